@@ -1,0 +1,233 @@
+"""The code dataset: grids of codes, and everything needed to use them right.
+
+A folder holds `manifest.json` and shards `codes-00000.safetensors`, ..., nothing else. A shard holds the tensors
+`codes.0` (n, h, w) in the smallest unsigned type that holds K (`codes.1`, ... where an image has several grids,
+coarse to fine) and `labels` (n,) int64. The manifest, written last, makes the folder whole.
+
+Shapes: n images, b batch, h w code grid, K num_embeddings.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from storage.atomic import write_folder, write_json
+from storage.errors import InputError
+from storage.tensors import digest_of, read_json, sha256, write_tensors
+
+FORMAT = "codegrid codes 1"
+SHARD_SIZE = 8192  # images
+MANIFEST = "manifest.json"
+NUMPY_TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I64": np.int64}
+
+
+@dataclass(frozen=True)
+class CodeHeader:
+    """What the manifest says of the codes."""
+
+    num_images: int
+    grids: list[dict[str, int]]  # height, width and num_embeddings of each grid, coarse to fine
+    classes: list[str]  # the name of each label; empty where there are no labels
+    split: str
+    tokenizer_fingerprint: str
+    source: str  # identity of the images
+
+
+class CodeBatch(NamedTuple):
+    """Some grids of a data set."""
+
+    codes: torch.Tensor  # (b, h, w) int64
+    labels: torch.Tensor | None  # (b,) int64
+
+
+class CodeDataset:
+    """A code dataset, read through a memory map.
+
+    Raises `InputError` where the folder is missing, incomplete or damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.header = CodeHeader(**manifest["header"])
+        self._shards = [_check_shard(self.folder, record, self.header) for record in manifest["shards"]]
+        self._firsts = np.cumsum([0] + [len(shard["codes.0"]) for shard in self._shards])
+        if self._firsts[-1] != len(self):
+            raise InputError(f"{self.folder}: its shards hold {self._firsts[-1]} grids, not {len(self)}: export it again")
+
+    def __len__(self) -> int:
+        return self.header.num_images
+
+    def __getitem__(self, index: int) -> CodeBatch:
+        return CodeBatch(*(None if part is None else part[0] for part in self.__getitems__([index])))
+
+    def __getitems__(self, indices: Sequence[int]) -> CodeBatch:
+        chosen = np.asarray(indices, dtype=np.int64)
+        shard_of = np.searchsorted(self._firsts, chosen, side="right") - 1
+        codes = np.empty((len(chosen), *self.grid_shape), dtype=np.int64)
+        labels = np.empty(len(chosen), dtype=np.int64)
+        for number in np.unique(shard_of):
+            here = shard_of == number
+            rows = chosen[here] - self._firsts[number]
+            codes[here] = self._shards[number]["codes.0"][rows]
+            if self.header.classes:
+                labels[here] = self._shards[number]["labels"][rows]
+        return CodeBatch(torch.from_numpy(codes), torch.from_numpy(labels) if self.header.classes else None)
+
+    def identity(self) -> str:
+        """A digest that tells two code datasets apart."""
+        return digest_of(asdict(self.header))
+
+    @property
+    def grid_shape(self) -> tuple[int, int]:
+        """(h, w) of the first grid."""
+        return self.header.grids[0]["height"], self.header.grids[0]["width"]
+
+    @property
+    def num_embeddings(self) -> int:
+        """K of the first grid."""
+        return self.header.grids[0]["num_embeddings"]
+
+    @property
+    def classes(self) -> list[str]:
+        """The name of each label."""
+        return self.header.classes
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(n,) int64."""
+        return np.concatenate([shard["labels"] for shard in self._shards]) if self.header.classes else None
+
+
+def write_codes(
+    folder: str | Path,
+    header: CodeHeader,
+    encode: Callable[[range], CodeBatch],
+    provenance: dict,
+    is_main: bool = True,
+) -> None:
+    """Write a code dataset shard by shard, going on where a killed export stopped.
+
+    Args:
+        encode: the images of a range → their codes and labels. Every process calls it for the same ranges.
+        provenance: facts about the export, for the manifest.
+        is_main: whether this is the one process that writes.
+    """
+    folder = Path(folder)
+    _refuse_other_files(folder)
+    records = []
+    for first in range(0, header.num_images, SHARD_SIZE):
+        images = range(first, min(first + SHARD_SIZE, header.num_images))
+        path = folder / f"codes-{first // SHARD_SIZE:05d}.safetensors"
+        part = digest_of([asdict(header), first])
+        if not _is_finished(path, part):
+            batch = encode(images)
+            if is_main:
+                with write_folder(folder, index=path.name) as staging:
+                    _write_shard(staging / path.name, batch, header, part)
+        if is_main:
+            records.append({"file": path.name, "num_images": len(images), "sha256": sha256(_map_bytes(path))})
+    if is_main:
+        for path in set(folder.glob("codes-*.safetensors")) - {folder / record["file"] for record in records}:
+            path.unlink()  # of an export of something else that was never finished
+        fields = {"format": FORMAT, "header": asdict(header), "shards": records, "provenance": provenance}
+        with write_folder(folder, index=MANIFEST) as staging:
+            write_json(staging / MANIFEST, {**fields, "sha256": digest_of(fields)})
+
+
+def smallest_dtype(num_embeddings: int) -> np.dtype:
+    """The smallest unsigned type that holds the codes 0 ... K-1."""
+    return np.min_scalar_type(num_embeddings - 1)
+
+
+def _refuse_other_files(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: --output must be a folder")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if not path.name.startswith((".", "codes-")):
+            raise InputError(f"{folder} already holds other files ({path.name}): choose a new or empty --output")
+
+
+def _write_shard(path: Path, batch: CodeBatch, header: CodeHeader, part: str) -> None:
+    codes = batch.codes.numpy().astype(smallest_dtype(header.grids[0]["num_embeddings"]))
+    tensors = {"codes.0": torch.from_numpy(codes)}
+    if batch.labels is not None:
+        tensors["labels"] = batch.labels
+    write_tensors(path, tensors, {"part": part, "sha256": _digest_of_tensors({k: v.numpy() for k, v in tensors.items()})})
+
+
+def _is_finished(path: Path, part: str) -> bool:
+    """Whether a shard of an earlier, unfinished export is the one that would be written now."""
+    try:
+        metadata, tensors = _map_shard(path)
+        return metadata.get("part") == part and metadata.get("sha256") == _digest_of_tensors(tensors)
+    except (OSError, InputError):
+        return False
+
+
+def _digest_of_tensors(tensors: dict[str, np.ndarray]) -> str:
+    return digest_of([[name, sha256(np.ascontiguousarray(tensors[name]))] for name in sorted(tensors)])
+
+
+def is_whole(folder: str | Path) -> bool:
+    """Whether an export into the folder was finished."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def read_manifest(folder: str | Path) -> dict:
+    """The checked manifest of a code dataset."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: give the folder of exported codes")
+    if not is_whole(folder):
+        raise InputError(f"{folder} is not a whole code dataset (it has no {MANIFEST}): run its export again")
+    manifest = read_json(folder / MANIFEST)
+    expected = manifest.pop("sha256", None)
+    if expected != digest_of(manifest):
+        raise InputError(f"{folder / MANIFEST} is damaged (its SHA-256 is not the recorded one): export the codes again")
+    if manifest["format"] != FORMAT:
+        raise InputError(f"{folder} has the format {manifest['format']!r}, but this version reads {FORMAT!r}")
+    return manifest
+
+
+def _check_shard(folder: Path, record: dict, header: CodeHeader) -> dict[str, np.ndarray]:
+    """Map the shard that a record of the manifest names, once its bytes, shapes and codes are as they must be."""
+    path = folder / Path(record["file"]).name  # a manifest cannot lead out of its folder
+    if not path.is_file():
+        raise InputError(f"{folder} is incomplete: it holds no {path.name}; export the codes again")
+    if sha256(_map_bytes(path)) != record["sha256"]:
+        raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
+    tensors = _map_shard(path)[1]
+    grid, length = header.grids[0], record["num_images"]
+    codes, labels = tensors["codes.0"], tensors.get("labels")
+    if codes.shape != (length, grid["height"], grid["width"]) or codes.max(initial=0) >= grid["num_embeddings"]:
+        raise InputError(f"{path} does not hold what the manifest says: export the codes again")
+    if header.classes and (labels is None or labels.shape != (length,) or labels.max(initial=0) >= len(header.classes)):
+        raise InputError(f"{path} does not hold the labels that the manifest promises: export the codes again")
+    return tensors
+
+
+def _map_bytes(path: Path) -> np.ndarray:
+    return np.memmap(path, dtype=np.uint8, mode="r")
+
+
+def _map_shard(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Metadata and memory-mapped tensors of a safetensors file: 8 bytes of length, a JSON header, the data."""
+    try:
+        content = _map_bytes(path)
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        entries = json.loads(content[8:start].tobytes())
+        metadata = entries.pop("__metadata__", {})
+        tensors = {}
+        for name, entry in entries.items():
+            begin, end = entry["data_offsets"]
+            data = content[start + begin : start + end].view(NUMPY_TYPES[entry["dtype"]])
+            tensors[name] = data.reshape(entry["shape"])
+        return metadata, tensors
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path} is not a shard of codes: export the codes again") from error

@@ -1,0 +1,162 @@
+"""A folder of pictures, with or without class folders, as uint8 images."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from storage.errors import InputError
+from storage.tensors import digest_of
+
+from .images import ImageBatch, ImageDataset, evenly_spaced, variance_of
+from .splits import split_indices
+
+EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+IN_MEMORY_BYTES = 2 * 2**30
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+def load_folder(
+    root: Path, split: str, size: tuple[int, int] | None, channels: int | None
+) -> "ImageDataset | FolderImages":
+    """The pictures below `root`; its folders `train` and `test` (or `val`) are the parts, where it has both.
+
+    What takes at most 2 GiB decoded is kept in memory; more is decoded batch by batch.
+    """
+    if not root.is_dir():
+        raise InputError(f"no folder {root}: give --data-root a folder of pictures")
+    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and test:
+        paths, labels, classes = _list_pictures(root / "train" if split == "train" else test)
+        if classes != _list_pictures(root / "train")[2]:
+            raise InputError(f"{test} has other class folders than {root / 'train'}: they must be the same")
+    else:
+        paths, labels, classes = _list_pictures(root)
+        chosen = split_indices(labels, len(paths), split)
+        paths, labels = [paths[i] for i in chosen], None if labels is None else labels[chosen]
+    pictures = FolderImages(root, paths, labels, classes, size, channels)
+    height, width = pictures.image_size
+    if len(paths) * pictures.in_channels * height * width <= IN_MEMORY_BYTES:
+        return pictures.in_memory()
+    return pictures
+
+
+class FolderImages:
+    """Pictures that are decoded when they are asked for: what a data loader's workers read from.
+
+    The same calls as `ImageDataset`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        paths: list[Path],
+        labels: np.ndarray | None,
+        classes: list[str],
+        size: tuple[int, int] | None,
+        channels: int | None,
+    ) -> None:
+        self.root = root
+        self.paths = paths
+        self.labels = None if labels is None else torch.from_numpy(labels)
+        self.classes = classes
+        # what is not asked for is read off some of the pictures
+        some = [_open(paths[i]) for i in evenly_spaced(len(paths), 32)] if paths else []
+        grey = bool(some) and all(picture.mode in ("1", "L", "I;16") for picture in some)
+        self.in_channels = channels or (1 if grey else 3)
+        self.resized = size is not None
+        self.image_size = size or ((some[0].height, some[0].width) if some else (1, 1))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> ImageBatch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
+        images = torch.stack([self._decode(self.paths[i]) for i in indices])
+        return ImageBatch(images, None if self.labels is None else self.labels[torch.as_tensor(np.asarray(indices))])
+
+    def identity(self) -> str:
+        """A digest that tells two data sets apart: names and sizes of the files, and what is made of them."""
+        files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
+        return digest_of([files, list(self.image_size), self.in_channels, self.classes])
+
+    def variance(self) -> float:
+        """The variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
+        counts = torch.zeros(256, dtype=torch.int64)
+        for i in tqdm(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
+            counts += torch.bincount(self._decode(self.paths[i]).flatten(), minlength=256)
+        return variance_of(counts)
+
+    def in_memory(self) -> ImageDataset:
+        """Decode every picture now."""
+        images = torch.empty(len(self), self.in_channels, *self.image_size, dtype=torch.uint8)
+        threads = os.cpu_count() or 1
+        with ThreadPoolExecutor(threads) as pool:  # PIL lets go of the interpreter while it decodes
+            decoded = pool.map(self._decode, self.paths, chunksize=64)
+            for i, image in enumerate(tqdm(decoded, desc="reading pictures", total=len(self), leave=False)):
+                images[i] = image
+        return ImageDataset(images, self.labels, self.classes)
+
+    def _decode(self, path: Path) -> torch.Tensor:
+        """One picture → (c, H, W) uint8, upright, resized and centre-cropped."""
+        height, width = self.image_size
+        with _open(path) as picture:
+            if not self.resized and picture.size != (width, height):
+                raise InputError(
+                    f"{path} is {picture.height}×{picture.width}, others are {height}×{width}: "
+                    "give --image-size to bring them to one size"
+                )
+            try:
+                if self.resized:
+                    picture.draft("RGB", (2 * width, 2 * height))  # large JPEGs decode at a fraction of their size
+                upright = ImageOps.exif_transpose(picture).convert("L" if self.in_channels == 1 else "RGB")
+                fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC) if self.resized else upright
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise _unreadable(path, error) from error
+        pixels = np.array(fitted).reshape(height, width, self.in_channels)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _open(path: Path) -> Image.Image:
+    """Read a picture's header."""
+    try:
+        return Image.open(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a readable picture ({str(error).splitlines()[0]}): mend or remove it")
+
+
+def _list_pictures(root: Path) -> tuple[list[Path], np.ndarray | None, list[str]]:
+    """Paths, labels and class names: one class a folder, in the order of the names; no labels without such folders."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    by_class = [(folder.name, pictures) for folder in folders if (pictures := _pictures_below(folder))]
+    loose = [path for path in sorted(root.iterdir()) if _is_picture(path)]
+    if not loose and not by_class:
+        raise InputError(f"no pictures in {root}: it needs files that end in {' '.join(sorted(EXTENSIONS))}")
+    if loose and by_class:
+        raise InputError(
+            f"{root} holds pictures both loose ({loose[0].name}) and in folders ({by_class[0][0]}): "
+            "put all into class folders, or none"
+        )
+    if loose:
+        return loose, None, []
+    labels = np.concatenate([np.full(len(pictures), i, dtype=np.int64) for i, (_, pictures) in enumerate(by_class)])
+    return [path for _, pictures in by_class for path in pictures], labels, [name for name, _ in by_class]
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if _is_picture(path))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()

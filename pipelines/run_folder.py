@@ -1,0 +1,96 @@
+"""`run.json`: what was run into a folder, so that the same command continues and another one is refused."""
+
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import write_folder, write_json
+from storage.errors import InputError
+from storage.tensors import read_json
+
+RUN_FILE = "run.json"
+PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
+
+# Where things are and how fast they go: these may differ when a command is run again. What is read from the
+# paths is compared by its own digest.
+NEUTRAL = {
+    "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "device", "num_workers", "save_every",
+}  # fmt: skip
+
+
+class Run:
+    """One script's run into one folder.
+
+    Args:
+        folder: the script's `--output`.
+        settings: the script's settings.
+        facts: what else the result depends on, by name; they replace settings of the same name.
+
+    Raises `InputError` where another run has used the folder.
+    """
+
+    def __init__(self, folder: str, settings: Any, **facts: Any) -> None:
+        self.folder = Path(folder)
+        script = type(settings).__name__
+        everything = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
+        self.record = {
+            "script": script,
+            "settings": {**everything, **facts},
+            "seed": everything.get("seed"),
+            "command": f"python -m pipelines.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "finished": False,
+        }
+        self.finished = False
+        self._compare()
+
+    def _compare(self) -> None:
+        path = self.folder / RUN_FILE
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file: --output must be a folder")
+        if not path.exists():
+            if self.folder.is_dir() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
+                raise InputError(f"{self.folder} already holds other files: choose a new or empty --output")
+            return
+        earlier = read_json(path)
+        if earlier.get("script") != self.record["script"]:
+            raise InputError(f"{self.folder} holds a run of {earlier.get('script')}: choose another --output")
+        refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
+        self.finished = earlier.get("finished") is True
+
+    def start(self) -> None:
+        """Note that work into the folder has begun. Called by the main process alone."""
+        with write_folder(self.folder, index=RUN_FILE) as staging:
+            write_json(staging / RUN_FILE, self.record)
+
+    def finish_with(self, write_results: Callable[[Path], None] = lambda staging: None) -> None:
+        """Write the results and, last, that the run is finished. Called by the main process alone.
+
+        Args:
+            write_results: writes files into the folder it is given; they appear in the run's folder together.
+        """
+        with write_folder(self.folder, index=RUN_FILE) as staging:
+            write_results(staging)
+            write_json(staging / RUN_FILE, {**self.record, "finished": True})
+
+
+def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise InputError, naming what differs, where a folder was made with other settings."""
+    # through JSON's eyes: a tuple reads back as a list
+    as_read = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    for name in sorted(as_read.keys() | earlier.keys()):
+        if as_read.get(name) != earlier.get(name):
+            was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
+            raise InputError(
+                f"{folder} was made with {name} {was}, not {wanted}: choose another --output, or the earlier settings"
+            )
+
+
+def _short(value: Any) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text[:12] + "…" if len(text) > 40 else text
+

@@ -1,0 +1,78 @@
+"""Stage 1: train a VQ-VAE on images.
+
+python -m pipelines.train_tokenizer --dataset mnist5k --output runs/digits/tokenizer
+"""
+
+from .cli import run_script, say
+from .configs import TrainTokenizer
+
+
+def train_tokenizer(settings: TrainTokenizer) -> None:
+    """Train the tokenizer and save its model folder in `settings.output`."""
+    # imported here, so that --help answers before torch is loaded
+    import torch
+
+    from data.images import evenly_spaced, to_float
+    from data.sources import load_images
+    from stage1_vqvae import VQVAE
+
+    from .batches import load_batches
+    from .checks import check_positive
+    from .measure import measure_tokenizer
+    from .run_folder import Run
+    from .runtime import choose_precision, start_accelerator
+    from .training import Stage, finish, train
+
+    check_positive(settings, "steps", "batch_size", "num_embeddings", "embedding_dim", "hidden_channels", "save_every")
+    accelerator = start_accelerator(settings.device)
+    precision = choose_precision(settings.precision, accelerator.device)
+    images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
+    held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
+    run = Run(settings.output, settings, precision=precision, data=images.identity())
+    if run.finished:
+        return say(f"{settings.output} is finished: nothing to do")
+    say(f"{len(images)} images of {images.in_channels}×{'×'.join(map(str, images.image_size))}, {precision}")
+
+    torch.manual_seed(settings.seed)
+    tokenizer = VQVAE(
+        in_channels=images.in_channels,
+        image_size=images.image_size,
+        hidden_channels=settings.hidden_channels,
+        downsampling=settings.downsampling,
+        data_variance=images.variance(),
+        quantizer=settings.quantizer,
+        num_embeddings=settings.num_embeddings,
+        embedding_dim=settings.embedding_dim,
+        commitment_cost=settings.commitment_cost,
+        decay=settings.decay,
+    ).to(accelerator.device, memory_format=torch.channels_last)
+    tokenizer.provenance = {"dataset": settings.dataset, "classes": images.classes, "steps": settings.steps}
+
+    def loss(model: torch.nn.Module, batch: object) -> dict[str, torch.Tensor]:
+        pixels = to_float(batch.images.to(accelerator.device)).contiguous(memory_format=torch.channels_last)
+        result = model(pixels)
+        return {"loss": result.loss, "reconstruction": result.reconstruction_loss}
+
+    chosen = evenly_spaced(len(held_out), 1000)
+    batches = [chosen[first : first + 250] for first in range(0, len(chosen), 250)]
+    stage = Stage(tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, batches)))
+    history = train(stage, settings, precision, run, accelerator)
+    if accelerator.is_main_process:
+        tokenizer.provenance["history"] = history
+        tokenizer.save_pretrained(settings.output)
+        finish(run)
+        last = history[-1]
+        say(
+            f"{settings.output}: reconstruction error {last['reconstruction_error']:.4f}, PSNR {last['psnr']:.2f} dB, "
+            f"perplexity {last['perplexity']:.1f}, {last['codebook_usage']:.0%} of the codebook in use (held-out images)"
+        )
+    accelerator.end_training()
+
+
+def main() -> None:
+    """The command line."""
+    run_script(TrainTokenizer, train_tokenizer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The training loop of both stages."""
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from .batches import StepSampler, load_batches
+from .run_folder import Run
+from .runtime import autocast
+from .training_state import Trained, load_state, save_state
+
+Figures = dict[str, float]
+
+REPORTS = 10  # validations in a run
+WARMUP_STEPS = 100
+
+
+@dataclass
+class Stage:
+    """What one stage brings to the loop."""
+
+    model: nn.Module
+    dataset: Any  # items by number, in batches
+    loss: Callable[[nn.Module, Any], dict[str, torch.Tensor]]  # of a batch; the term to minimise is called "loss"
+    validate: Callable[[nn.Module], Figures]  # of the model, or of its average
+    average: nn.Module | None = None  # a moving average of the weights, to be kept in place of the last ones
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_norm: float = math.inf  # of the gradient
+
+
+def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Accelerator) -> list[Figures]:
+    """Train for `settings.steps`, going on from the last saved state. Returns the validated figures.
+
+    Everything random at step t follows from (seed, t), so the state needs no generator.
+    """
+    device = accelerator.device
+    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, betas=stage.betas, fused=True)
+    trained = Trained({"model": stage.model} | ({"average": stage.average} if stage.average else {}), optimizer)
+    start, history = load_state(run.folder / "state", trained)
+    model = accelerator.prepare_model(stage.model)
+    if accelerator.is_main_process:
+        run.start()
+
+    steps = StepSampler(
+        len(stage.dataset), settings.batch_size, settings.seed, start, settings.steps,
+        accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip
+    batches = load_batches(stage.dataset, steps, getattr(settings, "num_workers", 0))
+    bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not accelerator.is_main_process)
+    report: dict[str, str] = {}
+    for step, batch in enumerate(batches, start):
+        seed_step(settings.seed, step, accelerator.process_index)
+        set_lr(optimizer, settings.lr * lr_factor(step, settings.steps))
+        model.train()
+        with autocast(precision, device):
+            figures = stage.loss(model, batch)
+        figures["loss"].backward()
+        if stage.max_norm < math.inf:
+            nn.utils.clip_grad_norm_(stage.model.parameters(), stage.max_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if stage.average:
+            stage.average.update_parameters(stage.model)
+
+        done = step + 1
+        bar.update()
+        if done % 20 == 0 or done == settings.steps:
+            report |= {name: f"{value.item():.4g}" for name, value in figures.items()}
+            bar.set_postfix(report, refresh=False)
+        if not accelerator.is_main_process:
+            continue
+        if done == settings.steps or done % max(1, settings.steps // REPORTS) == 0:
+            measured = stage.validate((stage.average or stage.model).eval())
+            history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
+            report |= {name: f"{value:.4g}" for name, value in measured.items()}
+            bar.set_postfix(report)
+        if done % settings.save_every == 0 and done < settings.steps:
+            save_state(run.folder / "state", done, trained, history)
+    bar.close()
+    return history
+
+
+def finish(run: Run) -> None:
+    """Mark a run as finished, once its model is saved: its training states have served."""
+    run.finish_with()
+    shutil.rmtree(run.folder / "state", ignore_errors=True)
+
+
+def lr_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine from 1 to 0."""
+    warmup = min(WARMUP_STEPS, steps // 10)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what a step draws, dropout say, follow from (seed, step) and the process."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))

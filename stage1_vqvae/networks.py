@@ -1,0 +1,84 @@
+"""Encoder and decoder of the VQ-VAE (van den Oord et al. 2017, section 4.1).
+
+Shapes: b batch, c image channels, H W image, D embedding_dim, h w code grid with h = H / downsampling.
+"""
+
+import torch
+from torch import nn
+
+
+class ResidualBlock(nn.Module):
+    """x + (ReLU, 3×3, ReLU, 1×1)(x)."""
+
+    def __init__(self, channels: int, residual_channels: int) -> None:
+        super().__init__()
+        # ReLU is never in place here: it would change the x that the skip connection adds
+        self.layers = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, residual_channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(residual_channels, channels, 1),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, channels, h, w) → the same."""
+        return x + self.layers(x)
+
+
+class Encoder(nn.Sequential):
+    """(b, c, H, W) → (b, D, h, w): one 4×4 convolution of stride 2 for each halving, then the residual blocks."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        residual_channels: int,
+        num_residual_blocks: int,
+        embedding_dim: int,
+        downsampling: int,
+    ) -> None:
+        halvings = count_halvings(downsampling)
+        widths = [in_channels, hidden_channels // 2] + [hidden_channels] * (halvings - 1)
+        widths = widths[: halvings + 1]
+        layers: list[nn.Module] = []
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(widths[-1], hidden_channels, 3, padding=1)]
+        layers += [ResidualBlock(hidden_channels, residual_channels) for _ in range(num_residual_blocks)]
+        layers += [nn.ReLU(), nn.Conv2d(hidden_channels, embedding_dim, 1)]
+        super().__init__(*layers)
+
+
+class Decoder(nn.Sequential):
+    """(b, D, h, w) → (b, c, H, W): the encoder's mirror, with transposed convolutions."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        hidden_channels: int,
+        residual_channels: int,
+        num_residual_blocks: int,
+        embedding_dim: int,
+        downsampling: int,
+    ) -> None:
+        halvings = count_halvings(downsampling)
+        widths = [hidden_channels] * halvings
+        if halvings > 1:
+            widths[-1] = hidden_channels // 2
+        layers: list[nn.Module] = [nn.Conv2d(embedding_dim, hidden_channels, 3, padding=1)]
+        layers += [ResidualBlock(hidden_channels, residual_channels) for _ in range(num_residual_blocks)]
+        layers += [nn.ReLU()]
+        for wide, narrow in zip(widths, widths[1:], strict=False):
+            layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1), nn.ReLU()]
+        if halvings:
+            layers += [nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1)]
+        else:
+            layers += [nn.Conv2d(hidden_channels, out_channels, 3, padding=1)]
+        super().__init__(*layers)
+
+
+def count_halvings(downsampling: int) -> int:
+    """log2 of the down-sampling factor. Raises ValueError where it is not a power of two."""
+    if downsampling < 1 or downsampling & (downsampling - 1):
+        raise ValueError(f"downsampling {downsampling} is not a power of two: use 1, 2, 4, 8, ...")
+    return downsampling.bit_length() - 1

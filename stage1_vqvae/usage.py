@@ -1,0 +1,32 @@
+"""How much of a codebook is used: perplexity and share of entries, over as many batches as one likes.
+
+Shapes: K codebook entries.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Usage(NamedTuple):
+    """Figures over everything that was counted."""
+
+    perplexity: float  # exp(−Σ p_k log p_k), 1 ... K
+    codebook_usage: float  # share of entries that occurred, 0 ... 1
+
+
+class UsageCounter:
+    """Counts codes batch by batch; the figures do not depend on how they were cut into batches."""
+
+    def __init__(self, num_embeddings: int) -> None:
+        self.counts = torch.zeros(num_embeddings, dtype=torch.int64)
+
+    def add(self, codes: torch.Tensor) -> None:
+        """Count codes of any shape."""
+        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts)).cpu()
+
+    def figures(self) -> Usage:
+        """Perplexity and usage of all codes so far."""
+        p = self.counts.double() / self.counts.sum().clamp_min(1)
+        entropy = -torch.special.xlogy(p, p).sum()
+        return Usage(float(entropy.exp()), float((self.counts > 0).double().mean()))

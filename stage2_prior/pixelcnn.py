@@ -1,0 +1,116 @@
+"""The gated PixelCNN (van den Oord et al. 2016, arXiv 1606.05328) over grids of codes.
+
+Shapes: b batch, h w code grid, c channels, K num_embeddings.
+"""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from storage.model_folder import ModelFolder
+
+from .cache import PixelCNNCache
+from .causal_conv import horizontal_conv, vertical_conv
+from .gating import gate
+
+
+class GatedLayer(nn.Module):
+    """One layer of both stacks. The first has no residual connection: it would let a site see itself."""
+
+    def __init__(self, channels: int, kernel: int, first: bool, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.first = first
+        self.vertical = vertical_conv(channels, 2 * channels, kernel, first)
+        self.horizontal = horizontal_conv(channels, 2 * channels, kernel, first)
+        self.vertical_to_horizontal = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.horizontal_out = nn.Conv2d(channels, channels, 1)
+        # V_f h and V_g h of Eq. 4, for the vertical and for the horizontal gate
+        self.condition = nn.Embedding(num_classes, 4 * channels) if num_classes else None
+
+    def forward(
+        self, vertical: torch.Tensor, horizontal: torch.Tensor, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (b, c, h, w) of both stacks → those of the next layer."""
+        above = self.vertical(vertical)
+        left = self.horizontal(horizontal) + self.vertical_to_horizontal(above)
+        if self.condition is not None:
+            for_vertical, for_horizontal = self.condition(labels)[:, :, None, None].chunk(2, dim=1)
+            above, left = above + for_vertical, left + for_horizontal
+        update = self.horizontal_out(self.dropout(gate(left)))
+        return self.dropout(gate(above)), update if self.first else horizontal + update
+
+
+class GatedPixelCNN(ModelFolder, nn.Module):
+    """p(codes) = Π p(z_i | z_<i, label), in raster order, every factor from one forward pass.
+
+    Args:
+        num_embeddings: K, the codes are 0 ... K-1.
+        channels: c.
+        num_layers: gated layers, the first included.
+        num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        first_kernel: kernel size of the first layer.
+        kernel: kernel size of the others.
+        dropout: share of gated features set to zero in training.
+
+    Worked example: codes (8, 7, 7), labels (8,) with num_embeddings=512 → logits (8, 512, 7, 7).
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int = 512,
+        channels: int = 64,
+        num_layers: int = 15,
+        num_classes: int = 0,
+        first_kernel: int = 7,
+        kernel: int = 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        for name, size in (("first_kernel", first_kernel), ("kernel", kernel)):
+            if size < 3 or size % 2 == 0:
+                raise ValueError(f"{name} {size}: it must be odd and at least 3")
+        self.num_embeddings = num_embeddings
+        self.channels = channels
+        self.num_classes = num_classes
+        self.embedding = nn.Embedding(num_embeddings, channels)
+        self.layers = nn.ModuleList(
+            GatedLayer(channels, kernel if i else first_kernel, i == 0, num_classes, dropout) for i in range(num_layers)
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(channels, 4 * channels, 1), nn.ReLU(), nn.Conv2d(4 * channels, num_embeddings, 1)
+        )
+        self.config = {
+            "num_embeddings": num_embeddings,
+            "channels": channels,
+            "num_layers": num_layers,
+            "num_classes": num_classes,
+            "first_kernel": first_kernel,
+            "kernel": kernel,
+            "dropout": dropout,
+        }
+        self.provenance: dict[str, Any] = {}
+
+    def forward(self, codes: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Codes (b, h, w) int64, labels (b,) → logits (b, K, h, w); site i's depend on the sites before i alone."""
+        self.check_labels(labels, len(codes))
+        vertical = horizontal = rearrange(self.embedding(codes), "b h w c -> b c h w")
+        for layer in self.layers:
+            vertical, horizontal = layer(vertical, horizontal, labels)
+        return self.head(horizontal)
+
+    def new_cache(self, batch_size: int, height: int, width: int, labels: torch.Tensor | None = None) -> PixelCNNCache:
+        """The cached twin of `forward`, for `sample_cached`: gives one site's logits at a time."""
+        self.check_labels(labels, batch_size)
+        return PixelCNNCache(self, batch_size, height, width, labels)
+
+    def check_labels(self, labels: torch.Tensor | None, batch_size: int) -> None:
+        """Raise ValueError where the labels are not what this prior is conditioned on."""
+        if self.num_classes and labels is None:
+            raise ValueError(f"this prior is class-conditional: give a label, 0 to {self.num_classes - 1}, for each grid")
+        if not self.num_classes and labels is not None:
+            raise ValueError("this prior is unconditional: give no labels")
+        if labels is not None and labels.shape != (batch_size,):
+            raise ValueError(f"labels of shape {tuple(labels.shape)}, but one for each of {batch_size} grids is needed")

@@ -1,0 +1,110 @@
+"""Model folders: `config.json` + `model.safetensors`, checked on load, rebuilt with no further argument."""
+
+from pathlib import Path
+
+
+import torch
+from typing_extensions import Self
+
+from .atomic import write_folder, write_json
+from .errors import InputError
+from .tensors import digest_of, read_json, read_tensors, sha256, write_tensors
+
+FORMAT = "codegrid model 1"
+HUB_PREFIX = "hf:"
+
+
+class ModelFolder:
+    """Gives a module `save_pretrained`, `from_pretrained`, `push_to_hub` and `fingerprint`.
+
+    The module sets `self.config` in its `__init__`: the keyword arguments that rebuild it, as JSON values.
+    `provenance` is free for facts about the training; it is saved and loaded with the model.
+    """
+
+    config: dict
+    provenance: dict
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the architecture and the sorted tensors, by name, shape and bytes.
+
+        Buffers named `running_...` are left out: they steer further training, and change no output.
+        """
+        tensors = {
+            name: [list(tensor.shape), sha256(tensor.detach().cpu().contiguous().numpy().tobytes())]
+            for name, tensor in self.state_dict().items()
+            if not name.rpartition(".")[2].startswith("running_")
+        }
+        return digest_of([type(self).__name__, self.config, tensors])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model folder."""
+        with write_folder(folder, index="config.json") as staging:
+            checksum = write_tensors(staging / "model.safetensors", self.state_dict())
+            fields = {
+                "format": FORMAT,
+                "model": type(self).__name__,
+                "config": self.config,
+                "provenance": self.provenance,
+                "fingerprint": self.fingerprint(),
+            }
+            checksums = {"model.safetensors": checksum, "config.json": digest_of(fields)}
+            write_json(staging / "config.json", {**fields, "sha256": checksums})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Load a model, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+
+        Raises `InputError` where the folder does not exist, is incomplete, damaged or holds another kind of model.
+        """
+        folder = _download(str(source)) if str(source).startswith(HUB_PREFIX) else Path(source)
+        fields = read_model_config(folder, cls.__name__)
+        tensors = read_tensors(folder / "model.safetensors", fields["sha256"]["model.safetensors"])
+        try:
+            model = cls(**fields["config"])
+            model.load_state_dict(tensors)
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason}") from error
+        model.provenance = fields["provenance"]
+        return model.to(device).eval()
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload the model folder to the Hugging Face hub as `owner/name` and return its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            HfApi().create_repo(repo_id, private=private, exist_ok=True)
+            return str(HfApi().upload_folder(repo_id=repo_id, folder_path=folder))
+
+
+def read_model_config(folder: Path, model: str) -> dict:
+    """The checked content of `config.json` in the folder of a `model` (a class name)."""
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: give the folder of a trained {model}, or {HUB_PREFIX}owner/name")
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            unfinished = (folder / "state").is_dir()
+            remedy = "its training has not finished: run the same command again" if unfinished else "train or copy it again"
+            raise InputError(f"{folder} is incomplete: it holds no {name}; {remedy}")
+    fields = read_json(folder / "config.json")
+    checksums = fields.pop("sha256", None)
+    if not isinstance(checksums, dict) or checksums.get("config.json") != digest_of(fields):
+        raise InputError(f"{folder / 'config.json'} is damaged (its SHA-256 is not the recorded one): copy or make it again")
+    if fields["format"] != FORMAT:
+        raise InputError(f"{folder} has the format {fields['format']!r}, but this version reads {FORMAT!r}")
+    if fields["model"] != model:
+        raise InputError(f"{folder} holds a {fields['model']}, but a {model} is needed here")
+    return {**fields, "sha256": checksums}
+
+
+def _download(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=["config.json", "model.safetensors"]))
+    except Exception as error:  # the hub's errors have many types, and each means: no model
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"cannot download {source}: {reason}") from error
