@@ -58,7 +58,9 @@ class CodeDataset:
         self._shards = [_check_shard(self.folder, record, self.header) for record in manifest["shards"]]
         self._firsts = np.cumsum([0] + [len(shard["codes.0"]) for shard in self._shards])
         if self._firsts[-1] != len(self):
-            raise InputError(f"{self.folder}: its shards hold {self._firsts[-1]} grids, not {len(self)}: export it again")
+            raise InputError(
+                f"{self.folder}: its shards hold {self._firsts[-1]} grids, not {len(self)}: export it again"
+            )
 
     def __len__(self) -> int:
         return self.header.num_images
@@ -158,7 +160,9 @@ def _write_shard(path: Path, batch: CodeBatch, header: CodeHeader, part: str) ->
     tensors = {"codes.0": torch.from_numpy(codes)}
     if batch.labels is not None:
         tensors["labels"] = batch.labels
-    write_tensors(path, tensors, {"part": part, "sha256": _digest_of_tensors({k: v.numpy() for k, v in tensors.items()})})
+    write_tensors(
+        path, tensors, {"part": part, "sha256": _digest_of_tensors({k: v.numpy() for k, v in tensors.items()})}
+    )
 
 
 def _is_finished(path: Path, part: str) -> bool:
@@ -189,7 +193,9 @@ def read_manifest(folder: str | Path) -> dict:
     manifest = read_json(folder / MANIFEST)
     expected = manifest.pop("sha256", None)
     if expected != digest_of(manifest):
-        raise InputError(f"{folder / MANIFEST} is damaged (its SHA-256 is not the recorded one): export the codes again")
+        raise InputError(
+            f"{folder / MANIFEST} is damaged (its SHA-256 is not the recorded one): export the codes again"
+        )
     if manifest["format"] != FORMAT:
         raise InputError(f"{folder} has the format {manifest['format']!r}, but this version reads {FORMAT!r}")
     return manifest

@@ -59,9 +59,7 @@ def _mnist5k(data_root: Path | None, split: str, size: tuple[int, int] | None, c
 def _torchvision(name: str) -> Callable[..., ImageDataset]:
     """A data set that torchvision knows and downloads; it has a test part of its own."""
 
-    def load(
-        data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None
-    ) -> ImageDataset:
+    def load(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
         import torchvision.datasets
 
         kind = getattr(torchvision.datasets, name)

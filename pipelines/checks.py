@@ -1,26 +1,48 @@
 """Checks of settings that the flag parser cannot make."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from storage.errors import InputError
 
+# What a setting of this name must be, wherever it occurs: a test, and the test in words.
+RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(
+        (
+            "steps",
+            "batch_size",
+            "num_samples",
+            "save_every",
+            "num_embeddings",
+            "embedding_dim",
+            "channels",
+            "num_layers",
+        ),
+        (lambda value: value >= 1, "at least 1"),
+    ),
+    "hidden_channels": (lambda value: value >= 2, "at least 2"),
+    "downsampling": (lambda value: value >= 1 and value & (value - 1) == 0, "a power of two: 1, 2, 4, 8, ..."),
+    "lr": (lambda value: 0 < value < math.inf, "a positive number"),
+    **dict.fromkeys(("dropout", "decay"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
+    **dict.fromkeys(
+        ("commitment_cost", "temperature"), (lambda value: 0 <= value < math.inf, "a number of at least 0")
+    ),
+    **dict.fromkeys(("seed", "num_workers"), (lambda value: value >= 0, "at least 0")),
+}
 
-def check_positive(settings: Any, *names: str) -> None:
-    """Raise InputError where one of the named settings is not positive."""
-    for name in names:
-        value = getattr(settings, name)
-        if value <= 0:
-            raise InputError(f"--{name.replace('_', '-')} {value}: it must be at least 1")
+
+def check_ranges(settings: dict[str, Any]) -> None:
+    """Raise InputError where a setting, by name, is out of its range."""
+    for name, value in settings.items():
+        fits, words = RULES.get(name, (lambda value: True, ""))
+        if not fits(value):
+            raise InputError(f"--{name.replace('_', '-')} {value}: it must be {words}")
 
 
-def check_share(settings: Any, name: str) -> None:
-    """Raise InputError where the named setting is not in [0, 1)."""
-    value = getattr(settings, name)
-    if not 0 <= value < 1:
-        raise InputError(f"--{name.replace('_', '-')} {value}: it must be at least 0 and below 1")
-
-
-def number_labels(labels: tuple[str, ...], num_samples: int, num_classes: int, classes: list[str]) -> list[int] | None:
+def number_labels(
+    labels: Sequence[int | str], num_samples: int, num_classes: int, classes: list[str]
+) -> list[int] | None:
     """Class numbers for every sample from what the user wrote: numbers or names, one for each sample or one for all.
 
     Without any, all classes in turn; None for an unconditional prior.

@@ -4,11 +4,14 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TypeVar
 
 import tyro
 
 from storage.errors import InputError
+
+from .checks import check_ranges
 
 Settings = TypeVar("Settings")
 
@@ -29,6 +32,7 @@ def run_script(settings_type: type[Settings], script: Callable[[Settings], None]
     """
     settings = tyro.cli(settings_type)
     try:
+        check_ranges(asdict(settings))
         script(settings)
     except InputError as error:
         _fail(str(error))

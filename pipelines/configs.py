@@ -110,7 +110,7 @@ class TrainPrior:
     num_layers: int = 15
     """Gated layers."""
     dropout: float = 0.1
-    """Share of features set to zero in training: more for small data sets."""
+    """Share of the input codes hidden in training: more for small data sets."""
     unconditional: Flag = False
     """Ignore the labels of the codes. Without this the prior is conditioned on them, where there are any."""
     precision: Precision = "auto"

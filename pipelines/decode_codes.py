@@ -17,13 +17,11 @@ def decode_codes(settings: DecodeCodes) -> None:
     from stage1_vqvae import VQVAE
 
     from .batches import in_order, load_batches
-    from .checks import check_positive
     from .codes_file import open_codes
     from .image_files import write_images
     from .run_folder import Run
     from .runtime import choose_device
 
-    check_positive(settings, "batch_size")
     device = choose_device(settings.device)
     tokenizer = VQVAE.from_pretrained(settings.tokenizer, device)
     codes = open_codes(settings.codes, tokenizer)

@@ -22,14 +22,12 @@ def evaluate(settings: Evaluate) -> None:
     from storage.errors import InputError
 
     from .batches import in_order, load_batches
-    from .checks import check_positive
     from .generation import TwoStagePipeline
     from .measure import encoded_batches, measure_prior, measure_tokenizer
     from .pictures import save_pairs
     from .run_folder import Run
     from .runtime import choose_device
 
-    check_positive(settings, "batch_size")
     device = choose_device(settings.device)
     if settings.prior is None:
         prior, tokenizer = None, VQVAE.from_pretrained(settings.tokenizer, device)
@@ -44,10 +42,14 @@ def evaluate(settings: Evaluate) -> None:
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
     if prior and prior.num_classes and images.classes != pipeline.classes:
-        raise InputError(f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt")
+        raise InputError(
+            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
+        )
 
     batches = in_order(len(images), settings.batch_size)
-    figures = measure_tokenizer(tokenizer, tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches)))
+    figures = measure_tokenizer(
+        tokenizer, tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
+    )
     if prior:
         codes = encoded_batches(tokenizer, load_batches(images, batches, settings.num_workers))
         figures |= measure_prior(prior, tqdm(codes, "prior", len(batches)))

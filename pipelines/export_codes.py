@@ -18,12 +18,10 @@ def export_codes(settings: ExportCodes) -> None:
     from data.sources import load_images
     from stage1_vqvae import VQVAE
 
-    from .checks import check_positive
     from .encoding import encode_images
     from .run_folder import Run, refuse_differences
     from .runtime import start_accelerator
 
-    check_positive(settings, "batch_size")
     accelerator = start_accelerator(settings.device)
     tokenizer = VQVAE.from_pretrained(settings.tokenizer, accelerator.device)
     images = load_images(
@@ -38,24 +36,25 @@ def export_codes(settings: ExportCodes) -> None:
         tokenizer_fingerprint=tokenizer.fingerprint(),
         source=images.identity(),
     )
-    bar = tqdm(total=len(images), desc="encoding", unit="img", disable=not accelerator.is_main_process)
 
     def encode(numbers: range) -> CodeBatch:
         codes = encode_images(tokenizer, images, numbers, settings.batch_size, settings.num_workers, accelerator)
         bar.update(len(numbers))
         return CodeBatch(codes, None if images.labels is None else images.labels[numbers.start : numbers.stop])
 
-    if settings.format == "npz":
-        run = Run(settings.output, settings, **asdict(header))
-        if not run.finished:
+    if settings.format != "npz" and is_whole(settings.output):
+        refuse_differences(settings.output, read_manifest(settings.output)["header"], asdict(header))
+        return say(f"{settings.output} is finished: nothing to do")
+    run = Run(settings.output, settings, **asdict(header)) if settings.format == "npz" else None
+    if run and run.finished:
+        return say(f"{settings.output} is finished: nothing to do")
+    with tqdm(total=len(images), desc="encoding", unit="img", disable=not accelerator.is_main_process) as bar:
+        if run is None:
+            write_codes(settings.output, header, encode, {"dataset": settings.dataset}, accelerator.is_main_process)
+        else:
             batch = encode(range(len(images)))
             if accelerator.is_main_process:
                 run.finish_with(lambda folder: _write_npz(folder / "codes.npz", batch))
-    elif is_whole(settings.output):
-        refuse_differences(settings.output, read_manifest(settings.output)["header"], asdict(header))
-    else:
-        write_codes(settings.output, header, encode, {"dataset": settings.dataset}, accelerator.is_main_process)
-    bar.close()
     say(f"{settings.output}: {len(images)} grids of {height}×{width} codes out of {tokenizer.num_embeddings}")
     accelerator.end_training()
 

@@ -15,7 +15,7 @@ from stage1_vqvae import VQVAE
 from stage2_prior import GatedPixelCNN, sample_cached
 from storage.errors import InputError
 
-from .checks import number_labels
+from .checks import check_ranges, number_labels
 
 
 class Samples(NamedTuple):
@@ -89,13 +89,7 @@ class TwoStagePipeline:
         progress: bool = False,
     ) -> Iterator[Samples]:
         """The same, batch by batch, on the CPU."""
-        for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-            if value < 1:
-                raise InputError(f"{name} {value}: it must be at least 1")
-        if not 0 <= temperature < float("inf"):
-            raise InputError(f"temperature {temperature}: it must be 0 or more")
-        if seed < 0:
-            raise InputError(f"seed {seed}: it must be 0 or more")
+        check_ranges({"num_samples": num_samples, "temperature": temperature, "seed": seed, "batch_size": batch_size})
         numbers = number_labels(labels, num_samples, self.prior.num_classes, self.classes)
         height, width = self.prior.provenance["grid_shape"]
         bar = tqdm(total=num_samples, desc="sampling", unit="img", disable=not progress)

@@ -36,7 +36,9 @@ def hold_out(codes: CodeDataset, validation_codes: str | None) -> tuple[CodeData
         return parts[0], parts[1]
     other = CodeDataset(validation_codes)
     if other.header.tokenizer_fingerprint != codes.header.tokenizer_fingerprint:
-        raise InputError(f"{validation_codes} and {codes.folder} come from different tokenizers: export one of them again")
+        raise InputError(
+            f"{validation_codes} and {codes.folder} come from different tokenizers: export one of them again"
+        )
     if other.classes != codes.classes:
         raise InputError(f"{validation_codes} and {codes.folder} have different classes: export one of them again")
     return codes, other

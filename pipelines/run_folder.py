@@ -93,4 +93,3 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
 def _short(value: Any) -> str:
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text[:12] + "…" if len(text) > 40 else text
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from storage.errors import InputError
 
@@ -16,9 +15,7 @@ def start_accelerator(device: str, with_prose: bool = True) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but torch sees no GPU: use --device cpu")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    # the codebook's buffers are kept equal by all-reduced updates: broadcasting them at each step would be waste
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=[ddp])
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         say(f"device: {accelerator.device}{processes}")

@@ -20,15 +20,12 @@ def train_prior(settings: TrainPrior) -> None:
 
     from .averaging import averaged
     from .batches import in_order, load_batches
-    from .checks import check_positive, check_share
     from .held_out import hold_out
     from .measure import measure_prior
     from .run_folder import Run
     from .runtime import choose_precision, start_accelerator
     from .training import Stage, finish, train
 
-    check_positive(settings, "steps", "batch_size", "lr", "channels", "num_layers", "save_every")
-    check_share(settings, "dropout")
     accelerator = start_accelerator(settings.device)
     device = accelerator.device
     precision = choose_precision(settings.precision, device)
@@ -48,7 +45,7 @@ def train_prior(settings: TrainPrior) -> None:
         num_layers=settings.num_layers,
         num_classes=num_classes,
         dropout=settings.dropout,
-    ).to(device)
+    ).to(device, memory_format=torch.channels_last)
     average = averaged(prior)
 
     def loss(model: torch.nn.Module, batch: object) -> dict[str, torch.Tensor]:

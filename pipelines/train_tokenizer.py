@@ -15,19 +15,20 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     from data.images import evenly_spaced, to_float
     from data.sources import load_images
     from stage1_vqvae import VQVAE
+    from storage.errors import InputError
 
     from .batches import load_batches
-    from .checks import check_positive
     from .measure import measure_tokenizer
     from .run_folder import Run
     from .runtime import choose_precision, start_accelerator
     from .training import Stage, finish, train
 
-    check_positive(settings, "steps", "batch_size", "num_embeddings", "embedding_dim", "hidden_channels", "save_every")
     accelerator = start_accelerator(settings.device)
     precision = choose_precision(settings.precision, accelerator.device)
     images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
     held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
+    if max(images.image_size) < settings.downsampling:
+        raise InputError(f"--downsampling {settings.downsampling}: the images are only {max(images.image_size)} wide")
     run = Run(settings.output, settings, precision=precision, data=images.identity())
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
@@ -55,7 +56,10 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
 
     chosen = evenly_spaced(len(held_out), 1000)
     batches = [chosen[first : first + 250] for first in range(0, len(chosen), 250)]
-    stage = Stage(tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, batches)))
+    stage = Stage(
+        tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, batches)),
+        num_workers=settings.num_workers,
+    )  # fmt: skip
     history = train(stage, settings, precision, run, accelerator)
     if accelerator.is_main_process:
         tokenizer.provenance["history"] = history

@@ -21,6 +21,7 @@ Figures = dict[str, float]
 
 REPORTS = 10  # validations in a run
 WARMUP_STEPS = 100
+EVERY = 20  # steps between two looks at the figures
 
 
 @dataclass
@@ -32,8 +33,8 @@ class Stage:
     loss: Callable[[nn.Module, Any], dict[str, torch.Tensor]]  # of a batch; the term to minimise is called "loss"
     validate: Callable[[nn.Module], Figures]  # of the model, or of its average
     average: nn.Module | None = None  # a moving average of the weights, to be kept in place of the last ones
-    betas: tuple[float, float] = (0.9, 0.999)
     max_norm: float = math.inf  # of the gradient
+    num_workers: int = 0
 
 
 def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Accelerator) -> list[Figures]:
@@ -41,8 +42,7 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
 
     Everything random at step t follows from (seed, t), so the state needs no generator.
     """
-    device = accelerator.device
-    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, betas=stage.betas, fused=True)
+    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, fused=True)
     trained = Trained({"model": stage.model} | ({"average": stage.average} if stage.average else {}), optimizer)
     start, history = load_state(run.folder / "state", trained)
     model = accelerator.prepare_model(stage.model)
@@ -53,39 +53,42 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
         len(stage.dataset), settings.batch_size, settings.seed, start, settings.steps,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
-    batches = load_batches(stage.dataset, steps, getattr(settings, "num_workers", 0))
-    bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not accelerator.is_main_process)
-    report: dict[str, str] = {}
-    for step, batch in enumerate(batches, start):
-        seed_step(settings.seed, step, accelerator.process_index)
-        set_lr(optimizer, settings.lr * lr_factor(step, settings.steps))
-        model.train()
-        with autocast(precision, device):
-            figures = stage.loss(model, batch)
-        figures["loss"].backward()
-        if stage.max_norm < math.inf:
-            nn.utils.clip_grad_norm_(stage.model.parameters(), stage.max_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        if stage.average:
-            stage.average.update_parameters(stage.model)
+    batches = load_batches(stage.dataset, steps, stage.num_workers)
+    is_main = accelerator.is_main_process
+    with tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main) as bar:
+        for step, batch in enumerate(batches, start):
+            seed_step(settings.seed, step, accelerator.process_index)
+            set_lr(optimizer, settings.lr * lr_factor(step, settings.steps))
+            model.train()
+            with autocast(precision, accelerator.device):
+                figures = stage.loss(model, batch)
+            figures["loss"].backward()
+            if stage.max_norm < math.inf:
+                nn.utils.clip_grad_norm_(stage.model.parameters(), stage.max_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if stage.average:
+                stage.average.update_parameters(stage.model)
+            bar.update()
 
-        done = step + 1
-        bar.update()
-        if done % 20 == 0 or done == settings.steps:
-            report |= {name: f"{value.item():.4g}" for name, value in figures.items()}
-            bar.set_postfix(report, refresh=False)
-        if not accelerator.is_main_process:
-            continue
-        if done == settings.steps or done % max(1, settings.steps // REPORTS) == 0:
-            measured = stage.validate((stage.average or stage.model).eval())
-            history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
-            report |= {name: f"{value:.4g}" for name, value in measured.items()}
-            bar.set_postfix(report)
-        if done % settings.save_every == 0 and done < settings.steps:
-            save_state(run.folder / "state", done, trained, history)
-    bar.close()
+            done = step + 1
+            if is_main and (done % EVERY == 0 or done == settings.steps):
+                bar.set_postfix(_readable(figures, history), refresh=False)
+            if is_main and (done % max(1, settings.steps // REPORTS) == 0 or done == settings.steps):
+                measured = stage.validate((stage.average or stage.model).eval())
+                history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
+            if is_main and done % settings.save_every == 0 and done < settings.steps:
+                save_state(run.folder / "state", done, trained, history)
     return history
+
+
+def _readable(figures: dict[str, torch.Tensor], history: list[Figures]) -> dict[str, str]:
+    """The figures of this batch, and those last measured on held-out data, for the bar."""
+    measured = {
+        name: value for name, value in (history[-1] if history else {}).items() if name not in ("step", *figures)
+    }
+    now = {name: value.item() for name, value in figures.items()}
+    return {name: f"{value:.4g}" for name, value in {**now, **measured}.items()}
 
 
 def finish(run: Run) -> None:

@@ -46,14 +46,22 @@ def load_state(folder: Path, trained: Trained) -> tuple[int, list[dict[str, floa
             continue
         for name, module in trained.modules.items():
             module.load_state_dict(_below(tensors, name))
-        state: dict[int, dict[str, Any]] = {}
-        for key, value in _below(tensors, "optimizer").items():
-            parameter, _, entry = key.partition(".")
-            state.setdefault(int(parameter), {})[entry] = value
-        groups = trained.optimizer.state_dict()["param_groups"]
-        trained.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        _load_optimizer(trained.optimizer, _below(tensors, "optimizer"))
         return fields["step"], fields["history"]
     return 0, []
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        number, _, entry = key.partition(".")
+        parameter = parameters[int(number)]
+        if value.shape == parameter.shape:
+            # in the parameter's own memory format: fused optimizers walk through both side by side
+            value = torch.empty_like(parameter).copy_(value)
+        state.setdefault(int(number), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _saved(folder: Path) -> list[Path]:

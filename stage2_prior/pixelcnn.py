@@ -19,13 +19,12 @@ from .gating import gate
 class GatedLayer(nn.Module):
     """One layer of both stacks. The first has no residual connection: it would let a site see itself."""
 
-    def __init__(self, channels: int, kernel: int, first: bool, num_classes: int, dropout: float) -> None:
+    def __init__(self, channels: int, kernel: int, first: bool, num_classes: int) -> None:
         super().__init__()
         self.first = first
         self.vertical = vertical_conv(channels, 2 * channels, kernel, first)
         self.horizontal = horizontal_conv(channels, 2 * channels, kernel, first)
         self.vertical_to_horizontal = nn.Conv2d(2 * channels, 2 * channels, 1)
-        self.dropout = nn.Dropout(dropout)
         self.horizontal_out = nn.Conv2d(channels, channels, 1)
         # V_f h and V_g h of Eq. 4, for the vertical and for the horizontal gate
         self.condition = nn.Embedding(num_classes, 4 * channels) if num_classes else None
@@ -39,8 +38,8 @@ class GatedLayer(nn.Module):
         if self.condition is not None:
             for_vertical, for_horizontal = self.condition(labels)[:, :, None, None].chunk(2, dim=1)
             above, left = above + for_vertical, left + for_horizontal
-        update = self.horizontal_out(self.dropout(gate(left)))
-        return self.dropout(gate(above)), update if self.first else horizontal + update
+        update = self.horizontal_out(gate(left))
+        return gate(above), update if self.first else horizontal + update
 
 
 class GatedPixelCNN(ModelFolder, nn.Module):
@@ -53,7 +52,8 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         first_kernel: kernel size of the first layer.
         kernel: kernel size of the others.
-        dropout: share of gated features set to zero in training.
+        dropout: share of the input codes that are hidden in training. It keeps a small data set from being learnt by
+            heart, and teaches the prior to go on from grids that are not perfect, as its own samples are not.
 
     Worked example: codes (8, 7, 7), labels (8,) with num_embeddings=512 → logits (8, 512, 7, 7).
     """
@@ -74,10 +74,11 @@ class GatedPixelCNN(ModelFolder, nn.Module):
                 raise ValueError(f"{name} {size}: it must be odd and at least 3")
         self.num_embeddings = num_embeddings
         self.channels = channels
+        self.dropout = dropout
         self.num_classes = num_classes
         self.embedding = nn.Embedding(num_embeddings, channels)
         self.layers = nn.ModuleList(
-            GatedLayer(channels, kernel if i else first_kernel, i == 0, num_classes, dropout) for i in range(num_layers)
+            GatedLayer(channels, kernel if i else first_kernel, i == 0, num_classes) for i in range(num_layers)
         )
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, 4 * channels, 1), nn.ReLU(), nn.Conv2d(4 * channels, num_embeddings, 1)
@@ -96,7 +97,10 @@ class GatedPixelCNN(ModelFolder, nn.Module):
     def forward(self, codes: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Codes (b, h, w) int64, labels (b,) → logits (b, K, h, w); site i's depend on the sites before i alone."""
         self.check_labels(labels, len(codes))
-        vertical = horizontal = rearrange(self.embedding(codes), "b h w c -> b c h w")
+        embedded = self.embedding(codes)
+        if self.training and self.dropout:
+            embedded = embedded * (torch.rand(codes.shape, device=codes.device) >= self.dropout)[..., None]
+        vertical = horizontal = rearrange(embedded, "b h w c -> b c h w")
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, labels)
         return self.head(horizontal)
@@ -109,7 +113,9 @@ class GatedPixelCNN(ModelFolder, nn.Module):
     def check_labels(self, labels: torch.Tensor | None, batch_size: int) -> None:
         """Raise ValueError where the labels are not what this prior is conditioned on."""
         if self.num_classes and labels is None:
-            raise ValueError(f"this prior is class-conditional: give a label, 0 to {self.num_classes - 1}, for each grid")
+            raise ValueError(
+                f"this prior is class-conditional: give a label, 0 to {self.num_classes - 1}, for each grid"
+            )
         if not self.num_classes and labels is not None:
             raise ValueError("this prior is unconditional: give no labels")
         if labels is not None and labels.shape != (batch_size,):

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 import torch
 from typing_extensions import Self
 
@@ -87,12 +86,16 @@ def read_model_config(folder: Path, model: str) -> dict:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             unfinished = (folder / "state").is_dir()
-            remedy = "its training has not finished: run the same command again" if unfinished else "train or copy it again"
+            remedy = (
+                "its training has not finished: run the same command again" if unfinished else "train or copy it again"
+            )
             raise InputError(f"{folder} is incomplete: it holds no {name}; {remedy}")
     fields = read_json(folder / "config.json")
     checksums = fields.pop("sha256", None)
     if not isinstance(checksums, dict) or checksums.get("config.json") != digest_of(fields):
-        raise InputError(f"{folder / 'config.json'} is damaged (its SHA-256 is not the recorded one): copy or make it again")
+        raise InputError(
+            f"{folder / 'config.json'} is damaged (its SHA-256 is not the recorded one): copy or make it again"
+        )
     if fields["format"] != FORMAT:
         raise InputError(f"{folder} has the format {fields['format']!r}, but this version reads {FORMAT!r}")
     if fields["model"] != model:
@@ -104,7 +107,9 @@ def _download(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=["config.json", "model.safetensors"]))
+        return Path(
+            snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=["config.json", "model.safetensors"])
+        )
     except Exception as error:  # the hub's errors have many types, and each means: no model
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"cannot download {source}: {reason}") from error

@@ -9,4 +9,4 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "gradient": GradientQuantizer,
 }
 
-__all__ = ["QUANTIZERS", "Quantized", "Quantizer", "EMAQuantizer", "GradientQuantizer"]
+__all__ = ["QUANTIZERS", "EMAQuantizer", "GradientQuantizer", "Quantized", "Quantizer"]

@@ -14,6 +14,8 @@ from torch import nn
 from .nearest import StraightThrough, nearest_codes
 from .revival import choose_latents
 
+GRACE_STEPS = 2  # batches that a revived entry survives without a hit
+
 
 class Quantized(NamedTuple):
     """What a quantizer makes of latents (b, D, *sites)."""
@@ -69,7 +71,6 @@ class Quantizer(nn.Module):
             vectors = self.look_up(codes)
             commitment_loss = F.mse_loss(latents, vectors.detach())
             loss = self.codebook_loss(latents.detach(), vectors) + self.commitment_cost * commitment_loss
-            # a copy, because the codebook's own rows are about to move
             quantized = Quantized(StraightThrough.apply(latents, vectors), codes, loss)
             if self.training:
                 self._update(flat.detach(), flat_codes)
@@ -108,11 +109,13 @@ class Quantizer(nn.Module):
     def _revive(self, latents: torch.Tensor, hits: torch.Tensor) -> None:
         """Move entries that are not used onto random latents, until one of them is hit.
 
-        A moved entry starts just at the threshold: where the next batch does not hit it either, it moves again. In
-        the first steps, while the encoder drifts away from its codebook, this keeps the codebook among the latents.
+        A moved entry starts so close to the threshold that it moves again if the next GRACE_STEPS batches do not
+        hit it. In the first steps, while the encoder drifts away from its codebook, this keeps the codebook among
+        the latents.
         """
         threshold = self.revival_threshold * hits.sum() / self.num_embeddings
         dead = (hits == 0) & (self.running_hits < threshold)
         chosen = choose_latents(latents, self.num_embeddings, seed=int(self.running_steps))
         self.codebook.data.copy_(torch.where(dead[:, None], chosen, self.codebook))
-        self.running_hits.copy_(torch.where(dead, threshold, self.running_hits))
+        fresh = threshold / self.decay**GRACE_STEPS
+        self.running_hits.copy_(torch.where(dead, fresh, self.running_hits))

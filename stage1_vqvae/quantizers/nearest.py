@@ -16,9 +16,7 @@ def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor
     """
     half_norms = codebook.square().sum(1) / 2
     sites_at_once = max(1, DISTANCES_AT_ONCE // len(codebook))
-    pieces = [
-        torch.addmm(half_norms, piece, codebook.T, alpha=-1).argmin(1) for piece in latents.split(sites_at_once)
-    ]
+    pieces = [torch.addmm(half_norms, piece, codebook.T, alpha=-1).argmin(1) for piece in latents.split(sites_at_once)]
     return torch.cat(pieces)
 
 

@@ -1,0 +1,187 @@
+"""Data sets: range, splits, sizes, labels, and files that cannot be used.
+
+Shapes: n images, c channels, H W image.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_bars
+from PIL import Image
+
+from data.folder import FolderImages, load_folder
+from data.images import evenly_spaced, to_float, to_uint8
+from data.sources import load_images
+from data.splits import split_indices
+from storage.errors import InputError
+
+
+def write_folder_of_bars(root, sizes=((12, 20),), classes=("lying", "upright"), count=20):
+    """count pictures, in class folders, of the given sizes in turn."""
+    for i in range(count):
+        images, labels = draw_bars(2, *sizes[i % len(sizes)], channels=3, seed=i)
+        folder = root / classes[labels[i % 2]] if classes else root
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[i % 2]).save(folder / f"{i:03d}.png")
+    return root
+
+
+def test_every_uint8_value_survives_the_way_to_float_and_back():
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_float(values)), values)
+    assert to_float(values).min() == -1 and to_float(values).max() == 1
+
+
+def test_the_variance_is_that_of_the_floats(bars_file):
+    images = load_images("npz", bars_file, "train")
+    assert images.variance() == pytest.approx(to_float(images.images).double().var(correction=0).item(), rel=1e-6)
+
+
+def test_sorted_data_are_split_class_by_class():
+    labels = np.repeat([0, 1, 2], [50, 30, 5])
+    train, test = (split_indices(labels, 85, split) for split in ("train", "test"))
+    assert sorted([*train, *test]) == list(range(85))
+    assert np.bincount(labels[test], minlength=3).tolist() == [5, 3, 0]
+
+
+def test_two_images_without_labels_still_give_something_to_test_on():
+    assert split_indices(None, 2, "test").tolist() == [1]
+
+
+def test_evenly_spaced_items_meet_every_class_of_sorted_data():
+    assert evenly_spaced(100, 4) == [0, 25, 50, 75]
+    assert evenly_spaced(3, 10) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_npz_of_images_is_read_as_it_was_saved(tmp_path, channels):
+    pixels, labels = draw_bars(20, channels=channels)
+    np.savez(tmp_path / "a.npz", pixels, labels)
+    parts = [load_images("npz", tmp_path / "a.npz", split) for split in ("train", "test")]
+    assert sorted(map(len, parts)) == [2, 18]
+    assert parts[0].images.shape[1:] == (channels, 12, 20)
+    assert torch.equal(parts[0].images[0], torch.from_numpy(pixels[0]).permute(2, 0, 1))
+    assert parts[0].classes == ["0", "1"]
+
+
+def test_images_without_a_channel_axis_are_grey(tmp_path):
+    np.savez(tmp_path / "a.npz", draw_bars(20)[0][..., 0])
+    images = load_images("npz", tmp_path / "a.npz", "train")
+    assert images.in_channels == 1 and images.labels is None
+
+
+@pytest.mark.parametrize("size,expected", [((8,), (8, 8)), ((6, 30), (6, 30)), ((), (12, 20))])
+def test_images_are_resized_and_cropped_to_the_size_asked_for(bars_file, size, expected):
+    assert load_images("npz", bars_file, "train", size).image_size == expected
+
+
+def test_channels_are_converted_where_a_tokenizer_needs_others(bars_file):
+    assert load_images("npz", bars_file, "train", in_channels=3).in_channels == 3
+
+
+def test_a_folder_of_mixed_sizes_is_read_with_its_classes(tmp_path):
+    root = write_folder_of_bars(tmp_path, sizes=((12, 20), (40, 31), (9, 64)))
+    images = load_images("imagefolder", root, "train", (8, 10))
+    assert images.images.shape == (18, 3, 8, 10)
+    assert images.classes == ["lying", "upright"]
+    assert torch.bincount(images.labels).tolist() == [9, 9]
+
+
+def test_a_folder_without_class_folders_has_no_labels(tmp_path):
+    images = load_images("imagefolder", write_folder_of_bars(tmp_path, classes=()), "train")
+    assert images.labels is None and images.classes == [] and len(images) == 18
+
+
+def test_folders_named_train_and_test_are_the_parts(tmp_path):
+    write_folder_of_bars(tmp_path / "train", count=6)
+    write_folder_of_bars(tmp_path / "test", count=4)
+    assert [len(load_images("imagefolder", tmp_path, split)) for split in ("train", "test")] == [6, 4]
+
+
+def test_pictures_read_on_demand_equal_those_kept_in_memory(tmp_path, monkeypatch):
+    root = write_folder_of_bars(tmp_path)
+    kept = load_folder(root, "train", (8, 8), None)
+    monkeypatch.setattr("data.folder.IN_MEMORY_BYTES", 0)
+    on_demand = load_folder(root, "train", (8, 8), None)
+    assert isinstance(on_demand, FolderImages)
+    chosen = [5, 0, 11]
+    for ours, theirs in zip(on_demand.__getitems__(chosen), kept.__getitems__(chosen), strict=True):
+        assert torch.equal(ours, theirs)
+    assert on_demand.variance() == pytest.approx(kept.variance())
+
+
+def test_class_numbers_do_not_depend_on_hash_order(tmp_path):
+    root = write_folder_of_bars(tmp_path, classes=("zebra", "ant"))
+    program = f"from data.sources import load_images; print(load_images('imagefolder', {str(root)!r}, 'train').classes)"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert printed == {"['ant', 'zebra']\n"}
+
+
+def break_a_picture(root):
+    (root / "lying" / "000.png").write_bytes(b"no picture")
+    return "000.png is not a readable picture"
+
+
+def cut_a_picture(root):
+    path = sorted((root / "upright").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:100])
+    return f"{path.name} is not a readable picture"
+
+
+def add_a_loose_picture(root):
+    Image.new("RGB", (20, 12)).save(root / "loose.png")
+    return "both loose"
+
+
+def add_another_size(root):
+    Image.new("RGB", (21, 12)).save(root / "lying" / "000.png")
+    return "--image-size"
+
+
+def empty_it(root):
+    for path in root.rglob("*.png"):
+        path.unlink()
+    return "no pictures"
+
+
+@pytest.mark.parametrize("damage", [break_a_picture, cut_a_picture, add_a_loose_picture, add_another_size, empty_it])
+def test_a_folder_that_cannot_be_used_is_named_with_the_reason(tmp_path, damage):
+    root = write_folder_of_bars(tmp_path)
+    reason = damage(root)
+    with pytest.raises(InputError, match=reason):
+        load_images("imagefolder", root, "train")
+
+
+@pytest.mark.parametrize(
+    "arrays,reason",
+    [
+        ({"arr_0": np.zeros((4, 8, 8), dtype=np.float32)}, "uint8"),
+        ({"arr_0": np.zeros((4, 8, 8, 2), dtype=np.uint8)}, "1 or 3 channels"),
+        ({"arr_0": np.zeros((0, 8, 8), dtype=np.uint8)}, "no images"),
+        ({"arr_0": np.zeros((4, 8, 8), dtype=np.uint8), "arr_1": np.zeros(3, dtype=np.int64)}, "arr_1"),
+        ({"other": np.zeros((4, 8, 8), dtype=np.uint8)}, "arr_0"),
+        ({"arr_0": np.array([{"a": 1}], dtype=object)}, "not a readable npz"),
+    ],
+)
+def test_an_npz_that_holds_something_else_is_refused(tmp_path, arrays, reason):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=reason):
+        load_images("npz", tmp_path / "a.npz", "train")
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried a mirror")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
+    with pytest.raises(InputError, match=r"MNIST is not in .* cannot be downloaded .*put its files there"):
+        load_images("mnist", tmp_path, "train")

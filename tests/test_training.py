@@ -1,0 +1,144 @@
+"""Training: which items a step sees, and that a stopped run goes on as if it never had."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_PRIOR, TINY_TOKENIZER
+from safetensors.torch import load_file
+
+from pipelines.batches import StepSampler, in_order
+from pipelines.measure import measure_prior, measure_tokenizer
+from pipelines.training import lr_factor
+from stage1_vqvae import VQVAE
+from stage1_vqvae.usage import UsageCounter
+from storage.errors import InputError
+
+
+def test_every_epoch_holds_each_item_once_in_another_order():
+    items = [i for batch in StepSampler(10, 4, seed=0, start=0, stop=5) for i in batch]
+    assert sorted(items[:10]) == sorted(items[10:]) == list(range(10))
+    assert items[:10] != items[10:]
+
+
+def test_a_step_is_the_same_wherever_the_run_was_resumed():
+    whole = list(StepSampler(10, 4, seed=0, start=0, stop=9))
+    assert list(StepSampler(10, 4, seed=0, start=6, stop=9)) == whole[6:]
+
+
+def test_processes_share_a_step_without_overlap():
+    whole = list(StepSampler(10, 4, seed=0, start=0, stop=3))
+    shares = [list(StepSampler(10, 4, 0, 0, 3, rank, 2)) for rank in range(2)]
+    assert [a + b for a, b in zip(*shares, strict=True)] == whole
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused():
+    with pytest.raises(InputError, match="--batch-size 5"):
+        StepSampler(10, 5, 0, 0, 3, rank=0, num_processes=2)
+
+
+def test_batches_in_order_end_with_a_short_one():
+    assert [list(batch) for batch in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    factors = [lr_factor(step, 1000) for step in range(1000)]
+    assert factors[0] < 0.02 and max(factors) == factors[100] == 1 and factors[-1] < 1e-4
+
+
+class Killed(Exception):
+    pass
+
+
+def train_and_die(run_script, monkeypatch, name, flags, at_state):
+    """Run a script until it has written its `at_state`-th training state, and kill it there."""
+    import pipelines.training
+
+    save, written = pipelines.training.save_state, []
+
+    def save_and_die(*args):
+        save(*args)
+        written.append(args)
+        if len(written) == at_state:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipelines.training, "save_state", save_and_die)
+        with pytest.raises(Killed):
+            run_script(name, *flags)
+
+
+@pytest.mark.parametrize("quantizer", ["ema", "gradient"])
+def test_a_killed_tokenizer_run_ends_as_one_that_never_stopped(tmp_path, bars_file, run_script, monkeypatch, quantizer):
+    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--save-every", 8, "--quantizer", quantizer)
+    assert run_script("train_tokenizer", *flags, "--output", tmp_path / "whole").code == 0
+    killed = (*flags, "--output", tmp_path / "killed")
+    train_and_die(run_script, monkeypatch, "train_tokenizer", killed, at_state=2)
+    assert run_script("train_tokenizer", *killed).code == 0
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("whole", "killed")]
+    assert configs[0] == configs[1]
+
+
+def test_a_killed_prior_run_ends_as_one_that_never_stopped(tmp_path, small_run, run_script, monkeypatch):
+    flags = ("--codes", small_run / "codes", *TINY_PRIOR, "--save-every", 6)  # dropout is on
+    assert run_script("train_prior", *flags, "--output", tmp_path / "whole").code == 0
+    killed = (*flags, "--output", tmp_path / "killed")
+    train_and_die(run_script, monkeypatch, "train_prior", killed, at_state=2)
+    assert run_script("train_prior", *killed).code == 0
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("whole", "killed")]
+    assert configs[0] == configs[1]
+
+
+def test_a_damaged_training_state_is_skipped_for_the_one_before(tmp_path, bars_file, run_script, monkeypatch):
+    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--save-every", 8, "--output", tmp_path)
+    train_and_die(run_script, monkeypatch, "train_tokenizer", flags, at_state=3)
+    states = sorted((tmp_path / "state").iterdir())
+    assert [state.name for state in states] == ["step-00000016", "step-00000024"]
+    (states[1] / "state.safetensors").write_bytes(b"cut")
+    result = run_script("train_tokenizer", *flags)
+    assert result.code == 0 and "skipping a damaged training state" in result.out
+    assert (tmp_path / "model.safetensors").exists() and not (tmp_path / "state").exists()
+
+
+def test_uniform_logits_cost_log2_k_bits_for_any_data_set_size():
+    class Uniform(torch.nn.Linear):
+        num_classes = 0
+
+        def forward(self, codes, labels):
+            return torch.zeros(len(codes), 100, *codes.shape[1:])
+
+    class Batch:
+        def __init__(self, size):
+            self.codes, self.labels = torch.randint(0, 100, (size, 3, 4)), None
+
+    for sizes in ([1], [8, 8, 3], [5, 1]):
+        bits = measure_prior(Uniform(1, 1), [Batch(size) for size in sizes])["bits_per_code"]
+        assert bits == pytest.approx(np.log2(100), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 20])
+def test_the_figures_of_a_tokenizer_do_not_depend_on_the_batch_size(small_run, bars_file, batch_size):
+    from data.images import to_float
+    from data.sources import load_images
+    from pipelines.batches import load_batches
+
+    tokenizer = VQVAE.from_pretrained(small_run / "tokenizer")
+    images = load_images("npz", bars_file, "train")
+    figures = measure_tokenizer(tokenizer, load_batches(images, in_order(len(images), batch_size)))
+    x = to_float(images.images)
+    with torch.no_grad():
+        y = tokenizer(x).images.clamp(-1, 1)
+    mse = (x - y).double().square().mean((1, 2, 3))
+    assert figures["reconstruction_error"] == pytest.approx((mse.mean() / tokenizer.data_variance).item(), rel=1e-5)
+    # [0, 1] is half as wide as [-1, 1]: a quarter of the squared error
+    assert figures["psnr"] == pytest.approx((-10 * torch.log10(mse / 4)).mean().item(), rel=1e-5)
+
+
+def test_usage_of_known_codes():
+    counter = UsageCounter(8)
+    counter.add(torch.tensor([[0, 1], [2, 3]]))
+    counter.add(torch.tensor([0, 1, 2, 3]))
+    assert counter.figures() == (pytest.approx(4), 0.5)
