@@ -36,7 +36,7 @@ def check_ranges(settings: dict[str, Any]) -> None:
     """Raise InputError where a setting, by name, is out of its range."""
     for name, value in settings.items():
         fits, words = RULES.get(name, (lambda value: True, ""))
-        if not fits(value):
+        if value is not None and not fits(value):
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be {words}")
 
 

@@ -30,7 +30,7 @@ def run_script(settings_type: type[Settings], script: Callable[[Settings], None]
 
     What the user can mend ends in one line and exit code 2.
     """
-    settings = tyro.cli(settings_type)
+    settings = tyro.cli(settings_type, prog=f"python -m pipelines.{script.__name__}")
     try:
         check_ranges(asdict(settings))
         script(settings)

@@ -127,7 +127,7 @@ class TrainPrior:
 class Sample:
     """Draw new codes from the prior and decode them. Leaves samples.png and samples.npz.
 
-    python -m pipelines.sample --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/new --labels 3 1 4 --num-samples 3
+    python -m pipelines.sample --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/sevens --labels 7
     """
 
     tokenizer: str
@@ -136,8 +136,8 @@ class Sample:
     """Folder of a prior trained on this tokenizer's codes, or hf:owner/name."""
     output: str
     """Folder for the samples."""
-    num_samples: int = 100
-    """How many images."""
+    num_samples: int | None = None
+    """How many images; by default one for each of several labels, otherwise 100."""
     labels: tuple[str, ...] = ()
     """Numbers or names of classes: one for each sample, or one for all. By default all classes in turn."""
     temperature: float = 1.0
@@ -173,7 +173,7 @@ class DecodeCodes:
 class Evaluate:
     """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json and reconstructions.png.
 
-    python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --dataset mnist5k --output runs/figures
+    python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/figures
     """
 
     tokenizer: str

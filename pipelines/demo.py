@@ -45,7 +45,7 @@ def demo(settings: Demo) -> None:
         f"{figures['bits_per_code']:.2f} bits per code.\n"
         f"New digits, a column for each class:  {place / 'samples' / 'samples.png'}\n"
         f"Held-out digits and reconstructions:  {place / 'figures' / 'reconstructions.png'}\n"
-        f"More of them:  python -m pipelines.sample --tokenizer {tokenizer} --prior {prior} --output runs/more --labels 7"
+        f"More:  python -m pipelines.sample --tokenizer {tokenizer} --prior {prior} --output runs/sevens --labels 7"
     )
 
 

@@ -1,6 +1,6 @@
 """Measure a tokenizer, and a prior, on a data set.
 
-python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --dataset mnist5k --output runs/figures
+python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/figures
 """
 
 from .cli import run_script, say

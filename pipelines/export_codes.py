@@ -3,8 +3,17 @@
 python -m pipelines.export_codes --tokenizer runs/digits/tokenizer --dataset mnist5k --output runs/digits/codes
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .cli import run_script, say
 from .configs import ExportCodes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from data.codes import CodeBatch
 
 
 def export_codes(settings: ExportCodes) -> None:
@@ -59,7 +68,7 @@ def export_codes(settings: ExportCodes) -> None:
     accelerator.end_training()
 
 
-def _write_npz(path, batch) -> None:
+def _write_npz(path: Path, batch: CodeBatch) -> None:
     import numpy as np
 
     arrays = {"codes": batch.codes.numpy()} | ({} if batch.labels is None else {"labels": batch.labels.numpy()})

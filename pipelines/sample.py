@@ -25,15 +25,17 @@ def sample(settings: Sample) -> None:
     run = Run(settings.output, settings, **fingerprints)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
+    several = len(settings.labels) if len(settings.labels) > 1 else 100
+    num_samples = several if settings.num_samples is None else settings.num_samples
     images, labels = [], []
     for batch in pipeline.sample_batches(
-        settings.num_samples, settings.labels, settings.temperature, settings.seed, settings.batch_size, progress=True
+        num_samples, settings.labels, settings.temperature, settings.seed, settings.batch_size, progress=True
     ):
         images.append(to_uint8(batch.images))
         labels.append(batch.labels)
     names = None if labels[0] is None else torch.cat(labels).numpy().astype(np.int64)
     run.finish_with(lambda folder: write_images(folder, "samples", torch.cat(images), names))
-    say(f"{settings.output}: {settings.num_samples} samples in samples.npz, a page of them in samples.png")
+    say(f"{settings.output}: {num_samples} samples in samples.npz, a page of them in samples.png")
 
 
 def main() -> None:

@@ -67,8 +67,9 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         finish(run)
         last = history[-1]
         say(
-            f"{settings.output}: reconstruction error {last['reconstruction_error']:.4f}, PSNR {last['psnr']:.2f} dB, "
-            f"perplexity {last['perplexity']:.1f}, {last['codebook_usage']:.0%} of the codebook in use (held-out images)"
+            f"{settings.output}, on held-out images: reconstruction error {last['reconstruction_error']:.4f}, "
+            f"PSNR {last['psnr']:.2f} dB, perplexity {last['perplexity']:.1f}, "
+            f"{last['codebook_usage']:.0%} of the codebook in use"
         )
     accelerator.end_training()
 

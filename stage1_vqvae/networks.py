@@ -3,6 +3,8 @@
 Shapes: b batch, c image channels, H W image, D embedding_dim, h w code grid with h = H / downsampling.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -41,7 +43,7 @@ class Encoder(nn.Sequential):
         widths = [in_channels, hidden_channels // 2] + [hidden_channels] * (halvings - 1)
         widths = widths[: halvings + 1]
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
         layers += [nn.Conv2d(widths[-1], hidden_channels, 3, padding=1)]
         layers += [ResidualBlock(hidden_channels, residual_channels) for _ in range(num_residual_blocks)]
@@ -68,7 +70,7 @@ class Decoder(nn.Sequential):
         layers: list[nn.Module] = [nn.Conv2d(embedding_dim, hidden_channels, 3, padding=1)]
         layers += [ResidualBlock(hidden_channels, residual_channels) for _ in range(num_residual_blocks)]
         layers += [nn.ReLU()]
-        for wide, narrow in zip(widths, widths[1:], strict=False):
+        for wide, narrow in pairwise(widths):
             layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1), nn.ReLU()]
         if halvings:
             layers += [nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1)]

@@ -78,7 +78,7 @@ class LayerCache:
         self.out = layer.horizontal_out.weight.flatten(1)
 
     def start_row(self, vertical: torch.Tensor) -> torch.Tensor:
-        """Compute the vertical stack for a new row: input (b, c, 1, w), the newest row that it sees → output (b, c, 1, w)."""
+        """The vertical stack for a new row: the newest row of its input (b, c, 1, w) → its output (b, c, 1, w)."""
         self.rows = torch.cat([self.rows[:, :, 1:], vertical], dim=2)
         self.sites = torch.zeros_like(self.sites)
         above = F.conv2d(self.rows, self.layer.vertical.weight, self.layer.vertical.bias, padding=self.padding)
@@ -91,7 +91,7 @@ class LayerCache:
         return gate(above)
 
     def step(self, horizontal: torch.Tensor, column: int) -> torch.Tensor:
-        """Compute the horizontal stack for one site: input (b, c), the newest site that it sees → output (b, c)."""
+        """The horizontal stack for one site: the newest site of its input (b, c) → its output (b, c)."""
         self.sites = torch.cat([self.sites[:, :, 1:], horizontal[:, :, None]], dim=2)
         left = torch.addmm(self.from_above[column], self.sites.flatten(1), self.kernel.T)
         update = F.linear(gate(left), self.out, self.layer.horizontal_out.bias)

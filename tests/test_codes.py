@@ -141,7 +141,7 @@ def test_a_missing_shard_is_named(folder):
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(InputError, match="no folder .*nowhere"):
+    with pytest.raises(InputError, match=r"no folder .*nowhere"):
         CodeDataset(tmp_path / "nowhere")
 
 

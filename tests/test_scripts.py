@@ -23,7 +23,8 @@ SCRIPTS = ["train_tokenizer", "export_codes", "train_prior", "sample", "decode_c
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_explains_every_flag_without_loading_torch(name):
-    program = f"import sys, pipelines.{name} as script; sys.argv = ['x', '--help']\ntry: script.main()\nfinally: print('torch' in sys.modules)"
+    call = f"import sys, pipelines.{name} as script; sys.argv = ['x', '--help']"
+    program = f"{call}\ntry: script.main()\nfinally: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0
     assert "--output" in result.stdout and "python -m pipelines" in result.stdout
@@ -118,6 +119,12 @@ def test_the_same_command_again_says_that_it_is_finished(small_run, bars_file, r
     assert (small_run / "tokenizer" / "model.safetensors").stat().st_mtime_ns == before
     codes = ("--tokenizer", small_run / "tokenizer", "--output", small_run / "codes")
     assert run_script("export_codes", *data, *codes).code == 0
+
+
+def test_several_labels_ask_for_one_sample_each(small_run, tmp_path, run_script):
+    parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior")
+    assert run_script("sample", *parts, "--output", tmp_path, "--labels", 1, 0, 1).code == 0
+    assert np.load(tmp_path / "samples.npz")["arr_1"].tolist() == [1, 0, 1]
 
 
 def test_class_names_are_labels_too(small_run):

@@ -28,8 +28,10 @@ class StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, latents: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors as they are."""
         return vectors.view_as(vectors)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """The gradient as it is, to the latents alone."""
         return gradient, None
