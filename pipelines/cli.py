@@ -39,7 +39,7 @@ def run_script(settings_type: type[Settings], script: Callable[[Settings], None]
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        _fail(f"{error.filename or 'writing'}: {DISK_ERRORS[error.errno]}")
+        _fail(f"{error.filename or settings.output}: {DISK_ERRORS[error.errno]}")
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -61,7 +61,7 @@ class TwoStagePipeline:
     def sample(
         self,
         num_samples: int = 1,
-        labels: Sequence[int | str] = (),
+        labels: Sequence[int | str] | torch.Tensor | None = None,
         temperature: float = 1.0,
         seed: int = 0,
         batch_size: int = 128,
@@ -82,7 +82,7 @@ class TwoStagePipeline:
     def sample_batches(
         self,
         num_samples: int,
-        labels: Sequence[int | str] = (),
+        labels: Sequence[int | str] | torch.Tensor | None = None,
         temperature: float = 1.0,
         seed: int = 0,
         batch_size: int = 128,
@@ -90,8 +90,9 @@ class TwoStagePipeline:
     ) -> Iterator[Samples]:
         """The same, batch by batch, on the CPU."""
         check_ranges({"num_samples": num_samples, "temperature": temperature, "seed": seed, "batch_size": batch_size})
+        labels = labels.tolist() if isinstance(labels, torch.Tensor) else list(labels or ())
         numbers = number_labels(labels, num_samples, self.prior.num_classes, self.classes)
-        height, width = self.prior.provenance["grid_shape"]
+        height, width = self.tokenizer.grid_shape
         bar = tqdm(total=num_samples, desc="sampling", unit="img", disable=not progress)
         for first in range(0, num_samples, batch_size):
             size = min(batch_size, num_samples - first)
@@ -103,4 +104,5 @@ class TwoStagePipeline:
 
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         """Images (n, c, H, W) in [-1, 1] → encoded and decoded again."""
-        return self.tokenizer.decode(self.tokenizer.encode(images), tuple(images.shape[-2:])).clamp(-1, 1)
+        images = images.to(next(self.tokenizer.parameters()).device)
+        return self.tokenizer.decode(self.tokenizer.encode(images), tuple(images.shape[-2:])).clamp(-1, 1).cpu()

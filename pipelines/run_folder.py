@@ -1,6 +1,7 @@
 """`run.json`: what was run into a folder, so that the same command continues and another one is refused."""
 
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -41,7 +42,7 @@ class Run:
             "script": script,
             "settings": {**everything, **facts},
             "seed": everything.get("seed"),
-            "command": f"python -m pipelines.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
+            "command": _command_line(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
@@ -76,6 +77,12 @@ class Run:
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_results(staging)
             write_json(staging / RUN_FILE, {**self.record, "finished": True})
+
+
+def _command_line() -> str:
+    program = Path(sys.argv[0])
+    call = ["python", "-m", f"pipelines.{program.stem}"] if program.suffix == ".py" else [program.name]
+    return shlex.join([*call, *sys.argv[1:]])
 
 
 def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:

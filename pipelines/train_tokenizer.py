@@ -25,8 +25,9 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
 
     accelerator = start_accelerator(settings.device)
     precision = choose_precision(settings.precision, accelerator.device)
-    images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
-    held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
+    with accelerator.main_process_first():  # only one downloads
+        images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
+        held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
     if max(images.image_size) < settings.downsampling:
         raise InputError(f"--downsampling {settings.downsampling}: the images are only {max(images.image_size)} wide")
     run = Run(settings.output, settings, precision=precision, data=images.identity())

@@ -164,6 +164,7 @@ def test_save_load_and_a_step_equal_an_uninterrupted_step(name):
     quantizer, latents = build(name, revival_threshold=0.9).train(), draw_latents(2, 4, 3, 5)
     for _ in range(5):
         quantizer(latents)
+    quantizer.codebook.data[7], quantizer.running_hits[7] = 1e3, 0.0  # about to be revived at random
     loaded = QUANTIZERS[name](num_embeddings=8, embedding_dim=4, revival_threshold=0.9).train()
     loaded.load_state_dict(copy.deepcopy(quantizer.state_dict()))
     quantizer(latents)

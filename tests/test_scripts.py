@@ -128,8 +128,10 @@ def test_several_labels_ask_for_one_sample_each(small_run, tmp_path, run_script)
 
 
 def test_class_names_are_labels_too(small_run):
-    samples = TwoStagePipeline.from_pretrained(small_run).sample(2, labels=["1", "0"])
-    assert samples.labels.tolist() == [1, 0]
+    pipeline = TwoStagePipeline.from_pretrained(small_run)
+    for labels in (["1", "0"], [1, 0], torch.tensor([1, 0])):
+        assert pipeline.sample(2, labels=labels).labels.tolist() == [1, 0]
+    assert pipeline.sample(3).labels.tolist() == [0, 1, 0]
 
 
 def test_an_image_folder_of_odd_sizes_goes_through_both_stages(tmp_path, run_script):
