@@ -121,22 +121,19 @@ def write_codes(
         is_main: whether this is the one process that writes.
     """
     folder = Path(folder)
-    _refuse_other_files(folder)
+    _refuse_other_content(folder, header)
     records = []
     for first in range(0, header.num_images, SHARD_SIZE):
         images = range(first, min(first + SHARD_SIZE, header.num_images))
         path = folder / f"codes-{first // SHARD_SIZE:05d}.safetensors"
-        part = digest_of([asdict(header), first])
-        if not _is_finished(path, part):
+        if _finished_header(path) is None:
             batch = encode(images)
             if is_main:
                 with write_folder(folder, index=path.name) as staging:
-                    _write_shard(staging / path.name, batch, header, part)
+                    _write_shard(staging / path.name, batch, header)
         if is_main:
             records.append({"file": path.name, "num_images": len(images), "sha256": sha256(_map_bytes(path))})
     if is_main:
-        for path in set(folder.glob("codes-*.safetensors")) - {folder / record["file"] for record in records}:
-            path.unlink()  # of an export of something else that was never finished
         fields = {"format": FORMAT, "header": asdict(header), "shards": records, "provenance": provenance}
         with write_folder(folder, index=MANIFEST) as staging:
             write_json(staging / MANIFEST, {**fields, "sha256": digest_of(fields)})
@@ -147,31 +144,39 @@ def smallest_dtype(num_embeddings: int) -> np.dtype:
     return np.min_scalar_type(num_embeddings - 1)
 
 
-def _refuse_other_files(folder: Path) -> None:
+def _refuse_other_content(folder: Path, header: CodeHeader) -> None:
+    """Raise InputError where the folder holds anything but shards of the same export."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: --output must be a folder")
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if not path.name.startswith((".", "codes-")):
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        if not path.name.startswith("codes-"):
             raise InputError(f"{folder} already holds other files ({path.name}): choose a new or empty --output")
+        earlier = _finished_header(path)
+        different = [name for name, value in asdict(header).items() if earlier and earlier.get(name) != value]
+        if different:
+            raise InputError(
+                f"{folder} holds an unfinished export with another {different[0]}: choose another --output"
+            )
 
 
-def _write_shard(path: Path, batch: CodeBatch, header: CodeHeader, part: str) -> None:
+def _write_shard(path: Path, batch: CodeBatch, header: CodeHeader) -> None:
     codes = batch.codes.numpy().astype(smallest_dtype(header.grids[0]["num_embeddings"]))
     tensors = {"codes.0": torch.from_numpy(codes)}
     if batch.labels is not None:
         tensors["labels"] = batch.labels
-    write_tensors(
-        path, tensors, {"part": part, "sha256": _digest_of_tensors({k: v.numpy() for k, v in tensors.items()})}
-    )
+    checksum = _digest_of_tensors({name: tensor.numpy() for name, tensor in tensors.items()})
+    write_tensors(path, tensors, {"header": json.dumps(asdict(header)), "sha256": checksum})
 
 
-def _is_finished(path: Path, part: str) -> bool:
-    """Whether a shard of an earlier, unfinished export is the one that would be written now."""
+def _finished_header(path: Path) -> dict | None:
+    """The header under which a sound shard was written; None where there is none, or it is damaged."""
     try:
         metadata, tensors = _map_shard(path)
-        return metadata.get("part") == part and metadata.get("sha256") == _digest_of_tensors(tensors)
-    except (OSError, InputError):
-        return False
+        return json.loads(metadata["header"]) if metadata["sha256"] == _digest_of_tensors(tensors) else None
+    except (OSError, InputError, KeyError, ValueError):
+        return None
 
 
 def _digest_of_tensors(tensors: dict[str, np.ndarray]) -> str:
@@ -219,6 +224,8 @@ def _check_shard(folder: Path, record: dict, header: CodeHeader) -> dict[str, np
 
 
 def _map_bytes(path: Path) -> np.ndarray:
+    if not path.stat().st_size:
+        raise InputError(f"{path} is damaged (it is empty): export the codes again")
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from storage.errors import InputError
@@ -36,7 +36,8 @@ def load_folder(
         if classes != _list_pictures(root / "train")[2]:
             raise InputError(f"{test} has other class folders than {root / 'train'}: they must be the same")
     else:
-        paths, labels, classes = _list_pictures(root)
+        only_train = (root / "train").is_dir() and len([path for path in root.iterdir() if path.is_dir()]) == 1
+        paths, labels, classes = _list_pictures(root / "train" if only_train else root)
         chosen = split_indices(labels, len(paths), split)
         paths, labels = [paths[i] for i in chosen], None if labels is None else labels[chosen]
     pictures = FolderImages(root, paths, labels, classes, size, channels)
@@ -66,11 +67,11 @@ class FolderImages:
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.classes = classes
         # what is not asked for is read off some of the pictures
-        some = [_open(paths[i]) for i in evenly_spaced(len(paths), 32)] if paths else []
-        grey = bool(some) and all(picture.mode in ("1", "L", "I;16") for picture in some)
+        some = [_look_at(paths[i]) for i in evenly_spaced(len(paths), 32)] if paths else []
+        grey = bool(some) and all(is_grey for is_grey, _ in some)
         self.in_channels = channels or (1 if grey else 3)
         self.resized = size is not None
-        self.image_size = size or ((some[0].height, some[0].width) if some else (1, 1))
+        self.image_size = size or (some[0][1] if some else (1, 1))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,20 +109,21 @@ class FolderImages:
         """One picture → (c, H, W) uint8, upright, resized and centre-cropped."""
         height, width = self.image_size
         with _open(path) as picture:
-            if not self.resized and picture.size != (width, height):
-                raise InputError(
-                    f"{path} is {picture.height}×{picture.width}, others are {height}×{width}: "
-                    "give --image-size to bring them to one size"
-                )
             try:
                 if self.resized:
                     picture.draft("RGB", (2 * width, 2 * height))  # large JPEGs decode at a fraction of their size
-                upright = ImageOps.exif_transpose(picture).convert("L" if self.in_channels == 1 else "RGB")
-                fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC) if self.resized else upright
+                upright = _as_8_bit(ImageOps.exif_transpose(picture)).convert("L" if self.in_channels == 1 else "RGB")
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise _unreadable(path, error) from error
-        pixels = np.array(fitted).reshape(height, width, self.in_channels)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        if self.resized:
+            upright = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
+        elif upright.size != (width, height):
+            raise InputError(
+                f"{path} is {upright.height}×{upright.width}, others are {height}×{width}: "
+                "give --image-size to bring them to one size"
+            )
+        pixels = torch.from_numpy(np.array(upright))
+        return pixels[None] if self.in_channels == 1 else pixels.permute(2, 0, 1)
 
 
 def _open(path: Path) -> Image.Image:
@@ -130,6 +132,24 @@ def _open(path: Path) -> Image.Image:
         return Image.open(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
+
+
+def _look_at(path: Path) -> tuple[bool, tuple[int, int]]:
+    """Whether a picture is grey, and its (H, W) once it is upright."""
+    with _open(path) as picture:
+        try:
+            on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        except (OSError, SyntaxError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        size = (picture.width, picture.height) if on_its_side else (picture.height, picture.width)
+        return picture.mode in ("1", "L") or picture.mode.startswith("I;16"), size
+
+
+def _as_8_bit(picture: Image.Image) -> Image.Image:
+    """16-bit grey scaled down: PIL's own conversion clips it, to white."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

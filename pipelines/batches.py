@@ -56,8 +56,6 @@ def load_batches(dataset: Any, batches: Sampler[list[int]] | list[range], num_wo
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=0 if in_memory else num_workers,
-        # memory is shared through files: descriptors run out on machines that allow few
-        persistent_workers=False,
     )
     for batch in loader:
         if isinstance(batch, InputError):

@@ -24,11 +24,13 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "hidden_channels": (lambda value: value >= 2, "at least 2"),
     "downsampling": (lambda value: value >= 1 and value & (value - 1) == 0, "a power of two: 1, 2, 4, 8, ..."),
     "lr": (lambda value: 0 < value < math.inf, "a positive number"),
-    **dict.fromkeys(("dropout", "decay"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
+    "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "decay": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2 to the power of 63"),
     **dict.fromkeys(
         ("commitment_cost", "temperature"), (lambda value: 0 <= value < math.inf, "a number of at least 0")
     ),
-    **dict.fromkeys(("seed", "num_workers"), (lambda value: value >= 0, "at least 0")),
+    "num_workers": (lambda value: value >= 0, "at least 0"),
 }
 
 
@@ -56,10 +58,10 @@ def number_labels(
     if len(labels) not in (1, num_samples):
         raise InputError(f"--labels: {len(labels)} labels for {num_samples} samples: give one for each, or one for all")
     numbers = []
-    for label in map(str, labels):
-        if label in classes:
+    for label in labels:
+        if isinstance(label, str) and label in classes:
             numbers.append(classes.index(label))
-        elif label.isdigit() and int(label) < num_classes:
+        elif str(label).isdecimal() and int(label) < num_classes:
             numbers.append(int(label))
         else:
             names = f" ({', '.join(classes[:20])})" if classes else ""

@@ -37,9 +37,10 @@ def run_script(settings_type: type[Settings], script: Callable[[Settings], None]
     except InputError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno is None:  # not the operating system's
             raise
-        _fail(f"{error.filename or settings.output}: {DISK_ERRORS[error.errno]}")
+        reason = DISK_ERRORS.get(error.errno, f"{error.strerror}: choose another folder")
+        _fail(f"{error.filename or settings.output}: {reason}")
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)
         sys.exit(130)

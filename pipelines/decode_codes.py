@@ -28,6 +28,7 @@ def decode_codes(settings: DecodeCodes) -> None:
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.identity())
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
+    run.start()
     images = []
     with tqdm(total=len(codes), desc="decoding", unit="img") as bar:
         for batch in load_batches(codes, in_order(len(codes), settings.batch_size)):

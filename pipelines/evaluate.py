@@ -15,6 +15,7 @@ def evaluate(settings: Evaluate) -> None:
     import torch
     from tqdm import tqdm
 
+    from data.codes import CodeBatch
     from data.images import evenly_spaced, to_float
     from data.sources import load_images
     from stage1_vqvae import VQVAE
@@ -23,7 +24,7 @@ def evaluate(settings: Evaluate) -> None:
 
     from .batches import in_order, load_batches
     from .generation import TwoStagePipeline
-    from .measure import encoded_batches, measure_prior, measure_tokenizer
+    from .measure import measure_prior, measure_tokenizer
     from .pictures import save_pairs
     from .run_folder import Run
     from .runtime import choose_device
@@ -41,18 +42,18 @@ def evaluate(settings: Evaluate) -> None:
     run = Run(settings.output, settings, prior=prior.fingerprint() if prior else None, **facts)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
+    run.start()
     if prior and prior.num_classes and images.classes != pipeline.classes:
         raise InputError(
             f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
         )
 
     batches = in_order(len(images), settings.batch_size)
-    figures = measure_tokenizer(
-        tokenizer, tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
-    )
+    codes: list[CodeBatch] = []
+    of_images = tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
+    figures = measure_tokenizer(tokenizer, of_images, keep=codes)
     if prior:
-        codes = encoded_batches(tokenizer, load_batches(images, batches, settings.num_workers))
-        figures |= measure_prior(prior, tqdm(codes, "prior", len(batches)))
+        figures |= measure_prior(prior, tqdm(codes, "prior"))
     shown = to_float(images.__getitems__(evenly_spaced(len(images), 48)).images)
     with torch.no_grad():
         again = tokenizer.decode(tokenizer.encode(shown.to(device)), tokenizer.image_size).cpu()

@@ -29,13 +29,14 @@ def export_codes(settings: ExportCodes) -> None:
 
     from .encoding import encode_images
     from .run_folder import Run, refuse_differences
-    from .runtime import start_accelerator
+    from .runtime import leave_together, start_accelerator
 
     accelerator = start_accelerator(settings.device)
     tokenizer = VQVAE.from_pretrained(settings.tokenizer, accelerator.device)
-    images = load_images(
-        settings.dataset, settings.data_root, settings.split, tokenizer.image_size, tokenizer.in_channels
-    )
+    with accelerator.main_process_first():  # only one downloads
+        images = load_images(
+            settings.dataset, settings.data_root, settings.split, tokenizer.image_size, tokenizer.in_channels
+        )
     height, width = tokenizer.grid_shape
     header = CodeHeader(
         num_images=len(images),
@@ -65,7 +66,7 @@ def export_codes(settings: ExportCodes) -> None:
             if accelerator.is_main_process:
                 run.finish_with(lambda folder: _write_npz(folder / "codes.npz", batch))
     say(f"{settings.output}: {len(images)} grids of {height}×{width} codes out of {tokenizer.num_embeddings}")
-    accelerator.end_training()
+    leave_together(accelerator)
 
 
 def _write_npz(path: Path, batch: CodeBatch) -> None:

@@ -90,7 +90,7 @@ class TwoStagePipeline:
     ) -> Iterator[Samples]:
         """The same, batch by batch, on the CPU."""
         check_ranges({"num_samples": num_samples, "temperature": temperature, "seed": seed, "batch_size": batch_size})
-        labels = labels.tolist() if isinstance(labels, torch.Tensor) else list(labels or ())
+        labels = labels.tolist() if isinstance(labels, torch.Tensor) else [] if labels is None else list(labels)
         numbers = number_labels(labels, num_samples, self.prior.num_classes, self.classes)
         height, width = self.tokenizer.grid_shape
         bar = tqdm(total=num_samples, desc="sampling", unit="img", disable=not progress)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def measure_tokenizer(tokenizer: "VQVAE", batches: Iterable[Any]) -> dict[str, float]:
+def measure_tokenizer(
+    tokenizer: "VQVAE", batches: Iterable[Any], keep: list[CodeBatch] | None = None
+) -> dict[str, float]:
     """Reconstruction error (MSE / variance of the training data), PSNR, perplexity and share of entries in use.
 
-    PSNR is the mean over the images, in dB, for values in [0, 1].
+    PSNR is the mean over the images, in dB, for values in [0, 1]. The codes are added to `keep`, where it is given.
     """
     device = next(tokenizer.parameters()).device
     usage = UsageCounter(tokenizer.num_embeddings)
@@ -32,6 +34,8 @@ def measure_tokenizer(tokenizer: "VQVAE", batches: Iterable[Any]) -> dict[str, f
         images = to_float(batch.images.to(device))
         codes = tokenizer.encode(images)
         usage.add(codes)
+        if keep is not None:
+            keep.append(CodeBatch(codes.cpu(), batch.labels))
         squares = (tokenizer.decode(codes, tokenizer.image_size).clamp(-1, 1) - images).square()
         errors.append(squares.double().mean(dim=(1, 2, 3)).cpu())
     mse = torch.cat(errors)
@@ -54,10 +58,3 @@ def measure_prior(prior: "GatedPixelCNN", batches: Iterable[Any]) -> dict[str, f
         nats += float(losses.double().sum())  # a sum, not a mean of means: the last batch may be short
         sites += codes.numel()
     return {"bits_per_code": nats / math.log(2) / sites}
-
-
-def encoded_batches(tokenizer: "VQVAE", batches: Iterable[Any]) -> Iterable[CodeBatch]:
-    """Batches of images as batches of their codes."""
-    device = next(tokenizer.parameters()).device
-    for batch in batches:
-        yield CodeBatch(tokenizer.encode(to_float(batch.images.to(device))), batch.labels)

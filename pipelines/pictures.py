@@ -24,6 +24,8 @@ def save_pairs(path: Path, originals: torch.Tensor, reconstructions: torch.Tenso
     """Save a page whose odd rows are originals, with their reconstructions below them."""
     columns = min(columns, len(originals))
     rows = []
-    for first in range(0, len(originals) - columns + 1, columns):
-        rows += [originals[first : first + columns], reconstructions[first : first + columns]]
+    for first in range(0, len(originals), columns):
+        for images in (originals[first : first + columns], reconstructions[first : first + columns]):
+            missing = images.new_ones(columns - len(images), *images.shape[1:])
+            rows += [images, missing]
     save_grid(path, torch.cat(rows), columns)

@@ -60,8 +60,9 @@ class Run:
         earlier = read_json(path)
         if earlier.get("script") != self.record["script"]:
             raise InputError(f"{self.folder} holds a run of {earlier.get('script')}: choose another --output")
-        refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
         self.finished = earlier.get("finished") is True
+        if self.finished or (self.folder / "state").exists():  # otherwise there is nothing to lose
+            refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""

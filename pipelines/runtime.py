@@ -22,6 +22,12 @@ def start_accelerator(device: str, with_prose: bool = True) -> Accelerator:
     return accelerator
 
 
+def leave_together(accelerator: Accelerator) -> None:
+    """End the run of all processes at once: one that leaves while another still talks to it can abort."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
 def choose_device(device: str) -> torch.device:
     """The device of a script that runs as one process."""
     return start_accelerator(device, with_prose=False).device

@@ -25,6 +25,7 @@ def sample(settings: Sample) -> None:
     run = Run(settings.output, settings, **fingerprints)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
+    run.start()
     several = len(settings.labels) if len(settings.labels) > 1 else 100
     num_samples = several if settings.num_samples is None else settings.num_samples
     images, labels = [], []

@@ -24,7 +24,7 @@ def train_prior(settings: TrainPrior) -> None:
     from .held_out import hold_out
     from .measure import measure_prior
     from .run_folder import Run
-    from .runtime import choose_precision, start_accelerator
+    from .runtime import choose_precision, leave_together, start_accelerator
     from .training import Stage, finish, train
 
     accelerator = start_accelerator(settings.device)
@@ -73,7 +73,7 @@ def train_prior(settings: TrainPrior) -> None:
         best.save_pretrained(settings.output)
         finish(run)
         say(f"{settings.output}: {history[-1]['bits_per_code']:.3f} bits per code on held-out grids")
-    accelerator.end_training()
+    leave_together(accelerator)
 
 
 def main() -> None:

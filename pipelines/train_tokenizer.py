@@ -20,7 +20,7 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     from .batches import load_batches
     from .measure import measure_tokenizer
     from .run_folder import Run
-    from .runtime import choose_precision, start_accelerator
+    from .runtime import choose_precision, leave_together, start_accelerator
     from .training import Stage, finish, train
 
     accelerator = start_accelerator(settings.device)
@@ -35,13 +35,16 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         return say(f"{settings.output} is finished: nothing to do")
     say(f"{len(images)} images of {images.in_channels}×{'×'.join(map(str, images.image_size))}, {precision}")
 
+    variance = images.variance()
+    if not variance:
+        raise InputError(f"all training images of {settings.dataset} are of one and the same colour: nothing to learn")
     torch.manual_seed(settings.seed)
     tokenizer = VQVAE(
         in_channels=images.in_channels,
         image_size=images.image_size,
         hidden_channels=settings.hidden_channels,
         downsampling=settings.downsampling,
-        data_variance=images.variance(),
+        data_variance=variance,
         quantizer=settings.quantizer,
         num_embeddings=settings.num_embeddings,
         embedding_dim=settings.embedding_dim,
@@ -72,7 +75,7 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
             f"PSNR {last['psnr']:.2f} dB, perplexity {last['perplexity']:.1f}, "
             f"{last['codebook_usage']:.0%} of the codebook in use"
         )
-    accelerator.end_training()
+    leave_together(accelerator)
 
 
 def main() -> None:

@@ -45,14 +45,13 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
     optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, fused=True)
     trained = Trained({"model": stage.model} | ({"average": stage.average} if stage.average else {}), optimizer)
     start, history = load_state(run.folder / "state", trained)
-    model = accelerator.prepare_model(stage.model)
-    if accelerator.is_main_process:
-        run.start()
-
     steps = StepSampler(
         len(stage.dataset), settings.batch_size, settings.seed, start, settings.steps,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
+    model = accelerator.prepare_model(stage.model)
+    if accelerator.is_main_process:
+        run.start()
     batches = load_batches(stage.dataset, steps, stage.num_workers)
     is_main = accelerator.is_main_process
     with tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main) as bar:

@@ -9,7 +9,7 @@ from torch import nn
 
 from storage.atomic import write_folder, write_json
 from storage.errors import InputError
-from storage.tensors import read_json, read_tensors, write_tensors
+from storage.tensors import digest_of, read_json, read_tensors, write_tensors
 
 KEPT = 2  # the last states; the older one serves where the newer one is damaged
 
@@ -30,7 +30,8 @@ def save_state(folder: Path, step: int, trained: Trained, history: list[dict[str
         tensors |= {f"optimizer.{parameter}.{key}": value for key, value in values.items()}
     with write_folder(folder / f"step-{step:08d}", index="state.json") as staging:
         checksum = write_tensors(staging / "state.safetensors", tensors)
-        write_json(staging / "state.json", {"step": step, "sha256": checksum, "history": history})
+        fields = {"step": step, "history": history, "tensors": checksum}
+        write_json(staging / "state.json", {**fields, "sha256": digest_of(fields)})
     for old in _saved(folder)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -40,8 +41,10 @@ def load_state(folder: Path, trained: Trained) -> tuple[int, list[dict[str, floa
     for saved in reversed(_saved(folder)):
         try:
             fields = read_json(saved / "state.json")
-            tensors = read_tensors(saved / "state.safetensors", fields["sha256"])
-        except (InputError, OSError, KeyError) as error:
+            if fields.pop("sha256", None) != digest_of(fields):
+                raise InputError(f"{saved / 'state.json'} is damaged")
+            tensors = read_tensors(saved / "state.safetensors", fields["tensors"])
+        except (InputError, OSError) as error:
             print(f"skipping a damaged training state: {error}")
             continue
         for name, module in trained.modules.items():

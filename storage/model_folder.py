@@ -61,7 +61,7 @@ class ModelFolder:
         try:
             model = cls(**fields["config"])
             model.load_state_dict(tensors)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason}") from error
         model.provenance = fields["provenance"]

@@ -97,13 +97,26 @@ def test_a_killed_export_looks_unfinished_and_a_second_run_encodes_only_the_rest
     assert torch.equal(CodeDataset(tmp_path / "c").__getitems__(range(25)).codes, CODES)
 
 
-def test_shards_of_another_unfinished_export_are_not_taken_over(tmp_path, folder):
+def test_another_export_into_an_unfinished_one_is_refused_with_the_difference(folder):
     (folder / "manifest.json").unlink()
-    other = replace(HEADER, tokenizer_fingerprint="e" * 64, num_images=12)
-    write_codes(folder, other, lambda n: CodeBatch(CODES[:1].expand(len(n), -1, -1), LABELS[: len(n)]), {})
-    dataset = CodeDataset(folder)
-    assert len(list(folder.iterdir())) == 3
-    assert torch.equal(dataset.__getitems__(range(12)).codes, CODES[:1].expand(12, -1, -1))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="unfinished export with another tokenizer_fingerprint"):
+        write_codes(folder, replace(HEADER, tokenizer_fingerprint="e" * 64), encode, {})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", [b"", b"cut"])
+def test_a_damaged_shard_of_an_unfinished_export_is_made_again(folder, content):
+    (folder / "manifest.json").unlink()
+    (folder / "codes-00001.safetensors").write_bytes(content)
+    write_codes(folder, HEADER, encode, {})
+    assert torch.equal(CodeDataset(folder).__getitems__(range(25)).codes, CODES)
+
+
+def test_an_empty_shard_is_damaged(folder):
+    (folder / "codes-00001.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"codes-00001\.safetensors is damaged"):
+        CodeDataset(folder)
 
 
 def flip(path, at):

@@ -96,6 +96,32 @@ def test_a_folder_without_class_folders_has_no_labels(tmp_path):
     assert images.labels is None and images.classes == [] and len(images) == 18
 
 
+def test_a_rotated_photo_is_read_upright(tmp_path):
+    pixels = draw_bars(1, 12, 20, channels=3)[0][0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    for i in range(3):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png", exif=exif)
+    images = load_images("imagefolder", tmp_path, "train")
+    assert images.image_size == (20, 12)
+    upright = torch.from_numpy(np.rot90(pixels, k=-1).copy()).permute(2, 0, 1)
+    assert torch.equal(images.images[0], upright)
+
+
+def test_sixteen_bit_pictures_keep_their_shades(tmp_path):
+    ramp = np.linspace(0, 65535, 240).astype(np.uint16).reshape(12, 20)
+    for i in range(2):
+        Image.fromarray(ramp).save(tmp_path / f"{i}.png")
+    images = load_images("imagefolder", tmp_path, "train")
+    assert images.in_channels == 1
+    assert torch.equal(images.images[0, 0], torch.from_numpy((ramp >> 8).astype(np.uint8)))
+
+
+def test_a_lone_train_folder_keeps_its_classes(tmp_path):
+    write_folder_of_bars(tmp_path / "train")
+    assert load_images("imagefolder", tmp_path, "train").classes == ["lying", "upright"]
+
+
 def test_folders_named_train_and_test_are_the_parts(tmp_path):
     write_folder_of_bars(tmp_path / "train", count=6)
     write_folder_of_bars(tmp_path / "test", count=4)

@@ -98,6 +98,12 @@ def test_a_folder_whose_training_was_stopped_says_so(folder):
         VQVAE.from_pretrained(folder)
 
 
+def test_a_model_of_a_newer_version_is_refused(folder, monkeypatch):
+    monkeypatch.delitem(QUANTIZERS, "ema")
+    with pytest.raises(InputError, match="cannot rebuild the model"):
+        VQVAE.from_pretrained(folder)
+
+
 def test_a_folder_of_another_kind_is_refused_by_name(folder):
     with pytest.raises(InputError, match="holds a VQVAE, but a GatedPixelCNN is needed"):
         GatedPixelCNN.from_pretrained(folder)

@@ -51,6 +51,7 @@ def train_one_rank(rank, name, folder):
         {key.rpartition(".")[2]: value.clone() for key, value in model.state_dict().items()}, f"{folder}/rank{rank}"
     )
     del model  # before its process group
+    dist.barrier()  # or one rank leaves while the other still talks to it
     dist.destroy_process_group()
 
 

@@ -150,9 +150,10 @@ def test_encode_changes_nothing_in_train_mode(name):
 
 @every_quantizer
 def test_autocast_changes_no_code_and_leaves_the_state_in_float32(name):
-    quantizer, latents = build(name).train(), draw_latents(64, 4, 8, 8)
+    quantizer, latents = build(name).train(), draw_latents(64, 4, 16, 16)
     plain = quantizer.encode(latents)
     with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.encode(latents), plain)
         result = quantizer(latents)
     assert torch.equal(result.codes, plain)
     assert result.vectors.dtype == torch.float32

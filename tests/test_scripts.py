@@ -134,6 +134,13 @@ def test_class_names_are_labels_too(small_run):
     assert pipeline.sample(3).labels.tolist() == [0, 1, 0]
 
 
+def test_numbers_are_never_taken_for_names(small_run):
+    pipeline = TwoStagePipeline.from_pretrained(small_run)
+    pipeline.prior.provenance["classes"] = ["1", "0"]
+    assert pipeline.sample(2, labels=[1, 0]).labels.tolist() == [1, 0]
+    assert pipeline.sample(2, labels=["1", "0"]).labels.tolist() == [0, 1]
+
+
 def test_an_image_folder_of_odd_sizes_goes_through_both_stages(tmp_path, run_script):
     from test_images import write_folder_of_bars
 
@@ -183,6 +190,10 @@ BAD = {
         ("{data} --lr 0 --output {new}", "--lr 0"),
         ("{data} --lr nan --output {new}", "--lr nan"),
         ("{data} --decay 1.5 --output {new}", "--decay 1.5"),
+        ("{data} --decay 0 --output {new}", "--decay 0"),
+        ("{data} --seed 18446744073709551616 --output {new}", "--seed"),
+        ("--dataset npz --data-root {black} --output {new}", "one and the same colour"),
+        ("{data} --output {new}/{long}", "File name too long"),
         ("{data} --commitment-cost -1 --output {new}", "--commitment-cost -1"),
         ("{data} --seed -1 --output {new}", "--seed -1"),
         ("{data} --device cuda --output {new}", "--device cpu"),
@@ -214,6 +225,7 @@ BAD = {
         ("{parts} --output {new} --batch-size 0", "--batch-size 0"),
         ("{parts} --output {new} --labels 2", "label 2: there are classes 0 to 1"),
         ("{parts} --output {new} --labels cat", "label cat"),
+        ("{parts} --output {new} --labels ²", "label ²"),
         ("{parts} --output {new} --labels 0 1 --num-samples 3", "2 labels for 3 samples"),
         ("{parts} --output {new} --temperature -1", "--temperature -1"),
         ("{parts} --output {new} --temperature nan", "--temperature nan"),
@@ -250,9 +262,11 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "damaged" / name).write_bytes((small_run / "tokenizer" / name).read_bytes()[:-3] + b"\x00}\n")
     np.savez(tmp_path / "large.npz", codes=np.full((2, 3, 5), 16))
+    np.savez(tmp_path / "black.npz", np.zeros((20, 12, 20), dtype=np.uint8))
     places = {
         "new": tmp_path / "new", "empty": tmp_path / "empty", "broken": tmp_path / "broken", "bars": bars_file,
         "damaged": tmp_path / "damaged", "run": small_run, "other": other_tokenizer, "empty_but_one": tmp_path / "one",
+        "black": tmp_path / "black.npz", "long": "x" * 300,
         "too_large": tmp_path / "large.npz", "data": f"--dataset npz --data-root {bars_file}",
         "parts": f"--tokenizer {small_run}/tokenizer --prior {small_run}/prior", "tiny": " ".join(TINY_TOKENIZER),
     }  # fmt: skip
@@ -273,4 +287,4 @@ def test_a_full_disk_is_one_line(small_run, tmp_path, run_script, monkeypatch):
     parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior")
     result = run_script("sample", *parts, "--output", tmp_path / "s", "--num-samples", 2)
     assert result.code == 2 and "no room is left on the disk" in result.err.strip().splitlines()[-1]
-    assert not any((tmp_path / "s").iterdir())
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["run.json"]

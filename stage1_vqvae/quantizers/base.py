@@ -78,8 +78,9 @@ class Quantizer(nn.Module):
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """(b, D, *sites) → codes (b, *sites) int64; never moves the codebook."""
-        flat = rearrange(latents.to(self.codebook.dtype), "b d ... -> (b ...) d")
-        return nearest_codes(flat, self.codebook).view(latents.shape[0], *latents.shape[2:])
+        with torch.autocast(latents.device.type, enabled=False):
+            flat = rearrange(latents.to(self.codebook.dtype), "b d ... -> (b ...) d")
+            return nearest_codes(flat, self.codebook).view(latents.shape[0], *latents.shape[2:])
 
     def look_up(self, codes: torch.Tensor) -> torch.Tensor:
         """z_q(x) = e_k (Eq. 2): codes (b, *sites) → vectors (b, D, *sites)."""
