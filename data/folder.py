@@ -32,8 +32,9 @@ def load_folder(
         raise InputError(f"no folder {root}: give --data-root a folder of pictures")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test:
-        paths, labels, classes = _list_pictures(root / "train" if split == "train" else test)
-        if classes != _list_pictures(root / "train")[2]:
+        train = _list_pictures(root / "train")
+        paths, labels, classes = train if split == "train" else _list_pictures(test)
+        if classes != train[2]:
             raise InputError(f"{test} has other class folders than {root / 'train'}: they must be the same")
     else:
         only_train = (root / "train").is_dir() and len([path for path in root.iterdir() if path.is_dir()]) == 1

@@ -4,12 +4,14 @@ Shapes: n items of the data set.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from storage.errors import InputError
+
+Items = TypeVar("Items", list[int], range)
 
 
 class StepSampler(Sampler[list[int]]):
@@ -85,4 +87,9 @@ def _as_it_is(batch: Any) -> Any:
 
 def in_order(length: int, batch_size: int) -> list[range]:
     """All items once, in order; the last batch may be short."""
-    return [range(first, min(first + batch_size, length)) for first in range(0, length, batch_size)]
+    return in_batches(range(length), batch_size)
+
+
+def in_batches(items: Items, batch_size: int) -> list[Items]:
+    """A row of item numbers cut into batches; the last one may be short."""
+    return [items[first : first + batch_size] for first in range(0, len(items), batch_size)]

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from data.images import to_float
 from stage1_vqvae import VQVAE
 
-from .batches import load_batches
+from .batches import in_batches, load_batches
 
 
 def encode_images(
@@ -21,9 +21,8 @@ def encode_images(
 ) -> torch.Tensor:
     """The codes (n, h, w) of the images with these numbers, in order, on every process."""
     share = np.array_split(np.asarray(numbers), accelerator.num_processes)[accelerator.process_index].tolist()
-    batches = [share[first : first + batch_size] for first in range(0, len(share), batch_size)]
     ours = [
         tokenizer.encode(to_float(batch.images.to(accelerator.device))).cpu().numpy()
-        for batch in load_batches(images, batches, num_workers)
+        for batch in load_batches(images, in_batches(share, batch_size), num_workers)
     ]
     return torch.from_numpy(np.concatenate(gather_object(ours)))

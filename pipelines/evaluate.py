@@ -38,15 +38,15 @@ def evaluate(settings: Evaluate) -> None:
     images = load_images(
         settings.dataset, settings.data_root, settings.split, tokenizer.image_size, tokenizer.in_channels
     )
+    if prior and prior.num_classes and images.classes != pipeline.classes:
+        raise InputError(
+            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
+        )
     facts = {"tokenizer": tokenizer.fingerprint(), "data": images.identity()}
     run = Run(settings.output, settings, prior=prior.fingerprint() if prior else None, **facts)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
     run.start()
-    if prior and prior.num_classes and images.classes != pipeline.classes:
-        raise InputError(
-            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
-        )
 
     batches = in_order(len(images), settings.batch_size)
     codes: list[CodeBatch] = []

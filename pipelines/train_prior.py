@@ -20,7 +20,7 @@ def train_prior(settings: TrainPrior) -> None:
     from stage2_prior import GatedPixelCNN
 
     from .averaging import averaged
-    from .batches import load_batches
+    from .batches import in_batches, load_batches
     from .held_out import hold_out
     from .measure import measure_prior
     from .run_folder import Run
@@ -55,8 +55,7 @@ def train_prior(settings: TrainPrior) -> None:
         nats = F.cross_entropy(logits.float(), grids)
         return {"loss": nats, "bits": nats.detach() / math.log(2)}
 
-    chosen = evenly_spaced(len(held_out), 2000)
-    batches = [chosen[first : first + 250] for first in range(0, len(chosen), 250)]
+    batches = in_batches(evenly_spaced(len(held_out), 2000), 250)
     stage = Stage(
         prior, training, loss, lambda model: measure_prior(model.module, load_batches(held_out, batches)), average,
         max_norm=1.0,

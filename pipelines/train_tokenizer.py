@@ -3,8 +3,16 @@
 python -m pipelines.train_tokenizer --dataset mnist5k --output runs/digits/tokenizer
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .cli import run_script, say
 from .configs import TrainTokenizer
+
+if TYPE_CHECKING:
+    from data.sources import Images
+    from stage1_vqvae import VQVAE
 
 
 def train_tokenizer(settings: TrainTokenizer) -> None:
@@ -14,10 +22,9 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
 
     from data.images import evenly_spaced, to_float
     from data.sources import load_images
-    from stage1_vqvae import VQVAE
     from storage.errors import InputError
 
-    from .batches import load_batches
+    from .batches import in_batches, load_batches
     from .measure import measure_tokenizer
     from .run_folder import Run
     from .runtime import choose_precision, leave_together, start_accelerator
@@ -35,31 +42,14 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         return say(f"{settings.output} is finished: nothing to do")
     say(f"{len(images)} images of {images.in_channels}×{'×'.join(map(str, images.image_size))}, {precision}")
 
-    variance = images.variance()
-    if not variance:
-        raise InputError(f"all training images of {settings.dataset} are of one and the same colour: nothing to learn")
-    torch.manual_seed(settings.seed)
-    tokenizer = VQVAE(
-        in_channels=images.in_channels,
-        image_size=images.image_size,
-        hidden_channels=settings.hidden_channels,
-        downsampling=settings.downsampling,
-        data_variance=variance,
-        quantizer=settings.quantizer,
-        num_embeddings=settings.num_embeddings,
-        embedding_dim=settings.embedding_dim,
-        commitment_cost=settings.commitment_cost,
-        decay=settings.decay,
-    ).to(accelerator.device, memory_format=torch.channels_last)
-    tokenizer.provenance = {"dataset": settings.dataset, "classes": images.classes, "steps": settings.steps}
+    tokenizer = build_tokenizer(settings, images).to(accelerator.device, memory_format=torch.channels_last)
 
     def loss(model: torch.nn.Module, batch: object) -> dict[str, torch.Tensor]:
         pixels = to_float(batch.images.to(accelerator.device)).contiguous(memory_format=torch.channels_last)
         result = model(pixels)
         return {"loss": result.loss, "reconstruction": result.reconstruction_loss}
 
-    chosen = evenly_spaced(len(held_out), 1000)
-    batches = [chosen[first : first + 250] for first in range(0, len(chosen), 250)]
+    batches = in_batches(evenly_spaced(len(held_out), 1000), 250)
     stage = Stage(
         tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, batches)),
         num_workers=settings.num_workers,
@@ -76,6 +66,33 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
             f"{last['codebook_usage']:.0%} of the codebook in use"
         )
     leave_together(accelerator)
+
+
+def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
+    """The tokenizer to be trained on these images, with weights that follow from the seed."""
+    import torch
+
+    from stage1_vqvae import VQVAE
+    from storage.errors import InputError
+
+    variance = images.variance()
+    if not variance:
+        raise InputError(f"all training images of {settings.dataset} are of one and the same colour: nothing to learn")
+    torch.manual_seed(settings.seed)
+    tokenizer = VQVAE(
+        in_channels=images.in_channels,
+        image_size=images.image_size,
+        hidden_channels=settings.hidden_channels,
+        downsampling=settings.downsampling,
+        data_variance=variance,
+        quantizer=settings.quantizer,
+        num_embeddings=settings.num_embeddings,
+        embedding_dim=settings.embedding_dim,
+        commitment_cost=settings.commitment_cost,
+        decay=settings.decay,
+    )
+    tokenizer.provenance = {"dataset": settings.dataset, "classes": images.classes, "steps": settings.steps}
+    return tokenizer
 
 
 def main() -> None:

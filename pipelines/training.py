@@ -42,6 +42,7 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
 
     Everything random at step t follows from (seed, t), so the state needs no generator.
     """
+    is_main = accelerator.is_main_process
     optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, fused=True)
     trained = Trained({"model": stage.model} | ({"average": stage.average} if stage.average else {}), optimizer)
     start, history = load_state(run.folder / "state", trained)
@@ -50,10 +51,9 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
     model = accelerator.prepare_model(stage.model)
-    if accelerator.is_main_process:
+    if is_main:
         run.start()
     batches = load_batches(stage.dataset, steps, stage.num_workers)
-    is_main = accelerator.is_main_process
     with tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main) as bar:
         for step, batch in enumerate(batches, start):
             seed_step(settings.seed, step, accelerator.process_index)
