@@ -27,10 +27,11 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "decay": (lambda value: 0 < value < 1, "between 0 and 1"),
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2 to the power of 63"),
+    "revival_threshold": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     **dict.fromkeys(
         ("commitment_cost", "temperature"), (lambda value: 0 <= value < math.inf, "a number of at least 0")
     ),
-    "num_workers": (lambda value: value >= 0, "at least 0"),
+    **dict.fromkeys(("num_workers", "kmeans_steps"), (lambda value: value >= 0, "at least 0")),
 }
 
 

@@ -9,6 +9,10 @@ Dataset = Literal["mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder",
 Split = Literal["train", "test"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp32"]
+QuantizerName = Literal["ema", "gradient", "clustered", "clustered-gradient"]
+Distance = Literal["euclidean", "cosine"]
+Anchors = Literal["random", "closest", "probabilistic"]
+LrSchedule = Literal["cosine", "constant"]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
@@ -32,9 +36,12 @@ class TrainTokenizer:
     batch_size: int = 128
     """Images a step, over all processes together."""
     lr: float = 1e-3
-    """Highest learning rate: it is reached after a short warm-up and falls to 0 along a cosine."""
-    quantizer: Literal["ema", "gradient"] = "ema"
-    """How the codebook is learnt: moving averages of the latents, or by gradient."""
+    """Highest learning rate."""
+    lr_schedule: LrSchedule = "cosine"
+    """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
+    quantizer: QuantizerName = "ema"
+    """ema: moving averages of the latents; gradient: by the optimizer; clustered: ema, and unused entries move to
+    latents, the further the less they are used; clustered-gradient: the same over gradient."""
     num_embeddings: int = 512
     """Codebook entries K."""
     embedding_dim: int = 64
@@ -47,6 +54,17 @@ class TrainTokenizer:
     """Weight β of the commitment loss."""
     decay: float = 0.99
     """Decay γ of the codebook's moving averages."""
+    revival_threshold: float | None = None
+    """An entry used less than this share of uniform use moves to a random latent; 0: never. By default 0.1 for ema
+    and gradient, 0 for clustered."""
+    distance: Distance = "euclidean"
+    """What nearest means; cosine only chooses, the entries stay as they are."""
+    kmeans_steps: int = 0
+    """First steps in which the codebook is set to the k-means of the batch's latents."""
+    anchors: Anchors | None = None
+    """Where a clustered codebook takes latents from: a pool, the closest, or drawn by distance (the default)."""
+    anchor_once: Flag = False
+    """Let a clustered codebook move unused entries in the first step only."""
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, fp32 elsewhere."""
     seed: int = 0
@@ -104,7 +122,9 @@ class TrainPrior:
     batch_size: int = 128
     """Grids a step, over all processes together."""
     lr: float = 1e-3
-    """Highest learning rate: it is reached after a short warm-up and falls to 0 along a cosine."""
+    """Highest learning rate."""
+    lr_schedule: LrSchedule = "cosine"
+    """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
     channels: int = 64
     """Width of the network."""
     num_layers: int = 15

@@ -5,7 +5,7 @@ python -m pipelines.train_tokenizer --dataset mnist5k --output runs/digits/token
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .cli import run_script, say
 from .configs import TrainTokenizer
@@ -86,13 +86,26 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
         downsampling=settings.downsampling,
         data_variance=variance,
         quantizer=settings.quantizer,
-        num_embeddings=settings.num_embeddings,
-        embedding_dim=settings.embedding_dim,
-        commitment_cost=settings.commitment_cost,
-        decay=settings.decay,
+        **quantizer_options(settings),
     )
     tokenizer.provenance = {"dataset": settings.dataset, "classes": images.classes, "steps": settings.steps}
     return tokenizer
+
+
+def quantizer_options(settings: TrainTokenizer) -> dict[str, Any]:
+    """The settings that the chosen quantizer has; what is left open is left to its defaults."""
+    from storage.errors import InputError
+
+    names = ("num_embeddings", "embedding_dim", "commitment_cost", "decay", "distance", "kmeans_steps")
+    options = {name: getattr(settings, name) for name in names}
+    if settings.revival_threshold is not None:
+        options["revival_threshold"] = settings.revival_threshold
+    of_anchors = {"anchors": settings.anchors, "anchor_once": settings.anchor_once}
+    for name, value in of_anchors.items():
+        if value and not settings.quantizer.startswith("clustered"):
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag}: the {settings.quantizer} quantizer has no anchors: add --quantizer clustered")
+    return options | {name: value for name, value in of_anchors.items() if value}
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
     with tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main) as bar:
         for step, batch in enumerate(batches, start):
             seed_step(settings.seed, step, accelerator.process_index)
-            set_lr(optimizer, settings.lr * lr_factor(step, settings.steps))
+            set_lr(optimizer, settings.lr * lr_factor(step, settings.steps, settings.lr_schedule))
             model.train()
             with autocast(precision, accelerator.device):
                 figures = stage.loss(model, batch)
@@ -96,8 +96,10 @@ def finish(run: Run) -> None:
     shutil.rmtree(run.folder / "state", ignore_errors=True)
 
 
-def lr_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine from 1 to 0."""
+def lr_factor(step: int, steps: int, schedule: str = "cosine") -> float:
+    """Linear warm-up, then a cosine from 1 to 0; or 1 throughout."""
+    if schedule == "constant":
+        return 1.0
     warmup = min(WARMUP_STEPS, steps // 10)
     if step < warmup:
         return (step + 1) / (warmup + 1)

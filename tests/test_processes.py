@@ -1,6 +1,5 @@
 """Two processes give what one gives: the codebook on every rank, and the scripts under torchrun."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -15,7 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from data import CodeDataset
 from pipelines.run_folder import read_json
-from stage1_vqvae.quantizers import QUANTIZERS
+from stage1_vqvae.quantizers import QUANTIZERS, joint
+from stage1_vqvae.quantizers.anchors import ANCHORS
+from stage1_vqvae.quantizers.clustered import Clustered
 
 ROOT = Path(__file__).parent.parent
 STEPS = 60
@@ -28,51 +29,74 @@ def joint_latents(step):
     return torch.randn(8, 4, 6, generator=torch.Generator().manual_seed(step))
 
 
-def build(name):
+def quantizer_cases():
+    """Every quantizer as it comes, after k-means, with cosine distance, and with each kind of anchors."""
+    cases = {}
+    for name, kind in QUANTIZERS.items():
+        for label, options in {"": {}, "kmeans": {"kmeans_steps": 3}, "cosine": {"distance": "cosine"}}.items():
+            cases[f"{name} {label}".strip()] = (name, {"revival_threshold": 0.5, **options})
+        for anchors in ANCHORS if issubclass(kind, Clustered) else ():
+            cases[f"{name} {anchors}"] = (name, {"anchors": anchors, "decay": 0.9})
+    return cases
+
+
+CASES = quantizer_cases()
+
+
+def train_quantizer(name, options, rank=None):
+    """Train on the joint batches, or as one of two processes on its half of them; returns the state."""
     torch.manual_seed(0)
-    quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, revival_threshold=0.5).train()
+    quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, **options).train()
     quantizer.codebook.data.copy_(torch.randn(16, 4) * 3)
-    return quantizer
-
-
-def train_one_rank(rank, name, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    model = torch.nn.Sequential(torch.nn.Identity(), build(name))
-    if list(model.parameters()):
-        model = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-    optimizer = torch.optim.SGD([*model.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    model = quantizer
+    if rank is not None and list(quantizer.parameters()):
+        # DDP's own copying of buffers would hide a sum that is not reduced
+        model = torch.nn.parallel.DistributedDataParallel(quantizer, broadcast_buffers=False)
+    optimizer = torch.optim.SGD([*quantizer.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     for step in range(STEPS):
-        loss = model(joint_latents(step)[rank * 4 : rank * 4 + 4]).loss
+        latents = joint_latents(step)
+        loss = model(latents if rank is None else latents[rank * 4 : rank * 4 + 4]).loss
         if loss.requires_grad:
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    save_file(
-        {key.rpartition(".")[2]: value.clone() for key, value in model.state_dict().items()}, f"{folder}/rank{rank}"
-    )
-    del model  # before its process group
+    return {key: value.clone() for key, value in quantizer.state_dict().items()}
+
+
+def train_as_one_of_two(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    states = {case: train_quantizer(*arguments, rank) for case, arguments in CASES.items()}
+    joint.is_joint = lambda: False  # the broken twin: each process counts for itself
+    states["broken"] = train_quantizer("ema", {}, rank)
+    save_file({f"{case}/{key}": value for case, state in states.items() for key, value in state.items()},
+              f"{folder}/rank{rank}")  # fmt: skip
     dist.barrier()  # or one rank leaves while the other still talks to it
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", QUANTIZERS)
-def test_two_processes_hold_the_codebook_of_one_on_the_joint_batch(name, tmp_path):
-    mp.spawn(train_one_rank, (name, str(tmp_path)), nprocs=2)
-    ranks = [load_file(tmp_path / f"rank{rank}") for rank in range(2)]
-    assert all(torch.equal(ranks[0][key], ranks[1][key]) for key in ranks[0])
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """The states of all cases, as the two processes hold them."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(train_as_one_of_two, (str(folder),), nprocs=2)
+    return [load_file(folder / f"rank{rank}") for rank in range(2)]
 
-    quantizer = build(name)
-    before = copy.deepcopy(quantizer.codebook)
-    optimizer = torch.optim.SGD([*quantizer.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    for step in range(STEPS):
-        loss = quantizer(joint_latents(step)).loss
-        if loss.requires_grad:
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert not torch.equal(before, quantizer.codebook)
-    for key, value in quantizer.state_dict().items():
-        torch.testing.assert_close(ranks[0][key], value, atol=1e-4, rtol=1e-4)
+
+def state_of(case, tensors):
+    return {key.partition("/")[2]: value for key, value in tensors.items() if key.partition("/")[0] == case}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_hold_bitwise_equal_codebooks_and_that_of_one_on_the_joint_batch(case, ranks):
+    ours, theirs = (state_of(case, tensors) for tensors in ranks)
+    assert len(ours) >= 3 and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for key, value in train_quantizer(*CASES[case]).items():
+        torch.testing.assert_close(ours[key], value, atol=1e-4, rtol=1e-4)
+
+
+def test_processes_that_count_for_themselves_would_be_noticed(ranks):
+    ours, theirs = (state_of("broken", tensors) for tensors in ranks)
+    assert not torch.equal(ours["codebook"], theirs["codebook"])
 
 
 def torchrun(name, *flags):

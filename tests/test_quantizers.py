@@ -1,38 +1,53 @@
-"""Every quantizer, by name: what must hold for each of them.
+"""What every quantizer does, by name, and what some of them do. Where quantizers go wrong is in test_traps.py.
 
 Shapes: b batch, D embedding_dim, K codebook entries.
 """
 
-import copy
+import math
 
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 
-from stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer
-from stage1_vqvae.quantizers.nearest import StraightThrough, nearest_codes
+from stage1_vqvae.quantizers import QUANTIZERS
+from stage1_vqvae.quantizers.anchors import ANCHORS
+from stage1_vqvae.quantizers.clustered import Clustered
+from stage1_vqvae.quantizers.nearest import nearest_codes
 
 every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
-every_mode = pytest.mark.parametrize("training", [True, False])
+every_distance = pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+every_clustered = pytest.mark.parametrize(
+    "name", [name for name, kind in QUANTIZERS.items() if issubclass(kind, Clustered)]
+)
 
 
 def build(name, **options):
-    """K 8, D 4, with entries that lie apart."""
+    """K 8, D 4, in train mode, with entries that lie apart."""
     torch.manual_seed(0)
-    quantizer = QUANTIZERS[name](num_embeddings=8, embedding_dim=4, **options)
+    quantizer = QUANTIZERS[name](num_embeddings=8, embedding_dim=4, **options).train()
     quantizer.codebook.data.copy_(torch.randn(8, 4) * 2)
     return quantizer
 
 
 def draw_latents(*shape, seed=1):
-    """Latents that need a gradient."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def flatten(latents):
+    return rearrange(latents, "b d ... -> (b ...) d")
+
+
+def is_row_of(vectors, rows):
+    """For each of vectors (m, D) whether it is bitwise one of rows (n, D)."""
+    return (vectors[:, None] == rows[None]).all(2).any(1)
 
 
 @every_quantizer
+@every_distance
 @pytest.mark.parametrize("sites", [(6,), (3, 5), (2, 3, 4)])
-def test_latents_may_have_one_to_three_site_axes(name, sites):
-    quantizer = QUANTIZERS[name](num_embeddings=8, embedding_dim=4).eval()
+def test_latents_may_have_one_to_three_site_axes(name, distance, sites):
+    quantizer = build(name, distance=distance).eval()
     vectors, codes, loss = quantizer(draw_latents(2, 4, *sites))
     assert vectors.shape == (2, 4, *sites) and codes.shape == (2, *sites) and loss.shape == ()
     assert codes.dtype == torch.int64
@@ -40,167 +55,100 @@ def test_latents_may_have_one_to_three_site_axes(name, sites):
 
 
 @every_quantizer
-def test_each_code_is_the_nearest_entry(name):
-    quantizer, latents = build(name), draw_latents(2, 4, 3, 5)
-    distances = (latents[:, None] - quantizer.codebook[None, :, :, None, None]).square().sum(2)
-    assert torch.equal(quantizer.encode(latents), distances.argmin(1))
+@every_distance
+def test_each_code_is_the_nearest_entry_and_the_vectors_are_the_stored_entries(name, distance):
+    quantizer, latents = build(name, distance=distance), draw_latents(2, 4, 3, 5)
+    codebook = quantizer.codebook.detach().clone()
+    similarity = F.cosine_similarity(flatten(latents)[:, None], codebook[None], dim=2)
+    gaps = {"euclidean": torch.cdist(flatten(latents), codebook), "cosine": -similarity}[distance]
+    vectors, codes, _ = quantizer(latents)
+    assert torch.equal(codes.flatten(), gaps.argmin(1))
+    assert torch.equal(flatten(vectors), codebook[gaps.argmin(1)])
 
 
-@every_quantizer
-def test_without_commitment_cost_the_loss_gives_the_encoder_no_gradient(name):
-    latents = draw_latents(2, 4, 3, 5)
-    loss = build(name, commitment_cost=0.0)(latents).loss
-    gradient = torch.autograd.grad(loss, latents)[0] if loss.requires_grad else None
-    assert gradient is None or not gradient.any()
+@pytest.mark.parametrize("at_once", [1, 50, 10**9])
+@every_distance
+def test_the_search_in_pieces_equals_the_search_at_once(monkeypatch, at_once, distance):
+    latents, codebook = draw_latents(101, 6).double(), draw_latents(23, 6, seed=2).double()
+    whole = nearest_codes(latents, codebook, distance)
+    monkeypatch.setattr("stage1_vqvae.quantizers.nearest.PAIRS_AT_ONCE", at_once)
+    assert torch.equal(nearest_codes(latents, codebook, distance), whole)
 
 
 @every_quantizer
 def test_commitment_is_beta_times_the_mean_squared_distance(name):
-    latents = draw_latents(2, 4, 3, 5)
+    latents = draw_latents(2, 4, 3, 5).requires_grad_()
     vectors, _, loss = build(name, commitment_cost=0.5).eval()(latents)
     gradient = torch.autograd.grad(loss, latents)[0]
     torch.testing.assert_close(gradient, 0.5 * 2 * (latents - vectors).detach() / latents.numel())
 
 
 @every_quantizer
-@every_mode
-def test_the_gradient_of_the_vectors_reaches_the_latents_unchanged(name, training):
-    quantizer, latents = build(name).train(training), draw_latents(2, 4, 3, 5)
-    vectors = quantizer(latents).vectors
-    weights = torch.randn_like(vectors)
-    assert torch.equal(torch.autograd.grad((vectors * weights).sum(), latents)[0], weights)
-
-
-@every_quantizer
-@every_mode
-def test_the_reconstruction_gives_the_codebook_no_gradient(name, training):
-    quantizer = build(name).train(training)
-    quantizer(draw_latents(2, 4, 3, 5)).vectors.square().sum().backward()
-    assert quantizer.codebook.grad is None
-
-
-def test_the_usual_straight_through_formula_would_not_be_exact():
-    latents, vectors = draw_latents(1000), torch.randn(1000)
-    assert torch.equal(StraightThrough.apply(latents, vectors), vectors)
-    assert not torch.equal(latents + (vectors - latents).detach(), vectors)
-
-
-@every_quantizer
-def test_training_decodes_with_the_codebook_that_was_searched(name):
-    quantizer, latents = build(name).train(), draw_latents(2, 4, 3, 5)
-    before = copy.deepcopy(quantizer)
-    vectors, codes, _ = quantizer(latents)
-    assert torch.equal(vectors, before.look_up(codes))
-
-
-@every_quantizer
-def test_a_thousand_batches_on_one_entry_leave_all_others_where_they_were(name):
-    quantizer = build(name, revival_threshold=0.0).train()
-    before = quantizer.codebook.detach().clone()
-    optimizer = torch.optim.SGD([*quantizer.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    for _ in range(1000):
-        loss = quantizer(before[3].view(1, 4, 1) + 0.1).loss
-        if loss.requires_grad:
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    others = torch.arange(8) != 3
-    assert torch.equal(quantizer.codebook[others], before[others])
-    torch.testing.assert_close(quantizer.codebook[3].detach(), before[3] + 0.1, atol=0.02, rtol=0)
-
-
-def test_three_ema_steps_equal_the_equations_in_numpy():
-    quantizer = build("ema", decay=0.9, revival_threshold=0.0).train()
-    entries, counts = quantizer.codebook.double().numpy().copy(), np.ones(8)
-    for step in range(3):
-        latents = draw_latents(5, 4, 7, seed=step).detach()
-        flat = latents.permute(0, 2, 1).reshape(-1, 4).double().numpy()
-        codes = np.square(flat[:, None] - entries[None]).sum(2).argmin(1)
-        quantizer(latents)
-        for k in range(8):
-            hits = flat[codes == k]
-            counts[k] = 0.9 * counts[k] + 0.1 * len(hits)
-            if len(hits):
-                entries[k] += 0.1 * (hits.sum(0) - len(hits) * entries[k]) / counts[k]
-        np.testing.assert_allclose(quantizer.codebook.numpy(), entries, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(quantizer.running_hits.numpy(), counts, rtol=1e-5)
-
-
-@every_quantizer
-def test_a_dead_entry_moves_to_a_latent_and_survives_a_batch_without_a_hit(name):
-    quantizer, latents = build(name, revival_threshold=0.5).train(), draw_latents(8, 4, 40)
-    quantizer.codebook.data[2] = 1e3
-    for _ in range(200):  # its running hits fade
-        quantizer(latents)
-        if quantizer.codebook[2].abs().max() < 1e3:
-            break
-    moved = quantizer.codebook[2].detach().clone()
-    assert (latents.permute(0, 2, 1).reshape(-1, 4) == moved).all(1).any()
-    quantizer(torch.full((8, 4, 40), 50.0))  # far from it: no hit
-    assert torch.equal(quantizer.codebook[2].detach(), moved)
-
-
-@every_quantizer
-def test_encode_changes_nothing_in_train_mode(name):
-    quantizer = build(name).train()
-    before = copy.deepcopy(quantizer.state_dict())
-    quantizer.encode(draw_latents(2, 4, 3, 5))
-    assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
-
-
-@every_quantizer
-def test_autocast_changes_no_code_and_leaves_the_state_in_float32(name):
-    quantizer, latents = build(name).train(), draw_latents(64, 4, 16, 16)
-    plain = quantizer.encode(latents)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(quantizer.encode(latents), plain)
-        result = quantizer(latents)
-    assert torch.equal(result.codes, plain)
-    assert result.vectors.dtype == torch.float32
-    assert all(value.dtype in (torch.float32, torch.int64) for value in quantizer.state_dict().values())
-
-
-@every_quantizer
-def test_save_load_and_a_step_equal_an_uninterrupted_step(name):
-    quantizer, latents = build(name, revival_threshold=0.9).train(), draw_latents(2, 4, 3, 5)
-    for _ in range(5):
-        quantizer(latents)
-    quantizer.codebook.data[7], quantizer.running_hits[7] = 1e3, 0.0  # about to be revived at random
-    loaded = QUANTIZERS[name](num_embeddings=8, embedding_dim=4, revival_threshold=0.9).train()
-    loaded.load_state_dict(copy.deepcopy(quantizer.state_dict()))
-    quantizer(latents)
-    loaded(latents)
-    assert all(torch.equal(value, quantizer.state_dict()[key]) for key, value in loaded.state_dict().items())
-
-
-def test_the_ema_codebook_is_unknown_to_the_optimizer():
-    quantizer = build("ema")
-    assert not list(quantizer.parameters())
-    assert "codebook" in quantizer.state_dict()
-
-
-@pytest.mark.parametrize("at_once", [1, 50, 10**9])
-def test_the_search_in_pieces_equals_the_search_at_once(monkeypatch, at_once):
-    monkeypatch.setattr("stage1_vqvae.quantizers.nearest.DISTANCES_AT_ONCE", at_once)
-    latents, codebook = torch.randn(101, 6).double(), torch.randn(23, 6).double()
-    assert torch.equal(nearest_codes(latents, codebook), torch.cdist(latents, codebook).argmin(1))
-
-
-@every_quantizer
-def test_hits_and_sums_equal_those_of_one_hot_codes(name, monkeypatch):
-    quantizer, latents = build(name).train(), draw_latents(2, 4, 3, 5)
-    seen = {}
-    monkeypatch.setattr(quantizer, "_update_codebook", lambda hits, sums: seen.update(hits=hits, sums=sums))
-    codes = quantizer(latents).codes
-    one_hot = torch.nn.functional.one_hot(codes.flatten(), 8).float()
-    assert torch.equal(seen["hits"], one_hot.sum(0))
-    torch.testing.assert_close(seen["sums"], one_hot.T @ latents.permute(0, 2, 3, 1).reshape(-1, 4).detach())
-
-
-def test_a_codebook_far_from_the_latents_comes_into_use():
-    quantizer = EMAQuantizer(num_embeddings=32, embedding_dim=4).train()
-    quantizer.codebook += 100
-    latents = draw_latents(16, 4, 8, 8).detach()
-    for _ in range(60):
+def test_a_codebook_far_from_the_latents_comes_into_use(name):
+    quantizer, latents = build(name), draw_latents(16, 4, 8, 8)
+    quantizer.codebook.data += 100
+    for _ in range(600):  # a clustered codebook trusts an entry that was hit once for so long
         codes = quantizer(latents).codes
-    assert len(codes.unique()) >= 28
+    assert len(codes.unique()) == 8
+
+
+@every_quantizer
+@every_distance
+def test_the_first_steps_can_set_the_codebook_by_kmeans(name, distance):
+    quantizer, latents = build(name, distance=distance, kmeans_steps=4), draw_latents(4, 4, 40)
+    for _ in range(4):
+        quantizer(latents)
+    members = F.one_hot(quantizer.encode(latents).flatten(), 8).float()
+    means = members.T @ flatten(latents) / members.sum(0)[:, None]
+    torch.testing.assert_close(quantizer.codebook.detach(), means)  # Lloyd's fixed point
+    assert torch.equal(quantizer.running_hits, members.sum(0))
+    quantizer(latents + 1)  # from here on it is learnt as usual
+    assert not torch.equal(quantizer.running_hits, members.sum(0))
+    assert (quantizer.codebook.detach() - means).abs().max() < 0.5
+
+
+@every_clustered
+@pytest.mark.parametrize("anchors", ANCHORS)
+def test_unused_entries_of_a_clustered_codebook_become_latents(name, anchors):
+    quantizer, latents = build(name, anchors=anchors), draw_latents(8, 4, 40)
+    quantizer.codebook.data[5:] = 1e3
+    quantizer(latents)
+    moved = quantizer.codebook.detach()[5:]
+    share = math.exp(-1e-3)  # a_k of what was never used: a thousandth of the old entry is left
+    anchor = (moved - 1e3 * (1 - share)) / share
+    assert (anchor[:, None] - flatten(latents)).norm(dim=2).amin(1).max() < 1e-2
+
+
+@every_clustered
+def test_anchors_can_be_set_once(name):
+    quantizer = build(name, anchor_once=True)
+    quantizer(draw_latents(8, 4, 40))
+    quantizer.codebook.data[2] = 1e3
+    for _ in range(5):
+        quantizer(draw_latents(8, 4, 40))
+    assert (quantizer.codebook[2] == 1e3).all()
+
+
+def test_closest_anchors_are_the_closest_latents():
+    latents, codebook = draw_latents(50, 4), draw_latents(8, 4, seed=2)
+    moved = torch.tensor([1, 4, 7])
+    anchors = ANCHORS["closest"](8, 4, "euclidean")(latents, codebook, moved, step=0)
+    assert torch.equal(anchors, latents[torch.cdist(codebook[moved], latents).argmin(1)])
+
+
+def test_probabilistic_anchors_are_drawn_with_the_softmax_of_the_distances():
+    latents, codebook = draw_latents(6, 4) / 2, draw_latents(1, 4, seed=2).repeat(20_000, 1) / 4
+    anchors = ANCHORS["probabilistic"](8, 4, "euclidean")(latents, codebook, torch.arange(20_000), step=3)
+    shares = (anchors[:, None] == latents[None]).all(2).double().mean(0)
+    expected = (-(latents - codebook[0]).square().sum(1).double()).softmax(0)
+    assert expected.min() > 0.005
+    torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
+
+
+def test_random_anchors_come_from_a_pool_of_the_last_batches():
+    anchors, everyone = ANCHORS["random"](200, 4, "euclidean"), torch.arange(200)
+    old, new = draw_latents(30, 4), draw_latents(30, 4, seed=2)
+    assert is_row_of(anchors(old, None, everyone, step=0), old).all()
+    pool = anchors(new, None, everyone, step=1)
+    assert 60 < is_row_of(pool, new).sum() < 140
+    assert (is_row_of(pool, new) | is_row_of(pool, old)).all()

@@ -6,13 +6,13 @@ Shapes: b batch, D embedding_dim, *sites one to three axes of the code grid, n =
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from .joint import random_rows, tally
+from .kmeans import kmeans
 from .nearest import StraightThrough, nearest_codes
-from .revival import choose_latents
 
 GRACE_STEPS = 2  # batches that a revived entry survives without a hit
 
@@ -38,6 +38,8 @@ class Quantizer(nn.Module):
         decay: γ of the running hits N_i ← γ N_i + (1−γ) n_i.
         revival_threshold: an entry that no latent of the batch chose, and whose running hits are below this share
             of what a uniform use would give, is moved onto a random latent of the batch. 0 switches revival off.
+        distance: `euclidean`, or `cosine`, which only chooses: `vectors` are the stored entries.
+        kmeans_steps: training steps at the start in which the codebook is what k-means makes of the batch's latents.
     """
 
     codebook: torch.Tensor
@@ -49,6 +51,8 @@ class Quantizer(nn.Module):
         commitment_cost: float = 0.25,
         decay: float = 0.99,
         revival_threshold: float = 0.1,
+        distance: str = "euclidean",
+        kmeans_steps: int = 0,
     ) -> None:
         super().__init__()
         self.num_embeddings = num_embeddings
@@ -56,6 +60,8 @@ class Quantizer(nn.Module):
         self.commitment_cost = commitment_cost
         self.decay = decay
         self.revival_threshold = revival_threshold
+        self.distance = distance
+        self.kmeans_steps = kmeans_steps
         # buffers and not Python numbers: they must survive save and load
         self.register_buffer("running_hits", torch.ones(num_embeddings))
         self.register_buffer("running_steps", torch.zeros((), dtype=torch.int64))
@@ -65,22 +71,21 @@ class Quantizer(nn.Module):
         # distances, sums and counts in the codebook's float32: bfloat16 ties would move codes
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebook.dtype)
-            flat = rearrange(latents, "b d ... -> (b ...) d")
-            flat_codes = nearest_codes(flat.detach(), self.codebook.detach())
+            flat = rearrange(latents.detach(), "b d ... -> (b ...) d")
+            flat_codes = nearest_codes(flat, self.codebook.detach(), self.distance)
             codes = flat_codes.view(latents.shape[0], *latents.shape[2:])
             vectors = self.look_up(codes)
-            commitment_loss = F.mse_loss(latents, vectors.detach())
-            loss = self.codebook_loss(latents.detach(), vectors) + self.commitment_cost * commitment_loss
+            loss = self._loss(latents, vectors)
             quantized = Quantized(StraightThrough.apply(latents, vectors), codes, loss)
             if self.training:
-                self._update(flat.detach(), flat_codes)
+                self._update(flat, flat_codes)
         return quantized
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """(b, D, *sites) → codes (b, *sites) int64; never moves the codebook."""
         with torch.autocast(latents.device.type, enabled=False):
             flat = rearrange(latents.to(self.codebook.dtype), "b d ... -> (b ...) d")
-            return nearest_codes(flat, self.codebook).view(latents.shape[0], *latents.shape[2:])
+            return nearest_codes(flat, self.codebook, self.distance).view(latents.shape[0], *latents.shape[2:])
 
     def look_up(self, codes: torch.Tensor) -> torch.Tensor:
         """z_q(x) = e_k (Eq. 2): codes (b, *sites) → vectors (b, D, *sites)."""
@@ -90,22 +95,34 @@ class Quantizer(nn.Module):
         """The second term of Eq. 3 for latents without gradient, or zero where no gradient moves the codebook."""
         raise NotImplementedError
 
-    def _update_codebook(self, hits: torch.Tensor, sums: torch.Tensor) -> None:
-        """Move the codebook, given hits n_i (K,) of the joint batch and sums Σ_j z_ij (K, D) of its latents."""
+    def _loss(self, latents: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        """‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖² (Eq. 3), means over all elements."""
+        commitment_loss = F.mse_loss(latents, vectors.detach())
+        return self.codebook_loss(latents.detach(), vectors) + self.commitment_cost * commitment_loss
+
+    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor) -> None:
+        """Move the codebook, given this process's latents (n, D), and the joint hits (K,) and sums (K, D)."""
 
     @torch.no_grad()
     def _update(self, latents: torch.Tensor, codes: torch.Tensor) -> None:
         """One training step's bookkeeping for latents (n, D) that chose codes (n,), over all processes together."""
-        hits = torch.bincount(codes, minlength=self.num_embeddings).to(latents.dtype)
-        sums = torch.zeros_like(self.codebook).index_add_(0, codes, latents)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(hits)
-            dist.all_reduce(sums)
-        self.running_hits.mul_(self.decay).add_(hits, alpha=1 - self.decay)
-        self._update_codebook(hits, sums)
-        if self.revival_threshold > 0:
-            self._revive(latents, hits)
+        if self.running_steps < self.kmeans_steps:
+            self._start_with_kmeans(latents)
+        else:
+            hits, sums = tally(latents, codes, self.num_embeddings)
+            self.running_hits.mul_(self.decay).add_(hits, alpha=1 - self.decay)
+            self._update_codebook(latents, hits, sums)
+            if self.revival_threshold > 0:
+                self._revive(latents, hits)
         self.running_steps += 1
+
+    def _start_with_kmeans(self, latents: torch.Tensor) -> None:
+        """Set the codebook to the means of clusters of the joint batch, and the running hits to their sizes."""
+        step = int(self.running_steps)
+        start = self.codebook.detach() if step else random_rows(latents, self.num_embeddings, seed=0)
+        codebook, sizes = kmeans(latents, start, self.distance, seed=step)
+        self.codebook.data.copy_(codebook)
+        self.running_hits.copy_(sizes)
 
     def _revive(self, latents: torch.Tensor, hits: torch.Tensor) -> None:
         """Move entries that are not used onto random latents, until one of them is hit.
@@ -116,7 +133,8 @@ class Quantizer(nn.Module):
         """
         threshold = self.revival_threshold * hits.sum() / self.num_embeddings
         dead = (hits == 0) & (self.running_hits < threshold)
-        chosen = choose_latents(latents, self.num_embeddings, seed=int(self.running_steps))
-        self.codebook.data.copy_(torch.where(dead[:, None], chosen, self.codebook))
-        fresh = threshold / self.decay**GRACE_STEPS
-        self.running_hits.copy_(torch.where(dead, fresh, self.running_hits))
+        if dead.any():
+            chosen = random_rows(latents, self.num_embeddings, seed=int(self.running_steps))
+            self.codebook.data.copy_(torch.where(dead[:, None], chosen, self.codebook))
+            fresh = threshold / self.decay**GRACE_STEPS
+            self.running_hits.copy_(torch.where(dead, fresh, self.running_hits))

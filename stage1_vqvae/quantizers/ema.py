@@ -1,5 +1,7 @@
 """The codebook by exponential moving averages (van den Oord et al. 2017, Appendix A.1)."""
 
+from typing import Any
+
 import torch
 
 from .base import Quantizer
@@ -12,7 +14,7 @@ class EMAQuantizer(Quantizer):
     → vectors (8, 64, 7, 7), codes (8, 7, 7) in 0 ... 511, loss ().
     """
 
-    def __init__(self, num_embeddings: int = 512, embedding_dim: int = 64, **options: float) -> None:
+    def __init__(self, num_embeddings: int = 512, embedding_dim: int = 64, **options: Any) -> None:
         super().__init__(num_embeddings, embedding_dim, **options)
         self.register_buffer("codebook", torch.randn(num_embeddings, embedding_dim))
 
@@ -20,7 +22,7 @@ class EMAQuantizer(Quantizer):
         """Zero: no gradient moves this codebook."""
         return latents.new_zeros(())
 
-    def _update_codebook(self, hits: torch.Tensor, sums: torch.Tensor) -> None:
+    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor) -> None:
         """e_i ← e_i + (1−γ) (Σ_j z_ij − n_i e_i) / N_i, with N_i already updated.
 
         The same as m_i / N_i of Eq. A.1 to A.3, without keeping the sums m_i: an entry that is not hit does not move.

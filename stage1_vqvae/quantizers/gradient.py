@@ -1,5 +1,7 @@
 """The codebook of the paper's Eq. 3: a parameter that the optimizer moves."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,7 +16,7 @@ class GradientQuantizer(Quantizer):
     → vectors (8, 64, 7, 7), codes (8, 7, 7) in 0 ... 511, loss ().
     """
 
-    def __init__(self, num_embeddings: int = 512, embedding_dim: int = 64, **options: float) -> None:
+    def __init__(self, num_embeddings: int = 512, embedding_dim: int = 64, **options: Any) -> None:
         super().__init__(num_embeddings, embedding_dim, **options)
         bound = 1 / num_embeddings
         self.codebook = nn.Parameter(torch.empty(num_embeddings, embedding_dim).uniform_(-bound, bound))

@@ -3,21 +3,42 @@
 Shapes: n sites, D embedding_dim, K codebook entries.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 
-# Sites are searched in pieces, so that the matrix of distances (sites × K) is never held whole: 2**22 floats are 16 MB.
-DISTANCES_AT_ONCE = 2**22
+# The search looks at this many (site, entry) pairs at once, so that the matrix of all distances is never held whole,
+# and its pieces stay in the processor's cache.
+PAIRS_AT_ONCE = 2**20
 
 
-def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
     """k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1): latents (n, D), codebook (K, D) → codes (n,) int64.
 
-    ‖z − e‖² = ‖z‖² − 2 (z·e − ½‖e‖²), and ‖z‖² is the same for every entry.
+    `distance` is a name in `DISTANCES`. Of entries at the same distance the first is taken.
     """
-    half_norms = codebook.square().sum(1) / 2
-    sites_at_once = max(1, DISTANCES_AT_ONCE // len(codebook))
-    pieces = [torch.addmm(half_norms, piece, codebook.T, alpha=-1).argmin(1) for piece in latents.split(sites_at_once)]
+    entries, offsets = DISTANCES[distance](codebook)
+    sites_at_once = max(1, PAIRS_AT_ONCE // len(codebook))
+    pieces = [torch.addmm(offsets, piece, entries.T, alpha=-1).argmin(1) for piece in latents.split(sites_at_once)]
     return torch.cat(pieces)
+
+
+def _euclidean(codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² is the same for every entry
+    return codebook, codebook.square().sum(1) / 2
+
+
+def _cosine(codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # 1 − cos(z, e) = 1 − z·e / (‖z‖ ‖e‖), and ‖z‖ is the same for every entry
+    return F.normalize(codebook, dim=1), codebook.new_zeros(len(codebook))
+
+
+# name → what makes (entries, offsets) of a codebook, such that the nearest entry has the smallest offset − z·entry
+DISTANCES: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
+    "euclidean": _euclidean,
+    "cosine": _cosine,
+}
 
 
 class StraightThrough(torch.autograd.Function):

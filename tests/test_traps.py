@@ -1,0 +1,365 @@
+"""Eleven ways in which quantizers go wrong. Each check runs on every quantizer, and on its broken twin, which it must catch.
+
+Shapes: b batch, D embedding_dim, K codebook entries.
+"""
+
+import copy
+from types import MethodType
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer, Quantizer, base
+from stage1_vqvae.quantizers.clustered import Clustered
+
+K, D = 8, 4
+TRAPS = {}
+
+
+def trap(*twins):
+    """Note a check together with the ways to break a quantizer that it must catch."""
+
+    def note(check):
+        TRAPS[check.__name__] = (check, twins)
+        return check
+
+    return note
+
+
+def build(name, **options):
+    """K 8, D 4, in train mode, with entries that lie apart."""
+    torch.manual_seed(0)
+    quantizer = QUANTIZERS[name](num_embeddings=K, embedding_dim=D, **options).train()
+    quantizer.codebook.data.copy_(torch.randn(K, D) * 2)
+    return quantizer
+
+
+def draw_latents(*shape, seed=1):
+    """Latents that need a gradient."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+def train_step(quantizer, latents, lr=0.1):
+    """One step, with plain gradient descent on the codebook where it is a parameter."""
+    loss = quantizer(latents).loss
+    if any(True for _ in quantizer.parameters()):
+        loss.backward()
+    with torch.no_grad():
+        for parameter in quantizer.parameters():
+            parameter -= lr * parameter.grad
+            parameter.grad = None
+
+
+def flatten(latents):
+    return rearrange(latents.detach(), "b d ... -> (b ...) d")
+
+
+# The broken twins: each changes one quantizer, or through `patch` the module.
+
+
+def swap_the_losses(quantizer, patch):
+    def swapped(self, latents, vectors):
+        codebook_loss = self.commitment_cost * F.mse_loss(latents.detach(), vectors)
+        return codebook_loss + F.mse_loss(latents, vectors.detach())
+
+    quantizer._loss = MethodType(swapped, quantizer)
+
+
+def replace_straight_through(apply):
+    def twin(quantizer, patch):
+        patch.setattr(base.StraightThrough, "apply", staticmethod(apply))
+
+    return twin
+
+
+def let_unused_entries_shrink(quantizer, patch):
+    right = quantizer._update_codebook
+
+    def smoothed(latents, hits, sums):
+        right(latents, hits, sums)
+        quantizer.codebook.data[hits == 0] *= 0.999
+
+    quantizer._update_codebook = smoothed
+
+
+def write_smoothed_counts_back(quantizer, patch):
+    right = quantizer._update_codebook
+
+    def smoothed(latents, hits, sums):
+        right(latents, hits, sums)
+        total = quantizer.running_hits.sum()
+        quantizer.running_hits.add_(1e-2).mul_(total / (total + K * 1e-2))
+
+    quantizer._update_codebook = smoothed
+
+
+def keep_old_sums_through_revival(quantizer, patch):
+    right, kept = quantizer._revive, {}
+
+    def revive(latents, hits):
+        before = quantizer.codebook.detach().clone()
+        right(latents, hits)
+        for entry, old in kept.items():  # what mean = sum / count gives where both were left as they were
+            quantizer.codebook.data[entry] = old
+        kept.clear()
+        moved = (quantizer.codebook.detach() != before).any(1) & (hits == 0)
+        kept.update({entry: before[entry] for entry in moved.nonzero().flatten().tolist()})
+
+    quantizer._revive = revive
+
+
+def update_before_the_lookup(quantizer, patch):
+    right = quantizer.look_up
+
+    def late(codes):
+        quantizer.codebook.data += 0.01
+        return right(codes)
+
+    quantizer.look_up = late
+
+
+def encode_by_forward(quantizer, patch):
+    quantizer.encode = lambda latents: quantizer(latents).codes
+
+
+def search_in_half_precision(quantizer, patch):
+    right = base.nearest_codes
+    patch.setattr(
+        base, "nearest_codes", lambda latents, book, distance: right(latents.bfloat16(), book.bfloat16(), distance)
+    )
+
+
+def keep_state_outside_the_buffers(quantizer, patch):
+    quantizer._non_persistent_buffers_set |= {"running_hits", "running_steps"}
+
+
+def make_a_new_parameter_each_step(quantizer, patch):
+    right = quantizer._update
+
+    def update(latents, codes):
+        right(latents, codes)
+        codebook = quantizer.codebook.detach().clone()
+        del quantizer.codebook
+        quantizer.codebook = torch.nn.Parameter(codebook)
+
+    quantizer._update = update
+
+
+def hold_all_distances(quantizer, patch):
+    patch.setattr(base, "nearest_codes", lambda latents, book, distance: torch.cdist(latents, book).argmin(1))
+
+
+def count_with_one_hot_codes(quantizer, patch):
+    def tally(latents, codes, num_embeddings):
+        one_hot = F.one_hot(codes, num_embeddings).to(latents.dtype)
+        return one_hot.sum(0), one_hot.T @ latents
+
+    patch.setattr(base, "tally", tally)
+
+
+# The checks. Each takes `make(**options)`, which builds a quantizer, right or broken.
+
+
+@trap(swap_the_losses)
+def without_commitment_cost_the_loss_gives_the_encoder_no_gradient(make):
+    latents = draw_latents(2, D, 3, 5)
+    loss = make(commitment_cost=0.0)(latents).loss
+    gradient = torch.autograd.grad(loss, latents, allow_unused=True)[0] if loss.requires_grad else None
+    assert gradient is None or not gradient.any()
+
+
+@trap(
+    replace_straight_through(lambda latents, vectors: vectors),
+    replace_straight_through(lambda latents, vectors: latents + (vectors - latents)),
+    replace_straight_through(lambda latents, vectors: latents + (vectors - latents).detach()),
+)
+def the_gradient_goes_straight_through_and_the_vectors_are_bitwise_the_entries(make):
+    for training in (True, False):
+        quantizer, latents = make().train(training), draw_latents(2, D, 30, 5)
+        book = quantizer.codebook.detach().clone()
+        vectors, codes, _ = quantizer(latents)
+        assert torch.equal(rearrange(vectors, "b d ... -> (b ...) d"), book[codes.flatten()])
+        weights = torch.randn_like(vectors)
+        assert vectors.requires_grad
+        gradients = torch.autograd.grad(
+            (vectors * weights).sum(), [latents, *quantizer.parameters()], allow_unused=True
+        )
+        assert gradients[0] is not None and torch.equal(gradients[0], weights)
+        assert all(gradient is None for gradient in gradients[1:])
+
+
+@trap(let_unused_entries_shrink)
+def a_thousand_batches_on_one_entry_leave_the_others_bitwise_where_they_were(make):
+    quantizer = make(revival_threshold=0.0, decay=0.9999)
+    for _ in range(3):  # until each entry counts as used
+        train_step(quantizer, rearrange(quantizer.codebook.detach(), "k d -> k d 1"))
+    before = quantizer.codebook.detach().clone()
+    for _ in range(1000):
+        train_step(quantizer, before[3].view(1, D, 1) + 0.1)
+    others = torch.arange(K) != 3
+    assert torch.equal(quantizer.codebook[others], before[others])
+    assert not torch.equal(quantizer.codebook[3], before[3])
+
+
+@trap(let_unused_entries_shrink, write_smoothed_counts_back)
+def three_steps_equal_the_equations_in_numpy(make):
+    options = {"anchors": "closest"} if isinstance(make(), Clustered) else {}
+    quantizer = make(decay=0.9, revival_threshold=0.0, **options)
+    reference = NumpyReference(quantizer)
+    for step in range(3):
+        latents = draw_latents(5, D, 2, seed=step)
+        reference.step(flatten(latents).double().numpy(), lr=0.1)
+        train_step(quantizer, latents, lr=0.1)
+        np.testing.assert_allclose(quantizer.codebook.detach().numpy(), reference.entries, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(quantizer.running_hits.numpy(), reference.counts, rtol=1e-5)
+
+
+class NumpyReference:
+    """The equations, one entry at a time."""
+
+    def __init__(self, quantizer):
+        self.entries = quantizer.codebook.detach().double().numpy().copy()
+        self.decay = quantizer.decay
+        self.is_ema, self.is_clustered = isinstance(quantizer, EMAQuantizer), isinstance(quantizer, Clustered)
+        self.counts, self.usage = np.ones(K), np.zeros(K)
+
+    def step(self, latents, lr):
+        codes = np.square(latents[:, None] - self.entries[None]).sum(2).argmin(1)
+        old = self.entries.copy()
+        for k in range(K):
+            hits = latents[codes == k]
+            self.counts[k] = self.decay * self.counts[k] + (1 - self.decay) * len(hits)
+            self.usage[k] = self.decay * self.usage[k] + (1 - self.decay) * len(hits) / len(latents)
+            if self.is_ema and len(hits):
+                self.entries[k] += (1 - self.decay) * (hits - old[k]).sum(0) / self.counts[k]
+            if self.is_clustered:
+                share = np.exp(-self.usage[k] * K * 10 / (1 - self.decay) - 1e-3)
+                anchor = latents[np.square(latents - self.entries[k]).sum(1).argmin()]
+                self.entries[k] = (1 - share) * self.entries[k] + share * anchor
+            if not self.is_ema:
+                self.entries[k] -= lr * 2 * (old[k] - hits).sum(0) / latents.size
+
+
+@trap(keep_old_sums_through_revival)
+def a_revived_entry_survives_a_step_without_a_hit(make):
+    quantizer, latents = make(revival_threshold=0.5), draw_latents(8, D, 40)
+    quantizer.codebook.data[2] = 1e3
+    for _ in range(200):  # its running hits fade
+        quantizer(latents)
+        if quantizer.codebook[2].abs().max() < 1e3:
+            break
+    moved = quantizer.codebook[2].detach().clone()
+    if isinstance(quantizer, Clustered):
+        quantizer.running_usage.fill_(1)  # or it would move on to the next anchor, as it should
+    else:
+        assert (flatten(latents) == moved).all(1).any()
+    quantizer(torch.full((8, D, 40), 50.0))  # far from it: no hit
+    assert torch.equal(quantizer.codebook[2].detach(), moved)
+
+
+@trap(update_before_the_lookup)
+def training_decodes_with_the_codebook_that_was_searched(make):
+    quantizer = make()
+    before = quantizer.codebook.detach().clone()
+    vectors, codes, _ = quantizer(draw_latents(2, D, 3, 5))
+    assert torch.equal(rearrange(vectors, "b d ... -> (b ...) d"), before[codes.flatten()])
+
+
+@trap(encode_by_forward)
+def encoding_in_train_mode_changes_nothing(make):
+    quantizer = make()
+    before = copy.deepcopy(quantizer.state_dict())
+    quantizer.encode(draw_latents(2, D, 3, 5))
+    assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
+
+
+@trap(search_in_half_precision)
+def autocast_changes_no_code_and_leaves_the_state_in_float32(make):
+    quantizer, latents = make(), draw_latents(64, D, 16, 16)
+    distances = torch.cdist(flatten(latents).double(), quantizer.codebook.detach().double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.encode(latents).flatten(), distances.argmin(1))
+        result = quantizer(latents)
+    assert torch.equal(result.codes.flatten(), distances.argmin(1))
+    assert result.vectors.dtype == result.loss.dtype == torch.float32
+    assert all(value.dtype in (torch.float32, torch.int64) for value in quantizer.state_dict().values())
+
+
+@trap(keep_state_outside_the_buffers)
+def save_load_and_a_step_equal_an_uninterrupted_step(make):
+    quantizer, latents = make(revival_threshold=0.9), draw_latents(2, D, 3, 5)
+    for _ in range(5):
+        quantizer(latents)
+    quantizer.codebook.data[7], quantizer.running_hits[7] = 1e3, 0.0  # about to be revived at random
+    loaded = make(revival_threshold=0.9)
+    loaded.load_state_dict(copy.deepcopy(quantizer.state_dict()))
+    quantizer(latents)
+    loaded(latents)
+    state = dict(quantizer.named_buffers()) | dict(quantizer.named_parameters())
+    again = dict(loaded.named_buffers()) | dict(loaded.named_parameters())
+    assert all(torch.equal(value, again[key]) for key, value in state.items())
+
+
+@trap(make_a_new_parameter_each_step)
+def the_optimizer_knows_the_codebook_only_where_gradients_move_it(make):
+    quantizer = make()
+    codebook = quantizer.codebook
+    loss = quantizer(draw_latents(2, D, 3, 5)).loss
+    assert quantizer.codebook is codebook and "codebook" in quantizer.state_dict()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in quantizer.parameters())
+
+
+@trap(hold_all_distances, count_with_one_hot_codes)
+def no_tensor_is_as_large_as_sites_times_entries(make):
+    sites = 4096
+    quantizer, latents = make(), draw_latents(1, D, sites)
+    with LargestTensor() as largest:
+        quantizer(latents).loss.backward()
+    assert largest.numel <= sites * D
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches all operations for the largest tensor that one of them makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+@pytest.fixture(autouse=True)
+def small_search_budget(monkeypatch):
+    """So small that the sites of these checks are searched in several pieces."""
+    monkeypatch.setattr("stage1_vqvae.quantizers.nearest.PAIRS_AT_ONCE", 1024)
+    monkeypatch.setattr("stage1_vqvae.quantizers.anchors.PAIRS_AT_ONCE", 1024)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("check", TRAPS)
+def test_in_every_quantizer(check, name):
+    TRAPS[check][0](lambda **options: build(name, **options))
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize(
+    ("check", "twin"), [(check, number) for check, (_, twins) in TRAPS.items() for number in range(len(twins))]
+)
+def test_the_check_catches_its_broken_twin(check, twin, name, monkeypatch):
+    run, twins = TRAPS[check]
+
+    def make(**options) -> Quantizer:
+        quantizer = build(name, **options)
+        twins[twin](quantizer, monkeypatch)
+        return quantizer
+
+    with pytest.raises(AssertionError):
+        run(make)
