@@ -113,7 +113,9 @@ class FolderImages:
             try:
                 if self.resized:
                     picture.draft("RGB", (2 * width, 2 * height))  # large JPEGs decode at a fraction of their size
-                upright = _as_8_bit(ImageOps.exif_transpose(picture)).convert("L" if self.in_channels == 1 else "RGB")
+                upright = _on_white(_as_8_bit(ImageOps.exif_transpose(picture))).convert(
+                    "L" if self.in_channels == 1 else "RGB"
+                )
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 raise _unreadable(path, error) from error
         if self.resized:
@@ -151,6 +153,14 @@ def _as_8_bit(picture: Image.Image) -> Image.Image:
     if not picture.mode.startswith("I;16"):
         return picture
     return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Transparent parts become white: dropping alpha would show colours that nobody sees, black mostly."""
+    if not picture.has_transparency_data:
+        return picture
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

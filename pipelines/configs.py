@@ -191,7 +191,7 @@ class DecodeCodes:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json and reconstructions.png.
+    """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json, usage.png and reconstructions.png.
 
     python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/figures
     """

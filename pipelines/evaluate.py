@@ -8,7 +8,7 @@ from .configs import Evaluate
 
 
 def evaluate(settings: Evaluate) -> None:
-    """Write metrics.json and reconstructions.png into `settings.output`."""
+    """Write metrics.json, usage.png and reconstructions.png into `settings.output`."""
     # imported here, so that --help answers before torch is loaded
     from pathlib import Path
 
@@ -25,7 +25,7 @@ def evaluate(settings: Evaluate) -> None:
     from .batches import in_order, load_batches
     from .generation import TwoStagePipeline
     from .measure import measure_prior, measure_tokenizer
-    from .pictures import save_pairs
+    from .pictures import save_pairs, save_usage
     from .run_folder import Run
     from .runtime import choose_device
 
@@ -52,6 +52,8 @@ def evaluate(settings: Evaluate) -> None:
     codes: list[CodeBatch] = []
     of_images = tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
     figures = measure_tokenizer(tokenizer, of_images, keep=codes)
+    counts = torch.bincount(torch.cat([batch.codes.flatten() for batch in codes]), minlength=tokenizer.num_embeddings)
+    never_used = (counts == 0).nonzero().flatten().tolist()
     if prior:
         figures |= measure_prior(prior, tqdm(codes, "prior"))
     shown = to_float(images.__getitems__(evenly_spaced(len(images), 48)).images)
@@ -59,12 +61,14 @@ def evaluate(settings: Evaluate) -> None:
         again = tokenizer.decode(tokenizer.encode(shown.to(device)), tokenizer.image_size).cpu()
 
     def write_results(folder: Path) -> None:
-        write_json(folder / "metrics.json", {**figures, "images": len(images), "split": settings.split, **facts})
+        described = {**figures, "never_used": never_used, "images": len(images), "split": settings.split, **facts}
+        write_json(folder / "metrics.json", described)
+        save_usage(folder / "usage.png", counts)
         save_pairs(folder / "reconstructions.png", shown, again)
 
     run.finish_with(write_results)
     for name, value in figures.items():
-        say(f"{name:22} {value:.4f}")
+        say(f"{name:22} {value:.4f}" if isinstance(value, float) else f"{name:22} {value}")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def measure_tokenizer(
     tokenizer: "VQVAE", batches: Iterable[Any], keep: list[CodeBatch] | None = None
 ) -> dict[str, float]:
-    """Reconstruction error (MSE / variance of the training data), PSNR, perplexity and share of entries in use.
+    """Reconstruction error (MSE / variance of the training data), PSNR, and the codebook's `Usage`.
 
     PSNR is the mean over the images, in dB, for values in [0, 1]. The codes are added to `keep`, where it is given.
     """

@@ -1,6 +1,6 @@
-"""Pages of images as PNG.
+"""Pages of images, and how a codebook is used, as PNG.
 
-Shapes: n images, c channels, H W image.
+Shapes: n images, c channels, H W image, K num_embeddings.
 """
 
 import math
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from torchvision.utils import make_grid, save_image
+
+from stage1_vqvae.usage import usage_of
 
 PAGE_WIDTH = 1000  # pixels, about: small images are enlarged by a whole factor, so that they stay sharp
 
@@ -29,3 +31,23 @@ def save_pairs(path: Path, originals: torch.Tensor, reconstructions: torch.Tenso
             missing = images.new_ones(columns - len(images), *images.shape[1:])
             rows += [images, missing]
     save_grid(path, torch.cat(rows), columns)
+
+
+def save_usage(path: Path, counts: torch.Tensor) -> None:
+    """Save a chart of how often each codebook entry occurs, the most used first, from its counts (K,)."""
+    from matplotlib.figure import Figure
+
+    num_embeddings, usage = len(counts), usage_of(counts)
+    shares = counts.sort(descending=True).values / counts.sum() * num_embeddings
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.fill_between(range(num_embeddings), shares.numpy(), step="post", color="#3b6ea5")
+    axes.axhline(1, color="#444444", linewidth=1, linestyle="--")
+    axes.annotate("uniform use", (num_embeddings, 1), (0, 4), textcoords="offset points", ha="right", color="#444444")
+    axes.set(
+        xlim=(0, num_embeddings), ylim=(0, None), xlabel="codebook entries, the most used first",
+        ylabel="times uniform use",
+        title=f"perplexity {usage.perplexity:.0f} of {num_embeddings}, {usage.unused_entries} entries never used",
+    )  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

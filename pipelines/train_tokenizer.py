@@ -19,12 +19,13 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     """Train the tokenizer and save its model folder in `settings.output`."""
     # imported here, so that --help answers before torch is loaded
     import torch
+    from tqdm import tqdm
 
     from data.images import evenly_spaced, to_float
     from data.sources import load_images
     from storage.errors import InputError
 
-    from .batches import in_batches, load_batches
+    from .batches import in_batches, in_order, load_batches
     from .measure import measure_tokenizer
     from .run_folder import Run
     from .runtime import choose_precision, leave_together, start_accelerator
@@ -49,21 +50,24 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         result = model(pixels)
         return {"loss": result.loss, "reconstruction": result.reconstruction_loss}
 
-    batches = in_batches(evenly_spaced(len(held_out), 1000), 250)
+    some = in_batches(evenly_spaced(len(held_out), 1000), 250)  # while training; all of them in the end
     stage = Stage(
-        tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, batches)),
+        tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, some)),
         num_workers=settings.num_workers,
     )  # fmt: skip
     history = train(stage, settings, precision, run, accelerator)
     if accelerator.is_main_process:
-        tokenizer.provenance["history"] = history
+        everything = in_order(len(held_out), 250)
+        bar = tqdm(load_batches(held_out, everything, settings.num_workers), "held-out images", len(everything))
+        figures = measure_tokenizer(tokenizer.eval(), bar)
+        tokenizer.provenance |= {"history": history, "figures": {"images": len(held_out), **figures}}
         tokenizer.save_pretrained(settings.output)
         finish(run)
-        last = history[-1]
         say(
-            f"{settings.output}, on held-out images: reconstruction error {last['reconstruction_error']:.4f}, "
-            f"PSNR {last['psnr']:.2f} dB, perplexity {last['perplexity']:.1f}, "
-            f"{last['codebook_usage']:.0%} of the codebook in use"
+            f"{settings.output}, on {len(held_out)} held-out images: "
+            f"reconstruction error {figures['reconstruction_error']:.4f}, PSNR {figures['psnr']:.2f} dB, "
+            f"perplexity {figures['perplexity']:.1f}, {figures['unused_entries']} of the "
+            f"{settings.num_embeddings} codebook entries never used"
         )
     leave_together(accelerator)
 

@@ -76,6 +76,7 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
             if is_main and (done % max(1, settings.steps // REPORTS) == 0 or done == settings.steps):
                 measured = stage.validate((stage.average or stage.model).eval())
                 history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
+                bar.write("  ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
             if is_main and done % settings.save_every == 0 and done < settings.steps:
                 save_state(run.folder / "state", done, trained, history)
     return history

@@ -13,6 +13,15 @@ class Usage(NamedTuple):
 
     perplexity: float  # exp(−Σ p_k log p_k), 1 ... K
     codebook_usage: float  # share of entries that occurred, 0 ... 1
+    unused_entries: int  # how many never did, 0 ... K
+
+
+def usage_of(counts: torch.Tensor) -> Usage:
+    """Perplexity and usage of codes that occurred `counts` (K,) times."""
+    p = counts.double() / counts.sum().clamp_min(1)
+    entropy = -torch.special.xlogy(p, p).sum()
+    unused = int((counts == 0).sum())
+    return Usage(float(entropy.exp()), 1 - unused / len(counts), unused)
 
 
 class UsageCounter:
@@ -27,6 +36,4 @@ class UsageCounter:
 
     def figures(self) -> Usage:
         """Perplexity and usage of all codes so far."""
-        p = self.counts.double() / self.counts.sum().clamp_min(1)
-        entropy = -torch.special.xlogy(p, p).sum()
-        return Usage(float(entropy.exp()), float((self.counts > 0).double().mean()))
+        return usage_of(self.counts)

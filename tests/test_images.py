@@ -117,6 +117,16 @@ def test_sixteen_bit_pictures_keep_their_shades(tmp_path):
     assert torch.equal(images.images[0, 0], torch.from_numpy((ramp >> 8).astype(np.uint8)))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_of_a_picture_are_white(tmp_path, mode):
+    line = np.zeros((12, 20, 4), dtype=np.uint8)
+    line[3:6, :, 3] = 255  # a black line on nothing
+    for i in range(2):
+        Image.fromarray(line).convert(mode).save(tmp_path / f"{i}.png")
+    images = load_images("imagefolder", tmp_path, "train").images
+    assert (images[0, :, 3:6] == 0).all() and (images[0, :, 6:] == 255).all()
+
+
 def test_a_lone_train_folder_keeps_its_classes(tmp_path):
     write_folder_of_bars(tmp_path / "train")
     assert load_images("imagefolder", tmp_path, "train").classes == ["lying", "upright"]

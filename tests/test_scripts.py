@@ -15,6 +15,7 @@ from data import CodeDataset
 from data.images import to_uint8
 from pipelines import TwoStagePipeline
 from stage1_vqvae import VQVAE
+from stage1_vqvae.quantizers import QUANTIZERS
 from storage.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,22 @@ def test_evaluate_leaves_its_figures(small_run, bars_file, tmp_path, run_script)
     figures = json.loads((tmp_path / "metrics.json").read_text())
     assert 0 < figures["reconstruction_error"] < 2 and figures["psnr"] > 0
     assert 1 <= figures["perplexity"] <= 16 and 0 < figures["codebook_usage"] <= 1
+    assert figures["unused_entries"] == len(figures["never_used"]) == round(16 * (1 - figures["codebook_usage"]))
+    assert Image.open(tmp_path / "usage.png").width > 500
     assert 0 < figures["bits_per_code"] < 6 and figures["images"] == 6
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_every_quantizer_can_be_trained_with_its_options(quantizer, bars_file, tmp_path, run_script):
+    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--quantizer", quantizer)
+    options = ("--kmeans-steps", 2, "--distance", "cosine", "--revival-threshold", 0.3, "--lr-schedule", "constant")
+    anchors = ("--anchors", "random") if quantizer.startswith("clustered") else ()
+    result = run_script("train_tokenizer", *flags, *options, *anchors, "--output", tmp_path)
+    assert result.code == 0 and "never used" in result.out and "step 30" in result.out
+    tokenizer = VQVAE.from_pretrained(tmp_path)
+    assert tokenizer.quantizer.kmeans_steps == 2 and tokenizer.quantizer.distance == "cosine"
+    assert type(tokenizer.quantizer) is QUANTIZERS[quantizer]
+    assert tokenizer.provenance["figures"]["images"] == 6
 
 
 def test_an_unconditional_prior_ignores_the_labels(small_run, tmp_path, run_script):
@@ -194,6 +210,10 @@ BAD = {
         ("{data} --seed 18446744073709551616 --output {new}", "--seed"),
         ("--dataset npz --data-root {black} --output {new}", "one and the same colour"),
         ("{data} --output {new}/{long}", "File name too long"),
+        ("{data} --revival-threshold 1 --output {new}", "--revival-threshold 1"),
+        ("{data} --kmeans-steps -1 --output {new}", "--kmeans-steps -1"),
+        ("{data} --anchors closest --output {new}", "--quantizer clustered"),
+        ("{data} --quantizer gradient --anchor-once --output {new}", "--anchor-once"),
         ("{data} --commitment-cost -1 --output {new}", "--commitment-cost -1"),
         ("{data} --seed -1 --output {new}", "--seed -1"),
         ("{data} --device cuda --output {new}", "--device cpu"),

@@ -42,6 +42,10 @@ def test_batches_in_order_end_with_a_short_one():
     assert [list(batch) for batch in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
 
 
+def test_a_constant_learning_rate_is_constant():
+    assert {lr_factor(step, 1000, "constant") for step in range(1000)} == {1.0}
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero():
     factors = [lr_factor(step, 1000) for step in range(1000)]
     assert factors[0] < 0.02 and max(factors) == factors[100] == 1 and factors[-1] < 1e-4
@@ -141,4 +145,4 @@ def test_usage_of_known_codes():
     counter = UsageCounter(8)
     counter.add(torch.tensor([[0, 1], [2, 3]]))
     counter.add(torch.tensor([0, 1, 2, 3]))
-    assert counter.figures() == (pytest.approx(4), 0.5)
+    assert counter.figures() == (pytest.approx(4), 0.5, 4)

@@ -1,4 +1,4 @@
-"""Eleven ways in which quantizers go wrong. Each check runs on every quantizer, and on its broken twin, which it must catch.
+"""Eleven ways in which quantizers go wrong: each check runs on every quantizer, and must catch its broken twins.
 
 Shapes: b batch, D embedding_dim, K codebook entries.
 """
