@@ -39,6 +39,8 @@ class TrainTokenizer:
     """Highest learning rate."""
     lr_schedule: LrSchedule = "cosine"
     """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
+    adam_beta2: float = 0.99
+    """Adam's decay of squared gradients."""
     quantizer: QuantizerName = "ema"
     """ema: moving averages of the latents; gradient: by the optimizer; clustered: ema, and unused entries move to
     latents, the further the less they are used; clustered-gradient: the same over gradient."""
@@ -125,6 +127,8 @@ class TrainPrior:
     """Highest learning rate."""
     lr_schedule: LrSchedule = "cosine"
     """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
+    adam_beta2: float = 0.999
+    """Adam's decay of squared gradients."""
     channels: int = 64
     """Width of the network."""
     num_layers: int = 15

@@ -43,7 +43,7 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
     Everything random at step t follows from (seed, t), so the state needs no generator.
     """
     is_main = accelerator.is_main_process
-    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, fused=True)
+    optimizer = torch.optim.Adam(stage.model.parameters(), settings.lr, (0.9, settings.adam_beta2), fused=True)
     trained = Trained({"model": stage.model} | ({"average": stage.average} if stage.average else {}), optimizer)
     start, history = load_state(run.folder / "state", trained)
     steps = StepSampler(

@@ -13,7 +13,7 @@ from einops import rearrange
 from stage1_vqvae.quantizers import QUANTIZERS
 from stage1_vqvae.quantizers.anchors import ANCHORS
 from stage1_vqvae.quantizers.clustered import Clustered
-from stage1_vqvae.quantizers.nearest import nearest_codes
+from stage1_vqvae.quantizers.nearest import TILES, Tile, nearest_codes
 
 every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
 every_distance = pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -66,13 +66,17 @@ def test_each_code_is_the_nearest_entry_and_the_vectors_are_the_stored_entries(n
     assert torch.equal(flatten(vectors), codebook[gaps.argmin(1)])
 
 
-@pytest.mark.parametrize("at_once", [1, 50, 10**9])
+@pytest.mark.parametrize("tile", [Tile(1, 1), Tile(50, 7), Tile(10**9, 22), Tile(10**9, 10**9)])
 @every_distance
-def test_the_search_in_pieces_equals_the_search_at_once(monkeypatch, at_once, distance):
+def test_the_search_in_tiles_equals_the_search_at_once(monkeypatch, tile, distance):
     latents, codebook = draw_latents(101, 6).double(), draw_latents(23, 6, seed=2).double()
-    whole = nearest_codes(latents, codebook, distance)
-    monkeypatch.setattr("stage1_vqvae.quantizers.nearest.PAIRS_AT_ONCE", at_once)
-    assert torch.equal(nearest_codes(latents, codebook, distance), whole)
+    codebook[[9, 22]] = codebook[3]  # of equals the first
+    if distance == "cosine":
+        gaps = -F.cosine_similarity(latents[:, None], codebook[None], dim=2)
+    else:
+        gaps = (latents[:, None] - codebook[None]).norm(dim=2)
+    monkeypatch.setitem(TILES, "cpu", tile)
+    assert torch.equal(nearest_codes(latents, codebook, distance), gaps.argmin(1))
 
 
 @every_quantizer

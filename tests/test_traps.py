@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer, Quantizer, base
 from stage1_vqvae.quantizers.clustered import Clustered
+from stage1_vqvae.quantizers.nearest import TILES, Tile
 
 K, D = 8, 4
 TRAPS = {}
@@ -339,7 +340,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def small_search_budget(monkeypatch):
     """So small that the sites of these checks are searched in several pieces."""
-    monkeypatch.setattr("stage1_vqvae.quantizers.nearest.PAIRS_AT_ONCE", 1024)
+    monkeypatch.setitem(TILES, "cpu", Tile(pairs=1024, entries=3))
     monkeypatch.setattr("stage1_vqvae.quantizers.anchors.PAIRS_AT_ONCE", 1024)
 
 

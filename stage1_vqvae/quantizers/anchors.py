@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from .joint import gather, is_joint, random_rows, take_rows
-from .nearest import PAIRS_AT_ONCE, nearest_codes
+from .nearest import nearest_codes
 
 POOL_REFRESH = 0.5  # share of the pool that each batch replaces
+PAIRS_AT_ONCE = 2**20  # of an entry and a latent: the matrix of all their distances is never held whole
 
 
 class RandomAnchors(nn.Module):
@@ -60,7 +61,7 @@ class ProbabilisticAnchors(nn.Module):
     def forward(self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, step: int) -> torch.Tensor:
         """By inverse CDF over the joint batch: first the process whose latents hold the draw, then the latent."""
         points, entries = _as_compared(latents, self.distance), _as_compared(codebook[moved], self.distance)
-        pieces = entries.split(max(1, PAIRS_AT_ONCE // len(latents)))  # (m × n) is never held whole
+        pieces = entries.split(max(1, PAIRS_AT_ONCE // len(latents)))
         log_masses = gather(torch.cat([_log_weights(piece, points).logsumexp(1) for piece in pieces]))
         edges = log_masses.softmax(0).cumsum(0)  # (processes, m): where the share of each process ends
         draws = torch.rand(len(entries), generator=_generator(step), dtype=torch.float64).to(latents.device)

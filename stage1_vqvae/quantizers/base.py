@@ -71,21 +71,24 @@ class Quantizer(nn.Module):
         # distances, sums and counts in the codebook's float32: bfloat16 ties would move codes
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebook.dtype)
-            flat = rearrange(latents.detach(), "b d ... -> (b ...) d")
-            flat_codes = nearest_codes(flat, self.codebook.detach(), self.distance)
-            codes = flat_codes.view(latents.shape[0], *latents.shape[2:])
+            flat, codes = self._choose(latents)
             vectors = self.look_up(codes)
             loss = self._loss(latents, vectors)
             quantized = Quantized(StraightThrough.apply(latents, vectors), codes, loss)
             if self.training:
-                self._update(flat, flat_codes)
+                self._update(flat, codes.flatten())
         return quantized
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """(b, D, *sites) → codes (b, *sites) int64; never moves the codebook."""
         with torch.autocast(latents.device.type, enabled=False):
-            flat = rearrange(latents.to(self.codebook.dtype), "b d ... -> (b ...) d")
-            return nearest_codes(flat, self.codebook, self.distance).view(latents.shape[0], *latents.shape[2:])
+            return self._choose(latents.to(self.codebook.dtype))[1]
+
+    def _choose(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (b, D, *sites) as rows (n, D), and the code of each (b, *sites)."""
+        flat = rearrange(latents.detach(), "b d ... -> (b ...) d")
+        codes = nearest_codes(flat, self.codebook.detach(), self.distance)
+        return flat, codes.view(latents.shape[0], *latents.shape[2:])
 
     def look_up(self, codes: torch.Tensor) -> torch.Tensor:
         """z_q(x) = e_k (Eq. 2): codes (b, *sites) → vectors (b, D, *sites)."""

@@ -4,24 +4,47 @@ Shapes: n sites, D embedding_dim, K codebook entries.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-# The search looks at this many (site, entry) pairs at once, so that the matrix of all distances is never held whole,
-# and its pieces stay in the processor's cache.
-PAIRS_AT_ONCE = 2**20
+
+class Tile(NamedTuple):
+    """How many pairs of a site and an entry, and how many entries, the search looks at together."""
+
+    pairs: int
+    entries: int
+
+
+# The matrix of all distances is never held whole. On a CPU its tiles, 4 MB of floats, stay in the cache; on a GPU fewer
+# and larger ones, of 256 MB, save launches.
+TILES = {"cpu": Tile(pairs=2**20, entries=2**11), "cuda": Tile(pairs=2**26, entries=2**16)}
 
 
 def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
     """k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1): latents (n, D), codebook (K, D) → codes (n,) int64.
 
-    `distance` is a name in `DISTANCES`. Of entries at the same distance the first is taken.
+    `distance` is a name in `DISTANCES`.
     """
     entries, offsets = DISTANCES[distance](codebook)
-    sites_at_once = max(1, PAIRS_AT_ONCE // len(codebook))
-    pieces = [torch.addmm(offsets, piece, entries.T, alpha=-1).argmin(1) for piece in latents.split(sites_at_once)]
-    return torch.cat(pieces)
+    tile = TILES.get(latents.device.type, TILES["cuda"])
+    sites_at_once = max(1, tile.pairs // min(tile.entries, len(codebook)))
+    return torch.cat([_search(sites, entries, offsets, tile.entries) for sites in latents.split(sites_at_once)])
+
+
+def _search(sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor, entries_at_once: int) -> torch.Tensor:
+    """The smallest offset − z·entry of some sites, over one group of entries after the other."""
+    for first in range(0, len(entries), entries_at_once):
+        group = slice(first, first + entries_at_once)
+        # min and not argmin, which takes longer on a CPU
+        gaps, found = torch.addmm(offsets[group], sites, entries[group].T, alpha=-1).min(1)
+        if first == 0:
+            least, codes = gaps, found
+        else:
+            closer = gaps < least
+            least, codes = torch.where(closer, gaps, least), torch.where(closer, found + first, codes)
+    return codes
 
 
 def _euclidean(codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
