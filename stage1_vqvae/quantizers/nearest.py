@@ -19,7 +19,7 @@ class Tile(NamedTuple):
 
 # The matrix of all distances is never held whole. On a CPU its tiles, 4 MB of floats, stay in the cache; on a GPU fewer
 # and larger ones, of 256 MB, save launches.
-TILES = {"cpu": Tile(pairs=2**20, entries=2**11), "cuda": Tile(pairs=2**26, entries=2**16)}
+TILES = {"cpu": Tile(pairs=2**20, entries=2**10), "cuda": Tile(pairs=2**26, entries=2**16)}
 
 
 def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
@@ -29,16 +29,24 @@ def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str =
     """
     entries, offsets = DISTANCES[distance](codebook)
     tile = TILES.get(latents.device.type, TILES["cuda"])
-    sites_at_once = max(1, tile.pairs // min(tile.entries, len(codebook)))
-    return torch.cat([_search(sites, entries, offsets, tile.entries) for sites in latents.split(sites_at_once)])
+    entries_at_once = min(tile.entries, len(codebook))
+    sites_at_once = max(1, tile.pairs // entries_at_once)
+    # one tile's memory serves them all: fresh memory costs the operating system as long as the product takes
+    memory = latents.new_empty(min(sites_at_once, len(latents)) * entries_at_once)
+    pieces = latents.split(sites_at_once)
+    return torch.cat([_search(sites, entries, offsets, entries_at_once, memory) for sites in pieces])
 
 
-def _search(sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor, entries_at_once: int) -> torch.Tensor:
+def _search(
+    sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor, entries_at_once: int, memory: torch.Tensor
+) -> torch.Tensor:
     """The smallest offset − z·entry of some sites, over one group of entries after the other."""
     for first in range(0, len(entries), entries_at_once):
         group = slice(first, first + entries_at_once)
-        # min and not argmin, which takes longer on a CPU
-        gaps, found = torch.addmm(offsets[group], sites, entries[group].T, alpha=-1).min(1)
+        shape = (len(sites), len(offsets[group]))
+        gaps = memory[: shape[0] * shape[1]].view(shape)
+        torch.addmm(offsets[group], sites, entries[group].T, alpha=-1, out=gaps)
+        gaps, found = gaps.min(1)  # and not argmin, which takes longer on a CPU
         if first == 0:
             least, codes = gaps, found
         else:

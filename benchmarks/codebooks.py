@@ -1,0 +1,110 @@
+"""Gradient, EMA and clustered codebooks side by side on CIFAR-10, 10,000 steps of 32 images each.
+
+python -m benchmarks.codebooks --data-root CIFAR --output runs/codebooks
+
+CIFAR holds train/CLASS/* and test/CLASS/*. Prints a table of the whole test part and leaves curves.png. What is trained
+already is not trained again; `--only ema-512` trains one of them, so that several can run side by side.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from data.images import ImageDataset, to_float
+from data.sources import load_images
+from pipelines.configs import TrainTokenizer
+from pipelines.runtime import autocast, choose_precision
+from pipelines.train_tokenizer import build_tokenizer, train_tokenizer
+from storage.tensors import read_json
+
+KINDS = ("gradient", "ema", "clustered")
+SIZES = (512, 1024)
+
+
+def make_runs(data_root: str, output: Path) -> dict[str, TrainTokenizer]:
+    """The settings of every row, by name: the defaults at this budget, and the authors' setting."""
+    common = TrainTokenizer(
+        output="", dataset="imagefolder", data_root=data_root, steps=10_000, batch_size=32, save_every=2500
+    )
+    runs = {"authors-ema-512": replace(common, lr=3e-4, lr_schedule="constant")}
+    for size in SIZES:
+        for kind in KINDS:
+            runs[f"{kind}-{size}"] = replace(common, quantizer=kind, num_embeddings=size)
+    return {name: replace(run, output=str(output / name)) for name, run in runs.items()}
+
+
+def time_steps(runs: dict[str, TrainTokenizer], images: ImageDataset, repeats: int = 5) -> dict[str, float]:
+    """Images/s of the training step alone, the median of interleaved repeats of 20 steps."""
+    device = torch.device("cpu")
+    precision = choose_precision("auto", device)
+    batch = to_float(images.images[:32]).contiguous(memory_format=torch.channels_last)
+    models = {name: build_tokenizer(run, images).to(memory_format=torch.channels_last) for name, run in runs.items()}
+    optimizers = {name: torch.optim.Adam(model.parameters(), fused=True) for name, model in models.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats + 1):
+        for name, model in models.items():
+            start = time.perf_counter()
+            for _ in range(20):
+                with autocast(precision, device):
+                    loss = model(batch).loss
+                loss.backward()
+                optimizers[name].step()
+                optimizers[name].zero_grad()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: 20 * 32 / median(times[1:]) for name, times in seconds.items()}  # the first warms up
+
+
+def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> None:
+    """Reconstruction error and perplexity over the steps, on 1,000 held-out images."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    colours = {"gradient": "#c8553d", "ema": "#3b6ea5", "clustered": "#4c9f70", "authors": "#777777"}
+    for name, history in histories.items():
+        kind, size = name.split("-")[0], name.rpartition("-")[2]
+        style = {"color": colours[kind], "linestyle": "-" if size == "512" else "--", "label": name.replace("-", " ")}
+        steps = [report["step"] for report in history]
+        for axes, figure_name in zip(panels, ("reconstruction_error", "perplexity"), strict=True):
+            axes.plot(steps, [report[figure_name] for report in history], **style)
+    panels[0].set(xlabel="steps of 32 images", ylabel="reconstruction error (MSE / variance)", yscale="log")
+    panels[0].set_yticks([0.05, 0.07, 0.1, 0.15], labels=["0.05", "0.07", "0.10", "0.15"])
+    panels[0].minorticks_off()
+    panels[1].set(xlabel="steps of 32 images", ylabel="perplexity", ylim=(0, None))
+    panels[1].legend(frameon=False, fontsize=8)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", required=True, help="folder with train/ and test/")
+    parser.add_argument("--output", type=Path, default=Path("runs/codebooks"), help="folder of the runs")
+    parser.add_argument("--only", help="train this one and stop")
+    flags = parser.parse_args()
+    runs = make_runs(flags.data_root, flags.output)
+    for name, run in runs.items():
+        if flags.only in (None, name):
+            train_tokenizer(run)
+    if flags.only:
+        return
+    told = {name: read_json(Path(run.output) / "config.json")["provenance"] for name, run in runs.items()}
+    speeds = time_steps(runs, load_images("imagefolder", flags.data_root, "train"))
+    print(f"{'codebook':18} {'error':>7} {'PSNR':>6} {'perplexity':>10} {'never used':>10} {'images/s':>9}")
+    for name, provenance in told.items():
+        at = provenance["figures"]
+        print(
+            f"{name:18} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} {at['perplexity']:10.1f} "
+            f"{at['unused_entries']:10} {speeds[name]:9.0f}"
+        )
+    save_curves(flags.output / "curves.png", {name: provenance["history"] for name, provenance in told.items()})
+
+
+if __name__ == "__main__":
+    main()

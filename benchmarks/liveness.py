@@ -1,0 +1,51 @@
+"""Does the codebook stay alive? Usage after 300 steps and at the end of a run, with small and with large batches.
+
+python -m benchmarks.liveness --dataset mnist --data-root FOLDER --output runs/liveness/digits
+
+Every other setting of `train_tokenizer` has its default. Figures are those of 1,000 held-out images.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipelines.configs import TrainTokenizer
+from pipelines.train_tokenizer import train_tokenizer
+from storage.tensors import read_json
+
+STEPS = {32: 3000, 1024: 600}  # by batch size; a tenth of each divides 300
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="mnist5k", help="as of train_tokenizer")
+    parser.add_argument("--data-root", help="folder of the data set")
+    parser.add_argument("--image-size", type=int, help="side of the images, where they differ")
+    parser.add_argument("--quantizers", nargs="+", default=["ema"], help="ema, gradient, clustered, ...")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, choices=STEPS, default=list(STEPS))
+    parser.add_argument("--output", type=Path, default=Path("runs/liveness/mnist5k"), help="folder of the runs")
+    flags = parser.parse_args()
+    rows = []
+    for quantizer in flags.quantizers:
+        for batch_size in flags.batch_sizes:
+            folder = flags.output / f"{quantizer}-{batch_size}"
+            train_tokenizer(
+                TrainTokenizer(
+                    output=str(folder), dataset=flags.dataset, data_root=flags.data_root,
+                    image_size=(flags.image_size,) if flags.image_size else (),
+                    quantizer=quantizer, batch_size=batch_size, steps=STEPS[batch_size],
+                )
+            )  # fmt: skip
+            history = read_json(folder / "config.json")["provenance"]["history"]
+            early = next(report for report in history if report["step"] == 300)
+            rows.append((quantizer, batch_size, early, history[-1]))
+    print(f"{'codebook':18} {'batch':>5}   perplexity, unused at 300      at the end")
+    for quantizer, batch_size, *reports in rows:
+        told = "".join(
+            f"{report['perplexity']:8.0f} {report['unused_entries']:4} ({report['step']:4})    " for report in reports
+        )
+        print(f"{quantizer:18} {batch_size:5}   {told}")
+
+
+if __name__ == "__main__":
+    main()
