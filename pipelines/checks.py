@@ -25,7 +25,7 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     "downsampling": (lambda value: value >= 1 and value & (value - 1) == 0, "a power of two: 1, 2, 4, 8, ..."),
     "lr": (lambda value: 0 < value < math.inf, "a positive number"),
     "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
-    **dict.fromkeys(("decay", "adam_beta2"), (lambda value: 0 < value < 1, "between 0 and 1")),
+    "decay": (lambda value: 0 < value < 1, "between 0 and 1"),
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2 to the power of 63"),
     "revival_threshold": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     **dict.fromkeys(

@@ -39,8 +39,6 @@ class TrainTokenizer:
     """Highest learning rate."""
     lr_schedule: LrSchedule = "cosine"
     """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
-    adam_beta2: float = 0.99
-    """Adam's decay of squared gradients."""
     quantizer: QuantizerName = "ema"
     """ema: moving averages of the latents; gradient: by the optimizer; clustered: ema, and unused entries move to
     latents, the further the less they are used; clustered-gradient: the same over gradient."""
@@ -57,7 +55,7 @@ class TrainTokenizer:
     decay: float = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: float | None = None
-    """An entry used less than this share of uniform use moves to a random latent; 0: never. By default 0.1 for ema
+    """An entry used less than this share of uniform use moves to a random latent; 0: never. By default 0.3 for ema
     and gradient, 0 for clustered."""
     distance: Distance = "euclidean"
     """What nearest means; cosine only chooses, the entries stay as they are."""
@@ -127,8 +125,6 @@ class TrainPrior:
     """Highest learning rate."""
     lr_schedule: LrSchedule = "cosine"
     """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
-    adam_beta2: float = 0.999
-    """Adam's decay of squared gradients."""
     channels: int = 64
     """Width of the network."""
     num_layers: int = 15

@@ -20,7 +20,7 @@ from .training_state import Trained, load_state, save_state
 Figures = dict[str, float]
 
 REPORTS = 10  # validations in a run
-WARMUP_STEPS = 100
+WARMUP_STEPS = 500  # at most a tenth of all
 EVERY = 20  # steps between two looks at the figures
 
 
@@ -43,7 +43,7 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
     Everything random at step t follows from (seed, t), so the state needs no generator.
     """
     is_main = accelerator.is_main_process
-    optimizer = torch.optim.Adam(stage.model.parameters(), settings.lr, (0.9, settings.adam_beta2), fused=True)
+    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, fused=True)
     trained = Trained({"model": stage.model} | ({"average": stage.average} if stage.average else {}), optimizer)
     start, history = load_state(run.folder / "state", trained)
     steps = StepSampler(

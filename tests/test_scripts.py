@@ -206,7 +206,6 @@ BAD = {
         ("{data} --lr 0 --output {new}", "--lr 0"),
         ("{data} --lr nan --output {new}", "--lr nan"),
         ("{data} --decay 1.5 --output {new}", "--decay 1.5"),
-        ("{data} --adam-beta2 1 --output {new}", "--adam-beta2 1"),
         ("{data} --decay 0 --output {new}", "--decay 0"),
         ("{data} --seed 18446744073709551616 --output {new}", "--seed"),
         ("--dataset npz --data-root {black} --output {new}", "one and the same colour"),

@@ -50,7 +50,7 @@ class Quantizer(nn.Module):
         embedding_dim: int = 64,
         commitment_cost: float = 0.25,
         decay: float = 0.99,
-        revival_threshold: float = 0.1,
+        revival_threshold: float = 0.3,
         distance: str = "euclidean",
         kmeans_steps: int = 0,
     ) -> None:
