@@ -35,7 +35,7 @@ class TrainTokenizer:
     """Optimizer steps."""
     batch_size: int = 128
     """Images a step, over all processes together."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Highest learning rate."""
     lr_schedule: LrSchedule = "cosine"
     """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
