@@ -2,7 +2,7 @@
 
 python -m benchmarks.liveness --dataset mnist --data-root FOLDER --output runs/liveness/digits
 
-Every other setting of `train_tokenizer` has its default. Figures are those of 1,000 held-out images.
+Every other setting of `train_tokenizer` has its default. Figures are those of up to 1,000 held-out images.
 """
 
 import argparse

@@ -15,10 +15,10 @@ def evaluate(settings: Evaluate) -> None:
     import torch
     from tqdm import tqdm
 
-    from data.codes import CodeBatch
     from data.images import evenly_spaced, to_float
     from data.sources import load_images
     from stage1_vqvae import VQVAE
+    from stage1_vqvae.usage import UsageCounter
     from storage.atomic import write_json
     from storage.errors import InputError
 
@@ -49,11 +49,10 @@ def evaluate(settings: Evaluate) -> None:
     run.start()
 
     batches = in_order(len(images), settings.batch_size)
-    codes: list[CodeBatch] = []
+    usage, codes = UsageCounter(tokenizer.num_embeddings), []
     of_images = tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
-    figures = measure_tokenizer(tokenizer, of_images, keep=codes)
-    counts = torch.bincount(torch.cat([batch.codes.flatten() for batch in codes]), minlength=tokenizer.num_embeddings)
-    never_used = (counts == 0).nonzero().flatten().tolist()
+    figures = measure_tokenizer(tokenizer, of_images, usage, keep=codes if prior else None)
+    never_used = (usage.counts == 0).nonzero().flatten().tolist()
     if prior:
         figures |= measure_prior(prior, tqdm(codes, "prior"))
     shown = to_float(images.__getitems__(evenly_spaced(len(images), 48)).images)
@@ -63,7 +62,7 @@ def evaluate(settings: Evaluate) -> None:
     def write_results(folder: Path) -> None:
         described = {**figures, "never_used": never_used, "images": len(images), "split": settings.split, **facts}
         write_json(folder / "metrics.json", described)
-        save_usage(folder / "usage.png", counts)
+        save_usage(folder / "usage.png", usage.counts)
         save_pairs(folder / "reconstructions.png", shown, again)
 
     run.finish_with(write_results)

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def measure_tokenizer(
-    tokenizer: "VQVAE", batches: Iterable[Any], keep: list[CodeBatch] | None = None
+    tokenizer: "VQVAE", batches: Iterable[Any], usage: UsageCounter | None = None, keep: list[CodeBatch] | None = None
 ) -> dict[str, float]:
     """Reconstruction error (MSE / variance of the training data), PSNR, and the codebook's `Usage`.
 
-    PSNR is the mean over the images, in dB, for values in [0, 1]. The codes are added to `keep`, where it is given.
+    PSNR is the mean over the images, in dB, for values in [0, 1]. The codes are counted in
+    `usage` and added to `keep`, where these are given.
     """
     device = next(tokenizer.parameters()).device
-    usage = UsageCounter(tokenizer.num_embeddings)
+    usage = usage or UsageCounter(tokenizer.num_embeddings)
     errors = []
     for batch in batches:
         images = to_float(batch.images.to(device))

@@ -41,7 +41,7 @@ def save_usage(path: Path, counts: torch.Tensor) -> None:
     shares = counts.sort(descending=True).values / counts.sum() * num_embeddings
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.fill_between(range(num_embeddings), shares.numpy(), step="post", color="#3b6ea5")
+    axes.stairs(shares.numpy(), fill=True, color="#3b6ea5")
     axes.axhline(1, color="#444444", linewidth=1, linestyle="--")
     axes.annotate("uniform use", (num_embeddings, 1), (0, 4), textcoords="offset points", ha="right", color="#444444")
     axes.set(

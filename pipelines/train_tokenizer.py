@@ -23,6 +23,7 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
 
     from data.images import evenly_spaced, to_float
     from data.sources import load_images
+    from stage1_vqvae.usage import perplexity
     from storage.errors import InputError
 
     from .batches import in_batches, in_order, load_batches
@@ -38,7 +39,9 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
     if max(images.image_size) < settings.downsampling:
         raise InputError(f"--downsampling {settings.downsampling}: the images are only {max(images.image_size)} wide")
-    run = Run(settings.output, settings, precision=precision, data=images.identity())
+    options = quantizer_options(settings)
+    facts = {"precision": precision, "data": images.identity(), "revival_threshold": options["revival_threshold"]}
+    run = Run(settings.output, settings, **facts)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
     say(f"{len(images)} images of {images.in_channels}×{'×'.join(map(str, images.image_size))}, {precision}")
@@ -48,19 +51,24 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     def loss(model: torch.nn.Module, batch: object) -> dict[str, torch.Tensor]:
         pixels = to_float(batch.images.to(accelerator.device)).contiguous(memory_format=torch.channels_last)
         result = model(pixels)
-        return {"loss": result.loss, "reconstruction": result.reconstruction_loss}
+        hits = torch.bincount(result.codes.flatten(), minlength=settings.num_embeddings)
+        return {
+            "loss": result.loss, "reconstruction": result.reconstruction_loss, "batch_perplexity": perplexity(hits),
+        }  # fmt: skip
 
     some = in_batches(evenly_spaced(len(held_out), 1000), 250)  # while training; all of them in the end
     stage = Stage(
         tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, some)),
         num_workers=settings.num_workers,
     )  # fmt: skip
-    history = train(stage, settings, precision, run, accelerator)
+    tokenizer.provenance["history"] = train(stage, settings, precision, run, accelerator)
+    leave_together(accelerator)  # the others need not wait for the rest
     if accelerator.is_main_process:
+        tokenizer.save_pretrained(settings.output)
         everything = in_order(len(held_out), 250)
         bar = tqdm(load_batches(held_out, everything, settings.num_workers), "held-out images", len(everything))
         figures = measure_tokenizer(tokenizer.eval(), bar)
-        tokenizer.provenance |= {"history": history, "figures": {"images": len(held_out), **figures}}
+        tokenizer.provenance["figures"] = {"images": len(held_out), **figures}
         tokenizer.save_pretrained(settings.output)
         finish(run)
         say(
@@ -69,7 +77,6 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
             f"perplexity {figures['perplexity']:.1f}, {figures['unused_entries']} of the "
             f"{settings.num_embeddings} codebook entries never used"
         )
-    leave_together(accelerator)
 
 
 def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
@@ -97,13 +104,14 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
 
 
 def quantizer_options(settings: TrainTokenizer) -> dict[str, Any]:
-    """The settings that the chosen quantizer has; what is left open is left to its defaults."""
+    """The settings that the chosen quantizer has, with its defaults for what is left open."""
+    from stage1_vqvae.quantizers import QUANTIZERS
     from storage.errors import InputError
 
     names = ("num_embeddings", "embedding_dim", "commitment_cost", "decay", "distance", "kmeans_steps")
     options = {name: getattr(settings, name) for name in names}
-    if settings.revival_threshold is not None:
-        options["revival_threshold"] = settings.revival_threshold
+    default = QUANTIZERS[settings.quantizer].default_revival
+    options["revival_threshold"] = default if settings.revival_threshold is None else settings.revival_threshold
     of_anchors = {"anchors": settings.anchors, "anchor_once": settings.anchor_once}
     for name, value in of_anchors.items():
         if value and not settings.quantizer.startswith("clustered"):

@@ -16,12 +16,16 @@ class Usage(NamedTuple):
     unused_entries: int  # how many never did, 0 ... K
 
 
-def usage_of(counts: torch.Tensor) -> Usage:
-    """Perplexity and usage of codes that occurred `counts` (K,) times."""
+def perplexity(counts: torch.Tensor) -> torch.Tensor:
+    """exp(−Σ p_k log p_k) () of codes that occurred `counts` (K,) times."""
     p = counts.double() / counts.sum().clamp_min(1)
-    entropy = -torch.special.xlogy(p, p).sum()
+    return torch.special.entr(p).sum().exp()
+
+
+def usage_of(counts: torch.Tensor) -> Usage:
+    """All figures of codes that occurred `counts` (K,) times."""
     unused = int((counts == 0).sum())
-    return Usage(float(entropy.exp()), 1 - unused / len(counts), unused)
+    return Usage(float(perplexity(counts)), 1 - unused / len(counts), unused)
 
 
 class UsageCounter:

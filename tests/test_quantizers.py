@@ -38,6 +38,13 @@ def flatten(latents):
     return rearrange(latents, "b d ... -> (b ...) d")
 
 
+def measure_gaps(a, b, distance):
+    """What orders the rows of b (m, D) around each row of a (n, D), the slow way: (n, m)."""
+    if distance == "cosine":
+        return 1 - F.cosine_similarity(a[:, None], b[None], dim=2)
+    return torch.stack([(row - b).norm(dim=1) for row in a])
+
+
 def is_row_of(vectors, rows):
     """For each of vectors (m, D) whether it is bitwise one of rows (n, D)."""
     return (vectors[:, None] == rows[None]).all(2).any(1)
@@ -59,8 +66,7 @@ def test_latents_may_have_one_to_three_site_axes(name, distance, sites):
 def test_each_code_is_the_nearest_entry_and_the_vectors_are_the_stored_entries(name, distance):
     quantizer, latents = build(name, distance=distance), draw_latents(2, 4, 3, 5)
     codebook = quantizer.codebook.detach().clone()
-    similarity = F.cosine_similarity(flatten(latents)[:, None], codebook[None], dim=2)
-    gaps = {"euclidean": torch.cdist(flatten(latents), codebook), "cosine": -similarity}[distance]
+    gaps = measure_gaps(flatten(latents), codebook, distance)
     vectors, codes, _ = quantizer(latents)
     assert torch.equal(codes.flatten(), gaps.argmin(1))
     assert torch.equal(flatten(vectors), codebook[gaps.argmin(1)])
@@ -70,12 +76,22 @@ def test_each_code_is_the_nearest_entry_and_the_vectors_are_the_stored_entries(n
 @every_distance
 def test_the_search_in_tiles_equals_the_search_at_once(monkeypatch, tile, distance):
     latents, codebook = draw_latents(101, 6).double(), draw_latents(23, 6, seed=2).double()
-    if distance == "cosine":
-        gaps = -F.cosine_similarity(latents[:, None], codebook[None], dim=2)
-    else:
-        gaps = (latents[:, None] - codebook[None]).norm(dim=2)
     monkeypatch.setitem(TILES, "cpu", tile)
-    assert torch.equal(nearest_codes(latents, codebook, distance), gaps.argmin(1))
+    assert torch.equal(nearest_codes(latents, codebook, distance), measure_gaps(latents, codebook, distance).argmin(1))
+
+
+def test_codes_are_right_where_all_latents_lie_far_from_the_origin():
+    latents, codebook = 100 + 0.1 * draw_latents(2000, 64), 100 + 0.1 * draw_latents(512, 64, seed=2)
+    exact = measure_gaps(latents.double(), codebook.double(), "euclidean").argmin(1)
+    assert (nearest_codes(latents, codebook) == exact).float().mean() > 0.998
+
+
+@every_quantizer
+def test_a_model_in_half_precision_chooses_the_codes_of_float32(name):
+    quantizer, latents = build(name).bfloat16().eval(), draw_latents(64, 4, 40).bfloat16()
+    exact = measure_gaps(flatten(latents).double(), quantizer.codebook.detach().double(), "euclidean").argmin(1)
+    assert torch.equal(quantizer.encode(latents).flatten(), exact)
+    assert quantizer(latents).vectors.dtype == torch.bfloat16
 
 
 @every_quantizer
@@ -110,6 +126,14 @@ def test_the_first_steps_can_set_the_codebook_by_kmeans(name, distance):
     assert (quantizer.codebook.detach() - means).abs().max() < 0.5
 
 
+@every_quantizer
+def test_kmeans_of_fewer_latents_than_entries_leaves_each_entry_at_a_latent(name):
+    quantizer, latents = build(name, kmeans_steps=2), draw_latents(1, 4, 5)
+    quantizer(latents)
+    quantizer(latents)
+    assert is_row_of(quantizer.codebook.detach(), flatten(latents)).all()
+
+
 @every_clustered
 @pytest.mark.parametrize("anchors", ANCHORS)
 def test_unused_entries_of_a_clustered_codebook_become_latents(name, anchors):
@@ -125,25 +149,30 @@ def test_unused_entries_of_a_clustered_codebook_become_latents(name, anchors):
 @every_clustered
 def test_anchors_can_be_set_once(name):
     quantizer = build(name, anchor_once=True)
+    quantizer.codebook.data[2] = 1e3
     quantizer(draw_latents(8, 4, 40))
+    assert (quantizer.codebook[2].abs() < 10).all()
     quantizer.codebook.data[2] = 1e3
     for _ in range(5):
         quantizer(draw_latents(8, 4, 40))
     assert (quantizer.codebook[2] == 1e3).all()
 
 
-def test_closest_anchors_are_the_closest_latents():
+@every_distance
+def test_closest_anchors_are_the_closest_latents(distance):
     latents, codebook = draw_latents(50, 4), draw_latents(8, 4, seed=2)
     moved = torch.tensor([1, 4, 7])
-    anchors = ANCHORS["closest"](8, 4, "euclidean")(latents, codebook, moved, step=0)
-    assert torch.equal(anchors, latents[torch.cdist(codebook[moved], latents).argmin(1)])
+    anchors = ANCHORS["closest"](8, 4, distance)(latents, codebook, moved, step=0)
+    assert torch.equal(anchors, latents[measure_gaps(codebook[moved], latents, distance).argmin(1)])
 
 
-def test_probabilistic_anchors_are_drawn_with_the_softmax_of_the_distances():
+@every_distance
+def test_probabilistic_anchors_are_drawn_with_the_softmax_of_the_distances(distance):
     latents, codebook = draw_latents(6, 4) / 2, draw_latents(1, 4, seed=2).repeat(20_000, 1) / 4
-    anchors = ANCHORS["probabilistic"](8, 4, "euclidean")(latents, codebook, torch.arange(20_000), step=3)
+    anchors = ANCHORS["probabilistic"](8, 4, distance)(latents, codebook, torch.arange(20_000), step=3)
     shares = (anchors[:, None] == latents[None]).all(2).double().mean(0)
-    expected = (-(latents - codebook[0]).square().sum(1).double()).softmax(0)
+    gaps = measure_gaps(codebook[:1], latents, distance)[0].double()
+    expected = (-gaps.square() if distance == "euclidean" else -gaps).softmax(0)
     assert expected.min() > 0.005
     torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
 

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer, Quantizer, base
+from stage1_vqvae.quantizers.anchors import ANCHORS
 from stage1_vqvae.quantizers.clustered import Clustered
 from stage1_vqvae.quantizers.nearest import TILES, Tile
 
@@ -80,8 +81,8 @@ def replace_straight_through(apply):
 def let_unused_entries_shrink(quantizer, patch):
     right = quantizer._update_codebook
 
-    def smoothed(latents, hits, sums):
-        right(latents, hits, sums)
+    def smoothed(latents, hits, sums, step):
+        right(latents, hits, sums, step)
         quantizer.codebook.data[hits == 0] *= 0.999
 
     quantizer._update_codebook = smoothed
@@ -90,8 +91,8 @@ def let_unused_entries_shrink(quantizer, patch):
 def write_smoothed_counts_back(quantizer, patch):
     right = quantizer._update_codebook
 
-    def smoothed(latents, hits, sums):
-        right(latents, hits, sums)
+    def smoothed(latents, hits, sums, step):
+        right(latents, hits, sums, step)
         total = quantizer.running_hits.sum()
         quantizer.running_hits.add_(1e-2).mul_(total / (total + K * 1e-2))
 
@@ -101,9 +102,9 @@ def write_smoothed_counts_back(quantizer, patch):
 def keep_old_sums_through_revival(quantizer, patch):
     right, kept = quantizer._revive, {}
 
-    def revive(latents, hits):
+    def revive(latents, hits, step):
         before = quantizer.codebook.detach().clone()
-        right(latents, hits)
+        right(latents, hits, step)
         for entry, old in kept.items():  # what mean = sum / count gives where both were left as they were
             quantizer.codebook.data[entry] = old
         kept.clear()
@@ -125,6 +126,23 @@ def update_before_the_lookup(quantizer, patch):
 
 def encode_by_forward(quantizer, patch):
     quantizer.encode = lambda latents: quantizer(latents).codes
+
+
+def update_in_eval_mode(quantizer, patch):
+    right = quantizer.forward
+
+    def forward(latents):
+        quantizer.training = True
+        return right(latents)
+
+    quantizer.forward = forward
+
+
+def sum_in_half_precision(quantizer, patch):
+    right = base.tally
+    patch.setattr(
+        base, "tally", lambda latents, *rest: tuple(part.float() for part in right(latents.bfloat16(), *rest))
+    )
 
 
 def search_in_half_precision(quantizer, patch):
@@ -177,6 +195,7 @@ def without_commitment_cost_the_loss_gives_the_encoder_no_gradient(make):
     replace_straight_through(lambda latents, vectors: vectors),
     replace_straight_through(lambda latents, vectors: latents + (vectors - latents)),
     replace_straight_through(lambda latents, vectors: latents + (vectors - latents).detach()),
+    replace_straight_through(lambda latents, vectors: vectors + (latents - latents.detach()) * 2),
 )
 def the_gradient_goes_straight_through_and_the_vectors_are_bitwise_the_entries(make):
     for training in (True, False):
@@ -270,39 +289,54 @@ def training_decodes_with_the_codebook_that_was_searched(make):
     assert torch.equal(rearrange(vectors, "b d ... -> (b ...) d"), before[codes.flatten()])
 
 
-@trap(encode_by_forward)
-def encoding_in_train_mode_changes_nothing(make):
+@trap(encode_by_forward, update_in_eval_mode)
+def neither_encoding_in_train_mode_nor_a_forward_pass_in_eval_mode_changes_anything(make):
     quantizer = make()
     before = copy.deepcopy(quantizer.state_dict())
     quantizer.encode(draw_latents(2, D, 3, 5))
+    quantizer.eval()(draw_latents(2, D, 3, 5))
     assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
 
 
-@trap(search_in_half_precision)
-def autocast_changes_no_code_and_leaves_the_state_in_float32(make):
-    quantizer, latents = make(), draw_latents(64, D, 16, 16)
-    distances = torch.cdist(flatten(latents).double(), quantizer.codebook.detach().double())
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(quantizer.encode(latents).flatten(), distances.argmin(1))
-        result = quantizer(latents)
-    assert torch.equal(result.codes.flatten(), distances.argmin(1))
-    assert result.vectors.dtype == result.loss.dtype == torch.float32
-    assert all(value.dtype in (torch.float32, torch.int64) for value in quantizer.state_dict().values())
+@trap(search_in_half_precision, sum_in_half_precision)
+def under_autocast_codes_hits_and_sums_are_those_of_float32(make):
+    for given in (draw_latents(64, D, 16, 16), draw_latents(64, D, 16, 16).bfloat16()):
+        quantizer, seen = make(), {}
+        quantizer._update_codebook = lambda latents, hits, sums, step, seen=seen: seen.update(hits=hits, sums=sums)
+        flat = flatten(given).double()
+        expected = torch.cdist(flat, quantizer.codebook.detach().double()).argmin(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            codes = quantizer.encode(given)
+            result = quantizer(given)
+        assert torch.equal(codes.flatten(), expected) and torch.equal(result.codes, codes)
+        one_hot = F.one_hot(expected, K).double()
+        assert seen["hits"].dtype == seen["sums"].dtype == result.vectors.dtype == result.loss.dtype == torch.float32
+        torch.testing.assert_close(seen["hits"].double(), one_hot.sum(0), atol=0, rtol=0)
+        torch.testing.assert_close(seen["sums"].double(), one_hot.T @ flat, atol=1e-2, rtol=1e-4)
+        commitment = quantizer.commitment_cost * (result.vectors.double() - given.double()).square().mean()
+        torch.testing.assert_close(
+            result.loss.double(), commitment + quantizer.codebook_loss(given.float(), result.vectors)
+        )
 
 
 @trap(keep_state_outside_the_buffers)
 def save_load_and_a_step_equal_an_uninterrupted_step(make):
-    quantizer, latents = make(revival_threshold=0.9), draw_latents(2, D, 3, 5)
-    for _ in range(5):
-        quantizer(latents)
-    quantizer.codebook.data[7], quantizer.running_hits[7] = 1e3, 0.0  # about to be revived at random
-    loaded = make(revival_threshold=0.9)
-    loaded.load_state_dict(copy.deepcopy(quantizer.state_dict()))
-    quantizer(latents)
-    loaded(latents)
-    state = dict(quantizer.named_buffers()) | dict(quantizer.named_parameters())
-    again = dict(loaded.named_buffers()) | dict(loaded.named_parameters())
-    assert all(torch.equal(value, again[key]) for key, value in state.items())
+    variants = [{"revival_threshold": 0.9}, {"kmeans_steps": 6}]
+    if isinstance(make(), Clustered):
+        variants += [{"anchors": "random"}, {"anchor_once": True}]
+    for options in variants:
+        quantizer = make(**options)
+        for step in range(5):
+            quantizer(draw_latents(2, D, 3, 5, seed=step))
+        quantizer.codebook.data[7], quantizer.running_hits[7] = 1e3, 0.0  # about to be revived at random
+        loaded = make(**options)
+        loaded.load_state_dict(copy.deepcopy(quantizer.state_dict()))
+        for step in range(5, 8):
+            quantizer(draw_latents(2, D, 3, 5, seed=step))
+            loaded(draw_latents(2, D, 3, 5, seed=step))
+        state = dict(quantizer.named_buffers()) | dict(quantizer.named_parameters())
+        again = dict(loaded.named_buffers()) | dict(loaded.named_parameters())
+        assert all(torch.equal(value, again[key]) for key, value in state.items()), options
 
 
 @trap(make_a_new_parameter_each_step)
@@ -318,10 +352,11 @@ def the_optimizer_knows_the_codebook_only_where_gradients_move_it(make):
 @trap(hold_all_distances, count_with_one_hot_codes)
 def no_tensor_is_as_large_as_sites_times_entries(make):
     sites = 4096
-    quantizer, latents = make(), draw_latents(1, D, sites)
-    with LargestTensor() as largest:
-        quantizer(latents).loss.backward()
-    assert largest.numel <= sites * D
+    for options in [{"anchors": anchors} for anchors in ANCHORS] if isinstance(make(), Clustered) else [{}]:
+        quantizer, latents = make(**options), draw_latents(1, D, sites)
+        with LargestTensor() as largest:
+            quantizer(latents).loss.backward()
+        assert largest.numel <= sites * D
 
 
 class LargestTensor(TorchDispatchMode):
@@ -341,7 +376,6 @@ class LargestTensor(TorchDispatchMode):
 def small_search_budget(monkeypatch):
     """So small that the sites of these checks are searched in several pieces."""
     monkeypatch.setitem(TILES, "cpu", Tile(pairs=1024, entries=3))
-    monkeypatch.setattr("stage1_vqvae.quantizers.anchors.PAIRS_AT_ONCE", 1024)
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)

@@ -11,11 +11,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from .joint import gather, is_joint, random_rows, take_rows
-from .nearest import nearest_codes
+from .joint import all_gather, is_joint, random_rows, take_rows
+from .nearest import TILES, nearest_codes
 
 POOL_REFRESH = 0.5  # share of the pool that each batch replaces
-PAIRS_AT_ONCE = 2**20  # of an entry and a latent: the matrix of all their distances is never held whole
 
 
 class RandomAnchors(nn.Module):
@@ -47,12 +46,12 @@ class ClosestAnchors(nn.Module):
         entries = codebook[moved]
         rows = nearest_codes(entries, latents, self.distance)  # the roles exchanged
         gaps = _as_compared(entries, self.distance) - _as_compared(latents[rows], self.distance)
-        winner = gather(gaps.square().sum(1)).argmin(0)
+        winner = all_gather(gaps.square().sum(1)).argmin(0)
         return take_rows(latents, rows, winner == _rank())
 
 
 class ProbabilisticAnchors(nn.Module):
-    """A latent of the joint batch drawn for each entry with probability softmax(−‖z − e‖²)."""
+    """A latent of the joint batch drawn for each entry with probability softmax(−‖z − e‖²), or softmax(cos(z, e))."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
         super().__init__()
@@ -61,15 +60,19 @@ class ProbabilisticAnchors(nn.Module):
     def forward(self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, step: int) -> torch.Tensor:
         """By inverse CDF over the joint batch: first the process whose latents hold the draw, then the latent."""
         points, entries = _as_compared(latents, self.distance), _as_compared(codebook[moved], self.distance)
-        pieces = entries.split(max(1, PAIRS_AT_ONCE // len(latents)))
-        log_masses = gather(torch.cat([_log_weights(piece, points).logsumexp(1) for piece in pieces]))
+        centre = points.mean(0)  # distances far from the origin would lose their digits
+        points, entries = points - centre, entries - centre
+        scale = 0.5 if self.distance == "cosine" else 1.0  # ‖z − e‖² = 2 (1 − cos) on the sphere
+        tile = TILES.get(latents.device.type, TILES["cuda"])
+        pieces = entries.split(max(1, tile.pairs // len(latents)))  # the matrix (m, n) is never held whole
+        log_masses = all_gather(torch.cat([_log_weights(piece, points, scale).logsumexp(1) for piece in pieces]))
         edges = log_masses.softmax(0).cumsum(0)  # (processes, m): where the share of each process ends
         draws = torch.rand(len(entries), generator=_generator(step), dtype=torch.float64).to(latents.device)
         winner = (draws >= edges[:-1]).sum(0)
         before = torch.cat([edges.new_zeros(1, len(entries)), edges])[_rank()]
         inside = (draws - before) / (edges[_rank()] - before).clamp_min(1e-300)
         rows = [
-            (_log_weights(piece, points).softmax(1).cumsum(1) <= draw[:, None]).sum(1)
+            (_log_weights(piece, points, scale).softmax(1).cumsum(1) <= draw[:, None]).sum(1)
             for piece, draw in zip(pieces, inside.split(len(pieces[0])), strict=True)
         ]
         return take_rows(latents, torch.cat(rows), winner == _rank())
@@ -80,9 +83,9 @@ def _as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
     return F.normalize(vectors, dim=1) if distance == "cosine" else vectors
 
 
-def _log_weights(entries: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """−‖z − e‖² (m, n), in float64: thousands of small shares are added up."""
-    return -torch.cdist(entries, latents).square().double()
+def _log_weights(entries: torch.Tensor, latents: torch.Tensor, scale: float) -> torch.Tensor:
+    """−scale · ‖z − e‖² (m, n), in float64: thousands of small shares are added up."""
+    return -scale * torch.cdist(entries, latents).square().double()
 
 
 def _rank() -> int:

@@ -14,7 +14,7 @@ from .joint import random_rows, tally
 from .kmeans import kmeans
 from .nearest import StraightThrough, nearest_codes
 
-GRACE_STEPS = 2  # batches that a revived entry survives without a hit
+GRACE_STEPS = 2  # batches that a revived entry survives without a hit; at the next one it moves again
 
 
 class Quantized(NamedTuple):
@@ -37,12 +37,14 @@ class Quantizer(nn.Module):
         commitment_cost: β of Eq. 3, on the encoder's term.
         decay: γ of the running hits N_i ← γ N_i + (1−γ) n_i.
         revival_threshold: an entry that no latent of the batch chose, and whose running hits are below this share
-            of what a uniform use would give, is moved onto a random latent of the batch. 0 switches revival off.
+            of what a uniform use would give, is moved onto a random latent of the batch. 0 switches revival off;
+            by default `default_revival` of the class.
         distance: `euclidean`, or `cosine`, which only chooses: `vectors` are the stored entries.
         kmeans_steps: training steps at the start in which the codebook is what k-means makes of the batch's latents.
     """
 
     codebook: torch.Tensor
+    default_revival = 0.3
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class Quantizer(nn.Module):
         embedding_dim: int = 64,
         commitment_cost: float = 0.25,
         decay: float = 0.99,
-        revival_threshold: float = 0.3,
+        revival_threshold: float | None = None,
         distance: str = "euclidean",
         kmeans_steps: int = 0,
     ) -> None:
@@ -59,7 +61,7 @@ class Quantizer(nn.Module):
         self.embedding_dim = embedding_dim
         self.commitment_cost = commitment_cost
         self.decay = decay
-        self.revival_threshold = revival_threshold
+        self.revival_threshold = self.default_revival if revival_threshold is None else revival_threshold
         self.distance = distance
         self.kmeans_steps = kmeans_steps
         # buffers and not Python numbers: they must survive save and load
@@ -86,8 +88,9 @@ class Quantizer(nn.Module):
 
     def _choose(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (b, D, *sites) as rows (n, D), and the code of each (b, *sites)."""
-        flat = rearrange(latents.detach(), "b d ... -> (b ...) d")
-        codes = nearest_codes(flat, self.codebook.detach(), self.distance)
+        exact = torch.promote_types(self.codebook.dtype, torch.float32)  # for models in half precision, too
+        flat = rearrange(latents.detach().to(exact), "b d ... -> (b ...) d")
+        codes = nearest_codes(flat, self.codebook.detach().to(exact), self.distance)
         return flat, codes.view(latents.shape[0], *latents.shape[2:])
 
     def look_up(self, codes: torch.Tensor) -> torch.Tensor:
@@ -103,41 +106,40 @@ class Quantizer(nn.Module):
         commitment_loss = F.mse_loss(latents, vectors.detach())
         return self.codebook_loss(latents.detach(), vectors) + self.commitment_cost * commitment_loss
 
-    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor) -> None:
-        """Move the codebook, given this process's latents (n, D), and the joint hits (K,) and sums (K, D)."""
+    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor, step: int) -> None:
+        """Move the codebook at this step, given this process's latents (n, D), the joint hits (K,) and sums (K, D)."""
 
     @torch.no_grad()
     def _update(self, latents: torch.Tensor, codes: torch.Tensor) -> None:
         """One training step's bookkeeping for latents (n, D) that chose codes (n,), over all processes together."""
-        if self.running_steps < self.kmeans_steps:
-            self._start_with_kmeans(latents)
+        step = int(self.running_steps)
+        if step < self.kmeans_steps:
+            self._start_with_kmeans(latents, step)
         else:
             hits, sums = tally(latents, codes, self.num_embeddings)
             self.running_hits.mul_(self.decay).add_(hits, alpha=1 - self.decay)
-            self._update_codebook(latents, hits, sums)
+            self._update_codebook(latents, hits, sums, step)
             if self.revival_threshold > 0:
-                self._revive(latents, hits)
+                self._revive(latents, hits, step)
         self.running_steps += 1
 
-    def _start_with_kmeans(self, latents: torch.Tensor) -> None:
+    def _start_with_kmeans(self, latents: torch.Tensor, step: int) -> None:
         """Set the codebook to the means of clusters of the joint batch, and the running hits to their sizes."""
-        step = int(self.running_steps)
         start = self.codebook.detach() if step else random_rows(latents, self.num_embeddings, seed=0)
         codebook, sizes = kmeans(latents, start, self.distance, seed=step)
         self.codebook.data.copy_(codebook)
         self.running_hits.copy_(sizes)
 
-    def _revive(self, latents: torch.Tensor, hits: torch.Tensor) -> None:
+    def _revive(self, latents: torch.Tensor, hits: torch.Tensor, step: int) -> None:
         """Move entries that are not used onto random latents, until one of them is hit.
 
-        A moved entry starts so close to the threshold that it moves again if the next GRACE_STEPS batches do not
-        hit it. In the first steps, while the encoder drifts away from its codebook, this keeps the codebook among
-        the latents.
+        A moved entry starts so close to the threshold that it moves again soon if it is not hit. In the first steps,
+        while the encoder drifts away from its codebook, this keeps the codebook among the latents.
         """
         threshold = self.revival_threshold * hits.sum() / self.num_embeddings
         dead = (hits == 0) & (self.running_hits < threshold)
         if dead.any():
-            chosen = random_rows(latents, self.num_embeddings, seed=int(self.running_steps))
+            chosen = random_rows(latents, self.num_embeddings, seed=step)
             self.codebook.data.copy_(torch.where(dead[:, None], chosen, self.codebook))
-            fresh = threshold / self.decay**GRACE_STEPS
+            fresh = threshold / self.decay ** (GRACE_STEPS + 0.5)
             self.running_hits.copy_(torch.where(dead, fresh, self.running_hits))

@@ -28,28 +28,28 @@ class Clustered(Quantizer):
     → vectors (8, 64, 7, 7), codes (8, 7, 7) in 0 ... 511, loss ().
     """
 
+    default_revival = 0.0
+
     def __init__(
         self,
         num_embeddings: int = 512,
         embedding_dim: int = 64,
         anchors: str = "probabilistic",
         anchor_once: bool = False,
-        revival_threshold: float = 0.0,
         **options: Any,
     ) -> None:
-        super().__init__(num_embeddings, embedding_dim, revival_threshold=revival_threshold, **options)
+        super().__init__(num_embeddings, embedding_dim, **options)
         self.anchor_once = anchor_once
         self.anchors = ANCHORS[anchors](num_embeddings, embedding_dim, self.distance)
         self.register_buffer("running_usage", torch.zeros(num_embeddings))  # u_k: shares, from 0
 
-    def _start_with_kmeans(self, latents: torch.Tensor) -> None:
-        super()._start_with_kmeans(latents)
+    def _start_with_kmeans(self, latents: torch.Tensor, step: int) -> None:
+        super()._start_with_kmeans(latents, step)
         self.running_usage.copy_(self.running_hits / self.running_hits.sum())
 
-    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor) -> None:
-        super()._update_codebook(latents, hits, sums)
+    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor, step: int) -> None:
+        super()._update_codebook(latents, hits, sums, step)
         self.running_usage.mul_(self.decay).add_(hits / hits.sum(), alpha=1 - self.decay)
-        step = int(self.running_steps)
         if self.anchor_once and step > self.kmeans_steps:
             return
         shares = torch.exp(-self.running_usage * self.num_embeddings * 10 / (1 - self.decay) - 1e-3)

@@ -22,10 +22,10 @@ class EMAQuantizer(Quantizer):
         """Zero: no gradient moves this codebook."""
         return latents.new_zeros(())
 
-    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor) -> None:
+    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor, step: int) -> None:
         """e_i ← e_i + (1−γ) (Σ_j z_ij − n_i e_i) / N_i, with N_i already updated.
 
         The same as m_i / N_i of Eq. A.1 to A.3, without keeping the sums m_i: an entry that is not hit does not move.
         """
-        step = (sums - hits[:, None] * self.codebook) / self.running_hits.clamp_min(1e-12)[:, None]
-        self.codebook.add_(step, alpha=1 - self.decay)
+        gap = (sums - hits[:, None] * self.codebook) / self.running_hits.clamp_min(1e-12)[:, None]
+        self.codebook.add_(gap, alpha=1 - self.decay)

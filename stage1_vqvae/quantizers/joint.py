@@ -22,7 +22,7 @@ def tally(latents: torch.Tensor, codes: torch.Tensor, num_embeddings: int) -> tu
     return hits, sums
 
 
-def gather(values: torch.Tensor) -> torch.Tensor:
+def all_gather(values: torch.Tensor) -> torch.Tensor:
     """One tensor from each process, of the same shape (...) on all → (processes, ...)."""
     if not is_joint():
         return values[None]
@@ -45,7 +45,7 @@ def take_rows(latents: torch.Tensor, rows: torch.Tensor, ours: torch.Tensor) -> 
 
 def random_rows(latents: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     """`count` random latents of the joint batch: (count, D). The choice follows from the seed and the joint size."""
-    sizes = gather(torch.tensor(len(latents), device=latents.device)).tolist()
+    sizes = all_gather(torch.tensor(len(latents), device=latents.device)).tolist()
     rank = dist.get_rank() if is_joint() else 0
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(sum(sizes), (count,), generator=generator).to(latents.device) - sum(sizes[:rank])

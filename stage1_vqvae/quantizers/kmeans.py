@@ -20,6 +20,6 @@ def kmeans(
     """
     for iteration in range(ITERATIONS):
         sizes, sums = tally(latents, nearest_codes(latents, codebook, distance), len(codebook))
-        fresh = random_rows(latents, len(codebook), seed * ITERATIONS + iteration)
+        fresh = random_rows(latents, len(codebook), seed * ITERATIONS + iteration + 1)
         codebook = torch.where(sizes[:, None] > 0, sums / sizes.clamp_min(1)[:, None], fresh)
     return codebook, sizes

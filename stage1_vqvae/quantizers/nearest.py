@@ -56,8 +56,11 @@ def _search(
 
 
 def _euclidean(codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² is the same for every entry
-    return codebook, codebook.square().sum(1) / 2
+    # with e = c + d, c the mean entry: ‖z − e‖² = ‖z − c‖² + 2 (½‖d‖² + c·d − z·d), and ‖z − c‖² is the same for every
+    # entry. Without c the terms would cancel, and codes be wrong, where all latents lie far from the origin.
+    centre = codebook.mean(0)
+    entries = codebook - centre
+    return entries, entries.square().sum(1) / 2 + entries @ centre
 
 
 def _cosine(codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
