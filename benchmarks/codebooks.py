@@ -26,14 +26,15 @@ SIZES = (512, 1024)
 
 
 def make_runs(data_root: str, output: Path) -> dict[str, TrainTokenizer]:
-    """The settings of every row, by name: the defaults at this budget, and the authors' setting, without revival.
+    """The settings of every row, by name: the authors' with our codebook and without revival, then the defaults.
 
     The perplexity that the authors print is an average over training batches; ours is that of the whole test part.
     """
     common = TrainTokenizer(
         output="", dataset="imagefolder", data_root=data_root, steps=10_000, batch_size=32, save_every=2500
     )
-    runs = {"authors-ema-512": replace(common, lr=3e-4, lr_schedule="constant", revival_threshold=0.0)}
+    authors = replace(common, lr=3e-4, lr_schedule="constant")
+    runs = {"authors-512": authors, "authors-no-revival-512": replace(authors, revival_threshold=0.0)}
     for size in SIZES:
         for kind in KINDS:
             runs[f"{kind}-{size}"] = replace(common, quantizer=kind, num_embeddings=size)
@@ -70,7 +71,8 @@ def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> Non
     colours = {"gradient": "#c8553d", "ema": "#3b6ea5", "clustered": "#4c9f70", "authors": "#777777"}
     for name, history in histories.items():
         kind, size = name.split("-")[0], name.rpartition("-")[2]
-        style = {"color": colours[kind], "linestyle": "-" if size == "512" else "--", "label": name.replace("-", " ")}
+        line = ":" if "no-revival" in name else "-" if size == "512" else "--"
+        style = {"color": colours[kind], "linestyle": line, "label": name.replace("-", " ")}
         steps = [report["step"] for report in history]
         for axes, figure_name in zip(panels, ("reconstruction_error", "perplexity"), strict=True):
             axes.plot(steps, [report[figure_name] for report in history], **style)
@@ -99,11 +101,11 @@ def main() -> None:
         return
     told = {name: read_json(Path(run.output) / "config.json")["provenance"] for name, run in runs.items()}
     speeds = time_steps(runs, load_images("imagefolder", flags.data_root, "train"))
-    print(f"{'codebook':18} {'error':>7} {'PSNR':>6} {'perplexity':>10} {'never used':>10} {'images/s':>9}")
+    print(f"{'codebook':24} {'error':>7} {'PSNR':>6} {'perplexity':>10} {'never used':>10} {'images/s':>9}")
     for name, provenance in told.items():
         at = provenance["figures"]
         print(
-            f"{name:18} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} {at['perplexity']:10.1f} "
+            f"{name:24} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} {at['perplexity']:10.1f} "
             f"{at['unused_entries']:10} {speeds[name]:9.0f}"
         )
     save_curves(flags.output / "curves.png", {name: provenance["history"] for name, provenance in told.items()})

@@ -12,7 +12,7 @@ from pipelines.configs import TrainTokenizer
 from pipelines.train_tokenizer import train_tokenizer
 from storage.tensors import read_json
 
-STEPS = {32: 3000, 1024: 600}  # by batch size; a tenth of each divides 300
+STEPS = {32: 3000, 1024: 500}  # by batch size; a tenth of each divides 300
 
 
 def main() -> None:
