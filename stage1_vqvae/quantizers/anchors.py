@@ -60,22 +60,30 @@ class ProbabilisticAnchors(nn.Module):
     def forward(self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, step: int) -> torch.Tensor:
         """By inverse CDF over the joint batch: first the process whose latents hold the draw, then the latent."""
         points, entries = _as_compared(latents, self.distance), _as_compared(codebook[moved], self.distance)
-        centre = points.mean(0)  # distances far from the origin would lose their digits
+        centre = points.mean(0)  # distances between points far from the origin would lose their digits
         points, entries = points - centre, entries - centre
         scale = 0.5 if self.distance == "cosine" else 1.0  # ‖z − e‖² = 2 (1 − cos) on the sphere
         tile = TILES.get(latents.device.type, TILES["cuda"])
         pieces = entries.split(max(1, tile.pairs // len(latents)))  # the matrix (m, n) is never held whole
-        log_masses = all_gather(torch.cat([_log_weights(piece, points, scale).logsumexp(1) for piece in pieces]))
-        edges = log_masses.softmax(0).cumsum(0)  # (processes, m): where the share of each process ends
         draws = torch.rand(len(entries), generator=_generator(step), dtype=torch.float64).to(latents.device)
-        winner = (draws >= edges[:-1]).sum(0)
-        before = torch.cat([edges.new_zeros(1, len(entries)), edges])[_rank()]
-        inside = (draws - before) / (edges[_rank()] - before).clamp_min(1e-300)
+        ours = torch.ones_like(moved, dtype=torch.bool)
+        if is_joint():
+            masses = torch.cat([_log_weights(piece, points, scale).logsumexp(1) for piece in pieces])
+            draws, ours = _our_part(draws, masses)
         rows = [
             (_log_weights(piece, points, scale).softmax(1).cumsum(1) <= draw[:, None]).sum(1)
-            for piece, draw in zip(pieces, inside.split(len(pieces[0])), strict=True)
+            for piece, draw in zip(pieces, draws.split(len(pieces[0])), strict=True)
         ]
-        return take_rows(latents, torch.cat(rows), winner == _rank())
+        return take_rows(latents, torch.cat(rows), ours)
+
+
+def _our_part(draws: torch.Tensor, log_masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws (m,) over the joint mass → the same over this process's share of it, and whether they fall there."""
+    edges = all_gather(log_masses).softmax(0).cumsum(0)  # (processes, m): where the share of each ends
+    edges = torch.cat([edges.new_zeros(1, len(draws)), edges])
+    start, end = edges[dist.get_rank()], edges[dist.get_rank() + 1]
+    winner = (draws >= edges[1:-1]).sum(0)
+    return (draws - start) / (end - start).clamp_min(1e-300), winner == dist.get_rank()
 
 
 def _as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
