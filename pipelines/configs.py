@@ -38,10 +38,9 @@ class TrainTokenizer:
     lr: float = 2e-3
     """Highest learning rate."""
     lr_schedule: LrSchedule = "cosine"
-    """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
+    """cosine: a warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
     quantizer: QuantizerName = "ema"
-    """ema: moving averages of the latents; gradient: by the optimizer; clustered: ema, and unused entries move to
-    latents, the further the less they are used; clustered-gradient: the same over gradient."""
+    """How the codebook is learnt: by averages, or by gradient; clustered also moves rarely used entries to latents."""
     num_embeddings: int = 512
     """Codebook entries K."""
     embedding_dim: int = 64
@@ -55,14 +54,13 @@ class TrainTokenizer:
     decay: float = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: float | None = None
-    """An entry used less than this share of uniform use moves to a random latent; 0: never. By default 0.3 for ema
-    and gradient, 0 for clustered."""
+    """Entries below this share of uniform use move to random latents; 0: never. None: 0.3, or 0 where clustered."""
     distance: Distance = "euclidean"
     """What nearest means; cosine only chooses, the entries stay as they are."""
     kmeans_steps: int = 0
     """First steps in which the codebook is set to the k-means of the batch's latents."""
     anchors: Anchors | None = None
-    """Where a clustered codebook takes latents from: a pool, the closest, or drawn by distance (the default)."""
+    """Latents that a clustered codebook moves to: of a pool, the closest, or drawn by distance. None: probabilistic."""
     anchor_once: Flag = False
     """Let a clustered codebook move unused entries in the first step only."""
     precision: Precision = "auto"
@@ -124,7 +122,7 @@ class TrainPrior:
     lr: float = 1e-3
     """Highest learning rate."""
     lr_schedule: LrSchedule = "cosine"
-    """cosine: a short warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
+    """cosine: a warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
     channels: int = 64
     """Width of the network."""
     num_layers: int = 15

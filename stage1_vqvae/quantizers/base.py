@@ -84,7 +84,7 @@ class Quantizer(nn.Module):
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """(b, D, *sites) → codes (b, *sites) int64; never moves the codebook."""
         with torch.autocast(latents.device.type, enabled=False):
-            return self._choose(latents.to(self.codebook.dtype))[1]
+            return self._choose(latents)[1]
 
     def _choose(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (b, D, *sites) as rows (n, D), and the code of each (b, *sites)."""
