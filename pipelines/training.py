@@ -76,7 +76,7 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
             if is_main and (done % max(1, settings.steps // REPORTS) == 0 or done == settings.steps):
                 measured = stage.validate((stage.average or stage.model).eval())
                 history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
-                bar.write("  ".join(f"{name} {value:.4g}" for name, value in history[-1].items()))
+                bar.write("  ".join(f"{name} {_short(value)}" for name, value in history[-1].items()))
             if is_main and done % settings.save_every == 0 and done < settings.steps:
                 save_state(run.folder / "state", done, trained, history)
     return history
@@ -88,7 +88,11 @@ def _readable(figures: dict[str, torch.Tensor], history: list[Figures]) -> dict[
         name: value for name, value in (history[-1] if history else {}).items() if name not in ("step", *figures)
     }
     now = {name: value.item() for name, value in figures.items()}
-    return {name: f"{value:.4g}" for name, value in {**now, **measured}.items()}
+    return {name: _short(value) for name, value in {**now, **measured}.items()}
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def finish(run: Run) -> None:
