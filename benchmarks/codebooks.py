@@ -18,7 +18,8 @@ from data.images import ImageDataset, to_float
 from data.sources import load_images
 from pipelines.configs import TrainTokenizer
 from pipelines.runtime import autocast, choose_precision
-from pipelines.train_tokenizer import build_tokenizer, train_tokenizer
+from pipelines.train_tokenizer import train_tokenizer
+from stage1_vqvae import VQVAE
 from storage.tensors import read_json
 
 KINDS = ("gradient", "ema", "clustered")
@@ -43,12 +44,15 @@ def make_runs(data_root: str, output: Path) -> dict[str, TrainTokenizer]:
 
 
 def time_steps(runs: dict[str, TrainTokenizer], images: ImageDataset, repeats: int = 5) -> dict[str, float]:
-    """Images/s of the training step alone, the median of interleaved repeats of 20 steps."""
+    """Images/s of the training step alone, of trained tokenizers: the median of interleaved repeats of 20 steps."""
     device = torch.device("cpu")
     precision = choose_precision("auto", device)
     batch = to_float(images.images[:32]).contiguous(memory_format=torch.channels_last)
-    models = {name: build_tokenizer(run, images).to(memory_format=torch.channels_last) for name, run in runs.items()}
-    optimizers = {name: torch.optim.Adam(model.parameters(), fused=True) for name, model in models.items()}
+    models = {
+        name: VQVAE.from_pretrained(run.output).to(memory_format=torch.channels_last).train()
+        for name, run in runs.items()
+    }
+    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-6, fused=True) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, model in models.items():
