@@ -12,7 +12,7 @@ from pipelines.configs import TrainTokenizer
 from pipelines.train_tokenizer import train_tokenizer
 from storage.tensors import read_json
 
-STEPS = {32: 3000, 1024: 500}  # by batch size; a tenth of each divides 300
+STEPS = {32: 3000, 1024: 500}  # by batch size
 
 
 def main() -> None:
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, help="side of the images, where they differ")
     parser.add_argument("--quantizers", nargs="+", default=["ema"], help="ema, gradient, clustered, ...")
     parser.add_argument("--batch-sizes", nargs="+", type=int, choices=STEPS, default=list(STEPS))
+    parser.add_argument("--steps", type=int, choices=(300, 500, 600, 1000, 1500, 3000), help="by default 3000 or 500")
     parser.add_argument("--output", type=Path, default=Path("runs/liveness/mnist5k"), help="folder of the runs")
     flags = parser.parse_args()
     rows = []
@@ -33,7 +34,7 @@ def main() -> None:
                 TrainTokenizer(
                     output=str(folder), dataset=flags.dataset, data_root=flags.data_root,
                     image_size=(flags.image_size,) if flags.image_size else (),
-                    quantizer=quantizer, batch_size=batch_size, steps=STEPS[batch_size],
+                    quantizer=quantizer, batch_size=batch_size, steps=flags.steps or STEPS[batch_size],
                 )
             )  # fmt: skip
             history = read_json(folder / "config.json")["provenance"]["history"]
