@@ -58,7 +58,7 @@ def train_prior(settings: TrainPrior) -> None:
     batches = in_batches(evenly_spaced(len(held_out), 2000), 250)
     stage = Stage(
         prior, training, loss, lambda model: measure_prior(model.module, load_batches(held_out, batches)), average,
-        max_norm=1.0,
+        max_norm=1.0, items="grids",
     )  # fmt: skip
     history = train(stage, settings, precision, run, accelerator)
     if accelerator.is_main_process:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .batches import StepSampler, load_batches
 from .run_folder import Run
 from .runtime import autocast
+from .speed import Speed
 from .training_state import Trained, load_state, save_state
 
 Figures = dict[str, float]
@@ -34,6 +35,7 @@ class Stage:
     validate: Callable[[nn.Module], Figures]  # of the model, or of its average
     average: nn.Module | None = None  # a moving average of the weights, to be kept in place of the last ones
     max_norm: float = math.inf  # of the gradient
+    items: str = "images"  # what the data set holds
     num_workers: int = 0
 
 
@@ -53,7 +55,8 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
     model = accelerator.prepare_model(stage.model)
     if is_main:
         run.start()
-    batches = load_batches(stage.dataset, steps, stage.num_workers)
+    speed = Speed(settings.batch_size, stage.items)
+    batches = speed.watch(load_batches(stage.dataset, steps, stage.num_workers))
     with tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main) as bar:
         for step, batch in enumerate(batches, start):
             seed_step(settings.seed, step, accelerator.process_index)
@@ -74,11 +77,14 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
             if is_main and (done % EVERY == 0 or done == settings.steps):
                 bar.set_postfix(_readable(figures, history), refresh=False)
             if is_main and (done % max(1, settings.steps // REPORTS) == 0 or done == settings.steps):
-                measured = stage.validate((stage.average or stage.model).eval())
+                now = speed.read()  # the log's alone: a history must be the same each time
+                with speed.pause():
+                    measured = stage.validate((stage.average or stage.model).eval())
                 history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
-                bar.write("  ".join(f"{name} {_short(value)}" for name, value in history[-1].items()))
+                bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **now}.items()))
             if is_main and done % settings.save_every == 0 and done < settings.steps:
-                save_state(run.folder / "state", done, trained, history)
+                with speed.pause():
+                    save_state(run.folder / "state", done, trained, history)
     return history
 
 

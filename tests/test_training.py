@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from pipelines.batches import StepSampler, in_order
 from pipelines.measure import measure_prior, measure_tokenizer
+from pipelines.speed import Speed
 from pipelines.training import lr_factor
 from stage1_vqvae import VQVAE
 from stage1_vqvae.usage import UsageCounter
@@ -40,6 +41,23 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused():
 
 def test_batches_in_order_end_with_a_short_one():
     assert [list(batch) for batch in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+def test_speed_counts_items_and_leaves_out_pauses(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pipelines.speed.time.perf_counter", lambda: now[0])
+
+    def batches():
+        for _ in range(4):
+            now[0] += 1  # waiting
+            yield None
+
+    speed = Speed(batch_size=30, items="images")
+    for _ in speed.watch(batches()):
+        now[0] += 2  # working
+        with speed.pause():
+            now[0] += 100
+    assert speed.read() == {"images/s": pytest.approx(10), "waiting": pytest.approx(1 / 3)}
 
 
 def test_a_constant_learning_rate_is_constant():
