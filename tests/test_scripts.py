@@ -15,7 +15,6 @@ from data import CodeDataset
 from data.images import to_uint8
 from pipelines import TwoStagePipeline
 from stage1_vqvae import VQVAE
-from stage1_vqvae.quantizers import QUANTIZERS
 from storage.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -104,20 +103,6 @@ def test_evaluate_leaves_its_figures(small_run, bars_file, tmp_path, run_script)
     assert figures["unused_entries"] == len(figures["never_used"]) == round(16 * (1 - figures["codebook_usage"]))
     assert Image.open(tmp_path / "usage.png").width > 500
     assert 0 < figures["bits_per_code"] < 6 and figures["images"] == 6
-
-
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_every_quantizer_can_be_trained_with_its_options(quantizer, bars_file, tmp_path, run_script):
-    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--quantizer", quantizer)
-    options = ("--kmeans-steps", 2, "--distance", "cosine", "--revival-threshold", 0.3, "--lr-schedule", "constant")
-    anchors = ("--anchors", "random") if quantizer.startswith("clustered") else ()
-    result = run_script("train_tokenizer", *flags, *options, *anchors, "--output", tmp_path)
-    assert result.code == 0 and "never used" in result.out
-    assert "step 30" in result.out and "images/s" in result.out
-    tokenizer = VQVAE.from_pretrained(tmp_path)
-    assert tokenizer.quantizer.kmeans_steps == 2 and tokenizer.quantizer.distance == "cosine"
-    assert type(tokenizer.quantizer) is QUANTIZERS[quantizer]
-    assert tokenizer.provenance["figures"]["images"] == 6
 
 
 def test_an_unconditional_prior_ignores_the_labels(small_run, tmp_path, run_script):

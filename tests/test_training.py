@@ -13,6 +13,7 @@ from pipelines.measure import measure_prior, measure_tokenizer
 from pipelines.speed import Speed
 from pipelines.training import lr_factor
 from stage1_vqvae import VQVAE
+from stage1_vqvae.quantizers import QUANTIZERS
 from stage1_vqvae.usage import UsageCounter
 from storage.errors import InputError
 
@@ -164,3 +165,17 @@ def test_usage_of_known_codes():
     counter.add(torch.tensor([[0, 1], [2, 3]]))
     counter.add(torch.tensor([0, 1, 2, 3]))
     assert counter.figures() == (pytest.approx(4), 0.5, 4)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_every_quantizer_can_be_trained_with_its_options(quantizer, bars_file, tmp_path, run_script):
+    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--quantizer", quantizer)
+    options = ("--kmeans-steps", 2, "--distance", "cosine", "--revival-threshold", 0.3, "--lr-schedule", "constant")
+    anchors = ("--anchors", "random") if quantizer.startswith("clustered") else ()
+    result = run_script("train_tokenizer", *flags, *options, *anchors, "--output", tmp_path)
+    assert result.code == 0 and "never used" in result.out
+    assert "step 30" in result.out and "images/s" in result.out
+    tokenizer = VQVAE.from_pretrained(tmp_path)
+    assert tokenizer.quantizer.kmeans_steps == 2 and tokenizer.quantizer.distance == "cosine"
+    assert type(tokenizer.quantizer) is QUANTIZERS[quantizer]
+    assert tokenizer.provenance["figures"]["images"] == 6

@@ -4,8 +4,8 @@ Shapes: b batch, D embedding_dim, K codebook entries.
 """
 
 import copy
-from types import MethodType
 
+import broken_twins
 import numpy as np
 import pytest
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer, Quantizer, base
+from stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer, Quantizer
 from stage1_vqvae.quantizers.anchors import ANCHORS
 from stage1_vqvae.quantizers.clustered import Clustered
 from stage1_vqvae.quantizers.nearest import TILES, Tile
@@ -60,130 +60,10 @@ def flatten(latents):
     return rearrange(latents.detach(), "b d ... -> (b ...) d")
 
 
-# The broken twins: each changes one quantizer, or through `patch` the module.
-
-
-def swap_the_losses(quantizer, patch):
-    def swapped(self, latents, vectors):
-        codebook_loss = self.commitment_cost * F.mse_loss(latents.detach(), vectors)
-        return codebook_loss + F.mse_loss(latents, vectors.detach())
-
-    quantizer._loss = MethodType(swapped, quantizer)
-
-
-def replace_straight_through(apply):
-    def twin(quantizer, patch):
-        patch.setattr(base.StraightThrough, "apply", staticmethod(apply))
-
-    return twin
-
-
-def let_unused_entries_shrink(quantizer, patch):
-    right = quantizer._update_codebook
-
-    def smoothed(latents, hits, sums, step):
-        right(latents, hits, sums, step)
-        quantizer.codebook.data[hits == 0] *= 0.999
-
-    quantizer._update_codebook = smoothed
-
-
-def write_smoothed_counts_back(quantizer, patch):
-    right = quantizer._update_codebook
-
-    def smoothed(latents, hits, sums, step):
-        right(latents, hits, sums, step)
-        total = quantizer.running_hits.sum()
-        quantizer.running_hits.add_(1e-2).mul_(total / (total + K * 1e-2))
-
-    quantizer._update_codebook = smoothed
-
-
-def keep_old_sums_through_revival(quantizer, patch):
-    right, kept = quantizer._revive, {}
-
-    def revive(latents, hits, step):
-        before = quantizer.codebook.detach().clone()
-        right(latents, hits, step)
-        for entry, old in kept.items():  # what mean = sum / count gives where both were left as they were
-            quantizer.codebook.data[entry] = old
-        kept.clear()
-        moved = (quantizer.codebook.detach() != before).any(1) & (hits == 0)
-        kept.update({entry: before[entry] for entry in moved.nonzero().flatten().tolist()})
-
-    quantizer._revive = revive
-
-
-def update_before_the_lookup(quantizer, patch):
-    right = quantizer.look_up
-
-    def late(codes):
-        quantizer.codebook.data += 0.01
-        return right(codes)
-
-    quantizer.look_up = late
-
-
-def encode_by_forward(quantizer, patch):
-    quantizer.encode = lambda latents: quantizer(latents).codes
-
-
-def update_in_eval_mode(quantizer, patch):
-    right = quantizer.forward
-
-    def forward(latents):
-        quantizer.training = True
-        return right(latents)
-
-    quantizer.forward = forward
-
-
-def sum_in_half_precision(quantizer, patch):
-    right = base.tally
-    patch.setattr(
-        base, "tally", lambda latents, *rest: tuple(part.float() for part in right(latents.bfloat16(), *rest))
-    )
-
-
-def search_in_half_precision(quantizer, patch):
-    right = base.nearest_codes
-    patch.setattr(
-        base, "nearest_codes", lambda latents, book, distance: right(latents.bfloat16(), book.bfloat16(), distance)
-    )
-
-
-def keep_state_outside_the_buffers(quantizer, patch):
-    quantizer._non_persistent_buffers_set |= {"running_hits", "running_steps"}
-
-
-def make_a_new_parameter_each_step(quantizer, patch):
-    right = quantizer._update
-
-    def update(latents, codes):
-        right(latents, codes)
-        codebook = quantizer.codebook.detach().clone()
-        del quantizer.codebook
-        quantizer.codebook = torch.nn.Parameter(codebook)
-
-    quantizer._update = update
-
-
-def hold_all_distances(quantizer, patch):
-    patch.setattr(base, "nearest_codes", lambda latents, book, distance: torch.cdist(latents, book).argmin(1))
-
-
-def count_with_one_hot_codes(quantizer, patch):
-    def tally(latents, codes, num_embeddings):
-        one_hot = F.one_hot(codes, num_embeddings).to(latents.dtype)
-        return one_hot.sum(0), one_hot.T @ latents
-
-    patch.setattr(base, "tally", tally)
-
-
 # The checks. Each takes `make(**options)`, which builds a quantizer, right or broken.
 
 
-@trap(swap_the_losses)
+@trap(broken_twins.swap_the_losses)
 def without_commitment_cost_the_loss_gives_the_encoder_no_gradient(make):
     latents = draw_latents(2, D, 3, 5)
     loss = make(commitment_cost=0.0)(latents).loss
@@ -192,10 +72,10 @@ def without_commitment_cost_the_loss_gives_the_encoder_no_gradient(make):
 
 
 @trap(
-    replace_straight_through(lambda latents, vectors: vectors),
-    replace_straight_through(lambda latents, vectors: latents + (vectors - latents)),
-    replace_straight_through(lambda latents, vectors: latents + (vectors - latents).detach()),
-    replace_straight_through(lambda latents, vectors: vectors + (latents - latents.detach()) * 2),
+    broken_twins.replace_straight_through(lambda latents, vectors: vectors),
+    broken_twins.replace_straight_through(lambda latents, vectors: latents + (vectors - latents)),
+    broken_twins.replace_straight_through(lambda latents, vectors: latents + (vectors - latents).detach()),
+    broken_twins.replace_straight_through(lambda latents, vectors: vectors + (latents - latents.detach()) * 2),
 )
 def the_gradient_goes_straight_through_and_the_vectors_are_bitwise_the_entries(make):
     for training in (True, False):
@@ -212,7 +92,7 @@ def the_gradient_goes_straight_through_and_the_vectors_are_bitwise_the_entries(m
         assert all(gradient is None for gradient in gradients[1:])
 
 
-@trap(let_unused_entries_shrink)
+@trap(broken_twins.let_unused_entries_shrink)
 def a_thousand_batches_on_one_entry_leave_the_others_bitwise_where_they_were(make):
     quantizer = make(revival_threshold=0.0, decay=0.9999)
     for _ in range(3):  # until each entry counts as used
@@ -225,7 +105,7 @@ def a_thousand_batches_on_one_entry_leave_the_others_bitwise_where_they_were(mak
     assert not torch.equal(quantizer.codebook[3], before[3])
 
 
-@trap(let_unused_entries_shrink, write_smoothed_counts_back)
+@trap(broken_twins.let_unused_entries_shrink, broken_twins.write_smoothed_counts_back)
 def three_steps_equal_the_equations_in_numpy(make):
     options = {"anchors": "closest"} if isinstance(make(), Clustered) else {}
     quantizer = make(decay=0.9, revival_threshold=0.0, **options)
@@ -264,7 +144,7 @@ class NumpyReference:
                 self.entries[k] -= lr * 2 * (old[k] - hits).sum(0) / latents.size
 
 
-@trap(keep_old_sums_through_revival)
+@trap(broken_twins.keep_old_sums_through_revival)
 def a_revived_entry_survives_a_step_without_a_hit(make):
     quantizer, latents = make(revival_threshold=0.5), draw_latents(8, D, 40)
     quantizer.codebook.data[2] = 1e3
@@ -281,7 +161,7 @@ def a_revived_entry_survives_a_step_without_a_hit(make):
     assert torch.equal(quantizer.codebook[2].detach(), moved)
 
 
-@trap(update_before_the_lookup)
+@trap(broken_twins.update_before_the_lookup)
 def training_decodes_with_the_codebook_that_was_searched(make):
     quantizer = make()
     before = quantizer.codebook.detach().clone()
@@ -289,7 +169,7 @@ def training_decodes_with_the_codebook_that_was_searched(make):
     assert torch.equal(rearrange(vectors, "b d ... -> (b ...) d"), before[codes.flatten()])
 
 
-@trap(encode_by_forward, update_in_eval_mode)
+@trap(broken_twins.encode_by_forward, broken_twins.update_in_eval_mode)
 def neither_encoding_in_train_mode_nor_a_forward_pass_in_eval_mode_changes_anything(make):
     quantizer = make()
     before = copy.deepcopy(quantizer.state_dict())
@@ -298,7 +178,7 @@ def neither_encoding_in_train_mode_nor_a_forward_pass_in_eval_mode_changes_anyth
     assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
 
 
-@trap(search_in_half_precision, sum_in_half_precision)
+@trap(broken_twins.search_in_half_precision, broken_twins.sum_in_half_precision)
 def under_autocast_codes_hits_and_sums_are_those_of_float32(make):
     for given in (draw_latents(64, D, 16, 16), draw_latents(64, D, 16, 16).bfloat16()):
         quantizer, seen = make(), {}
@@ -319,7 +199,7 @@ def under_autocast_codes_hits_and_sums_are_those_of_float32(make):
         )
 
 
-@trap(keep_state_outside_the_buffers)
+@trap(broken_twins.keep_state_outside_the_buffers)
 def save_load_and_a_step_equal_an_uninterrupted_step(make):
     variants = [{"revival_threshold": 0.9}, {"kmeans_steps": 6}]
     if isinstance(make(), Clustered):
@@ -339,7 +219,7 @@ def save_load_and_a_step_equal_an_uninterrupted_step(make):
         assert all(torch.equal(value, again[key]) for key, value in state.items()), options
 
 
-@trap(make_a_new_parameter_each_step)
+@trap(broken_twins.make_a_new_parameter_each_step)
 def the_optimizer_knows_the_codebook_only_where_gradients_move_it(make):
     quantizer = make()
     codebook = quantizer.codebook
@@ -349,7 +229,7 @@ def the_optimizer_knows_the_codebook_only_where_gradients_move_it(make):
     assert all(parameter.grad is not None for parameter in quantizer.parameters())
 
 
-@trap(hold_all_distances, count_with_one_hot_codes)
+@trap(broken_twins.hold_all_distances, broken_twins.count_with_one_hot_codes)
 def no_tensor_is_as_large_as_sites_times_entries(make):
     sites = 4096
     for options in [{"anchors": anchors} for anchors in ANCHORS] if isinstance(make(), Clustered) else [{}]:
