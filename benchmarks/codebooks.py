@@ -71,7 +71,7 @@ def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> Non
     """Reconstruction error and perplexity over the steps, on 1,000 held-out images."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     colours = {"gradient": "#c8553d", "ema": "#3b6ea5", "clustered": "#4c9f70", "authors": "#777777"}
     for name, history in histories.items():
@@ -85,7 +85,7 @@ def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> Non
     panels[0].set_yticks([0.05, 0.07, 0.1, 0.15], labels=["0.05", "0.07", "0.10", "0.15"])
     panels[0].minorticks_off()
     panels[1].set(xlabel="steps of 32 images", ylabel="perplexity", ylim=(0, None))
-    panels[1].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)

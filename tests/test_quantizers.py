@@ -112,6 +112,15 @@ def test_a_codebook_far_from_the_latents_comes_into_use(name):
 
 
 @every_quantizer
+def test_an_entry_that_was_hit_is_not_moved_however_rarely_that_happens(name):
+    quantizer = build(name, revival_threshold=0.9)
+    entries = quantizer.codebook.detach().clone()
+    quantizer.running_hits.fill_(1e-3)
+    quantizer(rearrange(entries[[3] + [0] * 50], "n d -> n d 1"))  # once in 51 latents
+    torch.testing.assert_close(quantizer.codebook.detach()[[0, 3]], entries[[0, 3]])
+
+
+@every_quantizer
 @every_distance
 def test_the_first_steps_can_set_the_codebook_by_kmeans(name, distance):
     quantizer, latents = build(name, distance=distance, kmeans_steps=4), draw_latents(4, 4, 40)

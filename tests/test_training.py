@@ -14,7 +14,7 @@ from pipelines.speed import Speed
 from pipelines.training import lr_factor
 from stage1_vqvae import VQVAE
 from stage1_vqvae.quantizers import QUANTIZERS
-from stage1_vqvae.usage import UsageCounter
+from stage1_vqvae.usage import UsageCounter, usage_of
 from storage.errors import InputError
 
 
@@ -165,6 +165,7 @@ def test_usage_of_known_codes():
     counter.add(torch.tensor([[0, 1], [2, 3]]))
     counter.add(torch.tensor([0, 1, 2, 3]))
     assert counter.figures() == (pytest.approx(4), 0.5, 4)
+    assert usage_of(torch.tensor([5, 1, 0, 0])).unused_entries == 2
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
