@@ -12,7 +12,6 @@ def evaluate(settings: Evaluate) -> None:
     # imported here, so that --help answers before torch is loaded
     from pathlib import Path
 
-    import torch
     from tqdm import tqdm
 
     from data.images import evenly_spaced, to_float
@@ -56,8 +55,7 @@ def evaluate(settings: Evaluate) -> None:
     if prior:
         figures |= measure_prior(prior, tqdm(codes, "prior"))
     shown = to_float(images.__getitems__(evenly_spaced(len(images), 48)).images)
-    with torch.no_grad():
-        again = tokenizer.decode(tokenizer.encode(shown.to(device)), tokenizer.image_size).cpu()
+    again = tokenizer.decode(tokenizer.encode(shown.to(device)), tokenizer.image_size).cpu()
 
     def write_results(folder: Path) -> None:
         described = {**figures, "never_used": never_used, "images": len(images), "split": settings.split, **facts}

@@ -19,14 +19,13 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     """Train the tokenizer and save its model folder in `settings.output`."""
     # imported here, so that --help answers before torch is loaded
     import torch
-    from tqdm import tqdm
 
     from data.images import evenly_spaced, to_float
     from data.sources import load_images
     from stage1_vqvae.usage import perplexity
     from storage.errors import InputError
 
-    from .batches import in_batches, in_order, load_batches
+    from .batches import in_batches, load_batches
     from .measure import measure_tokenizer
     from .run_folder import Run
     from .runtime import choose_precision, leave_together, start_accelerator
@@ -64,19 +63,29 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     tokenizer.provenance["history"] = train(stage, settings, precision, run, accelerator)
     leave_together(accelerator)  # the others need not wait for the rest
     if accelerator.is_main_process:
-        tokenizer.save_pretrained(settings.output)
-        everything = in_order(len(held_out), 250)
-        bar = tqdm(load_batches(held_out, everything, settings.num_workers), "held-out images", len(everything))
-        figures = measure_tokenizer(tokenizer.eval(), bar)
-        tokenizer.provenance["figures"] = {"images": len(held_out), **figures}
-        tokenizer.save_pretrained(settings.output)
+        save_with_figures(tokenizer, held_out, settings)
         finish(run)
-        say(
-            f"{settings.output}, on {len(held_out)} held-out images: "
-            f"reconstruction error {figures['reconstruction_error']:.4f}, PSNR {figures['psnr']:.2f} dB, "
-            f"perplexity {figures['perplexity']:.1f}, {figures['unused_entries']} of the "
-            f"{settings.num_embeddings} codebook entries never used"
-        )
+
+
+def save_with_figures(tokenizer: VQVAE, held_out: Images, settings: TrainTokenizer) -> None:
+    """Save the trained tokenizer, measure it on all held-out images, and save it again with the figures."""
+    from tqdm import tqdm
+
+    from .batches import in_order, load_batches
+    from .measure import measure_tokenizer
+
+    tokenizer.save_pretrained(settings.output)  # first: what is measured may turn out to be unreadable
+    batches = in_order(len(held_out), 250)
+    bar = tqdm(load_batches(held_out, batches, settings.num_workers), "held-out images", len(batches))
+    figures = measure_tokenizer(tokenizer.eval(), bar)
+    tokenizer.provenance["figures"] = {"images": len(held_out), **figures}
+    tokenizer.save_pretrained(settings.output)
+    say(
+        f"{settings.output}, on {len(held_out)} held-out images: "
+        f"reconstruction error {figures['reconstruction_error']:.4f}, PSNR {figures['psnr']:.2f} dB, "
+        f"perplexity {figures['perplexity']:.1f}, {figures['unused_entries']} of the "
+        f"{settings.num_embeddings} codebook entries never used"
+    )
 
 
 def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
