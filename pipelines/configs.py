@@ -54,7 +54,7 @@ class TrainTokenizer:
     decay: float = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: float | None = None
-    """Entries below this share of uniform use move to random latents; 0: never. None: 0.3, or 0 where clustered."""
+    """Entries below this share of uniform use move to random latents; 0: never. None: 0.3, or 0 for clustered."""
     distance: Distance = "euclidean"
     """What nearest means; cosine only chooses, the entries stay as they are."""
     kmeans_steps: int = 0

@@ -146,7 +146,7 @@ def test_kmeans_of_fewer_latents_than_entries_leaves_each_entry_at_a_latent(name
 @every_clustered
 @pytest.mark.parametrize("anchors", ANCHORS)
 def test_unused_entries_of_a_clustered_codebook_become_latents(name, anchors):
-    quantizer, latents = build(name, anchors=anchors), draw_latents(8, 4, 40)
+    quantizer, latents = build(name, anchors=anchors, revival_threshold=0.0), draw_latents(8, 4, 40)
     quantizer.codebook.data[5:] = 1e3
     quantizer(latents)
     moved = quantizer.codebook.detach()[5:]
@@ -157,7 +157,7 @@ def test_unused_entries_of_a_clustered_codebook_become_latents(name, anchors):
 
 @every_clustered
 def test_anchors_can_be_set_once(name):
-    quantizer = build(name, anchor_once=True)
+    quantizer = build(name, anchor_once=True, revival_threshold=0.0)
     quantizer.codebook.data[2] = 1e3
     quantizer(draw_latents(8, 4, 40))
     assert (quantizer.codebook[2].abs() < 10).all()

@@ -22,7 +22,7 @@ class Clustered(Quantizer):
     Args:
         anchors: `random` latents of a pool, the `closest` latent, or one drawn by distance, `probabilistic`.
         anchor_once: move entries in the first step only.
-        options: those of every quantizer. Revival is off by default, since unused entries move anyhow.
+        options: those of every quantizer. Revival is off by default over EMA, where unused entries move anyhow.
 
     Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
     → vectors (8, 64, 7, 7), codes (8, 7, 7) in 0 ... 511, loss ().
@@ -63,4 +63,10 @@ class ClusteredQuantizer(Clustered, EMAQuantizer):
 
 
 class ClusteredGradientQuantizer(Clustered, GradientQuantizer):
-    """The clustered codebook whose used entries the optimizer moves."""
+    """The clustered codebook whose used entries the optimizer moves.
+
+    Revival is on by default: an entry that was hit once stays where it is for some hundred steps, and in the first
+    steps gradients alone do not carry it after the latents.
+    """
+
+    default_revival = Quantizer.default_revival
