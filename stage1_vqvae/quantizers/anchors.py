@@ -7,11 +7,10 @@ each process.
 """
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from .joint import all_gather, is_joint, random_rows, take_rows
+from .joint import all_gather, is_joint, own_rank, random_rows, take_rows
 from .nearest import TILES, nearest_codes
 
 POOL_REFRESH = 0.5  # share of the pool that each batch replaces
@@ -47,7 +46,7 @@ class ClosestAnchors(nn.Module):
         rows = nearest_codes(entries, latents, self.distance)  # the roles exchanged
         gaps = _as_compared(entries, self.distance) - _as_compared(latents[rows], self.distance)
         winner = all_gather(gaps.square().sum(1)).argmin(0)
-        return take_rows(latents, rows, winner == _rank())
+        return take_rows(latents, rows, winner == own_rank())
 
 
 class ProbabilisticAnchors(nn.Module):
@@ -81,9 +80,9 @@ def _our_part(draws: torch.Tensor, log_masses: torch.Tensor) -> tuple[torch.Tens
     """Draws (m,) over the joint mass → the same over this process's share of it, and whether they fall there."""
     edges = all_gather(log_masses).softmax(0).cumsum(0)  # (processes, m): where the share of each ends
     edges = torch.cat([edges.new_zeros(1, len(draws)), edges])
-    start, end = edges[dist.get_rank()], edges[dist.get_rank() + 1]
+    start, end = edges[own_rank()], edges[own_rank() + 1]
     winner = (draws >= edges[1:-1]).sum(0)
-    return (draws - start) / (end - start).clamp_min(1e-300), winner == dist.get_rank()
+    return (draws - start) / (end - start).clamp_min(1e-300), winner == own_rank()
 
 
 def _as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
@@ -94,10 +93,6 @@ def _as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
 def _log_weights(entries: torch.Tensor, latents: torch.Tensor, scale: float) -> torch.Tensor:
     """−scale · ‖z − e‖² (m, n), in float64: thousands of small shares are added up."""
     return -scale * torch.cdist(entries, latents).square().double()
-
-
-def _rank() -> int:
-    return dist.get_rank() if is_joint() else 0
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -12,6 +12,11 @@ def is_joint() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def own_rank() -> int:
+    """The number of this process, 0 where there is only one."""
+    return dist.get_rank() if is_joint() else 0
+
+
 def tally(latents: torch.Tensor, codes: torch.Tensor, num_embeddings: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Hits n_i (K,) and sums Σ_j z_ij (K, D) of the joint batch, for latents (n, D) that chose codes (n,)."""
     hits = torch.bincount(codes, minlength=num_embeddings).to(latents.dtype)
@@ -46,7 +51,6 @@ def take_rows(latents: torch.Tensor, rows: torch.Tensor, ours: torch.Tensor) -> 
 def random_rows(latents: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     """`count` random latents of the joint batch: (count, D). The choice follows from the seed and the joint size."""
     sizes = all_gather(torch.tensor(len(latents), device=latents.device)).tolist()
-    rank = dist.get_rank() if is_joint() else 0
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(sum(sizes), (count,), generator=generator).to(latents.device) - sum(sizes[:rank])
+    rows = torch.randint(sum(sizes), (count,), generator=generator).to(latents.device) - sum(sizes[: own_rank()])
     return take_rows(latents, rows, (rows >= 0) & (rows < len(latents)))
