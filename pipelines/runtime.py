@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+
 import torch
 from accelerate import Accelerator
 
@@ -15,11 +19,31 @@ def start_accelerator(device: str, with_prose: bool = True) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but torch sees no GPU: use --device cpu")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
+    keep_memory()
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32: a GPU's convolutions would round to 10 bits
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         say(f"device: {accelerator.device}{processes}")
     return accelerator
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next ones, up to 2 GiB, and not give it back at once.
+
+    Otherwise each large tensor costs the operating system a page fault for every 4 KiB, at every step again. Where
+    MALLOC_MMAP_THRESHOLD_ is set in the environment, or the C library is another one, nothing changes.
+    """
+    if not sys.platform.startswith("linux") or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8  # the names of malloc.h
+        limit = 2**31 - 1
+        for parameter, value in (
+            (mmap_threshold, limit), (trim_threshold, limit), (top_pad, 2**26), (arena_max, 1),
+        ):  # fmt: skip
+            mallopt(parameter, value)
 
 
 def leave_together(accelerator: Accelerator) -> None:

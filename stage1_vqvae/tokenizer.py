@@ -13,6 +13,7 @@ from storage.model_folder import ModelFolder
 
 from .networks import Decoder, Encoder
 from .quantizers import QUANTIZERS
+from .quantizers.nearest import Nearest
 
 
 class Reconstruction(NamedTuple):
@@ -100,9 +101,14 @@ class VQVAE(ModelFolder, nn.Module):
     @torch.no_grad()
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """(b, c, H, W) in [-1, 1] → codes (b, h, w) int64, 0 ... K-1. Changes nothing, in train mode neither."""
+        return self.encode_marking_ties(images, mark_ties=False).codes
+
+    @torch.no_grad()
+    def encode_marking_ties(self, images: torch.Tensor, mark_ties: bool = True) -> Nearest:
+        """The same, and at which sites (b, h, w) two entries are equally near, but for rounding."""
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise ValueError(f"images of shape {tuple(images.shape)}, but (b, {self.in_channels}, H, W) is needed")
-        return self.quantizer.encode(self.encoder(self._pad(images)))
+        return self.quantizer.encode_marking_ties(self.encoder(self._pad(images)), mark_ties)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from stage1_vqvae.quantizers import base
+from stage1_vqvae.quantizers.nearest import Nearest
 
 
 def swap_the_losses(quantizer, patch):
@@ -94,10 +95,8 @@ def sum_in_half_precision(quantizer, patch):
 
 
 def search_in_half_precision(quantizer, patch):
-    right = base.nearest_codes
-    patch.setattr(
-        base, "nearest_codes", lambda latents, book, distance: right(latents.bfloat16(), book.bfloat16(), distance)
-    )
+    right = base.find_nearest
+    patch.setattr(base, "find_nearest", lambda latents, book, *rest: right(latents.bfloat16(), book.bfloat16(), *rest))
 
 
 def keep_state_outside_the_buffers(quantizer, patch):
@@ -117,7 +116,9 @@ def make_a_new_parameter_each_step(quantizer, patch):
 
 
 def hold_all_distances(quantizer, patch):
-    patch.setattr(base, "nearest_codes", lambda latents, book, distance: torch.cdist(latents, book).argmin(1))
+    patch.setattr(
+        base, "find_nearest", lambda latents, book, *rest: Nearest(torch.cdist(latents, book).argmin(1), None)
+    )
 
 
 def count_with_one_hot_codes(quantizer, patch):

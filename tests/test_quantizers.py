@@ -13,7 +13,7 @@ from einops import rearrange
 from stage1_vqvae.quantizers import QUANTIZERS
 from stage1_vqvae.quantizers.anchors import ANCHORS
 from stage1_vqvae.quantizers.clustered import Clustered
-from stage1_vqvae.quantizers.nearest import TILES, Tile, nearest_codes
+from stage1_vqvae.quantizers.nearest import TILES, Tile, find_nearest, nearest_codes
 
 every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
 every_distance = pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -78,6 +78,23 @@ def test_the_search_in_tiles_equals_the_search_at_once(monkeypatch, tile, distan
     latents, codebook = draw_latents(101, 6).double(), draw_latents(23, 6, seed=2).double()
     monkeypatch.setitem(TILES, "cpu", tile)
     assert torch.equal(nearest_codes(latents, codebook, distance), measure_gaps(latents, codebook, distance).argmin(1))
+
+
+@pytest.mark.parametrize("tile", [Tile(50, 7), Tile(10**9, 10**9)])
+@pytest.mark.parametrize("num_embeddings", [1, 3, 21, 32, 48])
+@every_distance
+def test_a_site_is_tied_where_the_second_entry_is_as_near_but_for_rounding(monkeypatch, tile, num_embeddings, distance):
+    monkeypatch.setitem(TILES, "cpu", tile)
+    latents, codebook = draw_latents(200, 6).double(), draw_latents(num_embeddings, 6, seed=2).double()
+    if num_embeddings == 1:
+        assert not find_nearest(latents, codebook, distance, mark_ties=True).tied.any()
+        return
+    codebook[-1] = codebook[0] + 1e-7  # a twin: whoever is near to one is near to both
+    nearest_two = measure_gaps(latents, codebook, distance).topk(2, largest=False).indices
+    expected = (nearest_two.sort().values == torch.tensor([0, num_embeddings - 1])).all(1)
+    codes, tied = find_nearest(latents, codebook, distance, mark_ties=True)
+    assert torch.equal(tied, expected) and expected.sum() > 0
+    assert torch.equal(codes[~tied], nearest_two[~tied, 0])
 
 
 def test_codes_are_right_where_all_latents_lie_far_from_the_origin():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .joint import all_gather, is_joint, own_rank, random_rows, take_rows
-from .nearest import TILES, nearest_codes
+from .nearest import nearest_codes, tile_for
 
 POOL_REFRESH = 0.5  # share of the pool that each batch replaces
 
@@ -62,7 +62,7 @@ class ProbabilisticAnchors(nn.Module):
         centre = points.mean(0)  # distances between points far from the origin would lose their digits
         points, entries = points - centre, entries - centre
         scale = 0.5 if self.distance == "cosine" else 1.0  # ‖z − e‖² = 2 (1 − cos) on the sphere
-        tile = TILES.get(latents.device.type, TILES["cuda"])
+        tile = tile_for(latents.device)
         pieces = entries.split(max(1, tile.pairs // len(latents)))  # the matrix (m, n) is never held whole
         draws = torch.rand(len(entries), generator=_generator(step), dtype=torch.float64).to(latents.device)
         ours = torch.ones_like(moved, dtype=torch.bool)

@@ -12,7 +12,7 @@ from torch import nn
 
 from .joint import random_rows, tally
 from .kmeans import kmeans
-from .nearest import StraightThrough, nearest_codes
+from .nearest import Nearest, StraightThrough, find_nearest
 
 GRACE_STEPS = 2  # batches that a revived entry survives without a hit; at the next one it moves again
 
@@ -73,7 +73,7 @@ class Quantizer(nn.Module):
         # distances, sums and counts in the codebook's float32: bfloat16 ties would move codes
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebook.dtype)
-            flat, codes = self._choose(latents)
+            flat, (codes, _) = self._choose(latents)
             vectors = self.look_up(codes)
             loss = self._loss(latents, vectors)
             quantized = Quantized(StraightThrough.apply(latents, vectors), codes, loss)
@@ -83,15 +83,20 @@ class Quantizer(nn.Module):
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """(b, D, *sites) → codes (b, *sites) int64; never moves the codebook."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self._choose(latents)[1]
+        return self.encode_marking_ties(latents, mark_ties=False).codes
 
-    def _choose(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_marking_ties(self, latents: torch.Tensor, mark_ties: bool = True) -> Nearest:
+        """The same, and where rounding decides between two entries: codes (b, *sites) int64, tied (b, *sites) bool."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._choose(latents, mark_ties)[1]
+
+    def _choose(self, latents: torch.Tensor, mark_ties: bool = False) -> tuple[torch.Tensor, Nearest]:
         """Latents (b, D, *sites) as rows (n, D), and the code of each (b, *sites)."""
         exact = torch.promote_types(self.codebook.dtype, torch.float32)  # for models in half precision, too
         flat = rearrange(latents.detach().to(exact), "b d ... -> (b ...) d")
-        codes = nearest_codes(flat, self.codebook.detach().to(exact), self.distance)
-        return flat, codes.view(latents.shape[0], *latents.shape[2:])
+        found = find_nearest(flat, self.codebook.detach().to(exact), self.distance, mark_ties)
+        shape = (latents.shape[0], *latents.shape[2:])
+        return flat, Nearest(*(None if part is None else part.view(shape) for part in found))
 
     def look_up(self, codes: torch.Tensor) -> torch.Tensor:
         """z_q(x) = e_k (Eq. 2): codes (b, *sites) → vectors (b, D, *sites)."""
