@@ -1,4 +1,4 @@
-"""Which items a training step sees: everything follows from (seed, step).
+"""Which items a training step sees: everything follows from (seed, step); and how they are read and cut.
 
 Shapes: n items of the data set.
 """
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from storage.errors import InputError
 
-Items = TypeVar("Items", list[int], range)
+Items = TypeVar("Items")
 
 
 class StepSampler(Sampler[list[int]]):
@@ -25,8 +25,6 @@ class StepSampler(Sampler[list[int]]):
     def __init__(
         self, length: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, num_processes: int = 1
     ) -> None:
-        if batch_size % num_processes:
-            raise InputError(f"--batch-size {batch_size} cannot be shared by {num_processes} processes: use a multiple")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.start, self.stop = start, stop
         share = batch_size // num_processes
@@ -38,13 +36,28 @@ class StepSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.start, self.stop):
-            chosen = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-                chosen.append(int(order[position % self.length]))
-            yield chosen[self.share]
+            epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.length)
+            chosen = np.empty(self.batch_size, dtype=np.int64)
+            for needed in np.unique(epochs):
+                if needed != epoch:
+                    epoch, order = needed, np.random.default_rng([self.seed, needed]).permutation(self.length)
+                chosen[epochs == needed] = order[places[epochs == needed]]
+            yield chosen[self.share].tolist()
+
+
+def check_shares(batch_size: int, num_processes: int, accumulate: int) -> None:
+    """Raise InputError where a batch cannot be cut into equal pieces."""
+    if batch_size % (num_processes * accumulate):
+        among = [f"{num_processes} processes"] * (num_processes > 1) + [f"{accumulate} pieces"] * (accumulate > 1)
+        raise InputError(f"--batch-size {batch_size} cannot be shared by {' of '.join(among)}: use a multiple")
+
+
+def pieces_of(batch: Items, count: int) -> list[Items]:
+    """A batch of tensors cut into `count` pieces of the same kind."""
+    if count == 1:
+        return [batch]
+    parts = [[None] * count if part is None else part.chunk(count) for part in batch]
+    return [type(batch)(*piece) for piece in zip(*parts, strict=True)]
 
 
 def load_batches(dataset: Any, batches: Sampler[list[int]] | list[range], num_workers: int = 0) -> Iterator[Any]:

@@ -18,20 +18,22 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
             "embedding_dim",
             "channels",
             "num_layers",
+            "accumulate",
         ),
         (lambda value: value >= 1, "at least 1"),
     ),
     "hidden_channels": (lambda value: value >= 2, "at least 2"),
     "downsampling": (lambda value: value >= 1 and value & (value - 1) == 0, "a power of two: 1, 2, 4, 8, ..."),
-    "lr": (lambda value: 0 < value < math.inf, "a positive number"),
-    "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
-    "decay": (lambda value: 0 < value < 1, "between 0 and 1"),
+    **dict.fromkeys(("lr", "max_norm"), (lambda value: 0 < value < math.inf, "a positive number")),
+    **dict.fromkeys(("dropout", "label_dropout"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
+    **dict.fromkeys(("decay", "ema_decay"), (lambda value: 0 < value < 1, "between 0 and 1")),
+    "crop": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2 to the power of 63"),
     "revival_threshold": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     **dict.fromkeys(
         ("commitment_cost", "temperature"), (lambda value: 0 <= value < math.inf, "a number of at least 0")
     ),
-    **dict.fromkeys(("num_workers", "kmeans_steps"), (lambda value: value >= 0, "at least 0")),
+    **dict.fromkeys(("num_workers", "kmeans_steps", "shift"), (lambda value: value >= 0, "at least 0")),
 }
 
 

@@ -13,6 +13,8 @@ QuantizerName = Literal["ema", "gradient", "clustered", "clustered-gradient"]
 Distance = Literal["euclidean", "cosine"]
 Anchors = Literal["random", "closest", "probabilistic"]
 LrSchedule = Literal["cosine", "constant"]
+MemoryFormat = Literal["channels-last", "contiguous"]
+OptimizerKind = Literal["fused", "plain"]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
@@ -63,8 +65,22 @@ class TrainTokenizer:
     """Latents that a clustered codebook moves to: of a pool, the closest, or drawn by distance. None: probabilistic."""
     anchor_once: Flag = False
     """Let a clustered codebook move unused entries in the first step only."""
+    flip: Flag = False
+    """Mirror every second training image, drawn by lot."""
+    shift: int = 0
+    """Move each training image by up to this many pixels; its edges are repeated."""
+    crop: float = 1.0
+    """Train on random windows of at least this share of each side, enlarged; 1: on whole images."""
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, fp32 elsewhere."""
+    memory_format: MemoryFormat = "channels-last"
+    """How images and features lie in memory."""
+    optimizer: OptimizerKind = "fused"
+    """Adam over all weights at once, or one after the other."""
+    compile: Flag = False
+    """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
+    accumulate: int = 1
+    """Pieces that a step's batch is worked through in, for less memory: the codebook moves once a step all the same."""
     seed: int = 0
     """Everything random follows from it."""
     device: Device = "auto"
@@ -129,10 +145,24 @@ class TrainPrior:
     """Gated layers."""
     dropout: float = 0.1
     """Share of the input codes hidden in training: more for small data sets."""
+    label_dropout: float = 0.1
+    """Share of the labels hidden in training, so that the prior also learns grids of no class: guidance needs it."""
+    ema_decay: float = 0.999
+    """Decay of the moving average of the weights, which is what is kept."""
+    max_norm: float = 1.0
+    """Longest gradient; a longer one is cut to it."""
     unconditional: Flag = False
     """Ignore the labels of the codes. Without this the prior is conditioned on them, where there are any."""
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, fp32 elsewhere."""
+    memory_format: MemoryFormat = "channels-last"
+    """How images and features lie in memory."""
+    optimizer: OptimizerKind = "fused"
+    """Adam over all weights at once, or one after the other."""
+    compile: Flag = False
+    """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
+    accumulate: int = 1
+    """Pieces that a step's batch is worked through in, for less memory: the codebook moves once a step all the same."""
     seed: int = 0
     """Everything random follows from it."""
     device: Device = "auto"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 from data.codes import CodeBatch
 from data.images import to_float
@@ -55,7 +56,8 @@ def measure_prior(prior: "GatedPixelCNN", batches: Iterable[Any]) -> dict[str, f
     for batch in batches:
         codes = batch.codes.to(device)
         labels = batch.labels.to(device) if prior.num_classes else None
-        losses = F.cross_entropy(prior(codes, labels), codes, reduction="none")
+        logits = rearrange(prior(codes, labels), "b k h w -> (b h w) k")
+        losses = F.cross_entropy(logits, codes.flatten(), reduction="none")
         nats += float(losses.double().sum())  # a sum, not a mean of means: the last batch may be short
         sites += codes.numel()
     return {"bits_per_code": nats / math.log(2) / sites}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -64,9 +66,44 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "bf16" if _computes_in_bf16(device) else "fp32"
 
 
+class Execution(NamedTuple):
+    """How a training step is computed; none of it changes what is computed, but for rounding."""
+
+    precision: str  # bf16 or fp32
+    memory_format: torch.memory_format
+    fused: bool  # the optimizer
+    compiled: bool
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.memory_format == torch.channels_last else "contiguous"
+        return f"{self.precision}, {layout}, {'fused' if self.fused else 'plain'} Adam" + ", compiled" * self.compiled
+
+
+def choose_execution(settings: Any, device: torch.device) -> Execution:
+    """What the settings say, and for what they leave open what is fast on this device."""
+    precision = choose_precision(settings.precision, device)
+    layout = torch.channels_last if settings.memory_format == "channels-last" else torch.contiguous_format
+    return Execution(precision, layout, settings.optimizer == "fused", settings.compile)
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The context in which a training step runs forward."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def without_compiling() -> AbstractContextManager[None]:
+    """A context in which compiled networks run as written: batches of other sizes are not worth a compilation."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def refuse_unequal(accelerator: Accelerator, step: int) -> None:
+    """Raise InputError where the processes do not all start at the same step."""
+    steps = set(accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist())
+    if len(steps) > 1:
+        raise InputError(
+            f"the processes see training states of different steps ({', '.join(map(str, sorted(steps)))}): "
+            "--output must be a folder that all machines share"
+        )
 
 
 def _computes_in_bf16(device: torch.device) -> bool:

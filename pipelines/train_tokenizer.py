@@ -20,7 +20,8 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     # imported here, so that --help answers before torch is loaded
     import torch
 
-    from data.images import evenly_spaced, to_float
+    from data.augmentation import Augmentation
+    from data.images import evenly_spaced
     from data.sources import load_images
     from stage1_vqvae.usage import perplexity
     from storage.errors import InputError
@@ -28,27 +29,32 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     from .batches import in_batches, load_batches
     from .measure import measure_tokenizer
     from .run_folder import Run
-    from .runtime import choose_precision, leave_together, start_accelerator
+    from .runtime import choose_execution, leave_together, start_accelerator
     from .training import Stage, finish, train
 
     accelerator = start_accelerator(settings.device)
-    precision = choose_precision(settings.precision, accelerator.device)
+    execution = choose_execution(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
         images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
         held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
     if max(images.image_size) < settings.downsampling:
         raise InputError(f"--downsampling {settings.downsampling}: the images are only {max(images.image_size)} wide")
     options = quantizer_options(settings)
-    facts = {"precision": precision, "data": images.identity(), "revival_threshold": options["revival_threshold"]}
+    facts = {
+        "precision": execution.precision,
+        "data": images.identity(),
+        "revival_threshold": options["revival_threshold"],
+    }
     run = Run(settings.output, settings, **facts)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
-    say(f"{len(images)} images of {images.in_channels}×{'×'.join(map(str, images.image_size))}, {precision}")
+    say(f"{len(images)} images of {images.in_channels}×{'×'.join(map(str, images.image_size))}; {execution}")
 
-    tokenizer = build_tokenizer(settings, images).to(accelerator.device, memory_format=torch.channels_last)
+    tokenizer = build_tokenizer(settings, images).to(accelerator.device, memory_format=execution.memory_format)
+    augment = Augmentation(settings.flip, settings.shift, settings.crop)
 
     def loss(model: torch.nn.Module, batch: object) -> dict[str, torch.Tensor]:
-        pixels = to_float(batch.images.to(accelerator.device)).contiguous(memory_format=torch.channels_last)
+        pixels = augment(batch.images.to(accelerator.device)).contiguous(memory_format=execution.memory_format)
         result = model(pixels)
         hits = torch.bincount(result.codes.flatten(), minlength=settings.num_embeddings)
         return {
@@ -58,9 +64,10 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     some = in_batches(evenly_spaced(len(held_out), 1000), 250)  # while training; all of them in the end
     stage = Stage(
         tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, some)),
-        num_workers=settings.num_workers,
+        num_workers=settings.num_workers, to_compile=[tokenizer.encoder, tokenizer.decoder],
+        announce=lambda more_follow: setattr(tokenizer.quantizer, "postpone_update", more_follow),
     )  # fmt: skip
-    tokenizer.provenance["history"] = train(stage, settings, precision, run, accelerator)
+    tokenizer.provenance["history"] = train(stage, settings, execution, run, accelerator)
     leave_together(accelerator)  # the others need not wait for the rest
     if accelerator.is_main_process:
         save_with_figures(tokenizer, held_out, settings)
@@ -73,11 +80,13 @@ def save_with_figures(tokenizer: VQVAE, held_out: Images, settings: TrainTokeniz
 
     from .batches import in_order, load_batches
     from .measure import measure_tokenizer
+    from .runtime import without_compiling
 
     tokenizer.save_pretrained(settings.output)  # first: what is measured may turn out to be unreadable
     batches = in_order(len(held_out), 250)
     bar = tqdm(load_batches(held_out, batches, settings.num_workers), "held-out images", len(batches))
-    figures = measure_tokenizer(tokenizer.eval(), bar)
+    with without_compiling():
+        figures = measure_tokenizer(tokenizer.eval(), bar)
     tokenizer.provenance["figures"] = {"images": len(held_out), **figures}
     tokenizer.save_pretrained(settings.output)
     say(

@@ -3,7 +3,8 @@
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from .batches import StepSampler, load_batches
+from .batches import StepSampler, check_shares, load_batches, pieces_of
 from .run_folder import Run
-from .runtime import autocast
+from .runtime import Execution, autocast, refuse_unequal, without_compiling
 from .speed import Speed
 from .training_state import Trained, load_state, save_state
 
@@ -33,25 +34,40 @@ class Stage:
     dataset: Any  # items by number, in batches
     loss: Callable[[nn.Module, Any], dict[str, torch.Tensor]]  # of a batch; the term to minimise is called "loss"
     validate: Callable[[nn.Module], Figures]  # of the model, or of its average
-    average: nn.Module | None = None  # a moving average of the weights, to be kept in place of the last ones
+    average: nn.Module | None = None  # a moving average of the weights, which is validated in their place
+    best: nn.Module | None = None  # becomes the average as it was when `criterion` was lowest
+    criterion: str = ""  # a validated figure
     max_norm: float = math.inf  # of the gradient
     items: str = "images"  # what the data set holds
     num_workers: int = 0
+    to_compile: list[nn.Module] = field(default_factory=list)
+    # called before each piece of a step's batch: whether more of them follow
+    announce: Callable[[bool], None] = lambda more_follow: None
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything that training moves, by name."""
+        parts = {"model": self.model, "average": self.average, "best": self.best}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
-def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Accelerator) -> list[Figures]:
+def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerator: Accelerator) -> list[Figures]:
     """Train for `settings.steps`, going on from the last saved state. Returns the validated figures.
 
     Everything random at step t follows from (seed, t), so the state needs no generator.
     """
+    check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
     is_main = accelerator.is_main_process
-    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, fused=True)
-    trained = Trained({"model": stage.model} | ({"average": stage.average} if stage.average else {}), optimizer)
+    kind = {"fused": True} if execution.fused else {"foreach": False}
+    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, **kind)
+    trained = Trained(stage.modules(), optimizer)
     start, history = load_state(run.folder / "state", trained)
+    refuse_unequal(accelerator, start)
     steps = StepSampler(
         len(stage.dataset), settings.batch_size, settings.seed, start, settings.steps,
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
+    for part in stage.to_compile if execution.compiled else []:
+        part.compile()
     model = accelerator.prepare_model(stage.model)
     if is_main:
         run.start()
@@ -59,12 +75,8 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
     batches = speed.watch(load_batches(stage.dataset, steps, stage.num_workers))
     with tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main) as bar:
         for step, batch in enumerate(batches, start):
-            seed_step(settings.seed, step, accelerator.process_index)
             set_lr(optimizer, settings.lr * lr_factor(step, settings.steps, settings.lr_schedule))
-            model.train()
-            with autocast(precision, accelerator.device):
-                figures = stage.loss(model, batch)
-            figures["loss"].backward()
+            figures = _find_gradients(stage, model, batch, step, settings, execution, accelerator)
             if stage.max_norm < math.inf:
                 nn.utils.clip_grad_norm_(stage.model.parameters(), stage.max_norm)
             optimizer.step()
@@ -74,18 +86,50 @@ def train(stage: Stage, settings: Any, precision: str, run: Run, accelerator: Ac
             bar.update()
 
             done = step + 1
-            if is_main and (done % EVERY == 0 or done == settings.steps):
+            is_end = done == settings.steps
+            if is_main and (done % EVERY == 0 or is_end):
                 bar.set_postfix(_readable(figures, history), refresh=False)
-            if is_main and (done % max(1, settings.steps // REPORTS) == 0 or done == settings.steps):
+            if is_main and (done % max(1, settings.steps // REPORTS) == 0 or is_end):
                 now = speed.read()  # the log's alone: a history must be the same each time
                 with speed.pause():
-                    measured = stage.validate((stage.average or stage.model).eval())
-                history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
+                    history.append({"step": done, **{name: value.item() for name, value in figures.items()}})
+                    history[-1] |= _validate(stage, history)
                 bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **now}.items()))
-            if is_main and done % settings.save_every == 0 and done < settings.steps:
+            if is_main and (done % settings.save_every == 0 or is_end):
                 with speed.pause():
                     save_state(run.folder / "state", done, trained, history)
     return history
+
+
+def _find_gradients(
+    stage: Stage, model: nn.Module, batch: Any, step: int, settings: Any, execution: Execution, accelerator: Accelerator
+) -> dict[str, torch.Tensor]:
+    """Forward and backward, piece by piece. Returns the means of the pieces' figures."""
+    model.train()
+    pieces = pieces_of(batch, settings.accumulate)
+    sums: dict[str, torch.Tensor] = {}
+    for number, piece in enumerate(pieces):
+        more_follow = number + 1 < len(pieces)
+        stage.announce(more_follow)
+        seed_step(settings.seed, step, accelerator.process_index, number)
+        with accelerator.no_sync(model) if more_follow else nullcontext():
+            with autocast(execution.precision, accelerator.device):
+                figures = stage.loss(model, piece)
+            (figures["loss"] / len(pieces)).backward()
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+    return {name: value / len(pieces) for name, value in sums.items()}
+
+
+def _validate(stage: Stage, history: list[Figures]) -> Figures:
+    """The figures of the model, or of its average, which is remembered if it is the best so far."""
+    validated = stage.average.module if stage.average else stage.model
+    with without_compiling():
+        measured = stage.validate(validated.eval())
+    earlier = [figures[stage.criterion] for figures in history if stage.criterion in figures]
+    if stage.best is not None and measured[stage.criterion] < min(earlier, default=math.inf):
+        stage.best.load_state_dict(validated.state_dict())
+    return measured
 
 
 def _readable(figures: dict[str, torch.Tensor], history: list[Figures]) -> dict[str, str]:
@@ -101,10 +145,14 @@ def _short(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def finish(run: Run) -> None:
-    """Mark a run as finished, once its model is saved: its training states have served."""
+def finish(run: Run, keep_state: bool = False) -> None:
+    """Mark a run as finished, once its model is saved: its training states have served, but for what only they hold."""
     run.finish_with()
-    shutil.rmtree(run.folder / "state", ignore_errors=True)
+    states = sorted((run.folder / "state").glob("step-*"))
+    for state in states[:-1] if keep_state else states:
+        shutil.rmtree(state, ignore_errors=True)
+    if not keep_state:
+        shutil.rmtree(run.folder / "state", ignore_errors=True)
 
 
 def lr_factor(step: int, steps: int, schedule: str = "cosine") -> float:
@@ -123,6 +171,6 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Make what a step draws, dropout say, follow from (seed, step) and the process."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1))
+def seed_step(seed: int, step: int, rank: int, piece: int) -> None:
+    """Make what a step draws, dropout say, follow from (seed, step), the process and the piece of the batch."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank, piece]).generate_state(1, np.uint64)[0] >> 1))

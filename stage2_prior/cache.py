@@ -23,13 +23,13 @@ class PixelCNNCache:
     """One site's logits at a time: ask `next_logits()`, then `append` the codes that were drawn there."""
 
     def __init__(
-        self, prior: GatedPixelCNN, batch_size: int, height: int, width: int, labels: torch.Tensor | None
+        self, prior: GatedPixelCNN, batch_size: int, height: int, width: int, conditions: torch.Tensor | None
     ) -> None:
         self.prior = prior
         self.width = width
         self.column = 0
         weight = prior.embedding.weight
-        self.layers = [LayerCache(layer, batch_size, width, labels, weight) for layer in prior.layers]
+        self.layers = [LayerCache(layer, batch_size, width, conditions, weight) for layer in prior.layers]
         # the row that is being filled, and before it the one just finished, as the first layer's vertical input
         self.row = weight.new_zeros(batch_size, prior.channels, 1, width)
         self._start_row()
@@ -64,7 +64,7 @@ class LayerCache:
     """The inputs of one layer that its kernels still reach."""
 
     def __init__(
-        self, layer: GatedLayer, batch_size: int, width: int, labels: torch.Tensor | None, like: torch.Tensor
+        self, layer: GatedLayer, batch_size: int, width: int, conditions: torch.Tensor | None, like: torch.Tensor
     ) -> None:
         self.layer = layer
         rows, kernel = layer.vertical.kernel_size
@@ -73,7 +73,7 @@ class LayerCache:
         self.rows = like.new_zeros(batch_size, channels, rows, width)
         # type A sees the sites strictly left, type B the own site too: either way as many as the kernel is wide
         self.sites = like.new_zeros(batch_size, channels, layer.horizontal.kernel_size[1])
-        self.condition = None if layer.condition is None else layer.condition(labels).chunk(2, dim=1)
+        self.condition = None if layer.condition is None else layer.condition(conditions).chunk(2, dim=1)
         self.kernel = layer.horizontal.weight.flatten(1)  # (2c, c·sites)
         self.out = layer.horizontal_out.weight.flatten(1)
 

@@ -9,12 +9,20 @@ from torch import nn
 
 
 class CausalConv2d(nn.Conv2d):
-    """A convolution behind an asymmetric padding (left, right, top, bottom); −1 drops the last row or column."""
+    """A convolution behind a lopsided padding (left, right, top, bottom); −1 drops the last row or column.
+
+    `padding` is that of `nn.Conv2d`, for the axes that are padded alike on both sides: it costs no copy.
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], margins: tuple[int, int, int, int]
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        margins: tuple[int, int, int, int],
+        padding: tuple[int, int] = (0, 0),
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size)
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding)
         self.margins = margins
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -29,8 +37,8 @@ def vertical_conv(in_channels: int, out_channels: int, kernel: int, first: bool)
     """
     reach = kernel // 2
     if first:
-        return CausalConv2d(in_channels, out_channels, (reach, kernel), (reach, reach, reach, -1))
-    return CausalConv2d(in_channels, out_channels, (reach + 1, kernel), (reach, reach, reach, 0))
+        return CausalConv2d(in_channels, out_channels, (reach, kernel), (0, 0, reach, -1), (0, reach))
+    return CausalConv2d(in_channels, out_channels, (reach + 1, kernel), (0, 0, reach, 0), (0, reach))
 
 
 def horizontal_conv(in_channels: int, out_channels: int, kernel: int, first: bool) -> CausalConv2d:

@@ -19,7 +19,7 @@ from .gating import gate
 class GatedLayer(nn.Module):
     """One layer of both stacks. The first has no residual connection: it would let a site see itself."""
 
-    def __init__(self, channels: int, kernel: int, first: bool, num_classes: int) -> None:
+    def __init__(self, channels: int, kernel: int, first: bool, num_conditions: int) -> None:
         super().__init__()
         self.first = first
         self.vertical = vertical_conv(channels, 2 * channels, kernel, first)
@@ -27,17 +27,21 @@ class GatedLayer(nn.Module):
         self.vertical_to_horizontal = nn.Conv2d(2 * channels, 2 * channels, 1)
         self.horizontal_out = nn.Conv2d(channels, channels, 1)
         # V_f h and V_g h of Eq. 4, for the vertical and for the horizontal gate
-        self.condition = nn.Embedding(num_classes, 4 * channels) if num_classes else None
+        self.condition = nn.Embedding(num_conditions, 4 * channels) if num_conditions else None
 
     def forward(
-        self, vertical: torch.Tensor, horizontal: torch.Tensor, labels: torch.Tensor | None
+        self, vertical: torch.Tensor, horizontal: torch.Tensor, conditions: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (b, c, h, w) of both stacks → those of the next layer."""
+        """Features (b, c, h, w) of both stacks, numbers (b,) of conditions → the features of the next layer."""
         above = self.vertical(vertical)
-        left = self.horizontal(horizontal) + self.vertical_to_horizontal(above)
+        left = self.horizontal(horizontal)
+        left += self.vertical_to_horizontal(above)
         if self.condition is not None:
-            for_vertical, for_horizontal = self.condition(labels)[:, :, None, None].chunk(2, dim=1)
-            above, left = above + for_vertical, left + for_horizontal
+            # in the features' own type: a float32 condition would make float32 of everything behind it
+            added = self.condition(conditions).to(above.dtype)[:, :, None, None]
+            for_vertical, for_horizontal = added.chunk(2, dim=1)
+            above = above + for_vertical  # not in place: the convolution of `above` needs it as it was
+            left += for_horizontal
         update = self.horizontal_out(gate(left))
         return gate(above), update if self.first else horizontal + update
 
@@ -54,6 +58,8 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         kernel: kernel size of the others.
         dropout: share of the input codes that are hidden in training. It keeps a small data set from being learnt by
             heart, and teaches the prior to go on from grids that are not perfect, as its own samples are not.
+        label_dropout: share of the labels that are hidden in training. Where there are such, the prior also learns
+            grids of no particular class, what guidance needs, and `labels` may be None.
 
     Worked example: codes (8, 7, 7), labels (8,) with num_embeddings=512 → logits (8, 512, 7, 7).
     """
@@ -67,6 +73,7 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         first_kernel: int = 7,
         kernel: int = 3,
         dropout: float = 0.0,
+        label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         for name, size in (("first_kernel", first_kernel), ("kernel", kernel)):
@@ -76,9 +83,11 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         self.channels = channels
         self.dropout = dropout
         self.num_classes = num_classes
+        self.label_dropout = label_dropout if num_classes else 0.0
+        num_conditions = num_classes + (self.label_dropout > 0)  # the last one is "no label"
         self.embedding = nn.Embedding(num_embeddings, channels)
         self.layers = nn.ModuleList(
-            GatedLayer(channels, kernel if i else first_kernel, i == 0, num_classes) for i in range(num_layers)
+            GatedLayer(channels, kernel if i else first_kernel, i == 0, num_conditions) for i in range(num_layers)
         )
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, 4 * channels, 1), nn.ReLU(), nn.Conv2d(4 * channels, num_embeddings, 1)
@@ -91,32 +100,43 @@ class GatedPixelCNN(ModelFolder, nn.Module):
             "first_kernel": first_kernel,
             "kernel": kernel,
             "dropout": dropout,
+            "label_dropout": self.label_dropout,
         }
         self.provenance: dict[str, Any] = {}
 
     def forward(self, codes: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Codes (b, h, w) int64, labels (b,) → logits (b, K, h, w); site i's depend on the sites before i alone."""
-        self.check_labels(labels, len(codes))
+        conditions = self.conditions(labels, len(codes))
         embedded = self.embedding(codes)
         if self.training and self.dropout:
             embedded = embedded * (torch.rand(codes.shape, device=codes.device) >= self.dropout)[..., None]
         vertical = horizontal = rearrange(embedded, "b h w c -> b c h w")
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, labels)
+            vertical, horizontal = layer(vertical, horizontal, conditions)
         return self.head(horizontal)
 
     def new_cache(self, batch_size: int, height: int, width: int, labels: torch.Tensor | None = None) -> PixelCNNCache:
         """The cached twin of `forward`, for `sample_cached`: gives one site's logits at a time."""
-        self.check_labels(labels, batch_size)
-        return PixelCNNCache(self, batch_size, height, width, labels)
+        return PixelCNNCache(self, batch_size, height, width, self.conditions(labels, batch_size))
 
-    def check_labels(self, labels: torch.Tensor | None, batch_size: int) -> None:
-        """Raise ValueError where the labels are not what this prior is conditioned on."""
-        if self.num_classes and labels is None:
-            raise ValueError(
-                f"this prior is class-conditional: give a label, 0 to {self.num_classes - 1}, for each grid"
-            )
-        if not self.num_classes and labels is not None:
-            raise ValueError("this prior is unconditional: give no labels")
-        if labels is not None and labels.shape != (batch_size,):
+    def conditions(self, labels: torch.Tensor | None, batch_size: int) -> torch.Tensor | None:
+        """The numbers (b,) of the conditions that labels (b,) stand for; in training some are hidden.
+
+        Raises ValueError where the labels are not what this prior is conditioned on.
+        """
+        if not self.num_classes:
+            if labels is not None:
+                raise ValueError("this prior is unconditional: give no labels")
+            return None
+        if labels is None:
+            if not self.label_dropout:
+                raise ValueError(
+                    f"this prior is class-conditional: give a label, 0 to {self.num_classes - 1}, for each grid"
+                )
+            return torch.full((batch_size,), self.num_classes, device=self.embedding.weight.device)
+        if labels.shape != (batch_size,):
             raise ValueError(f"labels of shape {tuple(labels.shape)}, but one for each of {batch_size} grids is needed")
+        if self.training and self.label_dropout:
+            hidden = torch.rand(labels.shape, device=labels.device) < self.label_dropout
+            return labels.masked_fill(hidden, self.num_classes)
+        return labels

@@ -107,3 +107,35 @@ def test_labels_that_do_not_fit_the_prior_are_refused(num_classes, labels):
 def test_a_kernel_without_a_middle_is_refused(kernel):
     with pytest.raises(ValueError, match="odd"):
         build(kernel=kernel)
+
+
+def test_label_dropout_hides_labels_in_training_alone():
+    prior = build(num_classes=3, label_dropout=0.25)
+    labels = torch.zeros(4000, dtype=torch.int64)
+    assert torch.equal(prior.eval().conditions(labels, 4000), labels)
+    hidden = prior.train().conditions(labels, 4000)
+    assert set(hidden.tolist()) == {0, 3} and 0.22 < (hidden == 3).double().mean() < 0.28
+
+
+def test_a_prior_that_learnt_without_labels_can_be_asked_without():
+    codes, labels = torch.randint(0, 8, (2, 3, 4)), torch.tensor([0, 2])
+    prior = build(num_classes=3, label_dropout=0.5).eval()
+    without = prior(codes)
+    assert not torch.allclose(without, prior(codes, labels))
+    with torch.no_grad():
+        for layer in prior.layers:  # the classes have no part in it
+            layer.condition.weight[:3] += 1
+    assert torch.equal(without, prior(codes))
+    with pytest.raises(ValueError, match="class-conditional"):
+        build(num_classes=3)(codes)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_a_step_in_bfloat16_is_in_bfloat16_throughout(num_classes):
+    prior = build(num_classes=num_classes).float()
+    seen = set()
+    for layer in prior.layers:
+        layer.register_forward_hook(lambda layer, inputs, outputs: seen.update(x.dtype for x in outputs))
+    with torch.autocast("cpu", torch.bfloat16):
+        prior(torch.randint(0, 8, (2, 3, 4)), torch.tensor([0, 2]) if num_classes else None)
+    assert seen == {torch.bfloat16}

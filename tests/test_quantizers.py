@@ -210,3 +210,20 @@ def test_random_anchors_come_from_a_pool_of_the_last_batches():
     pool = anchors(new, None, everyone, step=1)
     assert 60 < is_row_of(pool, new).sum() < 140
     assert (is_row_of(pool, new) | is_row_of(pool, old)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"kmeans_steps": 2}, {"distance": "cosine"}])
+@every_quantizer
+def test_a_step_in_pieces_moves_the_codebook_once_as_the_whole_batch_does(name, options):
+    states = []
+    for pieces in (1, 3):
+        quantizer = build(name, **options).train()
+        for step in range(5):
+            batch = draw_latents(6, 4, 5, seed=step).chunk(pieces)
+            for number, piece in enumerate(batch):
+                quantizer.postpone_update = number + 1 < pieces
+                quantizer(piece)
+        states.append(quantizer.state_dict())
+    assert states[1]["running_steps"] == 5
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value)

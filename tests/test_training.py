@@ -1,6 +1,8 @@
 """Training: which items a step sees, and that a stopped run goes on as if it never had."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import torch
 from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
 
-from pipelines.batches import StepSampler, in_order
+from data.images import ImageBatch
+from pipelines.batches import StepSampler, check_shares, in_order, pieces_of
 from pipelines.measure import measure_prior, measure_tokenizer
+from pipelines.runtime import refuse_unequal
 from pipelines.speed import Speed
 from pipelines.training import lr_factor
 from stage1_vqvae import VQVAE
@@ -35,9 +39,25 @@ def test_processes_share_a_step_without_overlap():
     assert [a + b for a, b in zip(*shares, strict=True)] == whole
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused():
-    with pytest.raises(InputError, match="--batch-size 5"):
-        StepSampler(10, 5, 0, 0, 3, rank=0, num_processes=2)
+@pytest.mark.parametrize(
+    "num_processes,accumulate,words", [(4, 1, "4 processes:"), (1, 4, "4 pieces:"), (2, 2, "2 processes of 2 pieces:")]
+)
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(num_processes, accumulate, words):
+    with pytest.raises(InputError, match=f"--batch-size 6 cannot be shared by {words}"):
+        check_shares(6, num_processes, accumulate)
+
+
+def test_the_pieces_of_a_batch_are_the_batch_in_order():
+    batch = ImageBatch(torch.arange(6), None)
+    assert [piece.images.tolist() for piece in pieces_of(batch, 3)] == [[0, 1], [2, 3], [4, 5]]
+    assert all(piece.labels is None for piece in pieces_of(batch, 3))
+
+
+def test_processes_that_see_different_states_are_refused():
+    other_machine = SimpleNamespace(device="cpu", gather=lambda ours: torch.cat([ours, torch.tensor([0])]))
+    refuse_unequal(other_machine, 0)
+    with pytest.raises(InputError, match="different steps \\(0, 500\\)"):
+        refuse_unequal(other_machine, 500)
 
 
 def test_batches_in_order_end_with_a_short_one():
@@ -166,6 +186,67 @@ def test_usage_of_known_codes():
     counter.add(torch.tensor([0, 1, 2, 3]))
     assert counter.figures() == (pytest.approx(4), 0.5, 4)
     assert usage_of(torch.tensor([5, 1, 0, 0])).unused_entries == 2
+
+
+def test_a_step_in_pieces_trains_as_the_whole_batch_does(tmp_path, bars_file, run_script):
+    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--kmeans-steps", 2)
+    for name, pieces in (("whole", 1), ("pieces", 4)):
+        assert run_script("train_tokenizer", *flags, "--accumulate", pieces, "--output", tmp_path / name).code == 0
+    whole, pieces = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "pieces"))
+    assert whole["quantizer.running_steps"] == pieces["quantizer.running_steps"] == 30
+    for key in whole:
+        torch.testing.assert_close(whole[key], pieces[key], atol=2e-3, rtol=2e-3)
+
+
+SWITCHES = {
+    "fp32, contiguous, plain Adam": ("--precision", "fp32", "--memory-format", "contiguous", "--optimizer", "plain"),
+    "fp32, channels_last, fused Adam": ("--precision", "fp32"),
+    "bf16, channels_last, fused Adam": ("--precision", "bf16"),
+}
+
+
+@pytest.mark.parametrize("said", SWITCHES)
+def test_a_run_says_once_how_its_steps_are_computed(said, tmp_path, small_run, bars_file, run_script):
+    data = ("--dataset", "npz", "--data-root", bars_file)
+    for name, flags in (
+        ("train_tokenizer", (*data, *TINY_TOKENIZER)), ("train_prior", ("--codes", small_run / "codes", *TINY_PRIOR))
+    ):  # fmt: skip
+        result = run_script(name, *flags, *SWITCHES[said], "--output", tmp_path / name)
+        assert result.code == 0 and result.out.count(said) == 1
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_learns_what_one_that_is_not_compiled_learns(tmp_path, small_run, run_script):
+    flags = ("--codes", small_run / "codes", *TINY_PRIOR, "--dropout", 0, "--label-dropout", 0)
+    for name, compiled in (("compiled", ["--compile"]), ("written", [])):
+        result = run_script("train_prior", *flags, *compiled, "--output", tmp_path / name)
+        assert result.code == 0 and ("fused Adam, compiled" in result.out) == bool(compiled)
+    compiled, written = (load_file(tmp_path / name / "model.safetensors") for name in ("compiled", "written"))
+    for key in written:
+        torch.testing.assert_close(compiled[key], written[key], atol=1e-3, rtol=1e-3)
+
+
+def test_the_prior_that_was_best_on_held_out_grids_is_kept_and_the_raw_weights_stay_in_the_state(
+    tmp_path, small_run, run_script, monkeypatch
+):
+    # figures that get worse after the sixth of ten validations
+    figures = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 5.0, 6.0, 7.0, 8.0])
+    measured = []
+
+    def measure(prior, batches):
+        measured.append({key: value.clone() for key, value in prior.state_dict().items()})
+        return {"bits_per_code": next(figures)}
+
+    monkeypatch.setattr("pipelines.measure.measure_prior", measure)
+    result = run_script("train_prior", "--codes", small_run / "codes", *TINY_PRIOR, "--output", tmp_path)
+    assert result.code == 0 and "4.000 bits per code" in result.out and "best after 12 of 20 steps" in result.out
+    kept = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(kept[key], measured[5][key]) for key in kept)
+    assert json.loads((tmp_path / "config.json").read_text())["provenance"]["step"] == 12
+    (state,) = (tmp_path / "state").glob("step-*/state.safetensors")
+    tensors = load_file(state)
+    assert all(torch.equal(tensors[f"average.module.{key}"], measured[9][key]) for key in kept)
+    assert not torch.equal(tensors["model.embedding.weight"], tensors["average.module.embedding.weight"])
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)

@@ -67,9 +67,15 @@ class Quantizer(nn.Module):
         # buffers and not Python numbers: they must survive save and load
         self.register_buffer("running_hits", torch.ones(num_embeddings))
         self.register_buffer("running_steps", torch.zeros((), dtype=torch.int64))
+        # gradient accumulation: True before all but the last forward of an optimizer step
+        self.postpone_update = False
+        self._postponed: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def forward(self, latents: torch.Tensor) -> Quantized:
-        """(b, D, *sites) → vectors, codes, loss. In train mode the codebook moves after the lookup."""
+        """(b, D, *sites) → vectors, codes, loss. In train mode the codebook moves after the lookup.
+
+        Where `postpone_update` is set it stays, and moves at the next forward by the latents of both.
+        """
         # distances, sums and counts in the codebook's float32: bfloat16 ties would move codes
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebook.dtype)
@@ -78,7 +84,7 @@ class Quantizer(nn.Module):
             loss = self._loss(latents, vectors)
             quantized = Quantized(StraightThrough.apply(latents, vectors), codes, loss)
             if self.training:
-                self._update(flat, codes.flatten())
+                self._update_when_complete(flat, codes.flatten())
         return quantized
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -113,6 +119,13 @@ class Quantizer(nn.Module):
 
     def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor, step: int) -> None:
         """Move the codebook at this step, given this process's latents (n, D), the joint hits (K,) and sums (K, D)."""
+
+    def _update_when_complete(self, latents: torch.Tensor, codes: torch.Tensor) -> None:
+        """`_update`, once for all the pieces of an optimizer step."""
+        self._postponed.append((latents, codes))
+        if not self.postpone_update:
+            pieces, self._postponed = self._postponed, []
+            self._update(*pieces[0] if len(pieces) == 1 else map(torch.cat, zip(*pieces, strict=True)))
 
     @torch.no_grad()
     def _update(self, latents: torch.Tensor, codes: torch.Tensor) -> None:
