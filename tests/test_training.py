@@ -114,7 +114,8 @@ def train_and_die(run_script, monkeypatch, name, flags, at_state):
 
 @pytest.mark.parametrize("quantizer", ["ema", "gradient"])
 def test_a_killed_tokenizer_run_ends_as_one_that_never_stopped(tmp_path, bars_file, run_script, monkeypatch, quantizer):
-    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--save-every", 8, "--quantizer", quantizer)
+    data = ("--dataset", "npz", "--data-root", bars_file, "--flip", "--shift", 1, "--crop", 0.9)
+    flags = (*data, *TINY_TOKENIZER, "--save-every", 8, "--quantizer", quantizer, "--accumulate", 2)
     assert run_script("train_tokenizer", *flags, "--output", tmp_path / "whole").code == 0
     killed = (*flags, "--output", tmp_path / "killed")
     train_and_die(run_script, monkeypatch, "train_tokenizer", killed, at_state=2)
@@ -126,11 +127,13 @@ def test_a_killed_tokenizer_run_ends_as_one_that_never_stopped(tmp_path, bars_fi
 
 
 def test_a_killed_prior_run_ends_as_one_that_never_stopped(tmp_path, small_run, run_script, monkeypatch):
-    flags = ("--codes", small_run / "codes", *TINY_PRIOR, "--save-every", 6)  # dropout is on
+    flags = ("--codes", small_run / "codes", *TINY_PRIOR, "--save-every", 6, "--accumulate", 2)  # dropout is on
     assert run_script("train_prior", *flags, "--output", tmp_path / "whole").code == 0
     killed = (*flags, "--output", tmp_path / "killed")
     train_and_die(run_script, monkeypatch, "train_prior", killed, at_state=2)
     assert run_script("train_prior", *killed).code == 0
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("whole", "killed")]
     assert configs[0] == configs[1]
 

@@ -1,0 +1,84 @@
+"""Times of several steps, each in a process of its own, in turn: what slows the machine down slows all of them.
+
+A process of its own gives each step its own memory allocator and its own peak of memory.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from statistics import median
+from typing import Any, NamedTuple
+
+WARM_UP = 3  # steps
+
+
+class Timing(NamedTuple):
+    """What was measured of one contender."""
+
+    seconds: float  # median of a step
+    megabytes: float  # the process's peak, beyond what it held before the contender was built
+
+
+class Contender:
+    """A step in a process of its own.
+
+    Args:
+        build: makes the step; it is called in the process.
+        arguments: for `build`.
+        keeps_memory: whether the process runs as Codegrid's scripts do, that do not give large tensors' memory back.
+    """
+
+    def __init__(self, build: Callable[..., Callable[[], object]], *arguments: Any, keeps_memory: bool = True) -> None:
+        context = get_context("spawn")
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other_end, build, arguments, keeps_memory), daemon=True)
+        self.process.start()
+
+    def run(self, steps: int) -> list[float]:
+        """Seconds of so many steps."""
+        self.connection.send(steps)
+        return self.connection.recv()
+
+    def stop(self) -> float:
+        """End the process: its peak memory in MB."""
+        self.connection.send(0)
+        megabytes = self.connection.recv()
+        self.process.join()
+        return megabytes
+
+
+def measure(contenders: dict[str, Contender], rounds: int, steps: int = 3) -> dict[str, Timing]:
+    """Run all contenders in turn, `steps` steps each, for so many rounds."""
+    for contender in contenders.values():
+        contender.run(WARM_UP)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            seconds[name] += contender.run(steps)
+    return {name: Timing(median(seconds[name]), contenders[name].stop()) for name in contenders}
+
+
+def _serve(connection: Connection, build: Callable, arguments: tuple, keeps_memory: bool) -> None:
+    import torch
+
+    from pipelines.runtime import keep_memory
+
+    if keeps_memory:
+        keep_memory()
+    torch.manual_seed(0)
+    before = _peak()
+    step = build(*arguments)
+    while steps := connection.recv():
+        seconds = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        connection.send(seconds)
+    connection.send(_peak() - before)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
