@@ -1,14 +1,14 @@
 """The code dataset: grids of codes, and everything needed to use them right.
 
 A folder holds `manifest.json` and shards `codes-00000.safetensors`, ..., nothing else. A shard holds the tensors
-`codes.0` (n, h, w) in the smallest unsigned type that holds K (`codes.1`, ... where an image has several grids,
-coarse to fine) and `labels` (n,) int64. The manifest, written last, makes the folder whole.
+`codes.0` (m, h, w) in the smallest unsigned type that holds K (`codes.1`, ... where an image has several grids,
+coarse to fine) and `labels` (m,) int64. The manifest, written last, makes the folder whole.
 
-Shapes: n images, b batch, h w code grid, K num_embeddings.
+Shapes: n images, m images of a shard, b batch, h w code grid, K num_embeddings.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,14 @@ class CodeBatch(NamedTuple):
 
     codes: torch.Tensor  # (b, h, w) int64
     labels: torch.Tensor | None  # (b,) int64
+
+
+class CodeShard(NamedTuple):
+    """A stretch of a data set, encoded: what a shard is made of."""
+
+    codes: torch.Tensor  # (m, h, w) int64
+    labels: torch.Tensor | None  # (m,) int64
+    ties: int  # sites where two codebook entries are equally near, but for rounding
 
 
 class CodeDataset:
@@ -106,37 +114,47 @@ class CodeDataset:
         return np.concatenate([shard["labels"] for shard in self._shards]) if self.header.classes else None
 
 
-def write_codes(
-    folder: str | Path,
-    header: CodeHeader,
-    encode: Callable[[range], CodeBatch],
-    provenance: dict,
-    is_main: bool = True,
-) -> None:
-    """Write a code dataset shard by shard, going on where a killed export stopped.
+def shard_ranges(num_images: int) -> list[range]:
+    """The images of each shard, in order."""
+    return [range(first, min(first + SHARD_SIZE, num_images)) for first in range(0, num_images, SHARD_SIZE)]
 
-    Args:
-        encode: the images of a range → their codes and labels. Every process calls it for the same ranges.
-        provenance: facts about the export, for the manifest.
-        is_main: whether this is the one process that writes.
+
+def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
+    """The images of each shard that an export into the folder, perhaps a killed one, has not left whole.
+
+    Raises `InputError` where the folder holds anything but shards of the same export.
     """
     folder = Path(folder)
-    _refuse_other_content(folder, header)
-    records = []
-    for first in range(0, header.num_images, SHARD_SIZE):
-        images = range(first, min(first + SHARD_SIZE, header.num_images))
-        path = folder / f"codes-{first // SHARD_SIZE:05d}.safetensors"
-        if _finished_header(path) is None:
-            batch = encode(images)
-            if is_main:
-                with write_folder(folder, index=path.name) as staging:
-                    _write_shard(staging / path.name, batch, header)
-        if is_main:
-            records.append({"file": path.name, "num_images": len(images), "sha256": sha256(_map_bytes(path))})
-    if is_main:
-        fields = {"format": FORMAT, "header": asdict(header), "shards": records, "provenance": provenance}
-        with write_folder(folder, index=MANIFEST) as staging:
-            write_json(staging / MANIFEST, {**fields, "sha256": digest_of(fields)})
+    finished = _look_into(folder, header)
+    return [images for images in shard_ranges(header.num_images) if _shard_path(folder, images) not in finished]
+
+
+def write_codes(
+    folder: str | Path, header: CodeHeader, missing: list[range], shards: Iterable[CodeShard], provenance: dict
+) -> int:
+    """Write the missing shards as they come, then the manifest; returns the ties of all shards together.
+
+    Args:
+        missing: what `missing_ranges` found.
+        shards: the shard of each missing range, in turn.
+        provenance: facts about the export, for the manifest.
+    """
+    folder = Path(folder)
+    for images, shard in zip(missing, shards, strict=True):
+        path = _shard_path(folder, images)
+        with write_folder(folder, index=path.name) as staging:
+            _write_shard(staging / path.name, shard, header)
+    records, ties = [], 0
+    for images in shard_ranges(header.num_images):
+        path = _shard_path(folder, images)
+        records.append({"file": path.name, "num_images": len(images), "sha256": sha256(_map_bytes(path))})
+        ties += int(_map_shard(path)[0]["ties"])  # from the file: an earlier run may have written it
+    fields = {
+        "format": FORMAT, "header": asdict(header), "shards": records, "provenance": {**provenance, "ties": ties},
+    }  # fmt: skip
+    with write_folder(folder, index=MANIFEST) as staging:
+        write_json(staging / MANIFEST, {**fields, "sha256": digest_of(fields)})
+    return ties
 
 
 def smallest_dtype(num_embeddings: int) -> np.dtype:
@@ -144,10 +162,15 @@ def smallest_dtype(num_embeddings: int) -> np.dtype:
     return np.min_scalar_type(num_embeddings - 1)
 
 
-def _refuse_other_content(folder: Path, header: CodeHeader) -> None:
-    """Raise InputError where the folder holds anything but shards of the same export."""
+def _shard_path(folder: Path, images: range) -> Path:
+    return folder / f"codes-{images.start // SHARD_SIZE:05d}.safetensors"
+
+
+def _look_into(folder: Path, header: CodeHeader) -> set[Path]:
+    """The whole shards in the folder; InputError where it holds anything but shards of the same export."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: --output must be a folder")
+    finished = set()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith("."):
             continue
@@ -159,22 +182,28 @@ def _refuse_other_content(folder: Path, header: CodeHeader) -> None:
             raise InputError(
                 f"{folder} holds an unfinished export with another {different[0]}: choose another --output"
             )
+        if earlier and earlier["ties"] is not None:  # versions that did not count them left shards that must be redone
+            finished.add(path)
+    return finished
 
 
-def _write_shard(path: Path, batch: CodeBatch, header: CodeHeader) -> None:
-    codes = batch.codes.numpy().astype(smallest_dtype(header.grids[0]["num_embeddings"]))
+def _write_shard(path: Path, shard: CodeShard, header: CodeHeader) -> None:
+    codes = shard.codes.numpy().astype(smallest_dtype(header.grids[0]["num_embeddings"]))
     tensors = {"codes.0": torch.from_numpy(codes)}
-    if batch.labels is not None:
-        tensors["labels"] = batch.labels
+    if shard.labels is not None:
+        tensors["labels"] = shard.labels
     checksum = _digest_of_tensors({name: tensor.numpy() for name, tensor in tensors.items()})
-    write_tensors(path, tensors, {"header": json.dumps(asdict(header)), "sha256": checksum})
+    metadata = {"header": json.dumps(asdict(header)), "ties": str(shard.ties), "sha256": checksum}
+    write_tensors(path, tensors, metadata)
 
 
 def _finished_header(path: Path) -> dict | None:
-    """The header under which a sound shard was written; None where there is none, or it is damaged."""
+    """The header under which a sound shard was written, and its `ties`; None where there is none, or it is damaged."""
     try:
         metadata, tensors = _map_shard(path)
-        return json.loads(metadata["header"]) if metadata["sha256"] == _digest_of_tensors(tensors) else None
+        ties = int(metadata["ties"]) if "ties" in metadata else None
+        sound = metadata["sha256"] == _digest_of_tensors(tensors)
+        return {**json.loads(metadata["header"]), "ties": ties} if sound else None
     except (OSError, InputError, KeyError, ValueError):
         return None
 

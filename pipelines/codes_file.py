@@ -1,16 +1,17 @@
-"""Codes to decode, from a code dataset or from an npz file.
+"""Codes as plain arrays in an npz file, and codes to decode, from such a file or from a code dataset.
 
-Shapes: n grids, h w code grid, K num_embeddings.
+Shapes: n grids, m grids of a shard, h w code grid, K num_embeddings.
 """
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data import CodeDataset
-from data.codes import CodeBatch
+from data.codes import CodeBatch, CodeHeader, CodeShard
 from data.sources import read_npz
 from stage1_vqvae import VQVAE
 from storage.errors import InputError
@@ -55,3 +56,25 @@ def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
     if labels is not None and labels.shape != (len(codes),):
         raise InputError(f"{source}: `labels` must hold one number for each of {len(codes)} grids")
     return CodeArray(codes, labels)
+
+
+def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> int:
+    """Write `codes` (n, h, w) int64 and, if there are any, `labels` (n,) as the shards come; returns their ties.
+
+    The file is one like those of `numpy.savez_compressed`, which would need all codes at once.
+    """
+    grid, labels, ties = header.grids[0], [], 0
+    shape = (header.num_images, grid["height"], grid["width"])
+    int64 = np.lib.format.dtype_to_descr(np.dtype(np.int64))
+    # the quickest level: the usual one takes a tenth of the encoding time, for a file smaller by a seventh
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("codes.npy", "w", force_zip64=True) as file:  # zip64: its size is not known yet
+            np.lib.format.write_array_header_1_0(file, {"descr": int64, "fortran_order": False, "shape": shape})
+            for shard in shards:
+                file.write(shard.codes.numpy())
+                labels.append(shard.labels)
+                ties += shard.ties
+        if header.classes:
+            with archive.open("labels.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, torch.cat(labels).numpy(), allow_pickle=False)
+    return ties

@@ -1,28 +1,69 @@
 """Images → codes, shared by several processes.
 
-Shapes: n images, h w code grid.
+Shapes: m images of a range, b batch, c channels, H W image, h w code grid.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
+from data.codes import CodeShard
 from data.images import to_float
 from stage1_vqvae import VQVAE
+from stage1_vqvae.quantizers.nearest import Nearest
 
 from .batches import in_batches, load_batches
 
 
-def encode_images(
-    tokenizer: VQVAE, images: Any, numbers: range, batch_size: int, num_workers: int, accelerator: Accelerator
-) -> torch.Tensor:
-    """The codes (n, h, w) of the images with these numbers, in order, on every process."""
-    share = np.array_split(np.asarray(numbers), accelerator.num_processes)[accelerator.process_index].tolist()
-    ours = [
-        tokenizer.encode(to_float(batch.images.to(accelerator.device))).cpu().numpy()
-        for batch in load_batches(images, in_batches(share, batch_size), num_workers)
-    ]
-    return torch.from_numpy(np.concatenate(gather_object(ours)))
+def encode_ranges(
+    tokenizer: VQVAE,
+    images: Any,
+    ranges: list[range],
+    batch_size: int,
+    num_workers: int,
+    accelerator: Accelerator,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Iterator[CodeShard]:
+    """The codes of each range of images in turn, on every process; each encodes its share of every range.
+
+    One data loader reads the shares of all ranges: its workers start once, and read on while codes are written.
+
+    Args:
+        progress: is told how many more images all processes together have encoded.
+    """
+    count = accelerator.num_processes
+    shares = [_share(numbers, accelerator.process_index, count) for numbers in ranges]
+    loaded = load_batches(images, [batch for share in shares for batch in in_batches(share, batch_size)], num_workers)
+    for numbers, share in zip(ranges, shares, strict=True):
+        # as long as the longest share, for processes can only gather what has one size
+        codes = torch.zeros(
+            _longest_share(numbers, count), *tokenizer.grid_shape, dtype=torch.int64, device=accelerator.device
+        )
+        ties = codes.new_zeros(1)
+        for rows in in_batches(range(len(share)), batch_size):
+            found = _encode(tokenizer, next(loaded).images, accelerator.device)
+            codes[rows.start : rows.stop] = found.codes
+            ties += found.tied.sum()
+            progress(min(len(rows) * count, len(numbers) - rows.start * count))
+        codes, ties = accelerator.gather((codes, ties))
+        labels = None if images.labels is None else images.labels[numbers.start : numbers.stop]
+        yield CodeShard(codes[: len(numbers)].cpu(), labels, int(ties.sum()))
+
+
+def _longest_share(numbers: range, count: int) -> int:
+    return -(-len(numbers) // count)
+
+
+def _share(numbers: range, process: int, count: int) -> range:
+    """The part of a range that one of `count` processes encodes; where it cannot be even, the last get less."""
+    longest = _longest_share(numbers, count)
+    return numbers[process * longest : (process + 1) * longest]
+
+
+@torch.inference_mode()
+def _encode(tokenizer: VQVAE, images: torch.Tensor, device: torch.device) -> Nearest:
+    """(b, c, H, W) uint8 → codes and ties (b, h, w), in float32."""
+    as_floats = to_float(images.to(device)).contiguous(memory_format=torch.channels_last)
+    return tokenizer.encode_marking_ties(as_floats)

@@ -11,28 +11,29 @@ from .cli import run_script, say
 from .configs import ExportCodes
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from data.codes import CodeBatch
+    from data.codes import CodeHeader, CodeShard
+
+    from .run_folder import Run
 
 
 def export_codes(settings: ExportCodes) -> None:
-    """Write the code dataset into `settings.output`. Every process encodes its share of each shard."""
+    """Write the codes into `settings.output`, shard by shard. Every process encodes its share of each shard."""
     # imported here, so that --help answers before torch is loaded
-    from dataclasses import asdict
-
+    import torch
     from tqdm import tqdm
 
-    from data.codes import CodeBatch, CodeHeader, is_whole, read_manifest, write_codes
+    from data.codes import CodeHeader
     from data.sources import load_images
     from stage1_vqvae import VQVAE
 
-    from .encoding import encode_images
-    from .run_folder import Run, refuse_differences
-    from .runtime import leave_together, start_accelerator
+    from .encoding import encode_ranges
+    from .runtime import decide_on_main, leave_together, start_accelerator
 
     accelerator = start_accelerator(settings.device)
     tokenizer = VQVAE.from_pretrained(settings.tokenizer, accelerator.device)
+    tokenizer = tokenizer.to(memory_format=torch.channels_last)  # up to a fifth faster on a CPU
     with accelerator.main_process_first():  # only one downloads
         images = load_images(
             settings.dataset, settings.data_root, settings.split, tokenizer.image_size, tokenizer.in_channels
@@ -46,34 +47,65 @@ def export_codes(settings: ExportCodes) -> None:
         tokenizer_fingerprint=tokenizer.fingerprint(),
         source=images.identity(),
     )
-
-    def encode(numbers: range) -> CodeBatch:
-        codes = encode_images(tokenizer, images, numbers, settings.batch_size, settings.num_workers, accelerator)
-        bar.update(len(numbers))
-        return CodeBatch(codes, None if images.labels is None else images.labels[numbers.start : numbers.stop])
-
-    if settings.format != "npz" and is_whole(settings.output):
-        refuse_differences(settings.output, read_manifest(settings.output)["header"], asdict(header))
-        return say(f"{settings.output} is finished: nothing to do")
-    run = Run(settings.output, settings, **asdict(header)) if settings.format == "npz" else None
-    if run and run.finished:
-        return say(f"{settings.output} is finished: nothing to do")
-    with tqdm(total=len(images), desc="encoding", unit="img", disable=not accelerator.is_main_process) as bar:
-        if run is None:
-            write_codes(settings.output, header, encode, {"dataset": settings.dataset}, accelerator.is_main_process)
-        else:
-            batch = encode(range(len(images)))
-            if accelerator.is_main_process:
-                run.finish_with(lambda folder: _write_npz(folder / "codes.npz", batch))
-    say(f"{settings.output}: {len(images)} grids of {height}×{width} codes out of {tokenizer.num_embeddings}")
+    missing = decide_on_main(accelerator, lambda: _find_missing(settings, header))
+    if missing is None:
+        say(f"{settings.output} is finished: nothing to do")
+        return leave_together(accelerator)
+    is_main, done = accelerator.is_main_process, len(images) - sum(map(len, missing))
+    with tqdm(total=len(images), initial=done, desc="encoding", unit="img", disable=not is_main) as bar:
+        shards = encode_ranges(
+            tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update
+        )
+        ties = _write(settings, header, missing, shards) if is_main else _take_part(shards)
+    sites = len(images) * height * width
+    in_doubt = f"; at {ties:,} of {sites:,} sites two entries tie to within rounding" if ties else ""
+    say(f"{settings.output}: {len(images)} grids of {height}×{width} codes out of {tokenizer.num_embeddings}{in_doubt}")
     leave_together(accelerator)
 
 
-def _write_npz(path: Path, batch: CodeBatch) -> None:
-    import numpy as np
+def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | None:
+    """The images still to be encoded, a range for each shard; None where the export is finished."""
+    from dataclasses import asdict
 
-    arrays = {"codes": batch.codes.numpy()} | ({} if batch.labels is None else {"labels": batch.labels.numpy()})
-    np.savez_compressed(path, **arrays)
+    from data.codes import is_whole, missing_ranges, read_manifest, shard_ranges
+
+    from .run_folder import refuse_differences
+
+    if settings.format == "npz":
+        return None if _npz_run(settings, header).finished else shard_ranges(header.num_images)
+    if not is_whole(settings.output):
+        return missing_ranges(settings.output, header)
+    refuse_differences(settings.output, read_manifest(settings.output)["header"], asdict(header))
+    return None
+
+
+def _write(settings: ExportCodes, header: CodeHeader, missing: list[range], shards: Iterator[CodeShard]) -> int:
+    """Write the shards as they come; returns the ties of the whole export."""
+    from data.codes import write_codes
+
+    from .codes_file import write_npz
+
+    if settings.format == "codegrid":
+        return write_codes(settings.output, header, missing, shards, {"dataset": settings.dataset})
+    run = _npz_run(settings, header)
+    # run.json is written after the codes, and so can tell their ties
+    run.finish_with(lambda folder: run.record.update(ties=write_npz(folder / "codes.npz", header, shards)))
+    return run.record["ties"]
+
+
+def _npz_run(settings: ExportCodes, header: CodeHeader) -> Run:
+    from dataclasses import asdict
+
+    from .run_folder import Run
+
+    return Run(settings.output, settings, **asdict(header))
+
+
+def _take_part(shards: Iterator[CodeShard]) -> int:
+    """What the other processes do: encode their shares for the main process, which writes and counts."""
+    for _ in shards:
+        pass
+    return 0
 
 
 def main() -> None:

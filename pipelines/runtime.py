@@ -5,15 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from storage.errors import InputError
 
 from .cli import say
+
+Decision = TypeVar("Decision")
 
 
 def start_accelerator(device: str, with_prose: bool = True) -> Accelerator:
@@ -46,6 +50,23 @@ def keep_memory() -> None:
             (mmap_threshold, limit), (trim_threshold, limit), (top_pad, 2**26), (arena_max, 1),
         ):  # fmt: skip
             mallopt(parameter, value)
+
+
+def decide_on_main(accelerator: Accelerator, decide: Callable[[], Decision]) -> Decision:
+    """What `decide` returns on the main process, on every process; an `InputError` that it raises, likewise.
+
+    For what depends on the disk: processes that look at different times see different files.
+    """
+    outcome: list = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [decide()]
+        except InputError as error:  # the others would wait for ever
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], InputError):
+        raise outcome[0]
+    return outcome[0]
 
 
 def leave_together(accelerator: Accelerator) -> None:

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from data import CodeDataset
-from data.codes import CodeBatch, CodeHeader, smallest_dtype, write_codes
+from data.codes import CodeHeader, CodeShard, missing_ranges, smallest_dtype, write_codes
 from storage.errors import InputError
 
 HEADER = CodeHeader(
@@ -33,12 +34,18 @@ def small_shards(monkeypatch):
 
 
 def encode(numbers):
-    return CodeBatch(CODES[numbers.start : numbers.stop], LABELS[numbers.start : numbers.stop])
+    """One tie in the first shard, two in the second, three in the third."""
+    return CodeShard(CODES[numbers.start : numbers.stop], LABELS[numbers.start : numbers.stop], numbers.start // 10 + 1)
+
+
+def export(folder, header=HEADER, encode=encode):
+    missing = missing_ranges(folder, header)
+    return write_codes(folder, header, missing, map(encode, missing), {"dataset": "bars"})
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_codes(tmp_path / "codes", HEADER, encode, {})
+    export(tmp_path / "codes")
     return tmp_path / "codes"
 
 
@@ -66,14 +73,14 @@ def test_codes_take_the_smallest_type_that_holds_them(tmp_path, num_embeddings, 
     assert smallest_dtype(num_embeddings) == dtype
     header = replace(HEADER, grids=[{**HEADER.grids[0], "num_embeddings": num_embeddings}])
     largest = torch.full((25, 3, 5), num_embeddings - 1)
-    write_codes(tmp_path / "c", header, lambda n: CodeBatch(largest[: len(n)], LABELS[: len(n)]), {})
+    export(tmp_path / "c", header, lambda numbers: encode(numbers)._replace(codes=largest[: len(numbers)]))
     assert load_file(tmp_path / "c" / "codes-00000.safetensors")["codes.0"].dtype == dtype
     assert torch.equal(CodeDataset(tmp_path / "c").__getitems__(range(25)).codes, largest)
 
 
 def test_codes_without_labels_have_none(tmp_path):
     header = replace(HEADER, classes=[])
-    write_codes(tmp_path / "c", header, lambda n: CodeBatch(CODES[: len(n)], None), {})
+    export(tmp_path / "c", header, lambda numbers: encode(numbers)._replace(labels=None))
     dataset = CodeDataset(tmp_path / "c")
     assert dataset.labels is None and dataset[3].labels is None
 
@@ -88,11 +95,11 @@ def test_a_killed_export_looks_unfinished_and_a_second_run_encodes_only_the_rest
         return encode(numbers)
 
     with pytest.raises(KeyboardInterrupt):
-        write_codes(tmp_path / "c", HEADER, die_at_the_third, {})
+        export(tmp_path / "c", encode=die_at_the_third)
     with pytest.raises(InputError, match="not a whole code dataset"):
         CodeDataset(tmp_path / "c")
     calls.clear()
-    write_codes(tmp_path / "c", HEADER, lambda n: (calls.append(n.start), encode(n))[1], {})
+    assert export(tmp_path / "c", encode=lambda n: (calls.append(n.start), encode(n))[1]) == 1 + 2 + 3
     assert calls == [20]
     assert torch.equal(CodeDataset(tmp_path / "c").__getitems__(range(25)).codes, CODES)
 
@@ -101,15 +108,38 @@ def test_another_export_into_an_unfinished_one_is_refused_with_the_difference(fo
     (folder / "manifest.json").unlink()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(InputError, match="unfinished export with another tokenizer_fingerprint"):
-        write_codes(folder, replace(HEADER, tokenizer_fingerprint="e" * 64), encode, {})
+        export(folder, replace(HEADER, tokenizer_fingerprint="e" * 64))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def note_ties(path, **noted):
+    """Replace what a shard tells of its ties."""
+    with safe_open(path, "np") as shard:
+        metadata = {name: value for name, value in shard.metadata().items() if name != "ties"}
+    save_file(load_file(path), path, {**metadata, **noted})
+
+
+@pytest.mark.parametrize("noted", [{}, {"ties": "many"}])
+def test_a_shard_that_does_not_tell_its_ties_is_made_again(folder, noted):
+    (folder / "manifest.json").unlink()
+    note_ties(folder / "codes-00001.safetensors", **noted)
+    assert missing_ranges(folder, HEADER) == [range(10, 20)]
+    assert export(folder) == 1 + 2 + 3
+
+
+def test_shards_that_do_not_tell_their_ties_are_still_those_of_their_export(folder):
+    (folder / "manifest.json").unlink()
+    for path in folder.iterdir():
+        note_ties(path)
+    with pytest.raises(InputError, match="another split"):
+        missing_ranges(folder, replace(HEADER, split="test"))
 
 
 @pytest.mark.parametrize("content", [b"", b"cut"])
 def test_a_damaged_shard_of_an_unfinished_export_is_made_again(folder, content):
     (folder / "manifest.json").unlink()
     (folder / "codes-00001.safetensors").write_bytes(content)
-    write_codes(folder, HEADER, encode, {})
+    export(folder)
     assert torch.equal(CodeDataset(folder).__getitems__(range(25)).codes, CODES)
 
 
@@ -161,7 +191,7 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
 def test_other_files_in_the_folder_are_left_alone_and_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"notes\.txt"):
-        write_codes(tmp_path, HEADER, encode, {})
+        export(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -169,3 +199,4 @@ def test_the_manifest_says_what_the_codes_are(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["header"]["tokenizer_fingerprint"] == "f" * 64
     assert [shard["num_images"] for shard in manifest["shards"]] == [10, 10, 5]
+    assert manifest["provenance"] == {"dataset": "bars", "ties": 1 + 2 + 3}
