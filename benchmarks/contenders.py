@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from data.codes import shard_ranges
 from data.images import to_float
+from data.sources import load_images
 from pipelines.averaging import averaged
 from pipelines.configs import ExportCodes
+from pipelines.encoding import encode_ranges
 from pipelines.export_codes import export_codes
-from pipelines.runtime import autocast
+from pipelines.runtime import autocast, start_accelerator
 from stage1_vqvae import VQVAE
+from stage1_vqvae.usage import perplexity
 from stage2_prior import GatedPixelCNN
 
 from .plain import PlainPrior, PlainQuantizer, PlainVQVAE
@@ -49,7 +53,9 @@ def tokenizer_step(
 
     def loss(pixels: torch.Tensor) -> torch.Tensor:
         if with_quantizer:
-            return tokenizer(pixels).loss
+            result = tokenizer(pixels)
+            perplexity(torch.bincount(result.codes.flatten(), minlength=entries))
+            return result.loss
         return F.mse_loss(tokenizer.decoder(tokenizer.encoder(pixels)), pixels) / tokenizer.data_variance
 
     def step() -> None:
@@ -66,8 +72,8 @@ def tokenizer_step(
 def plain_tokenizer_step(with_quantizer: bool = True) -> Step:
     """The same model as it is usually written."""
     model = PlainVQVAE(PlainQuantizer() if with_quantizer else None).train()
-    images = to_float(draw_images())
-    return _plain_step(model, lambda: model(images))
+    images = draw_images()
+    return _plain_step(model, lambda: model(to_float(images)))
 
 
 def prior_step(precision: str = "bf16") -> Step:
@@ -114,9 +120,22 @@ def _plain_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Step:
     return step
 
 
+def save_for_export(folder: str) -> None:
+    """A tokenizer whose codebook lies among its latents, and an npz file of images of which 16,384 are exported."""
+    torch.manual_seed(0)
+    tokenizer = VQVAE(data_variance=0.25).eval()
+    images = draw_images(EXPORTED + EXPORTED // 9)  # every tenth is held out
+    with torch.no_grad():
+        latents = rearrange(tokenizer.encoder(to_float(images[:64])), "b d h w -> (b h w) d")
+        tokenizer.quantizer.codebook.copy_(latents[torch.randperm(len(latents))[: tokenizer.num_embeddings]])
+    tokenizer.save_pretrained(f"{folder}/tokenizer")
+    np.savez(f"{folder}/images.npz", images.permute(0, 2, 3, 1).numpy())
+
+
 def encoder_pass(folder: str) -> Step:
-    """The encoder alone over the images of `export_pass`, in float32."""
-    tokenizer, images = _save_for_export(folder)
+    """The encoder alone over as many images as are exported, in float32."""
+    tokenizer = VQVAE.from_pretrained(f"{folder}/tokenizer").to(memory_format=torch.channels_last)
+    images = load_images("npz", f"{folder}/images.npz", "train").images
 
     def step() -> None:
         with torch.inference_mode():
@@ -126,9 +145,21 @@ def encoder_pass(folder: str) -> Step:
     return step
 
 
+def encoding_pass(folder: str) -> Step:
+    """What the script does between loading the images and writing the codes."""
+    tokenizer = VQVAE.from_pretrained(f"{folder}/tokenizer").to(memory_format=torch.channels_last)
+    images = load_images("npz", f"{folder}/images.npz", "train")
+    accelerator = start_accelerator("cpu", with_prose=False)
+
+    def step() -> None:
+        for _ in encode_ranges(tokenizer, images, shard_ranges(len(images)), IMAGE_BATCH, 0, accelerator):
+            pass
+
+    return step
+
+
 def export_pass(folder: str) -> Step:
     """The whole script `export_codes`, from the images in a file to the finished code dataset."""
-    _save_for_export(folder)
     settings = ExportCodes(
         tokenizer=f"{folder}/tokenizer", output=f"{folder}/codes", dataset="npz", data_root=f"{folder}/images.npz"
     )
@@ -139,16 +170,3 @@ def export_pass(folder: str) -> Step:
             export_codes(settings)
 
     return step
-
-
-def _save_for_export(folder: str) -> tuple[VQVAE, torch.Tensor]:
-    """A tokenizer whose codebook lies among its latents, and images; what an export holds out stands behind them."""
-    tokenizer = VQVAE(data_variance=0.25).eval().to(memory_format=torch.channels_last)
-    images = torch.cat([draw_images(1024) for _ in range(EXPORTED // 1024)])
-    with torch.no_grad():
-        latents = rearrange(tokenizer.encoder(to_float(images[:64])), "b d h w -> (b h w) d")
-        tokenizer.quantizer.codebook.copy_(latents[torch.randperm(len(latents))[: tokenizer.num_embeddings]])
-    tokenizer.save_pretrained(f"{folder}/tokenizer")
-    everything = images.repeat(10, 1, 1, 1)[: len(images) * 10 // 9 + 1]
-    np.savez(f"{folder}/images.npz", everything.permute(0, 2, 3, 1).numpy())
-    return tokenizer, images

@@ -1,4 +1,4 @@
-"""How a training step of the tokenizer grows with the batch, the image and the codebook: docs/growth.png."""
+"""How a training step of the tokenizer grows with the batch, the image and the codebook: times, slopes, a picture."""
 
 import time
 from pathlib import Path
@@ -6,6 +6,8 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+
+from pipelines.runtime import keep_memory
 
 from .contenders import tokenizer_step
 
@@ -28,6 +30,7 @@ AXES = (
 
 def measure_growth(rounds: int = 5) -> list[list[float]]:
     """Seconds of a step, for each value of each axis; the values of an axis take turns."""
+    keep_memory()
     seconds = []
     for axis in AXES:
         steps = [tokenizer_step(**axis.fixed, **{axis.flag: value}) for value in axis.values]

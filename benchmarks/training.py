@@ -13,21 +13,22 @@ Leaves a picture of how a step grows. --quality trains both stages on CIFAR (tra
 
 import argparse
 import tempfile
+from multiprocessing import get_context
 from pathlib import Path
-
-from pipelines.runtime import keep_memory
 
 from .contenders import (
     EXPORTED,
     GRID_BATCH,
     IMAGE_BATCH,
     encoder_pass,
+    encoding_pass,
     export_pass,
     plain_prior_step,
     plain_tokenizer_step,
     prior_step,
+    save_for_export,
     tokenizer_step,
-)  # fmt: skip
+)
 from .growth import draw_growth, measure_growth, print_growth
 from .interleaved import Contender, Timing, measure
 
@@ -56,11 +57,11 @@ def prior_contenders() -> dict[str, Contender]:
 
 def export_contenders(folder: str) -> dict[str, Contender]:
     """Images → codes."""
-    for name in ("alone", "script"):
-        Path(folder, name).mkdir()
+    save_for_export(folder)
     return {
-        "the script export_codes": Contender(export_pass, f"{folder}/script"),
-        "the encoder alone, fp32": Contender(encoder_pass, f"{folder}/alone"),
+        "the encoder alone, fp32": Contender(encoder_pass, folder),
+        "encoding as the script does": Contender(encoding_pass, folder),
+        "the whole script export_codes": Contender(export_pass, folder),
     }
 
 
@@ -85,6 +86,8 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.quality and not flags.data_root:
         parser.error("--quality needs --data-root: CIFAR-10 as a folder of pictures")
+    if flags.quality and flags.output.exists():
+        parser.error(f"{flags.output} exists already: choose another --output")
     of_tokenizer = measure(tokenizer_contenders(), flags.rounds)
     print_table("stage 1, a training step", of_tokenizer, IMAGE_BATCH, "images")
     of_prior = measure(prior_contenders(), flags.rounds)
@@ -92,15 +95,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         of_export = measure(export_contenders(folder), max(3, flags.rounds // 2), steps=1)
     print_table(f"export of {EXPORTED:,} images", of_export, EXPORTED, "images")
-    keep_memory()
-    seconds = measure_growth()
+    with get_context("spawn").Pool(1) as pool:
+        seconds = pool.apply(measure_growth)
     print_growth(seconds)
     draw_growth(flags.picture, seconds)
     print(f"picture: {flags.picture}")
     if flags.quality:
-        from .training_quality import compare_what_is_learnt
+        from .training_quality import compare_priors, compare_tokenizers
 
-        compare_what_is_learnt(flags.data_root, flags.output, flags.minutes, of_tokenizer, of_prior)
+        compare_tokenizers(flags.data_root, flags.output, of_tokenizer)
+        compare_priors(flags.output, flags.minutes, of_prior["codegrid"].seconds)
 
 
 if __name__ == "__main__":

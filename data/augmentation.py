@@ -46,10 +46,12 @@ class Augmentation:
         return images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     def _crop(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Bilinear, by one sampling grid for each image."""
-        batch = len(images)
-        share = 1 - (1 - self.crop) * torch.rand(batch, generator=generator)
-        centres = (2 * torch.rand(batch, 2, generator=generator) - 1) * (1 - share)[:, None]  # in -1 ... 1 of the image
-        windows = torch.cat([torch.eye(2) * share[:, None, None], centres[:, :, None]], dim=2)  # (b, 2, 3)
-        grid = F.affine_grid(windows, list(images.shape), align_corners=False).to(images.device)
-        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        """Bilinear, at one grid of places for each image; the image spans -1 ... 1 on both axes."""
+        share = 1 - (1 - self.crop) * torch.rand(len(images), 1, generator=generator)
+        places = []
+        for length in reversed(images.shape[2:]):  # x, then y
+            centre = (2 * torch.rand(len(images), 1, generator=generator) - 1) * (1 - share)
+            places.append(centre + share * ((2 * torch.arange(length) + 1) / length - 1))  # (b, length)
+        x, y = places[0][:, None, :], places[1][:, :, None]
+        grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1)  # (b, H, W, 2)
+        return F.grid_sample(images, grid.to(images.device), padding_mode="border", align_corners=False)

@@ -80,7 +80,7 @@ class TrainTokenizer:
     compile: Flag = False
     """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
     accumulate: int = 1
-    """Pieces that a step's batch is worked through in, for less memory: the codebook moves once a step all the same."""
+    """Pieces that a step's batch is worked through in, for less memory. The codebook still moves once a step."""
     seed: int = 0
     """Everything random follows from it."""
     device: Device = "auto"
@@ -148,7 +148,7 @@ class TrainPrior:
     label_dropout: float = 0.1
     """Share of the labels hidden in training, so that the prior also learns grids of no class: guidance needs it."""
     ema_decay: float = 0.999
-    """Decay of the moving average of the weights, which is what is kept."""
+    """Decay of the moving average of the weights. What is kept is the average that was best on held-out grids."""
     max_norm: float = 1.0
     """Longest gradient; a longer one is cut to it."""
     unconditional: Flag = False
@@ -156,13 +156,13 @@ class TrainPrior:
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, fp32 elsewhere."""
     memory_format: MemoryFormat = "channels-last"
-    """How images and features lie in memory."""
+    """How features lie in memory."""
     optimizer: OptimizerKind = "fused"
     """Adam over all weights at once, or one after the other."""
     compile: Flag = False
     """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
     accumulate: int = 1
-    """Pieces that a step's batch is worked through in, for less memory: the codebook moves once a step all the same."""
+    """Pieces that a step's batch is worked through in, for less memory."""
     seed: int = 0
     """Everything random follows from it."""
     device: Device = "auto"

@@ -20,6 +20,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "device", "num_workers", "save_every",
+    "memory_format", "optimizer", "compile",
 }  # fmt: skip
 
 
@@ -91,6 +92,8 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
     # through JSON's eyes: a tuple reads back as a list
     as_read = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
     for name in sorted(as_read.keys() | earlier.keys()):
+        if name not in earlier:
+            raise InputError(f"{folder} was made by a version of codegrid without {name}: choose another --output")
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(

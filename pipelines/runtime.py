@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -46,10 +47,10 @@ def keep_memory() -> None:
     if mallopt:
         trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8  # the names of malloc.h
         limit = 2**31 - 1
-        for parameter, value in (
-            (mmap_threshold, limit), (trim_threshold, limit), (top_pad, 2**26), (arena_max, 1),
-        ):  # fmt: skip
-            mallopt(parameter, value)
+        # versions before 2.35 take at most 32 MiB; where neither is taken, the rest would only do harm
+        if mallopt(mmap_threshold, limit) or mallopt(mmap_threshold, 2**25):
+            for parameter, value in ((trim_threshold, limit), (top_pad, 2**26), (arena_max, 1)):
+                mallopt(parameter, value)
 
 
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], Decision]) -> Decision:
@@ -103,6 +104,9 @@ class Execution(NamedTuple):
 def choose_execution(settings: Any, device: torch.device) -> Execution:
     """What the settings say, and for what they leave open what is fast on this device."""
     precision = choose_precision(settings.precision, device)
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if settings.compile and device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise InputError("--compile needs a C++ compiler, g++ for example: install one, or leave --compile out")
     layout = torch.channels_last if settings.memory_format == "channels-last" else torch.contiguous_format
     return Execution(precision, layout, settings.optimizer == "fused", settings.compile)
 

@@ -54,7 +54,7 @@ def train_prior(settings: TrainPrior) -> None:
         nats = F.cross_entropy(rearrange(logits, "b k h w -> (b h w) k").float(), grids.flatten())
         return {"loss": nats, "bits": nats.detach() / math.log(2)}
 
-    some = in_batches(evenly_spaced(len(held_out), 2000), 250)
+    some = in_batches(evenly_spaced(len(held_out), 1000), 250)  # while training: `evaluate` takes all
     stage = Stage(
         prior, training, loss, lambda model: measure_prior(model, load_batches(held_out, some)),
         average=averaged(prior, settings.ema_decay), best=build_prior(settings, codes).to(device),

@@ -39,6 +39,8 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
     if max(images.image_size) < settings.downsampling:
         raise InputError(f"--downsampling {settings.downsampling}: the images are only {max(images.image_size)} wide")
+    if settings.shift >= min(images.image_size):
+        raise InputError(f"--shift {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
     options = quantizer_options(settings)
     facts = {
         "precision": execution.precision,
@@ -56,10 +58,11 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     def loss(model: torch.nn.Module, batch: object) -> dict[str, torch.Tensor]:
         pixels = augment(batch.images.to(accelerator.device)).contiguous(memory_format=execution.memory_format)
         result = model(pixels)
-        hits = torch.bincount(result.codes.flatten(), minlength=settings.num_embeddings)
-        return {
-            "loss": result.loss, "reconstruction": result.reconstruction_loss, "batch_perplexity": perplexity(hits),
-        }  # fmt: skip
+        figures = {"loss": result.loss, "reconstruction": result.reconstruction_loss}
+        if settings.accumulate == 1:  # that of a piece would look like a dying codebook
+            hits = torch.bincount(result.codes.flatten(), minlength=settings.num_embeddings)
+            figures["batch_perplexity"] = perplexity(hits)
+        return figures
 
     some = in_batches(evenly_spaced(len(held_out), 1000), 250)  # while training; all of them in the end
     stage = Stage(

@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
+from storage.errors import InputError
+
 from .batches import StepSampler, check_shares, load_batches, pieces_of
 from .run_folder import Run
 from .runtime import Execution, autocast, refuse_unequal, without_compiling
@@ -126,6 +128,11 @@ def _validate(stage: Stage, history: list[Figures]) -> Figures:
     validated = stage.average.module if stage.average else stage.model
     with without_compiling():
         measured = stage.validate(validated.eval())
+    if not all(map(math.isfinite, measured.values())):
+        raise InputError(
+            f"after {history[-1]['step']} steps the figures are no longer finite: start again with a smaller --lr, in "
+            "another --output"
+        )
     earlier = [figures[stage.criterion] for figures in history if stage.criterion in figures]
     if stage.best is not None and measured[stage.criterion] < min(earlier, default=math.inf):
         stage.best.load_state_dict(validated.state_dict())

@@ -136,6 +136,12 @@ class GatedPixelCNN(ModelFolder, nn.Module):
             return torch.full((batch_size,), self.num_classes, device=self.embedding.weight.device)
         if labels.shape != (batch_size,):
             raise ValueError(f"labels of shape {tuple(labels.shape)}, but one for each of {batch_size} grids is needed")
+        if not torch.compiler.is_compiling() and len(labels):
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"label {low if low < 0 else high}, but this prior knows the classes 0 to {self.num_classes - 1}"
+                )
         if self.training and self.label_dropout:
             hidden = torch.rand(labels.shape, device=labels.device) < self.label_dropout
             return labels.masked_fill(hidden, self.num_classes)

@@ -51,7 +51,8 @@ def sample_cached(
     """Codes (b, h, w) int64, drawn site by site with nothing computed twice.
 
     Args:
-        labels: one for each sample, for a class-conditional prior.
+        labels: one for each sample, for a class-conditional prior; None for grids of no particular class, from a prior
+            that learnt such.
         seed, first_index: sample i draws from (seed, first_index + i) alone, in whatever batch it is drawn.
         temperature: divides the logits; 0 takes the most probable code.
     """

@@ -15,6 +15,14 @@ def augmented(images, **options):
     return Augmentation(**options)(images, torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("options", [{"shift": 2}, {"crop": 0.7}])
+def test_augmentation_is_as_exact_within_a_step_in_bfloat16(options):
+    images = draw_images(height=70, width=90)
+    expected = augmented(images, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(augmented(images, **options), expected)
+
+
 def test_without_augmentation_images_are_only_brought_into_their_range():
     images = draw_images()
     assert torch.equal(Augmentation()(images), to_float(images))

@@ -6,7 +6,7 @@ Shapes: h w code grid.
 import pytest
 import torch
 
-from stage2_prior import GatedPixelCNN
+from stage2_prior import GatedPixelCNN, sample_cached
 
 SHAPES = [(4, 7), (7, 4), (1, 5), (5, 1)]
 
@@ -139,3 +139,14 @@ def test_a_step_in_bfloat16_is_in_bfloat16_throughout(num_classes):
     with torch.autocast("cpu", torch.bfloat16):
         prior(torch.randint(0, 8, (2, 3, 4)), torch.tensor([0, 2]) if num_classes else None)
     assert seen == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("label,label_dropout", [(3, 0.0), (3, 0.5), (-1, 0.5)])
+def test_a_label_that_is_no_class_is_refused_by_name(label, label_dropout):
+    prior = build(num_classes=3, label_dropout=label_dropout)
+    for ask in (
+        lambda: prior(torch.zeros(2, 3, 4, dtype=torch.int64), torch.tensor([0, label])),
+        lambda: sample_cached(prior, 2, 3, 4, labels=[0, label]),
+    ):
+        with pytest.raises(ValueError, match=f"label {label}, but this prior knows the classes 0 to 2"):
+            ask()

@@ -117,10 +117,10 @@ def torchrun(name, *flags):
 
 def test_training_and_export_as_two_processes_give_one_of_everything(bars_file, small_run, tmp_path):
     data = ("--dataset", "npz", "--data-root", bars_file)
-    torchrun("train_tokenizer", *data, "--output", tmp_path / "tokenizer", *TINY_TOKENIZER)
-    alone = read_json(small_run / "tokenizer" / "config.json")["provenance"]["history"][-1]
-    together = read_json(tmp_path / "tokenizer" / "config.json")["provenance"]["history"][-1]
-    assert together["reconstruction_error"] == pytest.approx(alone["reconstruction_error"], rel=0.05)
+    torchrun("train_tokenizer", *data, "--output", tmp_path / "tokenizer", *TINY_TOKENIZER, "--accumulate", 2)
+    alone, together = (load_file(folder / "tokenizer" / "model.safetensors") for folder in (small_run, tmp_path))
+    for key in alone:
+        torch.testing.assert_close(together[key], alone[key], atol=2e-3, rtol=2e-3)
 
     # 55 images, which two cannot share evenly, by the same tokenizer, so that the codes can be compared
     np.savez(tmp_path / "odd.npz", *draw_bars(61))
@@ -133,7 +133,6 @@ def test_training_and_export_as_two_processes_give_one_of_everything(bars_file, 
     assert read_json(tmp_path / "codes" / "manifest.json")["provenance"]["ties"] == tied.sum()
 
     torchrun("train_prior", "--codes", tmp_path / "codes", "--output", tmp_path / "prior", *TINY_PRIOR)
-    for name in ("tokenizer", "prior"):
-        assert sorted(path.name for path in (tmp_path / name).iterdir()) == [
-            "config.json", "model.safetensors", "run.json",
-        ]  # fmt: skip
+    for name, more in (("tokenizer", []), ("prior", ["state"])):
+        left = sorted(path.name for path in (tmp_path / name).iterdir())
+        assert left == ["config.json", "model.safetensors", "run.json", *more]
