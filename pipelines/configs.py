@@ -148,7 +148,9 @@ class TrainPrior:
     label_dropout: float = 0.1
     """Share of the labels hidden in training, so that the prior also learns grids of no class: guidance needs it."""
     ema_decay: float = 0.999
-    """Decay of the moving average of the weights. What is kept is the average that was best on held-out grids."""
+    """Decay of the moving average of the weights. It is what is kept."""
+    keep: Literal["best", "last"] = "best"
+    """Which average: that with the fewest bits per code on held-out grids, or the last; its samples can be better."""
     max_norm: float = 1.0
     """Longest gradient; a longer one is cut to it."""
     unconditional: Flag = False

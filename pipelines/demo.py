@@ -30,7 +30,7 @@ def demo(settings: Demo) -> None:
     train_prior(
         TrainPrior(
             codes=folders["codes"], validation_codes=folders["codes_test"], output=prior, steps=2000, batch_size=64,
-            lr=0.002, num_layers=8, dropout=0.2,
+            lr=0.002, num_layers=8, dropout=0.2, label_dropout=0.0, keep="last",
         )
     )  # fmt: skip
     say("4/5 samples: new codes → new images")

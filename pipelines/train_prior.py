@@ -55,20 +55,22 @@ def train_prior(settings: TrainPrior) -> None:
         return {"loss": nats, "bits": nats.detach() / math.log(2)}
 
     some = in_batches(evenly_spaced(len(held_out), 1000), 250)  # while training: `evaluate` takes all
+    best = build_prior(settings, codes).to(device) if settings.keep == "best" else None
     stage = Stage(
         prior, training, loss, lambda model: measure_prior(model, load_batches(held_out, some)),
-        average=averaged(prior, settings.ema_decay), best=build_prior(settings, codes).to(device),
+        average=averaged(prior, settings.ema_decay), best=best,
         criterion="bits_per_code", max_norm=settings.max_norm, items="grids", to_compile=[prior],
     )  # fmt: skip
     history = train(stage, settings, execution, run, accelerator)
     if accelerator.is_main_process:
-        best = min(history, key=lambda figures: figures["bits_per_code"])
-        stage.best.provenance |= {"step": best["step"], "history": history}
-        stage.best.save_pretrained(settings.output)
+        kept = best or stage.average.module
+        figures = min(history, key=lambda figures: figures["bits_per_code"]) if best else history[-1]
+        kept.provenance |= {"step": figures["step"], "history": history}
+        kept.save_pretrained(settings.output)
         finish(run, keep_state=True)  # which alone holds the weights that were not averaged
         say(
-            f"{settings.output}: {best['bits_per_code']:.3f} bits per code on held-out grids, "
-            f"best after {best['step']:,} of {settings.steps:,} steps"
+            f"{settings.output}: {figures['bits_per_code']:.3f} bits per code on held-out grids, "
+            f"{settings.keep} after {figures['step']:,} of {settings.steps:,} steps"
         )
     leave_together(accelerator)
 

@@ -225,6 +225,13 @@ def test_the_prior_that_was_best_on_held_out_grids_is_kept_and_the_raw_weights_s
     assert all(torch.equal(tensors[f"average.module.{key}"], measured[9][key]) for key in kept)
     assert not torch.equal(tensors["model.embedding.weight"], tensors["average.module.embedding.weight"])
 
+    flags = ("--codes", small_run / "codes", *TINY_PRIOR, "--keep", "last", "--output", tmp_path / "last")
+    figures = iter(range(10))
+    measured.clear()
+    assert "9.000 bits per code on held-out grids, last after 20 of 20" in run_script("train_prior", *flags).out
+    kept = load_file(tmp_path / "last" / "model.safetensors")
+    assert all(torch.equal(kept[key], measured[9][key]) for key in kept)
+
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_every_quantizer_can_be_trained_with_its_options(quantizer, bars_file, tmp_path, run_script):
