@@ -27,6 +27,7 @@ from pipelines.runtime import autocast, start_accelerator
 from stage1_vqvae import VQVAE
 from stage1_vqvae.usage import perplexity
 from stage2_prior import GatedPixelCNN
+from stage2_prior.likelihood import nats_of
 
 from .plain import PlainPrior, PlainQuantizer, PlainVQVAE
 
@@ -86,8 +87,7 @@ def prior_step(precision: str = "bf16") -> Step:
 
     def step() -> None:
         with autocast(precision, CPU):
-            logits = prior(grids, labels)
-            nats = F.cross_entropy(rearrange(logits, "b k h w -> (b h w) k").float(), grids.flatten())
+            nats = nats_of(prior(grids, labels), grids).mean()
         nats.backward()
         nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()

@@ -32,13 +32,13 @@ def load_folder(
         raise InputError(f"no folder {root}: give --data-root a folder of pictures")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test:
-        train = _list_pictures(root / "train")
-        paths, labels, classes = train if split == "train" else _list_pictures(test)
+        train = list_pictures(root / "train")
+        paths, labels, classes = train if split == "train" else list_pictures(test)
         if classes != train[2]:
             raise InputError(f"{test} has other class folders than {root / 'train'}: they must be the same")
     else:
         only_train = (root / "train").is_dir() and len([path for path in root.iterdir() if path.is_dir()]) == 1
-        paths, labels, classes = _list_pictures(root / "train" if only_train else root)
+        paths, labels, classes = list_pictures(root / "train" if only_train else root)
         chosen = split_indices(labels, len(paths), split)
         paths, labels = [paths[i] for i in chosen], None if labels is None else labels[chosen]
     pictures = FolderImages(root, paths, labels, classes, size, channels)
@@ -167,7 +167,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(f"{path} is not a readable picture ({str(error).splitlines()[0]}): mend or remove it")
 
 
-def _list_pictures(root: Path) -> tuple[list[Path], np.ndarray | None, list[str]]:
+def list_pictures(root: Path) -> tuple[list[Path], np.ndarray | None, list[str]]:
     """Paths, labels and class names: one class a folder, in the order of the names; no labels without such folders."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     by_class = [(folder.name, pictures) for folder in folders if (pictures := _pictures_below(folder))]

@@ -1,7 +1,7 @@
 """Checks of settings that the flag parser cannot make."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from storage.errors import InputError
@@ -19,6 +19,9 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
             "channels",
             "num_layers",
             "accumulate",
+            "top_k",
+            "shard_size",
+            "keep_rows",
         ),
         (lambda value: value >= 1, "at least 1"),
     ),
@@ -33,6 +36,8 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
         ("commitment_cost", "temperature"), (lambda value: 0 <= value < math.inf, "a number of at least 0")
     ),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "guidance_scale": (math.isfinite, "a number"),
     **dict.fromkeys(("num_workers", "kmeans_steps", "shift"), (lambda value: value >= 0, "at least 0")),
 }
 
@@ -43,30 +48,3 @@ def check_ranges(settings: dict[str, Any]) -> None:
         fits, words = RULES.get(name, (lambda value: True, ""))
         if value is not None and not fits(value):
             raise InputError(f"--{name.replace('_', '-')} {value}: it must be {words}")
-
-
-def number_labels(
-    labels: Sequence[int | str], num_samples: int, num_classes: int, classes: list[str]
-) -> list[int] | None:
-    """Class numbers for every sample from what the user wrote: numbers or names, one for each sample or one for all.
-
-    Without any, all classes in turn; None for an unconditional prior.
-    """
-    if not num_classes:
-        if labels:
-            raise InputError("--labels: this prior is unconditional; leave them out")
-        return None
-    if not labels:
-        return [i % num_classes for i in range(num_samples)]
-    if len(labels) not in (1, num_samples):
-        raise InputError(f"--labels: {len(labels)} labels for {num_samples} samples: give one for each, or one for all")
-    numbers = []
-    for label in labels:
-        if isinstance(label, str) and label in classes:
-            numbers.append(classes.index(label))
-        elif str(label).isdecimal() and int(label) < num_classes:
-            numbers.append(int(label))
-        else:
-            names = f" ({', '.join(classes[:20])})" if classes else ""
-            raise InputError(f"label {label}: there are classes 0 to {num_classes - 1}{names}")
-    return numbers * num_samples if len(numbers) == 1 else numbers

@@ -185,17 +185,31 @@ class Sample:
     prior: str
     """Folder of a prior trained on this tokenizer's codes, or hf:owner/name."""
     output: str
-    """Folder for the samples."""
+    """Folder for the samples. The same command again goes on where a run was stopped."""
     num_samples: int | None = None
-    """How many images; by default one for each of several labels, otherwise 100."""
+    """How many images: by default one for each of several labels, otherwise 100; with --complete 4 for each picture."""
     labels: tuple[str, ...] = ()
-    """Numbers or names of classes: one for each sample, or one for all. By default all classes in turn."""
+    """Numbers or names of classes, or none: one for each sample, or one for all. By default all classes in turn."""
     temperature: float = 1.0
     """Below 1 for likelier samples, 0 for the likeliest code at each site."""
+    top_k: int | None = None
+    """Draw among so many codes only, the likeliest at each site. None: among all."""
+    top_p: float = 1.0
+    """Draw among the fewest codes that have this probability together. 1: among all."""
+    guidance_scale: float = 1.0
+    """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
+    complete: str | None = None
+    """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""
+    keep_rows: int | None = None
+    """Rows of codes that --complete keeps; None: half of them."""
     seed: int = 0
-    """Sample i follows from the seed and i alone, whatever the batch size."""
+    """Sample i follows from the seed and i alone, whatever the batch size and the number of processes."""
     batch_size: int = 128
-    """Images drawn at once."""
+    """Images drawn at once, in each process."""
+    format: Literal["npz", "codegrid"] = "npz"
+    """npz: images; codegrid: the codes alone, as a code dataset that decode_codes and train_prior read."""
+    shard_size: int = 10_000
+    """Images in one .npz file; more are cut into several."""
     device: Device = "auto"
     """auto: cuda where there is a GPU."""
 
@@ -215,6 +229,8 @@ class DecodeCodes:
     """Folder for the images."""
     batch_size: int = 256
     """Grids decoded at once."""
+    shard_size: int = 10_000
+    """Images in one .npz file; more are cut into several."""
     device: Device = "auto"
     """auto: cuda where there is a GPU."""
 

@@ -8,17 +8,20 @@ from .configs import DecodeCodes
 
 
 def decode_codes(settings: DecodeCodes) -> None:
-    """Write images.png and images.npz into `settings.output`."""
+    """Write images.npz, in shards where there are many, and images.png into `settings.output`."""
     # imported here, so that --help answers before torch is loaded
+    from collections.abc import Iterator
+
     import torch
     from tqdm import tqdm
 
     from data.images import to_uint8
     from stage1_vqvae import VQVAE
 
-    from .batches import in_order, load_batches
+    from .batches import in_batches, load_batches
     from .codes_file import open_codes
-    from .image_files import write_images
+    from .image_files import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+    from .pictures import save_grid
     from .run_folder import Run
     from .runtime import choose_device
 
@@ -29,14 +32,22 @@ def decode_codes(settings: DecodeCodes) -> None:
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
     run.start()
-    images = []
-    with tqdm(total=len(codes), desc="decoding", unit="img") as bar:
-        for batch in load_batches(codes, in_order(len(codes), settings.batch_size)):
-            images.append(to_uint8(tokenizer.decode(batch.codes.to(device)).cpu()))
-            bar.update(len(batch.codes))
-    labels = codes.labels
-    run.finish_with(lambda folder: write_images(folder, "images", torch.cat(images), labels))
-    say(f"{settings.output}: {len(codes)} images in images.npz, a page of them in images.png")
+    files = image_files("images", len(codes), settings.shard_size)
+    missing = missing_files(settings.output, files)
+    left, labels = sum(map(len, missing.values())), codes.labels
+    with tqdm(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
+
+        def decode(numbers: range) -> Iterator[torch.Tensor]:
+            for batch in load_batches(codes, in_batches(numbers, settings.batch_size)):
+                yield to_uint8(tokenizer.decode(batch.codes.to(device)).cpu())
+                bar.update(len(batch.codes))
+
+        for file, numbers in missing.items():
+            shape = (len(numbers), tokenizer.in_channels, *tokenizer.image_size)
+            of_these = None if labels is None else labels[numbers.start : numbers.stop]
+            write_images(settings.output, file, shape, decode(numbers), of_these)
+    run.finish_with(lambda folder: save_grid(folder / "images.png", read_first(settings.output, files, ON_A_PAGE)))
+    say(f"{settings.output}: {len(codes):,} images in {describe(files)}, a page of them in images.png")
 
 
 def main() -> None:

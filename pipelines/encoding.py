@@ -15,6 +15,7 @@ from stage1_vqvae import VQVAE
 from stage1_vqvae.quantizers.nearest import Nearest
 
 from .batches import in_batches, load_batches
+from .together import longest_share, share_of
 
 
 def encode_ranges(
@@ -34,12 +35,12 @@ def encode_ranges(
         progress: is told how many more images all processes together have encoded.
     """
     count = accelerator.num_processes
-    shares = [_share(numbers, accelerator.process_index, count) for numbers in ranges]
+    shares = [share_of(numbers, accelerator.process_index, count) for numbers in ranges]
     loaded = load_batches(images, [batch for share in shares for batch in in_batches(share, batch_size)], num_workers)
     for numbers, share in zip(ranges, shares, strict=True):
         # as long as the longest share, for processes can only gather what has one size
         codes = torch.zeros(
-            _longest_share(numbers, count), *tokenizer.grid_shape, dtype=torch.int64, device=accelerator.device
+            longest_share(numbers, count), *tokenizer.grid_shape, dtype=torch.int64, device=accelerator.device
         )
         ties = codes.new_zeros(1)
         for rows in in_batches(range(len(share)), batch_size):
@@ -50,16 +51,6 @@ def encode_ranges(
         codes, ties = accelerator.gather((codes, ties))
         labels = None if images.labels is None else images.labels[numbers.start : numbers.stop]
         yield CodeShard(codes[: len(numbers)].cpu(), labels, int(ties.sum()))
-
-
-def _longest_share(numbers: range, count: int) -> int:
-    return -(-len(numbers) // count)
-
-
-def _share(numbers: range, process: int, count: int) -> range:
-    """The part of a range that one of `count` processes encodes; where it cannot be even, the last get less."""
-    longest = _longest_share(numbers, count)
-    return numbers[process * longest : (process + 1) * longest]
 
 
 @torch.inference_mode()

@@ -65,18 +65,13 @@ def export_codes(settings: ExportCodes) -> None:
 
 def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | None:
     """The images still to be encoded, a range for each shard; None where the export is finished."""
-    from dataclasses import asdict
+    from data.codes import shard_ranges
 
-    from data.codes import is_whole, missing_ranges, read_manifest, shard_ranges
-
-    from .run_folder import refuse_differences
+    from .run_folder import missing_codes
 
     if settings.format == "npz":
         return None if _npz_run(settings, header).finished else shard_ranges(header.num_images)
-    if not is_whole(settings.output):
-        return missing_ranges(settings.output, header)
-    refuse_differences(settings.output, read_manifest(settings.output)["header"], asdict(header))
-    return None
+    return missing_codes(settings.output, header)
 
 
 def _write(settings: ExportCodes, header: CodeHeader, missing: list[range], shards: Iterator[CodeShard]) -> int:

@@ -3,19 +3,20 @@
 Shapes: n samples, c channels, H W image, h w code grid.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 from typing_extensions import Self
 
 from stage1_vqvae import VQVAE
 from stage2_prior import GatedPixelCNN, sample_cached
 from storage.errors import InputError
 
-from .checks import check_ranges, number_labels
+from .batches import in_order
+from .checks import check_ranges
+from .request import Request, complete_codes, make_request
 
 
 class Samples(NamedTuple):
@@ -23,7 +24,7 @@ class Samples(NamedTuple):
 
     images: torch.Tensor  # (n, c, H, W), float in [-1, 1]
     codes: torch.Tensor  # (n, h, w) int64
-    labels: torch.Tensor | None  # (n,) int64
+    labels: torch.Tensor | None  # (n,) int64, -1 for none
 
 
 class TwoStagePipeline:
@@ -62,45 +63,65 @@ class TwoStagePipeline:
         self,
         num_samples: int = 1,
         labels: Sequence[int | str] | torch.Tensor | None = None,
-        temperature: float = 1.0,
         seed: int = 0,
         batch_size: int = 128,
+        **controls: Any,
     ) -> Samples:
         """Draw new images.
 
         Args:
-            labels: numbers or names of classes, one for each sample or one for all; by default all classes in turn.
-            temperature: divides the logits; 0 takes the likeliest code at each site.
+            labels: numbers or names of classes, or `none`; one for each sample or one for all; by default all classes
+                in turn.
             seed: sample i follows from (seed, i) alone.
             batch_size: samples drawn at once.
+            controls: temperature, top_k, top_p and guidance_scale, as in `stage2_prior.Controls`.
         """
-        batches = list(self.sample_batches(num_samples, labels, temperature, seed, batch_size))
-        labels_of_all = None if batches[0].labels is None else torch.cat([batch.labels for batch in batches])
-        images = torch.cat([batch.images for batch in batches])
-        return Samples(images, torch.cat([batch.codes for batch in batches]), labels_of_all)
+        return self.answer(make_request(self.prior, num_samples, labels, seed, controls), batch_size)
 
-    def sample_batches(
+    def complete(
         self,
-        num_samples: int,
+        images: torch.Tensor,
+        keep: int | torch.Tensor,
+        num_completions: int = 1,
         labels: Sequence[int | str] | torch.Tensor | None = None,
-        temperature: float = 1.0,
         seed: int = 0,
         batch_size: int = 128,
-        progress: bool = False,
-    ) -> Iterator[Samples]:
-        """The same, batch by batch, on the CPU."""
-        check_ranges({"num_samples": num_samples, "temperature": temperature, "seed": seed, "batch_size": batch_size})
-        labels = labels.tolist() if isinstance(labels, torch.Tensor) else [] if labels is None else list(labels)
-        numbers = number_labels(labels, num_samples, self.prior.num_classes, self.classes)
+        **controls: Any,
+    ) -> Samples:
+        """Keep the first codes of images and draw the rest.
+
+        Args:
+            images: (n, c, H, W) in [-1, 1], of the tokenizer's size.
+            keep: how many rows of codes, from the top; or a mask (h, w) of those to keep, which must be the first ones
+                in raster order.
+            num_completions: of each image; they stand behind each other.
+            labels: as for `sample`, one for each image or one for all; by default none, where the prior can do without.
+        """
+        images = images.to(next(self.tokenizer.parameters()).device)
+        codes = torch.cat([self.tokenizer.encode(piece).cpu() for piece in images.split(batch_size)])
+        request = complete_codes(self.prior, codes, keep, num_completions, labels, seed, controls)
+        return self.answer(request, batch_size)
+
+    def answer(self, request: Request, batch_size: int) -> Samples:
+        """All samples of a request, on the CPU."""
+        check_ranges({"batch_size": batch_size})
+        codes = torch.cat([self.draw_codes(request, rows) for rows in in_order(request.num_samples, batch_size)])
+        labels = None if request.labels is None else torch.tensor(request.labels)
+        return Samples(torch.cat([self.decode(piece).cpu() for piece in codes.split(batch_size)]), codes.cpu(), labels)
+
+    def draw_codes(self, request: Request, rows: range) -> torch.Tensor:
+        """The codes (b, h, w) of some samples of a request, where the prior is."""
+        here = slice(rows.start, rows.stop)
+        labels = None if request.labels is None else request.labels[here]
+        known = None if request.known is None else request.known[here]
         height, width = self.tokenizer.grid_shape
-        bar = tqdm(total=num_samples, desc="sampling", unit="img", disable=not progress)
-        for first in range(0, num_samples, batch_size):
-            size = min(batch_size, num_samples - first)
-            chosen = None if numbers is None else torch.tensor(numbers[first : first + size])
-            codes = sample_cached(self.prior, size, height, width, chosen, seed, first, temperature)
-            yield Samples(self.tokenizer.decode(codes).clamp(-1, 1).cpu(), codes.cpu(), chosen)
-            bar.update(size)
-        bar.close()
+        return sample_cached(
+            self.prior, len(rows), height, width, labels, request.seed, rows.start, known, **request.controls
+        )
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (b, h, w) → images (b, c, H, W) in [-1, 1]."""
+        return self.tokenizer.decode(codes).clamp(-1, 1)
 
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         """Images (n, c, H, W) in [-1, 1] → encoded and decoded again."""

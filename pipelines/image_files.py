@@ -1,27 +1,96 @@
-"""Images as an array file that others' tools read, and as a page to look at.
+"""Images as array files that others' tools read: `arr_0` uint8 NHWC and, if there are any, `arr_1` labels.
 
-Shapes: n images, c channels, H W image.
+Many images are cut into shards. Both writing and reading hold a batch at a time, not a shard.
+
+Shapes: n images of a file, b batch, c channels, H W image.
 """
 
+import math
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
 from data.images import to_float
+from storage.atomic import write_folder
 
-from .pictures import save_grid
+from .batches import in_order
 
 ON_A_PAGE = 100
 
 
-def write_images(folder: Path, name: str, images: torch.Tensor, labels: np.ndarray | None) -> None:
-    """Write NAME.npz, with `arr_0` uint8 NHWC and `arr_1` the labels if there are any, and NAME.png, a page of them.
+def describe(files: dict[str, range]) -> str:
+    """The names of the files, for people."""
+    names = list(files)
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
-    Args:
-        images: (n, c, H, W) uint8.
-        labels: (n,) int64 or None.
+
+def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]:
+    """File names and the images of each: NAME.npz where one holds all, otherwise NAME-00000.npz, ..."""
+    if num_images <= shard_size:
+        return {f"{name}.npz": range(num_images)}
+    return {f"{name}-{i:05d}.npz": numbers for i, numbers in enumerate(in_order(num_images, shard_size))}
+
+
+def missing_files(folder: str | Path, files: dict[str, range]) -> dict[str, range]:
+    """Those that are not there, or not whole: what a run that was stopped has still to do."""
+    return {name: numbers for name, numbers in files.items() if not _is_whole(Path(folder) / name, len(numbers))}
+
+
+def write_images(
+    folder: str | Path,
+    file: str,
+    shape: tuple[int, int, int, int],
+    batches: Iterable[torch.Tensor],
+    labels: np.ndarray | None,
+) -> None:
+    """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W).
+
+    The file is one like those of `numpy.savez`, which would need all images at once.
     """
-    arrays = [images.permute(0, 2, 3, 1).contiguous().numpy()] + ([] if labels is None else [labels])
-    np.savez(folder / f"{name}.npz", *arrays)
-    save_grid(folder / f"{name}.png", to_float(images[:ON_A_PAGE]))
+    count, channels, height, width = shape
+    with write_folder(folder, index=file) as staging, zipfile.ZipFile(staging / file, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
+            _write_header(entry, np.dtype(np.uint8), (count, height, width, channels))
+            for images in batches:
+                entry.write(images.permute(0, 2, 3, 1).contiguous().numpy())
+        if labels is not None:
+            with archive.open("arr_1.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, labels, allow_pickle=False)
+
+
+def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch.Tensor:
+    """The first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
+    read = []
+    for name in files:
+        with zipfile.ZipFile(Path(folder) / name) as archive, archive.open("arr_0.npy") as entry:
+            length, *image = _read_header(entry)
+            length = min(length, count)
+            pixels = np.frombuffer(entry.read(length * math.prod(image)), dtype=np.uint8)
+        read.append(torch.from_numpy(pixels.copy()).view(length, *image))
+        count -= length
+        if not count:
+            break
+    return to_float(torch.cat(read).permute(0, 3, 1, 2))
+
+
+def _is_whole(path: Path, num_images: int) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as entry:
+            return _read_header(entry)[0] == num_images and archive.testzip() is None  # its checksums
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _write_header(entry: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(entry, description)
+
+
+def _read_header(entry: IO[bytes]) -> tuple[int, ...]:
+    """The shape of the array whose .npy file begins here."""
+    np.lib.format.read_magic(entry)
+    return np.lib.format.read_array_header_1_0(entry)[0]

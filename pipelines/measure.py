@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 
 from data.codes import CodeBatch
 from data.images import to_float
 from stage1_vqvae.usage import UsageCounter
+from stage2_prior.likelihood import nats_of
 
 if TYPE_CHECKING:
     from stage1_vqvae import VQVAE
@@ -56,8 +55,8 @@ def measure_prior(prior: "GatedPixelCNN", batches: Iterable[Any]) -> dict[str, f
     for batch in batches:
         codes = batch.codes.to(device)
         labels = batch.labels.to(device) if prior.num_classes else None
-        logits = rearrange(prior(codes, labels), "b k h w -> (b h w) k")
-        losses = F.cross_entropy(logits, codes.flatten(), reduction="none")
-        nats += float(losses.double().sum())  # a sum, not a mean of means: the last batch may be short
+        nats += float(
+            nats_of(prior(codes, labels), codes).double().sum()
+        )  # a sum, not a mean of means: the last batch may be short
         sites += codes.numel()
     return {"bits_per_code": nats / math.log(2) / sites}

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data.codes import CodeHeader, is_whole, missing_ranges, read_manifest
 from storage.atomic import write_folder, write_json
 from storage.errors import InputError
 from storage.tensors import read_json
@@ -19,8 +20,8 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # Where things are and how fast they go: these may differ when a command is run again. What is read from the
 # paths is compared by its own digest.
 NEUTRAL = {
-    "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "device", "num_workers", "save_every",
-    "memory_format", "optimizer", "compile",
+    "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "num_workers",
+    "save_every", "memory_format", "optimizer", "compile",
 }  # fmt: skip
 
 
@@ -55,14 +56,14 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: --output must be a folder")
         if not path.exists():
-            if self.folder.is_dir() and any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
+            if _visible(self.folder):
                 raise InputError(f"{self.folder} already holds other files: choose a new or empty --output")
             return
         earlier = read_json(path)
         if earlier.get("script") != self.record["script"]:
             raise InputError(f"{self.folder} holds a run of {earlier.get('script')}: choose another --output")
         self.finished = earlier.get("finished") is True
-        if self.finished or (self.folder / "state").exists():  # otherwise there is nothing to lose
+        if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
             refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
 
     def start(self) -> None:
@@ -81,10 +82,26 @@ class Run:
             write_json(staging / RUN_FILE, {**self.record, "finished": True})
 
 
+def _visible(folder: Path) -> set[str]:
+    """The names of what a user sees in a folder."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+
+
 def _command_line() -> str:
     program = Path(sys.argv[0])
     call = ["python", "-m", f"pipelines.{program.stem}"] if program.suffix == ".py" else [program.name]
     return shlex.join([*call, *sys.argv[1:]])
+
+
+def missing_codes(folder: str | Path, header: CodeHeader) -> list[range] | None:
+    """What a code dataset still lacks, a range for each shard; None where it is whole.
+
+    Raises InputError where the folder holds another one.
+    """
+    if not is_whole(folder):
+        return missing_ranges(folder, header)
+    refuse_differences(folder, read_manifest(folder)["header"], asdict(header))
+    return None
 
 
 def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:

@@ -20,11 +20,10 @@ def train_prior(settings: TrainPrior) -> None:
     """Train the prior and save its model folder in `settings.output`."""
     # imported here, so that --help answers before torch is loaded
     import torch
-    import torch.nn.functional as F
-    from einops import rearrange
 
     from data import CodeDataset
     from data.images import evenly_spaced
+    from stage2_prior.likelihood import nats_of
 
     from .averaging import averaged
     from .batches import in_batches, load_batches
@@ -50,8 +49,7 @@ def train_prior(settings: TrainPrior) -> None:
     def loss(model: torch.nn.Module, batch: object) -> dict[str, torch.Tensor]:
         grids = batch.codes.to(device)
         logits = model(grids, batch.labels.to(device) if prior.num_classes else None)
-        # one site a row: twice as fast as along the channels
-        nats = F.cross_entropy(rearrange(logits, "b k h w -> (b h w) k").float(), grids.flatten())
+        nats = nats_of(logits, grids).mean()
         return {"loss": nats, "bits": nats.detach() / math.log(2)}
 
     some = in_batches(evenly_spaced(len(held_out), 1000), 250)  # while training: `evaluate` takes all

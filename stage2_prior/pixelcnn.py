@@ -13,6 +13,7 @@ from storage.model_folder import ModelFolder
 
 from .cache import PixelCNNCache
 from .causal_conv import horizontal_conv, vertical_conv
+from .contract import NO_LABEL
 from .gating import gate
 
 
@@ -59,7 +60,7 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         dropout: share of the input codes that are hidden in training. It keeps a small data set from being learnt by
             heart, and teaches the prior to go on from grids that are not perfect, as its own samples are not.
         label_dropout: share of the labels that are hidden in training. Where there are such, the prior also learns
-            grids of no particular class, what guidance needs, and `labels` may be None.
+            grids of no particular class, what guidance needs, and `labels` may be NO_LABEL, or None for all.
 
     Worked example: codes (8, 7, 7), labels (8,) with num_embeddings=512 → logits (8, 512, 7, 7).
     """
@@ -129,20 +130,22 @@ class GatedPixelCNN(ModelFolder, nn.Module):
                 raise ValueError("this prior is unconditional: give no labels")
             return None
         if labels is None:
-            if not self.label_dropout:
-                raise ValueError(
-                    f"this prior is class-conditional: give a label, 0 to {self.num_classes - 1}, for each grid"
-                )
-            return torch.full((batch_size,), self.num_classes, device=self.embedding.weight.device)
+            labels = torch.full((batch_size,), NO_LABEL, device=self.embedding.weight.device)
         if labels.shape != (batch_size,):
             raise ValueError(f"labels of shape {tuple(labels.shape)}, but one for each of {batch_size} grids is needed")
         if not torch.compiler.is_compiling() and len(labels):
-            low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"label {low if low < 0 else high}, but this prior knows the classes 0 to {self.num_classes - 1}"
-                )
+            self._check_labels(int(labels.min()), int(labels.max()))
         if self.training and self.label_dropout:
             hidden = torch.rand(labels.shape, device=labels.device) < self.label_dropout
-            return labels.masked_fill(hidden, self.num_classes)
-        return labels
+            labels = labels.masked_fill(hidden, NO_LABEL)
+        return labels.remainder(self.num_classes + 1)  # no label is the last condition
+
+    def _check_labels(self, low: int, high: int) -> None:
+        if low < NO_LABEL or high >= self.num_classes:
+            wrong = high if high >= self.num_classes else low
+            raise ValueError(f"label {wrong}, but this prior knows the classes 0 to {self.num_classes - 1}")
+        if low == NO_LABEL and not self.label_dropout:
+            raise ValueError(
+                "this prior learnt no grids without a label: give one, 0 to "
+                f"{self.num_classes - 1}, for each grid, or train it with label dropout"
+            )

@@ -1,71 +1,81 @@
 """Ancestral sampling in raster order: p(z) = Π p(z_i | z_<i), row by row, left to right.
 
 Samplers are functions. `sample_plain` knows only `prior(codes, labels)`; `sample_cached` gives the same codes and
-knows only `prior.new_cache(...)`, an object with `next_logits() → (b, K)` and `append(codes)`.
+knows only `prior.new_cache(...)`. Both are described in `contract.py`.
 
-Shapes: b batch, h w code grid, K codebook entries.
+Shapes: b batch, h w code grid, m known sites, K codebook entries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+
+from .choice import Controls, choose_codes
+from .contract import NO_LABEL, Prior
 
 
 @torch.no_grad()
 def sample_plain(
-    prior: nn.Module,
+    prior: Prior,
     batch_size: int,
     height: int,
     width: int,
     labels: Sequence[int] | torch.Tensor | None = None,
     seed: int = 0,
     first_index: int = 0,
-    temperature: float = 1.0,
+    known: torch.Tensor | None = None,
+    **controls: Any,
 ) -> torch.Tensor:
     """The reference: one forward pass a site. Same arguments and codes as `sample_cached`."""
-    device = next(prior.parameters()).device
-    labels = _as_tensor(labels, device)
-    uniforms = draw_uniforms(batch_size, height * width, seed, first_index).to(device)
-    codes = torch.zeros(batch_size, height, width, dtype=torch.int64, device=device)
+    start = _prepare(prior, batch_size, height, width, labels, seed, first_index, known, Controls(**controls))
+    grids = start.codes.view(batch_size, height, width)
     with _evaluating(prior):
-        for site in range(height * width):
-            row, column = divmod(site, width)
-            logits = prior(codes, labels)[:, :, row, column]
-            codes[:, row, column] = choose_codes(logits, uniforms[:, site], temperature)
-    return codes
+        for site in range(start.num_known, height * width):
+            logits = prior(start.for_prior(grids), start.labels)[:, :, site // width, site % width]
+            start.codes[:, site] = choose_codes(logits, start.uniforms[:, site], start.controls)
+    return grids
 
 
 @torch.no_grad()
 def sample_cached(
-    prior: nn.Module,
+    prior: Prior,
     batch_size: int,
     height: int,
     width: int,
     labels: Sequence[int] | torch.Tensor | None = None,
     seed: int = 0,
     first_index: int = 0,
-    temperature: float = 1.0,
+    known: torch.Tensor | None = None,
+    **controls: Any,
 ) -> torch.Tensor:
     """Codes (b, h, w) int64, drawn site by site with nothing computed twice.
 
     Args:
-        labels: one for each sample, for a class-conditional prior; None for grids of no particular class, from a prior
-            that learnt such.
+        labels: one for each sample, for a class-conditional prior; NO_LABEL, or None for all, asks for grids of no
+            particular class, from a prior that learnt such.
         seed, first_index: sample i draws from (seed, first_index + i) alone, in whatever batch it is drawn.
-        temperature: divides the logits; 0 takes the most probable code.
+        known: codes (b, m) of the first m sites in raster order, which are kept.
+        controls: temperature, top_k, top_p and guidance_scale, as in `Controls`.
+
+    Worked example: `sample_cached(prior, 16, 7, 7, labels=[3] * 16, temperature=0.9, top_k=50)` → (16, 7, 7).
     """
-    device = next(prior.parameters()).device
-    labels = _as_tensor(labels, device)
-    uniforms = draw_uniforms(batch_size, height * width, seed, first_index).to(device)
-    codes = torch.zeros(batch_size, height * width, dtype=torch.int64, device=device)
+    start = _prepare(prior, batch_size, height, width, labels, seed, first_index, known, Controls(**controls))
+    grids = start.codes.view(batch_size, height, width)
+    known_rows = start.num_known // width
     with _evaluating(prior):
-        cache = prior.new_cache(batch_size, height, width, labels)
-        for site in range(height * width):
-            codes[:, site] = choose_codes(cache.next_logits(), uniforms[:, site], temperature)
-            cache.append(codes[:, site])
-    return codes.view(batch_size, height, width)
+        if start.num_known == height * width:
+            return grids
+        cache = prior.new_cache(len(start.for_prior(grids)), height, width, start.labels)
+        cache.append_rows(start.for_prior(grids[:, :known_rows]))
+        for site in range(known_rows * width, height * width):
+            logits = cache.next_logits()
+            if site >= start.num_known:
+                start.codes[:, site] = choose_codes(logits, start.uniforms[:, site], start.controls)
+            cache.append(start.for_prior(start.codes[:, site]))
+    return grids
 
 
 def draw_uniforms(batch_size: int, num_sites: int, seed: int, first_index: int) -> torch.Tensor:
@@ -74,29 +84,57 @@ def draw_uniforms(batch_size: int, num_sites: int, seed: int, first_index: int) 
     return torch.from_numpy(np.stack(rows))
 
 
-def choose_codes(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The code at which the cumulative probability passes u: logits (b, K), u (b,) → codes (b,) int64."""
-    if temperature == 0:
-        return logits.argmax(1)
-    # in float64, so that the sum over K codes does not decide which one is drawn
-    cumulative = torch.softmax(logits.double() / temperature, dim=1).cumsum(1)
-    thresholds = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
+class _Start(NamedTuple):
+    """What both samplers start from."""
+
+    codes: torch.Tensor  # (b, h·w) int64, filled as far as they are known
+    num_known: int  # m
+    labels: torch.Tensor | None  # (b,), or with guidance (2b,), whose second half asks for no class
+    uniforms: torch.Tensor  # (b, h·w)
+    controls: Controls
+
+    def for_prior(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (b, ...) as often as the prior is asked: twice with guidance."""
+        return torch.cat([codes, codes]) if self.controls.guided else codes
 
 
-def _as_tensor(labels: Sequence[int] | torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    return None if labels is None else torch.as_tensor(labels, dtype=torch.int64, device=device)
+def _prepare(
+    prior: Prior,
+    batch_size: int,
+    height: int,
+    width: int,
+    labels: Sequence[int] | torch.Tensor | None,
+    seed: int,
+    first_index: int,
+    known: torch.Tensor | None,
+    controls: Controls,
+) -> _Start:
+    device = next(iter(prior.parameters())).device
+    if labels is not None:
+        labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
+    if controls.guided:
+        if labels is None:
+            raise ValueError(f"guidance_scale {controls.guidance_scale}: guidance needs labels to guide to")
+        labels = torch.cat([labels, torch.full_like(labels, NO_LABEL)])
+    codes = torch.zeros(batch_size, height * width, dtype=torch.int64, device=device)
+    num_known = 0 if known is None else known.shape[1]
+    if num_known:
+        if known.shape[0] != batch_size or num_known > height * width:
+            raise ValueError(
+                f"known codes of shape {tuple(known.shape)} for {batch_size} grids of {height * width} sites: they "
+                "must be the first codes of each grid, in raster order"
+            )
+        codes[:, :num_known] = known
+    uniforms = draw_uniforms(batch_size, height * width, seed, first_index).to(device)
+    return _Start(codes, num_known, labels, uniforms, controls)
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(prior: Any) -> Iterator[None]:
     """Eval mode for the length of a block."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.was_training = self.module.training
-        self.module.eval()
-
-    def __exit__(self, *error: object) -> None:
-        self.module.train(self.was_training)
+    was_training = prior.training
+    prior.eval()
+    try:
+        yield
+    finally:
+        prior.train(was_training)

@@ -6,7 +6,7 @@ Shapes: h w code grid.
 import pytest
 import torch
 
-from stage2_prior import GatedPixelCNN, sample_cached
+from stage2_prior import NO_LABEL, GatedPixelCNN, sample_cached
 
 SHAPES = [(4, 7), (7, 4), (1, 5), (5, 1)]
 
@@ -122,11 +122,13 @@ def test_a_prior_that_learnt_without_labels_can_be_asked_without():
     prior = build(num_classes=3, label_dropout=0.5).eval()
     without = prior(codes)
     assert not torch.allclose(without, prior(codes, labels))
+    mixed = prior(codes, torch.tensor([0, NO_LABEL]))
+    assert torch.allclose(mixed, torch.cat([prior(codes, labels)[:1], without[1:]]))
     with torch.no_grad():
         for layer in prior.layers:  # the classes have no part in it
             layer.condition.weight[:3] += 1
     assert torch.equal(without, prior(codes))
-    with pytest.raises(ValueError, match="class-conditional"):
+    with pytest.raises(ValueError, match="learnt no grids without a label"):
         build(num_classes=3)(codes)
 
 
@@ -141,7 +143,7 @@ def test_a_step_in_bfloat16_is_in_bfloat16_throughout(num_classes):
     assert seen == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("label,label_dropout", [(3, 0.0), (3, 0.5), (-1, 0.5)])
+@pytest.mark.parametrize("label,label_dropout", [(3, 0.0), (3, 0.5), (-2, 0.5)])
 def test_a_label_that_is_no_class_is_refused_by_name(label, label_dropout):
     prior = build(num_classes=3, label_dropout=label_dropout)
     for ask in (
