@@ -54,7 +54,7 @@ def choose_codes(logits: torch.Tensor, uniforms: torch.Tensor, controls: Control
         logits = without + controls.guidance_scale * (with_label - without)
     if controls.temperature == 0:
         return logits.argmax(1)
-    probabilities = torch.softmax(logits if controls.temperature == 1 else logits / controls.temperature, 1)
+    probabilities = torch.softmax(logits if controls.temperature == 1 else logits.double() / controls.temperature, 1)
     # summed in float64, so that rounding does not decide between K codes
     cumulative = keep_likeliest(probabilities, controls).cumsum(1, dtype=torch.float64)
     thresholds = uniforms[:, None] * cumulative[:, -1:]

@@ -220,6 +220,11 @@ def test_a_code_of_probability_zero_is_never_drawn():
     assert choose_codes(logits, uniforms, Controls()).tolist() == [1, 1, 3, 3]
 
 
+def test_the_smallest_temperatures_end_at_the_likeliest_code():
+    logits, uniforms = torch.tensor([[1.0, 80.0, 3.0]]), torch.tensor([0.9], dtype=torch.float64)
+    assert choose_codes(logits, uniforms, Controls(temperature=1e-38)).tolist() == [1]
+
+
 @pytest.mark.parametrize(
     "controls,kept",
     [
