@@ -17,6 +17,8 @@ from stage1_vqvae import VQVAE
 from storage.errors import InputError
 from storage.tensors import digest_of, sha256
 
+from .npy_stream import open_array
+
 
 class CodeArray:
     """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding needs."""
@@ -59,22 +61,17 @@ def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
 
 
 def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> int:
-    """Write `codes` (n, h, w) int64 and, if there are any, `labels` (n,) as the shards come; returns their ties.
-
-    The file is one like those of `numpy.savez_compressed`, which would need all codes at once.
-    """
+    """Write `codes` (n, h, w) int64 and, if there are any, `labels` (n,) as the shards come; returns their ties."""
     grid, labels, ties = header.grids[0], [], 0
     shape = (header.num_images, grid["height"], grid["width"])
-    int64 = np.lib.format.dtype_to_descr(np.dtype(np.int64))
     # the quickest level: the usual one takes a tenth of the encoding time, for a file smaller by a seventh
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("codes.npy", "w", force_zip64=True) as file:  # zip64: its size is not known yet
-            np.lib.format.write_array_header_1_0(file, {"descr": int64, "fortran_order": False, "shape": shape})
+        with open_array(archive, "codes", np.int64, shape) as file:
             for shard in shards:
                 file.write(shard.codes.numpy())
                 labels.append(shard.labels)
                 ties += shard.ties
         if header.classes:
-            with archive.open("labels.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, torch.cat(labels).numpy(), allow_pickle=False)
+            with open_array(archive, "labels", np.int64, (header.num_images,)) as file:
+                file.write(torch.cat(labels).numpy())
     return ties

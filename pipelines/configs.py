@@ -210,6 +210,8 @@ class Sample:
     """npz: images; codegrid: the codes alone, as a code dataset that decode_codes and train_prior read."""
     shard_size: int = 10_000
     """Images in one .npz file; more are cut into several."""
+    compile: Flag = False
+    """Compile the prior first, on a GPU into CUDA graphs: takes up to a minute, and on a CPU samples no faster."""
     device: Device = "auto"
     """auto: cuda where there is a GPU."""
 

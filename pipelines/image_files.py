@@ -9,7 +9,6 @@ import math
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from data.images import to_float
 from storage.atomic import write_folder
 
 from .batches import in_order
+from .npy_stream import open_array, read_shape
 
 ON_A_PAGE = 100
 
@@ -47,19 +47,15 @@ def write_images(
     batches: Iterable[torch.Tensor],
     labels: np.ndarray | None,
 ) -> None:
-    """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W).
-
-    The file is one like those of `numpy.savez`, which would need all images at once.
-    """
+    """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W)."""
     count, channels, height, width = shape
     with write_folder(folder, index=file) as staging, zipfile.ZipFile(staging / file, "w") as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as entry:
-            _write_header(entry, np.dtype(np.uint8), (count, height, width, channels))
+        with open_array(archive, "arr_0", np.uint8, (count, height, width, channels)) as entry:
             for images in batches:
                 entry.write(images.permute(0, 2, 3, 1).contiguous().numpy())
         if labels is not None:
-            with archive.open("arr_1.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, labels, allow_pickle=False)
+            with open_array(archive, "arr_1", np.int64, labels.shape) as entry:
+                entry.write(labels.astype(np.int64).data)
 
 
 def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch.Tensor:
@@ -67,7 +63,7 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
     read = []
     for name in files:
         with zipfile.ZipFile(Path(folder) / name) as archive, archive.open("arr_0.npy") as entry:
-            length, *image = _read_header(entry)
+            length, *image = read_shape(entry)
             length = min(length, count)
             pixels = np.frombuffer(entry.read(length * math.prod(image)), dtype=np.uint8)
         read.append(torch.from_numpy(pixels.copy()).view(length, *image))
@@ -80,17 +76,6 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
 def _is_whole(path: Path, num_images: int) -> bool:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as entry:
-            return _read_header(entry)[0] == num_images and archive.testzip() is None  # its checksums
+            return read_shape(entry)[0] == num_images and archive.testzip() is None  # its checksums
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False
-
-
-def _write_header(entry: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(entry, description)
-
-
-def _read_header(entry: IO[bytes]) -> tuple[int, ...]:
-    """The shape of the array whose .npy file begins here."""
-    np.lib.format.read_magic(entry)
-    return np.lib.format.read_array_header_1_0(entry)[0]

@@ -104,11 +104,17 @@ class Execution(NamedTuple):
 def choose_execution(settings: Any, device: torch.device) -> Execution:
     """What the settings say, and for what they leave open what is fast on this device."""
     precision = choose_precision(settings.precision, device)
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
-    if settings.compile and device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
-        raise InputError("--compile needs a C++ compiler, g++ for example: install one, or leave --compile out")
+    if settings.compile:
+        require_compiler(device)
     layout = torch.channels_last if settings.memory_format == "channels-last" else torch.contiguous_format
     return Execution(precision, layout, settings.optimizer == "fused", settings.compile)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise InputError where `torch.compile` would find no compiler."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise InputError("--compile needs a C++ compiler, g++ for example: install one, or leave --compile out")
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

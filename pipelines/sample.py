@@ -29,12 +29,15 @@ def sample(settings: Sample) -> None:
 
     from .completion import read_pictures
     from .generation import TwoStagePipeline
-    from .runtime import leave_together, start_accelerator
+    from .runtime import leave_together, require_compiler, start_accelerator
 
     accelerator = start_accelerator(settings.device)
     if settings.keep_rows is not None and settings.complete is None:
         raise InputError("--keep-rows goes with --complete: give that a folder of pictures")
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
+    if settings.compile:
+        require_compiler(accelerator.device)
+        pipeline.prior.compile_sampling()
     pictures = None
     if settings.complete is not None:
         pictures = read_pictures(settings.complete, pipeline.tokenizer, accelerator.device)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from .compiled import compiled_site
 from .folding import HorizontalWeights, VerticalWeights
 
 if TYPE_CHECKING:
@@ -26,13 +27,19 @@ class PixelCNNCache:
     """One site's logits at a time: ask `next_logits()`, then `append` the codes that were drawn there."""
 
     def __init__(
-        self, prior: GatedPixelCNN, batch_size: int, height: int, width: int, conditions: torch.Tensor | None
+        self,
+        prior: GatedPixelCNN,
+        batch_size: int,
+        height: int,
+        width: int,
+        conditions: torch.Tensor | None,
+        compiled: bool = False,
     ) -> None:
         self.height, self.width = height, width
         self.row = self.column = 0
         self.embedding = prior.embedding.weight
         self.vertical = VerticalStack(prior, batch_size, width, conditions)
-        self.horizontal = HorizontalStack(prior, batch_size, width)
+        self.horizontal = (CompiledStack if compiled else HorizontalStack)(prior, batch_size, width)
         self.codes = torch.zeros(width, batch_size, dtype=torch.int64, device=self.embedding.device)
         self.vertical.start_row(self.horizontal.start_row())
 
@@ -119,11 +126,13 @@ class HorizontalStack:
         columns = [column.unbind(0) for column in self.prepared[:width].unbind(0)]
         self.chains = [[(left, *left.chunk(2, dim=1)) for left in column] for column in columns]
         # of each layer but the first the inputs that its kernel reaches, the own site's last
-        sites = len(self.weights.kernels[0]) // channels if self.weights.kernels else 1
+        sites = self.weights.kernels.shape[1] // channels
         self.seen = like.new_zeros(layers - 1, batch_size, sites * channels)
         self.own = self.seen[:, :, -channels:]
         self.result = like.new_empty(batch_size, channels)
-        self.inputs = self.seen.unbind(0)
+        self.inputs, self.kernels, self.out = (
+            stacked.unbind(0) for stacked in (self.seen, self.weights.kernels, self.weights.out)
+        )
         self.features = [*self.own.unbind(0), self.result]  # the residual stream behind each layer
         self.gated = like.new_empty(batch_size, channels)
 
@@ -137,12 +146,12 @@ class HorizontalStack:
         weights, features, gated = self.weights, self.features, self.gated
         for i, chain in enumerate(self.chains[column]):
             if i:
-                chain[0].addmm_(self.inputs[i - 1], weights.kernels[i - 1])
+                chain[0].addmm_(self.inputs[i - 1], self.kernels[i - 1])
             _gate(*chain, out=gated)
             if i:
-                torch.addmm(features[i - 1], gated, weights.out[i], out=features[i])
+                torch.addmm(features[i - 1], gated, self.out[i], out=features[i])
             else:
-                torch.mm(gated, weights.out[0], out=features[0])
+                torch.mm(gated, self.out[0], out=features[0])
         hidden = torch.maximum(self.result, weights.floor)
         hidden = torch.addmm(weights.hidden_bias, hidden, weights.hidden).relu_()
         return torch.addmm(weights.logits_bias, hidden, weights.logits)
@@ -156,6 +165,22 @@ class HorizontalStack:
             self.seen[:, :, : -2 * channels] = self.seen[:, :, channels:-channels].clone()
         if sites > 1:
             torch.add(self.own, weights.shifts, out=self.seen[:, :, -2 * channels : -channels])
+
+
+class CompiledStack(HorizontalStack):
+    """The same with `torch.compile`, and on a GPU as CUDA graphs."""
+
+    def logits_at(self, column: int) -> torch.Tensor:
+        """The logits (b, K) of a site; on a GPU the next call overwrites them."""
+        w = self.weights
+        torch.compiler.cudagraph_mark_step_begin()
+        logits, features = compiled_site(self.own.device.type)(
+            self.prepared[column],
+            self.seen[:, :, : -self.channels],
+            (w.kernels, w.out, w.floor, w.hidden, w.hidden_bias, w.logits, w.logits_bias),
+        )
+        self.own.copy_(features)
+        return logits
 
 
 def _gate(x: torch.Tensor, signal: torch.Tensor, opening: torch.Tensor, out: torch.Tensor) -> None:

@@ -61,10 +61,12 @@ class HorizontalWeights:
         # what a code gives to the sites on its right in the first layer: (reach, K, 2c), the next one first
         from_codes = torch.einsum("kc,ocd->dko", prior.embedding.weight, first.horizontal.weight[:, :, 0])
         self.tables = (from_codes * double).flip(0)
-        # from the sites a kernel sees, the own one last: ((reach + 1)·c, 2c)
-        self.kernels = [(layer.horizontal.weight[:, :, 0] * double[:, None, None]).permute(2, 1, 0).flatten(0, 1)
-                        for layer in rest]  # fmt: skip
-        self.out = [GATE_SIGN * layer.horizontal_out.weight.flatten(1).T for layer in prior.layers]
+        # of every layer but the first, from the sites a kernel sees, the own one last: (l-1, (reach + 1)·c, 2c)
+        none = first.horizontal.weight.new_zeros(0, 2 * prior.channels, prior.channels, 1)
+        kernels = torch.stack([layer.horizontal.weight[:, :, 0] for layer in rest]) if rest else none
+        self.kernels = (kernels * double[:, None, None]).permute(0, 3, 2, 1).flatten(1, 2)
+        # of every layer, from the gate: (l, c, c)
+        self.out = GATE_SIGN * torch.stack([layer.horizontal_out.weight.flatten(1) for layer in prior.layers]).mT
         # what the residual stream lacks behind each layer: (l, c)
         missing = torch.stack([layer.horizontal_out.bias for layer in prior.layers]).cumsum(0)
         self.shifts, self.floor = missing[:-1, None], -missing[-1]

@@ -104,6 +104,7 @@ class GatedPixelCNN(ModelFolder, nn.Module):
             "label_dropout": self.label_dropout,
         }
         self.provenance: dict[str, Any] = {}
+        self._samples_compiled = False
 
     def forward(self, codes: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Codes (b, h, w) int64, labels (b,) → logits (b, K, h, w); site i's depend on the sites before i alone."""
@@ -118,7 +119,15 @@ class GatedPixelCNN(ModelFolder, nn.Module):
 
     def new_cache(self, batch_size: int, height: int, width: int, labels: torch.Tensor | None = None) -> PixelCNNCache:
         """The cached twin of `forward`, for `sample_cached`: gives one site's logits at a time."""
-        return PixelCNNCache(self, batch_size, height, width, self.conditions(labels, batch_size))
+        conditions = self.conditions(labels, batch_size)
+        return PixelCNNCache(self, batch_size, height, width, conditions, self._samples_compiled)
+
+    def compile_sampling(self) -> None:
+        """Let `new_cache` use `torch.compile`, and on a GPU CUDA graphs: each batch size is compiled once, in a minute.
+
+        On a CPU plain PyTorch is faster.
+        """
+        self._samples_compiled = True
 
     def conditions(self, labels: torch.Tensor | None, batch_size: int) -> torch.Tensor | None:
         """The numbers (b,) of the conditions that labels (b,) stand for; in training some are hidden.

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 
 import pytest
 import torch
@@ -37,6 +38,14 @@ def test_the_cache_gives_the_logits_of_the_parallel_pass(num_classes, height, wi
         for site in range(height * width):
             torch.testing.assert_close(cache.next_logits(), expected[:, :, site], atol=1e-4, rtol=1e-4)
             cache.append(codes.flatten(1)[:, site])
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_sampling_draws_the_same_codes():
+    prior, labels = build(3, label_dropout=0.1, kernel=5), [0, 2, 1]
+    expected = sample_plain(prior, 3, 4, 6, labels, guidance_scale=2.0)
+    prior.compile_sampling()
+    assert torch.equal(sample_cached(prior, 3, 4, 6, labels, guidance_scale=2.0), expected)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])

@@ -288,7 +288,7 @@ def test_a_full_disk_is_one_line(small_run, tmp_path, run_script, monkeypatch):
     def fill(*args, **options):
         raise OSError(28, "No space left on device", str(tmp_path / "samples.npz"))
 
-    monkeypatch.setattr("pipelines.image_files._write_header", fill)
+    monkeypatch.setattr("pipelines.image_files.open_array", fill)
     parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior")
     result = run_script("sample", *parts, "--output", tmp_path / "s", "--num-samples", 2)
     assert result.code == 2 and "no room is left on the disk" in result.err.strip().splitlines()[-1]
