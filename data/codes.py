@@ -180,7 +180,7 @@ def _look_into(folder: Path, header: CodeHeader) -> set[Path]:
         different = [name for name, value in asdict(header).items() if earlier and earlier.get(name) != value]
         if different:
             raise InputError(
-                f"{folder} holds an unfinished export with another {different[0]}: choose another --output"
+                f"{folder} holds unfinished codes that were made with another {different[0]}: choose another --output"
             )
         if earlier and earlier["ties"] is not None:  # versions that did not count them left shards that must be redone
             finished.add(path)

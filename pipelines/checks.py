@@ -22,6 +22,7 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
             "top_k",
             "shard_size",
             "keep_rows",
+            "num_completions",
         ),
         (lambda value: value >= 1, "at least 1"),
     ),

@@ -34,7 +34,10 @@ class CodeArray:
 
     def identity(self) -> str:
         """A digest that tells two arrays apart."""
-        return digest_of([list(self.codes.shape), str(self.codes.dtype), sha256(np.ascontiguousarray(self.codes))])
+        arrays = [array for array in (self.codes, self.labels) if array is not None]
+        return digest_of(
+            [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
+        )
 
 
 def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
@@ -52,11 +55,14 @@ def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
     codes, labels = arrays.get("codes", arrays.get("arr_0")), arrays.get("labels", arrays.get("arr_1"))
     if codes is None or codes.ndim != 3 or codes.dtype.kind not in "iu" or not codes.size:
         raise InputError(f"{source}: `codes` must be whole numbers of shape (n, h, w), at least one grid")
+    if codes.shape[1:] != tokenizer.grid_shape:
+        shape, needed = ("×".join(map(str, grid)) for grid in (codes.shape[1:], tokenizer.grid_shape))
+        raise InputError(f"{source}: grids of {shape} codes, but this tokenizer makes pictures of {needed}")
     if codes.min() < 0 or codes.max() >= tokenizer.num_embeddings:
         outlier = codes.min() if codes.min() < 0 else codes.max()
         raise InputError(f"{source}: code {outlier}, but the codebook has entries 0 to {tokenizer.num_embeddings - 1}")
-    if labels is not None and labels.shape != (len(codes),):
-        raise InputError(f"{source}: `labels` must hold one number for each of {len(codes)} grids")
+    if labels is not None and (labels.shape != (len(codes),) or labels.dtype.kind not in "iu"):
+        raise InputError(f"{source}: `labels` must hold one whole number for each of {len(codes)} grids")
     return CodeArray(codes, labels)
 
 

@@ -12,18 +12,19 @@ from data.folder import FolderImages, list_pictures
 from data.images import to_float
 from stage1_vqvae import VQVAE
 from storage.errors import InputError
+from storage.tensors import digest_of, sha256
 
 from .batches import in_order, load_batches
 from .pictures import save_grid
 
-ON_A_PAGE = 12  # pictures
+SHOWN = 12  # pictures, and completions of each
 
 
 class Pictures(NamedTuple):
     """The pictures of a folder, as codes; as images only those that are shown."""
 
     codes: torch.Tensor  # (n, h, w) int64
-    shown: torch.Tensor  # (at most 12, c, H, W) in [-1, 1]
+    shown: torch.Tensor  # (at most SHOWN, c, H, W) in [-1, 1]
     identity: str  # a digest
 
 
@@ -36,18 +37,20 @@ def read_pictures(folder: str, tokenizer: VQVAE, device: torch.device) -> Pictur
     codes = []
     for batch in load_batches(images, in_order(len(images), 64)):
         codes.append(tokenizer.encode(to_float(batch.images).to(device)).cpu())
-    shown = images.__getitems__(range(min(len(images), ON_A_PAGE))).images
-    return Pictures(torch.cat(codes), to_float(shown), images.identity())
+    shown = images.__getitems__(range(min(len(images), SHOWN))).images
+    together = torch.cat(codes)
+    identity = digest_of([list(together.shape), sha256(together.numpy()), sha256(shown.contiguous().numpy())])
+    return Pictures(together, to_float(shown), identity)
 
 
 def save_completions(
-    path: Path, tokenizer: VQVAE, pictures: Pictures, num_known: int, completions: torch.Tensor
+    path: Path, tokenizer: VQVAE, pictures: Pictures, count: int, num_known: int, completions: torch.Tensor
 ) -> None:
-    """A page with a row for each picture: the picture, what was kept of it, and completions (n·k, c, H, W)."""
+    """A row for each of the first `count` pictures: itself, what was kept of it, and completions (n·k, c, H, W)."""
     keep_rows = num_known // pictures.codes.shape[2]
     device = next(tokenizer.parameters()).device
-    kept = tokenizer.decode(pictures.codes[: len(pictures.shown)].to(device)).clamp(-1, 1).cpu()
+    kept = tokenizer.decode(pictures.codes[:count].to(device)).clamp(-1, 1).cpu()
     kept[:, :, keep_rows * tokenizer.downsampling :] = 0  # as grey as the page
-    of_each = completions.unflatten(0, (len(pictures.shown), -1))
-    rows = torch.cat([pictures.shown[:, None], kept[:, None], of_each], dim=1)
+    of_each = completions.unflatten(0, (count, -1))[:, :SHOWN]
+    rows = torch.cat([pictures.shown[:count, None], kept[:, None], of_each], dim=1)
     save_grid(path, rows.flatten(0, 1), rows.shape[1])

@@ -175,7 +175,10 @@ class TrainPrior:
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw new codes from the prior and decode them. Leaves samples.png and samples.npz.
+    """Draw new codes from the prior and decode them.
+
+    Leaves samples.png and samples.npz (or several such files, or with --format codegrid a code dataset); with
+    --complete completions.png and completions.npz.
 
     python -m pipelines.sample --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/sevens --labels 7
     """
@@ -189,7 +192,8 @@ class Sample:
     num_samples: int | None = None
     """How many images: by default one for each of several labels, otherwise 100; with --complete 4 for each picture."""
     labels: tuple[str, ...] = ()
-    """Numbers or names of classes, or none: one for each sample, or one for all. By default all classes in turn."""
+    """Numbers or names of classes, or none: one for each sample, or one for all. By default all classes in turn. With
+    --complete one for each picture, and by default none."""
     temperature: float = 1.0
     """Below 1 for likelier samples, 0 for the likeliest code at each site."""
     top_k: int | None = None

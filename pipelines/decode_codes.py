@@ -33,8 +33,9 @@ def decode_codes(settings: DecodeCodes) -> None:
         return say(f"{settings.output} is finished: nothing to do")
     run.start()
     files = image_files("images", len(codes), settings.shard_size)
-    missing = missing_files(settings.output, files)
-    left, labels = sum(map(len, missing.values())), codes.labels
+    labels = codes.labels
+    missing = missing_files(settings.output, files, labels is not None)
+    left = sum(map(len, missing.values()))
     with tqdm(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
 
         def decode(numbers: range) -> Iterator[torch.Tensor]:

@@ -98,6 +98,9 @@ class TwoStagePipeline:
             labels: as for `sample`, one for each image or one for all; by default none, where the prior can do without.
         """
         images = images.to(next(self.tokenizer.parameters()).device)
+        expected = (self.tokenizer.in_channels, *self.tokenizer.image_size)
+        if tuple(images.shape[1:]) != expected:
+            raise InputError(f"images of shape {tuple(images.shape)}, but this tokenizer takes (n, *{expected})")
         codes = torch.cat([self.tokenizer.encode(piece).cpu() for piece in images.split(batch_size)])
         request = complete_codes(self.prior, codes, keep, num_completions, labels, seed, controls)
         return self.answer(request, batch_size)
@@ -113,10 +116,17 @@ class TwoStagePipeline:
         """The codes (b, h, w) of some samples of a request, where the prior is."""
         here = slice(rows.start, rows.stop)
         labels = None if request.labels is None else request.labels[here]
-        known = None if request.known is None else request.known[here]
         height, width = self.tokenizer.grid_shape
         return sample_cached(
-            self.prior, len(rows), height, width, labels, request.seed, rows.start, known, **request.controls
+            self.prior,
+            len(rows),
+            height,
+            width,
+            labels,
+            request.seed,
+            rows.start,
+            request.known_of(rows),
+            **request.controls,
         )
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:

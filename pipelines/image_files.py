@@ -35,9 +35,12 @@ def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]
     return {f"{name}-{i:05d}.npz": numbers for i, numbers in enumerate(in_order(num_images, shard_size))}
 
 
-def missing_files(folder: str | Path, files: dict[str, range]) -> dict[str, range]:
+def missing_files(folder: str | Path, files: dict[str, range], with_labels: bool) -> dict[str, range]:
     """Those that are not there, or not whole: what a run that was stopped has still to do."""
-    return {name: numbers for name, numbers in files.items() if not _is_whole(Path(folder) / name, len(numbers))}
+    arrays = ["arr_0.npy", "arr_1.npy"][: 1 + with_labels]
+    return {
+        name: numbers for name, numbers in files.items() if not _is_whole(Path(folder) / name, len(numbers), arrays)
+    }
 
 
 def write_images(
@@ -73,9 +76,10 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
     return to_float(torch.cat(read).permute(0, 3, 1, 2))
 
 
-def _is_whole(path: Path, num_images: int) -> bool:
+def _is_whole(path: Path, num_images: int, arrays: list[str]) -> bool:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as entry:
-            return read_shape(entry)[0] == num_images and archive.testzip() is None  # its checksums
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            sound = archive.namelist() == arrays and archive.testzip() is None  # its checksums
+            return sound and read_shape(entry)[0] == num_images
+    except Exception:  # what zipfile says of damage has many types, and each means: make the file again
         return False

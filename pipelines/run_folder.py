@@ -39,7 +39,8 @@ class Run:
     def __init__(self, folder: str, settings: Any, **facts: Any) -> None:
         self.folder = Path(folder)
         script = type(settings).__name__
-        everything = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
+        neutral = NEUTRAL if script.startswith("Train") else NEUTRAL | {"batch_size"}
+        everything = {name: value for name, value in asdict(settings).items() if name not in neutral}
         self.record = {
             "script": script,
             "settings": {**everything, **facts},
@@ -77,8 +78,10 @@ class Run:
         Args:
             write_results: writes files into the folder it is given; they appear in the run's folder together.
         """
-        with write_folder(self.folder, index=RUN_FILE) as staging:
+        with write_folder(self.folder) as staging:
             write_results(staging)
+        # by itself, so that there is a record at every moment
+        with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, {**self.record, "finished": True})
 
 
@@ -93,14 +96,19 @@ def _command_line() -> str:
     return shlex.join([*call, *sys.argv[1:]])
 
 
-def missing_codes(folder: str | Path, header: CodeHeader) -> list[range] | None:
+def missing_codes(
+    folder: str | Path, header: CodeHeader, provenance: dict[str, Any] | None = None
+) -> list[range] | None:
     """What a code dataset still lacks, a range for each shard; None where it is whole.
 
-    Raises InputError where the folder holds another one.
+    Raises InputError where the folder holds another one, made with another header or provenance.
     """
     if not is_whole(folder):
         return missing_ranges(folder, header)
-    refuse_differences(folder, read_manifest(folder)["header"], asdict(header))
+    manifest = read_manifest(folder)
+    earlier = {name: manifest["provenance"].get(name) for name in provenance or {}}
+    refuse_differences(folder, earlier, provenance or {})
+    refuse_differences(folder, manifest["header"], asdict(header))
     return None
 
 

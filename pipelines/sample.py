@@ -90,7 +90,7 @@ def _leave_images(
     run = decide_on_main(accelerator, start)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
-    missing = decide_on_main(accelerator, lambda: missing_files(settings.output, files))
+    missing = decide_on_main(accelerator, lambda: missing_files(settings.output, files, request.labels is not None))
 
     def make(rows: range) -> torch.Tensor:
         return to_uint8(pipeline.decode(pipeline.draw_codes(request, rows)))
@@ -108,9 +108,9 @@ def _leave_images(
     def write_page(folder: Path) -> None:
         page = folder / f"{name}.png"
         if pictures:
-            of_each = request.num_samples // len(pictures.codes)
-            completions = read_first(settings.output, files, of_each * len(pictures.shown))
-            save_completions(page, pipeline.tokenizer, pictures, request.known.shape[1], completions)
+            shown = min(len(pictures.shown), max(1, ON_A_PAGE // request.of_each))
+            completions = read_first(settings.output, files, min(request.of_each * shown, ON_A_PAGE))
+            save_completions(page, pipeline.tokenizer, pictures, shown, request.num_known, completions)
         else:
             save_grid(page, read_first(settings.output, files, ON_A_PAGE))
 
@@ -136,7 +136,10 @@ def _leave_codes(
     tokenizer = pipeline.tokenizer
     height, width = tokenizer.grid_shape
     labels = None if request.labels is None or NO_LABEL in request.labels else torch.tensor(request.labels)
-    controls = {"seed": request.seed, "labels": list(settings.labels), **request.controls}
+    controls = {
+        "seed": request.seed, "labels": list(settings.labels), **request.controls, "num_known": request.num_known,
+        "prior": pipeline.prior.fingerprint(),
+    }  # fmt: skip
     header = CodeHeader(
         num_images=request.num_samples,
         grids=[{"height": height, "width": width, "num_embeddings": tokenizer.num_embeddings}],
@@ -145,7 +148,7 @@ def _leave_codes(
         tokenizer_fingerprint=tokenizer.fingerprint(),
         source=digest_of({**controls, **_facts(pipeline, pictures)}),
     )
-    missing = decide_on_main(accelerator, lambda: missing_codes(settings.output, header))
+    missing = decide_on_main(accelerator, lambda: missing_codes(settings.output, header, controls))
     if missing is None:
         return say(f"{settings.output} is finished: nothing to do")
     with _bar(request, sum(map(len, missing)), accelerator) as bar:
@@ -159,7 +162,7 @@ def _leave_codes(
 
         shards = map(make_shard, missing)
         if accelerator.is_main_process:
-            write_codes(settings.output, header, missing, shards, {"prior": pipeline.prior.fingerprint(), **controls})
+            write_codes(settings.output, header, missing, shards, controls)
         else:
             deque(shards, maxlen=0)  # only take part
     say(f"{settings.output}: {request.num_samples:,} grids of {height}×{width} codes")

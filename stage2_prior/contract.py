@@ -27,6 +27,14 @@ class Cache(Protocol):
 class Prior(Protocol):
     """p(codes) = Π p(z_i | z_<i, label)."""
 
+    training: bool
+
+    def eval(self) -> object:
+        """Stop what is random in training."""
+
+    def train(self, mode: bool) -> object:
+        """Go back to the mode before."""
+
     def __call__(self, codes: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """Codes (b, h, w) int64, labels (b,) → logits (b, K, h, w); site i's depend on the sites before i alone."""
 

@@ -69,7 +69,8 @@ def sample_cached(
         if start.num_known == height * width:
             return grids
         cache = prior.new_cache(len(start.for_prior(grids)), height, width, start.labels)
-        cache.append_rows(start.for_prior(grids[:, :known_rows]))
+        if known_rows:
+            cache.append_rows(start.for_prior(grids[:, :known_rows]))
         for site in range(known_rows * width, height * width):
             logits = cache.next_logits()
             if site >= start.num_known:

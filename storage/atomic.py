@@ -11,12 +11,13 @@ STAGING = ".partial"
 
 
 @contextmanager
-def write_folder(folder: str | Path, index: str) -> Iterator[Path]:
+def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
     """Write several files into `folder` so that no reader ever takes half of them for the whole.
 
     Yields an empty staging folder. When the block ends, its files are flushed to disk and moved into
     `folder` one by one, the one named `index` last: a folder without its index is not whole. An old
-    index is taken away before the first file is replaced. If the block raises, `folder` is as it was.
+    index is taken away before the first file is replaced. Without an index each file stands for itself. If the block
+    raises, `folder` is as it was.
     """
     folder = Path(folder)
     staging = folder / STAGING
@@ -28,7 +29,7 @@ def write_folder(folder: str | Path, index: str) -> Iterator[Path]:
         names = sorted(path.name for path in staging.iterdir())
         for name in names:
             _flush(staging / name)
-        if len(names) > 1 and (folder / index).exists():
+        if index and len(names) > 1 and (folder / index).exists():
             (folder / index).unlink()
             _flush(folder)
         for name in sorted(names, key=lambda name: name == index):

@@ -107,7 +107,7 @@ def test_a_killed_export_looks_unfinished_and_a_second_run_encodes_only_the_rest
 def test_another_export_into_an_unfinished_one_is_refused_with_the_difference(folder):
     (folder / "manifest.json").unlink()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(InputError, match="unfinished export with another tokenizer_fingerprint"):
+    with pytest.raises(InputError, match="unfinished codes that were made with another tokenizer_fingerprint"):
         export(folder, replace(HEADER, tokenizer_fingerprint="e" * 64))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -9,6 +9,7 @@ from test_processes import torchrun
 from data import CodeDataset
 from data.images import to_float, to_uint8
 from pipelines import TwoStagePipeline
+from pipelines.image_files import missing_files, write_images
 from stage1_vqvae import VQVAE
 from stage2_prior import GatedPixelCNN
 from storage.errors import InputError
@@ -147,6 +148,53 @@ def test_pictures_are_completed_below_the_rows_that_are_kept(parts, pictures, sm
     assert abs(to_uint8(samples.images).permute(0, 2, 3, 1).numpy().astype(int) - images).max() <= 1
 
 
+def test_another_completion_into_the_same_folder_is_refused_by_what_differs(parts, pictures, tmp_path, run_script):
+    flags = (*parts, "--complete", pictures, "--num-samples", 1, "--format", "codegrid", "--output", tmp_path / "s")
+    assert run_script("sample", *flags, "--keep-rows", 2).code == 0
+    for other, reason in ((("--keep-rows", 1), "num_known 10, not 5"), (("--seed", 1), "seed 0, not 1")):
+        result = run_script("sample", *flags, "--keep-rows", 2, *other)
+        assert result.code == 2 and reason in result.err
+    colours = Image.open(pictures / "0.png")
+    colours.transpose(Image.Transpose.ROTATE_180).save(pictures / "0.png")
+    assert "made with source" in run_script("sample", *flags, "--keep-rows", 2).err
+
+
+def test_many_completions_fit_on_a_page(parts, pictures, tmp_path, run_script):
+    flags = (*parts, "--complete", pictures, "--num-samples", 120, "--output", tmp_path / "s")
+    assert run_script("sample", *flags).code == 0
+    assert Image.open(tmp_path / "s" / "completions.png").width < 3000
+
+
+def test_pictures_of_another_size_are_refused_by_the_pipeline(small_run):
+    with pytest.raises(InputError, match="1, 12, 20"):
+        TwoStagePipeline.from_pretrained(small_run).complete(torch.zeros(1, 1, 16, 20), 1)
+
+
+def test_a_run_that_ran_out_of_memory_goes_on_with_smaller_batches(parts, tmp_path, run_script):
+    flags = (*parts, "--num-samples", 5, "--output", tmp_path / "s", "--batch-size")
+    assert run_script("sample", *flags, 5).code == 0
+    (tmp_path / "s" / "samples.npz").unlink()
+    (tmp_path / "s" / "run.json").write_text((tmp_path / "s" / "run.json").read_text().replace("true", "false"))
+    assert run_script("sample", *flags, 2).code == 0
+    assert len(read(tmp_path / "s")[0]) == 5
+
+
+def test_a_shard_with_any_bit_flipped_is_made_again(tmp_path):
+    file = {"samples.npz": range(2)}
+    write_images(tmp_path, "samples.npz", (2, 1, 3, 4), [torch.arange(24, dtype=torch.uint8).view(2, 1, 3, 4)],
+                 np.arange(2))  # fmt: skip
+    path = tmp_path / "samples.npz"
+    assert not missing_files(tmp_path, file, with_labels=True)
+    whole = path.read_bytes()
+    expected = {name: array.tolist() for name, array in np.load(path).items()}
+    for bit in range(8 * len(whole)):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        if not missing_files(tmp_path, file, with_labels=True):  # then the bit means nothing: a date, a system
+            assert {name: array.tolist() for name, array in np.load(path).items()} == expected
+
+
 def test_completions_may_have_a_label_for_each_picture(small_run):
     pipeline = TwoStagePipeline.from_pretrained(small_run)
     images = torch.zeros(2, 1, 12, 20)
@@ -190,7 +238,9 @@ def test_what_needs_grids_without_labels_says_so(flags, reason, strict_prior, pi
         ("--keep-rows 2", "--keep-rows goes with --complete"),
         ("--complete {pictures} --keep-rows 3", "--keep-rows 3"),
         ("--complete {pictures} --keep-rows 0", "--keep-rows 0"),
-        ("--complete {pictures} --labels 0 1", "2 labels for 5 samples"),
+        ("--complete {pictures} --guidance-scale 2", "guidance needs --labels"),
+        ("--labels none --guidance-scale 2", "guidance needs --labels"),
+        ("--complete {pictures} --labels 0 1", "2 labels for 5 pictures"),
         ("--complete {pictures}/0.png", "no folder"),
         ("--complete nowhere", "no folder nowhere"),
         ("--format codegrid --output {pictures}", "other files"),

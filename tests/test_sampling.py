@@ -200,7 +200,7 @@ class Chain(torch.nn.Module):
         return self
 
     def append_rows(self, codes):
-        self.before = codes[:, -1, -1] if codes.numel() else self.before
+        self.before = codes[:, -1, -1]
 
     def next_logits(self):
         return self.table[self.before]

@@ -243,6 +243,8 @@ BAD = {
         ("--tokenizer {other} --codes {run}/codes --output {new}", "another tokenizer"),
         ("--tokenizer {run}/tokenizer --codes {new}.npz --output {new}", "no file"),
         ("--tokenizer {run}/tokenizer --codes {too_large} --output {new}", "code 16, but"),
+        ("--tokenizer {run}/tokenizer --codes {turned} --output {new}", "grids of 5×3 codes, but"),
+        ("--tokenizer {run}/tokenizer --codes {named} --output {new}", "one whole number for each"),
         ("--tokenizer {run}/tokenizer --codes {bars} --output {new}", "whole numbers of shape"),
         ("--tokenizer {run}/tokenizer --codes {run}/prior --output {new}", "not a whole code dataset"),
     ],
@@ -267,11 +269,14 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "damaged" / name).write_bytes((small_run / "tokenizer" / name).read_bytes()[:-3] + b"\x00}\n")
     np.savez(tmp_path / "large.npz", codes=np.full((2, 3, 5), 16))
+    np.savez(tmp_path / "turned.npz", codes=np.zeros((2, 5, 3), dtype=int))
+    np.savez(tmp_path / "named.npz", codes=np.zeros((2, 3, 5), dtype=int), labels=["cat", "dog"])
     np.savez(tmp_path / "black.npz", np.zeros((20, 12, 20), dtype=np.uint8))
     places = {
         "new": tmp_path / "new", "empty": tmp_path / "empty", "broken": tmp_path / "broken", "bars": bars_file,
         "damaged": tmp_path / "damaged", "run": small_run, "other": other_tokenizer, "empty_but_one": tmp_path / "one",
         "black": tmp_path / "black.npz", "long": "x" * 300,
+        "turned": tmp_path / "turned.npz", "named": tmp_path / "named.npz",
         "too_large": tmp_path / "large.npz", "data": f"--dataset npz --data-root {bars_file}",
         "parts": f"--tokenizer {small_run}/tokenizer --prior {small_run}/prior", "tiny": " ".join(TINY_TOKENIZER),
     }  # fmt: skip
