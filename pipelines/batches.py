@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from storage.errors import InputError
 
+from .stopping import ignore_in_worker
+
 Items = TypeVar("Items")
 
 
@@ -71,6 +73,7 @@ def load_batches(dataset: Any, batches: Sampler[list[int]] | list[range], num_wo
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=0 if in_memory else num_workers,
+        worker_init_fn=ignore_in_worker,
     )
     for batch in loader:
         if isinstance(batch, InputError):

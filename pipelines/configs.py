@@ -18,8 +18,16 @@ OptimizerKind = Literal["fused", "plain"]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What every script takes."""
+
+    verbose: Annotated[Flag, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+
 @dataclass(frozen=True)
-class TrainTokenizer:
+class TrainTokenizer(Command):
     """Stage 1: train a VQ-VAE on images. Leaves a model folder.
 
     python -m pipelines.train_tokenizer --dataset mnist5k --output runs/digits/tokenizer
@@ -87,12 +95,12 @@ class TrainTokenizer:
     """auto: cuda where there is a GPU."""
     num_workers: int = 2
     """Processes that decode pictures that do not fit in memory."""
-    save_every: int = 500
-    """Steps between two saved training states."""
+    save_every: int | None = None
+    """Steps between two saved training states. None: as many as take ten seconds."""
 
 
 @dataclass(frozen=True)
-class ExportCodes:
+class ExportCodes(Command):
     """Encode a data set with a trained tokenizer. Leaves a code dataset.
 
     python -m pipelines.export_codes --tokenizer runs/digits/tokenizer --dataset mnist5k --output runs/digits/codes
@@ -119,7 +127,7 @@ class ExportCodes:
 
 
 @dataclass(frozen=True)
-class TrainPrior:
+class TrainPrior(Command):
     """Stage 2: train a gated PixelCNN on exported codes. Leaves a model folder.
 
     python -m pipelines.train_prior --codes runs/digits/codes --output runs/digits/prior
@@ -169,12 +177,12 @@ class TrainPrior:
     """Everything random follows from it."""
     device: Device = "auto"
     """auto: cuda where there is a GPU."""
-    save_every: int = 500
-    """Steps between two saved training states."""
+    save_every: int | None = None
+    """Steps between two saved training states. None: as many as take ten seconds."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Command):
     """Draw new codes from the prior and decode them.
 
     Leaves samples.png and samples.npz (or several such files, or with --format codegrid a code dataset); with
@@ -221,7 +229,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class DecodeCodes:
+class DecodeCodes(Command):
     """Turn codes back into images. Leaves images.png and images.npz.
 
     python -m pipelines.decode_codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
@@ -242,7 +250,7 @@ class DecodeCodes:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Command):
     """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json, usage.png and reconstructions.png.
 
     python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/figures
@@ -269,7 +277,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Demo:
+class Demo(Command):
     """Both stages on 5,000 real handwritten digits, in minutes: tokenizer, codes, prior, samples, figures.
 
     python -m pipelines.demo

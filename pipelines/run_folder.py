@@ -1,5 +1,6 @@
 """`run.json`: what was run into a folder, so that the same command continues and another one is refused."""
 
+import os
 import platform
 import shlex
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 from data.codes import CodeHeader, is_whole, missing_ranges, read_manifest
 from storage.atomic import write_folder, write_json
 from storage.errors import InputError
-from storage.tensors import read_json
+from storage.lock import hold
+from storage.tensors import digest_of, read_json
 
 RUN_FILE = "run.json"
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
@@ -21,7 +23,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "num_workers",
-    "save_every", "memory_format", "optimizer", "compile",
+    "save_every", "memory_format", "optimizer", "compile", "verbose",
 }  # fmt: skip
 
 
@@ -33,7 +35,8 @@ class Run:
         settings: the script's settings.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
-    Raises `InputError` where another run has used the folder.
+    The main process keeps others out of the folder from here on. Raises `InputError` where another run uses it or has
+    used it.
     """
 
     def __init__(self, folder: str, settings: Any, **facts: Any) -> None:
@@ -51,6 +54,9 @@ class Run:
         }
         self.finished = False
         self._compare()
+        if not self.finished and os.environ.get("RANK", "0") == "0":
+            hold(self.folder)
+            self._compare()  # another run may have ended in between
 
     def _compare(self) -> None:
         path = self.folder / RUN_FILE
@@ -66,6 +72,11 @@ class Run:
         self.finished = earlier.get("finished") is True
         if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
             refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
+
+    @property
+    def identity(self) -> str:
+        """A digest of everything that the result depends on."""
+        return digest_of([self.record["script"], self.record["settings"]])
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
@@ -99,12 +110,14 @@ def _command_line() -> str:
 def missing_codes(
     folder: str | Path, header: CodeHeader, provenance: dict[str, Any] | None = None
 ) -> list[range] | None:
-    """What a code dataset still lacks, a range for each shard; None where it is whole.
+    """What a code dataset still lacks, a range for each shard; None where it is whole. Keeps other processes out.
 
     Raises InputError where the folder holds another one, made with another header or provenance.
     """
     if not is_whole(folder):
-        return missing_ranges(folder, header)
+        missing = missing_ranges(folder, header)  # first: nothing is written into a folder that is refused
+        hold(folder)
+        return missing_codes(folder, header, provenance) if is_whole(folder) else missing
     manifest = read_manifest(folder)
     earlier = {name: manifest["provenance"].get(name) for name in provenance or {}}
     refuse_differences(folder, earlier, provenance or {})

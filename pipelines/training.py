@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from storage.errors import InputError
-
 from .batches import StepSampler, check_shares, load_batches, pieces_of
+from .cli import Stopped
+from .finite import FiniteCheck, limit_gradient, refuse
 from .run_folder import Run
 from .runtime import Execution, autocast, refuse_unequal, without_compiling
 from .speed import Speed
-from .training_state import Trained, load_state, save_state
+from .stopping import StopSignals
+from .training_state import States, Trained
 
 Figures = dict[str, float]
 
@@ -61,8 +63,8 @@ def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerat
     is_main = accelerator.is_main_process
     kind = {"fused": True} if execution.fused else {"foreach": False}
     optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, **kind)
-    trained = Trained(stage.modules(), optimizer)
-    start, history = load_state(run.folder / "state", trained)
+    states = States(run.folder / "state", run.identity, Trained(stage.modules(), optimizer), settings.save_every)
+    start, history = states.load()
     refuse_unequal(accelerator, start)
     steps = StepSampler(
         len(stage.dataset), settings.batch_size, settings.seed, start, settings.steps,
@@ -75,31 +77,39 @@ def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerat
         run.start()
     speed = Speed(settings.batch_size, stage.items)
     batches = speed.watch(load_batches(stage.dataset, steps, stage.num_workers))
-    with tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main) as bar:
+    check = FiniteCheck(states.folder)
+    look_every = 1 if accelerator.device.type == "cpu" else EVERY  # a look at a GPU's figures waits for it
+    bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main)
+    with bar, StopSignals() as signals:
         for step, batch in enumerate(batches, start):
             set_lr(optimizer, settings.lr * lr_factor(step, settings.steps, settings.lr_schedule))
             figures = _find_gradients(stage, model, batch, step, settings, execution, accelerator)
-            if stage.max_norm < math.inf:
-                nn.utils.clip_grad_norm_(stage.model.parameters(), stage.max_norm)
+            done = step + 1
+            is_end, stop = done == settings.steps, None
+            check.note(done, loss=figures["loss"], gradient=limit_gradient(stage.model, stage.max_norm))
+            if done % look_every == 0 or is_end:
+                check.look()
+                stop = signals.agreed(accelerator)
             optimizer.step()
             optimizer.zero_grad()
             if stage.average:
                 stage.average.update_parameters(stage.model)
             bar.update()
 
-            done = step + 1
-            is_end = done == settings.steps
             if is_main and (done % EVERY == 0 or is_end):
                 bar.set_postfix(_readable(figures, history), refresh=False)
             if is_main and (done % max(1, settings.steps // REPORTS) == 0 or is_end):
                 now = speed.read()  # the log's alone: a history must be the same each time
                 with speed.pause():
                     history.append({"step": done, **{name: value.item() for name, value in figures.items()}})
-                    history[-1] |= _validate(stage, history)
+                    history[-1] |= _validate(stage, history, states.folder)
                 bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **now}.items()))
-            if is_main and (done % settings.save_every == 0 or is_end):
+            if is_main and (is_end or stop or states.due(done)):
+                check.look()
                 with speed.pause():
-                    save_state(run.folder / "state", done, trained, history)
+                    states.save(done, history)
+            if stop:
+                raise Stopped(stop)
     return history
 
 
@@ -123,16 +133,13 @@ def _find_gradients(
     return {name: value / len(pieces) for name, value in sums.items()}
 
 
-def _validate(stage: Stage, history: list[Figures]) -> Figures:
+def _validate(stage: Stage, history: list[Figures], states: Path) -> Figures:
     """The figures of the model, or of its average, which is remembered if it is the best so far."""
     validated = stage.average.module if stage.average else stage.model
     with without_compiling():
         measured = stage.validate(validated.eval())
     if not all(map(math.isfinite, measured.values())):
-        raise InputError(
-            f"after {history[-1]['step']} steps the figures are no longer finite: start again with a smaller --lr, in "
-            "another --output"
-        )
+        refuse(states, int(history[-1]["step"]), f"on held-out data the figures are not finite ({measured})")
     earlier = [figures[stage.criterion] for figures in history if stage.criterion in figures]
     if stage.best is not None and measured[stage.criterion] < min(earlier, default=math.inf):
         stage.best.load_state_dict(validated.state_dict())

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .lock import check_held
+
 STAGING = ".partial"
 
 
@@ -18,9 +20,12 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
     `folder` one by one, the one named `index` last: a folder without its index is not whole. An old
     index is taken away before the first file is replaced. Without an index each file stands for itself. If the block
     raises, `folder` is as it was.
+
+    Raises `InputError` where the folder is that of a run, and somebody has removed it.
     """
     folder = Path(folder)
     staging = folder / STAGING
+    check_held(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(staging, ignore_errors=True)  # what a killed writer left
     staging.mkdir()

@@ -15,6 +15,7 @@ from pipelines.measure import measure_prior, measure_tokenizer
 from pipelines.runtime import refuse_unequal
 from pipelines.speed import Speed
 from pipelines.training import lr_factor
+from pipelines.training_state import States
 from stage1_vqvae import VQVAE
 from stage1_vqvae.quantizers import QUANTIZERS
 from stage1_vqvae.usage import UsageCounter, usage_of
@@ -95,9 +96,7 @@ class Killed(Exception):
 
 def train_and_die(run_script, monkeypatch, name, flags, at_state):
     """Run a script until it has written its `at_state`-th training state, and kill it there."""
-    import pipelines.training
-
-    save, written = pipelines.training.save_state, []
+    save, written = States.save, []
 
     def save_and_die(*args):
         save(*args)
@@ -106,7 +105,7 @@ def train_and_die(run_script, monkeypatch, name, flags, at_state):
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipelines.training, "save_state", save_and_die)
+        patch.setattr(States, "save", save_and_die)
         with pytest.raises(Killed):
             run_script(name, *flags)
 
@@ -193,7 +192,7 @@ def test_usage_of_known_codes():
 def test_a_run_whose_figures_are_no_longer_numbers_stops_and_says_so(tmp_path, small_run, run_script, monkeypatch):
     monkeypatch.setattr("pipelines.measure.measure_prior", lambda prior, batches: {"bits_per_code": float("nan")})
     result = run_script("train_prior", "--codes", small_run / "codes", *TINY_PRIOR, "--output", tmp_path)
-    assert result.code == 2 and "after 2 steps the figures are no longer finite" in result.err
+    assert result.code == 2 and "step 2: on held-out data the figures are not finite" in result.err
     assert not (tmp_path / "model.safetensors").exists()
 
 
