@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -25,8 +26,10 @@ def digest_of(value: object) -> str:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write `tensors` as a safetensors file and return its SHA-256."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    path.write_bytes(content)  # plain Python I/O: a full disk raises an OSError that says so
-    return sha256(content)
+    with ThreadPoolExecutor(1) as aside:  # while it is written: neither needs the interpreter
+        checksum = aside.submit(sha256, content)
+        path.write_bytes(content)  # plain Python I/O: a full disk raises an OSError that says so
+        return checksum.result()
 
 
 def read_tensors(path: Path, expected_sha256: str) -> dict[str, torch.Tensor]:
