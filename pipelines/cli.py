@@ -27,6 +27,7 @@ DISK_ERRORS = {
     errno.ENOSPC: "no room is left on the disk: make some and run the same command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the same command again",
     errno.EROFS: "the disk can only be read: choose another --output",
+    errno.EPERM: "not permitted: choose another folder, or change its permissions",
     errno.EACCES: "permission denied: choose another folder, or change its permissions",
     errno.ENOTDIR: "a part of the path is a file: choose another folder",
     errno.ENOENT: "no such file or folder: was it moved or removed?",

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import InputError
@@ -39,10 +40,11 @@ def hold(folder: str | Path) -> None:
 def release_all() -> None:
     """Let others into every folder that this process holds."""
     for folder, descriptor in _held.items():
-        if _is_there(folder, descriptor):
-            (folder / LOCK).unlink()
-            if folder in _made and not any(folder.iterdir()):  # for nothing
-                folder.rmdir()
+        with suppress(OSError):  # what cannot be tidied up stays: a lock that nobody holds keeps nobody out
+            if _is_there(folder, descriptor):
+                (folder / LOCK).unlink()
+                if folder in _made and not any(folder.iterdir()):  # for nothing
+                    folder.rmdir()
         os.close(descriptor)
     _held.clear()
     _made.clear()

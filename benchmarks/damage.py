@@ -1,0 +1,95 @@
+"""Files damaged in turn, all over their bytes, and what the scripts that read them say."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .children import content_of, run
+
+
+class Case(NamedTuple):
+    """A way to damage a file: the name of it, and the bytes that it leaves; None removes the file."""
+
+    name: str
+    content: bytes | None
+
+
+class Reader(NamedTuple):
+    """The script that reads a file of a folder of artifacts."""
+
+    file: str
+    script: str
+    flags: str  # with {folder}
+    skips: bool = False  # whether it goes on from an earlier state, instead of refusing
+
+
+def ways(content: bytes, others: dict[str, bytes], flips: int) -> Iterator[Case]:
+    """Flipped bits and cuts at even distances, nothing, something else, and the content of other files."""
+    for i in range(flips):
+        at = i * (len(content) - 1) // max(1, flips - 1)
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << i % 8
+        yield Case(f"bit {i % 8} of byte {at} flipped", bytes(flipped))
+    for i in range(max(2, flips // 3)):
+        yield Case(f"cut after {i}/{max(2, flips // 3)}", content[: i * len(content) // max(2, flips // 3)])
+    yield Case("removed", None)
+    yield Case("longer by a byte", content + b"\0")
+    yield Case("a list in JSON", b"[]")
+    yield Case("noise", np.random.default_rng(0).bytes(max(64, len(content))))
+    for name, other in others.items():
+        yield Case(f"content of {name}", other)
+
+
+def damage(reader: Reader, others: list[str], artifacts: Path, place: Path, flips: int) -> tuple[int, list[str]]:
+    """The number of cases, and a line for each that was not met as it should be.
+
+    Args:
+        others: files whose content takes the place of the reader's.
+        place: a folder for what the cases need.
+        flips: bits to flip.
+    """
+    contents = {name: (artifacts / name).read_bytes() for name in others if name != reader.file}
+    expected = _read(reader, artifacts, place)[2]
+    cases = list(ways((artifacts / reader.file).read_bytes(), contents, flips))
+    reasons = ((case.name, _meet(reader, case, artifacts, place, expected)) for case in cases)
+    return len(cases), [f"{name}: {reason}" for name, reason in reasons if reason]
+
+
+def _meet(reader: Reader, case: Case, artifacts: Path, place: Path, expected: dict[str, str]) -> str | None:
+    """What is wrong with how a script takes a damaged file; None if nothing."""
+    folder = place / "damaged"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(artifacts, folder)
+    if case.content is None:
+        (folder / reader.file).unlink()
+    else:
+        (folder / reader.file).write_bytes(case.content)
+    code, output, result = _read(reader, folder, place)
+    if "Traceback" in output or code not in (0, 2):
+        return f"exit code {code}: " + output.strip().splitlines()[-1]
+    if code == 0 and result != expected:
+        return "another result, and not a word"
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    if code == 2 and len(errors) != 1:
+        return f"{len(errors)} lines of errors"
+    if reader.skips and case.content is not None and (code or "skipping a damaged training state" not in output):
+        return f"exit code {code}, and the state before it was not used"
+    if not reader.skips and code == 0:
+        return "taken as if it were sound"
+    return None
+
+
+def _read(reader: Reader, folder: Path, place: Path) -> tuple[int, str, dict[str, str]]:
+    output = place / "output"
+    shutil.rmtree(output, ignore_errors=True)
+    if reader.skips:  # the run goes on in its own folder
+        output = folder / Path(reader.file).parts[0]
+        if folder.name != "damaged":
+            shutil.copytree(output, place / "output")
+            output = place / "output"
+    flags = [flag.format(folder=folder) for flag in reader.flags.split()]
+    code, printed = run(reader.script, [*flags, "--output", str(output)], place / "log")
+    return code, printed, content_of(output) if output.is_dir() else {}

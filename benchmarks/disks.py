@@ -1,0 +1,109 @@
+"""A disk that fills, and a folder in which nothing can be written any more, in the middle of a script."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .children import Child, content_of, run
+
+
+@contextmanager
+def small_disk(place: Path, megabytes: float) -> Iterator[Path]:
+    """A disk in memory of this size. Needs the right to mount."""
+    place.mkdir()
+    size = f"size={int(megabytes * 1024)}k"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(place)], check=True, capture_output=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+        place.rmdir()
+
+
+def fill_up(script: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
+    """Let a disk fill while a script writes, make room, and run it again: what happened, in a word."""
+    with small_disk(place / "disk", 64) as disk:
+        output, filler = disk / "output", disk / "filler"
+        child = Child(script, [*flags, "--output", str(output)], place / "log")
+        _wait_for_progress(child, output)
+        child.stop()
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.kill(child.pid, signal.SIGCONT)
+        verdict = _verdict(child.wait(), child.output(), "no room is left")
+        filler.unlink()
+        return verdict or _again(script, flags, output, place, expected)
+
+
+def make_read_only(script: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
+    """Take the right to write while a script runs, give it back, and run it again: what happened, in a word."""
+    output = place / "read only"
+    child = Child(script, [*flags, "--output", str(output)], place / "log")
+    _wait_for_progress(child, output)
+    child.stop()
+    folders = [output, *(path for path in output.rglob("*") if path.is_dir())]
+    change = _immutable if os.geteuid() == 0 else _without_rights
+    for folder in folders:
+        change(folder, True)
+    os.kill(child.pid, signal.SIGCONT)
+    code, printed = child.wait(), child.output()
+    for folder in folders:
+        change(folder, False)
+    return _verdict(code, printed, "permitted") or _again(script, flags, output, place, expected)
+
+
+def take_away(script: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
+    """Move the folder away while a script runs, and run it again: what happened, in a word."""
+    output = place / "taken"
+    child = Child(script, [*flags, "--output", str(output)], place / "log")
+    _wait_for_progress(child, output)
+    child.stop()
+    output.rename(place / "elsewhere")
+    os.kill(child.pid, signal.SIGCONT)
+    verdict = _verdict(child.wait(), child.output(), "removed")
+    if verdict:
+        return verdict
+    if output.exists():
+        return "the folder was made again"
+    (place / "elsewhere").rename(output)
+    return _again(script, flags, output, place, expected)
+
+
+CASES: dict[str, Callable[..., str]] = {
+    "the disk fills": fill_up,
+    "the folder becomes read-only": make_read_only,
+    "the folder disappears": take_away,
+}
+
+
+def _wait_for_progress(child: Child, output: Path) -> None:
+    """Until it has done something, and written something."""
+    while not child.ended() and not (child.progress()[1] and any(output.rglob("*.*"))):
+        time.sleep(0.002)
+
+
+def _verdict(code: int, printed: str, words: str) -> str:
+    errors = [line for line in printed.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    if code != 2 or len(errors) != 1 or words not in errors[0] or "Traceback" in printed:
+        return f"exit code {code}: {printed.strip().splitlines()[-1][-200:]}"
+    return ""
+
+
+def _again(script: str, flags: list[str], output: Path, place: Path, expected: dict[str, str]) -> str:
+    code, printed = run(script, [*flags, "--output", str(output)], place / "log")
+    if code:
+        return f"again: exit code {code}: {printed.strip().splitlines()[-1]}"
+    return "one line, and the same result afterwards" if content_of(output) == expected else "another result"
+
+
+def _immutable(folder: Path, is_so: bool) -> None:
+    subprocess.run(["chattr", "+i" if is_so else "-i", str(folder)], check=True)
+
+
+def _without_rights(folder: Path, is_so: bool) -> None:
+    folder.chmod(0o500 if is_so else 0o700)

