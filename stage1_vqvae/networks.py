@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from storage.limits import LARGEST_SIDE, short
+
 
 class ResidualBlock(nn.Module):
     """x + (ReLU, 3×3, ReLU, 1×1)(x)."""
@@ -80,7 +82,7 @@ class Decoder(nn.Sequential):
 
 
 def count_halvings(downsampling: int) -> int:
-    """log2 of the down-sampling factor. Raises ValueError where it is not a power of two."""
-    if downsampling < 1 or downsampling & (downsampling - 1):
-        raise ValueError(f"downsampling {downsampling} is not a power of two: use 1, 2, 4, 8, ...")
+    """log2 of the down-sampling factor. Raises ValueError where it is not a power of two that an image can have."""
+    if type(downsampling) is not int or not 1 <= downsampling <= LARGEST_SIDE or downsampling & (downsampling - 1):
+        raise ValueError(f"downsampling {short(downsampling)} is not a power of two: use 1, 2, 4, 8, ...")
     return downsampling.bit_length() - 1

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from storage.limits import LARGEST_SIDE, MOST_LAYERS, WIDEST, check_name, check_number, check_whole, short
 from storage.model_folder import ModelFolder
 
-from .networks import Decoder, Encoder
+from .networks import Decoder, Encoder, count_halvings
 from .quantizers import QUANTIZERS
 from .quantizers.nearest import Nearest
 
@@ -56,6 +57,18 @@ class VQVAE(ModelFolder, nn.Module):
         **quantizer_options: Any,
     ) -> None:
         super().__init__()
+        if type(in_channels) is not int or in_channels not in (1, 3):
+            raise ValueError(f"in_channels {short(in_channels)}: it must be 1 or 3")
+        if not isinstance(image_size, list | tuple) or len(image_size) != 2:
+            raise ValueError(f"image_size {short(image_size)}: it must be (height, width)")
+        for side in image_size:
+            check_whole("image_size", side, 1, LARGEST_SIDE)
+        check_whole("hidden_channels", hidden_channels, 2, WIDEST)
+        check_whole("residual_channels", residual_channels, 1, WIDEST)
+        check_whole("num_residual_blocks", num_residual_blocks, 0, MOST_LAYERS)
+        count_halvings(downsampling)
+        check_number("data_variance", data_variance, low=1e-12)
+        check_name("quantizer", quantizer, QUANTIZERS)
         self.in_channels = in_channels
         self.image_size = (image_size[0], image_size[1])
         self.downsampling = downsampling

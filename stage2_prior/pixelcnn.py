@@ -9,12 +9,15 @@ import torch
 from einops import rearrange
 from torch import nn
 
+from storage.limits import MOST_CLASSES, MOST_ENTRIES, MOST_LAYERS, WIDEST, check_number, check_whole, short
 from storage.model_folder import ModelFolder
 
 from .cache import PixelCNNCache
 from .causal_conv import horizontal_conv, vertical_conv
 from .contract import NO_LABEL
 from .gating import gate
+
+WIDEST_KERNEL = 99  # sites
 
 
 class GatedLayer(nn.Module):
@@ -77,9 +80,15 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_whole("num_embeddings", num_embeddings, 1, MOST_ENTRIES)
+        check_whole("channels", channels, 1, WIDEST)
+        check_whole("num_layers", num_layers, 1, MOST_LAYERS)
+        check_whole("num_classes", num_classes, 0, MOST_CLASSES)
         for name, size in (("first_kernel", first_kernel), ("kernel", kernel)):
-            if size < 3 or size % 2 == 0:
-                raise ValueError(f"{name} {size}: it must be odd and at least 3")
+            if type(size) is not int or not 3 <= size <= WIDEST_KERNEL or size % 2 == 0:
+                raise ValueError(f"{name} {short(size)}: it must be odd, from 3 to {WIDEST_KERNEL}")
+        check_number("dropout", dropout, below=1)
+        check_number("label_dropout", label_dropout, below=1)
         self.num_embeddings = num_embeddings
         self.channels = channels
         self.dropout = dropout

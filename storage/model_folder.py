@@ -7,10 +7,12 @@ from typing_extensions import Self
 
 from .atomic import write_folder, write_json
 from .errors import InputError
+from .limits import is_list_of, short
 from .tensors import digest_of, read_json, read_tensors, sha256, write_tensors
 
 FORMAT = "codegrid model 1"
 HUB_PREFIX = "hf:"
+FIELDS = {"model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
 
 
 class ModelFolder:
@@ -28,12 +30,7 @@ class ModelFolder:
 
         Buffers named `running_...` are left out: they steer further training, and change no output.
         """
-        tensors = {
-            name: [list(tensor.shape), sha256(tensor.detach().cpu().contiguous().numpy().tobytes())]
-            for name, tensor in self.state_dict().items()
-            if not name.rpartition(".")[2].startswith("running_")
-        }
-        return digest_of([type(self).__name__, self.config, tensors])
+        return _fingerprint(type(self).__name__, self.config, self.state_dict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model folder."""
@@ -57,13 +54,19 @@ class ModelFolder:
         """
         folder = _download(str(source)) if str(source).startswith(HUB_PREFIX) else Path(source)
         fields = read_model_config(folder, cls.__name__)
-        tensors = read_tensors(folder / "model.safetensors", fields["sha256"]["model.safetensors"])
         try:
-            model = cls(**fields["config"])
-            model.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            with torch.device("meta"):  # takes no memory, whatever sizes the config claims
+                outline = cls(**fields["config"])
+        except Exception as error:  # a stranger's values can break a constructor in any way
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
             raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason}") from error
+        _check_classes(folder, fields["provenance"], outline)
+        weights = folder / "model.safetensors"
+        tensors = read_tensors(weights, fields["sha256"]["model.safetensors"], like=outline.state_dict())
+        if _fingerprint(cls.__name__, fields["config"], tensors) != fields["fingerprint"]:
+            raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
+        model = cls(**fields["config"])
+        model.load_state_dict(tensors)
         model.provenance = fields["provenance"]
         return model.to(device).eval()
 
@@ -90,17 +93,40 @@ def read_model_config(folder: Path, model: str) -> dict:
                 "its training has not finished: run the same command again" if unfinished else "train or copy it again"
             )
             raise InputError(f"{folder} is incomplete: it holds no {name}; {remedy}")
-    fields = read_json(folder / "config.json")
+    path = folder / "config.json"
+    fields = read_json(path)
     checksums = fields.pop("sha256", None)
     if not isinstance(checksums, dict) or checksums.get("config.json") != digest_of(fields):
-        raise InputError(
-            f"{folder / 'config.json'} is damaged (its SHA-256 is not the recorded one): copy or make it again"
-        )
-    if fields["format"] != FORMAT:
-        raise InputError(f"{folder} has the format {fields['format']!r}, but this version reads {FORMAT!r}")
+        raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): copy or make it again")
+    if fields.get("format") != FORMAT:
+        raise InputError(f"{folder} has the format {short(fields.get('format'))}, but this version reads {FORMAT!r}")
+    # the digests are sound, but anyone can compute them
+    fields["sha256"] = checksums
+    for name, kind in FIELDS.items():
+        if not isinstance(fields.get(name), kind):
+            raise InputError(f"{path}: {name} is {short(fields.get(name))}: copy or make it again")
+    if not isinstance(checksums.get("model.safetensors"), str):
+        raise InputError(f"{path} tells no SHA-256 of model.safetensors: copy or make it again")
     if fields["model"] != model:
-        raise InputError(f"{folder} holds a {fields['model']}, but a {model} is needed here")
-    return {**fields, "sha256": checksums}
+        raise InputError(f"{folder} holds a {fields['model'][:40]}, but a {model} is needed here")
+    return fields
+
+
+def _check_classes(folder: Path, provenance: dict, model: torch.nn.Module) -> None:
+    """Refuse names of classes that are none, or not as many as the model has classes."""
+    classes, needed = provenance.get("classes", []), getattr(model, "num_classes", None)
+    if not is_list_of(classes, str) or ("classes" in provenance and needed not in (None, len(classes))):
+        words = "names" if needed is None else f"the names of {needed} classes"
+        raise InputError(f"{folder}: the classes in its provenance must be {words}: copy or make it again")
+
+
+def _fingerprint(model: str, config: dict, tensors: dict[str, torch.Tensor]) -> str:
+    described = {
+        name: [list(tensor.shape), sha256(tensor.detach().cpu().contiguous().numpy().tobytes())]
+        for name, tensor in tensors.items()
+        if not name.rpartition(".")[2].startswith("running_")
+    }
+    return digest_of([model, config, described])
 
 
 def _download(source: str) -> Path:

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.torch import load, save
 
 from .errors import InputError
+from .limits import short
+
+MOST_JSON = 2**26  # bytes
+FLOATS = {torch.float16, torch.float32, torch.float64}
+DEEPEST = 100  # levels of JSON
 
 
 def sha256(content: bytes | numpy.ndarray) -> str:
@@ -32,23 +37,79 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
         return checksum.result()
 
 
-def read_tensors(path: Path, expected_sha256: str) -> dict[str, torch.Tensor]:
-    """Read a safetensors file whose bytes must have the given SHA-256."""
-    content = path.read_bytes()
-    if sha256(content) != expected_sha256:
+def read_tensors(
+    path: Path, expected_sha256: str, like: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """Read a safetensors file whose bytes must have the given SHA-256.
+
+    Args:
+        like: tensors, on the meta device perhaps, whose names and shapes the file must hold: this is found out before
+            anything is read into memory. Numbers may have another precision.
+    """
+    if digest_of_file(path) != expected_sha256:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): copy or make it again")
     try:
-        return load(content)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file ({error}): copy or make it again") from error
+        with safe_open(path, framework="pt") as file:
+            if like is not None:
+                _refuse_other_shapes(path, {name: file.get_slice(name).get_shape() for name in file.keys()}, like)  # noqa: SIM118
+        tensors = load(path.read_bytes())
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # an unknown type is a KeyError, say
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not a safetensors file ({reason}): copy or make it again") from error
+    for name, expected in (like or {}).items():
+        found = tensors[name].dtype
+        if found != expected.dtype and not {found, expected.dtype} <= FLOATS:
+            raise InputError(f"{path}: {name} holds {found}, not {expected.dtype}: copy or make it again")
+    return tensors
+
+
+def _refuse_other_shapes(path: Path, shapes: dict[str, list[int]], like: dict[str, torch.Tensor]) -> None:
+    different = sorted(shapes.keys() ^ like.keys())
+    if different:
+        raise InputError(f"{path} does not fit its config.json ({short(different[0])}): copy or make it again")
+    for name, expected in like.items():
+        if shapes[name] != list(expected.shape):
+            raise InputError(
+                f"{path} does not fit its config.json ({name} has the shape {shapes[name]}, not "
+                f"{list(expected.shape)}): copy or make it again"
+            )
+
+
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file, which is read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict:
-    """Read a JSON object."""
+    """Read a JSON object of a size and depth that this project writes."""
+    size = path.stat().st_size
+    if size > MOST_JSON:
+        raise InputError(f"{path} is damaged ({size:,} bytes, at most {MOST_JSON:,} are read): copy or make it again")
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:  # wrong encoding is one, too
+    except (ValueError, RecursionError) as error:  # wrong encoding is a ValueError, too
         raise InputError(f"{path} is damaged (not JSON): copy or make it again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged (not a JSON object): copy or make it again")
+    if not _is_flat(value):
+        raise InputError(f"{path} is damaged (nested deeper than {DEEPEST} levels): copy or make it again")
     return value
+
+
+def _is_flat(value: object) -> bool:
+    """Whether a JSON value is nested so little that it can be walked through by recursion."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
+        ]
+    return not level

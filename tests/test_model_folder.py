@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stage1_vqvae import VQVAE
 from stage1_vqvae.quantizers import QUANTIZERS
 from stage2_prior import GatedPixelCNN
 from storage.errors import InputError
+from storage.tensors import digest_of, write_tensors
 
 TOKENIZER = {"in_channels": 1, "image_size": (8, 12), "hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4}
 
@@ -26,7 +28,7 @@ def build_prior(seed=0):
 @pytest.mark.parametrize("build", [build_tokenizer, build_prior])
 def test_a_saved_model_is_rebuilt_with_no_further_argument(tmp_path, build):
     model = build()
-    model.provenance = {"classes": ["a", "b"]}
+    model.provenance = {"classes": ["a", "b", "c"]}
     model.save_pretrained(tmp_path / "m")
     loaded = type(model).from_pretrained(tmp_path / "m")
     assert loaded.config == model.config and loaded.provenance == model.provenance and not loaded.training
@@ -159,3 +161,129 @@ def test_replacing_a_model_that_fails_leaves_the_old_one(folder, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         build_tokenizer(seed=1).save_pretrained(folder)
     assert VQVAE.from_pretrained(folder).fingerprint() == before
+
+
+def forge(path, change):
+    """Change a config.json in place, and compute its digest again, as any stranger can."""
+    fields = json.loads(path.read_text())
+    checksums = fields.pop("sha256")
+    change(fields)
+    checksums = fields.pop("sha256", checksums)
+    if isinstance(checksums, dict):
+        checksums["config.json"] = digest_of(fields)
+    path.write_text(json.dumps({**fields, "sha256": checksums}))
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize("field", ["config", "provenance", "fingerprint", "format", "model"])
+@pytest.mark.parametrize("value", [MISSING, None, 3, [], "x" * 100_000, {"self": 1}])
+def test_a_forged_config_with_a_field_that_is_none_is_refused_in_a_line(folder, field, value):
+    forge(
+        folder / "config.json", lambda fields: fields.pop(field) if value is MISSING else fields.update({field: value})
+    )
+    if (field, value) == ("provenance", {"self": 1}):  # provenance may say anything
+        return
+    with pytest.raises(InputError) as caught:
+        VQVAE.from_pretrained(folder)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("checksums", [MISSING, None, 3, [], {}, {"model.safetensors": 3}])
+def test_a_forged_config_that_tells_no_digests_is_refused(folder, checksums):
+    change = {} if checksums is MISSING else {"sha256": checksums}
+    forge(folder / "config.json", lambda fields: fields.update(change) if change else fields.update(sha256=None))
+    with pytest.raises(InputError):
+        VQVAE.from_pretrained(folder)
+
+
+HUGE = 10**12
+FORGED_TOKENIZERS = [
+    {"num_embeddings": HUGE}, {"num_embeddings": 17}, {"num_embeddings": 16.0}, {"num_embeddings": True},
+    {"num_embeddings": 0}, {"num_embeddings": -1}, {"num_embeddings": 2**24}, {"embedding_dim": HUGE},
+    {"embedding_dim": "8"}, {"hidden_channels": HUGE}, {"hidden_channels": 65536}, {"hidden_channels": 1},
+    {"residual_channels": 0}, {"num_residual_blocks": 10**9}, {"num_residual_blocks": 1000}, {"num_residual_blocks": -1},
+    {"downsampling": 2**4000}, {"downsampling": 3}, {"downsampling": 4.0}, {"downsampling": 8192}, {"image_size": HUGE},
+    {"image_size": [10**9, 1]}, {"image_size": [0, 8]}, {"image_size": [8]}, {"image_size": [8, 8, 8]},
+    {"image_size": "88"}, {"image_size": ["8", "8"]}, {"image_size": {"0": 8, "1": 8}}, {"in_channels": 2},
+    {"in_channels": True}, {"in_channels": 3}, {"data_variance": 0}, {"data_variance": float("nan")},
+    {"data_variance": "1"}, {"quantizer": "__init__"}, {"quantizer": []}, {"quantizer": "gradient", "anchors": "closest"},
+    {"anchors": "closest"}, {"decay": 1}, {"decay": 0}, {"distance": "manhattan"}, {"commitment_cost": -1},
+    {"revival_threshold": 1}, {"kmeans_steps": -1}, {"self": 1}, {"layers": []}, {"": 0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FORGED_TOKENIZERS, ids=str)
+def test_a_forged_tokenizer_is_refused_before_memory_is_taken(folder, change):
+    forge(folder / "config.json", lambda fields: fields["config"].update(change))
+    with pytest.raises(InputError) as caught:
+        VQVAE.from_pretrained(folder)
+    assert len(str(caught.value)) < 700
+
+
+FORGED_PRIORS = [
+    {"num_embeddings": HUGE}, {"channels": HUGE}, {"channels": 65536}, {"channels": 0}, {"num_layers": 10**9},
+    {"num_layers": 1000}, {"num_layers": 0}, {"num_layers": 3}, {"num_classes": HUGE}, {"num_classes": -1},
+    {"num_classes": 2}, {"kernel": 4}, {"kernel": 10**9 + 1}, {"kernel": 1}, {"kernel": 3.0}, {"first_kernel": 99},
+    {"dropout": 1}, {"dropout": "0"}, {"label_dropout": float("inf")}, {"label_dropout": 0.5}, {"more": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FORGED_PRIORS, ids=str)
+def test_a_forged_prior_is_refused_before_memory_is_taken(tmp_path, change):
+    build_prior().save_pretrained(tmp_path)
+    forge(tmp_path / "config.json", lambda fields: fields["config"].update(change))
+    with pytest.raises(InputError) as caught:
+        GatedPixelCNN.from_pretrained(tmp_path)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("classes", ["abc", ["a", "b"], ["a", "b", 3], {"a": 1, "b": 2, "c": 3}, None])
+def test_classes_must_be_a_name_for_each_class(tmp_path, classes):
+    build_prior().save_pretrained(tmp_path)
+    forge(tmp_path / "config.json", lambda fields: fields.update(provenance={"classes": classes}))
+    with pytest.raises(InputError, match="the names of 3 classes"):
+        GatedPixelCNN.from_pretrained(tmp_path)
+
+
+def forge_weights(folder, change):
+    """Change the tensors of a model folder, and compute the digests again."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    checksum = write_tensors(folder / "model.safetensors", tensors)
+    forge(folder / "config.json", lambda fields: fields.update(sha256={"model.safetensors": checksum}))
+
+
+@pytest.mark.parametrize(
+    "change,reason",
+    [
+        (lambda tensors: tensors.pop("quantizer.codebook"), "quantizer.codebook"),
+        (lambda tensors: tensors.update(more=torch.zeros(1)), "more"),
+        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(4, 16)}), r"\[4, 16\], not \[16, 4\]"),
+        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(16, 4, dtype=torch.int64)}), "int64"),
+        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(16, 4)}), "fingerprint"),
+        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(16, 4).bfloat16()}), "bfloat16"),
+    ],
+)
+def test_forged_weights_are_refused_by_name(folder, change, reason):
+    forge_weights(folder, change)
+    with pytest.raises(InputError, match=reason):
+        VQVAE.from_pretrained(folder)
+
+
+def test_weights_of_another_precision_are_loaded(folder, tmp_path):
+    build_tokenizer().double().save_pretrained(tmp_path / "double")
+    assert VQVAE.from_pretrained(tmp_path / "double").quantizer.codebook.dtype == torch.float32
+
+
+def test_a_config_is_neither_read_when_huge_nor_followed_into_the_deep(folder):
+    path = folder / "config.json"
+    for content, reason in ((b'{"a": ' + b"[" * 10**6, "not JSON"), (b'{"a": ' * 500 + b"0" + b"}" * 500, "deeper")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=reason):
+            VQVAE.from_pretrained(folder)
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(InputError, match="1,099,511,627,776 bytes"):
+        VQVAE.from_pretrained(folder)

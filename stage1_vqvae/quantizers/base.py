@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from storage.limits import MOST_ENTRIES, WIDEST, check_name, check_number, check_whole
+
 from .joint import random_rows, tally
 from .kmeans import kmeans
-from .nearest import Nearest, StraightThrough, find_nearest
+from .nearest import DISTANCES, Nearest, StraightThrough, find_nearest
 
 GRACE_STEPS = 2  # batches that a revived entry survives without a hit; at the next one it moves again
 
@@ -57,6 +59,14 @@ class Quantizer(nn.Module):
         kmeans_steps: int = 0,
     ) -> None:
         super().__init__()
+        check_whole("num_embeddings", num_embeddings, 1, MOST_ENTRIES)
+        check_whole("embedding_dim", embedding_dim, 1, WIDEST)
+        check_number("commitment_cost", commitment_cost)
+        check_number("decay", decay, low=1e-6, below=1)
+        if revival_threshold is not None:
+            check_number("revival_threshold", revival_threshold, below=1)
+        check_name("distance", distance, DISTANCES)
+        check_whole("kmeans_steps", kmeans_steps, 0, 2**31)
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.commitment_cost = commitment_cost

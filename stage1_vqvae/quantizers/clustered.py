@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from storage.limits import check_name, short
+
 from .anchors import ANCHORS
 from .base import Quantizer
 from .ema import EMAQuantizer
@@ -39,6 +41,9 @@ class Clustered(Quantizer):
         **options: Any,
     ) -> None:
         super().__init__(num_embeddings, embedding_dim, **options)
+        check_name("anchors", anchors, ANCHORS)
+        if not isinstance(anchor_once, bool):
+            raise ValueError(f"anchor_once {short(anchor_once)}: it must be true or false")
         self.anchor_once = anchor_once
         self.anchors = ANCHORS[anchors](num_embeddings, embedding_dim, self.distance)
         self.register_buffer("running_usage", torch.zeros(num_embeddings))  # u_k: shares, from 0
