@@ -30,7 +30,7 @@ class ModelFolder:
 
         Buffers named `running_...` are left out: they steer further training, and change no output.
         """
-        return _fingerprint(type(self).__name__, self.config, self.state_dict())
+        return fingerprint_of(type(self).__name__, self.config, self.state_dict())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model folder."""
@@ -63,7 +63,7 @@ class ModelFolder:
         _check_classes(folder, fields["provenance"], outline)
         weights = folder / "model.safetensors"
         tensors = read_tensors(weights, fields["sha256"]["model.safetensors"], like=outline.state_dict())
-        if _fingerprint(cls.__name__, fields["config"], tensors) != fields["fingerprint"]:
+        if fingerprint_of(cls.__name__, fields["config"], tensors) != fields["fingerprint"]:
             raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
         model = cls(**fields["config"])
         model.load_state_dict(tensors)
@@ -120,7 +120,8 @@ def _check_classes(folder: Path, provenance: dict, model: torch.nn.Module) -> No
         raise InputError(f"{folder}: the classes in its provenance must be {words}: copy or make it again")
 
 
-def _fingerprint(model: str, config: dict, tensors: dict[str, torch.Tensor]) -> str:
+def fingerprint_of(model: str, config: dict, tensors: dict[str, torch.Tensor]) -> str:
+    """The fingerprint of a model (a class name) of these weights."""
     described = {
         name: [list(tensor.shape), sha256(tensor.detach().cpu().contiguous().numpy().tobytes())]
         for name, tensor in tensors.items()
