@@ -9,7 +9,7 @@ Shapes: n images, m images of a shard, b batch, h w code grid, K num_embeddings.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,24 +18,16 @@ import torch
 
 from storage.atomic import write_folder, write_json
 from storage.errors import InputError
+from storage.limits import short
 from storage.tensors import digest_of, read_json, sha256, write_tensors
+
+from .code_header import CodeHeader, check_manifest, shard_name
 
 FORMAT = "codegrid codes 1"
 SHARD_SIZE = 8192  # images
 MANIFEST = "manifest.json"
+LONGEST_HEADER = 2**26  # bytes, of a shard
 NUMPY_TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I64": np.int64}
-
-
-@dataclass(frozen=True)
-class CodeHeader:
-    """What the manifest says of the codes."""
-
-    num_images: int
-    grids: list[dict[str, int]]  # height, width and num_embeddings of each grid, coarse to fine
-    classes: list[str]  # the name of each label; empty where there are no labels
-    split: str
-    tokenizer_fingerprint: str
-    source: str  # identity of the images
 
 
 class CodeBatch(NamedTuple):
@@ -65,10 +57,6 @@ class CodeDataset:
         self.header = CodeHeader(**manifest["header"])
         self._shards = [_check_shard(self.folder, record, self.header) for record in manifest["shards"]]
         self._firsts = np.cumsum([0] + [len(shard["codes.0"]) for shard in self._shards])
-        if self._firsts[-1] != len(self):
-            raise InputError(
-                f"{self.folder}: its shards hold {self._firsts[-1]} grids, not {len(self)}: export it again"
-            )
 
     def __len__(self) -> int:
         return self.header.num_images
@@ -148,7 +136,11 @@ def write_codes(
     for images in shard_ranges(header.num_images):
         path = _shard_path(folder, images)
         records.append({"file": path.name, "num_images": len(images), "sha256": sha256(_map_bytes(path))})
-        ties += int(_map_shard(path)[0]["ties"])  # from the file: an earlier run may have written it
+        metadata, tensors = _map_shard(path)
+        fault = _fault_of(tensors, len(images), header)
+        if fault:
+            raise InputError(f"{path} {fault}: remove it and run the same command again")
+        ties += int(metadata["ties"])  # from the file: an earlier run may have written it
     fields = {
         "format": FORMAT, "header": asdict(header), "shards": records, "provenance": {**provenance, "ties": ties},
     }  # fmt: skip
@@ -163,7 +155,7 @@ def smallest_dtype(num_embeddings: int) -> np.dtype:
 
 
 def _shard_path(folder: Path, images: range) -> Path:
-    return folder / f"codes-{images.start // SHARD_SIZE:05d}.safetensors"
+    return folder / shard_name(images.start // SHARD_SIZE)
 
 
 def _look_into(folder: Path, header: CodeHeader) -> set[Path]:
@@ -204,7 +196,7 @@ def _finished_header(path: Path) -> dict | None:
         ties = int(metadata["ties"]) if "ties" in metadata else None
         sound = metadata["sha256"] == _digest_of_tensors(tensors)
         return {**json.loads(metadata["header"]), "ties": ties} if sound else None
-    except (OSError, InputError, KeyError, ValueError):
+    except Exception:  # damage has many types
         return None
 
 
@@ -230,26 +222,42 @@ def read_manifest(folder: str | Path) -> dict:
         raise InputError(
             f"{folder / MANIFEST} is damaged (its SHA-256 is not the recorded one): export the codes again"
         )
-    if manifest["format"] != FORMAT:
-        raise InputError(f"{folder} has the format {manifest['format']!r}, but this version reads {FORMAT!r}")
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{folder} has the format {short(manifest.get('format'))}, but this version reads {FORMAT!r}")
+    try:
+        check_manifest(manifest)  # the digest is sound, but anyone can compute it
+    except ValueError as error:
+        raise InputError(f"{folder / MANIFEST}: {error}; export the codes again") from error
     return manifest
 
 
 def _check_shard(folder: Path, record: dict, header: CodeHeader) -> dict[str, np.ndarray]:
     """Map the shard that a record of the manifest names, once its bytes, shapes and codes are as they must be."""
-    path = folder / Path(record["file"]).name  # a manifest cannot lead out of its folder
+    path = folder / record["file"]
     if not path.is_file():
         raise InputError(f"{folder} is incomplete: it holds no {path.name}; export the codes again")
     if sha256(_map_bytes(path)) != record["sha256"]:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
     tensors = _map_shard(path)[1]
-    grid, length = header.grids[0], record["num_images"]
-    codes, labels = tensors["codes.0"], tensors.get("labels")
-    if codes.shape != (length, grid["height"], grid["width"]) or codes.max(initial=0) >= grid["num_embeddings"]:
-        raise InputError(f"{path} does not hold what the manifest says: export the codes again")
-    if header.classes and (labels is None or labels.shape != (length,) or labels.max(initial=0) >= len(header.classes)):
-        raise InputError(f"{path} does not hold the labels that the manifest promises: export the codes again")
+    fault = _fault_of(tensors, record["num_images"], header)
+    if fault:
+        raise InputError(f"{path} {fault}: export the codes again")
     return tensors
+
+
+def _fault_of(tensors: dict[str, np.ndarray], length: int, header: CodeHeader) -> str:
+    """Why the tensors of a shard cannot be `length` of the header's grids; empty where they can."""
+    grid, num_classes = header.grids[0], len(header.classes)
+    codes, labels = tensors.get("codes.0"), tensors.get("labels")
+    if codes is None or codes.shape != (length, grid["height"], grid["width"]):
+        return "does not hold what the manifest says"
+    if codes.dtype != smallest_dtype(grid["num_embeddings"]) or codes.max() >= grid["num_embeddings"]:
+        return f"holds {codes.dtype} numbers that are no codes from 0 to {grid['num_embeddings'] - 1}"
+    if num_classes and (labels is None or labels.shape != (length,) or labels.dtype != np.int64):
+        return "does not hold the labels that the manifest promises"
+    if num_classes and not 0 <= labels.min() <= labels.max() < num_classes:
+        return f"holds the labels {labels.min()} to {labels.max()}, of {num_classes} classes"
+    return ""
 
 
 def _map_bytes(path: Path) -> np.ndarray:
@@ -262,14 +270,20 @@ def _map_shard(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Metadata and memory-mapped tensors of a safetensors file: 8 bytes of length, a JSON header, the data."""
     try:
         content = _map_bytes(path)
-        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        entries = json.loads(content[8:start].tobytes())
+        length = int.from_bytes(content[:8].tobytes(), "little")
+        if length > min(len(content) - 8, LONGEST_HEADER):
+            raise ValueError("the header is longer than the file")
+        data = content[8 + length :]
+        entries = json.loads(content[8 : 8 + length].tobytes())
         metadata = entries.pop("__metadata__", {})
         tensors = {}
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
-            data = content[start + begin : start + end].view(NUMPY_TYPES[entry["dtype"]])
-            tensors[name] = data.reshape(entry["shape"])
+            if not 0 <= begin <= end <= len(data):
+                raise ValueError(f"{name} lies outside of the file")
+            tensors[name] = data[begin:end].view(NUMPY_TYPES[entry["dtype"]]).reshape(entry["shape"])
         return metadata, tensors
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # a stranger's header can be wrong in any way
         raise InputError(f"{path} is not a shard of codes: export the codes again") from error
