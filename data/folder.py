@@ -1,6 +1,7 @@
 """A folder of pictures, with or without class folders, as uint8 images."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,12 +14,16 @@ from tqdm import tqdm
 from storage.errors import InputError
 from storage.tensors import digest_of
 
-from .images import ImageBatch, ImageDataset, evenly_spaced, variance_of
+from .images import MOST_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
 from .splits import split_indices
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs to be read
 IN_MEMORY_BYTES = 2 * 2**30
 TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+# by the filter and not around each call: pictures are decoded in threads
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def load_folder(
@@ -113,10 +118,12 @@ class FolderImages:
             try:
                 if self.resized:
                     picture.draft("RGB", (2 * width, 2 * height))  # large JPEGs decode at a fraction of their size
-                upright = _on_white(_as_8_bit(ImageOps.exif_transpose(picture))).convert(
+                upright = _on_white(_as_8_bit(path, ImageOps.exif_transpose(picture), picture.format)).convert(
                     "L" if self.in_channels == 1 else "RGB"
                 )
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            except InputError:
+                raise
+            except Exception as error:  # what a damaged picture raises has many types
                 raise _unreadable(path, error) from error
         if self.resized:
             upright = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
@@ -132,9 +139,16 @@ class FolderImages:
 def _open(path: Path) -> Image.Image:
     """Read a picture's header."""
     try:
-        return Image.open(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        picture = Image.open(path, formats=FORMATS)
+    except Exception as error:
         raise _unreadable(path, error) from error
+    if picture.width * picture.height > MOST_PIXELS:
+        picture.close()
+        raise InputError(
+            f"{path} has {picture.height}×{picture.width} pixels, at most {MOST_PIXELS:,} are read: "
+            "make it smaller or remove it"
+        )
+    return picture
 
 
 def _look_at(path: Path) -> tuple[bool, tuple[int, int]]:
@@ -142,17 +156,20 @@ def _look_at(path: Path) -> tuple[bool, tuple[int, int]]:
     with _open(path) as picture:
         try:
             on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:
             raise _unreadable(path, error) from error
         size = (picture.width, picture.height) if on_its_side else (picture.height, picture.width)
-        return picture.mode in ("1", "L") or picture.mode.startswith("I;16"), size
+        return picture.mode in ("1", "L", "I") or picture.mode.startswith("I;16"), size
 
 
-def _as_8_bit(picture: Image.Image) -> Image.Image:
+def _as_8_bit(path: Path, picture: Image.Image, file_format: str | None) -> Image.Image:
     """16-bit grey scaled down: PIL's own conversion clips it, to white."""
-    if not picture.mode.startswith("I;16"):
-        return picture
-    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    # PIL keeps the 16 bits of some formats in 32
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise InputError(f"{path} has values of 32 bits, whose range is not known: save it with 8 or 16")
+    return picture
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -164,7 +181,8 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is not a readable picture ({str(error).splitlines()[0]}): mend or remove it")
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return InputError(f"{path} is not a readable picture ({reason}): mend or remove it")
 
 
 def list_pictures(root: Path) -> tuple[list[Path], np.ndarray | None, list[str]]:

@@ -11,6 +11,8 @@ import torch
 
 from storage.tensors import digest_of, sha256
 
+MOST_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
+
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 0 ... 255 → float32 in [-1, 1]."""

@@ -1,5 +1,6 @@
 """Every data set by name → images as uint8, in the size and with the channels that are asked for."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from storage.errors import InputError
+from storage.limits import LARGEST_SIDE, MOST_CLASSES
 
 from .folder import FolderImages, load_folder
-from .images import ImageDataset
+from .images import MOST_PIXELS, ImageDataset
 from .splits import split_indices
 
 Images = ImageDataset | FolderImages
@@ -36,12 +38,16 @@ def load_images(
     """
     if dataset not in SOURCES:
         raise InputError(f"unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}")
-    if len(image_size) > 2 or any(size < 1 for size in image_size):
-        raise InputError(f"image size {' '.join(map(str, image_size))}: give one positive number, or height and width")
+    if len(image_size) > 2 or not all(1 <= side <= LARGEST_SIDE for side in image_size):
+        words = f"give one number from 1 to {LARGEST_SIDE}, or height and width"
+        raise InputError(f"image size {' '.join(map(str, image_size))}: {words}")
     size = (image_size[0], image_size[-1]) if image_size else None
     images = SOURCES[dataset](None if data_root is None else Path(data_root), split, size, in_channels)
     if not len(images):
         raise InputError(f"the {split} part of {dataset} holds no images: give more, or choose the other split")
+    if max(images.image_size) > LARGEST_SIDE:
+        height, width = images.image_size
+        raise InputError(f"the images of {dataset} are {height}×{width}: give --image-size, at most {LARGEST_SIDE}")
     return images
 
 
@@ -98,7 +104,10 @@ def _npz(data_root: Path | None, split: str, size: tuple[int, int] | None, chann
     if labels is not None:
         if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
             raise InputError(f"{data_root}: arr_1 must hold one whole number from 0 for each of {len(pixels)} images")
-        classes = [str(label) for label in range(int(labels.max(initial=-1)) + 1)]
+        largest = int(labels.max()) if len(labels) else -1
+        if largest >= MOST_CLASSES:
+            raise InputError(f"{data_root}: label {largest} in arr_1: labels must be below {MOST_CLASSES:,}")
+        classes = [str(label) for label in range(largest + 1)]
     return _held_out(_from_arrays(pixels, labels, classes, size, channels), split)
 
 
@@ -119,13 +128,31 @@ SOURCES: dict[str, Callable[..., Images]] = {
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file; pickled ones are refused."""
+    """All arrays of an npz file; pickled ones are refused, and what is no array is left out."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            entries = [entry for entry in file.zip.infolist() if entry.filename.endswith(".npy")]
+            size, memory = sum(entry.file_size for entry in entries), _memory()
+            if size > memory:  # zeros are packed a thousand to one: a small file can fill any machine
+                raise InputError(
+                    f"{path} holds {size:,} bytes of arrays, but this machine has {memory:,}: cut it into several files"
+                )
+            arrays = {entry.filename.removesuffix(".npy"): file[entry.filename] for entry in entries}
+    except InputError:
+        raise
     except Exception as error:  # zip, header and pickle errors have many types: each means a file we cannot read
-        reason = str(error).strip().split("\n")[0]
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise InputError(f"{path} is not a readable npz file ({reason}): save it with numpy.savez") from error
+    # numpy hands out the bytes of an entry that is named as an array, and is none
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+
+
+def _memory() -> int:
+    """Bytes of memory that this machine has; where it cannot tell, a terabyte."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**40
 
 
 def _from_arrays(
@@ -152,6 +179,8 @@ def _resize_and_crop(images: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
     height, width = images.shape[2:]
     scale = max(size[0] / height, size[1] / width)
     covering = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+    if covering[0] * covering[1] > MOST_PIXELS:  # a strip would be blown up to what no memory holds
+        raise InputError(f"images of {height}×{width} cannot be brought to {size[0]}×{size[1]}: choose another size")
     resized = F.interpolate(images.float(), covering, mode="bilinear", antialias=True).round().clamp(0, 255)
     top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
     return resized[:, :, top : top + size[0], left : left + size[1]].to(torch.uint8)

@@ -14,7 +14,9 @@ from data import CodeDataset
 from data.codes import CodeBatch, CodeHeader, CodeShard
 from data.sources import read_npz
 from stage1_vqvae import VQVAE
+from stage2_prior import NO_LABEL
 from storage.errors import InputError
+from storage.limits import MOST_CLASSES
 from storage.tensors import digest_of, sha256
 
 from .npy_stream import open_array
@@ -48,6 +50,12 @@ def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
             raise InputError(
                 f"{source} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
             )
+        grid, num_embeddings = tokenizer.grid_shape, tokenizer.num_embeddings
+        if dataset.grid_shape != grid or dataset.num_embeddings > num_embeddings:
+            raise InputError(
+                f"{source} holds {'×'.join(map(str, dataset.grid_shape))} codes out of {dataset.num_embeddings}, but "
+                f"this tokenizer has {'×'.join(map(str, grid))} out of {num_embeddings}: export the codes again"
+            )
         return dataset
     if not Path(source).is_file():
         raise InputError(f"no file {source}: give an .npz file of codes, or a folder of exported codes")
@@ -63,6 +71,9 @@ def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
         raise InputError(f"{source}: code {outlier}, but the codebook has entries 0 to {tokenizer.num_embeddings - 1}")
     if labels is not None and (labels.shape != (len(codes),) or labels.dtype.kind not in "iu"):
         raise InputError(f"{source}: `labels` must hold one whole number for each of {len(codes)} grids")
+    if labels is not None and not NO_LABEL <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+        outlier = int(labels.min()) if labels.min() < NO_LABEL else int(labels.max())
+        raise InputError(f"{source}: label {outlier}: labels must be from 0, or -1 for none, to {MOST_CLASSES - 1}")
     return CodeArray(codes, labels)
 
 
