@@ -16,6 +16,7 @@ from .images import MOST_PIXELS, ImageDataset
 from .splits import split_indices
 
 Images = ImageDataset | FolderImages
+Arrays = tuple[np.ndarray, np.ndarray, list[str]]  # images NHWC uint8, labels, names of the classes
 
 
 def load_images(
@@ -62,31 +63,47 @@ def _mnist5k(data_root: Path | None, split: str, size: tuple[int, int] | None, c
     return _held_out(_from_arrays(images, labels, [str(digit) for digit in range(10)], size, channels), split)
 
 
-def _torchvision(name: str) -> Callable[..., ImageDataset]:
-    """A data set that torchvision knows and downloads; it has a test part of its own."""
+def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Callable[..., ImageDataset]:
+    """A data set that is downloaded where torchvision has it from; it has a test part of its own."""
 
     def load(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
-        import torchvision.datasets
-
-        kind = getattr(torchvision.datasets, name)
         root = data_root or Path.home() / ".cache" / "codegrid"
         if root.is_file():
             raise InputError(f"{root} is a file: --data-root must be the folder that holds, or will hold, {name}")
         try:
-            try:
-                source = kind(root, train=split == "train")
-            except RuntimeError:  # not there yet, or damaged
-                source = kind(root, train=split == "train", download=True)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
-            reason = str(error).strip().split("\n")[0]
+            pixels, labels, classes = read(name, root, split == "train")
+        except InputError:
+            raise
+        except Exception as error:  # what is said of damaged files has many types
+            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
             raise InputError(
                 f"{name} is not in {root} and cannot be downloaded ({reason}): put its files there, or use mnist5k"
             ) from error
-        pixels = np.asarray(source.data)
-        pixels = pixels if pixels.ndim == 4 else pixels[..., None]
-        return _from_arrays(pixels, np.asarray(source.targets), source.classes, size, channels)
+        return _from_arrays(pixels, labels, classes, size, channels)
 
     return load
+
+
+def _read_idx(name: str, root: Path, train: bool) -> Arrays:
+    """MNIST and what has its form, by torchvision's reader: the files are plain numbers."""
+    import torchvision.datasets
+
+    # torchvision would rather read what its first versions left, a pickle; the folder is named as the class
+    kind = type(name, (getattr(torchvision.datasets, name),), {"_check_legacy_exist": lambda self: False})
+    try:
+        source = kind(root, train=train)
+    except RuntimeError:  # not there yet, or damaged
+        source = kind(root, train=train, download=True)
+    pixels, labels = np.asarray(source.data)[..., None], np.asarray(source.targets)
+    if len(pixels) != len(labels) or labels.max(initial=0) >= len(source.classes):
+        raise InputError(f"{root / name} is damaged (its labels are not those of its images): remove it")
+    return pixels, labels, list(source.classes)
+
+
+def _read_cifar10(name: str, root: Path, train: bool) -> Arrays:
+    from .cifar import read_cifar10
+
+    return read_cifar10(root, train)
 
 
 def _npz(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
@@ -119,9 +136,9 @@ def _image_folder(data_root: Path | None, split: str, size: tuple[int, int] | No
 
 SOURCES: dict[str, Callable[..., Images]] = {
     "mnist5k": _mnist5k,
-    "mnist": _torchvision("MNIST"),
-    "fashion-mnist": _torchvision("FashionMNIST"),
-    "cifar10": _torchvision("CIFAR10"),
+    "mnist": _downloaded("MNIST", _read_idx),
+    "fashion-mnist": _downloaded("FashionMNIST", _read_idx),
+    "cifar10": _downloaded("CIFAR10", _read_cifar10),
     "imagefolder": _image_folder,
     "npz": _npz,
 }

@@ -1,0 +1,159 @@
+"""Data sets that are downloaded: read as torchvision reads them, but nothing in their files is run."""
+
+import hashlib
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10, MNIST
+
+from data.sources import load_images
+from storage.errors import InputError
+
+NAMES = ["train_a", "train_b", "test_a", "meta"]
+
+
+class RunsACommand:
+    """A pickle of this writes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def cifar_batch(seed, count=5):
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (count, 3072), dtype=np.uint8)
+    return {"data": pixels, "labels": random.integers(0, 3, count).tolist(), "batch_label": f"batch {seed}"}
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """Returns what writes files of CIFAR-10, of any content, with the checksums that are expected of them."""
+
+    def write(protocol=2, **changed):
+        files = {name: cifar_batch(seed) for seed, name in enumerate(NAMES[:3])}
+        files["meta"] = {"label_names": ["cat", "dog", "eel"]}
+        sums = {}
+        folder = tmp_path / CIFAR10.base_folder
+        folder.mkdir(exist_ok=True)
+        for name, content in {**files, **changed}.items():
+            content = content if isinstance(content, bytes) else pickle.dumps(content, protocol)
+            (folder / name).write_bytes(content)
+            sums[name] = hashlib.md5(content).hexdigest()
+        monkeypatch.setattr(CIFAR10, "train_list", [["train_a", sums["train_a"]], ["train_b", sums["train_b"]]])
+        monkeypatch.setattr(CIFAR10, "test_list", [["test_a", sums["test_a"]]])
+        monkeypatch.setattr(CIFAR10, "meta", {"filename": "meta", "key": "label_names", "md5": sums["meta"]})
+        return tmp_path
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda *a, **o: pytest.fail("asked the network"))
+    return write
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_cifar_is_read_as_torchvision_reads_it(cifar, split, protocol):
+    root = cifar(protocol)
+    theirs = CIFAR10(root, train=split == "train")
+    ours = load_images("cifar10", root, split)
+    assert np.array_equal(ours.images.permute(0, 2, 3, 1).numpy(), theirs.data)
+    assert ours.labels.tolist() == theirs.targets and ours.classes == theirs.classes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pickle_that_would_run_a_command_is_refused_and_runs_nothing(cifar, tmp_path, name):
+    root = cifar(**{name: RunsACommand(tmp_path / "ran")})
+    split = "test" if name == "test_a" else "train"
+    with pytest.raises(InputError, match=rf"{name} is no file of CIFAR-10 \(it asks to run posix.system\)"):
+        load_images("cifar10", root, split)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"no pickle", [], {}, {**cifar_batch(0), "data": [1]}, {**cifar_batch(0), "labels": [0] * 4},
+        {**cifar_batch(0), "labels": [0, 1, 2, 3, 0]}, {**cifar_batch(0), "labels": [-1, 0, 0, 0, 0]},
+        {**cifar_batch(0), "data": np.zeros((5, 100), dtype=np.uint8)}, {**cifar_batch(0), "data": np.zeros((5, 3072))},
+    ],
+    ids=lambda content: str(content)[:30],
+)  # fmt: skip
+def test_a_batch_that_is_none_is_refused(cifar, content):
+    with pytest.raises(InputError, match="train_b is damaged"):
+        load_images("cifar10", cifar(train_b=content), "train")
+
+
+def test_cifar_with_another_checksum_is_downloaded_again_and_not_read(cifar, monkeypatch):
+    root = cifar()
+    (root / CIFAR10.base_folder / "test_a").write_bytes(b"damaged")
+
+    def fail(*args, **options):
+        raise OSError("no route to the host")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
+    with pytest.raises(InputError, match=r"cannot be downloaded \(no route to the host\): put its files there"):
+        load_images("cifar10", root, "test")
+
+
+def idx(array):
+    return struct.pack(f">I{array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """Returns what writes the test part of MNIST."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"):
+            (raw / name).write_bytes(b"")
+
+    def write(images=b"", labels=b""):
+        (raw / "t10k-images-idx3-ubyte").write_bytes(images if isinstance(images, bytes) else idx(images))
+        (raw / "t10k-labels-idx1-ubyte").write_bytes(labels if isinstance(labels, bytes) else idx(labels))
+        return tmp_path
+
+    return write
+
+
+DIGITS = np.arange(3 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(3, 28, 28)
+LABELS = np.array([7, 0, 9], dtype=np.uint8)
+
+
+def test_mnist_is_read_as_torchvision_reads_it(mnist):
+    root = mnist(DIGITS, LABELS)
+    ours, theirs = load_images("mnist", root, "test"), MNIST(root, train=False)
+    assert torch.equal(ours.images[:, 0], theirs.data) and torch.equal(ours.labels, theirs.targets)
+    assert ours.classes == theirs.classes
+
+
+def test_what_old_versions_of_torchvision_left_is_not_unpickled(mnist, tmp_path):
+    root = mnist(DIGITS, LABELS)
+    (root / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((RunsACommand(tmp_path / "ran"), 0), root / "MNIST" / "processed" / name)
+    assert torch.equal(load_images("mnist", root, "test").images[:, 0], torch.from_numpy(DIGITS))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "images,labels",
+    [
+        (b"", LABELS),
+        (b"no numbers at all", LABELS),
+        (idx(DIGITS)[:-1], LABELS),
+        (struct.pack(">IIII", 0x803, 2**31, 2**31, 2**31) + bytes(8), LABELS),
+        (struct.pack(">IIII", 0xA03, 3, 28, 28) + bytes(3 * 28 * 28), LABELS),
+        (DIGITS, LABELS[:2]),
+        (DIGITS, LABELS + 1),
+        (DIGITS[:0], LABELS[:0]),
+    ],
+)
+def test_damaged_idx_files_are_refused(mnist, images, labels):
+    with pytest.raises(InputError, match="MNIST"):
+        load_images("mnist", mnist(images, labels), "test")
