@@ -157,3 +157,12 @@ def test_what_old_versions_of_torchvision_left_is_not_unpickled(mnist, tmp_path)
 def test_damaged_idx_files_are_refused(mnist, images, labels):
     with pytest.raises(InputError, match="MNIST"):
         load_images("mnist", mnist(images, labels), "test")
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried a mirror")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
+    with pytest.raises(InputError, match=r"MNIST is not in .* cannot be downloaded .*put its files there"):
+        load_images("mnist", tmp_path, "train")

@@ -195,29 +195,3 @@ def test_a_folder_that_cannot_be_used_is_named_with_the_reason(tmp_path, damage)
     reason = damage(root)
     with pytest.raises(InputError, match=reason):
         load_images("imagefolder", root, "train")
-
-
-@pytest.mark.parametrize(
-    "arrays,reason",
-    [
-        ({"arr_0": np.zeros((4, 8, 8), dtype=np.float32)}, "uint8"),
-        ({"arr_0": np.zeros((4, 8, 8, 2), dtype=np.uint8)}, "1 or 3 channels"),
-        ({"arr_0": np.zeros((0, 8, 8), dtype=np.uint8)}, "no images"),
-        ({"arr_0": np.zeros((4, 8, 8), dtype=np.uint8), "arr_1": np.zeros(3, dtype=np.int64)}, "arr_1"),
-        ({"other": np.zeros((4, 8, 8), dtype=np.uint8)}, "arr_0"),
-        ({"arr_0": np.array([{"a": 1}], dtype=object)}, "not a readable npz"),
-    ],
-)
-def test_an_npz_that_holds_something_else_is_refused(tmp_path, arrays, reason):
-    np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(InputError, match=reason):
-        load_images("npz", tmp_path / "a.npz", "train")
-
-
-def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
-    def fail(*args, **options):
-        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried a mirror")
-
-    monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
-    with pytest.raises(InputError, match=r"MNIST is not in .* cannot be downloaded .*put its files there"):
-        load_images("mnist", tmp_path, "train")

@@ -1,0 +1,208 @@
+"""Images from outside: odd pictures, odd npz files, and what is no data set at all."""
+
+import io
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_bars
+from PIL import Image
+
+from data.sources import load_images, read_npz
+from storage.errors import InputError
+
+
+def png_of(height, width, pixels=b""):
+    """A PNG file that claims a size, whatever it holds."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def saved(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+PHOTO = Image.fromarray(draw_bars(1, channels=3)[0][0])
+RAMP = np.linspace(0, 65535, 240).astype(np.uint16).reshape(12, 20)
+
+
+@pytest.mark.parametrize(
+    "name,content,reason",
+    [
+        ("huge.png", png_of(50_000, 50_000, bytes(10**6)), "could be decompression bomb"),
+        ("long.png", png_of(2**31 - 1, 1), "decompression bomb"),
+        ("empty.png", b"", "cannot identify"),
+        ("cut.jpg", saved(PHOTO, "JPEG")[:300], "not a readable picture"),
+        ("cut.gif", saved(PHOTO, "GIF")[:30], "not a readable picture"),
+        ("nothing.png", png_of(12, 20), "not a readable picture"),
+        ("program.png", saved(PHOTO, "EPS"), "cannot identify"),  # reading it would start Ghostscript
+        ("float.tif", saved(PHOTO.convert("F"), "TIFF"), "values of 32 bits"),
+        ("wide.tif", saved(PHOTO.convert("I"), "TIFF"), "values of 32 bits"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_named_with_the_reason(tmp_path, name, content, reason):
+    for i in range(2):
+        (tmp_path / f"{i}{name}").write_bytes(content)
+    with pytest.raises(InputError, match=f"0{name} .*{reason}"):
+        load_images("imagefolder", tmp_path, "train", (8, 8))
+
+
+def test_large_pictures_are_refused_before_they_are_decoded_whatever_pillow_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "0.png").write_bytes(png_of(50_000, 50_000))
+    with pytest.raises(InputError, match=r"0.png has 50000×50000 pixels, at most 178,956,970 are read"):
+        load_images("imagefolder", tmp_path, "train", (8, 8))
+
+
+def test_a_picture_that_pillow_finds_large_is_read_without_noise(tmp_path):
+    for i in range(2):
+        Image.new("1", (10_000, 10_000)).save(tmp_path / f"{i}.png")
+    program = f"from data.sources import load_images; load_images('imagefolder', {str(tmp_path)!r}, 'train', (8, 8))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0 and "Bomb" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "name,content",
+    [
+        ("animated.gif", saved(PHOTO.convert("P"), "GIF", save_all=True, append_images=[Image.new("P", (20, 12))])),
+        ("palette.png", saved(PHOTO.convert("P"), "PNG")),
+        ("cmyk.jpg", saved(PHOTO.convert("CMYK"), "JPEG", quality=95)),
+        ("misnamed.png", saved(PHOTO, "WEBP", lossless=True)),
+    ],
+)
+def test_unusual_pictures_show_what_a_viewer_shows(tmp_path, name, content):
+    for i in range(2):
+        (tmp_path / f"{i}{name}").write_bytes(content)
+    image = load_images("imagefolder", tmp_path, "train").images[0]
+    assert (image.permute(1, 2, 0).float() - torch.from_numpy(np.array(PHOTO)).float()).abs().mean() < 20  # a palette is coarse
+
+
+@pytest.mark.parametrize("kind,suffix", [("PPM", "pgm"), ("TIFF", "tif")])
+def test_sixteen_bits_of_other_formats_keep_their_shades_too(tmp_path, kind, suffix):
+    for i in range(2):
+        Image.fromarray(RAMP).save(tmp_path / f"{i}.{suffix}", kind)
+    image = load_images("imagefolder", tmp_path, "train").images[0, 0]
+    assert torch.equal(image, torch.from_numpy((RAMP >> 8).astype(np.uint8)))
+
+
+@pytest.mark.parametrize(
+    "arrays,reason",
+    [
+        ({"arr_0": np.zeros((4, 8, 8), dtype=np.float32)}, "uint8"),
+        ({"arr_0": np.zeros((4, 8, 8, 2), dtype=np.uint8)}, "1 or 3 channels"),
+        ({"arr_0": np.zeros((0, 8, 8), dtype=np.uint8)}, "no images"),
+        ({"arr_0": np.zeros((4, 8, 8), dtype=np.uint8), "arr_1": np.zeros(3, dtype=np.int64)}, "arr_1"),
+        ({"other": np.zeros((4, 8, 8), dtype=np.uint8)}, "arr_0"),
+        ({"arr_0": np.array([{"a": 1}], dtype=object)}, "not a readable npz"),
+    ],
+)
+def test_an_npz_that_holds_something_else_is_refused(tmp_path, arrays, reason):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=reason):
+        load_images("npz", tmp_path / "a.npz", "train")
+
+
+PIXELS = np.zeros((4, 8, 8), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "labels,reason",
+    [
+        (np.array([0, 1, 2, 10**12]), "label 1000000000000 in arr_1: labels must be below 1,000,000"),
+        (np.array([0, 1, 2, 2**64 - 1], dtype=np.uint64), "labels must be below"),
+        (np.array([0, 1, 2, -1]), "one whole number from 0"),
+        (np.array([0.0, 1, 2, 3]), "one whole number from 0"),
+        (np.array([True, True, False, False]), "one whole number from 0"),
+        (np.array(["a", "b", "c", "d"]), "one whole number from 0"),
+        (np.zeros(4, dtype=[("a", int)]), "one whole number from 0"),
+        (np.zeros((4, 1), dtype=int), "one whole number from 0"),
+        (np.array([], dtype=int), "one whole number from 0"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path, labels, reason):
+    np.savez(tmp_path / "a.npz", PIXELS, labels)
+    with pytest.raises(InputError, match=reason):
+        load_images("npz", tmp_path / "a.npz", "train")
+
+
+def test_big_endian_labels_are_read_as_the_numbers_they_are(tmp_path):
+    np.savez(tmp_path / "a.npz", PIXELS, np.array([0, 1, 2, 300], dtype=">i2"))
+    parts = [load_images("npz", tmp_path / "a.npz", split) for split in ("train", "test")]
+    assert sorted(torch.cat([part.labels for part in parts]).tolist()) == [0, 1, 2, 300]
+
+
+def entry_of(shape, kind="'|u1'", data=b""):
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        entry_of("(4, 8, 8)", data=bytes(255)),
+        entry_of(f"({10**15}, 8, 8)", data=bytes(256)),
+        entry_of(f"({2**62}, {2**62}, 8)", data=bytes(256)),
+        entry_of("(-4, 8, 8)", data=bytes(256)),
+        entry_of("(4, 8, 8)", kind="'|O'", data=bytes(2048)),
+        entry_of("(4, 8, 8)", kind="__import__('os')", data=bytes(256)),
+        entry_of("(4, 8, 8)" + " " * 60_000, data=bytes(256)),
+        b"raw bytes",
+        b"",
+    ],
+    ids=lambda entry: str(entry[10:70]),
+)
+def test_an_npz_entry_that_is_not_what_its_header_says_is_refused(tmp_path, entry):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("arr_0.npy", entry)
+    with pytest.raises(InputError, match=r"not a readable npz|arr_0 must be"):
+        load_images("npz", tmp_path / "a.npz", "train")
+
+
+def test_entries_that_are_no_arrays_are_left_out(tmp_path):
+    np.savez(tmp_path / "a.npz", PIXELS)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("arr_1", b"raw bytes")
+        archive.writestr("notes.npy", b"raw bytes")
+    assert list(read_npz(tmp_path / "a.npz")) == ["arr_0"]
+    assert load_images("npz", tmp_path / "a.npz", "train").labels is None
+
+
+def test_an_npz_that_no_memory_holds_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", np.zeros((10, 1000, 1000), dtype=np.uint8))
+    assert (tmp_path / "a.npz").stat().st_size < 20_000
+    monkeypatch.setattr("data.sources._memory", lambda: 10**6)
+    with pytest.raises(InputError, match="holds 10,000,128 bytes of arrays, but this machine has 1,000,000"):
+        load_images("npz", tmp_path / "a.npz", "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04N.", b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match="not a readable npz"):
+        load_images("npz", tmp_path / "a.npz", "train")
+
+
+@pytest.mark.parametrize(
+    "shape,size,reason",
+    [
+        ((1, 1, 8000), (8000,), "cannot be brought to 8000×8000"),
+        ((1, 1, 9000), (), "give --image-size, at most 8192"),
+        ((1, 8, 8), (10**9, 1), "give one number from 1 to 8192"),
+    ],
+)
+def test_sizes_that_no_memory_holds_are_refused(tmp_path, shape, size, reason):
+    np.savez(tmp_path / "a.npz", np.zeros(shape, dtype=np.uint8))
+    with pytest.raises(InputError, match=reason):
+        load_images("npz", tmp_path / "a.npz", "train", size)
