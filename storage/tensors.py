@@ -31,10 +31,22 @@ def digest_of(value: object) -> str:
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write `tensors` as a safetensors file and return its SHA-256."""
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    if metadata:
+        content = _with_metadata_in_order(content)
     with ThreadPoolExecutor(1) as aside:  # while it is written: neither needs the interpreter
         checksum = aside.submit(sha256, content)
         path.write_bytes(content)  # plain Python I/O: a full disk raises an OSError that says so
         return checksum.result()
+
+
+def _with_metadata_in_order(content: bytes) -> bytes:
+    """The same file: the library writes metadata in another order each time, and equal files should be equal."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:end])
+    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read_tensors(
