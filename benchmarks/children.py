@@ -39,6 +39,7 @@ class Child:
 
     def __init__(self, script: str, flags: list[str], log: Path) -> None:
         self.log = log
+        self.born = time.time()
         self.pid = os.fork()
         if not self.pid:
             _become(script, flags, log)

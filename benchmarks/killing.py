@@ -3,6 +3,7 @@
 import random
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def kill_and_continue(script: str, flags: list[str], place: Path, kills: int, se
             counts["lost"] += bool(now) and began < newest
             counts["kills"] += 1
             counts["after_first_step"] += now > began
-            counts["inside_a_save"] += any(killed.rglob(".partial"))
+            counts["inside_a_save"] += _is_saving(child, killed)
             child.kill()
             newest = max((int(path.parent.name[5:]) for path in killed.glob("state/step-*/state.json")), default=0)
 
@@ -67,6 +68,15 @@ def _wait_for_a_moment(child: Child, folder: Path, draw: random.Random, seconds:
         progress = now > began
         time.sleep(0.001)
     time.sleep(draw.random() * seconds / 4)
-    while aim < 0.6 and not child.ended() and not any(folder.glob("**/.partial")):
+    while aim < 0.6 and not child.ended() and not _is_saving(child, folder):
         pass
     return None
+
+
+def _is_saving(child: Child, folder: Path) -> bool:
+    """Whether there is a half-written file of this process, and not of one killed before."""
+    for staging in folder.rglob(".partial"):
+        with suppress(OSError):  # it is gone in the moment
+            if staging.stat().st_ctime > child.born:
+                return True
+    return False
