@@ -10,11 +10,11 @@ import re
 import signal
 import sys
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
-
-from pipelines.cli import DISK_ERRORS  # noqa: F401  what the scripts share is imported before the first fork
+from tqdm import tqdm
 
 SCRIPTS = ("train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate")
 SILENT = {".lock", "run.json"}  # run.json tells the command line
@@ -108,7 +108,7 @@ def _become(script: str, flags: list[str], log: Path) -> None:
             os.dup2(output, stream)
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
-        os.environ["TQDM_MININTERVAL"] = "0"
+        tqdm.__init__ = partialmethod(tqdm.__init__, mininterval=0)  # every step is told
         sys.argv = [f"pipelines/{script}.py", *flags]
         importlib.import_module(f"pipelines.{script}").main()
         code = 0
