@@ -75,8 +75,6 @@ def _wait_for_a_moment(child: Child, folder: Path, draw: random.Random, seconds:
 
 def _is_saving(child: Child, folder: Path) -> bool:
     """Whether there is a half-written file of this process, and not of one killed before."""
-    for staging in folder.rglob(".partial"):
-        with suppress(OSError):  # it is gone in the moment
-            if staging.stat().st_ctime > child.born:
-                return True
+    with suppress(OSError):  # what is there now is gone in a moment
+        return any(staging.stat().st_ctime > child.born for staging in folder.rglob(".partial"))
     return False
