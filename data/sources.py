@@ -1,6 +1,7 @@
 """Every data set by name → images as uint8, in the size and with the channels that are asked for."""
 
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an npz file; pickled ones are refused, and what is no array is left out."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            entries = [entry for entry in file.zip.infolist() if entry.filename.endswith(".npy")]
+            entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
             size, memory = sum(entry.file_size for entry in entries), _memory()
             if size > memory:  # zeros are packed a thousand to one: a small file can fill any machine
                 raise InputError(
@@ -162,6 +163,20 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is not a readable npz file ({reason}): save it with numpy.savez") from error
     # numpy hands out the bytes of an entry that is named as an array, and is none
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+
+
+def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The entries of an archive; ValueError where damage to its directory, which has no checksum, hides some."""
+    entries = archive.infolist()
+    for entry in entries:
+        archive.open(entry).close()  # compares its name with that in front of its data
+    with path.open("rb") as file:
+        file.seek(-22, os.SEEK_END)  # the record at the end, which tells their number; zipfile does not compare it
+        end = file.read()
+    count = int.from_bytes(end[10:12], "little")
+    if end.startswith(b"PK\x05\x06") and count not in (len(entries), 0xFFFF):
+        raise ValueError(f"{len(entries)} of {count} arrays are found")
+    return entries
 
 
 def _memory() -> int:

@@ -86,7 +86,9 @@ def test_unusual_pictures_show_what_a_viewer_shows(tmp_path, name, content):
     for i in range(2):
         (tmp_path / f"{i}{name}").write_bytes(content)
     image = load_images("imagefolder", tmp_path, "train").images[0]
-    assert (image.permute(1, 2, 0).float() - torch.from_numpy(np.array(PHOTO)).float()).abs().mean() < 20
+    assert (
+        image.permute(1, 2, 0).float() - torch.from_numpy(np.array(PHOTO)).float()
+    ).abs().mean() < 20  # a palette is coarse
 
 
 @pytest.mark.parametrize("kind,suffix", [("PPM", "pgm"), ("TIFF", "tif")])
