@@ -5,32 +5,34 @@ from collections.abc import Callable
 from typing import Any
 
 from storage.errors import InputError
+from storage.limits import LARGEST_SIDE, MOST_ENTRIES, MOST_LAYERS, WIDEST
 
-# What a setting of this name must be, wherever it occurs: a test, and the test in words.
-RULES: dict[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(
-        (
-            "steps",
-            "batch_size",
-            "num_samples",
-            "save_every",
-            "num_embeddings",
-            "embedding_dim",
-            "channels",
-            "num_layers",
-            "accumulate",
-            "top_k",
-            "shard_size",
-            "keep_rows",
-            "num_completions",
-        ),
-        (lambda value: value >= 1, "at least 1"),
+Rule = tuple[Callable[[float], bool], str]
+
+
+def _between(low: int, high: int) -> Rule:
+    return (lambda value: low <= value <= high), f"a whole number from {low} to {high:,}"
+
+
+# What a setting of this name must be, wherever it occurs: a test, and the test in words. Without an upper limit a slip
+# of the finger would ask for more memory than there is.
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("steps", "save_every", "shard_size", "top_k"), _between(1, 10**12)),
+    **dict.fromkeys(("num_samples", "num_completions"), _between(1, 10**8)),
+    **dict.fromkeys(("batch_size", "accumulate"), _between(1, 10**6)),
+    **dict.fromkeys(("embedding_dim", "channels"), _between(1, WIDEST)),
+    "num_embeddings": _between(1, MOST_ENTRIES),
+    "num_layers": _between(1, MOST_LAYERS),
+    "keep_rows": _between(1, LARGEST_SIDE),
+    "hidden_channels": _between(2, WIDEST),
+    "downsampling": (
+        lambda value: 1 <= value <= LARGEST_SIDE and value & (value - 1) == 0,
+        f"a power of two: 1, 2, 4, 8, ... {LARGEST_SIDE}",
     ),
-    "hidden_channels": (lambda value: value >= 2, "at least 2"),
-    "downsampling": (lambda value: value >= 1 and value & (value - 1) == 0, "a power of two: 1, 2, 4, 8, ..."),
     **dict.fromkeys(("lr", "max_norm"), (lambda value: 0 < value < math.inf, "a positive number")),
     **dict.fromkeys(("dropout", "label_dropout"), (lambda value: 0 <= value < 1, "at least 0 and below 1")),
-    **dict.fromkeys(("decay", "ema_decay"), (lambda value: 0 < value < 1, "between 0 and 1")),
+    "decay": (lambda value: 1e-6 <= value < 1, "at least 0.000001 and below 1"),
+    "ema_decay": (lambda value: 0 < value < 1, "between 0 and 1"),
     "crop": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "seed": (lambda value: 0 <= value < 2**63, "at least 0 and below 2 to the power of 63"),
     "revival_threshold": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
@@ -39,7 +41,9 @@ RULES: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "guidance_scale": (math.isfinite, "a number"),
-    **dict.fromkeys(("num_workers", "kmeans_steps", "shift"), (lambda value: value >= 0, "at least 0")),
+    "num_workers": _between(0, 256),
+    "kmeans_steps": _between(0, 2**31),
+    "shift": _between(0, LARGEST_SIDE),
 }
 
 

@@ -1,0 +1,136 @@
+"""What the scripts say to bad input: one line, and exit code 2. `tests/test_sample_script.py` has more for sampling."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from bad_input import BAD
+from conftest import TINY_TOKENIZER
+from PIL import Image
+from test_model_folder import forge as forge_config
+from test_odd_images import png_of
+
+from pipelines import TwoStagePipeline
+from stage1_vqvae import VQVAE
+from storage.errors import InputError
+from storage.tensors import digest_of
+
+
+@pytest.fixture(scope="module")
+def other_tokenizer(tmp_path_factory):
+    """A tokenizer of the same shape as that of `small_run`, with other weights."""
+    folder = tmp_path_factory.mktemp("other") / "tokenizer"
+    torch.manual_seed(1)
+    VQVAE(1, (12, 20), hidden_channels=16, num_embeddings=16, embedding_dim=8).save_pretrained(folder)
+    return folder
+
+
+def forge_manifest(folder, place, **values):
+    """Change an object of a manifest, and compute the digest again."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
+    place(manifest).update(values)
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": digest_of(manifest)}))
+
+
+@pytest.fixture(scope="module")
+def places(small_run, other_tokenizer, bars_file, tmp_path_factory):
+    """Everything that the table names, but {new}; nobody may write into it."""
+    root = tmp_path_factory.mktemp("places")
+    for name in ("empty", "one", "broken", "bomb", "stopped/state", "folder.npz", "used/tokenizer"):
+        (root / name).mkdir(parents=True)
+    (root / "one" / "notes.txt").write_text("mine")
+    (root / "used" / "tokenizer" / "notes.txt").write_text("mine")
+    (root / "broken" / "broken.png").write_bytes(b"no picture")
+    (root / "bomb" / "bomb.png").write_bytes(png_of(50_000, 50_000))
+    Image.new("L", (20, 12)).save(root / "picture.png")
+
+    codes = np.zeros((2, 3, 5), dtype=int)
+    np.savez(root / "large.npz", codes=codes + 16)
+    np.savez(root / "negative.npz", codes=codes - 1)
+    np.savez(root / "turned.npz", codes=np.zeros((2, 5, 3), dtype=int))
+    np.savez(root / "named.npz", codes=codes, labels=["cat", "dog"])
+    np.savez(root / "many_labels.npz", codes=codes, labels=[0, 10**12])
+    np.savez(root / "pickled.npz", np.array([{"a": 1}], dtype=object))
+    np.savez(root / "black.npz", np.zeros((20, 12, 20), dtype=np.uint8))
+    np.savez(root / "many_classes.npz", np.zeros((2, 12, 20), dtype=np.uint8), [0, 10**12])
+    np.savez(root / "wide.npz", np.zeros((2, 1, 9000), dtype=np.uint8))
+    with (root / "plain.npz").open("wb") as file:
+        np.save(file, codes)
+
+    for name, source in (("damaged", "tokenizer"), ("forged", "tokenizer"), ("forged_prior", "prior"),
+                         ("nameless_prior", "prior")):  # fmt: skip
+        (root / name).mkdir()
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(small_run / source / file, root / name)
+    for file in (root / "damaged").iterdir():
+        file.write_bytes(file.read_bytes()[:-3] + b"\x00}\n")
+    forge_config(root / "forged" / "config.json", lambda f: f["config"].update(num_residual_blocks=10**9))
+    forge_config(root / "forged_prior" / "config.json", lambda f: f["config"].update(num_layers=10**9))
+    forge_config(root / "nameless_prior" / "config.json", lambda f: f["provenance"].update(classes=["a"]))
+
+    for name in ("forged", "damaged", "cut", "strange", "renamed", "larger"):
+        shutil.copytree(small_run / "codes", root / f"{name}_codes")
+    forge_manifest(root / "forged_codes", lambda m: m["shards"][0], file="../codes/codes-00000.safetensors")
+    forge_manifest(root / "strange_codes", lambda m: m["header"], tokenizer_fingerprint="f" * 64)
+    forge_manifest(root / "renamed_codes", lambda m: m["header"], classes=["a", "b"])
+    forge_manifest(root / "larger_codes", lambda m: m["header"]["grids"][0], num_embeddings=17)
+    shard = root / "damaged_codes" / "codes-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    (root / "cut_codes" / "codes-00000.safetensors").unlink()
+
+    folders = ("empty", "broken", "bomb", "stopped", "used", "damaged", "forged", "forged_prior", "nameless_prior",
+               "forged_codes", "damaged_codes", "cut_codes", "strange_codes", "renamed_codes",
+               "larger_codes")  # fmt: skip
+    arrays = ("negative", "turned", "named", "many_labels", "pickled", "black", "many_classes", "wide", "plain")
+    return {
+        **{name: root / name for name in folders}, **{name: root / f"{name}.npz" for name in arrays},
+        "picture": root / "picture.png", "folder_npz": root / "folder.npz", "empty_but_one": root / "one",
+        "too_large": root / "large.npz", "bars": bars_file, "run": small_run, "other": other_tokenizer,
+        "long": "x" * 300, "data": f"--dataset npz --data-root {bars_file}", "tiny": " ".join(TINY_TOKENIZER),
+        "parts": f"--tokenizer {small_run}/tokenizer --prior {small_run}/prior",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("script,flags,reason", [(name, *case) for name, cases in BAD.items() for case in cases])
+def test_bad_input_gets_one_line_and_exit_code_2(script, flags, reason, places, small_run, tmp_path, run_script):
+    if script == "demo":
+        pytest.importorskip("mlxtend")
+    before = {path: path.read_bytes() for path in small_run.rglob("*") if path.is_file()}
+    short = ("--steps", "2") if script.startswith("train") and "--steps" not in flags else ()
+    result = run_script(script, *short, *flags.format(**places, new=tmp_path / "new").split())
+    assert result.code == 2
+    last = result.err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and reason in last and "Traceback" not in result.err
+    assert len(last) < 1000
+    assert {path: path.read_bytes() for path in small_run.rglob("*") if path.is_file()} == before
+
+
+def test_every_flag_that_has_a_range_is_tried_beyond_it():
+    from dataclasses import fields
+
+    from test_sample_script import test_what_cannot_be_drawn_is_one_line as of_sampling
+
+    from pipelines import configs
+    from pipelines.checks import RULES
+
+    tried = " ".join(flags for cases in BAD.values() for flags, _ in cases)
+    tried += " ".join(flags for flags, _ in of_sampling.pytestmark[0].args[1])
+    classes = (configs.TrainTokenizer, configs.TrainPrior, configs.Sample, configs.DecodeCodes, configs.Evaluate)
+    ranged = {field.name for settings in classes for field in fields(settings)} & RULES.keys()
+    assert len(ranged) > 25
+    assert not [name for name in ranged if f"--{name.replace('_', '-')} " not in tried]
+
+
+@pytest.mark.parametrize("script", BAD)
+@pytest.mark.parametrize("flags,reason", [(["--outptu", "x"], "--outptu"), (["--output"], "--output")])
+def test_a_flag_that_is_none_is_exit_code_2_and_named(script, flags, reason, run_script):
+    result = run_script(script, *flags)
+    assert result.code == 2 and reason in result.err and "Traceback" not in result.err
+
+
+def test_a_prior_of_another_tokenizers_codes_is_refused_in_python(small_run, other_tokenizer):
+    with pytest.raises(InputError, match="another tokenizer"):
+        TwoStagePipeline.from_parts(other_tokenizer, small_run / "prior")
