@@ -13,8 +13,10 @@ def held_out_mask(labels: np.ndarray | None, length: int) -> np.ndarray:
     """
     labels = np.zeros(length, dtype=np.int64) if labels is None else np.asarray(labels)
     mask = np.zeros(length, dtype=bool)
-    for label in np.unique(labels):
-        mask[np.flatnonzero(labels == label)[HELD_OUT - 1 :: HELD_OUT]] = True
+    order = np.argsort(labels, kind="stable")
+    _, first, class_of = np.unique(labels[order], return_index=True, return_inverse=True)
+    number_in_class = np.arange(length) - first[class_of]
+    mask[order] = number_in_class % HELD_OUT == HELD_OUT - 1
     if length > 1 and not mask.any():
         mask[-1] = True
     return mask

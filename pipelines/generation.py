@@ -40,6 +40,11 @@ class TwoStagePipeline:
                 "this prior was trained on the codes of another tokenizer (the fingerprints differ): "
                 "give the tokenizer that made them, or train a prior on this one's codes"
             )
+        if prior.num_embeddings != tokenizer.num_embeddings:
+            raise InputError(
+                f"this prior draws from {prior.num_embeddings} codes, but the tokenizer has {tokenizer.num_embeddings}: "
+                "train a prior on this tokenizer's codes"
+            )
         self.tokenizer = tokenizer
         self.prior = prior
 

@@ -67,6 +67,8 @@ class Run:
                 raise InputError(f"{self.folder} already holds other files: choose a new or empty --output")
             return
         earlier = read_json(path)
+        if not isinstance(earlier.get("settings"), dict):
+            raise InputError(f"{path} is damaged (it tells no settings): choose another --output")
         if earlier.get("script") != self.record["script"]:
             raise InputError(f"{self.folder} holds a run of {earlier.get('script')}: choose another --output")
         self.finished = earlier.get("finished") is True

@@ -77,7 +77,9 @@ class States:
             raise InputError(f"{saved / 'state.json'} is not what was written")
         if fields.get("run") != self.run or saved.name != f"step-{fields.get('step'):08}":
             raise InputError(f"{saved} is the state of another run")
-        tensors = read_tensors(saved / "state.safetensors", fields["tensors"])
+        if not isinstance(fields.get("history"), list):
+            raise InputError(f"{saved / 'state.json'} tells no history")
+        tensors = read_tensors(saved / "state.safetensors", str(fields.get("tensors")))
         if not self._fits(tensors):
             raise InputError(f"{saved} does not hold what this run trains")
         for name, module in self.trained.modules.items():
