@@ -42,7 +42,7 @@ class TwoStagePipeline:
             )
         if prior.num_embeddings != tokenizer.num_embeddings:
             raise InputError(
-                f"this prior draws from {prior.num_embeddings} codes, but the tokenizer has {tokenizer.num_embeddings}: "
+                f"the prior draws from {prior.num_embeddings} codes, the tokenizer has {tokenizer.num_embeddings}: "
                 "train a prior on this tokenizer's codes"
             )
         self.tokenizer = tokenizer
