@@ -261,13 +261,29 @@ class Evaluate(Command):
     output: str
     """Folder for the figures."""
     prior: str | None = None
-    """Folder of a prior trained on this tokenizer's codes: adds bits per code."""
+    """Folder of a prior trained on this tokenizer's codes: adds bits per code, and a bound on bits per dimension."""
     dataset: Dataset = "mnist5k"
     """The images; they are brought to the tokenizer's size and channels."""
     data_root: str | None = None
     """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
     split: Split = "test"
-    """Which part of the data set."""
+    """Which part of the data set is measured on, and is what samples are compared with."""
+    features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
+    """What Fréchet distances compare images by: a classifier that is trained on the training part first, the Inception
+    of the FID's authors (needs torch-fidelity), or a network that a function of yours returns, for uint8 (b, 3, H, W).
+    None: no distances."""
+    num_samples: int = 0
+    """How many images to draw from the prior, all classes in turn, and to judge by --features. 0: none."""
+    temperature: float = 1.0
+    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
+    top_k: int | None = None
+    """Draw among so many codes only, the likeliest at each site. None: among all."""
+    top_p: float = 1.0
+    """Draw among the fewest codes that have this probability together. 1: among all."""
+    guidance_scale: float = 1.0
+    """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
+    seed: int = 0
+    """Of the samples: sample i follows from the seed and i alone."""
     batch_size: int = 256
     """Images at once; the figures do not depend on it."""
     device: Device = "auto"

@@ -3,8 +3,15 @@
 python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/figures
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .cli import run_script, say
 from .configs import Evaluate
+
+if TYPE_CHECKING:
+    from .evaluation import Figures
 
 
 def evaluate(settings: Evaluate) -> None:
@@ -12,60 +19,59 @@ def evaluate(settings: Evaluate) -> None:
     # imported here, so that --help answers before torch is loaded
     from pathlib import Path
 
-    from tqdm import tqdm
-
     from data.images import evenly_spaced, to_float
-    from data.sources import load_images
-    from stage1_vqvae import VQVAE
     from stage1_vqvae.usage import UsageCounter
     from storage.atomic import write_json
-    from storage.errors import InputError
 
-    from .batches import in_order, load_batches
-    from .generation import TwoStagePipeline
-    from .measure import measure_prior, measure_tokenizer
+    from .evaluation import Figures, load_parts, measure_reconstructions, measure_samples
+    from .features import make_extractor
     from .pictures import save_pairs, save_usage
     from .run_folder import Run
     from .runtime import choose_device
 
     device = choose_device(settings.device)
-    if settings.prior is None:
-        prior, tokenizer = None, VQVAE.from_pretrained(settings.tokenizer, device)
-    else:
-        pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, device)
-        prior, tokenizer = pipeline.prior, pipeline.tokenizer
-    images = load_images(
-        settings.dataset, settings.data_root, settings.split, tokenizer.image_size, tokenizer.in_channels
-    )
-    if prior and prior.num_classes and images.classes != pipeline.classes:
-        raise InputError(
-            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
-        )
-    facts = {"tokenizer": tokenizer.fingerprint(), "data": images.identity()}
-    run = Run(settings.output, settings, prior=prior.fingerprint() if prior else None, **facts)
+    parts = load_parts(settings, device)
+    facts = parts.facts()
+    run = Run(settings.output, settings, **facts)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
     run.start()
 
-    batches = in_order(len(images), settings.batch_size)
-    usage, codes = UsageCounter(tokenizer.num_embeddings), []
-    of_images = tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
-    figures = measure_tokenizer(tokenizer, of_images, usage, keep=codes if prior else None)
+    tokenizer, images, extractor = parts.tokenizer, parts.images, None
+    if settings.features != "none":
+        extractor = make_extractor(settings.features, parts.train, settings.num_workers, device)
+    figures, usage = Figures({}, {}), UsageCounter(tokenizer.num_embeddings)
+    real = measure_reconstructions(parts, settings, extractor, usage, figures)
+    if parts.request:
+        measure_samples(parts, settings, extractor, real, figures)
     never_used = (usage.counts == 0).nonzero().flatten().tolist()
-    if prior:
-        figures |= measure_prior(prior, tqdm(codes, "prior"))
     shown = to_float(images.__getitems__(evenly_spaced(len(images), 48)).images)
     again = tokenizer.decode(tokenizer.encode(shown.to(device)), tokenizer.image_size).cpu()
 
     def write_results(folder: Path) -> None:
-        described = {**figures, "never_used": never_used, "images": len(images), "split": settings.split, **facts}
-        write_json(folder / "metrics.json", described)
+        described = {"never_used": never_used, "images": len(images), "split": settings.split, **facts}
+        write_json(folder / "metrics.json", {**figures.values, **described, "conditions": figures.conditions})
         save_usage(folder / "usage.png", usage.counts)
         save_pairs(folder / "reconstructions.png", shown, again)
 
     run.finish_with(write_results)
-    for name, value in figures.items():
+    _say_figures(figures, settings)
+
+
+def _say_figures(figures: Figures, settings: Evaluate) -> None:
+    for name, value in figures.values.items():
         say(f"{name:22} {value:.4f}" if isinstance(value, float) else f"{name:22} {value}")
+    if "ssim" not in figures.values:
+        say("no ssim: the images are smaller than its window of 11×11 pixels")
+    if settings.prior and "bound_bits_per_dim" not in figures.values:
+        say("no bound_bits_per_dim: the decoder's scale is fitted to the training part, measure on --split test")
+    for name, conditions in figures.conditions.items():
+        if conditions.get("rank_deficient"):
+            fewest, dimensions = min(conditions["images_compared"]), conditions["feature_dimensions"]
+            say(
+                f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank deficient); "
+                "compare it with distances of as many images only"
+            )
 
 
 def main() -> None:

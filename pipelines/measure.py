@@ -4,12 +4,11 @@ Shapes: b batch, c channels, H W image, h w code grid, K num_embeddings.
 """
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from data.codes import CodeBatch
 from data.images import to_float
 from stage1_vqvae.usage import UsageCounter
 from stage2_prior.likelihood import nats_of
@@ -19,25 +18,39 @@ if TYPE_CHECKING:
     from stage2_prior import GatedPixelCNN
 
 
+class Reconstructed(NamedTuple):
+    """A batch of images, and what the tokenizer made of it."""
+
+    images: torch.Tensor  # (b, c, H, W) uint8
+    labels: torch.Tensor | None  # (b,) int64
+    codes: torch.Tensor  # (b, h, w) int64
+    outputs: torch.Tensor  # (b, c, H, W), of the decoder: about [-1, 1], not clipped
+
+
 @torch.no_grad()
 def measure_tokenizer(
-    tokenizer: "VQVAE", batches: Iterable[Any], usage: UsageCounter | None = None, keep: list[CodeBatch] | None = None
+    tokenizer: "VQVAE",
+    batches: Iterable[Any],
+    usage: UsageCounter | None = None,
+    watchers: Sequence[Callable[[Reconstructed], None]] = (),
 ) -> dict[str, float]:
     """Reconstruction error (MSE / variance of the training data), PSNR, and the codebook's `Usage`.
 
-    PSNR is the mean over the images, in dB, for values in [0, 1]. The codes are counted in
-    `usage` and added to `keep`, where these are given.
+    PSNR is the mean over the images, in dB, for values in [0, 1]. The codes are counted in `usage`, where that is
+    given, and each of the watchers is called with each batch.
     """
     device = next(tokenizer.parameters()).device
     usage = usage or UsageCounter(tokenizer.num_embeddings)
     errors = []
     for batch in batches:
-        images = to_float(batch.images.to(device))
+        pixels = batch.images.to(device)
+        images = to_float(pixels)
         codes = tokenizer.encode(images)
         usage.add(codes)
-        if keep is not None:
-            keep.append(CodeBatch(codes.cpu(), batch.labels))
-        squares = (tokenizer.decode(codes, tokenizer.image_size).clamp(-1, 1) - images).square()
+        outputs = tokenizer.decode(codes, tokenizer.image_size)
+        for watcher in watchers:
+            watcher(Reconstructed(pixels, batch.labels, codes, outputs))
+        squares = (outputs.clamp(-1, 1) - images).square()
         errors.append(squares.double().mean(dim=(1, 2, 3)).cpu())
     mse = torch.cat(errors)
     return {

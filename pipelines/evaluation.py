@@ -1,0 +1,231 @@
+"""What `evaluate` measures, and under which conditions each figure was had.
+
+Shapes: b batch, c channels, H W image, h w code grid.
+"""
+
+import math
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from data.codes import CodeBatch
+from data.images import evenly_spaced, to_float, to_uint8
+from data.sources import Images, load_images
+from stage1_vqvae import VQVAE
+from stage1_vqvae.usage import UsageCounter
+from storage.errors import InputError
+
+from .batches import in_batches, in_order, load_batches
+from .configs import Evaluate
+from .features import Extractor, check_features
+from .fid import FeatureStatistics, frechet_distance
+from .generation import TwoStagePipeline
+from .likelihood_bound import bits_per_dim, fit_scales, image_nats
+from .measure import Reconstructed, measure_prior, measure_tokenizer
+from .request import Request, make_request
+from .similarity import DATA_RANGE, structural_similarity
+
+MOST_TO_FIT = 1000  # training images that the decoder's scales are fitted to: a number or three, from as many pixels
+
+
+class Parts(NamedTuple):
+    """What is measured, and on what."""
+
+    tokenizer: VQVAE
+    pipeline: TwoStagePipeline | None  # with a prior
+    images: Images  # the split that is measured on
+    train: Images | None  # the training part, where something is learnt from it
+    request: Request | None  # the samples to draw
+    device: torch.device
+    data: str  # the identity of `images`
+    train_data: str | None  # that of `train`
+
+    def facts(self) -> dict[str, Any]:
+        """What the figures depend on beside the settings."""
+        return {
+            "tokenizer": self.tokenizer.fingerprint(),
+            "prior": self.pipeline.prior.fingerprint() if self.pipeline else None,
+            "data": self.data,
+            "train_data": self.train_data,
+        }
+
+
+class Figures(NamedTuple):
+    """Figures by name, and for each of them what it depends on."""
+
+    values: dict[str, float]
+    conditions: dict[str, dict[str, Any]]
+
+    def add(self, values: dict[str, float], **conditions: Any) -> None:
+        """Add figures that were had under the same conditions."""
+        self.values.update(values)
+        self.conditions.update({name: conditions for name in values})
+
+
+def load_parts(settings: Evaluate, device: torch.device) -> Parts:
+    """Load what the settings name. Raises `InputError` where it does not fit together."""
+    if settings.prior is None:
+        pipeline, tokenizer = None, VQVAE.from_pretrained(settings.tokenizer, device)
+    else:
+        pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, device)
+        tokenizer = pipeline.tokenizer
+    request = _make_request(settings, pipeline)
+
+    def load(split: str) -> Images:
+        size, channels = tokenizer.image_size, tokenizer.in_channels
+        return load_images(settings.dataset, settings.data_root, split, size, channels)
+
+    images = load(settings.split)
+    if pipeline and pipeline.prior.num_classes and images.classes != pipeline.classes:
+        raise InputError(
+            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
+        )
+    check_features(settings.features, images, settings.dataset)
+    if settings.features != "none" and len(images) < 2:
+        raise InputError(f"the {settings.split} part holds a single image: --features needs at least 2")
+    train = None
+    if settings.features == "classifier" or (pipeline and settings.split != "train"):
+        train = images if settings.split == "train" else load("train")
+    identities = images.identity(), train.identity() if train else None
+    return Parts(tokenizer, pipeline, images, train, request, device, *identities)
+
+
+def _make_request(settings: Evaluate, pipeline: TwoStagePipeline | None) -> Request | None:
+    if not settings.num_samples:
+        return None
+    if pipeline is None:
+        raise InputError(f"--num-samples {settings.num_samples} needs a --prior to draw them from")
+    if settings.features == "none":
+        raise InputError(
+            f"--num-samples {settings.num_samples} needs --features to judge them by: classifier, for example"
+        )
+    if settings.num_samples < 2:
+        raise InputError("--num-samples 1: a Fréchet distance needs at least 2")
+    controls = {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "guidance_scale")}
+    return make_request(pipeline.prior, settings.num_samples, None, settings.seed, controls)
+
+
+def measure_reconstructions(
+    parts: Parts, settings: Evaluate, extractor: Extractor | None, usage: UsageCounter, figures: Figures
+) -> FeatureStatistics:
+    """Add the figures of reconstructions and of codes; returns the features' statistics of the real images."""
+    tokenizer, images = parts.tokenizer, parts.images
+    reference = describe_reference(parts, settings)
+    scales = _fit_scales(parts, settings) if parts.pipeline and settings.split != "train" else None
+    codes, similarities, nats = [], [], []
+    real, again = FeatureStatistics(), FeatureStatistics()
+
+    def watch(batch: Reconstructed) -> None:
+        similarity = structural_similarity(to_float(batch.images), batch.outputs.clamp(-1, 1))
+        if similarity is not None:
+            similarities.append(similarity.cpu())
+        if parts.pipeline:
+            codes.append(CodeBatch(batch.codes.cpu(), batch.labels))
+        if scales is not None:
+            nats.append(image_nats(batch.images, batch.outputs, scales).cpu())
+        if extractor:
+            real.add(extractor(batch.images))
+            again.add(extractor(to_uint8(batch.outputs)))
+
+    batches = in_order(len(images), settings.batch_size)
+    bar = tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
+    figures.add(measure_tokenizer(tokenizer, bar, usage, [watch]), reference=reference)
+    if similarities:
+        in_detail = {"data_range": DATA_RANGE, "values": [-1, 1], "torchmetrics": version("torchmetrics")}
+        figures.add({"ssim": float(torch.cat(similarities).mean())}, reference=reference, **in_detail)
+    if parts.pipeline:
+        _add_likelihoods(parts, reference, codes, nats, scales, figures)
+    if extractor:
+        _add_distance("rfid", again, real, extractor, figures, reference=reference)
+    return real
+
+
+def _add_likelihoods(
+    parts: Parts,
+    reference: dict[str, Any],
+    codes: list[CodeBatch],
+    nats: list[torch.Tensor],
+    scales: torch.Tensor | None,
+    figures: Figures,
+) -> None:
+    """Bits per code, and the bound that both stages together give."""
+    conditional = bool(parts.pipeline.prior.num_classes)
+    of_codes = measure_prior(parts.pipeline.prior, tqdm(codes, "prior"))
+    figures.add(of_codes, reference=reference, given_labels=conditional)
+    if scales is None:
+        return
+    sites = math.prod(parts.tokenizer.grid_shape)
+    total = float(torch.cat(nats).sum()) + of_codes["bits_per_code"] * math.log(2) * sites * len(parts.images)
+    shape = (parts.tokenizer.in_channels, *parts.tokenizer.image_size)
+    figures.add(
+        {"bound_bits_per_dim": bits_per_dim(total, len(parts.images), shape)},
+        reference=reference,
+        given_labels=conditional,
+        decoder={
+            "likelihood": "discretized logistic", "scales": scales.tolist(),
+            "fitted_to": {"split": "train", "images": min(len(parts.train), MOST_TO_FIT),
+                          "identity": parts.train_data},
+        },
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _fit_scales(parts: Parts, settings: Evaluate) -> torch.Tensor:
+    """The scales of the decoder's likelihood, from evenly spaced images of the training part."""
+    batches = in_batches(evenly_spaced(len(parts.train), MOST_TO_FIT), settings.batch_size)
+    bar = tqdm(load_batches(parts.train, batches, settings.num_workers), "decoder's scale", len(batches))
+
+    def pair(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        codes = parts.tokenizer.encode(to_float(images))
+        return images, parts.tokenizer.decode(codes, parts.tokenizer.image_size)
+
+    return fit_scales(pair(batch.images.to(parts.device)) for batch in bar)
+
+
+@torch.no_grad()
+def measure_samples(
+    parts: Parts, settings: Evaluate, extractor: Extractor, real: FeatureStatistics, figures: Figures
+) -> None:
+    """Draw the samples, and add how near they are to the real images and how often they are of their class."""
+    request, pipeline, drawn, hits = parts.request, parts.pipeline, FeatureStatistics(), 0
+    classifier = extractor.classifier if request.labels is not None else None
+    with tqdm(total=request.num_samples, desc="sampling", unit="img") as bar:
+        for rows in in_order(request.num_samples, settings.batch_size):
+            features = extractor(to_uint8(pipeline.decode(pipeline.draw_codes(request, rows))))
+            drawn.add(features)
+            if classifier:
+                asked = torch.tensor(request.labels[rows.start : rows.stop])
+                hits += int((classifier.name_classes(features).cpu() == asked).sum())
+            bar.update(len(rows))
+    reference = describe_reference(parts, settings)
+    samples = {
+        "images": request.num_samples, "labels": None if request.labels is None else "all classes in turn",
+        "seed": request.seed, **request.controls, "prior": pipeline.prior.fingerprint(),
+    }  # fmt: skip
+    _add_distance("gfid", drawn, real, extractor, figures, reference=reference, samples=samples)
+    if classifier:
+        values = {"class_agreement": hits / request.num_samples}
+        figures.add(values, reference=reference, samples=samples, extractor=extractor.description)
+
+
+def _add_distance(
+    name: str, ours: FeatureStatistics, real: FeatureStatistics, extractor: Extractor, figures: Figures, **more: Any
+) -> None:
+    figures.add(
+        {name: frechet_distance(ours, real)},
+        **more,
+        extractor=extractor.description,
+        images_compared=[ours.count, real.count],
+        feature_dimensions=real.dimensions,
+        rank_deficient=ours.rank_deficient or real.rank_deficient,
+    )
+
+
+def describe_reference(parts: Parts, settings: Evaluate) -> dict[str, Any]:
+    """The real images that the figures are of."""
+    return {
+        "dataset": settings.dataset, "split": settings.split, "images": len(parts.images),
+        "identity": parts.data,
+    }  # fmt: skip

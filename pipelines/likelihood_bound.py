@@ -1,0 +1,94 @@
+"""A bound on the bits per dimension that both stages together need for an image.
+
+    log p(x) = log Σ_z p(z) p(x | z) ≥ log p(z_q(x)) + log p(x | z_q(x))
+
+The prior gives p(z). The decoder's output μ, in grey levels 0 ... 255, gives p(x | z): each value x has a
+logistic distribution around μ with a scale s_c for its channel, cut into the 256 values. Its bins are the intervals
+around them, and those of 0 and 255 are open, so that the probabilities sum to 1:
+
+    p(x | z) = Π σ((x + ½ - μ) / s_c) - σ((x - ½ - μ) / s_c),   σ(∞) = 1 for x = 255,   σ(-∞) = 0 for x = 0
+
+Shapes: b batch, c channels, H W image.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+
+SMALLEST, LARGEST = 0.01, 1000.0  # scales, in grey levels
+BINS_PER_LEVEL, FURTHEST = 16, 512  # of the histogram of residuals that the scale is fitted to
+
+
+def to_levels(outputs: torch.Tensor) -> torch.Tensor:
+    """Decoder outputs, about [-1, 1] → μ in float64, about 0 ... 255; nothing is clipped."""
+    return (outputs.double() + 1) * 127.5
+
+
+def bin_nats(residuals: torch.Tensor, scales: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """-log p of values at a distance x - μ from the mean.
+
+    Args:
+        residuals: x - μ, float64, in grey levels.
+        scales: s, in grey levels; broadcast against the residuals.
+        low, high: whether x is 0, whether it is 255: the bins that are open.
+    """
+    # σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)), and a - b = 1 / s: no small difference of large numbers
+    below = torch.where(high, 0.0, F.logsigmoid((residuals + 0.5) / scales))
+    above = torch.where(low, 0.0, F.logsigmoid((0.5 - residuals) / scales))
+    width = torch.where(low | high, 0.0, torch.log(-torch.expm1(-1 / scales)))
+    return -(below + above + width)
+
+
+def image_nats(images: torch.Tensor, outputs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """-log p(x | z) of each image, float64 (b,).
+
+    Args:
+        images: x, (b, c, H, W) uint8.
+        outputs: what the decoder made of z, (b, c, H, W), about [-1, 1].
+        scales: s, (c,), in grey levels.
+    """
+    residuals = images.double() - to_levels(outputs)
+    scales = scales.to(residuals).view(-1, 1, 1)
+    return bin_nats(residuals, scales, images == 0, images == 255).flatten(1).sum(1)
+
+
+def fit_scales(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """The most likely scale of each channel (c,), in grey levels, from pairs of images and decoder outputs.
+
+    They are counted in a histogram of residuals, a sixteenth of a level fine: memory does not grow with the images.
+    """
+    counts = None
+    for images, outputs in pairs:
+        residuals = images.double() - to_levels(outputs)
+        places = ((residuals + FURTHEST) * BINS_PER_LEVEL).round().clamp(0, 2 * FURTHEST * BINS_PER_LEVEL).long()
+        kinds = (images == 0).long() + 2 * (images == 255).long()  # 0: between, 1: low, 2: high
+        size = 2 * FURTHEST * BINS_PER_LEVEL + 1
+        found = [torch.bincount(row.flatten(), minlength=3 * size) for row in (kinds * size + places).unbind(1)]
+        found = torch.stack(found).view(-1, 3, size).cpu()
+        counts = found if counts is None else counts + found
+    if counts is None:
+        raise ValueError("no images to fit the scales to")
+    return torch.tensor([_fit_scale(of_channel) for of_channel in counts.double()], dtype=torch.float64)
+
+
+def _fit_scale(counts: torch.Tensor) -> float:
+    """Golden-section search for log s over the residuals counted in (3, bins)."""
+    residuals = torch.arange(counts.shape[1], dtype=torch.float64) / BINS_PER_LEVEL - FURTHEST
+    kinds = torch.arange(3)[:, None]
+
+    def cost(log_scale: float) -> float:
+        nats = bin_nats(residuals, torch.tensor(log_scale).double().exp(), kinds == 1, kinds == 2)
+        return float(torch.where(counts > 0, counts * nats, 0.0).sum())
+
+    low, high, ratio = math.log(SMALLEST), math.log(LARGEST), (math.sqrt(5) - 1) / 2
+    while high - low > 1e-6:
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if cost(left) <= cost(right) else (left, high)
+    return math.exp((low + high) / 2)
+
+
+def bits_per_dim(nats: float, num_images: int, image_shape: tuple[int, ...]) -> float:
+    """Nats of all images together → bits for each value of an image."""
+    return nats / (math.log(2) * num_images * math.prod(image_shape))
