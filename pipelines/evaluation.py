@@ -58,7 +58,7 @@ class Figures(NamedTuple):
     values: dict[str, float]
     conditions: dict[str, dict[str, Any]]
 
-    def add(self, values: dict[str, float], **conditions: Any) -> None:
+    def add(self, values: dict[str, float], /, **conditions: Any) -> None:
         """Add figures that were had under the same conditions."""
         self.values.update(values)
         self.conditions.update({name: conditions for name in values})
@@ -133,7 +133,7 @@ def measure_reconstructions(
     bar = tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
     figures.add(measure_tokenizer(tokenizer, bar, usage, [watch]), reference=reference)
     if similarities:
-        in_detail = {"data_range": DATA_RANGE, "values": [-1, 1], "torchmetrics": version("torchmetrics")}
+        in_detail = {"data_range": DATA_RANGE, "pixel_range": [-1, 1], "torchmetrics": version("torchmetrics")}
         figures.add({"ssim": float(torch.cat(similarities).mean())}, reference=reference, **in_detail)
     if parts.pipeline:
         _add_likelihoods(parts, reference, codes, nats, scales, figures)

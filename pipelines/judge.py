@@ -56,7 +56,7 @@ def check_labels(images: Images, dataset: str) -> None:
 
 def train_classifier(images: Images, num_workers: int, device: torch.device) -> Classifier:
     """Train on real images (the training part); it follows from them alone, bit for bit on one kind of CPU."""
-    with torch.random.fork_rng(devices=[]):  # only the first weights are random
+    with torch.random.fork_rng(devices=[]):  # only the first weights are drawn from it
         torch.default_generator.manual_seed(SEED)
         model = Classifier(images.in_channels, images.image_size, len(images.classes))
     model.to(device, memory_format=torch.channels_last)
