@@ -181,8 +181,22 @@ class TrainPrior(Command):
     """Steps between two saved training states. None: as many as take ten seconds."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Command):
+    """How codes are drawn, for every script that draws some."""
+
+    temperature: float = 1.0
+    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
+    top_k: int | None = None
+    """Draw among so many codes only, the likeliest at each site. None: among all."""
+    top_p: float = 1.0
+    """Draw among the fewest codes that have this probability together. 1: among all."""
+    guidance_scale: float = 1.0
+    """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
+
+
 @dataclass(frozen=True)
-class Sample(Command):
+class Sample(Drawing):
     """Draw new codes from the prior and decode them.
 
     Leaves samples.png and samples.npz (or several such files, or with --format codegrid a code dataset); with
@@ -202,14 +216,6 @@ class Sample(Command):
     labels: tuple[str, ...] = ()
     """Numbers or names of classes, or none: one for each sample, or one for all. By default all classes in turn. With
     --complete one for each picture, and by default none."""
-    temperature: float = 1.0
-    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
-    top_k: int | None = None
-    """Draw among so many codes only, the likeliest at each site. None: among all."""
-    top_p: float = 1.0
-    """Draw among the fewest codes that have this probability together. 1: among all."""
-    guidance_scale: float = 1.0
-    """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
     complete: str | None = None
     """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""
     keep_rows: int | None = None
@@ -250,7 +256,7 @@ class DecodeCodes(Command):
 
 
 @dataclass(frozen=True)
-class Evaluate(Command):
+class Evaluate(Drawing):
     """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json, usage.png and reconstructions.png.
 
     python -m pipelines.evaluate --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/figures
@@ -269,21 +275,11 @@ class Evaluate(Command):
     split: Split = "test"
     """Which part of the data set is measured on, and is what samples are compared with."""
     features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
-    """What Fréchet distances compare images by: a classifier that is trained on the training part first, the Inception
-    of the FID's authors (needs torch-fidelity), or a network that a function of yours returns, for uint8 (b, 3, H, W).
-    None: no distances."""
+    """What distances compare images by: a classifier that is trained first, Inception, or what a function returns."""
     num_samples: int = 0
     """How many images to draw from the prior, all classes in turn, and to judge by --features. 0: none."""
-    temperature: float = 1.0
-    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
-    top_k: int | None = None
-    """Draw among so many codes only, the likeliest at each site. None: among all."""
-    top_p: float = 1.0
-    """Draw among the fewest codes that have this probability together. 1: among all."""
-    guidance_scale: float = 1.0
-    """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
     seed: int = 0
-    """Of the samples: sample i follows from the seed and i alone."""
+    """Sample i follows from the seed and i alone."""
     batch_size: int = 256
     """Images at once; the figures do not depend on it."""
     device: Device = "auto"

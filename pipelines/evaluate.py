@@ -43,7 +43,7 @@ def evaluate(settings: Evaluate) -> None:
     figures, usage = Figures({}, {}), UsageCounter(tokenizer.num_embeddings)
     real = measure_reconstructions(parts, settings, extractor, usage, figures)
     if parts.request:
-        measure_samples(parts, settings, extractor, real, figures)
+        measure_samples(parts, settings, real, figures)
     never_used = (usage.counts == 0).nonzero().flatten().tolist()
     shown = to_float(images.__getitems__(evenly_spaced(len(images), 48)).images)
     again = tokenizer.decode(tokenizer.encode(shown.to(device)), tokenizer.image_size).cpu()

@@ -37,7 +37,7 @@ class Parts(NamedTuple):
     pipeline: TwoStagePipeline | None  # with a prior
     images: Images  # the split that is measured on
     train: Images | None  # the training part, where something is learnt from it
-    request: Request | None  # the samples to draw
+    request: Request | None  # the samples to draw, at least 2
     device: torch.device
     data: str  # the identity of `images`
     train_data: str | None  # that of `train`
@@ -50,6 +50,28 @@ class Parts(NamedTuple):
             "data": self.data,
             "train_data": self.train_data,
         }
+
+
+class RealFeatures:
+    """What an extractor makes of the real images: statistics and, of a classifier, how often it is right."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self.statistics = FeatureStatistics()
+        self.hits = 0
+
+    @torch.no_grad()
+    def add(self, images: torch.Tensor, labels: torch.Tensor | None) -> None:
+        """Count images (b, c, H, W) uint8 and their labels (b,)."""
+        features = self.extractor(images)
+        self.statistics.add(features)
+        if self.extractor.classifier:
+            self.hits += int((self.extractor.classifier.name_classes(features).cpu() == labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The share of the real images, 0 ... 1, that the classifier names as their class."""
+        return self.hits / self.statistics.count
 
 
 class Figures(NamedTuple):
@@ -109,13 +131,13 @@ def _make_request(settings: Evaluate, pipeline: TwoStagePipeline | None) -> Requ
 
 def measure_reconstructions(
     parts: Parts, settings: Evaluate, extractor: Extractor | None, usage: UsageCounter, figures: Figures
-) -> FeatureStatistics:
-    """Add the figures of reconstructions and of codes; returns the features' statistics of the real images."""
+) -> RealFeatures | None:
+    """Add the figures of reconstructions and of codes; returns what the extractor makes of the real images."""
     tokenizer, images = parts.tokenizer, parts.images
     reference = describe_reference(parts, settings)
     scales = _fit_scales(parts, settings) if parts.pipeline and settings.split != "train" else None
     codes, similarities, nats = [], [], []
-    real, again = FeatureStatistics(), FeatureStatistics()
+    real, again = RealFeatures(extractor) if extractor else None, FeatureStatistics()
 
     def watch(batch: Reconstructed) -> None:
         similarity = structural_similarity(to_float(batch.images), batch.outputs.clamp(-1, 1))
@@ -125,8 +147,8 @@ def measure_reconstructions(
             codes.append(CodeBatch(batch.codes.cpu(), batch.labels))
         if scales is not None:
             nats.append(image_nats(batch.images, batch.outputs, scales).cpu())
-        if extractor:
-            real.add(extractor(batch.images))
+        if real:
+            real.add(batch.images, batch.labels)
             again.add(extractor(to_uint8(batch.outputs)))
 
     batches = in_order(len(images), settings.batch_size)
@@ -137,8 +159,8 @@ def measure_reconstructions(
         figures.add({"ssim": float(torch.cat(similarities).mean())}, reference=reference, **in_detail)
     if parts.pipeline:
         _add_likelihoods(parts, reference, codes, nats, scales, figures)
-    if extractor:
-        _add_distance("rfid", again, real, extractor, figures, reference=reference)
+    if real:
+        _add_distance("rfid", again, real, figures, reference=reference)
     return real
 
 
@@ -164,7 +186,7 @@ def _add_likelihoods(
         reference=reference,
         given_labels=conditional,
         decoder={
-            "likelihood": "discretized logistic", "scales": scales.tolist(),
+            "likelihood": "discretized logistic", "scales_in_grey_levels": scales.tolist(),
             "fitted_to": {"split": "train", "images": min(len(parts.train), MOST_TO_FIT),
                           "identity": parts.train_data},
         },
@@ -185,11 +207,9 @@ def _fit_scales(parts: Parts, settings: Evaluate) -> torch.Tensor:
 
 
 @torch.no_grad()
-def measure_samples(
-    parts: Parts, settings: Evaluate, extractor: Extractor, real: FeatureStatistics, figures: Figures
-) -> None:
+def measure_samples(parts: Parts, settings: Evaluate, real: RealFeatures, figures: Figures) -> None:
     """Draw the samples, and add how near they are to the real images and how often they are of their class."""
-    request, pipeline, drawn, hits = parts.request, parts.pipeline, FeatureStatistics(), 0
+    request, pipeline, extractor, drawn, hits = parts.request, parts.pipeline, real.extractor, FeatureStatistics(), 0
     classifier = extractor.classifier if request.labels is not None else None
     with tqdm(total=request.num_samples, desc="sampling", unit="img") as bar:
         for rows in in_order(request.num_samples, settings.batch_size):
@@ -204,22 +224,23 @@ def measure_samples(
         "images": request.num_samples, "labels": None if request.labels is None else "all classes in turn",
         "seed": request.seed, **request.controls, "prior": pipeline.prior.fingerprint(),
     }  # fmt: skip
-    _add_distance("gfid", drawn, real, extractor, figures, reference=reference, samples=samples)
+    _add_distance("gfid", drawn, real, figures, reference=reference, samples=samples)
     if classifier:
-        values = {"class_agreement": hits / request.num_samples}
-        figures.add(values, reference=reference, samples=samples, extractor=extractor.description)
+        figures.add(
+            {"class_agreement": hits / request.num_samples}, reference=reference, samples=samples,
+            extractor=extractor.description, accuracy_on_reference=real.accuracy,
+        )  # fmt: skip
 
 
-def _add_distance(
-    name: str, ours: FeatureStatistics, real: FeatureStatistics, extractor: Extractor, figures: Figures, **more: Any
-) -> None:
+def _add_distance(name: str, ours: FeatureStatistics, real: RealFeatures, figures: Figures, **conditions: Any) -> None:
+    theirs = real.statistics
     figures.add(
-        {name: frechet_distance(ours, real)},
-        **more,
-        extractor=extractor.description,
-        images_compared=[ours.count, real.count],
-        feature_dimensions=real.dimensions,
-        rank_deficient=ours.rank_deficient or real.rank_deficient,
+        {name: frechet_distance(ours, theirs)},
+        **conditions,
+        extractor=real.extractor.description,
+        images_compared=[ours.count, theirs.count],
+        feature_dimensions=theirs.dimensions,
+        rank_deficient=ours.rank_deficient or theirs.rank_deficient,
     )
 
 

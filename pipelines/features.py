@@ -5,7 +5,9 @@ Shapes: b batch, c channels, H W image, d features.
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -86,13 +88,28 @@ def _load_inception() -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     try:
-        return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
+        with _without_pickles():
+            return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
     except Exception as error:  # of the download: there are many types
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise InputError(
             f"--features inception: its weights cannot be had ({reason}): connect to the network once, "
             "or use --features classifier"
         ) from error
+
+
+@contextmanager
+def _without_pickles() -> Iterator[None]:
+    """Let torch.load read tensors alone, whatever the library that calls it asks for."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _find_callable(name: str) -> Callable[[], Any]:

@@ -20,7 +20,7 @@ class FeatureStatistics:
 
     def add(self, features: torch.Tensor) -> None:
         """Count features (b, d)."""
-        rows = features.detach().double().cpu().numpy()
+        rows = features.detach().cpu().double().numpy()
         if not np.isfinite(rows).all():
             raise InputError("the feature extractor gave values that are not finite: choose another with --features")
         if not self.count:

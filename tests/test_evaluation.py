@@ -1,6 +1,7 @@
 """What `evaluate` says of reconstructions and of samples: similarity, distances of features, and verdicts."""
 
 import json
+import pickle
 import sys
 
 import numpy as np
@@ -87,6 +88,7 @@ def test_similarity_is_left_out_where_the_window_is_larger_than_the_images():
 @pytest.fixture
 def short_training(monkeypatch):
     monkeypatch.setattr(judge, "STEPS", 20)
+    monkeypatch.setattr(judge, "BATCH_SIZE", 32)
 
 
 def evaluate(run_script, small_run, bars_file, output, *flags):
@@ -116,7 +118,8 @@ def test_every_figure_says_under_which_conditions_it_was_had(
     wanted = {"temperature": 0.9, "top_k": 8, "top_p": 1.0, "guidance_scale": 1.0, "seed": 5}
     assert wanted.items() <= gfid["samples"].items() and "samples" not in rfid
     assert gfid["extractor"]["name"] == "classifier" and gfid["extractor"] == rfid["extractor"]
-    assert figures["conditions"]["class_agreement"]["samples"] == gfid["samples"]
+    agreement = figures["conditions"]["class_agreement"]
+    assert agreement["samples"] == gfid["samples"] and 0 <= agreement["accuracy_on_reference"] <= 1
     assert gfid["rank_deficient"] and rfid["rank_deficient"] and "rank deficient" in result.out
     assert -1 <= figures["ssim"] <= 1 and figures["conditions"]["ssim"]["data_range"] == 2
     assert figures["rfid"] >= 0 and figures["gfid"] > 0 and 0 <= figures["class_agreement"] <= 1
@@ -146,6 +149,7 @@ def test_the_bound_is_left_out_where_its_scale_would_be_fitted_to_the_evaluated_
 
 def test_a_classifier_learns_the_classes_and_is_the_same_each_time(monkeypatch, bars_file):
     monkeypatch.setattr(judge, "STEPS", 60)
+    monkeypatch.setattr(judge, "BATCH_SIZE", 32)
     train = load_images("npz", bars_file, "train")
     torch.manual_seed(7)
     one = judge.train_classifier(train, 0, CPU)
@@ -224,6 +228,21 @@ def test_weights_of_inception_that_cannot_be_downloaded_are_one_line(bars_file, 
     monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", fail)
     with pytest.raises(InputError, match="no route to host"):
         make_extractor("inception", None, 0, CPU)
+
+
+def test_weights_of_inception_are_not_unpickled(tmp_path, monkeypatch):
+    (tmp_path / "weights.pth").write_bytes(pickle.dumps({"a": print}))
+    torch.save({"a": print}, tmp_path / "zipped.pth")
+
+    def load(**options):
+        for name in ("weights.pth", "zipped.pth"):
+            with pytest.raises(pickle.UnpicklingError):
+                torch.load(tmp_path / name, weights_only=False)
+        return torch.nn.Flatten()
+
+    monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", load)
+    assert make_extractor("inception", None, 0, CPU).in_channels == 3
+    assert torch.load(tmp_path / "zipped.pth", weights_only=False) == {"a": print}
 
 
 def test_a_classifier_needs_labels(tmp_path, small_run, run_script):

@@ -111,7 +111,7 @@ def test_the_bound_of_evaluate_is_that_of_its_images_one_by_one(small_run, bars_
 
     train, test = (load_images("npz", bars_file, split) for split in ("train", "test"))
     scales = fit_scales([(train.images, reconstruct(train)[1])])
-    assert conditions["decoder"]["scales"] == pytest.approx(scales.tolist(), rel=1e-4)
+    assert conditions["decoder"]["scales_in_grey_levels"] == pytest.approx(scales.tolist(), rel=1e-4)
     codes, outputs = reconstruct(test)
     with torch.no_grad():
         nats = nats_of(prior(codes, test.labels), codes).double().flatten(1).sum(1)
