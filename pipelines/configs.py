@@ -276,8 +276,8 @@ class Evaluate(Drawing):
     """Which part of the data set is measured on, and is what samples are compared with."""
     features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
     """What distances compare images by: a classifier that is trained first, Inception, or what a function returns."""
-    num_samples: int = 0
-    """How many images to draw from the prior, all classes in turn, and to judge by --features. 0: none."""
+    num_samples: int | None = None
+    """How many images to draw from the prior, all classes in turn, and to judge by --features. None: no samples."""
     seed: int = 0
     """Sample i follows from the seed and i alone."""
     batch_size: int = 256

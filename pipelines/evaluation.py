@@ -115,7 +115,7 @@ def load_parts(settings: Evaluate, device: torch.device) -> Parts:
 
 
 def _make_request(settings: Evaluate, pipeline: TwoStagePipeline | None) -> Request | None:
-    if not settings.num_samples:
+    if settings.num_samples is None:
         return None
     if pipeline is None:
         raise InputError(f"--num-samples {settings.num_samples} needs a --prior to draw them from")

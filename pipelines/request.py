@@ -46,9 +46,7 @@ def make_request(
     things: str = "samples",
 ) -> Request:
     """Raises `InputError` where the prior cannot follow; `things` is what it calls the samples."""
-    check_ranges({"seed": seed, **controls})
-    if num_samples < 1:
-        raise InputError(f"--num-samples {num_samples}: it must be at least 1")
+    check_ranges({"num_samples": num_samples, "seed": seed, **controls})
     guidance_scale = Controls(**controls).guidance_scale
     if guidance_scale != 1 and not prior.num_classes:
         raise InputError(f"--guidance-scale {guidance_scale}: this prior is unconditional; leave it out")
