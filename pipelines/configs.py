@@ -15,6 +15,7 @@ Anchors = Literal["random", "closest", "probabilistic"]
 LrSchedule = Literal["cosine", "constant"]
 MemoryFormat = Literal["channels-last", "contiguous"]
 OptimizerKind = Literal["fused", "plain"]
+Picture = Literal["reconstructions", "codes", "codebook", "histogram", "places", "curves", "samples"]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
@@ -282,6 +283,41 @@ class Evaluate(Drawing):
     """Sample i follows from the seed and i alone."""
     batch_size: int = 256
     """Images at once; the figures do not depend on it."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+    num_workers: int = 2
+    """Processes that decode pictures that do not fit in memory."""
+
+
+@dataclass(frozen=True)
+class Plot(Command):
+    """Draw reconstructions, codes, the codebook, training curves and samples. Leaves a PNG for each.
+
+    python -m pipelines.plot --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/pictures
+    """
+
+    tokenizer: str
+    """Folder of a trained tokenizer, or hf:owner/name."""
+    output: str
+    """Folder for the pictures."""
+    prior: str | None = None
+    """Folder of a prior trained on this tokenizer's codes: adds samples and its training curves."""
+    codes: str | None = None
+    """Folder of exported codes, or an .npz file, in which uses are counted. By default 2,000 images are encoded."""
+    dataset: Dataset = "mnist5k"
+    """The images; they are brought to the tokenizer's size and channels."""
+    data_root: str | None = None
+    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    split: Split = "test"
+    """Which part of the data set."""
+    what: tuple[Picture, ...] = ()
+    """Which pictures. By default all that the given parts allow."""
+    projection: Literal["pca", "umap"] = "pca"
+    """How the codebook is brought into the plane; umap needs the package umap-learn."""
+    seed: int = 0
+    """The samples follow from it."""
+    batch_size: int = 256
+    """Images at once."""
     device: Device = "auto"
     """auto: cuda where there is a GPU."""
     num_workers: int = 2

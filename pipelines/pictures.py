@@ -5,11 +5,15 @@ Shapes: n images, c channels, H W image, K num_embeddings.
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torchvision.utils import make_grid, save_image
 
 from stage1_vqvae.usage import usage_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE_WIDTH = 1000  # pixels, about: small images are enlarged by a whole factor, so that they stay sharp
 
@@ -34,12 +38,17 @@ def save_pairs(path: Path, originals: torch.Tensor, reconstructions: torch.Tenso
 
 
 def save_usage(path: Path, counts: torch.Tensor) -> None:
-    """Save a chart of how often each codebook entry occurs, the most used first, from its counts (K,)."""
+    """Save the chart that `usage_figure` draws."""
+    usage_figure(counts).savefig(path)
+
+
+def usage_figure(counts: torch.Tensor) -> "Figure":
+    """A chart of how often each codebook entry occurs, the most used first, from its counts (K,)."""
     from matplotlib.figure import Figure
 
     num_embeddings, usage = len(counts), usage_of(counts)
     shares = counts.sort(descending=True).values / counts.sum() * num_embeddings
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.stairs(shares.numpy(), fill=True, color="#3b6ea5")
     axes.axhline(1, color="#444444", linewidth=1, linestyle="--")
@@ -50,4 +59,4 @@ def save_usage(path: Path, counts: torch.Tensor) -> None:
         title=f"perplexity {usage.perplexity:.0f} of {num_embeddings}, {usage.unused_entries} entries never used",
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    return figure

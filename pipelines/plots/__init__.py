@@ -1,0 +1,1 @@
+"""What `pipelines.plot` draws: a function for each picture, `(Material, Plot) -> Figure`."""
