@@ -15,6 +15,9 @@ Anchors = Literal["random", "closest", "probabilistic"]
 LrSchedule = Literal["cosine", "constant"]
 MemoryFormat = Literal["channels-last", "contiguous"]
 OptimizerKind = Literal["fused", "plain"]
+Tracker = Literal[
+    "none", "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio"
+]
 Picture = Literal["reconstructions", "codes", "codebook", "histogram", "places", "curves", "samples"]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
@@ -98,6 +101,8 @@ class TrainTokenizer(Command):
     """Processes that decode pictures that do not fit in memory."""
     save_every: int | None = None
     """Steps between two saved training states. None: as many as take ten seconds."""
+    log_with: Tracker = "none"
+    """Also log figures and pictures with this tracker, below OUTPUT/logs or where it keeps them; needs its package."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,8 @@ class TrainPrior(Command):
     """auto: cuda where there is a GPU."""
     save_every: int | None = None
     """Steps between two saved training states. None: as many as take ten seconds."""
+    log_with: Tracker = "none"
+    """Also log figures and pictures with this tracker, below OUTPUT/logs or where it keeps them; needs its package."""
 
 
 @dataclass(frozen=True, kw_only=True)

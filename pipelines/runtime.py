@@ -21,14 +21,14 @@ from .cli import say
 Decision = TypeVar("Decision")
 
 
-def start_accelerator(device: str, with_prose: bool = True) -> Accelerator:
-    """Join the other processes that torchrun started, if any, and choose the device."""
+def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> Accelerator:
+    """Join the other processes that torchrun started, if any, and choose the device; `options` are `Accelerator`'s."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but torch sees no GPU: use --device cpu")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     keep_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32: a GPU's convolutions would round to 10 bits
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", **options)
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         say(f"device: {accelerator.device}{processes}")

@@ -28,12 +28,13 @@ def train_prior(settings: TrainPrior) -> None:
     from .averaging import averaged
     from .batches import in_batches, load_batches
     from .held_out import hold_out
+    from .logs import draw_samples, tracker_options
     from .measure import measure_prior
     from .run_folder import Run
     from .runtime import choose_execution, leave_together, start_accelerator
     from .training import Stage, finish, train
 
-    accelerator = start_accelerator(settings.device)
+    accelerator = start_accelerator(settings.device, **tracker_options(settings))
     device = accelerator.device
     execution = choose_execution(settings, device)
     codes = CodeDataset(settings.codes)
@@ -58,6 +59,7 @@ def train_prior(settings: TrainPrior) -> None:
         prior, training, loss, lambda model: measure_prior(model, load_batches(held_out, some)),
         average=averaged(prior, settings.ema_decay), best=best,
         criterion="bits_per_code", max_norm=settings.max_norm, items="grids", to_compile=[prior],
+        draw=draw_samples(codes.grid_shape, settings.seed),
     )  # fmt: skip
     history = train(stage, settings, execution, run, accelerator)
     if accelerator.is_main_process:

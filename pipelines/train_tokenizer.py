@@ -27,12 +27,13 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     from storage.errors import InputError
 
     from .batches import in_batches, load_batches
+    from .logs import draw_reconstructions, tracker_options
     from .measure import measure_tokenizer
     from .run_folder import Run
     from .runtime import choose_execution, leave_together, start_accelerator
     from .training import Stage, finish, train
 
-    accelerator = start_accelerator(settings.device)
+    accelerator = start_accelerator(settings.device, **tracker_options(settings))
     execution = choose_execution(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
         images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
@@ -69,6 +70,7 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         tokenizer, images, loss, lambda model: measure_tokenizer(model, load_batches(held_out, some)),
         num_workers=settings.num_workers, to_compile=[tokenizer.encoder, tokenizer.decoder],
         announce=lambda more_follow: setattr(tokenizer.quantizer, "postpone_update", more_follow),
+        draw=draw_reconstructions(held_out),
     )  # fmt: skip
     tokenizer.provenance["history"] = train(stage, settings, execution, run, accelerator)
     leave_together(accelerator)  # the others need not wait for the rest

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .batches import StepSampler, check_shares, load_batches, pieces_of
 from .cli import Stopped
 from .finite import FiniteCheck, limit_gradient, refuse
+from .logs import Log, Pages
 from .run_folder import Run
 from .runtime import Execution, autocast, refuse_unequal, without_compiling
 from .speed import Speed
@@ -47,11 +48,18 @@ class Stage:
     to_compile: list[nn.Module] = field(default_factory=list)
     # called before each piece of a step's batch: whether more of them follow
     announce: Callable[[bool], None] = lambda more_follow: None
+    # what a log shows of the model, or of its average: pages (3, H, W) in [-1, 1], by name
+    draw: Callable[[nn.Module], Pages] = lambda model: {}
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything that training moves, by name."""
         parts = {"model": self.model, "average": self.average, "best": self.best}
         return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def validated(self) -> nn.Module:
+        """The model, or its average."""
+        return self.average.module if self.average else self.model
 
 
 def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerator: Accelerator) -> list[Figures]:
@@ -80,7 +88,7 @@ def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerat
     check = FiniteCheck(states.folder)
     look_every = 1 if accelerator.device.type == "cpu" else EVERY  # a look at a GPU's figures waits for it
     bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main)
-    with bar, StopSignals() as signals:
+    with bar, Log(accelerator, run, settings, start) as log, StopSignals() as signals:
         for step, batch in enumerate(batches, start):
             set_lr(optimizer, settings.lr * lr_factor(step, settings.steps, settings.lr_schedule))
             figures = _find_gradients(stage, model, batch, step, settings, execution, accelerator)
@@ -98,11 +106,16 @@ def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerat
 
             if is_main and (done % EVERY == 0 or is_end):
                 bar.set_postfix(_readable(figures, history), refresh=False)
+                log.log(done, {**figures, "lr": optimizer.param_groups[0]["lr"]}, "train")
             if is_main and (done % max(1, settings.steps // REPORTS) == 0 or is_end):
                 now = speed.read()  # the log's alone: a history must be the same each time
                 with speed.pause():
                     history.append({"step": done, **{name: value.item() for name, value in figures.items()}})
-                    history[-1] |= _validate(stage, history, states.folder)
+                    measured = _validate(stage, history, states.folder)
+                    history[-1] |= measured
+                    log.show(done, stage.draw, stage.validated)
+                    log.log(done, measured, "held_out")
+                    log.log(done, now, "speed")
                 bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **now}.items()))
             if is_main and (is_end or stop or states.due(done)):
                 check.look()
@@ -135,14 +148,13 @@ def _find_gradients(
 
 def _validate(stage: Stage, history: list[Figures], states: Path) -> Figures:
     """The figures of the model, or of its average, which is remembered if it is the best so far."""
-    validated = stage.average.module if stage.average else stage.model
     with without_compiling():
-        measured = stage.validate(validated.eval())
+        measured = stage.validate(stage.validated.eval())
     if not all(map(math.isfinite, measured.values())):
         refuse(states, int(history[-1]["step"]), f"on held-out data the figures are not finite ({measured})")
     earlier = [figures[stage.criterion] for figures in history if stage.criterion in figures]
     if stage.best is not None and measured[stage.criterion] < min(earlier, default=math.inf):
-        stage.best.load_state_dict(validated.state_dict())
+        stage.best.load_state_dict(stage.validated.state_dict())
     return measured
 
 
