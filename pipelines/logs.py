@@ -36,6 +36,7 @@ Pages = dict[str, torch.Tensor]
 
 FOLDER = "logs"  # below --output
 PROJECT = "codegrid"
+WIDTH = 900  # pixels of a logged page, about
 # how each tracker that shows images takes one, an array (H, W, 3) of uint8
 IMAGE_FORMS: dict[str, Callable[[np.ndarray], Any]] = {
     "tensorboard": lambda page: page[None],
@@ -133,7 +134,9 @@ def draw_reconstructions(images: Any) -> Callable[[VQVAE], Pages]:
         originals = to_float(images.__getitems__(evenly_spaced(len(images), 8)).images)
         codes = tokenizer.encode(originals.to(next(tokenizer.parameters()).device))
         again = tokenizer.decode(codes, tokenizer.image_size).cpu().clamp(-1, 1)
-        return {"reconstructions": make_grid(torch.cat([originals, again]), nrow=len(originals))}
+        page = make_grid(torch.cat([originals, again]), nrow=len(originals), pad_value=1.0)
+        scale = max(1, WIDTH // page.shape[2])  # small images are enlarged by a whole factor, so that they stay sharp
+        return {"reconstructions": page.repeat_interleave(scale, 1).repeat_interleave(scale, 2)}
 
     return draw
 
@@ -145,7 +148,7 @@ def draw_samples(grid_shape: tuple[int, int], seed: int) -> Callable[[GatedPixel
         labels = [i % prior.num_classes for i in range(16)] if prior.num_classes else None
         codes = sample_cached(prior, 16, *grid_shape, labels, seed)
         colours = colours_by_number(prior.num_embeddings)
-        painted = paint(codes, colours, scale=max(1, 112 // grid_shape[1]))
+        painted = paint(codes, colours, scale=max(1, WIDTH // (8 * grid_shape[1])))
         return {"samples": make_grid(painted * 2 - 1, nrow=8, padding=4, pad_value=1.0)}
 
     return draw

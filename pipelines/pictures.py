@@ -50,11 +50,11 @@ def usage_figure(counts: torch.Tensor) -> "Figure":
     shares = counts.sort(descending=True).values / counts.sum() * num_embeddings
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    axes.stairs(shares.numpy(), fill=True, color="#3b6ea5")
+    axes.stairs(shares.numpy(), fill=True, color="#3b6ea5", linewidth=1)  # the line shows a single entry, too
     axes.axhline(1, color="#444444", linewidth=1, linestyle="--")
     axes.annotate("uniform use", (num_embeddings, 1), (0, 4), textcoords="offset points", ha="right", color="#444444")
     axes.set(
-        xlim=(0, num_embeddings), ylim=(0, None), xlabel="codebook entries, the most used first",
+        xlim=(-0.004 * num_embeddings, num_embeddings), ylim=(0, None), xlabel="codebook entries, the most used first",
         ylabel="times uniform use",
         title=f"perplexity {usage.perplexity:.0f} of {num_embeddings}, {usage.unused_entries} entries never used",
     )  # fmt: skip

@@ -72,7 +72,10 @@ def test_losses_learning_rate_and_speed_are_logged(logged):
 
 
 def test_pictures_are_logged_at_each_validation(logged):
-    for name, picture, width in (("tokenizer", "reconstructions", 6 * 22 + 2), ("prior", "samples", 8 * 114 + 4)):
+    for name, picture, width in (
+        ("tokenizer", "reconstructions", (6 * 22 + 2) * 6),
+        ("prior", "samples", 8 * (5 * 22 + 4) + 4),
+    ):
         images = read_logs(logged / name).Images(picture)
         assert len(images) > 2 and images[-1].step == (30 if name == "tokenizer" else 20)
         assert images[0].width == width

@@ -114,7 +114,7 @@ def test_uses_are_counted_in_exported_codes_where_they_are_given(small_run, mate
 def test_dead_entries_are_marked(material):
     material.counts = torch.tensor([5, 0, 0, 3] + [1] * 12)
     axes = draw_codebook(material, settings_with()).axes[0]
-    assert "14 are used, 2 never" in axes.get_title()
+    assert "used: 14, never used: 2" in axes.get_title()
     assert [len(points.get_offsets()) for points in axes.collections] == [14, 2]
 
 

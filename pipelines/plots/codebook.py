@@ -36,10 +36,10 @@ def draw_codebook(material: Material, settings: Plot) -> Figure:
     small = min(1.0, (1000 / len(counts)) ** 0.5)  # many entries need small points
     dots = axes.scatter(
         *points[used].T, s=(12 + 50 * times[used].clamp_max(8)) * small, c=times[used], cmap=COLOURS,
-        norm=_log_norm(times[used]), alpha=0.85, linewidths=0.4, edgecolors="white",
+        norm=_log_norm(times[used]), alpha=0.85, linewidths=0.4, edgecolors="white", zorder=3,
     )  # fmt: skip
     if not used.all():
-        axes.scatter(*points[~used].T, s=36, marker="x", color="#c8321e", label="never used")
+        axes.scatter(*points[~used].T, s=36 * small, marker="x", color="#c8321e", label="never used")
         axes.legend(loc="best")
     bar = figure.colorbar(dots, ax=axes, pad=0.02)
     bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -50,7 +50,7 @@ def draw_codebook(material: Material, settings: Plot) -> Figure:
     unused = int((~used).sum())
     axes.set_title(
         f"The {len(counts):,} codebook entries, and how often they occur in {material.counted}\n"
-        f"{len(counts) - unused:,} are used, {unused:,} never", pad=10,
+        f"used: {len(counts) - unused:,}, never used: {unused:,}", pad=10,
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
     return figure

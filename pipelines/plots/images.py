@@ -15,7 +15,7 @@ from .colours import COLOURS, colours_by_nearness, paint, principal_components
 from .material import Material
 from .pages import Row, columns_for, from_bytes, page_figure, to_unit
 
-MOST_CLASSES = 20  # rows of samples
+MOST_CLASSES = 16  # rows of samples
 LONGEST_NAME = 24
 
 

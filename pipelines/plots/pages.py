@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from data.images import to_float
 
-WIDTH = 12.0  # inches
+WIDTH, HIGHEST = 12.0, 17.0  # inches
 DPI = 110
 PAPER = 1.0  # white, between the images
 
@@ -56,8 +56,8 @@ def page_figure(rows: list[Row], title: str, gaps: list[float], extra: float = 0
     page, centres = _stack(rows, gaps)
     margin = 0.11 * max(len(row.name) for row in rows)  # inches, about, for the names
     height = (WIDTH - margin) * page.shape[0] / page.shape[1] + 0.6 + extra
-    shrink = min(1.0, 14 / height)  # a page longer than that is scrolled, not looked at
-    figure = new_figure(max(8.0, WIDTH * shrink), height * shrink)
+    shrink = min(1.0, HIGHEST / height)
+    figure = new_figure(max(9.5, WIDTH * shrink), height * shrink)
     axes = figure.add_subplot()
     axes.imshow(page.numpy())
     axes.set_title(title, fontsize=13, pad=10)

@@ -26,7 +26,7 @@ def draw_places(material: Material, settings: Plot) -> Figure:
     rows = -(-len(entries) // columns)
     height, width = material.tokenizer.grid_shape
     tall = min(2.0, max(0.6, height / width))
-    figure = new_figure(max(6.0, 3.5 * columns), (1.35 * tall + 0.35) * rows + 1.5)
+    figure = new_figure(max(9.5, 3.5 * columns), (1.35 * tall + 0.35) * rows + 1.5)
     # map, pieces, and room before the next map
     cells = figure.subplots(rows, 3 * columns, squeeze=False, width_ratios=[1, 1.5, 0.12] * columns)
     for axes in cells.flat:
@@ -39,7 +39,7 @@ def draw_places(material: Material, settings: Plot) -> Figure:
         right.imshow(_patches(material, entry).numpy())
         right.set_title(f"{counts[entry] / counts.sum():.1%} of codes", fontsize=10, loc="left")
     figure.suptitle(
-        f"Where the {len(entries)} most used entries occur in {material.counted},\n"
+        f"Where the most used entries ({len(entries)} of {len(counts):,}) occur in {material.counted},\n"
         "and pieces of images around such a place (framed)", fontsize=13,
     )  # fmt: skip
     bar = figure.colorbar(last, ax=cells, location="bottom", fraction=0.02, pad=0.02, aspect=60)
