@@ -54,12 +54,13 @@ def page_figure(rows: list[Row], title: str, gaps: list[float], extra: float = 0
         extra: height for what else the figure shows, in inches.
     """
     page, centres = _stack(rows, gaps)
-    margin = 0.11 * max(len(row.name) for row in rows)  # inches, about, for the names
+    margin = 0.3 + 0.08 * max(len(row.name) for row in rows)  # inches, about, for the names
     height = (WIDTH - margin) * page.shape[0] / page.shape[1] + 0.6 + extra
     shrink = min(1.0, HIGHEST / height)
     figure = new_figure(max(9.5, WIDTH * shrink), height * shrink)
     axes = figure.add_subplot()
     axes.imshow(page.numpy())
+    axes.set_anchor("NW")  # in the middle the layout would take too little room for the names
     axes.set_title(title, fontsize=13, pad=10)
     axes.set_xticks([])
     axes.set_yticks(centres, [row.name for row in rows], fontsize=11)
