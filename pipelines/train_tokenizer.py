@@ -92,6 +92,7 @@ def save_with_figures(tokenizer: VQVAE, held_out: Images, settings: TrainTokeniz
     bar = tqdm(load_batches(held_out, batches, settings.num_workers), "held-out images", len(batches))
     with without_compiling():
         figures = measure_tokenizer(tokenizer.eval(), bar)
+        tokenizer.picture = draw_pairs(tokenizer, held_out)
     tokenizer.provenance["figures"] = {"images": len(held_out), **figures}
     tokenizer.save_pretrained(settings.output)
     say(
@@ -100,6 +101,24 @@ def save_with_figures(tokenizer: VQVAE, held_out: Images, settings: TrainTokeniz
         f"perplexity {figures['perplexity']:.1f}, {figures['unused_entries']} of the "
         f"{settings.num_embeddings} codebook entries never used"
     )
+
+
+def draw_pairs(tokenizer: VQVAE, held_out: Images) -> bytes:
+    """A page, as the bytes of a PNG file, of some held-out images above their reconstructions."""
+    import tempfile
+    from pathlib import Path
+
+    from data.images import evenly_spaced, to_float
+
+    from .pictures import save_pairs
+
+    height, width = held_out.image_size
+    at_most = max(1, min(24, 2**21 // (height * width)))  # a page for a card, and not a poster
+    shown = to_float(held_out.__getitems__(evenly_spaced(len(held_out), at_most)).images)
+    codes = tokenizer.encode(shown.to(next(tokenizer.parameters()).device))
+    with tempfile.TemporaryDirectory() as folder:
+        save_pairs(Path(folder) / "pairs.png", shown, tokenizer.decode(codes).cpu())
+        return (Path(folder) / "pairs.png").read_bytes()
 
 
 def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:

@@ -12,6 +12,7 @@ from torch import nn
 from storage.limits import LARGEST_SIDE, MOST_LAYERS, WIDEST, check_name, check_number, check_whole, short
 from storage.model_folder import ModelFolder
 
+from .card import CARD
 from .networks import Decoder, Encoder, count_halvings
 from .quantizers import QUANTIZERS
 from .quantizers.nearest import Nearest
@@ -43,6 +44,8 @@ class VQVAE(ModelFolder, nn.Module):
 
     Worked example: images (8, 3, 32, 32) with downsampling=4, num_embeddings=512 → codes (8, 8, 8) in 0 ... 511.
     """
+
+    card = CARD
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from storage.limits import MOST_CLASSES, MOST_ENTRIES, MOST_LAYERS, WIDEST, chec
 from storage.model_folder import ModelFolder
 
 from .cache import PixelCNNCache
+from .card import CARD
 from .causal_conv import horizontal_conv, vertical_conv
 from .contract import NO_LABEL
 from .gating import gate
@@ -67,6 +68,8 @@ class GatedPixelCNN(ModelFolder, nn.Module):
 
     Worked example: codes (8, 7, 7), labels (8,) with num_embeddings=512 → logits (8, 512, 7, 7).
     """
+
+    card = CARD
 
     def __init__(
         self,

@@ -1,6 +1,10 @@
-"""Model folders: `config.json` + `model.safetensors`, checked on load, rebuilt with no further argument."""
+"""Model folders: `config.json` + `model.safetensors`, checked on load, rebuilt with no further argument.
+
+A `README.md` beside them, the model's card, is for people: it is neither checked nor needed.
+"""
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from typing_extensions import Self
@@ -8,6 +12,7 @@ from typing_extensions import Self
 from .atomic import write_folder, write_json
 from .errors import InputError
 from .limits import is_list_of, short
+from .model_card import Card, read_picture, render_card, write_card
 from .tensors import digest_of, read_json, read_tensors, sha256, write_tensors
 
 FORMAT = "codegrid model 1"
@@ -19,11 +24,14 @@ class ModelFolder:
     """Gives a module `save_pretrained`, `from_pretrained`, `push_to_hub` and `fingerprint`.
 
     The module sets `self.config` in its `__init__`: the keyword arguments that rebuild it, as JSON values.
-    `provenance` is free for facts about the training; it is saved and loaded with the model.
+    `provenance` is free for facts about the training; it is saved and loaded with the model. `picture`, the bytes of a
+    PNG file, is shown on the card.
     """
 
+    card: ClassVar[Card]
     config: dict
     provenance: dict
+    picture: bytes = b""
 
     def fingerprint(self) -> str:
         """SHA-256 over the architecture and the sorted tensors, by name, shape and bytes.
@@ -33,7 +41,7 @@ class ModelFolder:
         return fingerprint_of(type(self).__name__, self.config, self.state_dict())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model folder."""
+        """Write the model folder, with its card; a README.md there that is no such card stays."""
         with write_folder(folder, index="config.json") as staging:
             checksum = write_tensors(staging / "model.safetensors", self.state_dict())
             fields = {
@@ -45,6 +53,8 @@ class ModelFolder:
             }
             checksums = {"model.safetensors": checksum, "config.json": digest_of(fields)}
             write_json(staging / "config.json", {**fields, "sha256": checksums})
+            card = render_card(self.card, self.config, self.provenance, fields["fingerprint"], bool(self.picture))
+            write_card(staging, Path(folder), card, self.picture)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -68,10 +78,11 @@ class ModelFolder:
         model = cls(**fields["config"])
         model.load_state_dict(tensors)
         model.provenance = fields["provenance"]
+        model.picture = read_picture(folder)
         return model.to(device).eval()
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Upload the model folder to the Hugging Face hub as `owner/name` and return its address."""
+        """Upload the model folder, card included, to the Hugging Face hub as `owner/name` and return its address."""
         import tempfile
 
         from huggingface_hub import HfApi

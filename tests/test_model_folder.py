@@ -34,7 +34,7 @@ def test_a_saved_model_is_rebuilt_with_no_further_argument(tmp_path, build):
     loaded = type(model).from_pretrained(tmp_path / "m")
     assert loaded.config == model.config and loaded.provenance == model.provenance and not loaded.training
     assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)

@@ -133,6 +133,6 @@ def test_training_and_export_as_two_processes_give_one_of_everything(bars_file, 
     assert read_json(tmp_path / "codes" / "manifest.json")["provenance"]["ties"] == tied.sum()
 
     torchrun("train_prior", "--codes", tmp_path / "codes", "--output", tmp_path / "prior", *TINY_PRIOR)
-    for name, more in (("tokenizer", []), ("prior", ["state"])):
+    for name, more in (("tokenizer", ["reconstructions.png"]), ("prior", ["state"])):
         left = sorted(path.name for path in (tmp_path / name).iterdir())
-        assert left == ["config.json", "model.safetensors", "run.json", *more]
+        assert left == sorted(["README.md", "config.json", "model.safetensors", "run.json", *more])

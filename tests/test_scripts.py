@@ -31,9 +31,12 @@ def test_help_explains_every_flag_without_loading_torch(name):
 
 
 def test_a_training_run_leaves_a_model_folder_and_a_record(small_run):
-    for name, more in (("tokenizer", []), ("prior", ["state"])):  # the state holds the weights that were not averaged
+    for name, more in (
+        ("tokenizer", ["reconstructions.png"]),
+        ("prior", ["state"]),
+    ):  # the state holds the weights that were not averaged
         left = sorted(path.name for path in (small_run / name).iterdir())
-        assert left == ["config.json", "model.safetensors", "run.json", *more]
+        assert left == sorted(["README.md", "config.json", "model.safetensors", "run.json", *more])
         record = json.loads((small_run / name / "run.json").read_text())
         assert record["finished"] and record["seed"] == 0 and "torch" in record["versions"]
         assert record["command"].startswith(f"python -m pipelines.train_{name} ")

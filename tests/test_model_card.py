@@ -1,0 +1,171 @@
+"""The card of a model folder: it tells what the model is, goes to the hub with it, and nothing depends on it."""
+
+import base64
+import functools
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+
+from stage1_vqvae import VQVAE
+from stage2_prior import GatedPixelCNN
+from storage.model_card import PNG, escape
+
+PICTURE = PNG + b"drawn"
+
+
+def build_tokenizer(**provenance):
+    torch.manual_seed(0)
+    tokenizer = VQVAE(1, (8, 12), hidden_channels=8, num_embeddings=16, embedding_dim=4)
+    tokenizer.provenance = provenance
+    return tokenizer
+
+
+def card_of(model, folder):
+    model.save_pretrained(folder)
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "build,task",
+    [(build_tokenizer, None), (lambda: GatedPixelCNN(16, 8, 2), "unconditional-image-generation")],
+)
+def test_the_hub_understands_the_front_of_a_card(tmp_path, build, task):
+    card_of(build(), tmp_path)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert isinstance(data, ModelCardData)
+    assert data.library_name == "codegrid" and "vq-vae" in data.tags and data.pipeline_tag == task
+
+
+def test_a_trained_tokenizer_shows_its_data_settings_figures_and_reconstructions(small_run):
+    text = (small_run / "tokenizer" / "README.md").read_text(encoding="utf-8")
+    config = json.loads((small_run / "tokenizer" / "config.json").read_text())
+    assert "| data set | npz |" in text and "| steps | 30 |" in text and "2 classes: 0, 1" in text
+    assert "| num\\_embeddings | 16 |" in text and config["fingerprint"] in text
+    assert f"| psnr | {config['provenance']['figures']['psnr']:.6g} |" in text
+    assert f"| loss | {config['provenance']['history'][-1]['loss']:.6g} |" in text
+    assert "](reconstructions.png)" in text and "VQVAE.from_pretrained" in text and "pipelines.export_codes" in text
+    assert (small_run / "tokenizer" / "reconstructions.png").read_bytes().startswith(PNG)
+
+
+def test_the_card_of_a_prior_says_how_to_sample(small_run):
+    text = (small_run / "prior" / "README.md").read_text(encoding="utf-8")
+    assert "sample_cached(prior, 16, 3, 5, seed=0)" in text and "pipelines.sample --tokenizer" in text
+    assert "reconstructions.png" not in text and "bits\\_per\\_code" in text
+
+
+@pytest.mark.parametrize("change", ["remove", "edit", "empty", "folder", "binary"])
+def test_a_card_that_was_changed_or_removed_hinders_nothing(tmp_path, change):
+    tokenizer = build_tokenizer()
+    path = tmp_path / "README.md"
+    card_of(tokenizer, tmp_path)
+    path.unlink()
+    if change == "folder":
+        path.mkdir()
+    elif change != "remove":
+        path.write_bytes({"edit": b"# mine", "empty": b"", "binary": b"\xff\x00"}[change])
+    assert VQVAE.from_pretrained(tmp_path).fingerprint() == tokenizer.fingerprint()
+
+
+def test_a_readme_that_is_no_card_is_not_replaced(tmp_path):
+    (tmp_path / "README.md").write_text("# mine")
+    assert card_of(build_tokenizer(), tmp_path) == "# mine"
+
+
+def test_the_picture_goes_with_the_model_and_not_with_the_next_one_in_its_folder(tmp_path):
+    tokenizer = build_tokenizer()
+    tokenizer.picture = PICTURE
+    assert "](reconstructions.png)" in card_of(tokenizer, tmp_path / "m")
+    again = VQVAE.from_pretrained(tmp_path / "m")
+    assert again.picture == PICTURE and "](reconstructions.png)" in card_of(again, tmp_path / "again")
+    assert "](reconstructions.png)" not in card_of(build_tokenizer(), tmp_path / "m")
+    assert VQVAE.from_pretrained(tmp_path / "m").picture == b""
+
+
+EVIL = "<img src=x onerror=y> [a](javascript:b) | `c` \n# d \u202e http://e ![f](g)"
+
+
+def test_names_from_outside_are_shown_and_not_obeyed(tmp_path):
+    text = card_of(build_tokenizer(dataset=EVIL, classes=[EVIL] * 300, history=[{EVIL: EVIL}]), tmp_path)
+    unescaped = re.sub(r"\\.", "", text)
+    for piece in ("<img", "[a]", "# d", "`c", "\u202e", "http:", "![f"):
+        assert piece not in unescaped
+    assert "300 classes" in text and "and 100 more" in text and len(text) < 100_000
+    assert escape("a_b|c") == r"a\_b\|c" and escape(-1.5e-7) == "-1.5e-07"
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], {}, [None], [[]], {"a": [1]}])
+def test_odd_facts_in_the_provenance_break_no_card(tmp_path, value):
+    names = ("dataset", "steps", "classes", "figures", "history", "grid_shape")
+    for name in names:
+        assert card_of(build_tokenizer(**{name: value}), tmp_path).startswith("---\n")
+
+
+def test_where_a_local_data_set_lies_is_not_told(tmp_path):
+    text = card_of(build_tokenizer(dataset="hf:/home/me/secret/birds/"), tmp_path)
+    assert "a local folder, birds" in text and "secret" not in text
+    assert "| data set | hf\\:owner/birds |" in card_of(build_tokenizer(dataset="hf:owner/birds"), tmp_path)
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """What the hub answers to an upload of small files; it keeps them in `server.files`."""
+
+    def do_POST(self):
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(self.path)
+        if self.path.endswith("/repos/create"):
+            answer = {"url": f"{self.server.address}/owner/name"}
+        elif "/preupload/" in self.path:
+            files = json.loads(content)["files"]
+            answer = {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+        elif "/commit/" in self.path:
+            for value in (json.loads(line)["value"] for line in content.splitlines() if b'"file"' in line):
+                self.server.files[value["path"]] = base64.b64decode(value["content"])
+            answer = {"commitUrl": f"{self.server.address}/owner/name/commit/1", "commitOid": "1"}
+        else:  # of the card's front
+            answer = {"warnings": [], "errors": []}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    server.files, server.asked, server.address = {}, [], f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_pushed_model_arrives_with_its_card_and_loads_again(tmp_path, monkeypatch, hub):
+    monkeypatch.setattr("huggingface_hub.HfApi", functools.partial(HfApi, endpoint=hub.address, token="none"))
+    tokenizer = build_tokenizer()
+    tokenizer.picture = PICTURE
+    tokenizer.push_to_hub("owner/name")
+    assert sorted(hub.files) == ["README.md", "config.json", "model.safetensors", "reconstructions.png"]
+    assert hub.files["reconstructions.png"] == PICTURE
+    for name, content in hub.files.items():
+        (tmp_path / name).write_bytes(content)
+    assert VQVAE.from_pretrained(tmp_path).fingerprint() == tokenizer.fingerprint()
+
+
+def test_only_the_model_itself_is_downloaded(tmp_path, monkeypatch):
+    build_tokenizer().save_pretrained(tmp_path)
+    asked = {}
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **options: (asked.update(options), tmp_path)[1]
+    )
+    VQVAE.from_pretrained("hf:owner/name")
+    assert asked == {"allow_patterns": ["config.json", "model.safetensors"]}
