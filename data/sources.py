@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from storage.errors import InputError
-from storage.limits import LARGEST_SIDE, MOST_CLASSES
+from storage.limits import LARGEST_SIDE, MOST_CLASSES, machine_memory
 
 from .folder import FolderImages, load_folder
 from .images import MOST_PIXELS, ImageDataset
@@ -150,7 +150,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
-            size, memory = sum(entry.file_size for entry in entries), _memory()
+            size, memory = sum(entry.file_size for entry in entries), machine_memory()
             if size > memory:  # zeros are packed a thousand to one: a small file can fill any machine
                 raise InputError(
                     f"{path} holds {size:,} bytes of arrays, but this machine has {memory:,}: cut it into several files"
@@ -177,14 +177,6 @@ def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     if end.startswith(b"PK\x05\x06") and count not in (len(entries), 0xFFFF):
         raise ValueError(f"{len(entries)} of {count} arrays are found")
     return entries
-
-
-def _memory() -> int:
-    """Bytes of memory that this machine has; where it cannot tell, a terabyte."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 2**40
 
 
 def _from_arrays(

@@ -1,4 +1,4 @@
-"""Codes as plain arrays in an npz file, and codes to decode, from such a file or from a code dataset.
+"""Codes as plain arrays in an npz file, and codes to decode, from such a file, a Parquet file or a code dataset.
 
 Shapes: n grids, m grids of a shard, h w code grid, K num_embeddings.
 """
@@ -20,6 +20,9 @@ from storage.limits import MOST_CLASSES
 from storage.tensors import digest_of, sha256
 
 from .npy_stream import open_array
+from .parquet_file import read_parquet
+
+PLAIN = (".npz", ".parquet")
 
 
 class CodeArray:
@@ -44,12 +47,9 @@ class CodeArray:
 
 def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
     """Codes that this tokenizer can decode; `InputError` where it is another's, or they are no codes of its."""
-    if Path(source).suffix != ".npz":
+    if Path(source).suffix not in PLAIN:
         dataset = CodeDataset(source)
-        if dataset.header.tokenizer_fingerprint != tokenizer.fingerprint():
-            raise InputError(
-                f"{source} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
-            )
+        _check_fingerprint(source, dataset.header.tokenizer_fingerprint, tokenizer)
         grid, num_embeddings = tokenizer.grid_shape, tokenizer.num_embeddings
         if dataset.grid_shape != grid or dataset.num_embeddings > num_embeddings:
             raise InputError(
@@ -58,8 +58,25 @@ def open_codes(source: str, tokenizer: VQVAE) -> CodeDataset | CodeArray:
             )
         return dataset
     if not Path(source).is_file():
-        raise InputError(f"no file {source}: give an .npz file of codes, or a folder of exported codes")
-    arrays = read_npz(Path(source))
+        raise InputError(f"no file {source}: give an .npz or .parquet file of codes, or a folder of exported codes")
+    if Path(source).suffix == ".parquet":
+        arrays, fingerprint = read_parquet(Path(source))
+        if fingerprint is not None:
+            _check_fingerprint(source, fingerprint, tokenizer)
+    else:
+        arrays = read_npz(Path(source))
+    return _check_arrays(source, arrays, tokenizer)
+
+
+def _check_fingerprint(source: str, fingerprint: str, tokenizer: VQVAE) -> None:
+    if fingerprint != tokenizer.fingerprint():
+        raise InputError(
+            f"{source} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
+        )
+
+
+def _check_arrays(source: str, arrays: dict[str, np.ndarray], tokenizer: VQVAE) -> CodeArray:
+    """Plain arrays, once they are grids that this tokenizer can decode, and labels of them."""
     codes, labels = arrays.get("codes", arrays.get("arr_0")), arrays.get("labels", arrays.get("arr_1"))
     if codes is None or codes.ndim != 3 or codes.dtype.kind not in "iu" or not codes.size:
         raise InputError(f"{source}: `codes` must be whole numbers of shape (n, h, w), at least one grid")

@@ -122,8 +122,9 @@ class ExportCodes(Command):
     """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
     split: Split = "train"
     """Which part of the data set."""
-    format: Literal["codegrid", "npz"] = "codegrid"
-    """codegrid: checked shards and a manifest, what train_prior reads; npz: the plain arrays `codes` and `labels`."""
+    format: Literal["codegrid", "npz", "parquet"] = "codegrid"
+    """codegrid: checked shards and a manifest, what train_prior reads; npz: the plain arrays `codes` and `labels`;
+    parquet: the columns `codes` and `label`, for Hugging Face `datasets`."""
     batch_size: int = 256
     """Images encoded at once."""
     device: Device = "auto"
@@ -252,7 +253,8 @@ class DecodeCodes(Command):
     tokenizer: str
     """Folder of the tokenizer that made the codes, or hf:owner/name."""
     codes: str
-    """Folder of exported codes, or an .npz file with `codes` (n, h, w) and, if there are any, `labels` (n,)."""
+    """Folder of exported codes, or an .npz file with `codes` (n, h, w) and, if there are any, `labels` (n,), or a
+    .parquet file with such columns."""
     output: str
     """Folder for the images."""
     batch_size: int = 256

@@ -27,10 +27,13 @@ def export_codes(settings: ExportCodes) -> None:
     from data.codes import CodeHeader
     from data.sources import load_images
     from stage1_vqvae import VQVAE
+    from storage.extras import import_extra
 
     from .encoding import encode_ranges
     from .runtime import decide_on_main, leave_together, start_accelerator
 
+    if settings.format == "parquet":
+        import_extra("pyarrow", "--format parquet")  # now, and not when the images are encoded
     accelerator = start_accelerator(settings.device)
     tokenizer = VQVAE.from_pretrained(settings.tokenizer, accelerator.device)
     tokenizer = tokenizer.to(memory_format=torch.channels_last)  # up to a fifth faster on a CPU
@@ -69,9 +72,9 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
 
     from .run_folder import missing_codes
 
-    if settings.format == "npz":
-        return None if _npz_run(settings, header).finished else shard_ranges(header.num_images)
-    return missing_codes(settings.output, header)
+    if settings.format == "codegrid":
+        return missing_codes(settings.output, header)
+    return None if _plain_run(settings, header).finished else shard_ranges(header.num_images)
 
 
 def _write(settings: ExportCodes, header: CodeHeader, missing: list[range], shards: Iterator[CodeShard]) -> int:
@@ -79,16 +82,18 @@ def _write(settings: ExportCodes, header: CodeHeader, missing: list[range], shar
     from data.codes import write_codes
 
     from .codes_file import write_npz
+    from .parquet_file import write_parquet
 
     if settings.format == "codegrid":
         return write_codes(settings.output, header, missing, shards, {"dataset": settings.dataset})
-    run = _npz_run(settings, header)
+    run, write = _plain_run(settings, header), {"npz": write_npz, "parquet": write_parquet}[settings.format]
+    file = f"codes.{settings.format}"
     # run.json is written after the codes, and so can tell their ties
-    run.finish_with(lambda folder: run.record.update(ties=write_npz(folder / "codes.npz", header, shards)))
+    run.finish_with(lambda folder: run.record.update(ties=write(folder / file, header, shards)))
     return run.record["ties"]
 
 
-def _npz_run(settings: ExportCodes, header: CodeHeader) -> Run:
+def _plain_run(settings: ExportCodes, header: CodeHeader) -> Run:
     from dataclasses import asdict
 
     from .run_folder import Run

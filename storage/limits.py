@@ -4,6 +4,7 @@ Without upper limits a few bytes of JSON would ask for terabytes, or for an hour
 """
 
 import math
+import os
 import reprlib
 
 LARGEST_SIDE = 8192  # pixels of an image that a model works on
@@ -39,3 +40,11 @@ def is_list_of(value: object, kind: type) -> bool:
 def short(value: object) -> str:
     """A value as Python writes it, cut to what fits into a message."""
     return reprlib.repr(value)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has; where it cannot tell, a terabyte."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**40
