@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,13 +57,14 @@ def load_folder(
 class FolderImages:
     """Pictures that are decoded when they are asked for: what a data loader's workers read from.
 
-    The same calls as `ImageDataset`.
+    The same calls as `ImageDataset`. `paths` may also hold other pictures than files: what has an `open()` that PIL can
+    read from, and a name for messages, its `str()`.
     """
 
     def __init__(
         self,
         root: Path,
-        paths: list[Path],
+        paths: Sequence[Any],
         labels: np.ndarray | None,
         classes: list[str],
         size: tuple[int, int] | None,
@@ -111,7 +113,7 @@ class FolderImages:
                 images[i] = image
         return ImageDataset(images, self.labels, self.classes)
 
-    def _decode(self, path: Path) -> torch.Tensor:
+    def _decode(self, path: Any) -> torch.Tensor:
         """One picture → (c, H, W) uint8, upright, resized and centre-cropped."""
         height, width = self.image_size
         with _open(path) as picture:
@@ -136,10 +138,12 @@ class FolderImages:
         return pixels[None] if self.in_channels == 1 else pixels.permute(2, 0, 1)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Any) -> Image.Image:
     """Read a picture's header."""
     try:
-        picture = Image.open(path, formats=FORMATS)
+        picture = Image.open(path if isinstance(path, Path) else path.open(), formats=FORMATS)
+    except InputError:
+        raise
     except Exception as error:
         raise _unreadable(path, error) from error
     if picture.width * picture.height > MOST_PIXELS:
@@ -151,7 +155,7 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _look_at(path: Path) -> tuple[bool, tuple[int, int]]:
+def _look_at(path: Any) -> tuple[bool, tuple[int, int]]:
     """Whether a picture is grey, and its (H, W) once it is upright."""
     with _open(path) as picture:
         try:
@@ -162,7 +166,7 @@ def _look_at(path: Path) -> tuple[bool, tuple[int, int]]:
         return picture.mode in ("1", "L", "I") or picture.mode.startswith("I;16"), size
 
 
-def _as_8_bit(path: Path, picture: Image.Image, file_format: str | None) -> Image.Image:
+def _as_8_bit(path: Any, picture: Image.Image, file_format: str | None) -> Image.Image:
     """16-bit grey scaled down: PIL's own conversion clips it, to white."""
     # PIL keeps the 16 bits of some formats in 32
     if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format in ("PNG", "PPM")):
@@ -180,7 +184,7 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def _unreadable(path: Any, error: Exception) -> InputError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return InputError(f"{path} is not a readable picture ({reason}): mend or remove it")
 

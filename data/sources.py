@@ -3,6 +3,7 @@
 import os
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from storage.errors import InputError
 from storage.limits import LARGEST_SIDE, MOST_CLASSES, machine_memory
 
+from . import hub
 from .folder import FolderImages, load_folder
 from .images import MOST_PIXELS, ImageDataset
 from .splits import split_indices
@@ -30,7 +32,7 @@ def load_images(
     """Load one part of a data set.
 
     Args:
-        dataset: a name in `SOURCES`.
+        dataset: a name in `SOURCES`, or `hf:NAME`, of the Hugging Face hub or a local folder.
         data_root: where its files are; a default folder for downloads where None.
         split: `train` or `test`. A source without a test part holds out every tenth image of each class.
         image_size: (), the images' own size; (size,) or (H, W), resized and centre-cropped to it.
@@ -38,13 +40,14 @@ def load_images(
 
     Raises `InputError` with one line where the data cannot be had.
     """
-    if dataset not in SOURCES:
-        raise InputError(f"unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}")
+    if dataset not in SOURCES and not dataset.startswith(hub.PREFIX):
+        raise InputError(f"unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}, {hub.PREFIX}NAME")
     if len(image_size) > 2 or not all(1 <= side <= LARGEST_SIDE for side in image_size):
         words = f"give one number from 1 to {LARGEST_SIDE}, or height and width"
         raise InputError(f"image size {' '.join(map(str, image_size))}: {words}")
     size = (image_size[0], image_size[-1]) if image_size else None
-    images = SOURCES[dataset](None if data_root is None else Path(data_root), split, size, in_channels)
+    load = SOURCES.get(dataset) or partial(hub.load_hub, dataset)
+    images = load(None if data_root is None else Path(data_root), split, size, in_channels)
     if not len(images):
         raise InputError(f"the {split} part of {dataset} holds no images: give more, or choose the other split")
     if max(images.image_size) > LARGEST_SIDE:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-Dataset = Literal["mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz"]
+DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz", "hf:NAME")
+Dataset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]  # hf:NAME stands for many
 Split = Literal["train", "test"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -40,7 +41,8 @@ class TrainTokenizer(Command):
     output: str
     """Folder for the model. The same command again continues a run that was stopped."""
     dataset: Dataset = "mnist5k"
-    """imagefolder: any folder of pictures; npz: arr_0 uint8 NHWC or NHW, arr_1 labels."""
+    """imagefolder: any folder of pictures; npz: arr_0 uint8 NHWC or NHW, arr_1 labels; hf:NAME: of the Hugging Face
+    hub, or hf:./folder."""
     data_root: str | None = None
     """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
     image_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="SIZE|H W")] = ()

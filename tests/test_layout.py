@@ -60,6 +60,6 @@ def test_every_console_script_leads_to_a_function():
 
 
 def test_the_flags_offer_every_data_set_and_every_quantizer():
-    assert set(get_args(configs.Dataset)) == set(SOURCES)
+    assert set(configs.DATASETS) == {*SOURCES, "hf:NAME"}
     offered = configs.TrainTokenizer.__annotations__["quantizer"]
     assert set(get_args(offered)) == set(QUANTIZERS)

@@ -1,0 +1,219 @@
+"""Data sets that Hugging Face `datasets` reads: their pictures, labels and parts, from a local folder."""
+
+import io
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_TOKENIZER, draw_bars
+from PIL import Image
+
+from data.folder import FolderImages
+from data.hub import HubImages
+from data.sources import load_images
+from storage.errors import InputError
+
+datasets = pytest.importorskip("datasets")
+NAMES = ["upright", "lying"]
+
+
+def encode(pixels, form="PNG", **options):
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels).squeeze()).save(file, form, **options)
+    return file.getvalue()
+
+
+def save(folder, pictures, labels=None, part="train", column="image", names=NAMES, **more):
+    """Write one part of a data set of encoded pictures."""
+    kinds = {column: datasets.Image(), **{name: datasets.Image() for name in more}}
+    columns = {
+        name: [p and {"bytes": p, "path": None} for p in values] for name, values in {column: pictures, **more}.items()
+    }
+    if labels is not None:
+        kinds["label"], columns["label"] = datasets.ClassLabel(names=names), list(labels)
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{part}-00000-of-00001.parquet"
+    datasets.Dataset.from_dict(columns, datasets.Features(kinds)).to_parquet(file)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a part of the data set in tmp_path/d."""
+
+    def call(split="train", size=(), channels=None, name="d"):
+        return load_images(f"hf:{tmp_path / name}", tmp_path / "cache", split, size, channels)
+
+    return call
+
+
+@pytest.fixture
+def bars(tmp_path):
+    images, labels = draw_bars(40)
+    save(tmp_path / "d", [encode(image) for image in images], labels)
+    return images, labels
+
+
+def test_pictures_labels_and_names_are_those_of_the_data_set(bars, load):
+    images, labels = bars
+    train, test = load(), load("test")
+    assert (len(train), len(test)) == (36, 4) and train.classes == test.classes == NAMES
+    held_out = [18, 19, 38, 39]  # every tenth of each class
+    assert np.array_equal(test.images.permute(0, 2, 3, 1).numpy(), images[held_out])
+    assert np.array_equal(train.labels.numpy(), np.delete(labels, held_out))
+    assert train.image_size == (12, 20) and train.in_channels == 1
+
+
+@pytest.mark.parametrize("parts,expected", [(("test",), 5), (("validation",), 5), (("validation", "test"), 5)])
+def test_a_part_for_testing_is_used_where_there_is_one(bars, tmp_path, load, parts, expected):
+    for number, part in enumerate(reversed(parts)):
+        save(
+            tmp_path / "d",
+            [encode(image) for image in draw_bars(expected + number)[0]],
+            [0] * (expected + number),
+            part,
+        )
+    assert len(load()) == 40 and len(load("test")) == expected
+
+
+def test_an_image_folder_is_read_as_our_own_reader_does(tmp_path, load):
+    for number, image in enumerate(draw_bars(20, channels=3)[0]):
+        folder = tmp_path / "d" / NAMES[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    ours, theirs = load_images("imagefolder", tmp_path / "d", "train"), load()
+    assert theirs.classes == ours.classes and sorted(theirs.labels.tolist()) == sorted(ours.labels.tolist())
+    assert sorted(image.numpy().tobytes() for image in theirs.images) == sorted(
+        image.numpy().tobytes() for image in ours.images
+    )
+
+
+def test_turned_transparent_and_16_bit_pictures_are_decoded_as_those_of_a_folder(tmp_path, load):
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[274] = 6
+    pictures = [
+        encode(random.integers(0, 256, (9, 14, 3), dtype=np.uint8), "JPEG", exif=exif),
+        encode(random.integers(0, 256, (14, 9, 4), dtype=np.uint8)),
+        encode(random.integers(0, 2**16, (14, 9), dtype=np.uint16)),
+    ]
+    (tmp_path / "files").mkdir()
+    for number, content in enumerate(pictures):
+        (tmp_path / "files" / f"{number}.img.png").write_bytes(content)
+    save(tmp_path / "d", [*pictures, pictures[0]], part="train")
+    files = FolderImages(tmp_path, sorted((tmp_path / "files").iterdir()), None, [], None, None)
+    assert torch.equal(load().images, files.__getitems__(range(3)).images)
+    assert torch.equal(load(size=(6, 7), channels=1).images[0], load(size=(6, 7), channels=1).images[0])
+
+
+def test_what_does_not_fit_in_memory_is_decoded_on_demand_in_other_processes_too(bars, load, monkeypatch):
+    kept = load(size=(8, 8))
+    monkeypatch.setattr("data.hub.IN_MEMORY_BYTES", 0)
+    on_demand = pickle.loads(pickle.dumps(load(size=(8, 8))))
+    assert isinstance(on_demand, HubImages)
+    one, other = kept.__getitems__(range(36)), on_demand.__getitems__(range(36))
+    assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+    assert on_demand.variance() == kept.variance()
+
+
+def test_the_identity_follows_the_content_and_not_the_place(bars, tmp_path, load, monkeypatch):
+    images, labels = bars
+    save(tmp_path / "copy", [encode(image) for image in images], labels)
+    save(tmp_path / "other", [encode(image) for image in images[::-1]], labels)
+    save(tmp_path / "relabelled", [encode(image) for image in images], 1 - labels)
+    for memory in (2**31, 0):
+        monkeypatch.setattr("data.hub.IN_MEMORY_BYTES", memory)
+        here, copy, *others = (load(name=name).identity() for name in ("d", "copy", "other", "relabelled"))
+        assert here == copy == load().identity() and here not in others
+
+
+def test_pictures_that_nobody_called_so_and_labels_that_are_hidden(tmp_path, load):
+    pictures = [encode(image) for image in draw_bars(4)[0]]
+    (tmp_path / "d").mkdir()
+    datasets.Dataset.from_dict({"x": pictures}).to_parquet(tmp_path / "d" / "train.parquet")
+    assert len(load()) == 3 and load().labels is None
+    save(tmp_path / "hidden", pictures, [-1] * 4)
+    assert load(name="hidden").labels is None and load(name="hidden").classes == []
+
+
+def test_pictures_that_are_named_and_not_held_are_told_apart_by_the_sizes_of_their_files(tmp_path, load, monkeypatch):
+    monkeypatch.setattr("data.hub.IN_MEMORY_BYTES", 0)
+    (tmp_path / "d").mkdir()
+    for number, image in enumerate(draw_bars(40)[0]):
+        Image.fromarray(image[..., 0]).save(tmp_path / "d" / f"{number:02}.png")
+    files = sorted((tmp_path / "d").iterdir())
+    before, last = load(), files[38]
+    assert before.paths.sizes().tolist() == [files[row].stat().st_size for row in before.paths.rows]
+    identity = before.identity()
+    assert load().identity() == identity
+    last.write_bytes(last.read_bytes() + b"more")
+    assert load().identity() != identity
+
+
+def test_the_column_called_image_is_preferred(tmp_path, load):
+    dark, light = (encode(np.full((8, 8), value, dtype=np.uint8)) for value in (0, 255))
+    save(tmp_path / "d", [light] * 4, mask=[dark] * 4)
+    assert load().images.min() == 255
+
+
+BLACK = encode(np.zeros((8, 8), np.uint8))
+LONG = encode(np.zeros((8, 9), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "make,reason",
+    [
+        (lambda d: save(d, [BLACK] * 2, column="a", b=[BLACK] * 2), "several columns of images"),
+        (lambda d: (d.mkdir(), (d / "train.csv").write_text("text,number\na,1\n")), "must have one column of images"),
+        (lambda d: save(d, [BLACK] * 2, [0, -1]), "some of its labels are missing"),
+        (lambda d: save(d, [b"no picture"] * 2), "picture 0 is not a readable picture"),
+        (lambda d: save(d, [BLACK, None]), "picture 1 is missing"),
+        (lambda d: save(d, [BLACK, BLACK, LONG, LONG]), "--image-size"),
+        (lambda d: d.mkdir(), "cannot load"),
+        (lambda d: (d.mkdir(), (d / "d.py").write_text("raise SystemExit(3)")), "cannot load"),
+        (lambda d: None, "no folder"),
+    ],
+    ids=range(9),
+)
+def test_what_cannot_be_read_is_one_line(make, reason, tmp_path, load):
+    make(tmp_path / "d")
+    with pytest.raises(InputError, match=reason):
+        load(), load("test")
+
+
+def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, load, monkeypatch):
+    save(tmp_path / "d", [encode(np.zeros((8, 8), np.uint8))] * 3)
+    monkeypatch.setattr("data.folder.MOST_PIXELS", 63)
+    with pytest.raises(InputError, match="at most 63 are read"):
+        load()
+
+
+def test_a_name_that_is_not_to_be_had_a_name_that_is_also_a_folder_and_a_missing_package(tmp_path, monkeypatch):
+    def fail(*args, **options):
+        assert "trust_remote_code" not in options
+        raise ConnectionError("no route\nto the hub")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"no route.*check the name and the network"):
+        patch.setattr("datasets.load_dataset", fail)
+        load_images("hf:owner/name", None, "train")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beans").mkdir()
+    with pytest.raises(InputError, match=r"hf:\./beans"):
+        load_images("hf:beans", None, "train")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r'pip install -e "\.\[hub\]"'):
+        load_images("hf:./beans", None, "train")
+
+
+def test_every_script_takes_them(bars, tmp_path, run_script):
+    data = ("--dataset", f"hf:{tmp_path / 'd'}", "--data-root", tmp_path / "cache")
+    tokenizer = ("--tokenizer", tmp_path / "t")
+    assert run_script("train_tokenizer", *data, "--output", tmp_path / "t", *TINY_TOKENIZER, "--steps", 2).code == 0
+    assert run_script("export_codes", *data, *tokenizer, "--output", tmp_path / "c").code == 0
+    assert run_script("evaluate", *data, *tokenizer, "--output", tmp_path / "e").code == 0
+    header = json.loads((tmp_path / "c" / "manifest.json").read_text())["header"]
+    assert header["classes"] == NAMES and header["num_images"] == 36
+    result = run_script("evaluate", "--dataset", "mnits", *tokenizer, "--output", tmp_path / "x")
+    assert result.code == 2 and "unknown data set 'mnits'" in result.err and "hf:NAME" in result.err
