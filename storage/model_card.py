@@ -6,6 +6,7 @@ Nothing that loads a model depends on it: it may be edited or removed.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 CARD = "README.md"
@@ -14,6 +15,7 @@ FRONT = "---\nlibrary_name: codegrid\n"  # how our cards begin, and no other fil
 SHOWN = f"]({PICTURE})"
 LARGEST_CARD = LARGEST_PICTURE = 2**24  # bytes
 MOST_NAMES = 200  # of classes: a card is read by people
+MOST_ROWS = 100  # of a table
 LONGEST = 200  # characters of one value
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#.!|~$&:@])")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,7 +74,7 @@ def _data_set(name: object) -> object:
 
 
 def _table(values: Mapping) -> str:
-    rows = [f"| {escape(name)} | {escape(value)} |" for name, value in values.items()]
+    rows = [f"| {escape(name)} | {escape(value)} |" for name, value in islice(values.items(), MOST_ROWS)]
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
@@ -107,6 +109,8 @@ def read_picture(folder: Path) -> bytes:
 def _read(path: Path, at_most: int) -> bytes:
     """A file's bytes; empty where it cannot be read or is too long."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return b""
         with path.open("rb") as file:
             content = file.read(at_most + 1)
     except OSError:
