@@ -125,9 +125,15 @@ class StandIn(BaseHTTPRequestHandler):
         elif "/commit/" in self.path:
             for value in (json.loads(line)["value"] for line in content.splitlines() if b'"file"' in line):
                 self.server.files[value["path"]] = base64.b64decode(value["content"])
-            answer = {"commitUrl": f"{self.server.address}/owner/name/commit/1", "commitOid": "1"}
+            answer = {"commitUrl": "https://huggingface.co/owner/name/commit/1", "commitOid": "1"}
         else:  # of the card's front
             answer = {"warnings": [], "errors": []}
+        self.answer(answer)
+
+    def do_GET(self):  # older clients look at the repository first
+        self.answer({"id": "owner/name", "sha": "0" * 40, "siblings": []})
+
+    def answer(self, answer):
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

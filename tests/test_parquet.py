@@ -42,7 +42,7 @@ def test_datasets_reads_the_grids_and_the_names_of_the_classes(export, small_run
     codes = CodeDataset(small_run / "codes")
     assert loaded.features["codes"] == datasets.Array2D((3, 5), "uint8")
     assert loaded.features["label"].names == codes.classes
-    arrays = loaded.with_format("numpy")[:]
+    arrays = {name: np.asarray(values) for name, values in loaded[:].items()}
     assert np.array_equal(arrays["codes"], codes.__getitems__(range(54)).codes)
     assert np.array_equal(arrays["label"], codes.labels)
     # and back, from the file that `datasets` writes
