@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
@@ -95,6 +95,11 @@ class Execution(NamedTuple):
     memory_format: torch.memory_format
     fused: bool  # the optimizer
     compiled: bool
+
+    def adam(self, parameters: Iterable[torch.Tensor], lr: float) -> torch.optim.Adam:
+        """The optimizer of these weights."""
+        kind = {"fused": True} if self.fused else {"foreach": False}
+        return torch.optim.Adam(parameters, lr=lr, **kind)
 
     def __str__(self) -> str:
         layout = "channels_last" if self.memory_format == torch.channels_last else "contiguous"

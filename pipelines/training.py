@@ -69,8 +69,7 @@ def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerat
     """
     check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
     is_main = accelerator.is_main_process
-    kind = {"fused": True} if execution.fused else {"foreach": False}
-    optimizer = torch.optim.Adam(stage.model.parameters(), lr=settings.lr, **kind)
+    optimizer = execution.adam(stage.model.parameters(), settings.lr)
     states = States(run.folder / "state", run.identity, Trained(stage.modules(), optimizer), settings.save_every)
     start, history = states.load()
     refuse_unequal(accelerator, start)
@@ -108,14 +107,10 @@ def train(stage: Stage, settings: Any, execution: Execution, run: Run, accelerat
                 bar.set_postfix(_readable(figures, history), refresh=False)
                 log.log(done, {**figures, "lr": optimizer.param_groups[0]["lr"]}, "train")
             if is_main and (done % max(1, settings.steps // REPORTS) == 0 or is_end):
-                now = speed.read()  # the log's alone: a history must be the same each time
+                log.log(done, now := speed.read(), "speed")  # not in the history, which must be the same each time
                 with speed.pause():
                     history.append({"step": done, **{name: value.item() for name, value in figures.items()}})
-                    measured = _validate(stage, history, states.folder)
-                    history[-1] |= measured
-                    log.show(done, stage.draw, stage.validated)
-                    log.log(done, measured, "held_out")
-                    log.log(done, now, "speed")
+                    history[-1] |= _validate(stage, history, states.folder, log)
                 bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **now}.items()))
             if is_main and (is_end or stop or states.due(done)):
                 check.look()
@@ -146,7 +141,7 @@ def _find_gradients(
     return {name: value / len(pieces) for name, value in sums.items()}
 
 
-def _validate(stage: Stage, history: list[Figures], states: Path) -> Figures:
+def _validate(stage: Stage, history: list[Figures], states: Path, log: Log) -> Figures:
     """The figures of the model, or of its average, which is remembered if it is the best so far."""
     with without_compiling():
         measured = stage.validate(stage.validated.eval())
@@ -155,6 +150,8 @@ def _validate(stage: Stage, history: list[Figures], states: Path) -> Figures:
     earlier = [figures[stage.criterion] for figures in history if stage.criterion in figures]
     if stage.best is not None and measured[stage.criterion] < min(earlier, default=math.inf):
         stage.best.load_state_dict(stage.validated.state_dict())
+    log.log(history[-1]["step"], measured, "held_out")
+    log.show(history[-1]["step"], stage.draw, stage.validated)
     return measured
 
 
