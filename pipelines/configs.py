@@ -336,6 +336,37 @@ class Plot(Command):
 
 
 @dataclass(frozen=True)
+class Doctor(Command):
+    """Say in words which stage of a run is at fault, and what to try. Exits with 0 whatever it finds.
+
+    python -m pipelines.doctor --run runs/demo
+    """
+
+    run: str | None = None
+    """Folder that holds tokenizer/, prior/, codes/ and perhaps codes_test/, as the demo leaves it."""
+    tokenizer: str | None = None
+    """Folder of a trained tokenizer, in the place of tokenizer/."""
+    prior: str | None = None
+    """Folder of a prior, in the place of prior/."""
+    codes: str | None = None
+    """Folder of the codes that the prior learnt, in the place of codes/."""
+    validation_codes: str | None = None
+    """Folder of codes that it did not learn, in the place of codes_test/. Without it, every tenth grid of --codes."""
+    dataset: Dataset | None = None
+    """The images, for the decoder. None: mnist5k where the tokenizer learnt it, otherwise none."""
+    data_root: str | None = None
+    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    num_samples: int | None = 256
+    """How many grids to draw from the prior, to be compared with as many held-out ones. None: none."""
+    seed: int = 0
+    """Of the samples: sample i follows from the seed and i alone."""
+    output: str | None = None
+    """Folder for doctor.json, the same for programs. None: nothing is written."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+
+
+@dataclass(frozen=True)
 class Demo(Command):
     """Both stages on 5,000 real handwritten digits, in minutes: tokenizer, codes, prior, samples, figures.
 

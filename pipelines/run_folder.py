@@ -23,7 +23,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "num_workers",
-    "save_every", "memory_format", "optimizer", "compile", "verbose", "log_with",
+    "save_every", "memory_format", "optimizer", "compile", "verbose", "log_with", "run",
 }  # fmt: skip
 
 

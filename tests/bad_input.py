@@ -194,6 +194,17 @@ BAD = {
             "other classes",
         ),
     ],
+    "doctor": [
+        ("--run {new}", "no folder"),
+        ("--run {empty}", "nothing to look at"),
+        ("", "nothing to look at"),
+        ("--run {run} --tokenizer {run}/prior", "holds a GatedPixelCNN"),
+        ("--tokenizer {damaged}", "is damaged"),
+        ("--run {run} --codes {empty}", "not a whole code dataset"),
+        ("--run {run} --dataset npz --data-root {new}", "no file"),
+        ("--run {run} --num-samples -1", "--num-samples -1"),
+        ("--run {run} --output {run}/prior", "run of TrainPrior"),
+    ],
     "demo": [
         ("--output {bars}", "a part of the path is a file"),
         ("--output {used}", "already holds other files"),

@@ -17,7 +17,8 @@ from pipelines import TwoStagePipeline
 from stage1_vqvae import VQVAE
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate", "plot", "demo"]
+SCRIPTS = ["train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate", "plot", "doctor",
+    "demo"]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
