@@ -17,8 +17,17 @@ from pipelines import TwoStagePipeline
 from stage1_vqvae import VQVAE
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ["train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate", "plot", "doctor",
-    "demo"]
+SCRIPTS = [
+    "train_tokenizer",
+    "export_codes",
+    "train_prior",
+    "sample",
+    "decode_codes",
+    "evaluate",
+    "plot",
+    "doctor",
+    "demo",
+]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
