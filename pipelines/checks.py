@@ -44,6 +44,7 @@ RULES: dict[str, Rule] = {
     "num_workers": _between(0, 256),
     "kmeans_steps": _between(0, 2**31),
     "shift": _between(0, LARGEST_SIDE),
+    "port": _between(1, 65535),
 }
 
 

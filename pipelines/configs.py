@@ -375,3 +375,20 @@ class Demo(Command):
 
     output: str = "runs/demo"
     """Folder for tokenizer/, codes/, prior/, samples/ and the figures."""
+
+
+@dataclass(frozen=True)
+class View(Command):
+    """A page in the browser: encode images, edit their codes, sample, complete. Needs no network.
+
+    python -m pipelines.view --run runs/demo
+    """
+
+    run: str
+    """Folder that holds tokenizer/ and prior/."""
+    host: str = "127.0.0.1"
+    """Address to listen on. By default nobody but this machine can open the page; 0.0.0.0: everybody in its network."""
+    port: int = 7860
+    """Port to listen on."""
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""

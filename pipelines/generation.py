@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from stage1_vqvae import VQVAE
 from stage2_prior import GatedPixelCNN, sample_cached
+from stage2_prior.sampling import RowCallback
 from storage.errors import InputError
 
 from .batches import in_order
@@ -117,8 +118,8 @@ class TwoStagePipeline:
         labels = None if request.labels is None else torch.tensor(request.labels)
         return Samples(torch.cat([self.decode(piece).cpu() for piece in codes.split(batch_size)]), codes.cpu(), labels)
 
-    def draw_codes(self, request: Request, rows: range) -> torch.Tensor:
-        """The codes (b, h, w) of some samples of a request, where the prior is."""
+    def draw_codes(self, request: Request, rows: range, callback: RowCallback | None = None) -> torch.Tensor:
+        """The codes (b, h, w) of some samples of a request, where the prior is; `callback` sees each finished row."""
         here = slice(rows.start, rows.stop)
         labels = None if request.labels is None else request.labels[here]
         height, width = self.tokenizer.grid_shape
@@ -131,6 +132,7 @@ class TwoStagePipeline:
             request.seed,
             rows.start,
             request.known_of(rows),
+            callback,
             **request.controls,
         )
 

@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 PAGE_WIDTH = 1000  # pixels, about: small images are enlarged by a whole factor, so that they stay sharp
 
 
-def save_grid(path: Path, images: torch.Tensor, columns: int | None = None) -> None:
-    """Save images (n, c, H, W) in [-1, 1], row by row, as one page; as square as it can be by default."""
+def make_page(images: torch.Tensor, columns: int | None = None) -> torch.Tensor:
+    """Images (n, c, H, W) in [-1, 1], row by row → a page (3, height, width) in [0, 1]; by default about square."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = max(1, PAGE_WIDTH // (columns * (images.shape[3] + 2)))
     page = make_grid((images.float().clamp(-1, 1) + 1) / 2, nrow=columns, padding=2, pad_value=0.5)
-    save_image(page.repeat_interleave(scale, 1).repeat_interleave(scale, 2), path)
+    return page.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+
+
+def save_grid(path: Path, images: torch.Tensor, columns: int | None = None) -> None:
+    """Save images (n, c, H, W) in [-1, 1] as one page."""
+    save_image(make_page(images, columns), path)
 
 
 def save_pairs(path: Path, originals: torch.Tensor, reconstructions: torch.Tensor, columns: int = 12) -> None:

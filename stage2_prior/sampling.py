@@ -6,7 +6,7 @@ knows only `prior.new_cache(...)`. Both are described in `contract.py`.
 Shapes: b batch, h w code grid, m known sites, K codebook entries.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ import torch
 
 from .choice import Controls, choose_codes
 from .contract import NO_LABEL, Prior
+
+RowCallback = Callable[[torch.Tensor, int], None]  # of the grids (b, h, w) so far, and the row that was finished last
 
 
 @torch.no_grad()
@@ -27,6 +29,7 @@ def sample_plain(
     seed: int = 0,
     first_index: int = 0,
     known: torch.Tensor | None = None,
+    callback: RowCallback | None = None,
     **controls: Any,
 ) -> torch.Tensor:
     """The reference: one forward pass a site. Same arguments and codes as `sample_cached`."""
@@ -36,6 +39,8 @@ def sample_plain(
         for site in range(start.num_known, height * width):
             logits = prior(start.for_prior(grids), start.labels)[:, :, site // width, site % width]
             start.codes[:, site] = choose_codes(logits, start.uniforms[:, site], start.controls)
+            if callback and (site + 1) % width == 0:
+                callback(grids, site // width)
     return grids
 
 
@@ -49,6 +54,7 @@ def sample_cached(
     seed: int = 0,
     first_index: int = 0,
     known: torch.Tensor | None = None,
+    callback: RowCallback | None = None,
     **controls: Any,
 ) -> torch.Tensor:
     """Codes (b, h, w) int64, drawn site by site with nothing computed twice.
@@ -58,6 +64,8 @@ def sample_cached(
             particular class, from a prior that learnt such.
         seed, first_index: sample i draws from (seed, first_index + i) alone, in whatever batch it is drawn.
         known: codes (b, m) of the first m sites in raster order, which are kept.
+        callback: called with (grids, row) after each row that is drawn: the codes (b, h, w) themselves, not a copy,
+            in which the rows below `row` are still 0. What it raises ends the sampling.
         controls: temperature, top_k, top_p and guidance_scale, as in `Controls`.
 
     Worked example: `sample_cached(prior, 16, 7, 7, labels=[3] * 16, temperature=0.9, top_k=50)` → (16, 7, 7).
@@ -75,6 +83,8 @@ def sample_cached(
             logits = cache.next_logits()
             if site >= start.num_known:
                 start.codes[:, site] = choose_codes(logits, start.uniforms[:, site], start.controls)
+            if callback and (site + 1) % width == 0:
+                callback(grids, site // width)
             cache.append(start.for_prior(start.codes[:, site]))
     return grids
 

@@ -209,4 +209,15 @@ BAD = {
         ("--output {bars}", "a part of the path is a file"),
         ("--output {used}", "already holds other files"),
     ],
+    "view": [
+        ("--run {new}", "no folder"),
+        ("--run {bars}", "no folder"),
+        ("--run {empty}", "no folder"),
+        ("--run {stopped}", "no folder"),
+        ("--run {run} --port 0", "--port 0"),
+        ("--run {run} --port 65536", "--port 65536"),
+        ("--run {run} --port -1", "--port -1"),
+        ("--run {run} --device cuda", "--device cpu"),
+        ("--run {run} --host 999.1.1.1", "cannot listen there"),
+    ],
 }

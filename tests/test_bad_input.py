@@ -98,6 +98,8 @@ def places(small_run, other_tokenizer, bars_file, tmp_path_factory):
 def test_bad_input_gets_one_line_and_exit_code_2(script, flags, reason, places, small_run, tmp_path, run_script):
     if script == "demo":
         pytest.importorskip("mlxtend")
+    if script == "view":
+        pytest.importorskip("gradio")
     before = {path: path.read_bytes() for path in small_run.rglob("*") if path.is_file()}
     short = ("--steps", "2") if script.startswith("train") and "--steps" not in flags else ()
     result = run_script(script, *short, *flags.format(**places, new=tmp_path / "new").split())
@@ -118,7 +120,14 @@ def test_every_flag_that_has_a_range_is_tried_beyond_it():
 
     tried = " ".join(flags for cases in BAD.values() for flags, _ in cases)
     tried += " ".join(flags for flags, _ in of_sampling.pytestmark[0].args[1])
-    classes = (configs.TrainTokenizer, configs.TrainPrior, configs.Sample, configs.DecodeCodes, configs.Evaluate)
+    classes = (
+        configs.TrainTokenizer,
+        configs.TrainPrior,
+        configs.Sample,
+        configs.DecodeCodes,
+        configs.Evaluate,
+        configs.View,
+    )
     ranged = {field.name for settings in classes for field in fields(settings)} & RULES.keys()
     assert len(ranged) > 25
     assert not [name for name in ranged if f"--{name.replace('_', '-')} " not in tried]

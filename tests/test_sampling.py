@@ -72,6 +72,18 @@ def test_the_cache_grows_with_the_width_of_the_grid_and_not_with_its_height():
         assert held(64, 16) == held(4, 16) < held(4, 32)
 
 
+@both_samplers
+@pytest.mark.parametrize("num_known,rows", [(0, [0, 1, 2, 3]), (3, [0, 1, 2, 3]), (6, [1, 2, 3]), (24, [])])
+def test_each_row_that_is_drawn_is_shown_once_when_it_is_finished(sampler, num_known, rows):
+    prior, seen = build(3), []
+    known = torch.randint(0, 8, (2, num_known))
+    codes = sampler(prior, 2, 4, 6, [2, 0], known=known, callback=lambda grids, row: seen.append((grids.clone(), row)))
+    assert [row for _, row in seen] == rows
+    for grids, row in seen:
+        assert torch.equal(grids[:, : row + 1], codes[:, : row + 1]) and not grids[:, row + 1 :].any()
+    assert torch.equal(codes, sampler(prior, 2, 4, 6, [2, 0], known=known))
+
+
 CONTROLS = {
     "none": {},
     "argmax": {"temperature": 0.0},

@@ -27,6 +27,7 @@ SCRIPTS = [
     "plot",
     "doctor",
     "demo",
+    "view",
 ]
 
 
@@ -36,7 +37,7 @@ def test_help_explains_every_flag_without_loading_torch(name):
     program = f"{call}\ntry: script.main()\nfinally: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0
-    assert "--output" in result.stdout and "python -m pipelines" in result.stdout
+    assert ("--run" if name == "view" else "--output") in result.stdout and "python -m pipelines" in result.stdout
     assert result.stdout.rstrip().endswith("False")
 
 
