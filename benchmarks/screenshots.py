@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import tyro
 from PIL import Image
 
-from pipelines.configs import View
+from pipelines.use_configs import View
 from pipelines.view import serve
 
 from .browser import Browser

@@ -4,7 +4,7 @@ python -m pipelines.decode_codes --tokenizer runs/demo/tokenizer --codes runs/de
 """
 
 from .cli import run_script, say
-from .configs import DecodeCodes
+from .use_configs import DecodeCodes
 
 
 def decode_codes(settings: DecodeCodes) -> None:

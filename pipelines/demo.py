@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 from .cli import run_script, say
-from .configs import Demo, Evaluate, ExportCodes, Sample, TrainPrior, TrainTokenizer
+from .configs import ExportCodes, TrainPrior, TrainTokenizer
 from .evaluate import evaluate
 from .export_codes import export_codes
 from .sample import sample
 from .train_prior import train_prior
 from .train_tokenizer import train_tokenizer
+from .use_configs import Demo, Evaluate, Sample
 
 
 def demo(settings: Demo) -> None:

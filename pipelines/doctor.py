@@ -6,7 +6,7 @@ python -m pipelines.doctor --run runs/demo
 from __future__ import annotations
 
 from .cli import run_script, say
-from .configs import Doctor
+from .use_configs import Doctor
 
 
 def doctor(settings: Doctor) -> None:

@@ -18,7 +18,6 @@ from stage1_vqvae.usage import UsageCounter
 from storage.errors import InputError
 
 from .batches import in_batches, in_order, load_batches
-from .configs import Evaluate
 from .features import Extractor, check_features
 from .fid import FeatureStatistics, frechet_distance
 from .generation import TwoStagePipeline
@@ -26,6 +25,7 @@ from .likelihood_bound import bits_per_dim, fit_scales, image_nats
 from .measure import Reconstructed, measure_prior, measure_tokenizer
 from .request import Request, make_request
 from .similarity import DATA_RANGE, structural_similarity
+from .use_configs import Evaluate
 
 MOST_TO_FIT = 1000  # training images that the decoder's scales are fitted to: a number or three, from as many pixels
 

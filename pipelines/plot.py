@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .cli import run_script, say
-from .configs import Plot
+from .use_configs import Plot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .cli import run_script, say
-from .configs import Sample
+from .use_configs import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ python -m pipelines.view --run runs/demo
 from typing import TYPE_CHECKING
 
 from .cli import run_script, say
-from .configs import View
+from .use_configs import View
 
 if TYPE_CHECKING:
     import gradio

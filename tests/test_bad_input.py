@@ -115,7 +115,7 @@ def test_every_flag_that_has_a_range_is_tried_beyond_it():
 
     from test_sample_script import test_what_cannot_be_drawn_is_one_line as of_sampling
 
-    from pipelines import configs
+    from pipelines import configs, use_configs
     from pipelines.checks import RULES
 
     tried = " ".join(flags for cases in BAD.values() for flags, _ in cases)
@@ -123,10 +123,10 @@ def test_every_flag_that_has_a_range_is_tried_beyond_it():
     classes = (
         configs.TrainTokenizer,
         configs.TrainPrior,
-        configs.Sample,
-        configs.DecodeCodes,
-        configs.Evaluate,
-        configs.View,
+        use_configs.Sample,
+        use_configs.DecodeCodes,
+        use_configs.Evaluate,
+        use_configs.View,
     )
     ranged = {field.name for settings in classes for field in fields(settings)} & RULES.keys()
     assert len(ranged) > 25

@@ -9,15 +9,15 @@ import tyro
 from test_layout import ROOT
 
 from data.sources import SOURCES
-from pipelines import configs
+from pipelines import configs, use_configs
 from pipelines.checks import check_ranges
 
 SCRIPTS = {
     "train_tokenizer": configs.TrainTokenizer,
     "export_codes": configs.ExportCodes,
     "train_prior": configs.TrainPrior,
-    "sample": configs.Sample,
-    "evaluate": configs.Evaluate,
+    "sample": use_configs.Sample,
+    "evaluate": use_configs.Evaluate,
 }
 SECTIONS = dict(re.findall(r"## (.+?)\n.*?```\n(.*?)```", (ROOT / "docs" / "presets.md").read_text("utf-8"), re.DOTALL))
 

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from pipelines.configs import View
+from pipelines.use_configs import View
 
 gradio = pytest.importorskip("gradio")
 

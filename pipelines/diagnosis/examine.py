@@ -11,8 +11,8 @@ from data.images import evenly_spaced
 from stage1_vqvae.usage import UsageCounter
 
 from ..batches import in_batches, in_order, load_batches
-from ..configs import Doctor
 from ..held_out import Part
+from ..use_configs import Doctor
 from .codebook import find_collapse, measure_codebook
 from .decoder import find_blur, measure_decoder
 from .finding import Figures, Finding, by_importance

@@ -15,8 +15,8 @@ from stage1_vqvae import VQVAE
 from stage2_prior import GatedPixelCNN
 from storage.errors import InputError
 
-from ..configs import Doctor
 from ..held_out import Part
+from ..use_configs import Doctor
 
 # the place of each part in a run as the demo leaves it
 PLACES = {"tokenizer": "tokenizer", "prior": "prior", "codes": "codes", "validation_codes": "codes_test"}

@@ -10,8 +10,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from storage.errors import InputError
 
-from ..configs import Plot
 from ..pictures import usage_figure
+from ..use_configs import Plot
 from .colours import COLOURS, principal_components
 from .material import Material
 from .pages import new_figure

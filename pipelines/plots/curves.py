@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..configs import Plot
+from ..use_configs import Plot
 from .material import Material
 from .pages import new_figure
 

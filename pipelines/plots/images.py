@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from data.images import to_float
 
-from ..configs import Plot
+from ..use_configs import Plot
 from .colours import COLOURS, colours_by_nearness, paint, principal_components
 from .material import Material
 from .pages import Row, columns_for, from_bytes, page_figure, to_unit

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from ..configs import Plot
+from ..use_configs import Plot
 from .material import Material
 from .pages import from_bytes, new_figure
 
