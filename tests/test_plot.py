@@ -11,7 +11,7 @@ from PIL import Image
 
 from data import CodeDataset
 from data.sources import load_images
-from pipelines import TwoStagePipeline, configs
+from pipelines import TwoStagePipeline, use_configs
 from pipelines.plot import pictures
 from pipelines.plots.codebook import draw_codebook
 from pipelines.plots.colours import colours_by_nearness, colours_by_number, paint, principal_components
@@ -29,11 +29,11 @@ def material(small_run, bars_file):
 
 
 def settings_with(**changes):
-    return configs.Plot(tokenizer="", output="", **changes)
+    return use_configs.Plot(tokenizer="", output="", **changes)
 
 
 def test_the_flag_offers_every_picture():
-    assert list(get_args(configs.Picture)) == list(pictures())
+    assert list(get_args(use_configs.Picture)) == list(pictures())
 
 
 def test_everything_that_the_parts_allow_is_drawn(small_run, bars_file, tmp_path, run_script):
