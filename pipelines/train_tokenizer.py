@@ -24,7 +24,6 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     from data.images import evenly_spaced
     from data.sources import load_images
     from stage1_vqvae.usage import perplexity
-    from storage.errors import InputError
 
     from .batches import in_batches, load_batches
     from .logs import draw_reconstructions, tracker_options
@@ -38,10 +37,7 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     with accelerator.main_process_first():  # only one downloads
         images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
         held_out = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
-    if max(images.image_size) < settings.downsampling:
-        raise InputError(f"--downsampling {settings.downsampling}: the images are only {max(images.image_size)} wide")
-    if settings.shift >= min(images.image_size):
-        raise InputError(f"--shift {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
+    check_size(settings, images)
     options = quantizer_options(settings)
     facts = {
         "precision": execution.precision,
@@ -77,6 +73,17 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     if accelerator.is_main_process:
         save_with_figures(tokenizer, held_out, settings)
         finish(run)
+
+
+def check_size(settings: TrainTokenizer, images: Images) -> None:
+    """Raise InputError where the images are too small for the settings."""
+    from storage.errors import InputError
+
+    shorter, longer = min(images.image_size), max(images.image_size)
+    if longer < settings.downsampling:
+        raise InputError(f"--downsampling {settings.downsampling}: the images are only {longer} wide")
+    if settings.shift >= shorter:
+        raise InputError(f"--shift {settings.shift}: nothing is left of images that are {shorter} wide")
 
 
 def save_with_figures(tokenizer: VQVAE, held_out: Images, settings: TrainTokenizer) -> None:

@@ -95,8 +95,6 @@ CONTROLS = {
     "all": {"guidance_scale": 1.5, "temperature": 1.3, "top_k": 3, "top_p": 0.9},
 }
 each_control = pytest.mark.parametrize("controls", CONTROLS.values(), ids=CONTROLS)
-
-
 LABELS = [0, 2, 1, NO_LABEL]
 CASES = [(controls, LABELS) for controls in CONTROLS.values()]
 CASES += [(controls, None) for controls in CONTROLS.values() if "guidance_scale" not in controls]
