@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from storage.errors import InputError
+from storage.errors import InputError, reason_of
 from storage.tensors import digest_of
 
 from .images import MOST_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
@@ -185,7 +185,7 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _unreadable(path: Any, error: Exception) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    reason = reason_of(error)
     return InputError(f"{path} is not a readable picture ({reason}): mend or remove it")
 
 

@@ -1,6 +1,7 @@
 """Image data sets of the Hugging Face hub, or of a local folder that `datasets` can read, as uint8 images.
 
-`hf:owner/name` is downloaded; `hf:./folder` stays on this machine. No code that comes with a data set is ever run.
+`hf:owner/name` is downloaded (`hf:owner/name:config` where it has several configurations); `hf:./folder` stays on this
+machine. No code that comes with a data set is ever run.
 """
 
 import io
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.errors import InputError
+from storage.errors import InputError, reason_of
 from storage.extras import import_extra
 from storage.limits import MOST_CLASSES
 from storage.tensors import digest_of, sha256
@@ -24,6 +25,13 @@ PREFIX = "hf:"
 LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # how a path begins, and no name on the hub
 TESTS = ("test", "validation", "valid", "val")
 IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")  # preferred where there are several
+
+
+def public_name(dataset: str) -> str:
+    """The name of a data set for those who were not there: of a local folder the last part alone."""
+    name = dataset.removeprefix(PREFIX)
+    is_local = dataset.startswith(PREFIX) and LOCAL.match(name)
+    return PREFIX + re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_local else dataset
 
 
 class HubPicture:
@@ -121,11 +129,11 @@ def _load(dataset: str, cache: Path | None) -> dict[str, Any]:
         raise InputError(f"no folder {name}: give the folder of a data set, as hf:./folder, or hf:owner/name")
     if not local and Path(name).exists():  # `datasets` would take it for what is meant
         raise InputError(f"{dataset} may be on the hub, and {name} is here: write hf:./{name}, or start elsewhere")
-    source = str(Path(name).expanduser().resolve()) if local else name
+    source, _, config = (str(Path(name).expanduser().resolve()), "", "") if local else name.partition(":")
     try:
-        parts = datasets.load_dataset(source, cache_dir=None if cache is None else str(cache))
+        parts = datasets.load_dataset(source, config or None, cache_dir=None if cache is None else str(cache))
     except Exception as error:  # what is said of names, networks and files has many types
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+        reason = reason_of(error)
         remedy = "mend its files" if local else "check the name and the network, or give a local folder as hf:./folder"
         raise InputError(f"cannot load {dataset} ({reason}): {remedy}") from error
     if not parts:

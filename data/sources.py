@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from storage.errors import InputError
+from storage.errors import InputError, reason_of
 from storage.limits import LARGEST_SIDE, MOST_CLASSES, machine_memory
 
 from . import hub
@@ -79,7 +79,7 @@ def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Callabl
         except InputError:
             raise
         except Exception as error:  # what is said of damaged files has many types
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+            reason = reason_of(error)
             raise InputError(
                 f"{name} is not in {root} and cannot be downloaded ({reason}): put its files there, or use mnist5k"
             ) from error
@@ -162,7 +162,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     except InputError:
         raise
     except Exception as error:  # zip, header and pickle errors have many types: each means a file we cannot read
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        reason = reason_of(error)
         raise InputError(f"{path} is not a readable npz file ({reason}): save it with numpy.savez") from error
     # numpy hands out the bytes of an entry that is named as an array, and is none
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}

@@ -51,9 +51,10 @@ def run_script(settings_type: type[Settings], script: Callable[[Settings], None]
         if error.errno is None:  # not the operating system's
             raise
         reason = DISK_ERRORS.get(error.errno, f"{error.strerror}: choose another folder")
-        _fail(f"{error.filename or settings.output}: {reason}", settings.verbose)
+        where = error.filename or getattr(settings, "output", None)
+        _fail(f"{where}: {reason}" if where else reason, settings.verbose)
     except KeyboardInterrupt:
-        _end_stopped(signal.SIGINT, "stopped; the same command goes on")
+        _end_stopped(signal.SIGINT, "stopped; run the same command again")
     except Stopped as stop:
         _end_stopped(stop.args[0], "stopped and saved; the same command goes on")
     finally:

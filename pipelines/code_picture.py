@@ -9,24 +9,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stage1_vqvae import VQVAE
 
+from .plots.colours import colours_by_nearness
+
 SIDE = 560  # pixels of the longer side, about
 READABLE = 28  # pixels of a site that has room for its number
 
 
 @torch.no_grad()
 def colours_of(tokenizer: VQVAE) -> np.ndarray:
-    """A colour (K, 3) uint8 for each code: its vector's three main components over the codebook, by rank.
-
-    By rank, so that all of the colours are used whatever the spread of the vectors.
-    """
+    """A colour (K, 3) uint8 for each code, that of its vector."""
     codes = torch.arange(tokenizer.num_embeddings, device=next(tokenizer.parameters()).device)
-    vectors = tokenizer.quantizer.look_up(codes[:, None, None]).flatten(1).double().cpu()  # (K, D)
-    centred = vectors - vectors.mean(0)
-    _, directions = torch.linalg.eigh(centred.T @ centred)
-    components = centred @ directions.flip(1)[:, :3]
-    ranks = components.argsort(0).argsort(0).double() / max(1, len(vectors) - 1)
-    shades = torch.nn.functional.pad(ranks, (0, 3 - ranks.shape[1]), value=0.5)
-    return (50 + 190 * shades).round().to(torch.uint8).numpy()
+    vectors = tokenizer.quantizer.look_up(codes[:, None, None]).flatten(1)  # (K, D)
+    return (255 * colours_by_nearness(vectors)).round().to(torch.uint8).numpy()
 
 
 def draw_codes(codes: np.ndarray, colours: np.ndarray, selected: tuple[int, int] | None = None) -> np.ndarray:

@@ -31,14 +31,17 @@ def evaluate(settings: Evaluate) -> None:
 
     device = choose_device(settings.device)
     parts = load_parts(settings, device)
-    facts = parts.facts()
+    extractor, facts = None, parts.facts()
+    if ":" in settings.features:  # a network of the user's: only its weights tell it from another of that name
+        extractor = make_extractor(settings.features, parts.train, settings.num_workers, device)
+        facts["features"] = extractor.description["weights"]
     run = Run(settings.output, settings, **facts)
     if run.finished:
         return say(f"{settings.output} is finished: nothing to do")
     run.start()
 
-    tokenizer, images, extractor = parts.tokenizer, parts.images, None
-    if settings.features != "none":
+    tokenizer, images = parts.tokenizer, parts.images
+    if settings.features != "none" and extractor is None:
         extractor = make_extractor(settings.features, parts.train, settings.num_workers, device)
     figures, usage = Figures({}, {}), UsageCounter(tokenizer.num_embeddings)
     real = measure_reconstructions(parts, settings, extractor, usage, figures)

@@ -16,8 +16,8 @@ from storage.errors import InputError
 from .generation import TwoStagePipeline
 
 COUNT = 20
-# of the data sets that need no path: what lies in the download folder once they are there. Others would be downloaded.
-DOWNLOADED = {"mnist5k": "", "mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
+# what lies in the download folder once these data sets are there
+DOWNLOADED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
 
 
 class Examples(NamedTuple):
@@ -33,11 +33,10 @@ def find_examples(pipeline: TwoStagePipeline, run: Path, count: int = COUNT) -> 
 
     Held-out images of the data set that the tokenizer names; or the run's samples; or, where it left none, new ones.
     """
-    dataset = pipeline.tokenizer.provenance.get("dataset")
+    dataset = str(pipeline.tokenizer.provenance.get("dataset"))
+    downloads = Path.home() / ".cache" / "codegrid"
     with suppress(InputError):  # not on this machine: the next best will do
-        if dataset in DOWNLOADED and (Path.home() / ".cache" / "codegrid" / DOWNLOADED[dataset]).is_dir() | (
-            dataset == "mnist5k"
-        ):
+        if dataset == "mnist5k" or (dataset in DOWNLOADED and (downloads / DOWNLOADED[dataset]).is_dir()):
             return _held_out(pipeline, dataset, count)
     with suppress(InputError, OSError):
         return _samples_of(pipeline, run / "samples" / "samples.npz", count)

@@ -80,12 +80,13 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
 def _write(settings: ExportCodes, header: CodeHeader, missing: list[range], shards: Iterator[CodeShard]) -> int:
     """Write the shards as they come; returns the ties of the whole export."""
     from data.codes import write_codes
+    from data.hub import public_name
 
     from .codes_file import write_npz
     from .parquet_file import write_parquet
 
     if settings.format == "codegrid":
-        return write_codes(settings.output, header, missing, shards, {"dataset": settings.dataset})
+        return write_codes(settings.output, header, missing, shards, {"dataset": public_name(settings.dataset)})
     run, write = _plain_run(settings, header), {"npz": write_npz, "parquet": write_parquet}[settings.format]
     file = f"codes.{settings.format}"
     # run.json is written after the codes, and so can tell their ties

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from data.sources import Images
-from storage.errors import InputError
+from storage.errors import InputError, reason_of
 from storage.tensors import digest_of, sha256
 
 from .judge import BATCH_SIZE, SEED, STEPS, Classifier, check_labels, train_classifier
@@ -91,7 +91,7 @@ def _load_inception() -> nn.Module:
         with _without_pickles():
             return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
     except Exception as error:  # of the download: there are many types
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        reason = reason_of(error)
         raise InputError(
             f"--features inception: its weights cannot be had ({reason}): connect to the network once, "
             "or use --features classifier"

@@ -82,6 +82,6 @@ def launch_page(page: gr.Blocks, host: str, port: int) -> None:
     """Serve a page in a thread. Raises OSError where that cannot be."""
     page.launch(
         server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
-        ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, footer_links=[],
+        max_file_size="64mb", ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, footer_links=[],
         theme=gr.themes.Default(**FONTS), css=CSS, app_kwargs={"middleware": [Middleware(KeepHome)]},
     )  # fmt: skip

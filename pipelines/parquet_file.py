@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from data.codes import CodeHeader, CodeShard, smallest_dtype
-from storage.errors import InputError
+from storage.errors import InputError, reason_of
 from storage.extras import import_extra
 from storage.limits import machine_memory
 
@@ -83,7 +83,7 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
     except InputError:
         raise
     except Exception as error:  # what is said of damaged files has many types
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        reason = reason_of(error)
         raise InputError(
             f"{path} is not a readable Parquet file of codes ({reason}): export the codes again"
         ) from error

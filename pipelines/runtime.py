@@ -78,7 +78,10 @@ def leave_together(accelerator: Accelerator) -> None:
 
 def choose_device(device: str) -> torch.device:
     """The device of a script that runs as one process."""
-    return start_accelerator(device, with_prose=False).device
+    accelerator = start_accelerator(device, with_prose=False)
+    if accelerator.num_processes > 1:
+        raise InputError("this script runs as one process: start it with python -m, without torchrun")
+    return accelerator.device
 
 
 def choose_precision(precision: str, device: torch.device) -> str:

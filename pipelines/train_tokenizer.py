@@ -132,6 +132,7 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
     """The tokenizer to be trained on these images, with weights that follow from the seed."""
     import torch
 
+    from data.hub import public_name
     from stage1_vqvae import VQVAE
     from storage.errors import InputError
 
@@ -148,7 +149,11 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
         quantizer=settings.quantizer,
         **quantizer_options(settings),
     )
-    tokenizer.provenance = {"dataset": settings.dataset, "classes": images.classes, "steps": settings.steps}
+    tokenizer.provenance = {
+        "dataset": public_name(settings.dataset),
+        "classes": images.classes,
+        "steps": settings.steps,
+    }
     return tokenizer
 
 

@@ -55,7 +55,8 @@ class States:
             checksum = write_tensors(staging / "state.safetensors", tensors)
             fields = {"run": self.run, "step": step, "history": history, "tensors": checksum}
             write_json(staging / "state.json", {**fields, "sha256": digest_of(fields)})
-        kept = self._saved()[-KEPT:]
+        # what lies beyond this step was passed over as damaged
+        kept = [path for path in self._saved() if int(path.name.removeprefix("step-")) <= step][-KEPT:]
         for other in set(self.folder.iterdir()) - set(kept):  # older ones, and what a killed run left half-written
             shutil.rmtree(other, ignore_errors=True)
         self._last = time.monotonic()
@@ -100,7 +101,7 @@ class States:
 
     def _saved(self) -> list[Path]:
         """Whole states, the newest last."""
-        return sorted(path.parent for path in self.folder.glob("step-*/state.json"))
+        return sorted(path.parent for path in self.folder.glob("step-" + "[0-9]" * 8 + "/state.json"))
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

@@ -132,7 +132,8 @@ class Plot(Command):
     prior: str | None = None
     """Folder of a prior trained on this tokenizer's codes: adds samples and its training curves."""
     codes: str | None = None
-    """Folder of exported codes, or an .npz file, in which uses are counted. By default 2,000 images are encoded."""
+    """Folder of exported codes, or an .npz or .parquet file, in which uses are counted. By default 2,000 images are
+    encoded."""
     dataset: Dataset = "mnist5k"
     """The images; they are brought to the tokenizer's size and channels."""
     data_root: str | None = None

@@ -33,7 +33,9 @@ def serve(settings: View) -> "gradio.Blocks":
     # gradio reads these when it is imported; then it asks its own server, which no proxy can reach, how it is
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), settings.host, "127.0.0.1,localhost")))
+    for name in ("NO_PROXY", "no_proxy"):  # where both are set, the second counts
+        earlier = os.environ.get(name) or os.environ.get(name.swapcase())
+        os.environ[name] = ",".join(filter(None, (earlier, settings.host, "127.0.0.1,localhost")))
     try:
         import gradio  # noqa: F401
     except ImportError as error:

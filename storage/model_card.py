@@ -51,7 +51,7 @@ def render_card(card: Card, config: dict, provenance: dict, fingerprint: str, wi
 
 def _training(provenance: dict) -> list[str]:
     """Sections on what a model was trained on, and how well it did."""
-    facts = {"data set": _data_set(provenance["dataset"])} if "dataset" in provenance else {}
+    facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
     facts |= {name: provenance[name] for name in ("steps", "step", "tokenizer_fingerprint") if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
     classes = provenance.get("classes")
@@ -65,12 +65,6 @@ def _training(provenance: dict) -> list[str]:
     if isinstance(history, list) and history and isinstance(history[-1], dict):
         parts += ["### At the end of training", _table(history[-1])]
     return parts
-
-
-def _data_set(name: object) -> object:
-    """The name of a data set; of a folder only the last part: where it lies is nobody's business."""
-    local = isinstance(name, str) and re.match(r"hf:([.~/\\]|[A-Za-z]:)", name)
-    return "a local folder, " + re.split(r"[/\\]", name.rstrip("/\\"))[-1] if local else name
 
 
 def _table(values: Mapping) -> str:

@@ -10,7 +10,7 @@ import torch
 from typing_extensions import Self
 
 from .atomic import write_folder, write_json
-from .errors import InputError
+from .errors import InputError, reason_of
 from .limits import is_list_of, short
 from .model_card import Card, read_picture, render_card, write_card
 from .tensors import digest_of, read_json, read_tensors, sha256, write_tensors
@@ -68,7 +68,7 @@ class ModelFolder:
             with torch.device("meta"):  # takes no memory, whatever sizes the config claims
                 outline = cls(**fields["config"])
         except Exception as error:  # a stranger's values can break a constructor in any way
-            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            reason = (reason_of(error) or type(error).__name__)[:300]
             raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason}") from error
         _check_classes(folder, fields["provenance"], outline)
         weights = folder / "model.safetensors"
@@ -149,5 +149,5 @@ def _download(source: str) -> Path:
             snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=["config.json", "model.safetensors"])
         )
     except Exception as error:  # the hub's errors have many types, and each means: no model
-        reason = str(error).strip().split("\n")[0]
+        reason = reason_of(error)
         raise InputError(f"cannot download {source}: {reason}") from error

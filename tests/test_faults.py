@@ -13,7 +13,7 @@ from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
 from test_processes import ROOT
 
-from pipelines.training_state import States
+from pipelines.training_state import States, Trained
 from storage.errors import InputError
 from storage.lock import hold, release_all
 
@@ -207,6 +207,19 @@ def test_a_run_without_a_sound_state_says_that_it_starts_again(tokenizer_flags, 
         path.write_bytes(b"")
     result = run_script("train_tokenizer", *tokenizer_flags, "--output", tmp_path)
     assert result.code == 0 and "no sound training state is left: starting from the first step" in result.out
+
+
+def test_a_state_that_is_saved_before_damaged_ones_is_kept(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    states = States(tmp_path, "run", Trained({"model": model}, torch.optim.Adam(model.parameters())), every=1)
+    model(torch.ones(1, 2)).sum().backward()
+    states.trained.optimizer.step()
+    for step in (100, 200):
+        states.save(step, [])
+        (tmp_path / f"step-{step:08d}" / "state.safetensors").write_bytes(b"")
+    assert states.load() == (0, [])
+    states.save(20, [{"step": 20}])
+    assert states.load() == (20, [{"step": 20}])
 
 
 def test_what_a_killed_run_left_half_written_is_cleared_away(tokenizer_flags, tmp_path, run_script, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from data import CodeDataset
 from data.images import to_float
 from data.sources import load_images
 from pipelines.run_folder import read_json
+from pipelines.runtime import choose_device
 from stage1_vqvae import VQVAE
 from stage1_vqvae.quantizers import QUANTIZERS, joint
 from stage1_vqvae.quantizers.anchors import ANCHORS
 from stage1_vqvae.quantizers.clustered import Clustered
+from storage.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 STEPS = 60
@@ -101,6 +104,13 @@ def test_two_processes_hold_bitwise_equal_codebooks_and_that_of_one_on_the_joint
 def test_processes_that_count_for_themselves_would_be_noticed(ranks):
     ours, theirs = (state_of("broken", tensors) for tensors in ranks)
     assert not torch.equal(ours["codebook"], theirs["codebook"])
+
+
+def test_a_script_for_one_process_refuses_several(monkeypatch):
+    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    monkeypatch.setattr("pipelines.runtime.start_accelerator", lambda *args, **options: two)
+    with pytest.raises(InputError, match="without torchrun"):
+        choose_device("cpu")
 
 
 def torchrun(name, *flags):
