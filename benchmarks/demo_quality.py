@@ -7,11 +7,12 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.digits import frechet_distance, judge, train_classifier
+from benchmarks.digits import judge, train_classifier
 from data import CodeDataset
 from data.images import evenly_spaced, to_uint8
 from data.sources import load_images
 from pipelines import TwoStagePipeline
+from pipelines.fid import frechet_distance
 
 
 def main() -> None:

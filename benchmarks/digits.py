@@ -1,15 +1,15 @@
-"""A classifier of real MNIST digits, and the Fréchet distance of its features: what judges generated digits.
+"""A classifier of real MNIST digits, which judges generated ones.
 
-Shapes: n images, f features.
+Shapes: n images.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
 from data.images import ImageDataset, to_float
+from pipelines.fid import FeatureStatistics
 
 FEATURES = 128
 
@@ -49,16 +49,9 @@ def train_classifier(digits: ImageDataset, steps: int = 3000, batch_size: int = 
 
 
 @torch.no_grad()
-def judge(model: DigitClassifier, images: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
-    """uint8 images (n, 1, 28, 28) → the classes it names (n,), and features (n, f)."""
+def judge(model: DigitClassifier, images: torch.Tensor) -> tuple[torch.Tensor, FeatureStatistics]:
+    """uint8 images (n, 1, 28, 28) → the classes it names (n,), and what Fréchet distances know of the features."""
     features = torch.cat([model.features(to_float(piece)) for piece in images.split(500)])
-    return model.classes(features).argmax(1), features.double().numpy()
-
-
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """‖μ_a − μ_b‖² + tr(C_a + C_b − 2 (C_a C_b)^½) of two sets of features (n, f)."""
-    mean = np.square(a.mean(0) - b.mean(0)).sum()
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # the trace of the root is the sum of the roots of the eigenvalues, which are real and not negative
-    roots = np.sqrt(np.linalg.eigvals(cov_a @ cov_b).real.clip(min=0))
-    return float(mean + np.trace(cov_a) + np.trace(cov_b) - 2 * roots.sum())
+    statistics = FeatureStatistics()
+    statistics.add(features)
+    return model.classes(features).argmax(1), statistics

@@ -61,9 +61,14 @@ def run_script(settings_type: type[Settings], script: Callable[[Settings], None]
         release_all()
 
 
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that torchrun started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
     """Print a line, once for all processes."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(line, flush=True)
 
 
@@ -76,6 +81,6 @@ def _fail(message: str, verbose: bool) -> None:
 
 
 def _end_stopped(number: int, words: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(f"\n{words}", file=sys.stderr)
     sys.exit(128 + number)  # what a shell makes of a signal

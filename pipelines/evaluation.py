@@ -125,8 +125,7 @@ def _make_request(settings: Evaluate, pipeline: TwoStagePipeline | None) -> Requ
         )
     if settings.num_samples < 2:
         raise InputError("--num-samples 1: a Fréchet distance needs at least 2")
-    controls = {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "guidance_scale")}
-    return make_request(pipeline.prior, settings.num_samples, None, settings.seed, controls)
+    return make_request(pipeline.prior, settings.num_samples, None, settings.seed, settings.controls)
 
 
 def measure_reconstructions(

@@ -1,6 +1,5 @@
 """`run.json`: what was run into a folder, so that the same command continues and another one is refused."""
 
-import os
 import platform
 import shlex
 import sys
@@ -15,6 +14,8 @@ from storage.atomic import write_folder, write_json
 from storage.errors import InputError
 from storage.lock import hold
 from storage.tensors import digest_of, read_json
+
+from .cli import is_main_process
 
 RUN_FILE = "run.json"
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
@@ -54,7 +55,7 @@ class Run:
         }
         self.finished = False
         self._compare()
-        if not self.finished and os.environ.get("RANK", "0") == "0":
+        if not self.finished and is_main_process():
             hold(self.folder)
             self._compare()  # another run may have ended in between
 

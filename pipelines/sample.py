@@ -50,16 +50,15 @@ def sample(settings: Sample) -> None:
 def _make_request(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None) -> Request:
     from .request import complete_codes, make_request
 
-    controls = {name: getattr(settings, name) for name in ("temperature", "top_k", "top_p", "guidance_scale")}
     if pictures:
         keep_rows = pipeline.tokenizer.grid_shape[0] // 2 if settings.keep_rows is None else settings.keep_rows
         of_each = 4 if settings.num_samples is None else settings.num_samples
         return complete_codes(
-            pipeline.prior, pictures.codes, keep_rows, of_each, settings.labels, settings.seed, controls
+            pipeline.prior, pictures.codes, keep_rows, of_each, settings.labels, settings.seed, settings.controls
         )
     several = len(settings.labels) if len(settings.labels) > 1 else 100
     num_samples = several if settings.num_samples is None else settings.num_samples
-    return make_request(pipeline.prior, num_samples, settings.labels, settings.seed, controls)
+    return make_request(pipeline.prior, num_samples, settings.labels, settings.seed, settings.controls)
 
 
 def _leave_images(

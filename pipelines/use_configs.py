@@ -1,7 +1,7 @@
 """The settings of the scripts that use a trained tokenizer or prior, and of the demo."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -22,6 +22,11 @@ class Drawing(Command):
     """Draw among the fewest codes that have this probability together. 1: among all."""
     guidance_scale: float = 1.0
     """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """These settings alone: the arguments of `stage2_prior.Controls`."""
+        return {field.name: getattr(self, field.name) for field in fields(Drawing) if field.name != "verbose"}
 
 
 @dataclass(frozen=True)
