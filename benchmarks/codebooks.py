@@ -14,13 +14,13 @@ from statistics import median
 
 import torch
 
-from data.images import ImageDataset, to_float
-from data.sources import load_images
-from pipelines.configs import TrainTokenizer
-from pipelines.runtime import autocast, choose_precision
-from pipelines.train_tokenizer import train_tokenizer
-from stage1_vqvae import VQVAE
-from storage.tensors import read_json
+from codegrid.data.images import ImageDataset, to_float
+from codegrid.data.sources import load_images
+from codegrid.pipelines.running.configs import TrainTokenizer
+from codegrid.pipelines.running.device import autocast, choose_precision
+from codegrid.pipelines.train_tokenizer import train_tokenizer
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.tensors import read_json
 
 KINDS = ("gradient", "ema", "clustered")
 SIZES = (512, 1024)

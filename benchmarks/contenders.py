@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from data.codes import shard_ranges
-from data.images import to_float
-from data.sources import load_images
-from pipelines.averaging import averaged
-from pipelines.configs import ExportCodes
-from pipelines.encoding import encode_ranges
-from pipelines.export_codes import export_codes
-from pipelines.runtime import autocast, start_accelerator
-from stage1_vqvae import VQVAE
-from stage1_vqvae.usage import perplexity
-from stage2_prior import GatedPixelCNN
-from stage2_prior.likelihood import nats_of
+from codegrid.data.codes import shard_ranges
+from codegrid.data.images import to_float
+from codegrid.data.sources import load_images
+from codegrid.pipelines.export_codes import export_codes
+from codegrid.pipelines.generation.encoding import encode_ranges
+from codegrid.pipelines.running.configs import ExportCodes
+from codegrid.pipelines.running.device import autocast, start_accelerator
+from codegrid.pipelines.training.averaging import averaged
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.usage import perplexity
+from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.stage2_prior.likelihood import nats_of
 
 from .plain import PlainPrior, PlainQuantizer, PlainVQVAE
 

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 from benchmarks.digits import judge, train_classifier
-from data import CodeDataset
-from data.images import evenly_spaced, to_uint8
-from data.sources import load_images
-from pipelines import TwoStagePipeline
-from pipelines.fid import frechet_distance
+from codegrid.data import CodeDataset
+from codegrid.data.images import evenly_spaced, to_uint8
+from codegrid.data.sources import load_images
+from codegrid.pipelines import TwoStagePipeline
+from codegrid.pipelines.evaluation.frechet import frechet_distance
 
 
 def main() -> None:

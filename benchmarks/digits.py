@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data.images import ImageDataset, to_float
-from pipelines.fid import FeatureStatistics
+from codegrid.data.images import ImageDataset, to_float
+from codegrid.pipelines.evaluation.frechet import FeatureStatistics
 
 FEATURES = 128
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-import data.codes
+import codegrid.data.codes
 
 from .children import Child, content_of, import_everything, run
 from .damage import Reader, damage
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600, help="digits")
     arguments = parser.parse_args()
     import_everything()
-    data.codes.SHARD_SIZE = 40  # small shards, so that an export has many
+    codegrid.data.codes.SHARD_SIZE = 40  # small shards, so that an export has many
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "artifacts"
         folder.mkdir()

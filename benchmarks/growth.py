@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.runtime import keep_memory
+from codegrid.pipelines.running.device import keep_memory
 
 from .contenders import tokenizer_step
 

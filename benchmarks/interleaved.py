@@ -64,7 +64,7 @@ def measure(contenders: dict[str, Contender], rounds: int, steps: int = 3) -> di
 def _serve(connection: Connection, build: Callable, arguments: tuple, keeps_memory: bool) -> None:
     import torch
 
-    from pipelines.runtime import keep_memory
+    from codegrid.pipelines.running.device import keep_memory
 
     if keeps_memory:
         keep_memory()

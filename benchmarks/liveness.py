@@ -8,9 +8,9 @@ Every other setting of `train_tokenizer` has its default. Figures are those of u
 import argparse
 from pathlib import Path
 
-from pipelines.configs import TrainTokenizer
-from pipelines.train_tokenizer import train_tokenizer
-from storage.tensors import read_json
+from codegrid.pipelines.running.configs import TrainTokenizer
+from codegrid.pipelines.train_tokenizer import train_tokenizer
+from codegrid.tensors import read_json
 
 STEPS = {32: 3000, 1024: 500}  # by batch size
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stage1_vqvae.networks import Decoder, Encoder
+from codegrid.stage1_vqvae.networks import Decoder, Encoder
 
 
 class PlainQuantizer(nn.Module):

@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from stage1_vqvae.quantizers import EMAQuantizer
+from codegrid.stage1_vqvae.quantizers import EMAQuantizer
 
 CASES = {"small": (64, 8, 8, 512, 64), "large": (16, 32, 32, 8192, 64)}  # batch, height, width, K, D
 HUGE = (32, 64, 64, 65_536, 64)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from stage2_prior import GatedPixelCNN, sample_cached, sample_plain
+from codegrid.stage2_prior import GatedPixelCNN, sample_cached, sample_plain
 
 from .interleaved import Contender, measure
 

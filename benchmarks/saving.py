@@ -15,11 +15,11 @@ from statistics import median
 
 import torch
 
-from pipelines.averaging import averaged
-from pipelines.finite import limit_gradient
-from pipelines.training_state import SECONDS, States, Trained
-from stage1_vqvae import VQVAE
-from stage2_prior import GatedPixelCNN
+from codegrid.pipelines.training.averaging import averaged
+from codegrid.pipelines.training.checkpoints import SECONDS, States, Trained
+from codegrid.pipelines.training.divergence import limit_gradient
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
 
 
 def build() -> dict[str, dict[str, torch.nn.Module]]:

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import tyro
 from PIL import Image
 
-from pipelines.use_configs import View
-from pipelines.view import serve
+from codegrid.pipelines.running.use_configs import View
+from codegrid.pipelines.view import serve
 
 from .browser import Browser
 

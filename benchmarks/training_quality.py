@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import CodeDataset
-from data.images import evenly_spaced
-from pipelines.batches import StepSampler, in_batches, load_batches
-from pipelines.measure import measure_prior
-from pipelines.training import lr_factor, set_lr
-from storage.tensors import read_json
+from codegrid.data import CodeDataset
+from codegrid.data.images import evenly_spaced
+from codegrid.data.loading import StepSampler, in_batches, load_batches
+from codegrid.pipelines.evaluation.reconstruction import measure_prior
+from codegrid.pipelines.training.loop import lr_factor, set_lr
+from codegrid.tensors import read_json
 
 from .contenders import GRID_BATCH, IMAGE_BATCH
 from .interleaved import Timing

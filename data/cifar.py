@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.errors import InputError
-from storage.limits import is_list_of
+from codegrid.errors import InputError
+from codegrid.limits import is_list_of
 
 # what a pickled array asks for, by its names in old and new versions of numpy
 ALLOWED = {

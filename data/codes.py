@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from storage.atomic import write_folder, write_json
-from storage.errors import InputError
-from storage.limits import short
-from storage.tensors import digest_of, read_json, sha256, write_tensors
+from codegrid.errors import InputError
+from codegrid.files import write_folder, write_json
+from codegrid.limits import short
+from codegrid.tensors import digest_of, read_json, sha256, write_tensors
 
-from .code_header import CodeHeader, check_manifest, shard_name
+from .manifest import CodeHeader, check_manifest, shard_name
 
 FORMAT = "codegrid codes 1"
 SHARD_SIZE = 8192  # images

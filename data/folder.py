@@ -12,8 +12,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from storage.errors import InputError, reason_of
-from storage.tensors import digest_of
+from codegrid.errors import InputError, reason_of
+from codegrid.tensors import digest_of
 
 from .images import MOST_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
 from .splits import split_indices

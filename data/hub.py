@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from storage.errors import InputError, reason_of
-from storage.extras import import_extra
-from storage.limits import MOST_CLASSES
-from storage.tensors import digest_of, sha256
+from codegrid.errors import InputError, reason_of
+from codegrid.extras import import_extra
+from codegrid.limits import MOST_CLASSES
+from codegrid.tensors import digest_of, sha256
 
 from .folder import IN_MEMORY_BYTES, FolderImages
 from .images import ImageDataset, evenly_spaced

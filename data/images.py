@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from storage.tensors import digest_of, sha256
+from codegrid.tensors import digest_of, sha256
 
 MOST_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
 

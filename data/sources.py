@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from storage.errors import InputError, reason_of
-from storage.limits import LARGEST_SIDE, MOST_CLASSES, machine_memory
+from codegrid.data import hub
+from codegrid.errors import InputError, reason_of
+from codegrid.limits import LARGEST_SIDE, MOST_CLASSES, machine_memory
 
-from . import hub
 from .folder import FolderImages, load_folder
 from .images import MOST_PIXELS, ImageDataset
 from .splits import split_indices

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .generation import TwoStagePipeline
+    from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 
 __all__ = ["TwoStagePipeline"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "TwoStagePipeline":  # lazy: it imports torch, and the scripts answer --help without it
-        from .generation import TwoStagePipeline
+        from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 
         return TwoStagePipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

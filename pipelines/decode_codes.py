@@ -3,8 +3,8 @@
 python -m pipelines.decode_codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
 """
 
-from .cli import run_script, say
-from .use_configs import DecodeCodes
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.use_configs import DecodeCodes
 
 
 def decode_codes(settings: DecodeCodes) -> None:
@@ -15,15 +15,14 @@ def decode_codes(settings: DecodeCodes) -> None:
     import torch
     from tqdm import tqdm
 
-    from data.images import to_uint8
-    from stage1_vqvae import VQVAE
-
-    from .batches import in_batches, load_batches
-    from .codes_file import open_codes
-    from .image_files import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
-    from .pictures import save_grid
-    from .run_folder import Run
-    from .runtime import choose_device
+    from codegrid.data.code_files import open_codes
+    from codegrid.data.images import to_uint8
+    from codegrid.data.loading import in_batches, load_batches
+    from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+    from codegrid.pipelines.drawing.pictures import save_grid
+    from codegrid.pipelines.running.device import choose_device
+    from codegrid.pipelines.running.run_folder import Run
+    from codegrid.stage1_vqvae import VQVAE
 
     device = choose_device(settings.device)
     tokenizer = VQVAE.from_pretrained(settings.tokenizer, device)

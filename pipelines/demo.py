@@ -6,14 +6,14 @@ python -m pipelines.demo
 import json
 from pathlib import Path
 
-from .cli import run_script, say
-from .configs import ExportCodes, TrainPrior, TrainTokenizer
-from .evaluate import evaluate
-from .export_codes import export_codes
-from .sample import sample
-from .train_prior import train_prior
-from .train_tokenizer import train_tokenizer
-from .use_configs import Demo, Evaluate, Sample
+from codegrid.pipelines.evaluate import evaluate
+from codegrid.pipelines.export_codes import export_codes
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.configs import ExportCodes, TrainPrior, TrainTokenizer
+from codegrid.pipelines.running.use_configs import Demo, Evaluate, Sample
+from codegrid.pipelines.sample import sample
+from codegrid.pipelines.train_prior import train_prior
+from codegrid.pipelines.train_tokenizer import train_tokenizer
 
 
 def demo(settings: Demo) -> None:

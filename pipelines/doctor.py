@@ -5,8 +5,8 @@ python -m pipelines.doctor --run runs/demo
 
 from __future__ import annotations
 
-from .cli import run_script, say
-from .use_configs import Doctor
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.use_configs import Doctor
 
 
 def doctor(settings: Doctor) -> None:
@@ -14,13 +14,12 @@ def doctor(settings: Doctor) -> None:
     # imported here, so that --help answers before torch is loaded
     from pathlib import Path
 
-    from storage.atomic import write_json
-
-    from .diagnosis.examine import examine
-    from .diagnosis.page import as_json, write_page
-    from .diagnosis.parts import load_parts
-    from .run_folder import Run
-    from .runtime import choose_device
+    from codegrid.files import write_json
+    from codegrid.pipelines.diagnosis.examine import examine
+    from codegrid.pipelines.diagnosis.page import as_json, write_page
+    from codegrid.pipelines.diagnosis.parts import load_parts
+    from codegrid.pipelines.running.device import choose_device
+    from codegrid.pipelines.running.run_folder import Run
 
     parts = load_parts(settings, choose_device(settings.device))
     run = Run(settings.output, settings, **parts.facts()) if settings.output else None

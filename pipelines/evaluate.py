@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .cli import run_script, say
-from .use_configs import Evaluate
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.use_configs import Evaluate
 
 if TYPE_CHECKING:
-    from .evaluation import Figures
+    from codegrid.pipelines.evaluation.run import Figures
 
 
 def evaluate(settings: Evaluate) -> None:
@@ -19,15 +19,14 @@ def evaluate(settings: Evaluate) -> None:
     # imported here, so that --help answers before torch is loaded
     from pathlib import Path
 
-    from data.images import evenly_spaced, to_float
-    from stage1_vqvae.usage import UsageCounter
-    from storage.atomic import write_json
-
-    from .evaluation import Figures, load_parts, measure_reconstructions, measure_samples
-    from .features import make_extractor
-    from .pictures import save_pairs, save_usage
-    from .run_folder import Run
-    from .runtime import choose_device
+    from codegrid.data.images import evenly_spaced, to_float
+    from codegrid.files import write_json
+    from codegrid.pipelines.drawing.pictures import save_pairs, save_usage
+    from codegrid.pipelines.evaluation.features import make_extractor
+    from codegrid.pipelines.evaluation.run import Figures, load_parts, measure_reconstructions, measure_samples
+    from codegrid.pipelines.running.device import choose_device
+    from codegrid.pipelines.running.run_folder import Run
+    from codegrid.stage1_vqvae.usage import UsageCounter
 
     device = choose_device(settings.device)
     parts = load_parts(settings, device)

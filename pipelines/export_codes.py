@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .cli import run_script, say
-from .configs import ExportCodes
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.configs import ExportCodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from data.codes import CodeHeader, CodeShard
-
-    from .run_folder import Run
+    from codegrid.data.codes import CodeHeader, CodeShard
+    from codegrid.pipelines.running.run_folder import Run
 
 
 def export_codes(settings: ExportCodes) -> None:
@@ -24,13 +23,12 @@ def export_codes(settings: ExportCodes) -> None:
     import torch
     from tqdm import tqdm
 
-    from data.codes import CodeHeader
-    from data.sources import load_images
-    from stage1_vqvae import VQVAE
-    from storage.extras import import_extra
-
-    from .encoding import encode_ranges
-    from .runtime import decide_on_main, leave_together, start_accelerator
+    from codegrid.data.codes import CodeHeader
+    from codegrid.data.sources import load_images
+    from codegrid.extras import import_extra
+    from codegrid.pipelines.generation.encoding import encode_ranges
+    from codegrid.pipelines.running.device import decide_on_main, leave_together, start_accelerator
+    from codegrid.stage1_vqvae import VQVAE
 
     if settings.format == "parquet":
         import_extra("pyarrow", "--format parquet")  # now, and not when the images are encoded
@@ -68,9 +66,8 @@ def export_codes(settings: ExportCodes) -> None:
 
 def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | None:
     """The images still to be encoded, a range for each shard; None where the export is finished."""
-    from data.codes import shard_ranges
-
-    from .run_folder import missing_codes
+    from codegrid.data.codes import shard_ranges
+    from codegrid.pipelines.running.run_folder import missing_codes
 
     if settings.format == "codegrid":
         return missing_codes(settings.output, header)
@@ -79,11 +76,10 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
 
 def _write(settings: ExportCodes, header: CodeHeader, missing: list[range], shards: Iterator[CodeShard]) -> int:
     """Write the shards as they come; returns the ties of the whole export."""
-    from data.codes import write_codes
-    from data.hub import public_name
-
-    from .codes_file import write_npz
-    from .parquet_file import write_parquet
+    from codegrid.data.code_files import write_npz
+    from codegrid.data.codes import write_codes
+    from codegrid.data.hub import public_name
+    from codegrid.data.parquet import write_parquet
 
     if settings.format == "codegrid":
         return write_codes(settings.output, header, missing, shards, {"dataset": public_name(settings.dataset)})
@@ -97,7 +93,7 @@ def _write(settings: ExportCodes, header: CodeHeader, missing: list[range], shar
 def _plain_run(settings: ExportCodes, header: CodeHeader) -> Run:
     from dataclasses import asdict
 
-    from .run_folder import Run
+    from codegrid.pipelines.running.run_folder import Run
 
     return Run(settings.output, settings, **asdict(header))
 

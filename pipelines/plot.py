@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .cli import run_script, say
-from .use_configs import Plot
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.use_configs import Plot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from matplotlib.figure import Figure
 
-    from .plots.material import Material
+    from codegrid.pipelines.drawing.material import Material
 
 
 def plot(settings: Plot) -> None:
@@ -25,8 +25,8 @@ def plot(settings: Plot) -> None:
 
     from tqdm import tqdm
 
-    from .plots.codebook import require_umap
-    from .run_folder import Run
+    from codegrid.pipelines.drawing.codebook import require_umap
+    from codegrid.pipelines.running.run_folder import Run
 
     material = gather(settings)
     names = choose(settings, material)
@@ -55,13 +55,12 @@ def plot(settings: Plot) -> None:
 
 def gather(settings: Plot) -> Material:
     """Load the parts; `InputError` where they do not fit together."""
-    from data.sources import load_images
-    from stage1_vqvae import VQVAE
-
-    from .codes_file import open_codes
-    from .generation import TwoStagePipeline
-    from .plots.material import Material
-    from .runtime import choose_device
+    from codegrid.data.code_files import open_codes
+    from codegrid.data.sources import load_images
+    from codegrid.pipelines.drawing.material import Material
+    from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+    from codegrid.pipelines.running.device import choose_device
+    from codegrid.stage1_vqvae import VQVAE
 
     device, pipeline = choose_device(settings.device), None
     if settings.prior is not None:
@@ -76,9 +75,8 @@ def gather(settings: Plot) -> Material:
 
 def choose(settings: Plot, material: Material) -> list[str]:
     """The names of the pictures to draw: those asked for, or all that the given parts allow."""
-    from storage.errors import InputError
-
-    from .plots.curves import history_of
+    from codegrid.errors import InputError
+    from codegrid.pipelines.drawing.curves import history_of
 
     models = [material.tokenizer, material.pipeline.prior if material.pipeline else None]
     lacking = {}
@@ -95,7 +93,7 @@ def choose(settings: Plot, material: Material) -> list[str]:
 
 def pictures() -> dict[str, Callable[[Material, Plot], Figure]]:
     """What can be drawn, by the names that `--what` takes."""
-    from .plots import codebook, curves, images, places
+    from codegrid.pipelines.drawing import codebook, curves, images, places
 
     return {
         "reconstructions": images.draw_reconstructions,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .cli import run_script, say
-from .use_configs import Sample
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.use_configs import Sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,19 +17,18 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from tqdm import tqdm
 
-    from .completion import Pictures
-    from .generation import TwoStagePipeline
-    from .request import Request
+    from codegrid.pipelines.generation.completion import Pictures
+    from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+    from codegrid.pipelines.generation.request import Request
 
 
 def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
     # imported here, so that --help answers before torch is loaded
-    from storage.errors import InputError
-
-    from .completion import read_pictures
-    from .generation import TwoStagePipeline
-    from .runtime import leave_together, require_compiler, start_accelerator
+    from codegrid.errors import InputError
+    from codegrid.pipelines.generation.completion import read_pictures
+    from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+    from codegrid.pipelines.running.device import leave_together, require_compiler, start_accelerator
 
     accelerator = start_accelerator(settings.device)
     if settings.keep_rows is not None and settings.complete is None:
@@ -48,7 +47,7 @@ def sample(settings: Sample) -> None:
 
 
 def _make_request(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None) -> Request:
-    from .request import complete_codes, make_request
+    from codegrid.pipelines.generation.request import complete_codes, make_request
 
     if pictures:
         keep_rows = pipeline.tokenizer.grid_shape[0] // 2 if settings.keep_rows is None else settings.keep_rows
@@ -68,14 +67,13 @@ def _leave_images(
     import numpy as np
     import torch
 
-    from data.images import to_uint8
-
-    from .completion import save_completions
-    from .image_files import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
-    from .pictures import save_grid
-    from .run_folder import Run
-    from .runtime import decide_on_main
-    from .together import make_together
+    from codegrid.data.images import to_uint8
+    from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+    from codegrid.pipelines.drawing.pictures import save_grid
+    from codegrid.pipelines.generation.completion import save_completions
+    from codegrid.pipelines.running.device import decide_on_main
+    from codegrid.pipelines.running.processes import make_together
+    from codegrid.pipelines.running.run_folder import Run
 
     name = "completions" if pictures else "samples"
     files = image_files(name, request.num_samples, settings.shard_size)
@@ -124,13 +122,12 @@ def _leave_codes(
     """The codes alone, as a code dataset."""
     import torch
 
-    from data.codes import CodeHeader, CodeShard, write_codes
-    from stage2_prior import NO_LABEL
-    from storage.tensors import digest_of
-
-    from .run_folder import missing_codes
-    from .runtime import decide_on_main
-    from .together import make_together
+    from codegrid.data.codes import CodeHeader, CodeShard, write_codes
+    from codegrid.pipelines.running.device import decide_on_main
+    from codegrid.pipelines.running.processes import make_together
+    from codegrid.pipelines.running.run_folder import missing_codes
+    from codegrid.stage2_prior import NO_LABEL
+    from codegrid.tensors import digest_of
 
     tokenizer = pipeline.tokenizer
     height, width = tokenizer.grid_shape

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .cli import run_script, say
-from .configs import TrainPrior
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.configs import TrainPrior
 
 if TYPE_CHECKING:
-    from data import CodeDataset
-    from stage2_prior import GatedPixelCNN
+    from codegrid.data import CodeDataset
+    from codegrid.stage2_prior import GatedPixelCNN
 
 
 def train_prior(settings: TrainPrior) -> None:
@@ -21,18 +21,17 @@ def train_prior(settings: TrainPrior) -> None:
     # imported here, so that --help answers before torch is loaded
     import torch
 
-    from data import CodeDataset
-    from data.images import evenly_spaced
-    from stage2_prior.likelihood import nats_of
-
-    from .averaging import averaged
-    from .batches import in_batches, load_batches
-    from .held_out import hold_out
-    from .logs import draw_samples, tracker_options
-    from .measure import measure_prior
-    from .run_folder import Run
-    from .runtime import choose_execution, leave_together, start_accelerator
-    from .training import Stage, finish, train
+    from codegrid.data import CodeDataset
+    from codegrid.data.held_out import hold_out
+    from codegrid.data.images import evenly_spaced
+    from codegrid.data.loading import in_batches, load_batches
+    from codegrid.pipelines.evaluation.reconstruction import measure_prior
+    from codegrid.pipelines.running.device import choose_execution, leave_together, start_accelerator
+    from codegrid.pipelines.running.run_folder import Run
+    from codegrid.pipelines.training.averaging import averaged
+    from codegrid.pipelines.training.loop import Stage, finish, train
+    from codegrid.pipelines.training.trackers import draw_samples, tracker_options
+    from codegrid.stage2_prior.likelihood import nats_of
 
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     device = accelerator.device
@@ -79,7 +78,7 @@ def build_prior(settings: TrainPrior, codes: CodeDataset) -> GatedPixelCNN:
     """The prior to be trained on these codes, with weights that follow from the seed."""
     import torch
 
-    from stage2_prior import GatedPixelCNN
+    from codegrid.stage2_prior import GatedPixelCNN
 
     classes = [] if settings.unconditional else codes.classes
     torch.manual_seed(settings.seed)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .cli import run_script, say
-from .configs import TrainTokenizer
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.configs import TrainTokenizer
 
 if TYPE_CHECKING:
-    from data.sources import Images
-    from stage1_vqvae import VQVAE
+    from codegrid.data.sources import Images
+    from codegrid.stage1_vqvae import VQVAE
 
 
 def train_tokenizer(settings: TrainTokenizer) -> None:
@@ -20,17 +20,16 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     # imported here, so that --help answers before torch is loaded
     import torch
 
-    from data.augmentation import Augmentation
-    from data.images import evenly_spaced
-    from data.sources import load_images
-    from stage1_vqvae.usage import perplexity
-
-    from .batches import in_batches, load_batches
-    from .logs import draw_reconstructions, tracker_options
-    from .measure import measure_tokenizer
-    from .run_folder import Run
-    from .runtime import choose_execution, leave_together, start_accelerator
-    from .training import Stage, finish, train
+    from codegrid.data.augmentation import Augmentation
+    from codegrid.data.images import evenly_spaced
+    from codegrid.data.loading import in_batches, load_batches
+    from codegrid.data.sources import load_images
+    from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
+    from codegrid.pipelines.running.device import choose_execution, leave_together, start_accelerator
+    from codegrid.pipelines.running.run_folder import Run
+    from codegrid.pipelines.training.loop import Stage, finish, train
+    from codegrid.pipelines.training.trackers import draw_reconstructions, tracker_options
+    from codegrid.stage1_vqvae.usage import perplexity
 
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     execution = choose_execution(settings, accelerator.device)
@@ -77,7 +76,7 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
 
 def check_size(settings: TrainTokenizer, images: Images) -> None:
     """Raise InputError where the images are too small for the settings."""
-    from storage.errors import InputError
+    from codegrid.errors import InputError
 
     shorter, longer = min(images.image_size), max(images.image_size)
     if longer < settings.downsampling:
@@ -90,9 +89,9 @@ def save_with_figures(tokenizer: VQVAE, held_out: Images, settings: TrainTokeniz
     """Save the trained tokenizer, measure it on all held-out images, and save it again with the figures."""
     from tqdm import tqdm
 
-    from .batches import in_order, load_batches
-    from .measure import measure_tokenizer
-    from .runtime import without_compiling
+    from codegrid.data.loading import in_order, load_batches
+    from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
+    from codegrid.pipelines.running.device import without_compiling
 
     tokenizer.save_pretrained(settings.output)  # first: what is measured may turn out to be unreadable
     batches = in_order(len(held_out), 250)
@@ -115,9 +114,8 @@ def draw_pairs(tokenizer: VQVAE, held_out: Images) -> bytes:
     import tempfile
     from pathlib import Path
 
-    from data.images import evenly_spaced, to_float
-
-    from .pictures import save_pairs
+    from codegrid.data.images import evenly_spaced, to_float
+    from codegrid.pipelines.drawing.pictures import save_pairs
 
     height, width = held_out.image_size
     at_most = max(1, min(24, 2**21 // (height * width)))  # a page for a card, and not a poster
@@ -132,9 +130,9 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
     """The tokenizer to be trained on these images, with weights that follow from the seed."""
     import torch
 
-    from data.hub import public_name
-    from stage1_vqvae import VQVAE
-    from storage.errors import InputError
+    from codegrid.data.hub import public_name
+    from codegrid.errors import InputError
+    from codegrid.stage1_vqvae import VQVAE
 
     variance = images.variance()
     if not variance:
@@ -159,8 +157,8 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> VQVAE:
 
 def quantizer_options(settings: TrainTokenizer) -> dict[str, Any]:
     """The settings that the chosen quantizer has, with its defaults for what is left open."""
-    from stage1_vqvae.quantizers import QUANTIZERS
-    from storage.errors import InputError
+    from codegrid.errors import InputError
+    from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
     names = ("num_embeddings", "embedding_dim", "commitment_cost", "decay", "distance", "kmeans_steps")
     options = {name: getattr(settings, name) for name in names}

@@ -5,8 +5,8 @@ python -m pipelines.view --run runs/demo
 
 from typing import TYPE_CHECKING
 
-from .cli import run_script, say
-from .use_configs import View
+from codegrid.pipelines.running.cli import run_script, say
+from codegrid.pipelines.running.use_configs import View
 
 if TYPE_CHECKING:
     import gradio
@@ -25,10 +25,9 @@ def serve(settings: View) -> "gradio.Blocks":
     import os
     from pathlib import Path
 
-    from storage.errors import InputError
-
-    from .generation import TwoStagePipeline
-    from .runtime import choose_device
+    from codegrid.errors import InputError
+    from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+    from codegrid.pipelines.running.device import choose_device
 
     # gradio reads these when it is imported; then it asks its own server, which no proxy can reach, how it is
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -46,9 +45,9 @@ def serve(settings: View) -> "gradio.Blocks":
     _check_address(settings)
     pipeline = TwoStagePipeline.from_pretrained(run, choose_device(settings.device))
 
-    from .examples import find_examples
-    from .page import build_page
-    from .page_server import launch_page
+    from codegrid.pipelines.viewer.examples import find_examples
+    from codegrid.pipelines.viewer.page import build_page
+    from codegrid.pipelines.viewer.server import launch_page
 
     page = build_page(pipeline, find_examples(pipeline, run), str(run))
     launch_page(page, settings.host, settings.port)
@@ -59,7 +58,7 @@ def _check_address(settings: View) -> None:
     """Raise `InputError` where nothing can listen there: gradio would say so late, and in many lines."""
     import socket
 
-    from storage.errors import InputError
+    from codegrid.errors import InputError
 
     try:
         family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]

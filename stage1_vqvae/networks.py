@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from storage.limits import LARGEST_SIDE, short
+from codegrid.limits import LARGEST_SIDE, short
 
 
 class ResidualBlock(nn.Module):

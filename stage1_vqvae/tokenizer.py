@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from storage.limits import LARGEST_SIDE, MOST_LAYERS, WIDEST, check_name, check_number, check_whole, short
-from storage.model_folder import ModelFolder
+from codegrid.limits import LARGEST_SIDE, MOST_LAYERS, WIDEST, check_name, check_number, check_whole, short
+from codegrid.model_folder import ModelFolder
+from codegrid.stage1_vqvae.quantizers.nearest import Nearest
 
 from .card import CARD
 from .networks import Decoder, Encoder, count_halvings
 from .quantizers import QUANTIZERS
-from .quantizers.nearest import Nearest
 
 
 class Reconstruction(NamedTuple):

@@ -1,8 +1,8 @@
 """Stage 2: the prior over codes, and the samplers that draw new ones from it."""
 
-from .choice import Controls
-from .contract import NO_LABEL
-from .pixelcnn import GatedPixelCNN
-from .sampling import sample_cached, sample_plain
+from codegrid.codes import NO_LABEL
+from codegrid.stage2_prior.pixelcnn.network import GatedPixelCNN
+from codegrid.stage2_prior.sampling.logits import Controls
+from codegrid.stage2_prior.sampling.sequential import sample_cached, sample_plain
 
 __all__ = ["NO_LABEL", "Controls", "GatedPixelCNN", "sample_cached", "sample_plain"]

@@ -1,6 +1,6 @@
 """What the card of a prior says."""
 
-from storage.model_card import Card
+from codegrid.model_card import Card
 
 CARD = Card(
     title="A gated PixelCNN prior over image codes",

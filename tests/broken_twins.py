@@ -8,8 +8,8 @@ from types import MethodType
 import torch
 import torch.nn.functional as F
 
-from stage1_vqvae.quantizers import base
-from stage1_vqvae.quantizers.nearest import Nearest
+from codegrid.stage1_vqvae.quantizers import base
+from codegrid.stage1_vqvae.quantizers.nearest import Nearest
 
 
 def swap_the_losses(quantizer, patch):

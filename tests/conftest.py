@@ -38,7 +38,7 @@ def run_script(monkeypatch, capsys):
     """Call a script as the command line does: returns its exit code and what it printed."""
 
     def call(name, *flags):
-        module = __import__(f"pipelines.{name}", fromlist=["main"])
+        module = __import__(f"codegrid.pipelines.{name}", fromlist=["main"])
         monkeypatch.setattr(sys, "argv", [f"pipelines/{name}.py", *map(str, flags)])
         capsys.readouterr()
         try:
@@ -75,7 +75,7 @@ def small_run(bars_file, tmp_path_factory):
         ),
         ("train_prior", ("--codes", folder / "codes", "--output", folder / "prior", *TINY_PRIOR)),
     ):
-        module = __import__(f"pipelines.{name}", fromlist=["main"])
+        module = __import__(f"codegrid.pipelines.{name}", fromlist=["main"])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [f"pipelines/{name}.py", *map(str, flags)])
             module.main()

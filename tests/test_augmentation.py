@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from data.augmentation import Augmentation
-from data.images import to_float, to_uint8
+from codegrid.data.augmentation import Augmentation
+from codegrid.data.images import to_float, to_uint8
 
 
 def draw_images(count=64, channels=3, height=6, width=9):

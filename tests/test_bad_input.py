@@ -12,10 +12,10 @@ from PIL import Image
 from test_model_folder import forge as forge_config
 from test_odd_images import png_of
 
-from pipelines import TwoStagePipeline
-from stage1_vqvae import VQVAE
-from storage.errors import InputError
-from storage.tensors import digest_of
+from codegrid.errors import InputError
+from codegrid.pipelines import TwoStagePipeline
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.tensors import digest_of
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_every_flag_that_has_a_range_is_tried_beyond_it():
 
     from test_sample_script import test_what_cannot_be_drawn_is_one_line as of_sampling
 
-    from pipelines import configs, use_configs
-    from pipelines.checks import RULES
+    from codegrid.pipelines.running import configs, use_configs
+    from codegrid.pipelines.running.checks import RULES
 
     tried = " ".join(flags for cases in BAD.values() for flags, _ in cases)
     tried += " ".join(flags for flags, _ in of_sampling.pytestmark[0].args[1])

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from data import CodeDataset
-from data.codes import CodeHeader, CodeShard, missing_ranges, smallest_dtype, write_codes
-from storage.errors import InputError
+from codegrid.data import CodeDataset
+from codegrid.data.codes import CodeHeader, CodeShard, missing_ranges, smallest_dtype, write_codes
+from codegrid.errors import InputError
 
 HEADER = CodeHeader(
     num_images=25,
@@ -30,7 +30,7 @@ LABELS = torch.arange(25) % 2
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr("data.codes.SHARD_SIZE", 10)
+    monkeypatch.setattr("codegrid.data.codes.SHARD_SIZE", 10)
 
 
 def encode(numbers):

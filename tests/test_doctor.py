@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from conftest import draw_bars
 
-from data import CodeDataset
-from data.code_header import CodeHeader
-from data.codes import CodeShard, missing_ranges, write_codes
-from data.images import to_float
-from pipelines.diagnosis.frequencies import count_frequencies
-from pipelines.diagnosis.likelihood import find_faults_of_learning
-from pipelines.diagnosis.samples import find_faults_of_samples
-from stage1_vqvae import VQVAE
-from stage2_prior import GatedPixelCNN
-from stage2_prior.likelihood import nats_of
+from codegrid.data import CodeDataset
+from codegrid.data.codes import CodeShard, missing_ranges, write_codes
+from codegrid.data.images import to_float
+from codegrid.data.manifest import CodeHeader
+from codegrid.pipelines.diagnosis.frequencies import count_frequencies
+from codegrid.pipelines.diagnosis.likelihood import find_faults_of_learning
+from codegrid.pipelines.diagnosis.samples import find_faults_of_samples
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.stage2_prior.likelihood import nats_of
 
 K, SIDE = 16, 4
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, MNIST
 
-from data.sources import load_images
-from storage.errors import InputError
+from codegrid.data.sources import load_images
+from codegrid.errors import InputError
 
 NAMES = ["train_a", "train_b", "test_a", "meta"]
 

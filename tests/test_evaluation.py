@@ -10,12 +10,12 @@ import scipy.linalg
 import torch
 from conftest import draw_bars
 
-from data.sources import load_images
-from pipelines import judge
-from pipelines.features import check_features, make_extractor
-from pipelines.fid import FeatureStatistics, frechet_distance
-from pipelines.similarity import structural_similarity
-from storage.errors import InputError
+from codegrid.data.sources import load_images
+from codegrid.errors import InputError
+from codegrid.pipelines.evaluation import classifier as judge
+from codegrid.pipelines.evaluation.features import check_features, make_extractor
+from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
+from codegrid.pipelines.evaluation.similarity import structural_similarity
 
 CPU = torch.device("cpu")
 

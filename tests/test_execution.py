@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
 
-from data.images import ImageBatch
-from pipelines.runtime import Execution, keep_memory
-from pipelines.training import Stage, _find_gradients
+from codegrid.data.images import ImageBatch
+from codegrid.pipelines.running.device import Execution, keep_memory
+from codegrid.pipelines.training.loop import Stage, _find_gradients
 
 
 def test_a_step_in_pieces_trains_as_the_whole_batch_does(tmp_path, bars_file, run_script):

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from data import CodeDataset
-from data.codes import CodeHeader, CodeShard, shard_ranges
-from data.images import ImageDataset, to_float
-from data.sources import load_images
-from pipelines.codes_file import write_npz
-from pipelines.encoding import encode_ranges
-from pipelines.runtime import start_accelerator
-from stage1_vqvae import VQVAE
+from codegrid.data import CodeDataset
+from codegrid.data.code_files import write_npz
+from codegrid.data.codes import CodeHeader, CodeShard, shard_ranges
+from codegrid.data.images import ImageDataset, to_float
+from codegrid.data.sources import load_images
+from codegrid.pipelines.generation.encoding import encode_ranges
+from codegrid.pipelines.running.device import start_accelerator
+from codegrid.stage1_vqvae import VQVAE
 
 IMAGES, HEIGHT, WIDTH = 54, 3, 5  # the bars' training part, and the grid of their codes
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr("data.codes.SHARD_SIZE", 19)  # odd, as the labels alternate
+    monkeypatch.setattr("codegrid.data.codes.SHARD_SIZE", 19)  # odd, as the labels alternate
 
 
 @pytest.fixture(scope="module")

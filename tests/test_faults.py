@@ -13,13 +13,13 @@ from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
 from test_processes import ROOT
 
-from pipelines.training_state import States, Trained
-from storage.errors import InputError
-from storage.lock import hold, release_all
+from codegrid.errors import InputError
+from codegrid.locks import hold, release_all
+from codegrid.pipelines.training.checkpoints import States, Trained
 
 HOLDER = """
 import os, sys, time
-from storage.lock import hold
+from codegrid.locks import hold
 hold(sys.argv[1])
 if not os.fork():  # a data loading worker, which outlives the run
     time.sleep(30)
@@ -52,7 +52,7 @@ def model_in(folder):
 
 def at_step(monkeypatch, number, act):
     """Let something happen within a training step, the first being 1."""
-    from pipelines import training
+    from codegrid.pipelines.training import loop as training
 
     find, steps = training._find_gradients, []
 
@@ -87,10 +87,10 @@ def test_by_default_a_state_is_saved_after_seconds_and_not_after_steps(
 ):
     saved, save = [], States.save
     monkeypatch.setattr(States, "save", lambda self, step, history: (saved.append(step), save(self, step, history)))
-    monkeypatch.setattr("pipelines.training_state.SECONDS", 0.0)
+    monkeypatch.setattr("codegrid.pipelines.training.checkpoints.SECONDS", 0.0)
     flags = (*tokenizer_flags[:-2], "--output")
     assert run_script("train_tokenizer", *flags, tmp_path / "often").code == 0 and saved == list(range(1, 31))
-    monkeypatch.setattr("pipelines.training_state.SECONDS", 1000.0)
+    monkeypatch.setattr("codegrid.pipelines.training.checkpoints.SECONDS", 1000.0)
     saved.clear()
     assert run_script("train_tokenizer", *flags, tmp_path / "once").code == 0 and saved == [30]
 

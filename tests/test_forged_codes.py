@@ -9,15 +9,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 from test_codes import CODES, HEADER, export
 
-from data import CodeDataset
-from data.codes import CodeShard, missing_ranges, write_codes
-from storage.errors import InputError
-from storage.tensors import digest_of
+from codegrid.data import CodeDataset
+from codegrid.data.codes import CodeShard, missing_ranges, write_codes
+from codegrid.errors import InputError
+from codegrid.tensors import digest_of
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("data.codes.SHARD_SIZE", 10)
+    monkeypatch.setattr("codegrid.data.codes.SHARD_SIZE", 10)
     export(tmp_path / "codes")
     return tmp_path / "codes"
 

@@ -11,10 +11,10 @@ import torch
 from conftest import TINY_TOKENIZER, draw_bars
 from PIL import Image
 
-from data.folder import FolderImages
-from data.hub import HubImages
-from data.sources import load_images
-from storage.errors import InputError
+from codegrid.data.folder import FolderImages
+from codegrid.data.hub import HubImages
+from codegrid.data.sources import load_images
+from codegrid.errors import InputError
 
 datasets = pytest.importorskip("datasets")
 NAMES = ["upright", "lying"]
@@ -110,7 +110,7 @@ def test_turned_transparent_and_16_bit_pictures_are_decoded_as_those_of_a_folder
 
 def test_what_does_not_fit_in_memory_is_decoded_on_demand_in_other_processes_too(bars, load, monkeypatch):
     kept = load(size=(8, 8))
-    monkeypatch.setattr("data.hub.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", 0)
     on_demand = pickle.loads(pickle.dumps(load(size=(8, 8))))
     assert isinstance(on_demand, HubImages)
     one, other = kept.__getitems__(range(36)), on_demand.__getitems__(range(36))
@@ -124,7 +124,7 @@ def test_the_identity_follows_the_content_and_not_the_place(bars, tmp_path, load
     save(tmp_path / "other", [encode(image) for image in images[::-1]], labels)
     save(tmp_path / "relabelled", [encode(image) for image in images], 1 - labels)
     for memory in (2**31, 0):
-        monkeypatch.setattr("data.hub.IN_MEMORY_BYTES", memory)
+        monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", memory)
         here, copy, *others = (load(name=name).identity() for name in ("d", "copy", "other", "relabelled"))
         assert here == copy == load().identity() and here not in others
 
@@ -139,7 +139,7 @@ def test_pictures_that_nobody_called_so_and_labels_that_are_hidden(tmp_path, loa
 
 
 def test_pictures_that_are_named_and_not_held_are_told_apart_by_the_sizes_of_their_files(tmp_path, load, monkeypatch):
-    monkeypatch.setattr("data.hub.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", 0)
     (tmp_path / "d").mkdir()
     for number, image in enumerate(draw_bars(40)[0]):
         Image.fromarray(image[..., 0]).save(tmp_path / "d" / f"{number:02}.png")
@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_one_line(make, reason, tmp_path, load):
 
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, load, monkeypatch):
     save(tmp_path / "d", [encode(np.zeros((8, 8), np.uint8))] * 3)
-    monkeypatch.setattr("data.folder.MOST_PIXELS", 63)
+    monkeypatch.setattr("codegrid.data.folder.MOST_PIXELS", 63)
     with pytest.raises(InputError, match="at most 63 are read"):
         load()
 

@@ -13,11 +13,11 @@ import torch
 from conftest import draw_bars
 from PIL import Image
 
-from data.folder import FolderImages, load_folder
-from data.images import evenly_spaced, to_float, to_uint8
-from data.sources import load_images
-from data.splits import split_indices
-from storage.errors import InputError
+from codegrid.data.folder import FolderImages, load_folder
+from codegrid.data.images import evenly_spaced, to_float, to_uint8
+from codegrid.data.sources import load_images
+from codegrid.data.splits import split_indices
+from codegrid.errors import InputError
 
 
 def write_folder_of_bars(root, sizes=((12, 20),), classes=("lying", "upright"), count=20):
@@ -141,7 +141,7 @@ def test_folders_named_train_and_test_are_the_parts(tmp_path):
 def test_pictures_read_on_demand_equal_those_kept_in_memory(tmp_path, monkeypatch):
     root = write_folder_of_bars(tmp_path)
     kept = load_folder(root, "train", (8, 8), None)
-    monkeypatch.setattr("data.folder.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 0)
     on_demand = load_folder(root, "train", (8, 8), None)
     assert isinstance(on_demand, FolderImages)
     chosen = [5, 0, 11]

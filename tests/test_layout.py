@@ -8,17 +8,18 @@ from typing import get_args
 
 import pytest
 
-from data.sources import SOURCES
-from pipelines import configs
-from stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.data.sources import SOURCES
+from codegrid.pipelines.running import configs
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
 ROOT = Path(__file__).parent.parent
+GROUND = "codegrid"
 MAY_IMPORT = {
-    "storage": set(),
-    "data": {"storage"},
-    "stage1_vqvae": {"storage"},
-    "stage2_prior": {"storage"},
-    "pipelines": {"storage", "data", "stage1_vqvae", "stage2_prior"},
+    GROUND: set(),
+    "data": {GROUND},
+    "stage1_vqvae": {GROUND},
+    "stage2_prior": {GROUND},
+    "pipelines": {GROUND, "data", "stage1_vqvae", "stage2_prior"},
 }
 
 
@@ -37,13 +38,20 @@ def test_a_package_imports_only_what_lies_before_it(package):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
-            imported = {name.split(".")[0] for name in names} & {*MAY_IMPORT, "tests", "benchmarks"}
-            assert imported <= MAY_IMPORT[package], f"{path} imports {imported}"
+            for name in names:
+                first, _, rest = name.partition(".")
+                assert first not in {*MAY_IMPORT, "tests", "benchmarks"} - {GROUND}, f"{path} imports {name}"
+                if first == GROUND:
+                    room = rest.partition(".")[0]
+                    floor = room if room in MAY_IMPORT else GROUND
+                    assert floor in {package, *MAY_IMPORT[package]}, f"{path} imports {name}"
 
 
 def test_setup_names_exactly_the_packages_that_are_there():
     folders = {
-        str(path.parent.relative_to(ROOT)).replace("/", ".")
+        ".".join([] if package == GROUND else [GROUND])
+        + "." * (package != GROUND)
+        + str(path.parent.relative_to(ROOT)).replace("/", ".")
         for package in MAY_IMPORT
         for path in (ROOT / package).rglob("__init__.py")
     }
@@ -56,7 +64,7 @@ def test_every_console_script_leads_to_a_function():
         name, _, target = line.replace(" ", "").partition("=")
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))
-        assert name == "codegrid-" + module.removeprefix("pipelines.").replace("_", "-")
+        assert name == "codegrid-" + module.removeprefix("codegrid.pipelines.").replace("_", "-")
 
 
 def test_the_flags_offer_every_data_set_and_every_quantizer():

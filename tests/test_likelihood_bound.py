@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from data.images import ImageDataset, to_float
-from pipelines.likelihood_bound import bits_per_dim, fit_scales, image_nats
-from stage1_vqvae import VQVAE
-from stage2_prior import GatedPixelCNN
-from stage2_prior.likelihood import nats_of
+from codegrid.data.images import ImageDataset, to_float
+from codegrid.pipelines.evaluation.likelihood_bound import bits_per_dim, fit_scales, image_nats
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.stage2_prior.likelihood import nats_of
 
 K, SCALE = 3, 30.0
 
@@ -92,7 +92,7 @@ def test_perfect_reconstructions_have_a_finite_scale():
 def test_the_bound_of_evaluate_is_that_of_its_images_one_by_one(small_run, bars_file, tmp_path, run_script):
     import json
 
-    from data.sources import load_images
+    from codegrid.data.sources import load_images
 
     data = ("--dataset", "npz", "--data-root", bars_file)
     parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior")

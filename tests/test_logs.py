@@ -9,11 +9,12 @@ import torch
 from conftest import TINY_PRIOR, TINY_TOKENIZER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipelines import configs, logs
-from pipelines.cli import Stopped
-from pipelines.run_folder import NEUTRAL
-from pipelines.train_tokenizer import train_tokenizer
-from storage.tensors import digest_of_file
+from codegrid.pipelines.running import configs
+from codegrid.pipelines.running.cli import Stopped
+from codegrid.pipelines.running.run_folder import NEUTRAL
+from codegrid.pipelines.train_tokenizer import train_tokenizer
+from codegrid.pipelines.training import trackers as logs
+from codegrid.tensors import digest_of_file
 
 WITH = ("--log-with", "tensorboard")
 
@@ -37,7 +38,7 @@ def logged(small_run, bars_file, tmp_path_factory):
         ("train_tokenizer", (*data, "--output", folder / "tokenizer", *TINY_TOKENIZER)),
         ("train_prior", ("--codes", small_run / "codes", "--output", folder / "prior", *TINY_PRIOR)),
     ):
-        module = __import__(f"pipelines.{name}", fromlist=["main"])
+        module = __import__(f"codegrid.pipelines.{name}", fromlist=["main"])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("sys.argv", [f"pipelines/{name}.py", *map(str, flags), *WITH])
             module.main()
@@ -51,7 +52,7 @@ def test_logging_does_not_change_what_is_learnt(small_run, logged):
 
 
 def test_the_logged_figures_are_those_of_the_history(logged):
-    from pipelines import TwoStagePipeline
+    from codegrid.pipelines import TwoStagePipeline
 
     pipeline = TwoStagePipeline.from_pretrained(logged)
     for model, name, figure in (
@@ -91,7 +92,7 @@ def settings_for(folder, bars_file, **changes):
 
 def stop_after(steps, monkeypatch):
     """Let the next training run be killed once it has seen so many steps."""
-    from pipelines import training
+    from codegrid.pipelines.training import loop as training
 
     def count(*args, **options):
         count.done += 1

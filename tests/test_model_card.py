@@ -11,10 +11,10 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
-from data.hub import public_name
-from stage1_vqvae import VQVAE
-from stage2_prior import GatedPixelCNN
-from storage.model_card import PNG, escape
+from codegrid.data.hub import public_name
+from codegrid.model_card import PNG, escape
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
 
 PICTURE = PNG + b"drawn"
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stage1_vqvae import VQVAE
-from stage1_vqvae.quantizers import QUANTIZERS
-from stage2_prior import GatedPixelCNN
-from storage.errors import InputError
-from storage.model_folder import fingerprint_of
-from storage.tensors import digest_of, write_tensors
+from codegrid.errors import InputError
+from codegrid.model_folder import fingerprint_of
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.tensors import digest_of, write_tensors
 
 TOKENIZER = {"in_channels": 1, "image_size": (8, 12), "hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4}
 
@@ -158,7 +158,7 @@ def test_replacing_a_model_that_fails_leaves_the_old_one(folder, monkeypatch):
     def fill_the_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("storage.model_folder.write_json", fill_the_disk)
+    monkeypatch.setattr("codegrid.model_folder.write_json", fill_the_disk)
     with pytest.raises(OSError, match="No space"):
         build_tokenizer(seed=1).save_pretrained(folder)
     assert VQVAE.from_pretrained(folder).fingerprint() == before

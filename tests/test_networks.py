@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from stage1_vqvae import VQVAE
-from stage1_vqvae.networks import Decoder, Encoder, ResidualBlock
-from stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.networks import Decoder, Encoder, ResidualBlock
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
 SIZES = [(32, 32), (28, 20), (13, 31), (1, 1)]
 

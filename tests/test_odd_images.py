@@ -13,8 +13,8 @@ import torch
 from conftest import draw_bars
 from PIL import Image
 
-from data.sources import load_images, read_npz
-from storage.errors import InputError
+from codegrid.data.sources import load_images, read_npz
+from codegrid.errors import InputError
 
 
 def png_of(height, width, pixels=b""):
@@ -189,7 +189,7 @@ def test_entries_that_are_no_arrays_are_left_out(tmp_path):
 def test_an_npz_that_no_memory_holds_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((10, 1000, 1000), dtype=np.uint8))
     assert (tmp_path / "a.npz").stat().st_size < 20_000
-    monkeypatch.setattr("data.sources.machine_memory", lambda: 10**6)
+    monkeypatch.setattr("codegrid.data.sources.machine_memory", lambda: 10**6)
     with pytest.raises(InputError, match="holds 10,000,128 bytes of arrays, but this machine has 1,000,000"):
         load_images("npz", tmp_path / "a.npz", "train")
 

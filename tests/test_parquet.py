@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from data import CodeDataset
-from data.codes import CodeHeader, CodeShard
-from pipelines.codes_file import open_codes
-from pipelines.parquet_file import read_parquet, write_parquet
-from stage1_vqvae import VQVAE
-from storage.errors import InputError
+from codegrid.data import CodeDataset
+from codegrid.data.code_files import open_codes
+from codegrid.data.codes import CodeHeader, CodeShard
+from codegrid.data.parquet import read_parquet, write_parquet
+from codegrid.errors import InputError
+from codegrid.stage1_vqvae import VQVAE
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -21,7 +21,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
-    monkeypatch.setattr("pipelines.parquet_file.GROUP_CODES", 20 * 15)  # 20 grids of 3×5: the last group is odd
+    monkeypatch.setattr("codegrid.data.parquet.GROUP_CODES", 20 * 15)  # 20 grids of 3×5: the last group is odd
 
 
 @pytest.fixture
@@ -153,6 +153,6 @@ def test_codes_of_another_tokenizer_and_codes_that_no_memory_holds_are_refused(s
     tokenizer = VQVAE.from_pretrained(small_run / "tokenizer")
     with pytest.raises(InputError, match="codes of another tokenizer"):
         open_codes(str(tmp_path / "codes.parquet"), tokenizer)
-    monkeypatch.setattr("pipelines.parquet_file.machine_memory", lambda: 100)
+    monkeypatch.setattr("codegrid.data.parquet.machine_memory", lambda: 100)
     with pytest.raises(InputError, match="240 bytes of codes, but this machine has 100"):
         open_codes(str(tmp_path / "codes.parquet"), tokenizer)

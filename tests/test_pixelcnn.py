@@ -6,7 +6,7 @@ Shapes: h w code grid.
 import pytest
 import torch
 
-from stage2_prior import NO_LABEL, GatedPixelCNN, sample_cached
+from codegrid.stage2_prior import NO_LABEL, GatedPixelCNN, sample_cached
 
 SHAPES = [(4, 7), (7, 4), (1, 5), (5, 1)]
 

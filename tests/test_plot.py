@@ -9,17 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from data import CodeDataset
-from data.sources import load_images
-from pipelines import TwoStagePipeline, use_configs
-from pipelines.plot import pictures
-from pipelines.plots.codebook import draw_codebook
-from pipelines.plots.colours import colours_by_nearness, colours_by_number, paint, principal_components
-from pipelines.plots.curves import draw_curves
-from pipelines.plots.images import draw_samples
-from pipelines.plots.material import Material
-from pipelines.plots.places import count_places
-from stage1_vqvae import VQVAE
+from codegrid.data import CodeDataset
+from codegrid.data.sources import load_images
+from codegrid.pipelines import TwoStagePipeline
+from codegrid.pipelines.drawing.codebook import draw_codebook
+from codegrid.pipelines.drawing.colours import colours_by_nearness, colours_by_number, paint, principal_components
+from codegrid.pipelines.drawing.curves import draw_curves
+from codegrid.pipelines.drawing.images import draw_samples
+from codegrid.pipelines.drawing.material import Material
+from codegrid.pipelines.drawing.places import count_places
+from codegrid.pipelines.plot import pictures
+from codegrid.pipelines.running import use_configs
+from codegrid.stage1_vqvae import VQVAE
 
 
 @pytest.fixture

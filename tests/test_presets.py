@@ -8,9 +8,9 @@ import pytest
 import tyro
 from test_layout import ROOT
 
-from data.sources import SOURCES
-from pipelines import configs, use_configs
-from pipelines.checks import check_ranges
+from codegrid.data.sources import SOURCES
+from codegrid.pipelines.running import configs, use_configs
+from codegrid.pipelines.running.checks import check_ranges
 
 SCRIPTS = {
     "train_tokenizer": configs.TrainTokenizer,

@@ -14,16 +14,17 @@ import torch.multiprocessing as mp
 from conftest import TINY_PRIOR, TINY_TOKENIZER, draw_bars
 from safetensors.torch import load_file, save_file
 
-from data import CodeDataset
-from data.images import to_float
-from data.sources import load_images
-from pipelines.run_folder import read_json
-from pipelines.runtime import choose_device
-from stage1_vqvae import VQVAE
-from stage1_vqvae.quantizers import QUANTIZERS, joint
-from stage1_vqvae.quantizers.anchors import ANCHORS
-from stage1_vqvae.quantizers.clustered import Clustered
-from storage.errors import InputError
+from codegrid.data import CodeDataset
+from codegrid.data.images import to_float
+from codegrid.data.sources import load_images
+from codegrid.errors import InputError
+from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.running.run_folder import read_json
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage1_vqvae.quantizers import collective as joint
+from codegrid.stage1_vqvae.quantizers.anchors import ANCHORS
+from codegrid.stage1_vqvae.quantizers.clustered import Clustered
 
 ROOT = Path(__file__).parent.parent
 STEPS = 60
@@ -108,7 +109,7 @@ def test_processes_that_count_for_themselves_would_be_noticed(ranks):
 
 def test_a_script_for_one_process_refuses_several(monkeypatch):
     two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
-    monkeypatch.setattr("pipelines.runtime.start_accelerator", lambda *args, **options: two)
+    monkeypatch.setattr("codegrid.pipelines.running.device.start_accelerator", lambda *args, **options: two)
     with pytest.raises(InputError, match="without torchrun"):
         choose_device("cpu")
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from stage1_vqvae.quantizers import QUANTIZERS
-from stage1_vqvae.quantizers.anchors import ANCHORS
-from stage1_vqvae.quantizers.clustered import Clustered
-from stage1_vqvae.quantizers.nearest import TILES, Tile, find_nearest, nearest_codes
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage1_vqvae.quantizers.anchors import ANCHORS
+from codegrid.stage1_vqvae.quantizers.clustered import Clustered
+from codegrid.stage1_vqvae.quantizers.nearest import TILES, Tile, find_nearest, nearest_codes
 
 every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
 every_distance = pytest.mark.parametrize("distance", ["euclidean", "cosine"])

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from test_codes import export
 from test_model_folder import build_prior, build_tokenizer
 
-from data import CodeDataset
-from data.sources import read_npz
-from stage1_vqvae import VQVAE
-from stage2_prior import GatedPixelCNN
-from storage.errors import InputError
-from storage.model_folder import fingerprint_of
-from storage.tensors import digest_of
+from codegrid.data import CodeDataset
+from codegrid.data.sources import read_npz
+from codegrid.errors import InputError
+from codegrid.model_folder import fingerprint_of
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.tensors import digest_of
 
 thorough = settings(
     deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -136,7 +136,7 @@ def sound(tmp_path_factory):
         files[f"{name} weights"] = Sound(folder / "model.safetensors", read, None)
     codes = tmp_path_factory.mktemp("readers") / "codes"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.codes.SHARD_SIZE", 10)
+        patch.setattr("codegrid.data.codes.SHARD_SIZE", 10)
         export(codes)
     files["manifest"] = Sound(codes / "manifest.json", lambda: read_codes(codes), seal_manifest)
     files["shard"] = Sound(codes / "codes-00001.safetensors", lambda: read_codes(codes), None)

@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 from test_processes import torchrun
 
-from data import CodeDataset
-from data.images import to_float, to_uint8
-from pipelines import TwoStagePipeline
-from pipelines.image_files import missing_files, write_images
-from stage1_vqvae import VQVAE
-from stage2_prior import GatedPixelCNN
-from storage.errors import InputError
+from codegrid.data import CodeDataset
+from codegrid.data.images import to_float, to_uint8
+from codegrid.data.npz import missing_files, write_images
+from codegrid.errors import InputError
+from codegrid.pipelines import TwoStagePipeline
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
 
 
 @pytest.fixture

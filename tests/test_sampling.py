@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 
-from stage2_prior import NO_LABEL, Controls, GatedPixelCNN, sample_cached, sample_plain
-from stage2_prior.choice import choose_codes, keep_likeliest
-from stage2_prior.sampling import draw_uniforms
+from codegrid.stage2_prior import NO_LABEL, Controls, GatedPixelCNN, sample_cached, sample_plain
+from codegrid.stage2_prior.sampling.logits import choose_codes, keep_likeliest
+from codegrid.stage2_prior.sampling.sequential import draw_uniforms
 
 both_samplers = pytest.mark.parametrize("sampler", [sample_plain, sample_cached])
 

@@ -11,10 +11,10 @@ import torch
 from conftest import TINY_PRIOR, TINY_TOKENIZER
 from PIL import Image
 
-from data import CodeDataset
-from data.images import to_uint8
-from pipelines import TwoStagePipeline
-from stage1_vqvae import VQVAE
+from codegrid.data import CodeDataset
+from codegrid.data.images import to_uint8
+from codegrid.pipelines import TwoStagePipeline
+from codegrid.stage1_vqvae import VQVAE
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = [
@@ -54,8 +54,8 @@ def test_a_training_run_leaves_a_model_folder_and_a_record(small_run):
 
 
 def test_exported_codes_are_those_of_the_images_in_order(small_run, bars_file):
-    from data.images import to_float
-    from data.sources import load_images
+    from codegrid.data.images import to_float
+    from codegrid.data.sources import load_images
 
     images = load_images("npz", bars_file, "train")
     codes = CodeDataset(small_run / "codes")
@@ -83,8 +83,8 @@ def test_the_pipeline_draws_the_samples_that_the_script_draws(small_run, tmp_pat
 
 
 def test_decoded_codes_are_the_reconstructions(small_run, bars_file, tmp_path, run_script):
-    from data.images import to_float
-    from data.sources import load_images
+    from codegrid.data.images import to_float
+    from codegrid.data.sources import load_images
 
     flags = ("--tokenizer", small_run / "tokenizer", "--codes", small_run / "codes_test", "--output", tmp_path)
     assert run_script("decode_codes", *flags, "--batch-size", 4).code == 0
@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_line(small_run, tmp_path, run_script, monkeypatch):
     def fill(*args, **options):
         raise OSError(28, "No space left on device", str(tmp_path / "samples.npz"))
 
-    monkeypatch.setattr("pipelines.image_files.open_array", fill)
+    monkeypatch.setattr("codegrid.data.npz.open_array", fill)
     parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior")
     result = run_script("sample", *parts, "--output", tmp_path / "s", "--num-samples", 2)
     assert result.code == 2 and "no room is left on the disk" in result.err.strip().splitlines()[-1]

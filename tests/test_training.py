@@ -9,17 +9,17 @@ import torch
 from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
 
-from data.images import ImageBatch
-from pipelines.batches import StepSampler, check_shares, in_order, pieces_of
-from pipelines.measure import measure_prior, measure_tokenizer
-from pipelines.runtime import refuse_unequal
-from pipelines.speed import Speed
-from pipelines.training import lr_factor
-from pipelines.training_state import States
-from stage1_vqvae import VQVAE
-from stage1_vqvae.quantizers import QUANTIZERS
-from stage1_vqvae.usage import UsageCounter, usage_of
-from storage.errors import InputError
+from codegrid.data.images import ImageBatch
+from codegrid.data.loading import StepSampler, check_shares, in_order, pieces_of
+from codegrid.errors import InputError
+from codegrid.pipelines.evaluation.reconstruction import measure_prior, measure_tokenizer
+from codegrid.pipelines.running.device import refuse_unequal
+from codegrid.pipelines.training.checkpoints import States
+from codegrid.pipelines.training.loop import lr_factor
+from codegrid.pipelines.training.speed import Speed
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage1_vqvae.usage import UsageCounter, usage_of
 
 
 def test_every_epoch_holds_each_item_once_in_another_order():
@@ -66,7 +66,7 @@ def test_batches_in_order_end_with_a_short_one():
 
 def test_speed_counts_items_and_leaves_out_pauses(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pipelines.speed.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("codegrid.pipelines.training.speed.time.perf_counter", lambda: now[0])
 
     def batches():
         for _ in range(4):
@@ -165,9 +165,9 @@ def test_uniform_logits_cost_log2_k_bits_for_any_data_set_size():
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])
 def test_the_figures_of_a_tokenizer_do_not_depend_on_the_batch_size(small_run, bars_file, batch_size):
-    from data.images import to_float
-    from data.sources import load_images
-    from pipelines.batches import load_batches
+    from codegrid.data.images import to_float
+    from codegrid.data.loading import load_batches
+    from codegrid.data.sources import load_images
 
     tokenizer = VQVAE.from_pretrained(small_run / "tokenizer")
     images = load_images("npz", bars_file, "train")
@@ -190,7 +190,10 @@ def test_usage_of_known_codes():
 
 
 def test_a_run_whose_figures_are_no_longer_numbers_stops_and_says_so(tmp_path, small_run, run_script, monkeypatch):
-    monkeypatch.setattr("pipelines.measure.measure_prior", lambda prior, batches: {"bits_per_code": float("nan")})
+    monkeypatch.setattr(
+        "codegrid.pipelines.evaluation.reconstruction.measure_prior",
+        lambda prior, batches: {"bits_per_code": float("nan")},
+    )
     result = run_script("train_prior", "--codes", small_run / "codes", *TINY_PRIOR, "--output", tmp_path)
     assert result.code == 2 and "step 2: on held-out data the figures are not finite" in result.err
     assert not (tmp_path / "model.safetensors").exists()
@@ -213,7 +216,7 @@ def test_the_prior_that_was_best_on_held_out_grids_is_kept_and_the_raw_weights_s
         measured.append({key: value.clone() for key, value in prior.state_dict().items()})
         return {"bits_per_code": next(figures)}
 
-    monkeypatch.setattr("pipelines.measure.measure_prior", measure)
+    monkeypatch.setattr("codegrid.pipelines.evaluation.reconstruction.measure_prior", measure)
     result = run_script("train_prior", "--codes", small_run / "codes", *TINY_PRIOR, "--output", tmp_path)
     assert result.code == 0 and "4.000 bits per code" in result.out and "best after 12 of 20 steps" in result.out
     kept = load_file(tmp_path / "model.safetensors")

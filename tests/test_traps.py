@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer, Quantizer
-from stage1_vqvae.quantizers.anchors import ANCHORS
-from stage1_vqvae.quantizers.clustered import Clustered
-from stage1_vqvae.quantizers.nearest import TILES, Tile
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS, EMAQuantizer, Quantizer
+from codegrid.stage1_vqvae.quantizers.anchors import ANCHORS
+from codegrid.stage1_vqvae.quantizers.clustered import Clustered
+from codegrid.stage1_vqvae.quantizers.nearest import TILES, Tile
 
 K, D = 8, 4
 TRAPS = {}

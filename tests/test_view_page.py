@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from pipelines.use_configs import View
+from codegrid.pipelines.running.use_configs import View
 
 gradio = pytest.importorskip("gradio")
 
@@ -20,7 +20,7 @@ def free_port():
 @pytest.fixture(scope="module")
 def served(small_run):
     """The settings of a viewer that runs, and its page."""
-    from pipelines.view import serve
+    from codegrid.pipelines.view import serve
 
     settings = View(run=str(small_run), port=free_port())
     page = serve(settings)
@@ -50,7 +50,7 @@ def test_the_page_names_no_other_host_and_lets_the_browser_ask_none(served):
 
 
 def test_addresses_of_other_hosts_are_taken_out_of_a_page():
-    from pipelines.page_server import without_foreign_hosts
+    from codegrid.pipelines.viewer.server import without_foreign_hosts
 
     page = b'<a href="https://a.org/x"> "http://me:1/y" http://me:12 http://me:1.evil.org/z https://me:1'
     assert without_foreign_hosts(page, b"me:1") == b'<a href=""> "http://me:1/y"   https://me:1'
@@ -71,9 +71,9 @@ def test_a_port_that_is_taken_is_one_line(small_run, run_script):
 def test_what_is_done_on_the_page_follows_what_was_done_before(small_run):
     from pathlib import Path
 
-    from pipelines import TwoStagePipeline
-    from pipelines.examples import find_examples
-    from pipelines.page_parts import Actions, told
+    from codegrid.pipelines import TwoStagePipeline
+    from codegrid.pipelines.viewer.examples import find_examples
+    from codegrid.pipelines.viewer.page_parts import Actions, told
 
     pipeline = TwoStagePipeline.from_pretrained(small_run)
     actions = Actions(pipeline, find_examples(pipeline, Path(small_run), 3))

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines import TwoStagePipeline, viewing
-from pipelines.code_picture import SIDE, colours_of, draw_codes, site_at
-from pipelines.examples import find_examples
-from storage.errors import InputError
+from codegrid.errors import InputError
+from codegrid.pipelines import TwoStagePipeline
+from codegrid.pipelines.drawing.code_picture import SIDE, colours_of, draw_codes, site_at
+from codegrid.pipelines.viewer import actions as viewing
+from codegrid.pipelines.viewer.examples import find_examples
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,9 @@ def test_held_out_images_are_picked_where_they_are_on_this_machine(pipeline, tmp
 def test_no_data_set_is_downloaded_to_pick_from(pipeline, tmp_path, monkeypatch):
     monkeypatch.setitem(pipeline.tokenizer.provenance, "dataset", "mnist")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("pipelines.examples.load_images", lambda *args: pytest.fail("it would be downloaded"))
+    monkeypatch.setattr(
+        "codegrid.pipelines.viewer.examples.load_images", lambda *args: pytest.fail("it would be downloaded")
+    )
     assert find_examples(pipeline, tmp_path, 2).source == "samples of the prior"
 
 

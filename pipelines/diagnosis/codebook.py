@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from stage1_vqvae.usage import usage_of
+from codegrid.stage1_vqvae.usage import usage_of
 
 from .finding import FAULT, WARNING, Figures, Finding, Row, pick
 

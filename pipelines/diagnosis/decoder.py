@@ -8,11 +8,11 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 
-from data.images import to_float
-from stage1_vqvae import VQVAE
-from stage1_vqvae.usage import UsageCounter
+from codegrid.data.images import to_float
+from codegrid.pipelines.evaluation.reconstruction import Reconstructed, measure_tokenizer
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.usage import UsageCounter
 
-from ..measure import Reconstructed, measure_tokenizer
 from .finding import FAULT, WARNING, Figures, Finding, Row, pick
 
 # README: 0.032 on digits and 0.044 to 0.054 on photographs with defaults, 0.084 with a collapsed codebook.

@@ -5,14 +5,14 @@ Shapes: n grids, h w code grid, K num_embeddings.
 
 from collections.abc import Iterator
 
-from data import CodeDataset
-from data.codes import CodeBatch
-from data.images import evenly_spaced
-from stage1_vqvae.usage import UsageCounter
+from codegrid.data import CodeDataset
+from codegrid.data.codes import CodeBatch
+from codegrid.data.held_out import Part
+from codegrid.data.images import evenly_spaced
+from codegrid.data.loading import in_batches, in_order, load_batches
+from codegrid.pipelines.running.use_configs import Doctor
+from codegrid.stage1_vqvae.usage import UsageCounter
 
-from ..batches import in_batches, in_order, load_batches
-from ..held_out import Part
-from ..use_configs import Doctor
 from .codebook import find_collapse, measure_codebook
 from .decoder import find_blur, measure_decoder
 from .finding import Figures, Finding, by_importance

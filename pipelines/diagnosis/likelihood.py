@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from data.codes import CodeBatch
-from data.images import evenly_spaced
-from stage2_prior import GatedPixelCNN
-from stage2_prior.likelihood import nats_of
+from codegrid.data.codes import CodeBatch
+from codegrid.data.images import evenly_spaced
+from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.stage2_prior.likelihood import nats_of
 
 from .finding import FAULT, WARNING, Figures, Finding, Row, pick
 from .frequencies import count_frequencies, entropy_of

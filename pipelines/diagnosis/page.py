@@ -4,7 +4,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from . import codebook, decoder, likelihood, samples
+from codegrid.pipelines.diagnosis import codebook, decoder, likelihood, samples
+
 from .finding import Figures, Finding, Row
 
 WIDTH = 110  # letters of a line of text

@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from data import CodeDataset
-from data.sources import Images, load_images
-from data.splits import split_indices
-from stage1_vqvae import VQVAE
-from stage2_prior import GatedPixelCNN
-from storage.errors import InputError
-
-from ..held_out import Part
-from ..use_configs import Doctor
+from codegrid.data import CodeDataset
+from codegrid.data.held_out import Part
+from codegrid.data.sources import Images, load_images
+from codegrid.data.splits import split_indices
+from codegrid.errors import InputError
+from codegrid.pipelines.running.use_configs import Doctor
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
 
 # the place of each part in a run as the demo leaves it
 PLACES = {"tokenizer": "tokenizer", "prior": "prior", "codes": "codes", "validation_codes": "codes_test"}

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import torch
 
-from data.codes import CodeBatch
-from stage2_prior import GatedPixelCNN, sample_cached
+from codegrid.data.codes import CodeBatch
+from codegrid.stage2_prior import GatedPixelCNN, sample_cached
 
 from .finding import FAULT, WARNING, Figures, Finding, Row, pick
 from .likelihood import bits_of

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .joint import all_gather, is_joint, own_rank, random_rows, take_rows
+from .collective import all_gather, is_joint, own_rank, random_rows, take_rows
 from .nearest import nearest_codes, tile_for
 
 POOL_REFRESH = 0.5  # share of the pool that each batch replaces

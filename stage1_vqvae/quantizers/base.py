@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from storage.limits import MOST_ENTRIES, WIDEST, check_name, check_number, check_whole
+from codegrid.limits import MOST_ENTRIES, WIDEST, check_name, check_number, check_whole
 
-from .joint import random_rows, tally
+from .collective import random_rows, tally
 from .kmeans import kmeans
 from .nearest import DISTANCES, Nearest, StraightThrough, find_nearest
 

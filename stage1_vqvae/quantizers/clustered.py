@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from storage.limits import check_name, short
+from codegrid.limits import check_name, short
 
 from .anchors import ANCHORS
 from .base import Quantizer

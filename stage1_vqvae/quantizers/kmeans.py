@@ -5,7 +5,7 @@ Shapes: n latents of this process, D embedding_dim, K codebook entries.
 
 import torch
 
-from .joint import random_rows, tally
+from .collective import random_rows, tally
 from .nearest import nearest_codes
 
 ITERATIONS = 10

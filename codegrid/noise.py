@@ -1,0 +1,73 @@
+"""Everything random, from a seed and a purpose that is spelled out.
+
+Shapes: b samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import torch
+
+Purpose = str | int
+
+
+def _key(seed: int, purpose: tuple[Purpose, ...]) -> int:
+    """256 bits that follow from a seed and a purpose, the same on every machine."""
+    content = json.dumps([int(seed), *purpose]).encode()
+    return int.from_bytes(hashlib.sha256(content).digest(), "little")
+
+
+def rng(seed: int, *purpose: Purpose) -> np.random.Generator:
+    """Return the generator of one purpose: `rng(seed, "epoch", 3)`, `rng(seed, "revival", "grid", 1, "step", 40)`.
+
+    Different purposes give streams that have nothing in common; equal ones give the same numbers each time.
+    """
+    return np.random.Generator(np.random.PCG64(_key(seed, purpose)))
+
+
+def torch_rng(seed: int, *purpose: Purpose) -> torch.Generator:
+    """Return torch's generator, on the CPU, of one purpose, as `rng` does NumPy's."""
+    return torch.Generator().manual_seed(_key(seed, purpose) % 2**63)
+
+
+class Noise:
+    """The random numbers of a row of samples: sample i follows from (seed, first_index + i) alone, in any batch.
+
+    Args:
+        seed: from 0.
+        first_index: number of the first sample.
+        count: b, how many samples.
+        device: where the tensors go. The numbers are drawn on the CPU, and are the same on every device.
+        purpose: what tells this noise from other noise of the same seed; see `of`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        first_index: int = 0,
+        count: int = 1,
+        device: torch.device | str = "cpu",
+        purpose: tuple[Purpose, ...] = (),
+    ) -> None:
+        self.seed, self.first_index, self.count = seed, first_index, count
+        self.device, self.purpose = device, purpose
+
+    def uniforms(self, name: str, *shape: int) -> torch.Tensor:
+        """Return (b, *shape) float64 in [0, 1). The same name and shape give the same numbers, however often asked."""
+        bits = np.random.PCG64(_key(self.seed, (*self.purpose, "sample", name, *shape)))
+        # each number takes one step of the generator: so sample i's are found without those before it
+        bits.advance(self.first_index * math.prod(shape))
+        numbers = np.random.Generator(bits).random((self.count, *shape))
+        return torch.from_numpy(numbers).to(self.device)
+
+    def normals(self, name: str, *shape: int) -> torch.Tensor:
+        """Return (b, *shape) float64 of the standard normal distribution, as `uniforms` does uniform ones."""
+        return torch.special.ndtri(self.uniforms(f"normal {name}", *shape).clamp_min(2.0**-54))
+
+    def of(self, *purpose: Purpose) -> Noise:
+        """Return other noise of the same samples, for a part of the work: `of("grid", 1)`, `of("frame", 7)`."""
+        return Noise(self.seed, self.first_index, self.count, self.device, (*self.purpose, *purpose))

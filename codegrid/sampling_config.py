@@ -1,0 +1,45 @@
+"""How codes are drawn. Nothing here imports torch: command lines are made from it."""
+
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+from .errors import InputError
+from .limits import Range, check_fields
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How codes are drawn from logits, in the order in which it is applied: guidance, temperature, top-k, top-p.
+
+    Raises `InputError` where a value is out of its range.
+    """
+
+    temperature: Annotated[float, Range(0)] = 1.0
+    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
+    top_k: Annotated[int, Range(0, 10**12)] = 0
+    """Draw among so many codes only, the likeliest at each site. 0: among all."""
+    top_p: Annotated[float, Range(above=0, high=1)] = 1.0
+    """Draw among the fewest codes that have this probability together. 1: among all."""
+    guidance_scale: Annotated[float, Range()] = 1.0
+    """Above 1 for more of what makes the class, in priors trained with label dropout. 1: no guidance."""
+    num_inference_steps: Annotated[int, Range(1, 10**6)] | None = None
+    """Steps of priors that draw many sites at once. None: the prior's own number."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def guided(self) -> bool:
+        """Whether two sets of logits are needed."""
+        return self.guidance_scale != 1
+
+    def changed(self) -> dict[str, float | int | None]:
+        """Return the fields that differ from their defaults, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: values[field.name] for field in fields(self) if values[field.name] != field.default}
+
+    def check_controls(self, controls: frozenset[str], prior: str) -> None:
+        """Raise `InputError` where a field is set that means nothing to a prior that knows only some `controls`."""
+        for name in self.changed():
+            if name not in controls:
+                raise InputError(f"`{name}` means nothing to a {prior} prior: leave it out")

@@ -1,0 +1,1 @@
+"""The figures of a tokenizer and a prior."""

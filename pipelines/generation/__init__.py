@@ -1,0 +1,1 @@
+"""Encoding, sampling, decoding: both stages put to use."""

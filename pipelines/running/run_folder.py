@@ -1,0 +1,147 @@
+"""`run.json`: what was run into a folder, so that the same command continues and another one is refused."""
+
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from codegrid.data.codes import CodeHeader, is_whole, missing_ranges, read_manifest
+from codegrid.errors import InputError
+from codegrid.files import write_folder, write_json
+from codegrid.locks import hold
+from codegrid.tensors import digest_of, read_json
+
+from .cli import is_main_process
+
+RUN_FILE = "run.json"
+PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
+
+# Where things are and how fast they go: these may differ when a command is run again. What is read from the
+# paths is compared by its own digest.
+NEUTRAL = {
+    "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "num_workers",
+    "save_every", "memory_format", "optimizer", "compile", "verbose", "log_with", "run",
+}  # fmt: skip
+
+
+class Run:
+    """One script's run into one folder.
+
+    Args:
+        folder: the script's `--output`.
+        settings: the script's settings.
+        facts: what else the result depends on, by name; they replace settings of the same name.
+
+    The main process keeps others out of the folder from here on. Raises `InputError` where another run uses it or has
+    used it.
+    """
+
+    def __init__(self, folder: str, settings: Any, **facts: Any) -> None:
+        self.folder = Path(folder)
+        script = type(settings).__name__
+        neutral = NEUTRAL if script.startswith("Train") else NEUTRAL | {"batch_size"}
+        everything = {name: value for name, value in asdict(settings).items() if name not in neutral}
+        self.record = {
+            "script": script,
+            "settings": {**everything, **facts},
+            "seed": everything.get("seed"),
+            "command": _command_line(),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "finished": False,
+        }
+        self.finished = False
+        self._compare()
+        if not self.finished and is_main_process():
+            hold(self.folder)
+            self._compare()  # another run may have ended in between
+
+    def _compare(self) -> None:
+        path = self.folder / RUN_FILE
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file: --output must be a folder")
+        if not path.exists():
+            if _visible(self.folder):
+                raise InputError(f"{self.folder} already holds other files: choose a new or empty --output")
+            return
+        earlier = read_json(path)
+        if not isinstance(earlier.get("settings"), dict):
+            raise InputError(f"{path} is damaged (it tells no settings): choose another --output")
+        if earlier.get("script") != self.record["script"]:
+            raise InputError(f"{self.folder} holds a run of {earlier.get('script')}: choose another --output")
+        self.finished = earlier.get("finished") is True
+        if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
+            refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
+
+    @property
+    def identity(self) -> str:
+        """A digest of everything that the result depends on."""
+        return digest_of([self.record["script"], self.record["settings"]])
+
+    def start(self) -> None:
+        """Note that work into the folder has begun. Called by the main process alone."""
+        with write_folder(self.folder, index=RUN_FILE) as staging:
+            write_json(staging / RUN_FILE, self.record)
+
+    def finish_with(self, write_results: Callable[[Path], None] = lambda staging: None) -> None:
+        """Write the results and, last, that the run is finished. Called by the main process alone.
+
+        Args:
+            write_results: writes files into the folder it is given; they appear in the run's folder together.
+        """
+        with write_folder(self.folder) as staging:
+            write_results(staging)
+        # by itself, so that there is a record at every moment
+        with write_folder(self.folder, index=RUN_FILE) as staging:
+            write_json(staging / RUN_FILE, {**self.record, "finished": True})
+
+
+def _visible(folder: Path) -> set[str]:
+    """The names of what a user sees in a folder."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+
+
+def _command_line() -> str:
+    program = Path(sys.argv[0])
+    call = ["python", "-m", f"pipelines.{program.stem}"] if program.suffix == ".py" else [program.name]
+    return shlex.join([*call, *sys.argv[1:]])
+
+
+def missing_codes(
+    folder: str | Path, header: CodeHeader, provenance: dict[str, Any] | None = None
+) -> list[range] | None:
+    """What a code dataset still lacks, a range for each shard; None where it is whole. Keeps other processes out.
+
+    Raises InputError where the folder holds another one, made with another header or provenance.
+    """
+    if not is_whole(folder):
+        missing = missing_ranges(folder, header)  # first: nothing is written into a folder that is refused
+        hold(folder)
+        return missing_codes(folder, header, provenance) if is_whole(folder) else missing
+    manifest = read_manifest(folder)
+    earlier = {name: manifest["provenance"].get(name) for name in provenance or {}}
+    refuse_differences(folder, earlier, provenance or {})
+    refuse_differences(folder, manifest["header"], asdict(header))
+    return None
+
+
+def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise InputError, naming what differs, where a folder was made with other settings."""
+    # through JSON's eyes: a tuple reads back as a list
+    as_read = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    for name in sorted(as_read.keys() | earlier.keys()):
+        if name not in earlier:
+            raise InputError(f"{folder} was made by a version of codegrid without {name}: choose another --output")
+        if as_read.get(name) != earlier.get(name):
+            was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
+            raise InputError(
+                f"{folder} was made with {name} {was}, not {wanted}: choose another --output, or the earlier settings"
+            )
+
+
+def _short(value: Any) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text[:12] + "…" if len(text) > 40 else text

@@ -1,0 +1,42 @@
+"""Ctrl-C and SIGTERM while training: the step is finished and saved before the run ends."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from typing_extensions import Self
+
+
+class StopSignals:
+    """Within this context the first SIGINT or SIGTERM is noted; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # others cannot
+            self._earlier = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+        self._earlier = {}
+
+    def agreed(self, accelerator: Accelerator) -> int | None:
+        """The signal that one of all processes got, which must all ask after the same step; else None."""
+        if accelerator.num_processes == 1:
+            return self.received
+        mine = torch.tensor([self.received or 0], device=accelerator.device)
+        return int(accelerator.gather(mine).max()) or None

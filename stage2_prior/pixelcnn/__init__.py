@@ -1,0 +1,1 @@
+"""The gated PixelCNN and its cached sampler."""

@@ -1,0 +1,1 @@
+"""Samplers: functions that draw codes from any prior."""
