@@ -12,7 +12,7 @@ ALIVE = 60  # seconds after which what a page is waited for has failed
 
 
 class Browser:
-    """One page. It notes each address that the page asks for, and what it complains of."""
+    """One page, with a note of each address that it asks for, and of each complaint of the browser's."""
 
     def __init__(self, program: str = "chromium") -> None:
         self.requested: list[str] = []
@@ -43,7 +43,7 @@ class Browser:
         self._folder.cleanup()
 
     def call(self, method: str, **params: object) -> dict:
-        """One command of the protocol, and its answer."""
+        """Send one command of the protocol, and return its answer."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": params}
         if self._session:
@@ -67,12 +67,12 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def value_of(self, expression: str) -> object:
-        """What JavaScript makes of an expression."""
+        """Return the value of a JavaScript expression."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         return result["result"].get("value")
 
     def wait_for(self, expression: str) -> None:
-        """Until an expression is true."""
+        """Wait until an expression is true."""
         end = time.monotonic() + ALIVE
         while not self.value_of(expression):
             if time.monotonic() > end:
@@ -80,7 +80,7 @@ class Browser:
             time.sleep(0.2)
 
     def save_picture(self, path: Path) -> None:
-        """What the window shows, as PNG."""
+        """Save what the window shows as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def _read(self) -> dict:

@@ -1,4 +1,4 @@
-"""Scripts in processes that begin where everything is imported already: they start in a moment, and can be killed.
+"""Commands in processes that begin where everything is imported already: they start in a moment, and can be killed.
 
 For systems that can fork. The process that forks must not have computed with torch before.
 """
@@ -16,33 +16,39 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-SCRIPTS = ("train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate")
+from codegrid.registry import TABLES
+
+COMMANDS = ("train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate")
+BODIES = (
+    "training.tokenizer", "training.prior", "generation.encoding", "generation.sampling", "generation.decoding",
+    "evaluation.run",
+)  # fmt: skip
 SILENT = {".lock", "run.json"}  # run.json tells the command line
 
 
 def import_everything() -> None:
-    """What the scripts import when they run."""
-    for name in SCRIPTS:
-        importlib.import_module(f"pipelines.{name}")
-    for name in ("batches", "completion", "encoding", "generation", "image_files", "pictures", "runtime", "training"):
-        importlib.import_module(f"pipelines.{name}")
+    """What the commands import when they run."""
+    for name in (*COMMANDS, *BODIES):
+        importlib.import_module(f"codegrid.pipelines.{name}")
+    for kind in TABLES.values():
+        list(kind.values())
 
 
 class Child:
-    """A script that runs, with what it prints in a file.
+    """A command that runs, with what it prints in a file.
 
     Args:
-        script: its name, `train_prior` for example.
+        command: its name, `train_prior` for example.
         flags: its command line.
         log: a file for all that it prints.
     """
 
-    def __init__(self, script: str, flags: list[str], log: Path) -> None:
+    def __init__(self, command: str, flags: list[str], log: Path) -> None:
         self.log = log
         self.born = time.time()
         self.pid = os.fork()
         if not self.pid:
-            _become(script, flags, log)
+            _become(command, flags, log)
 
     def ended(self) -> bool:
         """Whether it has ended, without waiting."""
@@ -77,9 +83,9 @@ class Child:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
-def run(script: str, flags: list[str], log: Path) -> tuple[int, str]:
-    """Run a script to its end: its exit code and what it printed."""
-    child = Child(script, flags, log)
+def run(command: str, flags: list[str], log: Path) -> tuple[int, str]:
+    """Run a command to its end: its exit code and what it printed."""
+    child = Child(command, flags, log)
     code = child.wait()
     return code, child.output()
 
@@ -99,7 +105,7 @@ def content_of(folder: Path) -> dict[str, str]:
     return digests
 
 
-def _become(script: str, flags: list[str], log: Path) -> None:
+def _become(command: str, flags: list[str], log: Path) -> None:
     """What the new process does, and then ends."""
     code = 1
     try:
@@ -109,8 +115,8 @@ def _become(script: str, flags: list[str], log: Path) -> None:
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         tqdm.__init__ = partialmethod(tqdm.__init__, mininterval=0)  # every step is told
-        sys.argv = [f"pipelines/{script}.py", *flags]
-        importlib.import_module(f"pipelines.{script}").main()
+        sys.argv = [f"pipelines/{command}.py", *flags]
+        importlib.import_module(f"codegrid.pipelines.{command}").main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -14,61 +14,66 @@ from statistics import median
 
 import torch
 
-from codegrid.data.images import ImageDataset, to_float
-from codegrid.data.sources import load_images
-from codegrid.pipelines.running.configs import TrainTokenizer
+from codegrid import load
+from codegrid.codes import Moment
+from codegrid.data.images import to_float
+from codegrid.data.sources import Images, load_images
+from codegrid.noise import Noise
 from codegrid.pipelines.running.device import autocast, choose_precision
-from codegrid.pipelines.train_tokenizer import train_tokenizer
-from codegrid.stage1_vqvae import VQVAE
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training.tokenizer import train_tokenizer
+from codegrid.pipelines.training.trainer import channels_last, fused_adam, place, set_lr
 from codegrid.tensors import read_json
 
 KINDS = ("gradient", "ema", "clustered")
 SIZES = (512, 1024)
+BATCH = 32  # images a step
 
 
-def make_runs(data_root: str, output: Path) -> dict[str, TrainTokenizer]:
+def make_runs(data_root: str, output: Path, toy: bool) -> dict[str, TrainTokenizer]:
     """The settings of every row, by name: the authors' with a little revival and without any, then the defaults.
 
     The perplexity that the authors print is an average over training batches; ours is that of the whole test part.
     """
+    steps, options = (20, {"hidden_channels": 16}) if toy else (10_000, {})
     common = TrainTokenizer(
-        output="", dataset="imagefolder", data_root=data_root, steps=10_000, batch_size=32, save_every=2500
-    )
+        output="", dataset="imagefolder", data_root=data_root, steps=steps, batch_size=BATCH, save_every=2500,
+        options=options,
+    )  # fmt: skip
     authors = replace(common, lr=3e-4, lr_schedule="constant")
-    runs = {"authors-512": replace(authors, revival_threshold=0.1)}
-    runs["authors-no-revival-512"] = replace(authors, revival_threshold=0.0)
+    runs = {"authors-512": replace(authors, options={**options, "revival_threshold": 0.1})}
+    runs["authors-no-revival-512"] = replace(authors, options={**options, "revival_threshold": 0.0})
     for size in SIZES:
         for kind in KINDS:
-            runs[f"{kind}-{size}"] = replace(common, quantizer=kind, num_embeddings=size)
+            runs[f"{kind}-{size}"] = replace(common, quantizer=kind, options={**options, "num_embeddings": size})
     return {name: replace(run, output=str(output / name)) for name, run in runs.items()}
 
 
-def time_steps(runs: dict[str, TrainTokenizer], images: ImageDataset, repeats: int = 5) -> dict[str, float]:
+def time_steps(runs: dict[str, TrainTokenizer], images: Images, repeats: int = 5) -> dict[str, float]:
     """Images/s of the training step alone, of trained tokenizers: the median of interleaved repeats of 20 steps."""
     device = torch.device("cpu")
     precision = choose_precision("auto", device)
-    batch = to_float(images.images[:32]).contiguous(memory_format=torch.channels_last)
-    models = {
-        name: VQVAE.from_pretrained(run.output).to(memory_format=torch.channels_last).train()
-        for name, run in runs.items()
-    }
-    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-6, fused=True) for name, model in models.items()}
+    batch = channels_last(to_float(images.batch(range(BATCH)).images))
+    models = {name: place(load(run.output), device).train() for name, run in runs.items()}
+    optimizers = {name: fused_adam(model.parameters()) for name, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, model in models.items():
+            set_lr(optimizers[name], 1e-6)
             start = time.perf_counter()
-            for _ in range(20):
+            for step in range(20):
                 with autocast(precision, device):
-                    loss = model(batch).loss
-                loss.backward()
+                    losses = model(batch, moment=Moment(step, 20, Noise(0, 0, BATCH))).losses
+                losses.total.backward()
                 optimizers[name].step()
                 optimizers[name].zero_grad()
+                model.after_step(step, 0)
             seconds[name].append(time.perf_counter() - start)
-    return {name: 20 * 32 / median(times[1:]) for name, times in seconds.items()}  # the first warms up
+    return {name: 20 * BATCH / median(times[1:]) for name, times in seconds.items()}  # the first warms up
 
 
 def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> None:
-    """Reconstruction error and perplexity over the steps, on 1,000 held-out images."""
+    """Reconstruction error and perplexity over the steps, on 1,000 test images."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -97,18 +102,19 @@ def main() -> None:
     parser.add_argument("--data-root", required=True, help="folder with train/ and test/")
     parser.add_argument("--output", type=Path, default=Path("runs/codebooks"), help="folder of the runs")
     parser.add_argument("--only", help="train this one and stop")
+    parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to see that it runs")
     flags = parser.parse_args()
-    runs = make_runs(flags.data_root, flags.output)
+    runs = make_runs(flags.data_root, flags.output, flags.toy)
     for name, run in runs.items():
         if flags.only in (None, name):
             train_tokenizer(run)
     if flags.only:
         return
     told = {name: read_json(Path(run.output) / "config.json")["provenance"] for name, run in runs.items()}
-    speeds = time_steps(runs, load_images("imagefolder", flags.data_root, "train"))
+    speeds = time_steps(runs, load_images("imagefolder", flags.data_root, "train"), 1 if flags.toy else 5)
     print(f"{'codebook':24} {'error':>7} {'PSNR':>6} {'perplexity':>10} {'never used':>10} {'images/s':>9}")
     for name, provenance in told.items():
-        at = provenance["figures"]
+        at = provenance["metrics"]
         print(
             f"{name:24} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} {at['perplexity']:10.1f} "
             f"{at['unused_entries']:10} {speeds[name]:9.0f}"

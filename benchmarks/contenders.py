@@ -1,6 +1,6 @@
 """The steps that `benchmarks.training` times: each function makes one, to be called again and again.
 
-Codegrid's own are put together as its scripts do it.
+Codegrid's own are made by the parts of its training loop.
 
 Shapes: b batch, c channels, H W image, h w code grid, K num_embeddings.
 """
@@ -9,104 +9,129 @@ import io
 import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
-from codegrid.data.codes import shard_ranges
-from codegrid.data.images import to_float
+from codegrid import load
+from codegrid.codes import Grid, Signal
+from codegrid.data.code_writer import shard_ranges
+from codegrid.data.codes import CodeBatch
+from codegrid.data.images import ImageBatch, ImageDataset, to_float
 from codegrid.data.sources import load_images
-from codegrid.pipelines.export_codes import export_codes
-from codegrid.pipelines.generation.encoding import encode_ranges
-from codegrid.pipelines.running.configs import ExportCodes
-from codegrid.pipelines.running.device import autocast, start_accelerator
-from codegrid.pipelines.training.averaging import averaged
-from codegrid.stage1_vqvae import VQVAE
-from codegrid.stage1_vqvae.usage import perplexity
-from codegrid.stage2_prior import GatedPixelCNN
-from codegrid.stage2_prior.likelihood import nats_of
+from codegrid.locks import release_all
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
+from codegrid.pipelines.running.device import ComputeConfig, autocast, start_accelerator
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training.objective import Objective
+from codegrid.pipelines.training.prior import PriorObjective
+from codegrid.pipelines.training.tokenizer import TokenizerObjective
+from codegrid.pipelines.training.trainer import Trainer, channels_last, fused_adam, place
+from codegrid.registry import TABLES
 
 from .plain import PlainPrior, PlainQuantizer, PlainVQVAE
 
 Step = Callable[[], object]
 CPU = torch.device("cpu")
-IMAGE_BATCH, GRID_BATCH = 256, 128
-EXPORTED = 16_384  # images
 
 
-def draw_images(batch: int = IMAGE_BATCH, size: int = 32) -> torch.Tensor:
+class Sizes(NamedTuple):
+    """How much the contenders do."""
+
+    images: int = 256  # a step of stage 1
+    grids: int = 128  # a step of stage 2
+    exported: int = 16_384  # images
+    num_layers: int = 15  # of the prior
+
+
+FULL, TOY = Sizes(), Sizes(4, 4, 32, 2)
+
+
+def draw_images(batch: int, size: int = 32) -> torch.Tensor:
     """Smooth random pictures (b, 3, size, size) uint8: noise would be an unusual work load for the codebook."""
     coarse = torch.rand(batch, 3, max(2, size // 8), max(2, size // 8))
     return (255 * F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)).to(torch.uint8)
 
 
-def tokenizer_step(
-    precision: str = "bf16", with_quantizer: bool = True, batch: int = IMAGE_BATCH, size: int = 32, entries: int = 512
-) -> Step:
-    """Stage 1: uint8 images → float, forward, backward, Adam."""
-    tokenizer = VQVAE(image_size=(size, size), num_embeddings=entries, data_variance=0.25)
-    tokenizer.train().to(memory_format=torch.channels_last)
-    images = draw_images(batch, size)
-    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=3e-4, fused=True)
+def build_tokenizer(size: int = 32, entries: int = 512) -> Any:
+    """The default tokenizer."""
+    signal = Signal(channels=3, size=(size, size))
+    return TABLES["tokenizer"]["vqvae"](signal=signal, data_variance=0.25, num_embeddings=entries)
 
-    def loss(pixels: torch.Tensor) -> torch.Tensor:
-        if with_quantizer:
-            result = tokenizer(pixels)
-            perplexity(torch.bincount(result.codes.flatten(), minlength=entries))
-            return result.loss
-        return F.mse_loss(tokenizer.decoder(tokenizer.encoder(pixels)), pixels) / tokenizer.data_variance
+
+def loop_step(objective: Objective, settings: Any, batch: Any) -> Step:
+    """A step of the training loop, always with the same batch."""
+    trainer = Trainer(objective, settings, ComputeConfig(settings.precision), start_accelerator("cpu", False))
+    numbers = count()
 
     def step() -> None:
-        pixels = to_float(images).contiguous(memory_format=torch.channels_last)
+        number = next(numbers)
+        trainer.find_gradients(batch, number)
+        trainer.limit_gradients(number)
+        trainer.update(number)
+
+    return step
+
+
+def tokenizer_step(precision: str = "bf16", batch: int = FULL.images, size: int = 32, entries: int = 512) -> Step:
+    """Stage 1: uint8 images → float, forward, backward, Adam, the codebook."""
+    images = ImageDataset(draw_images(batch, size))
+    settings = TrainTokenizer(output="", batch_size=batch, steps=10**6, precision=precision)
+    tokenizer = place(build_tokenizer(size, entries), CPU)
+    objective = TokenizerObjective(tokenizer, images, images, settings)
+    return loop_step(objective, settings, ImageBatch(images.images, None))
+
+
+def bare_tokenizer_step(precision: str, batch: int) -> Step:
+    """The networks of stage 1 without the quantizer."""
+    tokenizer = place(build_tokenizer(), CPU).train()
+    images = draw_images(batch)
+    optimizer = fused_adam([*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()])
+
+    def step() -> None:
+        pixels = channels_last(to_float(images))
         with autocast(precision, CPU):
-            value = loss(pixels)
-        value.backward()
+            loss = F.mse_loss(tokenizer.decoder(tokenizer.encoder(pixels)), pixels) / tokenizer.data_variance
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
-def plain_tokenizer_step(with_quantizer: bool = True) -> Step:
-    """The same model as it is usually written."""
+def plain_tokenizer_step(batch: int, with_quantizer: bool = True) -> Step:
+    """The model of stage 1 as it is usually written."""
     model = PlainVQVAE(PlainQuantizer() if with_quantizer else None).train()
-    images = draw_images()
+    images = draw_images(batch)
     return _plain_step(model, lambda: model(to_float(images)))
 
 
-def prior_step(precision: str = "bf16") -> Step:
+def prior_step(precision: str = "bf16", batch: int = FULL.grids, num_layers: int = FULL.num_layers) -> Step:
     """Stage 2: forward with dropout, backward, clipping, Adam, and the moving average of the weights."""
-    prior = GatedPixelCNN(512, 64, 15, num_classes=10, dropout=0.1, label_dropout=0.1)
-    prior.train().to(memory_format=torch.channels_last)
-    average = averaged(prior, 0.999)
-    optimizer = torch.optim.Adam(prior.parameters(), lr=1e-3, fused=True)
-    grids, labels = draw_grids()
-
-    def step() -> None:
-        with autocast(precision, CPU):
-            nats = nats_of(prior(grids, labels), grids).mean()
-        nats.backward()
-        nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update_parameters(prior)
-
-    return step
+    grid = Grid((8, 8), 512)
+    prior = place(TABLES["prior"]["pixelcnn"](layout=(grid,), num_classes=10, num_layers=num_layers), CPU)
+    settings = TrainPrior(output="", codes="", batch_size=batch, steps=10**6, precision=precision)
+    objective = PriorObjective(prior, [], [], settings)
+    grids, labels = draw_grids(batch)
+    return loop_step(objective, settings, CodeBatch((grids,), {"labels": labels}))
 
 
-def plain_prior_step() -> Step:
-    """The same prior with masked full kernels."""
-    prior = PlainPrior().train()
-    grids, labels = draw_grids()
+def plain_prior_step(batch: int, num_layers: int) -> Step:
+    """The prior with masked full kernels."""
+    prior = PlainPrior(num_layers=num_layers).train()
+    grids, labels = draw_grids(batch)
     return _plain_step(prior, lambda: F.cross_entropy(prior(grids, labels), grids))
 
 
-def draw_grids() -> tuple[torch.Tensor, torch.Tensor]:
+def draw_grids(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes (b, 8, 8) of 512, labels (b,) of 10."""
-    return torch.randint(0, 512, (GRID_BATCH, 8, 8)), torch.randint(0, 10, (GRID_BATCH,))
+    return torch.randint(0, 512, (batch, 8, 8)), torch.randint(0, 10, (batch,))
 
 
 def _plain_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Step:
@@ -120,53 +145,56 @@ def _plain_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Step:
     return step
 
 
-def save_for_export(folder: str) -> None:
-    """A tokenizer whose codebook lies among its latents, and an npz file of images of which 16,384 are exported."""
+def save_for_export(folder: str, exported: int) -> None:
+    """A tokenizer whose codebook lies among its latents, and an npz file of images of which so many are exported."""
     torch.manual_seed(0)
-    tokenizer = VQVAE(data_variance=0.25).eval()
-    images = draw_images(EXPORTED + EXPORTED // 9)  # every tenth is held out
+    tokenizer = build_tokenizer().eval()
+    images = draw_images(exported + exported // 9)  # every tenth is held out
     with torch.no_grad():
-        latents = rearrange(tokenizer.encoder(to_float(images[:64])), "b d h w -> (b h w) d")
-        tokenizer.quantizer.codebook.copy_(latents[torch.randperm(len(latents))[: tokenizer.num_embeddings]])
+        latents = tokenizer.encode_latents(to_float(images[:64])).movedim(1, -1).flatten(0, -2)
+        chosen = torch.randint(len(latents), (len(tokenizer.quantizer.codebook),))
+        tokenizer.quantizer.codebook.copy_(latents[chosen])
     tokenizer.save_pretrained(f"{folder}/tokenizer")
     np.savez(f"{folder}/images.npz", images.permute(0, 2, 3, 1).numpy())
 
 
-def encoder_pass(folder: str) -> Step:
+def encoder_pass(folder: str, batch: int) -> Step:
     """The encoder alone over as many images as are exported, in float32."""
-    tokenizer = VQVAE.from_pretrained(f"{folder}/tokenizer").to(memory_format=torch.channels_last)
+    tokenizer = place(load(f"{folder}/tokenizer"), CPU)
     images = load_images("npz", f"{folder}/images.npz", "train").images
 
     def step() -> None:
         with torch.inference_mode():
-            for piece in images.split(IMAGE_BATCH):
-                tokenizer.encoder(to_float(piece).contiguous(memory_format=torch.channels_last))
+            for piece in images.split(batch):
+                tokenizer.encoder(channels_last(to_float(piece)))
 
     return step
 
 
-def encoding_pass(folder: str) -> Step:
-    """What the script does between loading the images and writing the codes."""
-    tokenizer = VQVAE.from_pretrained(f"{folder}/tokenizer").to(memory_format=torch.channels_last)
+def encoding_pass(folder: str, batch: int) -> Step:
+    """What the command does between loading the images and writing the codes."""
+    tokenizer = place(load(f"{folder}/tokenizer"), CPU)
     images = load_images("npz", f"{folder}/images.npz", "train")
     accelerator = start_accelerator("cpu", with_prose=False)
 
     def step() -> None:
-        for _ in encode_ranges(tokenizer, images, shard_ranges(len(images)), IMAGE_BATCH, 0, accelerator):
+        for _ in encode_ranges(tokenizer, images, shard_ranges(len(images)), batch, 0, accelerator):
             pass
 
     return step
 
 
-def export_pass(folder: str) -> Step:
-    """The whole script `export_codes`, from the images in a file to the finished code dataset."""
+def export_pass(folder: str, batch: int) -> Step:
+    """The whole command, from the images in a file to the finished code dataset."""
     settings = ExportCodes(
-        tokenizer=f"{folder}/tokenizer", output=f"{folder}/codes", dataset="npz", data_root=f"{folder}/images.npz"
-    )
+        tokenizer=f"{folder}/tokenizer", output=f"{folder}/codes", dataset="npz", data_root=f"{folder}/images.npz",
+        batch_size=batch,
+    )  # fmt: skip
 
     def step() -> None:
         shutil.rmtree(settings.output, ignore_errors=True)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             export_codes(settings)
+        release_all()  # as a command does at its end: the next pass removes the folder
 
     return step

@@ -1,4 +1,4 @@
-"""Files damaged in turn, all over their bytes, and what the scripts that read them say."""
+"""Files damaged in turn, all over their bytes, and what the commands that read them say."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ class Case(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """The script that reads a file of a folder of artifacts."""
+    """The command that reads a file of a folder of artifacts."""
 
     file: str
-    script: str
+    command: str
     flags: str  # with {folder}
     skips: bool = False  # whether it goes on from an earlier state, instead of refusing
 
@@ -59,7 +59,7 @@ def damage(reader: Reader, others: list[str], artifacts: Path, place: Path, flip
 
 
 def _meet(reader: Reader, case: Case, artifacts: Path, place: Path, expected: dict[str, str]) -> str | None:
-    """What is wrong with how a script takes a damaged file; None if nothing."""
+    """What is wrong with how a command takes a damaged file; None if nothing."""
     folder = place / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(artifacts, folder)
@@ -91,5 +91,5 @@ def _read(reader: Reader, folder: Path, place: Path) -> tuple[int, str, dict[str
             shutil.copytree(output, place / "output")
             output = place / "output"
     flags = [flag.format(folder=folder) for flag in reader.flags.split()]
-    code, printed = run(reader.script, [*flags, "--output", str(output)], place / "log")
+    code, printed = run(reader.command, [*flags, "--output", str(output)], place / "log")
     return code, printed, content_of(output) if output.is_dir() else {}

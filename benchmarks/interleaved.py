@@ -5,7 +5,7 @@ A process of its own gives each step its own memory allocator and its own peak o
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,7 +50,22 @@ class Contender:
         return megabytes
 
 
-def measure(contenders: dict[str, Contender], rounds: int, steps: int = 3) -> dict[str, Timing]:
+class Here:
+    """A step in this very process, for a trial in seconds. Its memory is not measured."""
+
+    def __init__(self, build: Callable[..., Callable[[], object]], *arguments: Any, keeps_memory: bool = True) -> None:
+        self.step = build(*arguments)
+
+    def run(self, steps: int) -> list[float]:
+        """Seconds of so many steps."""
+        return _time(self.step, steps)
+
+    def stop(self) -> float:
+        """Nothing is known of the memory."""
+        return 0.0
+
+
+def measure(contenders: Mapping[str, Contender | Here], rounds: int, steps: int = 3) -> dict[str, Timing]:
     """Run all contenders in turn, `steps` steps each, for so many rounds."""
     for contender in contenders.values():
         contender.run(WARM_UP)
@@ -72,13 +87,17 @@ def _serve(connection: Connection, build: Callable, arguments: tuple, keeps_memo
     before = _peak()
     step = build(*arguments)
     while steps := connection.recv():
-        seconds = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - start)
-        connection.send(seconds)
+        connection.send(_time(step, steps))
     connection.send(_peak() - before)
+
+
+def _time(step: Callable[[], object], steps: int) -> list[float]:
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def _peak() -> float:

@@ -21,12 +21,12 @@ class Kills(NamedTuple):
     different: int  # runs whose result is not bitwise that of a run without any kill
 
 
-def kill_and_continue(script: str, flags: list[str], place: Path, kills: int, seed: int = 0) -> Kills:
-    """Kill a script so many times; `flags` lack the --output."""
+def kill_and_continue(command: str, flags: list[str], place: Path, kills: int, seed: int = 0) -> Kills:
+    """Kill a command so many times; `flags` lack the --output."""
     draw, counts = random.Random(seed), dict.fromkeys(Kills._fields, 0)
     whole = place / "whole"
     start = time.monotonic()
-    code, output = run(script, [*flags, "--output", str(whole)], place / "log")
+    code, output = run(command, [*flags, "--output", str(whole)], place / "log")
     assert code == 0, output
     seconds, expected = time.monotonic() - start, content_of(whole)
     while counts["kills"] < kills:
@@ -34,7 +34,7 @@ def kill_and_continue(script: str, flags: list[str], place: Path, kills: int, se
         counts["runs"] += 1
         newest = 0
         while True:
-            child = Child(script, [*flags, "--output", str(killed)], place / "log")
+            child = Child(command, [*flags, "--output", str(killed)], place / "log")
             may_kill = counts["kills"] < kills
             if may_kill:
                 _wait_for_a_moment(child, killed, draw, seconds)

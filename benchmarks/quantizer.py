@@ -5,6 +5,8 @@ python -m benchmarks.quantizer
 
 A training step of the quantizer alone, forward and backward in float32: times are medians of interleaved repeats,
 memory is the peak of what the step allocates through PyTorch beyond what was there before it.
+
+`--toy` takes seconds: a small case without the package, which need not be installed, to see that the script runs.
 """
 
 import argparse
@@ -20,8 +22,11 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from codegrid.stage1_vqvae.quantizers import EMAQuantizer
+from codegrid.codes import Moment
+from codegrid.noise import Noise
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
+TOY = {"toy": (4, 4, 4, 32, 8)}
 CASES = {"small": (64, 8, 8, 512, 64), "large": (16, 32, 32, 8192, 64)}  # batch, height, width, K, D
 HUGE = (32, 64, 64, 65_536, 64)
 Step = Callable[[], object]
@@ -29,20 +34,22 @@ Step = Callable[[], object]
 
 def our_step(batch: int, height: int, width: int, num_embeddings: int, dim: int) -> Step:
     """A training step with latents as a channels_last encoder leaves them."""
-    quantizer = EMAQuantizer(num_embeddings, dim).train()
+    quantizer = QUANTIZERS["ema"](num_embeddings=num_embeddings, embedding_dim=dim).train()
+    moment = Moment(0, 1, Noise(0))
     latents = torch.randn(batch, height, width, dim).permute(0, 3, 1, 2).requires_grad_()
     gradient = torch.randn(batch, height, width, dim).permute(0, 3, 1, 2)
 
     def step() -> None:
-        vectors, _, loss = quantizer(latents)
-        torch.autograd.backward([vectors, loss], [gradient, None])
+        vectors, _, losses = quantizer(latents, moment)
+        torch.autograd.backward([vectors, losses.total], [gradient, None])
+        quantizer.after_step(0, 0)
         latents.grad = None
 
     return step
 
 
 def their_step(batch: int, height: int, width: int, num_embeddings: int, dim: int, **options: object) -> Step:
-    """The same with the package, on latents in the layout that it prefers."""
+    """A training step of the package, on latents in the layout that it prefers."""
     from vector_quantize_pytorch import VectorQuantize
 
     quantizer = VectorQuantize(
@@ -99,16 +106,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15, help="interleaved repeats of every step")
     parser.add_argument("--huge", action="store_true", help="also K 65,536 on 32×64×64 sites, ours alone")
+    parser.add_argument("--toy", action="store_true", help="a small case in seconds, without the package")
     flags = parser.parse_args()
     torch.manual_seed(0)
     plain = {"threshold_ema_dead_code": 0, "rotation_trick": False}
-    for name, sizes in CASES.items():
-        steps = {
-            "the matrix product": product(*sizes),
-            "codegrid": our_step(*sizes),
-            "the package": their_step(*sizes),
-            "the package, at its best": their_step(*sizes, **plain),
-        }
+    for name, sizes in (TOY if flags.toy else CASES).items():
+        steps = {"the matrix product": product(*sizes), "codegrid": our_step(*sizes)}
+        if not flags.toy:
+            steps["the package"] = their_step(*sizes)
+            steps["the package, at its best"] = their_step(*sizes, **plain)
         seconds: dict[str, list[float]] = {label: [] for label in steps}
         for _ in range(flags.repeats + 2):
             for label, step in steps.items():

@@ -5,30 +5,80 @@ python -m benchmarks.sampling
 float32; K 512, 64 channels, 15 layers, kernel 7 then 3, 10 classes. Every contender runs in a process of its own, all
 of them in turn; times are medians, memory is the peak beyond what the process held after its imports. The forward pass
 is that of the faster memory format. Naive sampling is timed at the last 4 sites of its grids, all others known, and
-multiplied. Then: what a site costs in small and large grids, what guidance costs, and how many samples differ between
-the cached and the plain sampler, or between batch sizes, because of float32's rounding.
+multiplied. Then: what a site costs in small and large grids, with guidance and with two codes, and how many samples
+differ between the cached and the plain sampler, or between batch sizes, because of float32's rounding.
+
+`--toy` runs every line at a tiny size in one process, in seconds: its figures mean nothing.
 """
 
 import argparse
+import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
-from codegrid.stage2_prior import GatedPixelCNN, sample_cached, sample_plain
+from codegrid.codes import Condition, Grid, Known
+from codegrid.stage2_prior import GatedPixelCNN, sample
 
-from .interleaved import Contender, measure
+from .interleaved import Contender, Timing, measure
 
-CASES = {"8×8, 64": (8, 8, 64), "32×32, 16": (32, 32, 16), "32×32, 64": (32, 32, 64)}
 NAIVE_SITES = 4
 Step = Callable[[], object]
 
 
-def build_prior() -> GatedPixelCNN:
-    """The same weights in every process; as decided as those of a trained prior."""
+class Case(NamedTuple):
+    """Grids and the batch in which they are drawn."""
+
+    height: int
+    width: int
+    batch: int
+    num_embeddings: int = 512
+    channels: int = 64
+    num_layers: int = 15
+    codes_a_site: int = 1
+
+    @property
+    def layout(self) -> tuple[Grid, ...]:
+        """One grid for each code of a site."""
+        return (Grid((self.height, self.width), self.num_embeddings),) * self.codes_a_site
+
+    def __str__(self) -> str:
+        return f"{self.height}×{self.width}, {self.batch}"
+
+
+class Plan(NamedTuple):
+    """What is run, and how often."""
+
+    compared: tuple[Case, ...]
+    small: Case
+    large: Case
+    guided: Case
+    differences: Case
+    rounds: int
+    toy: bool = False
+
+
+def full_plan(rounds: int) -> Plan:
+    """Return what the tables are made of."""
+    first = Case(8, 8, 64)
+    return Plan((first, Case(32, 32, 16), Case(32, 32, 64)), Case(16, 16, 16), Case(64, 64, 16), first,
+                first._replace(batch=256), rounds)  # fmt: skip
+
+
+def toy_plan() -> Plan:
+    """Return a plan of seconds."""
+    case = Case(4, 5, 4, 16, 8, 2)
+    return Plan((case,), case, case._replace(height=8), case, case, rounds=1, toy=True)
+
+
+def build_prior(case: Case) -> GatedPixelCNN:
+    """Return the same weights in every process, as decided as those of a trained prior."""
     torch.manual_seed(0)
-    prior = GatedPixelCNN(512, 64, 15, num_classes=10, label_dropout=0.1)
+    prior = GatedPixelCNN(case.layout, num_classes=10, channels=case.channels, num_layers=case.num_layers)
     with torch.no_grad():
-        prior.head[3].weight *= 20
+        for head in prior.network.heads:
+            head[-1].weight *= 20
     return prior.eval()
 
 
@@ -37,84 +87,102 @@ def labels_of(batch: int) -> torch.Tensor:
     return torch.arange(batch) % 10
 
 
-def forward_pass(layout: torch.memory_format, height: int, width: int, batch: int) -> Step:
+def random_codes(case: Case) -> tuple[torch.Tensor, ...]:
+    """Codes (b, h, w) of each grid."""
+    return tuple(torch.randint(0, grid.num_embeddings, (case.batch, *grid.shape)) for grid in case.layout)
+
+
+def forward_pass(layout: torch.memory_format, case: Case) -> Step:
     """All sites at once."""
-    prior = build_prior().to(memory_format=layout)
-    codes, labels = torch.randint(0, 512, (batch, height, width)), labels_of(batch)
+    prior = build_prior(case).to(memory_format=layout)
+    codes, given = random_codes(case), Condition(labels_of(case.batch))
 
     def step() -> None:
         with torch.inference_mode():
-            prior(codes, labels)
+            prior.logits(codes, given)
 
     return step
 
 
-def cached_pass(height: int, width: int, batch: int, **controls: float) -> Step:
-    """New grids, as the scripts draw them."""
-    prior, labels = build_prior(), labels_of(batch)
-    return lambda: sample_cached(prior, batch, height, width, labels, **controls)
+def cached_pass(case: Case, guidance_scale: float = 1.0) -> Step:
+    """New grids, as the commands draw them."""
+    prior, labels = build_prior(case), labels_of(case.batch)
+    return lambda: sample(prior, case.batch, labels, batch_size=case.batch, guidance_scale=guidance_scale)
 
 
-def naive_sites(height: int, width: int, batch: int) -> Step:
+def naive_sites(case: Case) -> Step:
     """The last sites of new grids, a forward pass each."""
-    prior, labels = build_prior(), labels_of(batch)
-    known = torch.randint(0, 512, (batch, height * width - NAIVE_SITES))
-    return lambda: sample_plain(prior, batch, height, width, labels, known=known)
+    prior, labels = build_prior(case), labels_of(case.batch)
+    sites = case.height * case.width
+    mask = (torch.arange(sites) < sites - NAIVE_SITES).view(case.height, case.width)
+    known = Known(random_codes(case), (mask,) * case.codes_a_site)
+    return lambda: sample(prior, case.batch, labels, batch_size=case.batch, known=known, backend="plain")
 
 
-def compare_with_forward(rounds: int) -> None:
+def time_all(contenders: dict[str, tuple], plan: Plan) -> dict[str, Timing]:
+    """Time steps in turn, each built by its function from its arguments: in processes of their own, but for a toy."""
+    if not plan.toy:
+        started = {name: Contender(*contender) for name, contender in contenders.items()}
+        return measure(started, plan.rounds, steps=1)
+    timings = {}
+    for name, (build, *arguments) in contenders.items():
+        step, start = build(*arguments), time.perf_counter()
+        step()
+        timings[name] = Timing(time.perf_counter() - start, 0.0)
+    return timings
+
+
+def compare_with_forward(plan: Plan) -> None:
     """Forward, cached and naive, case by case."""
     print(f"{'grid, batch':12} {'forward ms':>11} {'cached ms':>10} {'passes':>7} {'naive, passes':>14}"
           f" {'MB: forward':>12} {'cached':>7} {'naive':>6}")  # fmt: skip
-    for name, case in CASES.items():
-        timings = measure(
+    for case in plan.compared:
+        timings = time_all(
             {
-                "channels_last": Contender(forward_pass, torch.channels_last, *case),
-                "contiguous": Contender(forward_pass, torch.contiguous_format, *case),
-                "cached": Contender(cached_pass, *case),
-                "naive": Contender(naive_sites, *case),
+                "channels_last": (forward_pass, torch.channels_last, case),
+                "contiguous": (forward_pass, torch.contiguous_format, case),
+                "cached": (cached_pass, case),
+                "naive": (naive_sites, case),
             },
-            rounds,
-            steps=1,
+            plan,
         )
         cached, naive = timings["cached"], timings["naive"]
         forward = min(timings["channels_last"], timings["contiguous"])
-        height, width, _ = case
-        passes = naive.seconds * height * width / NAIVE_SITES / forward.seconds
+        passes = naive.seconds * case.height * case.width / NAIVE_SITES / forward.seconds
         ratio = cached.seconds / forward.seconds
-        print(f"{name:12} {1e3 * forward.seconds:11.1f} {1e3 * cached.seconds:10.1f} {ratio:7.2f} {passes:14,.0f}"
+        print(f"{case!s:12} {1e3 * forward.seconds:11.1f} {1e3 * cached.seconds:10.1f} {ratio:7.2f} {passes:14,.0f}"
               f" {forward.megabytes:12.0f} {cached.megabytes:7.0f} {naive.megabytes:6.0f}",
               flush=True)  # fmt: skip
 
 
-def compare_sites(rounds: int) -> None:
-    """What a site costs, whatever the grid, and with guidance."""
-    grids = {"16×16": (16, 16, 16), "64×64": (64, 64, 16)}
-    timings = measure({name: Contender(cached_pass, *case) for name, case in grids.items()}, rounds, steps=1)
-    sites = {name: height * width * batch for name, (height, width, batch) in grids.items()}
-    costs = {name: 1e6 * timings[name].seconds / sites[name] for name in grids}
-    print("\na site, batch 16: " + ", ".join(f"{cost:.1f} µs in {name} ({timings[name].megabytes:.0f} MB)"
-          for name, cost in costs.items()) + f": {costs['64×64'] / costs['16×16']:.2f} times")  # fmt: skip
-    guided = Contender(guided_pass, 8, 8, 64)
-    timings = measure({"without": Contender(cached_pass, 8, 8, 64), "guided": guided}, rounds, steps=1)
-    print(f"guidance, 8×8, 64: {timings['guided'].seconds / timings['without'].seconds:.2f} times as long as without")
+def compare_sites(plan: Plan) -> None:
+    """Whether a site costs the same in any grid; guidance; two codes a site."""
+    timings = time_all({"small": (cached_pass, plan.small), "large": (cached_pass, plan.large)}, plan)
+    small, large = (
+        1e6 * timings[name].seconds / (case.height * case.width * case.batch)
+        for name, case in (("small", plan.small), ("large", plan.large))
+    )
+    print(f"\na site: {small:.1f} µs in {plan.small}, {large:.1f} µs in {plan.large}: {large / small:.2f} times")
+    timings = time_all(
+        {
+            "plainly": (cached_pass, plan.guided),
+            "guided": (cached_pass, plan.guided, 2.0),
+            "two codes": (cached_pass, plan.guided._replace(codes_a_site=2)),
+        },
+        plan,
+    )
+    for name in ("guided", "two codes"):
+        print(f"{name}, {plan.guided}: {timings[name].seconds / timings['plainly'].seconds:.2f} times as long")
 
 
-def guided_pass(height: int, width: int, batch: int) -> Step:
-    """With classifier-free guidance: every site is asked for twice."""
-    return cached_pass(height, width, batch, guidance_scale=2.0)
-
-
-def count_differences(count: int = 256) -> None:
-    """Samples of 8×8 that rounding changes."""
-    prior, labels = build_prior(), labels_of(count)
-    cached = sample_cached(prior, count, 8, 8, labels)
-    plain = sample_plain(prior, count, 8, 8, labels)
-    pieces = [
-        sample_cached(prior, 16, 8, 8, labels[first : first + 16], first_index=first) for first in range(0, count, 16)
-    ]
-    double = sample_cached(prior.double(), count, 8, 8, labels)
-    for name, other in (("plain sampling", plain), ("batches of 16", torch.cat(pieces)), ("float64", double)):
+def count_differences(case: Case) -> None:
+    """Samples that rounding changes."""
+    prior, labels, count = build_prior(case), labels_of(case.batch), case.batch
+    (cached,) = sample(prior, count, labels, batch_size=count)
+    (plain,) = sample(prior, count, labels, batch_size=count, backend="plain")
+    (pieces,) = sample(prior, count, labels, batch_size=max(1, count // 16))
+    (double,) = sample(prior.double(), count, labels, batch_size=count)
+    for name, other in (("plain sampling", plain), ("smaller batches", pieces), ("float64", double)):
         differ = int((other != cached).flatten(1).any(1).sum())
         print(f"samples that differ from {name}: {differ} of {count}")
 
@@ -123,11 +191,13 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--toy", action="store_true", help="a smoke test of seconds")
+    flags = parser.parse_args()
+    plan = toy_plan() if flags.toy else full_plan(flags.rounds)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    compare_with_forward(rounds)
-    compare_sites(rounds)
-    count_differences()
+    compare_with_forward(plan)
+    compare_sites(plan)
+    count_differences(plan.differences)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ to the disk of --folder. Medians; the share is that of the seconds between two s
 """
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,21 +16,22 @@ from statistics import median
 
 import torch
 
-from codegrid.pipelines.training.averaging import averaged
-from codegrid.pipelines.training.checkpoints import SECONDS, States, Trained
-from codegrid.pipelines.training.divergence import limit_gradient
-from codegrid.stage1_vqvae import VQVAE
-from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.codes import Grid
+from codegrid.pipelines.training.checkpoints import SECONDS, Checkpoints, Trainable
+from codegrid.pipelines.training.objective import Player
+from codegrid.pipelines.training.trainer import fused_adam, limit_gradient
+from codegrid.registry import TABLES
 
 
-def build() -> dict[str, dict[str, torch.nn.Module]]:
-    """What the two scripts save, by stage and name."""
-    prior = GatedPixelCNN(num_classes=10, label_dropout=0.1)
-    best = GatedPixelCNN(num_classes=10, label_dropout=0.1)
-    return {
-        "tokenizer": {"model": VQVAE(in_channels=3, image_size=(32, 32), data_variance=0.25)},
-        "prior": {"model": prior, "average": averaged(prior, 0.999), "best": best},
+def build() -> dict[str, Player]:
+    """What the two commands save, by stage."""
+    prior = TABLES["prior"]["pixelcnn"](layout=(Grid((8, 8), 512),), num_classes=10)
+    players = {
+        "tokenizer": Player(TABLES["tokenizer"]["vqvae"](data_variance=0.25), fused_adam, 1e-3),
+        "prior": Player(prior, fused_adam, 1e-3, average_decay=0.999),
     }
+    players["prior"].remember()  # the best one is saved, too
+    return players
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:
@@ -46,21 +48,23 @@ def main() -> None:
     """Print a line for each stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="where to save; by default a temporary folder")
-    parser.add_argument("--repeats", type=int, default=25)
+    parser.add_argument("--repeats", type=int, default=25, help="states of each stage")
+    parser.add_argument("--toy", action="store_true", help="one state of each stage, to see that it runs")
     arguments = parser.parse_args()
+    repeats = 1 if arguments.toy else arguments.repeats
     print(f"{'':10} {'MB':>6} {'ms a state':>11} {'share':>7} {'ms to look at the gradient':>27}")
-    for stage, modules in build().items():
-        model = modules["model"]
-        for parameter in model.parameters():
+    for stage, player in build().items():
+        for parameter in player.module.parameters():
             parameter.grad = torch.randn_like(parameter)
-        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        optimizer = player.make_optimizer(player.module.parameters())
         optimizer.step()
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            states = States(Path(folder), "benchmark", Trained(modules, optimizer), None)
+            states = Checkpoints(Path(folder), "benchmark", Trainable(player.modules(), {stage: optimizer}, {}), None)
             steps = iter(range(10**6))
-            seconds = seconds_of(lambda states=states, steps=steps: states.save(next(steps), []), arguments.repeats)
+            seconds = seconds_of(lambda states=states, steps=steps: states.save(next(steps), []), repeats)
             megabytes = max(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 1e6
-        looking = seconds_of(lambda model=model: limit_gradient(model, float("inf")).item(), arguments.repeats)
+        module = player.module
+        looking = seconds_of(lambda module=module: limit_gradient(module, math.inf).item(), repeats)
         share = seconds / (SECONDS + seconds)
         print(f"{stage:10} {megabytes:6.1f} {1e3 * seconds:11.1f} {share:7.2%} {1e3 * looking:27.2f}")
 

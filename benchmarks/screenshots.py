@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import tyro
 from PIL import Image
 
-from codegrid.pipelines.running.use_configs import View
-from codegrid.pipelines.view import serve
+from codegrid.pipelines.view import View
+from codegrid.pipelines.viewer.run import serve
 
 from .browser import Browser
 
 SIZES = {"viewer.png": 1400, "viewer-narrow.png": 400}  # the width of the window
-FILLED = r"""['#samples', '#completions'].every(place => document.querySelector(place + ' img'))
-    && [...document.querySelectorAll('.progress')].every(words => /^(\d+) of \1 /.test(words.innerText.trim()))"""
+FILLED = """['#samples', '#completions'].every(place => document.querySelector(place + ' img'))
+    && [...document.querySelectorAll('.progress')].every(words => words.innerText.trim() == '100% drawn')"""
 LOADED = "[...document.images].every(image => image.complete && image.naturalWidth)"
 
 
@@ -34,6 +34,7 @@ class Screenshots:
 
 
 def main() -> None:
+    """Save the pictures."""
     settings = tyro.cli(Screenshots)
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:

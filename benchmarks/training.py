@@ -17,9 +17,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from .contenders import (
-    EXPORTED,
-    GRID_BATCH,
-    IMAGE_BATCH,
+    FULL,
+    TOY,
+    Sizes,
+    bare_tokenizer_step,
     encoder_pass,
     encoding_pass,
     export_pass,
@@ -30,38 +31,42 @@ from .contenders import (
     tokenizer_step,
 )
 from .growth import draw_growth, measure_growth, print_growth
-from .interleaved import Contender, Timing, measure
+from .interleaved import Contender, Here, Timing, measure
+
+Contenders = dict[str, Contender | Here]
 
 
-def tokenizer_contenders() -> dict[str, Contender]:
+def tokenizer_contenders(make: type[Contender] | type[Here], sizes: Sizes) -> Contenders:
     """Stage 1."""
+    batch = sizes.images
     return {
-        "codegrid": Contender(tokenizer_step),
-        "the same without the quantizer": Contender(tokenizer_step, "bf16", False),
-        "codegrid, fp32": Contender(tokenizer_step, "fp32"),
-        "codegrid, memory given back": Contender(tokenizer_step, keeps_memory=False),
-        "straightforward fp32": Contender(plain_tokenizer_step, keeps_memory=False),
-        "the same without the quantizer, fp32": Contender(plain_tokenizer_step, False, keeps_memory=False),
+        "codegrid": make(tokenizer_step, "bf16", batch),
+        "the same without the quantizer": make(bare_tokenizer_step, "bf16", batch),
+        "codegrid, fp32": make(tokenizer_step, "fp32", batch),
+        "codegrid, memory given back": make(tokenizer_step, "bf16", batch, keeps_memory=False),
+        "straightforward fp32": make(plain_tokenizer_step, batch, keeps_memory=False),
+        "the same without the quantizer, fp32": make(plain_tokenizer_step, batch, False, keeps_memory=False),
     }
 
 
-def prior_contenders() -> dict[str, Contender]:
+def prior_contenders(make: type[Contender] | type[Here], sizes: Sizes) -> Contenders:
     """Stage 2."""
+    grids, layers = sizes.grids, sizes.num_layers
     return {
-        "codegrid": Contender(prior_step),
-        "codegrid, fp32": Contender(prior_step, "fp32"),
-        "codegrid, memory given back": Contender(prior_step, keeps_memory=False),
-        "straightforward fp32, masked kernels": Contender(plain_prior_step, keeps_memory=False),
+        "codegrid": make(prior_step, "bf16", grids, layers),
+        "codegrid, fp32": make(prior_step, "fp32", grids, layers),
+        "codegrid, memory given back": make(prior_step, "bf16", grids, layers, keeps_memory=False),
+        "straightforward fp32, masked kernels": make(plain_prior_step, grids, layers, keeps_memory=False),
     }
 
 
-def export_contenders(folder: str) -> dict[str, Contender]:
+def export_contenders(make: type[Contender] | type[Here], sizes: Sizes, folder: str) -> Contenders:
     """Images → codes."""
-    save_for_export(folder)
+    save_for_export(folder, sizes.exported)
     return {
-        "the encoder alone, fp32": Contender(encoder_pass, folder),
-        "encoding as the script does": Contender(encoding_pass, folder),
-        "the whole script export_codes": Contender(export_pass, folder),
+        "the encoder alone, fp32": make(encoder_pass, folder, sizes.images),
+        "encoding as the command does": make(encoding_pass, folder, sizes.images),
+        "the whole command export-codes": make(export_pass, folder, sizes.images),
     }
 
 
@@ -79,32 +84,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="turns of every contender, three steps each")
     parser.add_argument("--picture", type=Path, default=Path("runs/growth.png"), help="where the picture goes")
-    parser.add_argument("--quality", action="store_true", help="also the scripts on CIFAR-10, and what they learn")
+    parser.add_argument("--quality", action="store_true", help="also the commands on CIFAR-10, and what they learn")
     parser.add_argument("--data-root", help="CIFAR-10 as a folder of pictures, for --quality")
     parser.add_argument("--output", type=Path, default=Path("runs/training"), help="folder of the runs of --quality")
     parser.add_argument("--minutes", type=float, default=4, help="of training for each prior of --quality")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it runs; the times say nothing")
     flags = parser.parse_args()
+    sizes, rounds = (TOY, 1) if flags.toy else (FULL, flags.rounds)
     if flags.quality and not flags.data_root:
         parser.error("--quality needs --data-root: CIFAR-10 as a folder of pictures")
     if flags.quality and flags.output.exists():
         parser.error(f"{flags.output} exists already: choose another --output")
-    of_tokenizer = measure(tokenizer_contenders(), flags.rounds)
-    print_table("stage 1, a training step", of_tokenizer, IMAGE_BATCH, "images")
-    of_prior = measure(prior_contenders(), flags.rounds)
-    print_table("stage 2, a training step", of_prior, GRID_BATCH, "grids")
+    make = Here if flags.toy else Contender
+    of_tokenizer = measure(tokenizer_contenders(make, sizes), rounds)
+    print_table("stage 1, a training step", of_tokenizer, sizes.images, "images")
+    of_prior = measure(prior_contenders(make, sizes), rounds)
+    print_table("stage 2, a training step", of_prior, sizes.grids, "grids")
     with tempfile.TemporaryDirectory() as folder:
-        of_export = measure(export_contenders(folder), max(3, flags.rounds // 2), steps=1)
-    print_table(f"export of {EXPORTED:,} images", of_export, EXPORTED, "images")
-    with get_context("spawn").Pool(1) as pool:
-        seconds = pool.apply(measure_growth)
+        contenders = export_contenders(make, sizes, folder)
+        of_export = measure(contenders, rounds if flags.toy else max(3, rounds // 2), steps=1)
+    print_table(f"export of {sizes.exported:,} images", of_export, sizes.exported, "images")
+    if flags.toy:
+        seconds = measure_growth(rounds, 16)
+    else:
+        with get_context("spawn").Pool(1) as pool:
+            seconds = pool.apply(measure_growth)
     print_growth(seconds)
     draw_growth(flags.picture, seconds)
     print(f"picture: {flags.picture}")
     if flags.quality:
         from .training_quality import compare_priors, compare_tokenizers
 
-        compare_tokenizers(flags.data_root, flags.output, of_tokenizer)
-        compare_priors(flags.output, flags.minutes, of_prior["codegrid"].seconds)
+        compare_tokenizers(flags.data_root, flags.output, of_tokenizer, sizes.images, 20 if flags.toy else 2000)
+        compare_priors(flags.output, flags.minutes, of_prior["codegrid"].seconds, sizes)
 
 
 if __name__ == "__main__":

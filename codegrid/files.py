@@ -21,7 +21,7 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
     index is taken away before the first file is replaced. Without an index each file stands for itself. If the block
     raises, `folder` is as it was.
 
-    Raises `InputError` where the folder is that of a run, and somebody has removed it.
+    Raises `InputError` where the folder is that of a run, and someone has removed it.
     """
     folder = Path(folder)
     staging = folder / STAGING

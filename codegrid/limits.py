@@ -1,35 +1,157 @@
 """What a value may be: a configuration that came with a file is as little to be believed as one that was typed.
 
-Without upper limits a few bytes of JSON would ask for terabytes, or for an hour of building layers.
+The range of a setting is written once, at its field: `steps: Annotated[int, Range(1, MAX_STEPS)]`. Without upper
+limits a few bytes of JSON would ask for terabytes, or for an hour of building layers.
 """
 
 import math
 import os
 import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-LARGEST_SIDE = 8192  # pixels of an image that a model works on
-MOST_ENTRIES = 2**24  # of a codebook
-MOST_CLASSES = 1_000_000
-MOST_LAYERS = 1000
-WIDEST = 2**16  # channels of a layer
+from .errors import InputError
+
+MAX_SIDE = 8192  # pixels of an image, or sites of a grid
+MAX_ENTRIES = 2**24  # of a codebook
+MAX_CLASSES = 1_000_000
+MAX_LAYERS = 1000
+MAX_WIDTH = 2**16  # channels of a layer
+MAX_KERNEL = 99  # sites
+MAX_STEPS = 10**12
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, or strictly between `above` and `below`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies within."""
+        return math.isfinite(value) and self.low <= value <= self.high and self.above < value < self.below
+
+    def words(self, whole: bool) -> str:
+        """Return the range in words, for `it must be ...`."""
+        bounds = [
+            f"{words} {bound:,}" if whole else f"{words} {bound:g}"
+            for words, bound in (
+                ("of at least", self.low), ("above", self.above), ("at most", self.high), ("below", self.below),
+            )
+            if math.isfinite(bound)
+        ]  # fmt: skip
+        if whole and math.isfinite(self.low) and math.isfinite(self.high):
+            bounds = [f"from {self.low:,} to {self.high:,}"]
+        return " ".join(["a whole number" if whole else "a number", " and ".join(bounds)]).strip()
+
+
+@dataclass(frozen=True)
+class PowerOfTwo:
+    """1, 2, 4, 8, ... up to `high`."""
+
+    high: int
+
+    def holds(self, value: int) -> bool:
+        """Whether a value is one of them."""
+        return 1 <= value <= self.high and value & (value - 1) == 0
+
+    def words(self, whole: bool) -> str:
+        """Return them in words."""
+        return f"a power of two: 1, 2, 4, 8, ... {self.high:,}"
+
+
+@dataclass(frozen=True)
+class Odd:
+    """Odd numbers from `low` to `high`."""
+
+    low: int
+    high: int
+
+    def holds(self, value: int) -> bool:
+        """Whether a value is one of them."""
+        return self.low <= value <= self.high and value % 2 == 1
+
+    def words(self, whole: bool) -> str:
+        """Return them in words."""
+        return f"an odd number from {self.low} to {self.high}"
+
+
+# settings that several places take
+NumSamples = Annotated[int, Range(1, 10**8)]
+BatchSize = Annotated[int, Range(1, 10**6)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+
+
+def check_fields(settings: Any) -> None:
+    """Raise `InputError`, naming the field, where a field of a dataclass is out of its annotated range or type.
+
+    Nested dataclasses have checked themselves when they were made.
+    """
+    kind = type(settings)
+    hints = get_type_hints(kind, include_extras=True)
+    for name, hint in ((field.name, hints[field.name]) for field in fields(kind)):
+        check_value(name, getattr(settings, name), hint)
+
+
+def check_value(name: str, value: Any, hint: Any, rules: Sequence[Any] = ()) -> None:
+    """Raise `InputError` where a value, called `name`, is not what a type hint with a `Range` or the like allows."""
+    while get_origin(hint) is Annotated:
+        hint, *more = get_args(hint)
+        rules = [*rules, *(rule for rule in more if hasattr(rule, "holds"))]
+    origin, arms = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arms:
+            return
+        others = [arm for arm in arms if arm is not NoneType]
+        if len(others) == 1:
+            check_value(name, value, others[0], rules)
+    elif origin is Literal:
+        check_name(name, value, arms)
+    elif origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"`{name}` {short(value)}: it must be a list")
+        for item in value:
+            check_value(name, item, arms[0], rules)
+    elif hint in (int, float):
+        kinds = (int,) if hint is int else (int, float)
+        rules = rules or [Range()]
+        words = rules[0].words(hint is int)
+        if type(value) not in kinds or not all(rule.holds(value) for rule in rules):
+            raise InputError(f"`{name}` {short(value)}: it must be {words}")
+    elif hint in (str, bool) and type(value) is not hint:
+        raise InputError(f"`{name}` {short(value)}: it must be {'a string' if hint is str else 'true or false'}")
+
+
+def make_options(kind: type, values: dict[str, Any], owner: str) -> Any:
+    """Make the options dataclass `kind` of `owner`, say a quantizer's, from values by name.
+
+    Raises `InputError` where the owner does not have an option, or a value is out of its range.
+    """
+    if not is_dataclass(kind):
+        raise TypeError(f"{kind} is not a dataclass")
+    known = {field.name for field in fields(kind)}
+    for name in values:
+        if name not in known:
+            raise InputError(f"`{name}`: {owner} has no such option; it has {', '.join(sorted(known)) or 'none'}")
+    options = kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    check_fields(options)
+    return options
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError where `value` is not a whole number from `low` to `high`."""
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} {short(value)}: it must be a whole number from {low} to {high}")
+    """Raise `InputError` where `value` is not a whole number from `low` to `high`."""
+    check_value(name, value, Annotated[int, Range(low, high)])
 
 
-def check_number(name: str, value: object, low: float = 0.0, below: float = math.inf) -> None:
-    """Raise ValueError where `value` is not a number of at least `low` and below `below`."""
-    if type(value) not in (int, float) or not low <= value < below:  # NaN fails every comparison
-        raise ValueError(f"{name} {short(value)}: it must be a number of at least {low:g} and below {below:g}")
-
-
-def check_name(name: str, value: object, choices: object) -> None:
-    """Raise ValueError where `value` is not a string among `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} {short(value)}: choose one of {', '.join(choices)}")
+def check_name(name: str, value: object, choices: Any) -> None:
+    """Raise `InputError` where `value` is not one of the names `choices`."""
+    if not isinstance(value, str | int | NoneType) or value not in choices:
+        raise InputError(f"`{name}` {short(value)}: choose one of {', '.join(map(str, choices))}")
 
 
 def is_list_of(value: object, kind: type) -> bool:
@@ -38,12 +160,12 @@ def is_list_of(value: object, kind: type) -> bool:
 
 
 def short(value: object) -> str:
-    """A value as Python writes it, cut to what fits into a message."""
+    """Return a value as Python writes it, cut to what fits into a message."""
     return reprlib.repr(value)
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this machine has; where it cannot tell, a terabyte."""
+    """Return the bytes of memory that this machine has; where it cannot tell, a terabyte."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

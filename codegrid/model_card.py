@@ -1,90 +1,114 @@
 """The card of a model folder: a README.md that says what the model is and how it is used, as the hub shows it.
 
-Nothing that loads a model depends on it: it may be edited or removed.
+Its text is a template in `cards/`: one for each kind of model, and what is said of a particular model in a file of the
+model's name. Nothing that loads a model depends on the card: it may be edited or removed.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from string import Template
+from typing import Any
+
+from huggingface_hub import ModelCardData
 
 CARD = "README.md"
 PICTURE = "reconstructions.png"
-FRONT = "---\nlibrary_name: codegrid\n"  # how our cards begin, and no other file does
+OURS = b"library_name: codegrid\n"  # in the front matter of our cards, and of no other file
 SHOWN = f"]({PICTURE})"
-LARGEST_CARD = LARGEST_PICTURE = 2**24  # bytes
-MOST_NAMES = 200  # of classes: a card is read by people
-MOST_ROWS = 100  # of a table
-LONGEST = 200  # characters of one value
+CAPTION = "*Odd rows: pictures that were held out. Below each: what is left of it after encoding and decoding.*"
+MAX_CARD = MAX_PICTURE = 2**24  # bytes
+MAX_NAMES = 200  # of classes: a card is read by people
+MAX_ROWS = 100  # of a table
+MAX_LENGTH = 200  # characters of one value
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#.!|~$&:@])")
+BLANK = re.compile(r"\n{3,}")  # left by a part that is empty
 PNG = b"\x89PNG\r\n\x1a\n"
 
-
-@dataclass(frozen=True)
-class Card:
-    """What is said of every model of a kind. `usage` is Markdown; `{height}` and `{width}` stand for the code grid."""
-
-    title: str
-    what: str
-    tags: tuple[str, ...]
-    usage: str
-    pipeline_tag: str = ""
+TAGS = {
+    "tokenizer": ["vq-vae", "image-tokenizer", "discrete-representation"],
+    "prior": ["vq-vae", "discrete-representation", "generative-model"],
+}
+TASKS = {"tokenizer": None, "prior": "unconditional-image-generation"}
 
 
-def render_card(card: Card, config: dict, provenance: dict, fingerprint: str, with_picture: bool) -> str:
-    """The text of README.md. What comes from outside, such as names of classes, is shown as it is and never obeyed."""
-    front = [f"{FRONT}tags:", *(f"- {tag}" for tag in card.tags)]
-    front += [f"pipeline_tag: {card.pipeline_tag}"] if card.pipeline_tag else []
-    parts = ["\n".join([*front, "---"]), f"# {card.title}", card.what]
-    if with_picture:
-        parts.append(f"![Pictures, and below each row its reconstructions{SHOWN}\n\n*Odd rows: pictures that were held "
-                     "out. Below each: what is left of it after encoding and decoding.*")  # fmt: skip
-    grid = provenance.get("grid_shape")
-    known = isinstance(grid, list) and len(grid) == 2 and all(type(side) is int for side in grid)
-    height, width = grid if known else ("HEIGHT", "WIDTH")
-    parts += ["## Use", card.usage.replace("{height}", str(height)).replace("{width}", str(width))]
-    parts += ["## Settings", _table(config), *_training(provenance)]
-    parts.append(f"Fingerprint: `{fingerprint}`")
-    return "\n\n".join(parts) + "\n"
+def render_card(fields: Mapping[str, Any], with_picture: bool) -> str:
+    """Return the text of README.md for the fields of a `config.json`.
+
+    What comes from outside, such as the names of classes, is shown as it is and never obeyed.
+    """
+    kind, model = fields["kind"], fields["model"]
+    front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS[kind], tags=[*TAGS[kind], model])
+    title, _, about = (
+        _read_template(model).partition("\n") if _has_template(model) else (f"{kind.capitalize()} {model}", "", "")
+    )
+    picture = f"![Pictures, and below each row its reconstructions{SHOWN}\n\n{CAPTION}"
+    text = Template(_read_template(kind)).substitute(
+        title=title.removeprefix("# "),
+        about=about.strip(),
+        picture=picture if with_picture else "",
+        settings=_table(fields["config"]),
+        training="\n\n".join(_training(fields["provenance"])),
+        fingerprint=fields["fingerprint"],
+    )
+    return f"---\n{front.to_yaml()}\n---\n\n" + BLANK.sub("\n\n", text)
 
 
-def _training(provenance: dict) -> list[str]:
-    """Sections on what a model was trained on, and how well it did."""
+def _has_template(name: str) -> bool:
+    return (files(__package__) / "cards" / f"{name}.md").is_file()
+
+
+def _read_template(name: str) -> str:
+    return (files(__package__) / "cards" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def _training(provenance: Mapping[str, Any]) -> list[str]:
+    """Return sections on what a model was trained on, and how well it did."""
     facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
     facts |= {name: provenance[name] for name in ("steps", "step", "tokenizer_fingerprint") if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
     classes = provenance.get("classes")
     if isinstance(classes, list) and classes:
-        names = ", ".join(escape(name) for name in classes[:MOST_NAMES])
-        more = f" and {len(classes) - MOST_NAMES:,} more" if len(classes) > MOST_NAMES else ""
+        names = ", ".join(escape(name) for name in classes[:MAX_NAMES])
+        more = f" and {len(classes) - MAX_NAMES:,} more" if len(classes) > MAX_NAMES else ""
         parts.append(f"{len(classes):,} classes: {names}{more}")
-    if isinstance(provenance.get("figures"), dict):
-        parts += ["### On all held-out data", _table(provenance["figures"])]
-    history = provenance.get("history")
-    if isinstance(history, list) and history and isinstance(history[-1], dict):
-        parts += ["### At the end of training", _table(history[-1])]
+    for title, name in (("On all held-out data", "metrics"), ("At the end of training", "history")):
+        values = provenance.get(name)
+        values = values[-1] if isinstance(values, list) and values else values
+        if isinstance(values, dict):
+            parts += [f"### {title}", _table(values)]
     return parts
 
 
-def _table(values: Mapping) -> str:
-    rows = [f"| {escape(name)} | {escape(value)} |" for name, value in islice(values.items(), MOST_ROWS)]
+def _table(values: Mapping[str, Any]) -> str:
+    rows = [f"| {escape(name)} | {escape(value)} |" for name, value in islice(values.items(), MAX_ROWS)]
     return "\n".join(["| | |", "|---|---|", *rows])
 
 
 def escape(value: object) -> str:
-    """A value as one line of Markdown that shows it and does nothing else."""
+    """Return a value as one line of Markdown that shows it and does nothing else."""
     if isinstance(value, int | float):
         return f"{value:.6g}" if isinstance(value, float) else str(value)
-    text = str(value)
-    text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
+    text = _in_words(value)
+    text = text if len(text) <= MAX_LENGTH else text[:MAX_LENGTH] + "…"
     in_one_line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return MARKDOWN.sub(r"\\\1", in_one_line)
 
 
+def _in_words(value: object) -> str:
+    """Return settings in settings without their brackets."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ("; " if any(isinstance(item, dict) for item in value) else " ").join(map(_in_words, value))
+    return str(value)
+
+
 def write_card(staging: Path, folder: Path, text: str, picture: bytes) -> None:
     """Add card and picture to the files that are about to be moved into `folder`; a README.md not ours is kept."""
-    if (folder / CARD).exists() and not _read(folder / CARD, LARGEST_CARD).startswith(FRONT.encode()):
+    if (folder / CARD).exists() and not _is_ours(_read(folder / CARD, MAX_CARD)):
         return
     (staging / CARD).write_text(text, encoding="utf-8")
     if picture:
@@ -92,16 +116,22 @@ def write_card(staging: Path, folder: Path, text: str, picture: bytes) -> None:
 
 
 def read_picture(folder: Path) -> bytes:
-    """The picture that the card in a folder shows; empty where there is none."""
-    card = _read(folder / CARD, LARGEST_CARD)
-    if not card.startswith(FRONT.encode()) or SHOWN.encode() not in card:
+    """Return the picture that the card in a folder shows; empty where there is none."""
+    card = _read(folder / CARD, MAX_CARD)
+    if not _is_ours(card) or SHOWN.encode() not in card:
         return b""  # one that lies there may be another model's
-    picture = _read(folder / PICTURE, LARGEST_PICTURE)
+    picture = _read(folder / PICTURE, MAX_PICTURE)
     return picture if picture.startswith(PNG) else b""
 
 
+def _is_ours(card: bytes) -> bool:
+    """Whether front matter of ours stands at the head of a file."""
+    front = card.replace(b"\r\n", b"\n").partition(b"\n---\n")[0]
+    return front.startswith(b"---\n") and OURS in front + b"\n"
+
+
 def _read(path: Path, at_most: int) -> bytes:
-    """A file's bytes; empty where it cannot be read or is too long."""
+    """Return a file's bytes; empty where it cannot be read or is too long."""
     try:
         if not path.is_file():  # a pipe would be waited for
             return b""

@@ -1,10 +1,18 @@
 """Model folders: `config.json` + `model.safetensors`, checked on load, rebuilt with no further argument.
 
-A `README.md` beside them, the model's card, is for people: it is neither checked nor needed.
+huggingface_hub has a mixin of this kind; ours also keeps checksums, a fingerprint and the training's provenance, finds
+the class in the table of models, and takes no memory before a config is known to fit its weights. A `README.md` beside
+them, the model's card, is for people: it is neither checked nor needed.
 """
 
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from typing_extensions import Self
@@ -12,142 +20,209 @@ from typing_extensions import Self
 from .errors import InputError, reason_of
 from .files import write_folder, write_json
 from .limits import is_list_of, short
-from .model_card import Card, read_picture, render_card, write_card
+from .model_card import read_picture, render_card, write_card
+from .registry import TABLES
 from .tensors import digest_of, read_json, read_tensors, sha256, write_tensors
 
-FORMAT = "codegrid model 1"
+FORMAT = "codegrid model 2"
+OLD_FORMAT = "codegrid model 1"
 HUB_PREFIX = "hf:"
-FIELDS = {"model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+KINDS = ("tokenizer", "prior")
+FIELDS = {"kind": str, "model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
 
 
 class ModelFolder:
-    """Gives a module `save_pretrained`, `from_pretrained`, `push_to_hub` and `fingerprint`.
+    """Gives a module `device`, `fingerprint`, `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
-    The module sets `self.config` in its `__init__`: the keyword arguments that rebuild it, as JSON values.
-    `provenance` is free for facts about the training; it is saved and loaded with the model. `picture`, the bytes of a
-    PNG file, is shown on the card.
+    The module sets two attributes in its `__init__`: `config`, the keyword arguments that rebuild it, as JSON values;
+    and `provenance`, a dict that is free for facts about the training, which are saved and loaded with the model.
+    `kind` says in which table of `codegrid.registry` the class stands.
     """
 
-    card: ClassVar[Card]
-    config: dict
-    provenance: dict
-    picture: bytes = b""
+    kind: ClassVar[str]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    loaded_from: Path | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(chain(self.parameters(), self.buffers())).device  # type: ignore[attr-defined]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the architecture and the sorted tensors, by name, shape and bytes.
+        """Return the SHA-256 over the model's name, its config and its tensors, by name, shape and bytes.
 
         Buffers named `running_...` are left out: they steer further training, and change no output.
         """
-        return fingerprint_of(type(self).__name__, self.config, self.state_dict())
+        return fingerprint_of(_name_of(self), self.config, self.state_dict())  # type: ignore[attr-defined]
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model folder, with its card; a README.md there that is no such card stays."""
-        with write_folder(folder, index="config.json") as staging:
-            checksum = write_tensors(staging / "model.safetensors", self.state_dict())
+    def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
+        """Write the model folder, with its card; a README.md there that is no such card stays.
+
+        Args:
+            picture: a PNG file that the card shows: some reconstructions.
+        """
+        name, tensors = _name_of(self), _as_saved(self.state_dict())  # type: ignore[attr-defined]
+        with write_folder(folder, index=CONFIG) as staging:
+            checksum = write_tensors(staging / WEIGHTS, tensors)
             fields = {
                 "format": FORMAT,
-                "model": type(self).__name__,
+                "kind": self.kind,
+                "model": name,
                 "config": self.config,
                 "provenance": self.provenance,
-                "fingerprint": self.fingerprint(),
+                "fingerprint": fingerprint_of(name, self.config, tensors),
             }
-            checksums = {"model.safetensors": checksum, "config.json": digest_of(fields)}
-            write_json(staging / "config.json", {**fields, "sha256": checksums})
-            card = render_card(self.card, self.config, self.provenance, fields["fingerprint"], bool(self.picture))
-            write_card(staging, Path(folder), card, self.picture)
+            write_json(staging / CONFIG, {**fields, "sha256": {WEIGHTS: checksum, CONFIG: digest_of(fields)}})
+            write_card(staging, Path(folder), render_card(fields, bool(picture)), picture)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Load a model, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+        """Load a model of this class, in eval mode, from a folder, or from the hub as `hf:owner/name`.
 
-        Raises `InputError` where the folder does not exist, is incomplete, damaged or holds another kind of model.
+        Raises `InputError` where the folder does not exist, is incomplete, damaged or holds another model.
         """
-        folder = _download(str(source)) if str(source).startswith(HUB_PREFIX) else Path(source)
-        fields = read_model_config(folder, cls.__name__)
-        try:
-            with torch.device("meta"):  # takes no memory, whatever sizes the config claims
-                outline = cls(**fields["config"])
-        except Exception as error:  # a stranger's values can break a constructor in any way
-            reason = (reason_of(error) or type(error).__name__)[:300]
-            raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason}") from error
-        _check_classes(folder, fields["provenance"], outline)
-        weights = folder / "model.safetensors"
-        tensors = read_tensors(weights, fields["sha256"]["model.safetensors"], like=outline.state_dict())
-        if fingerprint_of(cls.__name__, fields["config"], tensors) != fields["fingerprint"]:
-            raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
-        model = cls(**fields["config"])
-        model.load_state_dict(tensors)
-        model.provenance = fields["provenance"]
-        model.picture = read_picture(folder)
-        return model.to(device).eval()
+        return _load(source, device, cls.kind, TABLES[cls.kind].name_of(cls))
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload the model folder, card included, to the Hugging Face hub as `owner/name` and return its address."""
-        import tempfile
-
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi  # here, so that tests can put another one in its place
 
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            self.save_pretrained(folder, read_picture(self.loaded_from) if self.loaded_from else b"")
             HfApi().create_repo(repo_id, private=private, exist_ok=True)
             return str(HfApi().upload_folder(repo_id=repo_id, folder_path=folder))
 
 
-def read_model_config(folder: Path, model: str) -> dict:
-    """The checked content of `config.json` in the folder of a `model` (a class name)."""
+def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str = "") -> Any:
+    """Load any tokenizer or prior, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+
+    Args:
+        kind: `tokenizer` or `prior`, where it must be one.
+
+    Raises `InputError` where the folder does not exist, is incomplete or damaged, holds another kind of model, or a
+    model that is not registered.
+    """
+    return _load(source, device, kind)
+
+
+def fingerprint_of(model: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+    """Return the fingerprint of a model, by its name in the table, with these weights."""
+    described = {
+        name: [list(tensor.shape), sha256(tensor.contiguous().numpy().tobytes())]
+        for name, tensor in _as_saved(tensors).items()
+        if not name.rpartition(".")[2].startswith("running_")
+    }
+    return digest_of([model, config, described])
+
+
+def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str, Any]:
+    """Return the checked content of `config.json` in a model folder.
+
+    Args:
+        kind: `tokenizer` or `prior`, where it must be one.
+        model: its name in the table, where it must be that.
+    """
+    wanted = f"{model} {kind}".strip() or "model"
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}: give the folder of a trained {model}, or {HUB_PREFIX}owner/name")
-    for name in ("config.json", "model.safetensors"):
+        raise InputError(f"no folder {folder}: give the folder of a trained {wanted}, or {HUB_PREFIX}owner/name")
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            unfinished = (folder / "state").is_dir()
-            remedy = (
-                "its training has not finished: run the same command again" if unfinished else "train or copy it again"
-            )
+            unfinished = "its training has not finished: run the same command again"
+            remedy = unfinished if (folder / "state").is_dir() else "train or copy it again"
             raise InputError(f"{folder} is incomplete: it holds no {name}; {remedy}")
-    path = folder / "config.json"
+    path = folder / CONFIG
     fields = read_json(path)
     checksums = fields.pop("sha256", None)
-    if not isinstance(checksums, dict) or checksums.get("config.json") != digest_of(fields):
+    if not isinstance(checksums, dict) or checksums.get(CONFIG) != digest_of(fields):
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): copy or make it again")
+    if fields.get("format") == OLD_FORMAT:
+        raise InputError(f"{folder} was made by codegrid 0.1, whose models this version does not read: train it again")
     if fields.get("format") != FORMAT:
         raise InputError(f"{folder} has the format {short(fields.get('format'))}, but this version reads {FORMAT!r}")
     # the digests are sound, but anyone can compute them
     fields["sha256"] = checksums
-    for name, kind in FIELDS.items():
-        if not isinstance(fields.get(name), kind):
+    for name, type_ in FIELDS.items():
+        if not isinstance(fields.get(name), type_):
             raise InputError(f"{path}: {name} is {short(fields.get(name))}: copy or make it again")
-    if not isinstance(checksums.get("model.safetensors"), str):
-        raise InputError(f"{path} tells no SHA-256 of model.safetensors: copy or make it again")
-    if fields["model"] != model:
-        raise InputError(f"{folder} holds a {fields['model'][:40]}, but a {model} is needed here")
+    if not isinstance(checksums.get(WEIGHTS), str):
+        raise InputError(f"{path} tells no SHA-256 of {WEIGHTS}: copy or make it again")
+    _check_model(folder, fields, kind, model)
     return fields
 
 
-def _check_classes(folder: Path, provenance: dict, model: torch.nn.Module) -> None:
-    """Refuse names of classes that are none, or not as many as the model has classes."""
-    classes, needed = provenance.get("classes", []), getattr(model, "num_classes", None)
-    if not is_list_of(classes, str) or ("classes" in provenance and needed not in (None, len(classes))):
+def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) -> None:
+    """Refuse a folder of another model than is wanted, or of one that is not registered."""
+    found = f"a {fields['kind'][:40]} ({fields['model'][:40]})"
+    if fields["kind"] not in KINDS:
+        raise InputError(f"{folder}: its kind {short(fields['kind'])} is neither {' nor '.join(KINDS)}: make it again")
+    if kind not in ("", fields["kind"]) or model not in ("", fields["model"]):
+        wanted = f"a {kind} ({model})" if model else f"a {kind}"
+        raise InputError(f"{folder} holds {found}, but {wanted} is needed here")
+    if fields["model"] not in TABLES[fields["kind"]]:
+        raise InputError(
+            f"{folder} holds {found}, which is not registered: name the module that registers it (`plugin`), or call "
+            "codegrid.register first"
+        )
+
+
+def _load(source: str | Path, device: str | torch.device, kind: str, model: str = "") -> Any:
+    folder = _download(str(source)) if str(source).startswith(HUB_PREFIX) else Path(source)
+    fields = read_model_config(folder, kind, model)
+    cls = TABLES[fields["kind"]][fields["model"]]
+    try:
+        with torch.device("meta"), _in_float32():  # takes no memory, whatever sizes the config claims
+            outline = cls(**fields["config"])
+    except Exception as error:  # a stranger's values can break a constructor in any way
+        raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason_of(error)}") from error
+    _check_classes(folder, fields)
+    tensors = read_tensors(folder / WEIGHTS, fields["sha256"][WEIGHTS], like=outline.state_dict())
+    if fingerprint_of(fields["model"], fields["config"], tensors) != fields["fingerprint"]:
+        raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
+    with _in_float32():
+        loaded = cls(**fields["config"])
+    loaded.load_state_dict(tensors)
+    loaded.provenance, loaded.loaded_from = fields["provenance"], folder
+    return loaded.to(device).eval()
+
+
+def _check_classes(folder: Path, fields: dict[str, Any]) -> None:
+    """Refuse names of classes that are not names, or not as many as the model has classes."""
+    classes, needed = fields["provenance"].get("classes", []), fields["config"].get("num_classes")
+    as_many = "classes" not in fields["provenance"] or needed is None
+    if not is_list_of(classes, str) or not (as_many or needed == len(classes)):
         words = "names" if needed is None else f"the names of {needed} classes"
         raise InputError(f"{folder}: the classes in its provenance must be {words}: copy or make it again")
 
 
-def fingerprint_of(model: str, config: dict, tensors: dict[str, torch.Tensor]) -> str:
-    """The fingerprint of a model (a class name) of these weights."""
-    described = {
-        name: [list(tensor.shape), sha256(tensor.detach().cpu().contiguous().numpy().tobytes())]
+def _name_of(model: ModelFolder) -> str:
+    return TABLES[model.kind].name_of(type(model))
+
+
+def _as_saved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors on the CPU, numbers in float32: what is loaded computes in it."""
+    return {
+        name: tensor.detach().to("cpu", torch.float32) if tensor.is_floating_point() else tensor.detach().cpu()
         for name, tensor in tensors.items()
-        if not name.rpartition(".")[2].startswith("running_")
     }
-    return digest_of([model, config, described])
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    """Make weights of float32 within, whatever the default of torch is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _download(source: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=["config.json", "model.safetensors"])
-        )
+        return Path(snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:  # the hub's errors have many types, and each means: no model
-        reason = reason_of(error)
-        raise InputError(f"cannot download {source}: {reason}") from error
+        raise InputError(f"cannot download {source}: {reason_of(error)}") from error

@@ -1,7 +1,7 @@
 """How codes are drawn. Nothing here imports torch: command lines are made from it."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated
+from typing import Annotated, Any
 
 from .errors import InputError
 from .limits import Range, check_fields
@@ -43,3 +43,21 @@ class SamplingConfig:
         for name in self.changed():
             if name not in controls:
                 raise InputError(f"`{name}` means nothing to a {prior} prior: leave it out")
+
+
+def sampling_configs(num_priors: int, **values: Any) -> tuple[SamplingConfig, ...]:
+    """Return how each of so many priors draws, from the fields of `SamplingConfig`.
+
+    Args:
+        num_priors: how many priors, coarse to fine.
+        values: for a field one value, or a list or tuple with one for each prior.
+
+    Raises `InputError` where there are more values or fewer, or one is out of its range.
+    """
+    columns = {}
+    for name, value in values.items():
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        if len(several) not in (1, num_priors):
+            raise InputError(f"`{name}`: {len(several)} values for {num_priors} priors: give one, or one for each")
+        columns[name] = several * num_priors if len(several) == 1 else several
+    return tuple(SamplingConfig(**{name: column[i] for name, column in columns.items()}) for i in range(num_priors))

@@ -4,6 +4,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -13,40 +14,32 @@ from safetensors.torch import load, save
 from .errors import InputError
 from .limits import short
 
-MOST_JSON = 2**26  # bytes
+MAX_JSON = 2**26  # bytes
 FLOATS = {torch.float16, torch.float32, torch.float64}
-DEEPEST = 100  # levels of JSON
+MAX_DEPTH = 100  # levels of JSON
 
 
 def sha256(content: bytes | numpy.ndarray) -> str:
-    """The SHA-256 of bytes, or of a contiguous array, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+    """Return the SHA-256 of bytes, or of a contiguous array, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()  # type: ignore[arg-type]
 
 
 def digest_of(value: object) -> str:
-    """The SHA-256 of a JSON value, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
     return sha256(json.dumps(value, sort_keys=True).encode())
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> str:
-    """Write `tensors` as a safetensors file and return its SHA-256."""
+    """Write `tensors` as a safetensors file and return its SHA-256.
+
+    Args:
+        metadata: one key at most: the library writes several in any order, and equal files should be equal.
+    """
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    if metadata:
-        content = _with_metadata_in_order(content)
     with ThreadPoolExecutor(1) as aside:  # while it is written: neither needs the interpreter
         checksum = aside.submit(sha256, content)
         path.write_bytes(content)  # plain Python I/O: a full disk raises an OSError that says so
         return checksum.result()
-
-
-def _with_metadata_in_order(content: bytes) -> bytes:
-    """The same file: the library writes metadata in another order each time, and equal files should be equal."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    entries = json.loads(content[8:end])
-    entries["__metadata__"] = dict(sorted(entries["__metadata__"].items()))
-    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def read_tensors(
@@ -90,7 +83,7 @@ def _refuse_other_shapes(path: Path, shapes: dict[str, list[int]], like: dict[st
 
 
 def digest_of_file(path: Path) -> str:
-    """The SHA-256 of a file, which is read piece by piece."""
+    """Return the SHA-256 of a file, which is read piece by piece."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(2**20):
@@ -101,8 +94,8 @@ def digest_of_file(path: Path) -> str:
 def read_json(path: Path) -> dict:
     """Read a JSON object of a size and depth that this project writes."""
     size = path.stat().st_size
-    if size > MOST_JSON:
-        raise InputError(f"{path} is damaged ({size:,} bytes, at most {MOST_JSON:,} are read): copy or make it again")
+    if size > MAX_JSON:
+        raise InputError(f"{path} is damaged ({size:,} bytes, at most {MAX_JSON:,} are read): copy or make it again")
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:  # wrong encoding is a ValueError, too
@@ -110,14 +103,14 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged (not a JSON object): copy or make it again")
     if not _is_flat(value):
-        raise InputError(f"{path} is damaged (nested deeper than {DEEPEST} levels): copy or make it again")
+        raise InputError(f"{path} is damaged (nested deeper than {MAX_DEPTH} levels): copy or make it again")
     return value
 
 
 def _is_flat(value: object) -> bool:
     """Whether a JSON value is nested so little that it can be walked through by recursion."""
-    level = [value]
-    for _ in range(DEEPEST):
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
         level = [
             child
             for container in level

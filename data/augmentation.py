@@ -26,7 +26,7 @@ class Augmentation:
     crop: float = 1.0
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """(b, c, H, W) uint8 → the same shape, float32."""
+        """Turn (b, c, H, W) uint8 into floats of that shape; all that is random is drawn from the generator."""
         if self.flip or self.shift:
             images = self._flip_and_shift(images, generator)
         floats = to_float(images)

@@ -1,110 +1,131 @@
-"""Codes as plain arrays in an npz file, and codes to decode, from such a file, a Parquet file or a code dataset.
+"""Codes to decode: from a code dataset, or as plain arrays from an .npz or a Parquet file.
 
-Shapes: n grids, m grids of a shard, h w code grid, K num_embeddings.
+Shapes: n rows, b batch, *shape the sites of a grid, K num_embeddings.
 """
 
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from codegrid.codes import NO_LABEL
+from codegrid.codes import NO_LABEL, Grid, Layout, describe_layout
 from codegrid.errors import InputError
-from codegrid.limits import MOST_CLASSES
+from codegrid.limits import MAX_CLASSES
+from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
 
-from .codes import CodeBatch, CodeDataset, CodeHeader, CodeShard
-from .npy_stream import open_array
+from .codes import CodeBatch, CodeDataset
+from .loading import Indices, item_numbers
+from .manifest import LABELS
+from .npz import code_names, read_npz
 from .parquet import read_parquet
-from .sources import read_npz
+from .shards import Column
 
 PLAIN = (".npz", ".parquet")
 
 
 class CodeArray:
-    """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding needs."""
+    """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding needs.
 
-    def __init__(self, codes: np.ndarray, labels: np.ndarray | None) -> None:
-        self.codes, self.labels = codes, labels
+    Args:
+        codes: (n, *shape) whole numbers, for each grid.
+        labels: (n,) or None; NO_LABEL where there is none.
+    """
+
+    def __init__(self, codes: Sequence[np.ndarray], labels: np.ndarray | None = None) -> None:
+        self.codes, self.labels = tuple(codes), labels
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.codes[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> CodeBatch:
-        return CodeBatch(torch.from_numpy(self.codes[np.asarray(indices)].astype(np.int64)), None)
+    def batch(self, indices: Indices) -> CodeBatch:
+        """Return some rows, in the order of their numbers."""
+        chosen = item_numbers(indices)
+        columns: dict[str, Column] = {}
+        if self.labels is not None:
+            columns[LABELS] = torch.from_numpy(self.labels[chosen].astype(np.int64))
+        return CodeBatch(tuple(torch.from_numpy(grid[chosen].astype(np.int64)) for grid in self.codes), columns)
 
-    def identity(self) -> str:
-        """A digest that tells two arrays apart."""
-        arrays = [array for array in (self.codes, self.labels) if array is not None]
+    def fingerprint(self) -> str:
+        """Return a digest that tells two sets of arrays apart."""
+        arrays = [*self.codes, *([] if self.labels is None else [self.labels])]
         return digest_of(
             [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
         )
 
 
-def open_codes(source: str, tokenizer: Any) -> CodeDataset | CodeArray:
-    """Codes that this tokenizer can decode; `InputError` where it is another's, or they are no codes of its."""
-    if Path(source).suffix not in PLAIN:
-        dataset = CodeDataset(source)
-        _check_fingerprint(source, dataset.header.tokenizer_fingerprint, tokenizer)
-        grid, num_embeddings = tokenizer.grid_shape, tokenizer.num_embeddings
-        if dataset.grid_shape != grid or dataset.num_embeddings > num_embeddings:
+def open_codes(source: str | Path, tokenizer: Tokenizer) -> CodeDataset | CodeArray:
+    """Open codes that this tokenizer can decode.
+
+    Args:
+        source: the folder of a code dataset, or an .npz or .parquet file.
+
+    Raises `InputError` where they are another tokenizer's, or not codes of its layout.
+    """
+    path = Path(source)
+    if path.suffix not in PLAIN:
+        dataset = CodeDataset(path)
+        _check_fingerprint(path, dataset.header.tokenizer_fingerprint, tokenizer)
+        if not _fits(dataset.layout, tokenizer.layout):
             raise InputError(
-                f"{source} holds {'×'.join(map(str, dataset.grid_shape))} codes out of {dataset.num_embeddings}, but "
-                f"this tokenizer has {'×'.join(map(str, grid))} out of {num_embeddings}: export the codes again"
+                f"{source} holds {describe_layout(dataset.layout)}, but this tokenizer has "
+                f"{describe_layout(tokenizer.layout)}: export the codes again"
             )
         return dataset
-    if not Path(source).is_file():
+    if not path.is_file():
         raise InputError(f"no file {source}: give an .npz or .parquet file of codes, or a folder of exported codes")
-    if Path(source).suffix == ".parquet":
-        arrays, fingerprint = read_parquet(Path(source))
+    if path.suffix == ".parquet":
+        arrays, fingerprint = read_parquet(path)
         if fingerprint is not None:
-            _check_fingerprint(source, fingerprint, tokenizer)
+            _check_fingerprint(path, fingerprint, tokenizer)
     else:
-        arrays = read_npz(Path(source))
-    return _check_arrays(source, arrays, tokenizer)
+        arrays = read_npz(path)
+    return _check_arrays(path, arrays, tokenizer.layout)
 
 
-def _check_fingerprint(source: str, fingerprint: str, tokenizer: Any) -> None:
+def _fits(layout: Layout, decodable: Layout) -> bool:
+    """Whether a decoder of one layout can decode codes of the other: it may know more entries than there were."""
+    return [grid.shape for grid in layout] == [grid.shape for grid in decodable] and all(
+        grid.num_embeddings <= known.num_embeddings for grid, known in zip(layout, decodable, strict=True)
+    )
+
+
+def _check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
     if fingerprint != tokenizer.fingerprint():
         raise InputError(
-            f"{source} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
+            f"{path} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
         )
 
 
-def _check_arrays(source: str, arrays: dict[str, np.ndarray], tokenizer: Any) -> CodeArray:
-    """Plain arrays, once they are grids that this tokenizer can decode, and labels of them."""
-    codes, labels = arrays.get("codes", arrays.get("arr_0")), arrays.get("labels", arrays.get("arr_1"))
-    if codes is None or codes.ndim != 3 or codes.dtype.kind not in "iu" or not codes.size:
-        raise InputError(f"{source}: `codes` must be whole numbers of shape (n, h, w), at least one grid")
-    if codes.shape[1:] != tokenizer.grid_shape:
-        shape, needed = ("×".join(map(str, grid)) for grid in (codes.shape[1:], tokenizer.grid_shape))
-        raise InputError(f"{source}: grids of {shape} codes, but this tokenizer makes pictures of {needed}")
-    if codes.min() < 0 or codes.max() >= tokenizer.num_embeddings:
-        outlier = codes.min() if codes.min() < 0 else codes.max()
-        raise InputError(f"{source}: code {outlier}, but the codebook has entries 0 to {tokenizer.num_embeddings - 1}")
-    if labels is not None and (labels.shape != (len(codes),) or labels.dtype.kind not in "iu"):
-        raise InputError(f"{source}: `labels` must hold one whole number for each of {len(codes)} grids")
-    if labels is not None and not NO_LABEL <= int(labels.min()) <= int(labels.max()) < MOST_CLASSES:
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray], layout: Layout) -> CodeArray:
+    """Plain arrays, once they are grids that can be decoded, and labels of them."""
+    if len(layout) == 1 and "codes" not in arrays and "arr_0" in arrays:  # saved without names
+        names_of = {"arr_0": "codes", "arr_1": "labels"}
+        arrays = {names_of.get(name, name): array for name, array in arrays.items()}
+    names = code_names(len(layout))
+    codes = [_check_grids(path, name, arrays.get(name), grid) for name, grid in zip(names, layout, strict=True)]
+    count = len(codes[0])
+    if any(len(grids) != count for grids in codes):
+        raise InputError(f"{path}: {', '.join(names)} must hold as many grids each")
+    labels = arrays.get("labels")
+    if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
+        raise InputError(f"{path}: `labels` must hold one whole number for each of {count} grids")
+    if labels is not None and not NO_LABEL <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
         outlier = int(labels.min()) if labels.min() < NO_LABEL else int(labels.max())
-        raise InputError(f"{source}: label {outlier}: labels must be from 0, or -1 for none, to {MOST_CLASSES - 1}")
+        raise InputError(f"{path}: label {outlier}: labels must be from 0, or -1 for none, to {MAX_CLASSES - 1}")
     return CodeArray(codes, labels)
 
 
-def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> int:
-    """Write `codes` (n, h, w) int64 and, if there are any, `labels` (n,) as the shards come; returns their ties."""
-    grid, labels, ties = header.grids[0], [], 0
-    shape = (header.num_images, grid["height"], grid["width"])
-    # the quickest level: the usual one takes a tenth of the encoding time, for a file smaller by a seventh
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with open_array(archive, "codes", np.int64, shape) as file:
-            for shard in shards:
-                file.write(shard.codes.numpy())
-                labels.append(shard.labels)
-                ties += shard.ties
-        if header.classes:
-            with open_array(archive, "labels", np.int64, (header.num_images,)) as file:
-                file.write(torch.cat(labels).numpy())
-    return ties
+def _check_grids(path: Path, name: str, codes: np.ndarray | None, grid: Grid) -> np.ndarray:
+    """Check the codes of one grid: (n, *shape) whole numbers below K."""
+    axes = ", ".join(("t", "hw", "thw")[len(grid.shape) - 1])
+    if codes is None or codes.ndim != 1 + len(grid.shape) or codes.dtype.kind not in "iu" or not codes.size:
+        raise InputError(f"{path}: `{name}` must be whole numbers of shape (n, {axes}), at least one grid")
+    if codes.shape[1:] != grid.shape:
+        shape, needed = ("×".join(map(str, sides)) for sides in (codes.shape[1:], grid.shape))
+        raise InputError(f"{path}: `{name}` has grids of {shape} codes, but this tokenizer has {needed}")
+    if codes.min() < 0 or codes.max() >= grid.num_embeddings:
+        outlier = codes.min() if codes.min() < 0 else codes.max()
+        raise InputError(f"{path}: code {outlier} in `{name}`: codes must be from 0 to {grid.num_embeddings - 1}")
+    return codes

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
+from codegrid.codes import Signal
 from codegrid.errors import InputError, reason_of
 from codegrid.tensors import digest_of
 
-from .images import MOST_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
+from .images import MAX_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
+from .loading import Indices, item_numbers
 from .splits import split_indices
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
@@ -30,12 +31,12 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 def load_folder(
     root: Path, split: str, size: tuple[int, int] | None, channels: int | None
 ) -> "ImageDataset | FolderImages":
-    """The pictures below `root`; its folders `train` and `test` (or `val`) are the parts, where it has both.
+    """Load the pictures below `root`; its folders `train` and `test` (or `val`) are the parts, where it has both.
 
     What takes at most 2 GiB decoded is kept in memory; more is decoded batch by batch.
     """
     if not root.is_dir():
-        raise InputError(f"no folder {root}: give --data-root a folder of pictures")
+        raise InputError(f"no folder {root}: `data_root` must be a folder of pictures")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test:
         train = list_pictures(root / "train")
@@ -57,14 +58,18 @@ def load_folder(
 class FolderImages:
     """Pictures that are decoded when they are asked for: what a data loader's workers read from.
 
-    The same calls as `ImageDataset`. `paths` may also hold other pictures than files: what has an `open()` that PIL can
-    read from, and a name for messages, its `str()`.
+    It has the calls of `ImageDataset`. `paths` may also hold other pictures than files: anything that has an `open()`
+    that PIL can read from, and a name for messages, its `str()`.
     """
+
+    on_demand = True  # `load_batches` reads it by workers
+
+    paths: Any  # a sequence
 
     def __init__(
         self,
         root: Path,
-        paths: Sequence[Any],
+        paths: Any,
         labels: np.ndarray | None,
         classes: list[str],
         size: tuple[int, int] | None,
@@ -85,19 +90,26 @@ class FolderImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        return self.__getitems__([index])
+        return ImageBatch(self._decode(self.paths[index]), None if self.labels is None else self.labels[index])
 
-    def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
-        images = torch.stack([self._decode(self.paths[i]) for i in indices])
-        return ImageBatch(images, None if self.labels is None else self.labels[torch.as_tensor(np.asarray(indices))])
+    def batch(self, indices: Indices) -> ImageBatch:
+        """Return some images, in the order of their numbers."""
+        numbers = item_numbers(indices)
+        images = torch.stack([self._decode(self.paths[number]) for number in numbers.tolist()])
+        return ImageBatch(images, None if self.labels is None else self.labels[torch.from_numpy(numbers)])
 
-    def identity(self) -> str:
-        """A digest that tells two data sets apart: names and sizes of the files, and what is made of them."""
+    @property
+    def signal(self) -> Signal:
+        """The images as a tokenizer is told of them."""
+        return Signal("image", self.in_channels, self.image_size)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the names and sizes of the files, and of what is made of them."""
         files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
         return digest_of([files, list(self.image_size), self.in_channels, self.classes])
 
     def variance(self) -> float:
-        """The variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
+        """Return the variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
         counts = torch.zeros(256, dtype=torch.int64)
         for i in tqdm(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
             counts += torch.bincount(self._decode(self.paths[i]).flatten(), minlength=256)
@@ -132,7 +144,7 @@ class FolderImages:
         elif upright.size != (width, height):
             raise InputError(
                 f"{path} is {upright.height}×{upright.width}, others are {height}×{width}: "
-                "give --image-size to bring them to one size"
+                "give `image_size` to bring them to one size"
             )
         pixels = torch.from_numpy(np.array(upright))
         return pixels[None] if self.in_channels == 1 else pixels.permute(2, 0, 1)
@@ -146,10 +158,10 @@ def _open(path: Any) -> Image.Image:
         raise
     except Exception as error:
         raise _unreadable(path, error) from error
-    if picture.width * picture.height > MOST_PIXELS:
+    if picture.width * picture.height > MAX_PIXELS:
         picture.close()
         raise InputError(
-            f"{path} has {picture.height}×{picture.width} pixels, at most {MOST_PIXELS:,} are read: "
+            f"{path} has {picture.height}×{picture.width} pixels, at most {MAX_PIXELS:,} are read: "
             "make it smaller or remove it"
         )
     return picture
@@ -177,7 +189,7 @@ def _as_8_bit(path: Any, picture: Image.Image, file_format: str | None) -> Image
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
-    """Transparent parts become white: dropping alpha would show colours that nobody sees, black mostly."""
+    """Transparent parts become white: dropping alpha would show colours that no one sees, black mostly."""
     if not picture.has_transparency_data:
         return picture
     picture = picture.convert("RGBA")
@@ -186,11 +198,11 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 def _unreadable(path: Any, error: Exception) -> InputError:
     reason = reason_of(error)
-    return InputError(f"{path} is not a readable picture ({reason}): mend or remove it")
+    return InputError(f"{path} is not a readable picture ({reason}): fix or remove it")
 
 
 def list_pictures(root: Path) -> tuple[list[Path], np.ndarray | None, list[str]]:
-    """Paths, labels and class names: one class a folder, in the order of the names; no labels without such folders."""
+    """Return paths, labels and class names: one class a folder, in the order of the names; no folders, no labels."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     by_class = [(folder.name, pictures) for folder in folders if (pictures := _pictures_below(folder))]
     loose = [path for path in sorted(root.iterdir()) if _is_picture(path)]

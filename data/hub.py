@@ -6,15 +6,13 @@ machine. No code that comes with a data set is ever run.
 
 import io
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codegrid.errors import InputError, reason_of
-from codegrid.extras import import_extra
-from codegrid.limits import MOST_CLASSES
+from codegrid.errors import InputError, import_extra, reason_of
+from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
 from .folder import IN_MEMORY_BYTES, FolderImages
@@ -28,7 +26,7 @@ IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")  # preferre
 
 
 def public_name(dataset: str) -> str:
-    """The name of a data set for those who were not there: of a local folder the last part alone."""
+    """Return the name of a data set for those who were not there: of a local folder the last part alone."""
     name = dataset.removeprefix(PREFIX)
     is_local = dataset.startswith(PREFIX) and LOCAL.match(name)
     return PREFIX + re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_local else dataset
@@ -44,19 +42,19 @@ class HubPicture:
         return f"{self.name}, picture {self.row}"
 
     def open(self) -> io.BytesIO:
-        """Its bytes, as they are encoded."""
+        """Return its bytes, as they are encoded."""
         (value,) = self.column[self.row].values()
         content, path = (value, None) if isinstance(value, bytes) else _parts_of(value)
-        if content is None and not (path and Path(path).is_file()):
-            raise InputError(f"{self} is missing: mend the data set, or remove the row")
-        return io.BytesIO(Path(path).read_bytes() if content is None else content)
+        if content is None and (path is None or not Path(path).is_file()):
+            raise InputError(f"{self} is missing: fix the data set, or remove the row")
+        return io.BytesIO(content if content is not None else Path(str(path)).read_bytes())
 
 
 def _parts_of(value: dict | None) -> tuple[bytes | None, str | None]:
     return (value.get("bytes"), value.get("path")) if value else (None, None)
 
 
-class HubPictures(Sequence):
+class HubPictures:
     """The pictures of some rows of a column."""
 
     def __init__(self, column: Any, name: str, rows: np.ndarray) -> None:
@@ -69,7 +67,7 @@ class HubPictures(Sequence):
         return HubPicture(self.column, int(self.rows[index]), self.name)
 
     def sizes(self) -> np.ndarray:
-        """(n,) bytes of each encoded picture, without reading one."""
+        """Return (n,) bytes of each encoded picture, without reading one."""
         import pyarrow.compute as pc
 
         found = []
@@ -87,8 +85,10 @@ class HubPictures(Sequence):
 class HubImages(FolderImages):
     """Pictures of a data set that are decoded when they are asked for."""
 
-    def identity(self) -> str:
-        """A digest that tells two data sets apart: the sizes of the encoded pictures, the labels, some pictures."""
+    paths: HubPictures
+
+    def fingerprint(self) -> str:
+        """Return a digest of the sizes of the encoded pictures, the labels and some pictures."""
         some = [sha256(self.paths[i].open().getvalue()) for i in evenly_spaced(len(self), 32)]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
         return digest_of(
@@ -99,13 +99,15 @@ class HubImages(FolderImages):
 def load_hub(
     dataset: str, data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None
 ) -> ImageDataset | HubImages:
-    """The `train` or `test` part of `hf:NAME`, downloaded below `data_root` (by default where `datasets` keeps all).
+    """Load the `train` or `test` part of `hf:NAME`.
+
+    It is downloaded below `data_root`, by default to where `datasets` keeps all.
 
     A part called validation serves as `test` where there is none; otherwise every tenth picture of each class does.
     """
     parts = _load(dataset, data_root)
-    test = next((name for name in TESTS if name in parts), None)
-    whole = test is None or "train" not in parts
+    test = next((name for name in TESTS if name in parts), "")
+    whole = not test or "train" not in parts
     part = parts["train" if "train" in parts else next(iter(parts))] if whole or split == "train" else parts[test]
     name = dataset if whole else f"{dataset}, {split}"
     column = _image_column(dataset, part)
@@ -122,7 +124,7 @@ def load_hub(
 
 def _load(dataset: str, cache: Path | None) -> dict[str, Any]:
     """The parts of a data set, by name."""
-    datasets = import_extra("datasets", f"--dataset {dataset}")
+    datasets = import_extra("datasets", f"`dataset` {dataset}", "hub")
     name = dataset.removeprefix(PREFIX)
     local = bool(LOCAL.match(name))
     if not name or (local and not Path(name).expanduser().is_dir()):
@@ -134,7 +136,7 @@ def _load(dataset: str, cache: Path | None) -> dict[str, Any]:
         parts = datasets.load_dataset(source, config or None, cache_dir=None if cache is None else str(cache))
     except Exception as error:  # what is said of names, networks and files has many types
         reason = reason_of(error)
-        remedy = "mend its files" if local else "check the name and the network, or give a local folder as hf:./folder"
+        remedy = "fix its files" if local else "check the name and the network, or give a local folder as hf:./folder"
         raise InputError(f"cannot load {dataset} ({reason}): {remedy}") from error
     if not parts:
         raise InputError(f"{dataset} holds no data: choose another one")
@@ -147,7 +149,7 @@ def _image_column(dataset: str, part: Any) -> Any:
 
     features = part.features
     names = [name for name, feature in features.items() if isinstance(feature, Image)]
-    if not names and len(features) == 1:  # encoded pictures that nobody called so
+    if not names and len(features) == 1:  # encoded pictures that no one called so
         names = [name for name, kind in features.items() if kind == Value("binary") or _is_encoded(kind)]
     preferred = [name for name in IMAGES if name in names] or names
     if not names or (len(names) > 1 and preferred == names):
@@ -175,6 +177,6 @@ def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
     classes = list(part.features[column].names)
     if (labels == -1).all():
         return None, []
-    if len(classes) > MOST_CLASSES or not 0 <= labels.min() <= labels.max() < len(classes):
-        raise InputError(f"{name}: some of its labels are missing, or no classes of its {len(classes)}: mend the data")
+    if len(classes) > MAX_CLASSES or not 0 <= labels.min() <= labels.max() < len(classes):
+        raise InputError(f"{name}: some of its labels are missing, or no classes of its {len(classes)}: fix the data")
     return labels, classes

@@ -6,26 +6,28 @@ Shapes: n images of the set, b batch, c channels, H W image.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
+from codegrid.codes import Signal
 from codegrid.tensors import digest_of, sha256
 
-MOST_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
+from .loading import Indices, item_numbers
+
+MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 0 ... 255 → float32 in [-1, 1]."""
+    """Turn uint8 0 ... 255 into float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Float in [-1, 1] → the nearest uint8; what lies outside is clipped."""
+    """Turn floats in [-1, 1] into the nearest uint8; what lies outside is clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class ImageBatch(NamedTuple):
-    """Some images of a data set."""
+    """Some images of a data set; one alone has no batch axis."""
 
     images: torch.Tensor  # (b, c, H, W) uint8
     labels: torch.Tensor | None  # (b,) int64
@@ -49,12 +51,15 @@ class ImageDataset:
         return len(self.images)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        return self.__getitems__([index])
+        return ImageBatch(self.images[index], None if self.labels is None else self.labels[index])
 
-    def __getitems__(self, indices: Sequence[int]) -> ImageBatch:
-        # neighbours are a view, and no copy
-        row = isinstance(indices, range) and indices.step == 1
-        chosen = slice(indices.start, indices.stop) if row else torch.as_tensor(np.asarray(indices))
+    def batch(self, indices: Indices) -> ImageBatch:
+        """Return some images, in the order of their numbers."""
+        chosen: slice | torch.Tensor
+        if isinstance(indices, range) and indices.step == 1:
+            chosen = slice(indices.start, indices.stop)  # neighbours are a view, and no copy
+        else:
+            chosen = torch.from_numpy(item_numbers(indices))
         return ImageBatch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
     @property
@@ -67,20 +72,27 @@ class ImageDataset:
         """(H, W)."""
         return self.images.shape[2], self.images.shape[3]
 
-    def identity(self) -> str:
-        """A digest that tells two data sets apart."""
+    @property
+    def signal(self) -> Signal:
+        """The images as a tokenizer is told of them."""
+        return Signal("image", self.in_channels, self.image_size)
+
+    def fingerprint(self) -> str:
+        """Return a digest that tells two data sets apart."""
         pixels = sha256(self.images.contiguous().numpy())
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
         return digest_of([list(self.images.shape), pixels, labels, self.classes])
 
     def variance(self) -> float:
-        """The variance of all values, in the range [-1, 1]: one number, from the exact histogram."""
-        counts = sum(torch.bincount(piece.flatten(), minlength=256) for piece in self.images.split(4096))
+        """Return the variance of all values, in the range [-1, 1]: one number, from the exact histogram."""
+        counts = torch.zeros(256, dtype=torch.int64)
+        for piece in self.images.split(4096):
+            counts += torch.bincount(piece.flatten(), minlength=256)
         return variance_of(counts)
 
 
 def variance_of(counts: torch.Tensor) -> float:
-    """The variance, in the range [-1, 1], of values whose uint8 histogram is `counts` (256,)."""
+    """Return the variance, in the range [-1, 1], of values whose uint8 histogram is `counts` (256,)."""
     p = counts.double() / counts.sum()
     values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
     mean = (p * values).sum()
@@ -88,6 +100,6 @@ def variance_of(counts: torch.Tensor) -> float:
 
 
 def evenly_spaced(length: int, at_most: int) -> list[int]:
-    """Up to `at_most` indices spread over 0 ... length-1: of sorted data they meet every class."""
+    """Return up to `at_most` indices spread over 0 ... length-1: of sorted data they meet every class."""
     count = min(length, at_most)
     return [i * length // count for i in range(count)]

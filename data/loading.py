@@ -4,15 +4,18 @@ Shapes: n items of the data set.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from codegrid.errors import InputError
+from codegrid.noise import rng
 
 Items = TypeVar("Items")
+Indices = Sequence[int] | np.ndarray | torch.Tensor
 
 
 class StepSampler(Sampler[list[int]]):
@@ -39,39 +42,51 @@ class StepSampler(Sampler[list[int]]):
         for step in range(self.start, self.stop):
             epochs, places = np.divmod(np.arange(step * self.batch_size, (step + 1) * self.batch_size), self.length)
             chosen = np.empty(self.batch_size, dtype=np.int64)
-            for needed in np.unique(epochs):
+            for needed in np.unique(epochs).tolist():
                 if needed != epoch:
-                    epoch, order = needed, np.random.default_rng([self.seed, needed]).permutation(self.length)
+                    epoch, order = needed, rng(self.seed, "epoch", needed).permutation(self.length)
                 chosen[epochs == needed] = order[places[epochs == needed]]
             yield chosen[self.share].tolist()
 
 
 def check_shares(batch_size: int, num_processes: int, accumulate: int) -> None:
-    """Raise InputError where a batch cannot be cut into equal pieces."""
+    """Raise `InputError` where a batch cannot be cut into equal pieces."""
     if batch_size % (num_processes * accumulate):
         among = [f"{num_processes} processes"] * (num_processes > 1) + [f"{accumulate} pieces"] * (accumulate > 1)
-        raise InputError(f"--batch-size {batch_size} cannot be shared by {' of '.join(among)}: use a multiple")
+        raise InputError(f"`batch_size` {batch_size} cannot be shared by {' of '.join(among)}: use a multiple")
 
 
 def pieces_of(batch: Items, count: int) -> list[Items]:
-    """A batch of tensors cut into `count` pieces of the same kind."""
-    if count == 1:
-        return [batch]
-    parts = [[None] * count if part is None else part.chunk(count) for part in batch]
-    return [type(batch)(*piece) for piece in zip(*parts, strict=True)]
+    """Cut a batch into `count` pieces of its kind.
 
-
-def load_batches(dataset: Any, batches: Sampler[list[int]] | list[range], num_workers: int = 0) -> Iterator[Any]:
-    """The data set's batches for lists of item numbers, decoded by workers where it does not sit in memory.
-
-    What cannot be read raises `InputError`, from a worker too.
+    Tensors are cut along their first axis, and so are lists of texts. Tuples, named tuples, dicts and lists of
+    tensors are gone through, however nested; anything else is in every piece.
     """
-    in_memory = not hasattr(dataset, "paths")
-    loader = DataLoader(
-        _Reader(dataset),
-        batch_sampler=batches,
+    return [batch] if count == 1 else [_piece(batch, number, count) for number in range(count)]
+
+
+def _piece(value: Any, number: int, count: int) -> Any:
+    if isinstance(value, dict):
+        return {name: _piece(part, number, count) for name, part in value.items()}
+    if isinstance(value, tuple) or (isinstance(value, list) and value and isinstance(value[0], torch.Tensor)):
+        parts = [_piece(part, number, count) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, torch.Tensor | list):
+        rows = -(-len(value) // count)
+        return value[number * rows : (number + 1) * rows]
+    return value
+
+
+def load_batches(dataset: Any, batches: Sampler[list[int]] | Sequence[Sequence[int]], num_workers: int = 0) -> Iterator:
+    """Yield the data set's batches for lists of item numbers.
+
+    Pictures that are decoded on demand (`dataset.on_demand`) are read by workers. `InputError`s come from them too.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Reader(dataset),  # type: ignore[arg-type]
+        batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_as_it_is,
-        num_workers=0 if in_memory else num_workers,
+        num_workers=num_workers if getattr(dataset, "on_demand", False) else 0,
         worker_init_fn=ignore_in_worker,
     )
     for batch in loader:
@@ -89,9 +104,9 @@ class _Reader:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, indices: list[int]) -> Any:
+    def __getitems__(self, indices: Sequence[int]) -> Any:
         try:
-            return self.dataset.__getitems__(indices)
+            return self.dataset.batch(indices)
         except InputError as error:
             return error
 
@@ -106,11 +121,19 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def item_numbers(indices: Indices) -> np.ndarray:
+    """Return item numbers as an array (b,) int64. Raises TypeError where they are something else: a mask, say."""
+    numbers = np.asarray(indices)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise TypeError(f"item numbers {indices!r:.60}: they must be a list of whole numbers")
+    return numbers.astype(np.int64)
+
+
 def in_order(length: int, batch_size: int) -> list[range]:
-    """All items once, in order; the last batch may be short."""
+    """Return all items once, in order, in batches; the last one may be short."""
     return in_batches(range(length), batch_size)
 
 
 def in_batches(items: Items, batch_size: int) -> list[Items]:
-    """A row of item numbers cut into batches; the last one may be short."""
-    return [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
+    """Cut a row of item numbers into batches; the last one may be short."""
+    return [items[first : first + batch_size] for first in range(0, len(items), batch_size)]  # type: ignore

@@ -1,67 +1,175 @@
-"""What the manifest of a code dataset must look like, whoever wrote it.
+"""The manifest of a code dataset: its header, and the checks that it must pass, whoever wrote it.
 
-Shapes: n images, h w code grid, K num_embeddings.
+Shapes: n images, v views, *shape the sites of a grid, K num_embeddings.
 """
 
-from dataclasses import dataclass, fields
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
-from codegrid.limits import LARGEST_SIDE, MOST_CLASSES, MOST_ENTRIES, check_whole, is_list_of, short
+from codegrid.codes import Grid, Layout
+from codegrid.errors import InputError
+from codegrid.limits import MAX_CLASSES, check_name, check_whole, is_list_of, short
+from codegrid.tensors import digest_of, read_json
 
-MOST_IMAGES = 10**12
+FORMAT = "codegrid codes 2"
+FORMER = "codegrid codes 1"
+MANIFEST = "manifest.json"
+TABLES = "tables.safetensors"
+
+KINDS = ("int", "float", "text")  # of columns
+LABELS = "labels"
+LABEL_COLUMN = {"kind": "int", "shape": []}
+COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+TAKEN = ("codes", "label")  # names that codes and labels have in files of other formats
+MAX_IMAGES = 10**12
+MAX_VIEWS = 10_000
+MAX_GRIDS = MAX_COLUMNS = 1000
+MAX_COLUMN_AXES = 8
+MAX_COLUMN_SIDE = 2**24
 RECORD = {"file": str, "num_images": int, "sha256": str}  # of a shard
-LIMITS = {"height": LARGEST_SIDE, "width": LARGEST_SIDE, "num_embeddings": MOST_ENTRIES}  # of a grid
 
 
 @dataclass(frozen=True)
 class CodeHeader:
-    """What the manifest says of the codes."""
+    """What a code dataset says of its codes, as JSON values.
+
+    Args:
+        num_images: n.
+        grids: shape and num_embeddings of each grid, coarse to fine. A `Layout` is turned into them.
+        classes: the name of each label; empty where there are no labels.
+        split: `train`, `test` or `sampled`.
+        tokenizer_fingerprint: of the tokenizer that made the codes.
+        source: fingerprint of the images.
+        views: v, encodings of each image; the rows i·v ... i·v + v-1 belong to image i.
+        columns: kind and shape of what each row has beside its codes, by name: `{"kind": "int", "shape": []}`. A
+            column `labels` is added where there are classes.
+
+    Raises `InputError` where a value is out of its range.
+    """
 
     num_images: int
-    grids: list[dict[str, int]]  # height, width and num_embeddings of each grid, coarse to fine
-    classes: list[str]  # the name of each label; empty where there are no labels
+    grids: list[dict[str, Any]]
+    classes: list[str]
     split: str
     tokenizer_fingerprint: str
-    source: str  # identity of the images
+    source: str
+    views: int = 1
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        grids = [(grid if isinstance(grid, Grid) else Grid(**grid)).as_json() for grid in self.grids]
+        columns = {name: {**column, "shape": list(column["shape"])} for name, column in self.columns.items()}
+        if self.classes and LABELS not in columns:
+            columns = {LABELS: dict(LABEL_COLUMN), **columns}
+        for name, value in (("grids", grids), ("columns", columns), ("classes", list(self.classes))):
+            object.__setattr__(self, name, value)
+        check_header({field.name: getattr(self, field.name) for field in fields(self)})
+
+    @property
+    def layout(self) -> Layout:
+        """The grids, coarse to fine."""
+        return tuple(Grid(**grid) for grid in self.grids)
+
+    @property
+    def num_rows(self) -> int:
+        """n·v: the views of all images."""
+        return self.num_images * self.views
 
 
 def shard_name(number: int) -> str:
-    """The file of a shard: no manifest can name another."""
+    """Return the file of a shard: no manifest can name another."""
     return f"codes-{number:05d}.safetensors"
 
 
-def check_manifest(manifest: dict) -> None:
-    """Raise ValueError where the manifest of a code dataset lacks a field, or a value cannot be."""
+def is_whole(folder: str | Path) -> bool:
+    """Whether an export into the folder was finished."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Return the checked manifest of a code dataset.
+
+    Raises `InputError` where the folder is missing, unfinished, damaged or of another format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: give the folder of exported codes")
+    if not is_whole(folder):
+        raise InputError(f"{folder} is not a whole code dataset (it has no {MANIFEST}): run its export again")
+    manifest = read_json(folder / MANIFEST)
+    expected = manifest.pop("sha256", None)
+    if expected != digest_of(manifest):
+        raise InputError(
+            f"{folder / MANIFEST} is damaged (its SHA-256 is not the recorded one): export the codes again"
+        )
+    if manifest.get("format") == FORMER:
+        raise InputError(f"{folder} was made by codegrid 0.1: export the codes again")
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{folder} has the format {short(manifest.get('format'))}, but this version reads {FORMAT!r}")
+    try:
+        check_manifest(manifest)  # the digest is sound, but anyone can compute it
+    except InputError as error:
+        raise InputError(f"{folder / MANIFEST}: {error}; export the codes again") from error
+    return manifest
+
+
+def check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise `InputError` where a manifest lacks a field, or a value cannot be."""
     if not isinstance(manifest.get("provenance"), dict):
-        raise ValueError(f"provenance {short(manifest.get('provenance'))}: it must be an object")
-    _check_header(manifest.get("header"))
-    shards = manifest.get("shards")
+        raise InputError(f"`provenance` {short(manifest.get('provenance'))}: it must be an object")
+    if not isinstance(manifest.get("tables"), str):
+        raise InputError(f"`tables` {short(manifest.get('tables'))}: it must be the SHA-256 of {TABLES}, or empty")
+    check_header(manifest.get("header"))
+    shards: Any = manifest.get("shards")
     if not is_list_of(shards, dict):
-        raise ValueError(f"shards {short(shards)}: it must be a list of objects")
+        raise InputError(f"`shards` {short(shards)}: it must be a list of objects")
     for number, record in enumerate(shards):
         if {name: type(value) for name, value in record.items()} != RECORD:
-            raise ValueError(f"shard {number} {short(record)}: it must tell file, num_images and sha256")
+            raise InputError(f"shard {number} {short(record)}: it must have file, num_images and sha256")
         if record["file"] != shard_name(number):
-            raise ValueError(f"file {short(record['file'])}: shard {number} must be {shard_name(number)}")
-        check_whole("num_images", record["num_images"], 1, MOST_IMAGES)
+            raise InputError(f"`file` {short(record['file'])}: shard {number} must be {shard_name(number)}")
+        check_whole("num_images", record["num_images"], 1, MAX_IMAGES)
     total = sum(record["num_images"] for record in shards)
     if total != manifest["header"]["num_images"]:
-        raise ValueError(f"its shards hold {total} grids, not {manifest['header']['num_images']}")
+        raise InputError(f"its shards hold {total} images, not {manifest['header']['num_images']}")
 
 
-def _check_header(header: object) -> None:
+def check_header(header: object) -> None:
+    """Raise `InputError` where the JSON values of a header lack a field, or a value cannot be."""
     names = [field.name for field in fields(CodeHeader)]
     if not isinstance(header, dict) or header.keys() != set(names):
-        raise ValueError(f"header {short(header)}: it must tell {', '.join(names)}")
-    check_whole("num_images", header["num_images"], 1, MOST_IMAGES)
-    if not is_list_of(header["grids"], dict) or not header["grids"]:
-        raise ValueError(f"grids {short(header['grids'])}: it must be a list of at least one object")
+        raise InputError(f"`header` {short(header)}: it must have {', '.join(names)}")
+    check_whole("num_images", header["num_images"], 1, MAX_IMAGES)
+    check_whole("views", header["views"], 1, MAX_VIEWS)
+    if not is_list_of(header["grids"], dict) or not 1 <= len(header["grids"]) <= MAX_GRIDS:
+        raise InputError(f"`grids` {short(header['grids'])}: it must be a list of 1 to {MAX_GRIDS} objects")
     for grid in header["grids"]:
-        if grid.keys() != LIMITS.keys():
-            raise ValueError(f"grid {short(grid)}: it must tell {', '.join(LIMITS)}")
-        for name, most in LIMITS.items():
-            check_whole(name, grid[name], 1, most)
-    if not is_list_of(header["classes"], str) or len(header["classes"]) > MOST_CLASSES:
-        raise ValueError(f"classes {short(header['classes'])}: it must be a list of at most {MOST_CLASSES:,} names")
+        if grid.keys() != {"shape", "num_embeddings"} or not is_list_of(grid["shape"], int):
+            raise InputError(f"grid {short(grid)}: it must have a shape, a list, and num_embeddings")
+        Grid(**grid)
+    if not is_list_of(header["classes"], str) or len(header["classes"]) > MAX_CLASSES:
+        raise InputError(f"`classes` {short(header['classes'])}: it must be a list of at most {MAX_CLASSES:,} names")
     for name in ("split", "tokenizer_fingerprint", "source"):
         if not isinstance(header[name], str):
-            raise ValueError(f"{name} {short(header[name])}: it must be a string")
+            raise InputError(f"`{name}` {short(header[name])}: it must be a string")
+    _check_columns(header["columns"], bool(header["classes"]))
+
+
+def _check_columns(columns: object, with_classes: bool) -> None:
+    if not isinstance(columns, dict) or len(columns) > MAX_COLUMNS:
+        raise InputError(f"`columns` {short(columns)}: it must be an object of at most {MAX_COLUMNS} columns")
+    for name, column in columns.items():
+        if not COLUMN_NAME.fullmatch(name) or name in TAKEN:
+            words = f"up to 64 small letters, digits and underscores, and none of {', '.join(TAKEN)}"
+            raise InputError(f"column {short(name)}: its name must be {words}")
+        if not isinstance(column, dict) or column.keys() != {"kind", "shape"} or not is_list_of(column["shape"], int):
+            raise InputError(f"column {name} {short(column)}: it must have a kind and a shape, a list")
+        check_name("kind", column["kind"], KINDS)
+        check_whole("column axes", len(column["shape"]), 0, MAX_COLUMN_AXES)
+        for side in column["shape"]:
+            check_whole("column shape", side, 1, MAX_COLUMN_SIDE)
+    if columns.get(LABELS) != (LABEL_COLUMN if with_classes else None):
+        words = "a column `labels` of one whole number is needed" if with_classes else "labels need names of classes"
+        raise InputError(f"column {LABELS} {short(columns.get(LABELS))}: {words}")

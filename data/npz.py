@@ -1,42 +1,53 @@
-"""Images as array files that others' tools read: `arr_0` uint8 NHWC and, if there are any, `arr_1` labels.
+"""Arrays in .npz files that others' tools read: images and codes, written batch by batch.
 
-Many images are cut into shards. Both writing and reading hold a batch at a time, not a shard.
+`numpy.savez` would need all rows at once. Images are `arr_0` uint8 NHWC and, if there are any, `arr_1` labels; many
+are cut into shards. Codes of one grid are `codes` (n, *shape), those of several `codes.0`, `codes.1`, ...; columns
+have their own names.
 
-Shapes: n images of a file, b batch, c channels, H W image.
+Shapes: n images or rows of a file, b batch, c channels, H W image, *shape the sites of a grid.
 """
 
 import math
+import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import numpy as np
 import torch
 
+from codegrid.errors import InputError, reason_of
 from codegrid.files import write_folder
+from codegrid.limits import machine_memory
 
+from .code_writer import CodeShard
 from .images import to_float
 from .loading import in_order
-from .npy_stream import open_array, read_shape
+from .manifest import CodeHeader
+from .shards import COLUMN_TYPES, smallest_dtype
 
 ON_A_PAGE = 100
+COPIED = 2**22  # bytes at once: whole numbers of every type
 
 
 def describe(files: dict[str, range]) -> str:
-    """The names of the files, for people."""
+    """Return the names of the files, for people."""
     names = list(files)
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
 def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]:
-    """File names and the images of each: NAME.npz where one holds all, otherwise NAME-00000.npz, ..."""
+    """Return file names and the images of each: NAME.npz where one holds all, otherwise NAME-00000.npz, ..."""
     if num_images <= shard_size:
         return {f"{name}.npz": range(num_images)}
     return {f"{name}-{i:05d}.npz": numbers for i, numbers in enumerate(in_order(num_images, shard_size))}
 
 
 def missing_files(folder: str | Path, files: dict[str, range], with_labels: bool) -> dict[str, range]:
-    """Those that are not there, or not whole: what a run that was stopped has still to do."""
+    """Return the files that are not there, or not whole: the work that a stopped run has left."""
     arrays = ["arr_0.npy", "arr_1.npy"][: 1 + with_labels]
     return {
         name: numbers for name, numbers in files.items() if not _is_whole(Path(folder) / name, len(numbers), arrays)
@@ -53,20 +64,19 @@ def write_images(
     """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W)."""
     count, channels, height, width = shape
     with write_folder(folder, index=file) as staging, zipfile.ZipFile(staging / file, "w") as archive:
-        with open_array(archive, "arr_0", np.uint8, (count, height, width, channels)) as entry:
+        with _open_array(archive, "arr_0", np.uint8, (count, height, width, channels)) as entry:
             for images in batches:
                 entry.write(images.permute(0, 2, 3, 1).contiguous().numpy())
         if labels is not None:
-            with open_array(archive, "arr_1", np.int64, labels.shape) as entry:
-                entry.write(labels.astype(np.int64).data)
+            _write_array(archive, "arr_1", labels.astype(np.int64))
 
 
 def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch.Tensor:
-    """The first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
+    """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
     read = []
     for name in files:
         with zipfile.ZipFile(Path(folder) / name) as archive, archive.open("arr_0.npy") as entry:
-            length, *image = read_shape(entry)
+            length, *image = _read_shape(entry)
             length = min(length, count)
             pixels = np.frombuffer(entry.read(length * math.prod(image)), dtype=np.uint8)
         read.append(torch.from_numpy(pixels.copy()).view(length, *image))
@@ -76,10 +86,95 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
     return to_float(torch.cat(read).permute(0, 3, 1, 2))
 
 
+def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> None:
+    """Write the codes of each grid as int64, and the columns, out of shards that come one after the other."""
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in header.columns}
+    with ExitStack() as stack:
+        # an archive takes one array at a time: until then the codes of each grid are aside, in a nameless file
+        aside = [stack.enter_context(TemporaryFile(dir=path.parent)) for _ in header.grids]
+        dtypes = [smallest_dtype(grid.num_embeddings) for grid in header.layout]
+        for shard in shards:
+            for codes, file, dtype in zip(shard.codes, aside, dtypes, strict=True):
+                file.write(codes.numpy().astype(dtype).tobytes())
+            for name, values in columns.items():
+                values.append(np.asarray(shard.columns[name], dtype=COLUMN_TYPES.get(header.columns[name]["kind"])))
+        # the quickest level: the usual one takes a tenth of the encoding time, for a file smaller by a seventh
+        archive = stack.enter_context(zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1))
+        for name, grid, file, dtype in zip(code_names(len(aside)), header.layout, aside, dtypes, strict=True):
+            file.seek(0)
+            with _open_array(archive, name, np.int64, (header.num_rows, *grid.shape)) as entry:
+                while piece := file.read(COPIED):
+                    entry.write(np.frombuffer(piece, dtype).astype(np.int64).tobytes())
+        for name, values in columns.items():
+            _write_array(archive, name, np.concatenate(values))
+
+
+def code_names(num_grids: int) -> list[str]:
+    """Return the names of the arrays or columns of codes: `codes`, or `codes.0`, `codes.1`, ... of several grids."""
+    return ["codes"] if num_grids == 1 else [f"codes.{number}" for number in range(num_grids)]
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of an npz file; pickled ones are refused, and other files in it are left out."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
+            size, memory = sum(entry.file_size for entry in entries), machine_memory()
+            if size > memory:  # zeros are packed a thousand to one: a small file can fill any machine
+                raise InputError(
+                    f"{path} holds {size:,} bytes of arrays, but this machine has {memory:,}: cut it into several files"
+                )
+            arrays = {entry.filename.removesuffix(".npy"): file[entry.filename] for entry in entries}
+    except InputError:
+        raise
+    except Exception as error:  # zip, header and pickle errors have many types: each means a file we cannot read
+        reason = reason_of(error)
+        raise InputError(f"{path} is not a readable npz file ({reason}): save it with numpy.savez") from error
+    # numpy hands out the bytes of an entry that is named as an array, and is not one
+    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
+
+
+def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The entries of an archive; ValueError where damage to its directory, which has no checksum, hides some.
+
+    One flipped bit there makes zipfile skip the entry `labels`, and the codes would be read without their labels.
+    """
+    entries = archive.infolist()
+    for entry in entries:
+        archive.open(entry).close()  # compares its name with that in front of its data
+    with path.open("rb") as file:
+        file.seek(-22, os.SEEK_END)  # the record at the end, which has their number; zipfile does not compare it
+        end = file.read()
+    count = int.from_bytes(end[10:12], "little")
+    if end.startswith(b"PK\x05\x06") and count not in (len(entries), 0xFFFF):
+        raise ValueError(f"{len(entries)} of {count} arrays are found")
+    return entries
+
+
+@contextmanager
+def _open_array(archive: zipfile.ZipFile, name: str, dtype: type | np.dtype, shape: Sequence[int]) -> Iterator[IO]:
+    """A file in the archive that waits for the bytes of such an array, in C order."""
+    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:  # zip64: its size is not known yet
+        np.lib.format.write_array_header_1_0(entry, description)
+        yield entry
+
+
+def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
+    with _open_array(archive, name, array.dtype, array.shape) as entry:
+        entry.write(np.ascontiguousarray(array).tobytes())
+
+
+def _read_shape(entry: IO[bytes]) -> tuple[int, ...]:
+    """The shape of the array whose .npy file begins here; its bytes follow."""
+    np.lib.format.read_magic(entry)
+    return np.lib.format.read_array_header_1_0(entry)[0]
+
+
 def _is_whole(path: Path, num_images: int, arrays: list[str]) -> bool:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as entry:
             sound = archive.namelist() == arrays and archive.testzip() is None  # its checksums
-            return sound and read_shape(entry)[0] == num_images
-    except Exception:  # what zipfile says of damage has many types, and each means: make the file again
+            return sound and _read_shape(entry)[0] == num_images
+    except Exception:  # zipfile's errors for damage have many types, and each means: make the file again
         return False

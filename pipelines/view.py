@@ -1,80 +1,44 @@
 """A page in the browser: encode images, edit their codes, sample, complete.
 
-python -m pipelines.view --run runs/demo
+codegrid view --run runs/demo
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Annotated
 
-from codegrid.pipelines.running.cli import run_script, say
-from codegrid.pipelines.running.use_configs import View
-
-if TYPE_CHECKING:
-    import gradio
-
-
-def view(settings: View) -> None:
-    """Serve the page until Ctrl-C."""
-    page = serve(settings)
-    say(f"open http://{settings.host}:{settings.port} in a browser; Ctrl-C ends it")
-    page.block_thread()
+from codegrid.errors import InputError
+from codegrid.limits import Range
+from codegrid.pipelines.running.cli import run_command
+from codegrid.pipelines.running.settings import Compute, Folders
 
 
-def serve(settings: View) -> "gradio.Blocks":
-    """Start the page's server, in a thread, and return gradio's Blocks."""
-    # imported here, so that --help answers before torch is loaded
-    import os
-    from pathlib import Path
+@dataclass(frozen=True, kw_only=True)
+class View(Compute):
+    """A page in the browser: encode images, edit their codes, sample, complete. Needs no network.
 
-    from codegrid.errors import InputError
-    from codegrid.pipelines.generation.pipeline import TwoStagePipeline
-    from codegrid.pipelines.running.device import choose_device
+    codegrid view --run runs/demo
+    """
 
-    # gradio reads these when it is imported; then it asks its own server, which no proxy can reach, how it is
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for name in ("NO_PROXY", "no_proxy"):  # where both are set, the second counts
-        earlier = os.environ.get(name) or os.environ.get(name.swapcase())
-        os.environ[name] = ",".join(filter(None, (earlier, settings.host, "127.0.0.1,localhost")))
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise InputError('the viewer needs gradio: install it with pip install -e ".[view]"') from error
-    run = Path(settings.run)
-    if not run.is_dir():
-        raise InputError(f"no folder {run}: give --run the folder that holds tokenizer/ and prior/")
-    _check_address(settings)
-    pipeline = TwoStagePipeline.from_pretrained(run, choose_device(settings.device))
+    run: str | None = None
+    """Folder that holds tokenizer/ and prior/ (or prior-0/, prior-1/, ...)."""
+    tokenizer: str | None = None
+    """Folder of a trained tokenizer, in the place of tokenizer/."""
+    prior: Folders = ()
+    """Folder of a prior, in the place of prior/, or of several, coarse to fine."""
+    host: str = "127.0.0.1"
+    """Address to listen on. By default nobody but this machine can open the page; 0.0.0.0: everybody in its network."""
+    port: Annotated[int, Range(1, 65535)] = 7860
+    """Port to listen on."""
 
-    from codegrid.pipelines.viewer.examples import find_examples
-    from codegrid.pipelines.viewer.page import build_page
-    from codegrid.pipelines.viewer.server import launch_page
-
-    page = build_page(pipeline, find_examples(pipeline, run), str(run))
-    launch_page(page, settings.host, settings.port)
-    return page
-
-
-def _check_address(settings: View) -> None:
-    """Raise `InputError` where nothing can listen there: gradio would say so late, and in many lines."""
-    import socket
-
-    from codegrid.errors import InputError
-
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: not held up by the last one
-            listener.bind(address)
-    except (OSError, UnicodeError) as error:
-        raise InputError(
-            f"--host {settings.host} --port {settings.port}: cannot listen there ({error}): "
-            "choose another --port, or leave out --host"
-        ) from error
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.run is None and not (self.tokenizer and self.prior):
+            raise InputError("`run`: give the folder of a run, or a `tokenizer` and a `prior`")
 
 
 def main() -> None:
-    """The command line."""
-    run_script(View, view)
+    """Run the command line."""
+    run_command(View, "codegrid.pipelines.viewer.run:view")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from codegrid.limits import LARGEST_SIDE, short
-
 
 class ResidualBlock(nn.Module):
     """x + (ReLU, 3×3, ReLU, 1×1)(x)."""
@@ -25,7 +23,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, channels, h, w) → the same."""
+        """(b, channels, h, w) → (b, channels, h, w)."""
         return x + self.layers(x)
 
 
@@ -41,7 +39,7 @@ class Encoder(nn.Sequential):
         embedding_dim: int,
         downsampling: int,
     ) -> None:
-        halvings = count_halvings(downsampling)
+        halvings = downsampling.bit_length() - 1  # of a power of two
         widths = [in_channels, hidden_channels // 2] + [hidden_channels] * (halvings - 1)
         widths = widths[: halvings + 1]
         layers: list[nn.Module] = []
@@ -65,7 +63,7 @@ class Decoder(nn.Sequential):
         embedding_dim: int,
         downsampling: int,
     ) -> None:
-        halvings = count_halvings(downsampling)
+        halvings = downsampling.bit_length() - 1  # of a power of two
         widths = [hidden_channels] * halvings
         if halvings > 1:
             widths[-1] = hidden_channels // 2
@@ -79,10 +77,3 @@ class Decoder(nn.Sequential):
         else:
             layers += [nn.Conv2d(hidden_channels, out_channels, 3, padding=1)]
         super().__init__(*layers)
-
-
-def count_halvings(downsampling: int) -> int:
-    """log2 of the down-sampling factor. Raises ValueError where it is not a power of two that an image can have."""
-    if type(downsampling) is not int or not 1 <= downsampling <= LARGEST_SIDE or downsampling & (downsampling - 1):
-        raise ValueError(f"downsampling {short(downsampling)} is not a power of two: use 1, 2, 4, 8, ...")
-    return downsampling.bit_length() - 1

@@ -1,145 +1,211 @@
 """The VQ-VAE (van den Oord, Vinyals, Kavukcuoglu 2017): image → codes → image.
 
-Shapes: b batch, c channels, H W image, h w code grid (h = ⌈H / downsampling⌉), D embedding_dim, K num_embeddings.
+Shapes: b batch, c channels, H W image, h w code grid (h = ⌈H / downsampling⌉), D embedding_dim, K num_embeddings; codes
+(b, h, w), one for each grid of the quantizer.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codegrid.limits import LARGEST_SIDE, MOST_LAYERS, WIDEST, check_name, check_number, check_whole, short
+from codegrid.codes import Codes, Condition, Losses, Moment, Signal
+from codegrid.errors import InputError
+from codegrid.limits import Range, check_value, make_options, short
 from codegrid.model_folder import ModelFolder
-from codegrid.stage1_vqvae.quantizers.nearest import Nearest
+from codegrid.noise import Noise
+from codegrid.protocols import NO_CONDITION, Reconstructed
+from codegrid.registry import TABLES
 
-from .card import CARD
-from .networks import Decoder, Encoder, count_halvings
-from .quantizers import QUANTIZERS
+from .networks import Decoder, Encoder
+from .options import VQVAEOptions
 
-
-class Reconstruction(NamedTuple):
-    """What training needs of a batch of images."""
-
-    images: torch.Tensor  # (b, c, H, W), the reconstruction
-    codes: torch.Tensor  # (b, h, w) int64
-    loss: torch.Tensor  # scalar: reconstruction_loss + quantizer_loss (Eq. 3)
-    reconstruction_loss: torch.Tensor  # scalar: mean squared error / data_variance
-    quantizer_loss: torch.Tensor  # scalar: codebook_loss + commitment_cost · commitment_loss
+IMAGE_CHANNELS = (1, 3)
 
 
 class VQVAE(ModelFolder, nn.Module):
-    """The tokenizer.
+    """The tokenizer of images.
 
     Args:
-        in_channels: c, 1 or 3.
-        image_size: (H, W) of the images it is trained on; `decode` gives back this size.
-        hidden_channels: width of the networks.
-        residual_channels: width inside a residual block.
-        num_residual_blocks: blocks in the encoder, and in the decoder.
-        downsampling: any power of two.
+        signal: channels, 1 or 3, and size (H, W) of the images that it is trained on; `decode` gives back this size.
+            A dictionary of the fields will do, too.
         data_variance: variance of the training images, in the range [-1, 1]; scales the reconstruction term.
         quantizer: a name in `QUANTIZERS`.
-        quantizer_options: `num_embeddings`, `embedding_dim`, `commitment_cost`, `decay`, ...
+        options: those of the networks, `hidden_channels`, `residual_channels`, `num_residual_blocks`, `downsampling`,
+            and those of the quantizer, `num_embeddings`, ...
 
-    Worked example: images (8, 3, 32, 32) with downsampling=4, num_embeddings=512 → codes (8, 8, 8) in 0 ... 511.
+    Raises `InputError` where there is no such option, or a value is out of its range.
+
+    Worked example: images (8, 3, 32, 32) with downsampling=4, num_embeddings=512 → codes ((8, 8, 8),) in 0 ... 511.
     """
 
-    card = CARD
+    kind: ClassVar[str] = "tokenizer"
+    options: ClassVar[type] = VQVAEOptions
 
     def __init__(
         self,
-        in_channels: int = 3,
-        image_size: tuple[int, int] = (32, 32),
-        hidden_channels: int = 128,
-        residual_channels: int = 32,
-        num_residual_blocks: int = 2,
-        downsampling: int = 4,
+        signal: Signal | Mapping[str, Any] = Signal(),  # noqa: B008 - frozen
         data_variance: float = 1.0,
         quantizer: str = "ema",
-        **quantizer_options: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if type(in_channels) is not int or in_channels not in (1, 3):
-            raise ValueError(f"in_channels {short(in_channels)}: it must be 1 or 3")
-        if not isinstance(image_size, list | tuple) or len(image_size) != 2:
-            raise ValueError(f"image_size {short(image_size)}: it must be (height, width)")
-        for side in image_size:
-            check_whole("image_size", side, 1, LARGEST_SIDE)
-        check_whole("hidden_channels", hidden_channels, 2, WIDEST)
-        check_whole("residual_channels", residual_channels, 1, WIDEST)
-        check_whole("num_residual_blocks", num_residual_blocks, 0, MOST_LAYERS)
-        count_halvings(downsampling)
-        check_number("data_variance", data_variance, low=1e-12)
-        check_name("quantizer", quantizer, QUANTIZERS)
-        self.in_channels = in_channels
-        self.image_size = (image_size[0], image_size[1])
-        self.downsampling = downsampling
+        self.signal = signal if isinstance(signal, Signal) else Signal(**signal)
+        if len(self.signal.size) != 2 or self.signal.channels not in IMAGE_CHANNELS:
+            raise InputError(f"`signal` {short(signal)}: a VQ-VAE needs images, of 1 or 3 channels and (height, width)")
+        check_value("data_variance", data_variance, Annotated[float, Range(1e-12)])
+        TABLES["quantizer"].check(quantizer)
+        ours = {field.name for field in fields(self.options)}
+        settings = make_options(self.options, {k: v for k, v in options.items() if k in ours}, "VQVAE")
+        of_quantizer = {name: value for name, value in options.items() if name not in ours}
+
         self.data_variance = data_variance
-        self.quantizer = QUANTIZERS[quantizer](**quantizer_options)
-        sizes = (hidden_channels, residual_channels, num_residual_blocks, self.quantizer.embedding_dim, downsampling)
-        self.encoder = Encoder(in_channels, *sizes)
-        self.decoder = Decoder(in_channels, *sizes)
+        self.downsampling: int = settings.downsampling
+        self.quantizer = TABLES["quantizer"][quantizer](**of_quantizer)
+        sizes = (
+            settings.hidden_channels, settings.residual_channels, settings.num_residual_blocks,
+            self.quantizer.embedding_dim, settings.downsampling,
+        )  # fmt: skip
+        # in float32, whatever the default is where it is built
+        self.encoder = Encoder(self.signal.channels, *sizes).float()
+        self.decoder = Decoder(self.signal.channels, *sizes).float()
+        self.layout = self.quantizer.layout(self._sites(self.signal.size))
         self.config = {
-            "in_channels": in_channels,
-            "image_size": list(image_size),
-            "hidden_channels": hidden_channels,
-            "residual_channels": residual_channels,
-            "num_residual_blocks": num_residual_blocks,
-            "downsampling": downsampling,
+            "signal": self.signal.as_json(),
             "data_variance": data_variance,
             "quantizer": quantizer,
-            **quantizer_options,
+            **asdict(settings),
+            # a quantizer that does not tell its defaults is rebuilt from what it was given
+            **getattr(self.quantizer, "config", of_quantizer),
         }
         self.provenance: dict[str, Any] = {}
 
-    @property
-    def num_embeddings(self) -> int:
-        """K."""
-        return self.quantizer.num_embeddings
-
-    @property
-    def grid_shape(self) -> tuple[int, int]:
-        """(h, w) of the codes of images of `image_size`."""
-        height, width = self.image_size
-        return -(-height // self.downsampling), -(-width // self.downsampling)
-
-    def forward(self, images: torch.Tensor) -> Reconstruction:
-        """(b, c, H, W) in [-1, 1] → reconstruction, codes and the loss of Eq. 3."""
-        vectors, codes, quantizer_loss = self.quantizer(self.encoder(self._pad(images)))
-        reconstruction = self._crop(self.decoder(vectors), images.shape[-2:])
+    def forward(self, x: torch.Tensor, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Reconstructed:
+        """(b, c, H, W) in [-1, 1] → the reconstruction, codes and the losses of Eq. 3. Nothing conditions a VQ-VAE."""
+        vectors, codes, losses = self.quantizer(self.encoder(self._pad(x)), moment)
+        output = self._crop(self.decoder(vectors), x.shape[2:])
         # −log p(x | z_q) of a Gaussian with the data's variance, up to a constant
-        reconstruction_loss = F.mse_loss(reconstruction, images) / self.data_variance
-        return Reconstruction(
-            reconstruction, codes, reconstruction_loss + quantizer_loss, reconstruction_loss, quantizer_loss
+        reconstruction_loss = F.mse_loss(output, x) / self.data_variance
+        return Reconstructed(
+            output, codes, Losses({"reconstruction_loss": reconstruction_loss, **losses.terms}, losses.figures)
         )
 
     @torch.no_grad()
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, c, H, W) in [-1, 1] → codes (b, h, w) int64, 0 ... K-1. Changes nothing, in train mode neither."""
-        return self.encode_marking_ties(images, mark_ties=False).codes
+    def encode(self, x: torch.Tensor) -> Codes:
+        """(b, c, H, W) in [-1, 1] → codes (b, h, w) int64, one tensor for each grid. Changes nothing, in training too.
 
-    @torch.no_grad()
-    def encode_marking_ties(self, images: torch.Tensor, mark_ties: bool = True) -> Nearest:
-        """The same, and at which sites (b, h, w) two entries are equally near, but for rounding."""
-        if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise ValueError(f"images of shape {tuple(images.shape)}, but (b, {self.in_channels}, H, W) is needed")
-        return self.quantizer.encode_marking_ties(self.encoder(self._pad(images)), mark_ties)
-
-    @torch.no_grad()
-    def decode(self, codes: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
-        """Codes (b, h, w) → images (b, c, H, W), about [-1, 1].
-
-        `size` is the (H, W) to crop to: by default `image_size` where the grid is the one of such images,
-        otherwise the grid times the down-sampling factor.
+        Raises `InputError` where x is not a batch of images with as many channels.
         """
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.num_embeddings:
-            outlier = int(codes.max()) if codes.max() >= self.num_embeddings else int(codes.min())
-            raise ValueError(f"code {outlier}, but the codebook has entries 0 to {self.num_embeddings - 1}")
-        images = self.decoder(self.quantizer.look_up(codes.long()))
-        if size is None:
-            size = self.image_size if tuple(codes.shape[-2:]) == self.grid_shape else images.shape[-2:]
-        return self._crop(images, size)
+        return self.quantizer.encode(self.encode_latents(x))
+
+    @torch.no_grad()
+    def decode(
+        self,
+        codes: Codes,
+        size: tuple[int, ...] | None = None,
+        given: Condition = NO_CONDITION,
+        noise: Noise | None = None,
+    ) -> torch.Tensor:
+        """Codes (b, h, w), one tensor for each grid → images (b, c, H, W), about [-1, 1]. Nothing here is random.
+
+        `size` is the (H, W) to crop to: by default that of `signal` where the grids are those of such images,
+        otherwise the grid times the down-sampling factor.
+
+        Raises `InputError` where a code, or the number of grids, is not of this tokenizer.
+        """
+        self._check_codes(codes)
+        as_trained = all(of_grid.shape[1:] == grid.shape for of_grid, grid in zip(codes, self.layout, strict=True))
+        images = self.decoder(self.quantizer.look_up(tuple(of_grid.long() for of_grid in codes)))
+        return self._crop(images, size or (self.signal.size if as_trained else images.shape[2:]))
+
+    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, c, H, W) in [-1, 1] → encoded and decoded again, in the size of x."""
+        return self.decode(self.encode(x), tuple(x.shape[2:]))
+
+    def encode_latents(self, x: torch.Tensor) -> torch.Tensor:
+        """(b, c, H, W) in [-1, 1] → latents (b, D, h, w) before they are quantized, with gradient.
+
+        Raises `InputError` where x is not a batch of images with as many channels.
+        """
+        if x.ndim != 4 or x.shape[1] != self.signal.channels:
+            raise InputError(f"`x` has the shape {tuple(x.shape)}: it must be (b, {self.signal.channels}, H, W)")
+        return self.encoder(self._pad(x))
+
+    def decode_latents(self, latents: torch.Tensor, quantize: bool) -> torch.Tensor:
+        """(b, D, h, w) → images (b, c, H, W), about [-1, 1], with gradient; latents quantized first or as they are.
+
+        Raises `InputError` where the latents have another D.
+        """
+        if latents.ndim != 4 or latents.shape[1] != self.quantizer.embedding_dim:
+            needed = self.quantizer.embedding_dim
+            raise InputError(f"`latents` have the shape {tuple(latents.shape)}: it must be (b, {needed}, h, w)")
+        images = self.decoder(self.quantizer(latents).vectors if quantize else latents)
+        as_trained = tuple(latents.shape[2:]) == self._sites(self.signal.size)
+        return self._crop(images, self.signal.size if as_trained else images.shape[2:])
+
+    def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> None:
+        """Return None: this decoder is trained on squared errors, and has no likelihood."""
+
+    @torch.no_grad()
+    def preview(self, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Return images (b, c, H, W) of codes (b, h, w) of which only some are drawn (b, h, w) bool.
+
+        An image is 0, grey, where no grid has a code; where only some have, the others add as little as they can.
+        """
+        filled = tuple(
+            torch.where(known, of_grid, self._quietest(grid))
+            for grid, (of_grid, known) in enumerate(zip(codes, drawn, strict=True))
+        )
+        images = self.decode(filled)
+        padded = [side * self.downsampling for side in self._sites(images.shape[2:])]
+        of_grids = [F.interpolate(known[:, None].float(), padded, mode="nearest-exact") for known in drawn]
+        shown = torch.stack(of_grids).amax(0)
+        return torch.where(self._crop(shown, images.shape[2:]) > 0, images, 0)
+
+    def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Known pixels (H, W) bool → sites (h, w) bool of each grid whose own square of pixels is known as a whole.
+
+        The encoder sees further than that: codes beside unknown pixels depend on these a little.
+
+        Raises `InputError` where the mask has another size than the images.
+        """
+        if tuple(mask.shape) != self.signal.size:
+            raise InputError(f"`mask` has the shape {tuple(mask.shape)}: it must be that of the images, "
+                             f"{self.signal.size}")  # fmt: skip
+        unknown = self._pad((~mask.bool()).float()[None, None])
+        return tuple(F.adaptive_max_pool2d(unknown, grid.shape)[0, 0] == 0 for grid in self.layout)
+
+    def after_step(self, step: int, seed: int) -> None:
+        """Move the codebook, once for all pieces of a step."""
+        self.quantizer.after_step(step, seed)
+
+    def _check_codes(self, codes: Codes) -> None:
+        if isinstance(codes, torch.Tensor) or len(codes) != len(self.layout):
+            found = "one tensor" if isinstance(codes, torch.Tensor) else f"a tuple of {len(codes)}"
+            raise InputError(f"`codes` is {found}: it must be a tuple of {len(self.layout)}, a tensor for each grid")
+        for number, (of_grid, grid) in enumerate(zip(codes, self.layout, strict=True)):
+            if of_grid.ndim != 1 + len(grid.shape):
+                raise InputError(
+                    f"`codes` of grid {number} have the shape {tuple(of_grid.shape)}: it must be (b, h, w)"
+                )
+            if not of_grid.numel():
+                continue
+            least, largest = int(of_grid.min()), int(of_grid.max())
+            if not 0 <= least <= largest < grid.num_embeddings:
+                code = largest if largest >= grid.num_embeddings else least
+                raise InputError(f"code {code} in grid {number}: its codes are 0 to {grid.num_embeddings - 1}")
+
+    def _quietest(self, grid: int) -> int:
+        """Return the code of a grid whose vector is nearest to zero; 0 where the vectors cannot be listed."""
+        entries = self.quantizer.entries(grid)
+        return 0 if entries is None else int(entries.norm(dim=1).argmin())
+
+    def _sites(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Return (h, w) of the latents of images (H, W)."""
+        return tuple(-(-side // self.downsampling) for side in size)
 
     def _pad(self, images: torch.Tensor) -> torch.Tensor:
         """Repeat the last row and column up to the next multiple of the down-sampling factor."""
@@ -148,5 +214,5 @@ class VQVAE(ModelFolder, nn.Module):
         return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
 
     @staticmethod
-    def _crop(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    def _crop(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
         return images[..., : size[0], : size[1]]

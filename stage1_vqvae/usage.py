@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from codegrid.codes import Codes, Layout
+
 
 class Usage(NamedTuple):
     """Figures over everything that was counted."""
@@ -23,7 +25,7 @@ def perplexity(counts: torch.Tensor) -> torch.Tensor:
 
 
 def usage_of(counts: torch.Tensor) -> Usage:
-    """All figures of codes that occurred `counts` (K,) times."""
+    """Return all figures of codes that occurred `counts` (K,) times."""
     unused = int((counts == 0).sum())
     return Usage(float(perplexity(counts)), 1 - unused / len(counts), unused)
 
@@ -39,5 +41,35 @@ class UsageCounter:
         self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts)).cpu()
 
     def figures(self) -> Usage:
-        """Perplexity and usage of all codes so far."""
+        """Return perplexity and usage of all codes so far."""
         return usage_of(self.counts)
+
+
+class LayoutUsage:
+    """Counts the codes of each grid of a layout, batch by batch."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.counters = [UsageCounter(grid.num_embeddings) for grid in layout]
+
+    @property
+    def counts(self) -> list[torch.Tensor]:
+        """How often each code of each grid occurred, (K,) for each grid."""
+        return [counter.counts for counter in self.counters]
+
+    def add(self, codes: Codes) -> None:
+        """Count codes (b, *shape), one tensor for each grid."""
+        for counter, of_grid in zip(self.counters, codes, strict=True):
+            counter.add(of_grid)
+
+    def by_grid(self) -> list[Usage]:
+        """Return the figures of each grid."""
+        return [counter.figures() for counter in self.counters]
+
+    def figures(self) -> Usage:
+        """Return one figure of each kind over all grids: the mean perplexity, share and number of all their entries.
+
+        The perplexity of all the codes of an image together would need more images than there are.
+        """
+        grids, entries = self.by_grid(), sum(len(counts) for counts in self.counts)
+        unused = sum(usage.unused_entries for usage in grids)
+        return Usage(sum(usage.perplexity for usage in grids) / len(grids), 1 - unused / entries, unused)

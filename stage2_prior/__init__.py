@@ -1,8 +1,27 @@
-"""Stage 2: the prior over codes, and the samplers that draw new ones from it."""
+"""Stage 2: priors over codes, and the samplers that draw new ones from them.
 
-from codegrid.codes import NO_LABEL
-from codegrid.stage2_prior.pixelcnn.network import GatedPixelCNN
-from codegrid.stage2_prior.sampling.logits import Controls
-from codegrid.stage2_prior.sampling.sequential import sample_cached, sample_plain
+The names below are imported when they are first used: options and backends can be read without torch.
+"""
 
-__all__ = ["NO_LABEL", "Controls", "GatedPixelCNN", "sample_cached", "sample_plain"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .conditions import Conditions
+    from .pixelcnn.network import GatedPixelCNN
+    from .sampling.draw import draw, sample
+
+_HOMES = {
+    "Conditions": "conditions",
+    "GatedPixelCNN": "pixelcnn.network",
+    "draw": "sampling.draw",
+    "sample": "sampling.draw",
+}
+
+__all__ = ["Conditions", "GatedPixelCNN", "draw", "sample"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

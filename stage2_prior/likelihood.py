@@ -1,15 +1,94 @@
 """How likely a prior finds codes.
 
-Shapes: b batch, h w code grid, K num_embeddings.
+Shapes: b batch, K num_embeddings, *shape the sites of a grid.
 """
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from torch import Tensor
+
+from codegrid.codes import Codes, Condition
+from codegrid.noise import Noise
+from codegrid.protocols import Prior
+
+Batches = Iterable[tuple[Codes, Condition]]
 
 
-def nats_of(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """−log p(z_i | z_<i) of every site, in float32: logits (b, K, h, w), codes (b, h, w) → (b, h, w)."""
+def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
+    """Return −log p of each code, in float32 at least: logits (b, K, *shape), codes (b, *shape) → (b, *shape)."""
     # one site a row: twice as fast as along the channels
-    rows = rearrange(logits, "b k h w -> (b h w) k").float()
+    rows = logits.flatten(2).mT.reshape(-1, logits.shape[1])
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)
+
+
+def bits_per_code(nats: Sequence[Tensor]) -> float:
+    """Return the mean bits of all codes of several grids, from their nats."""
+    return sum(float(grid.double().sum()) for grid in nats) / math.log(2) / sum(grid.numel() for grid in nats)
+
+
+class Bits(NamedTuple):
+    """Bits that codes cost a prior, means over samples."""
+
+    at_sites: tuple[Tensor, ...]  # (*shape) float64 for each grid, on the CPU
+    num_samples: int
+
+    @property
+    def of_grids(self) -> tuple[float, ...]:
+        """Mean bits of a code, for each grid."""
+        return tuple(float(grid.mean()) for grid in self.at_sites)
+
+    @property
+    def per_code(self) -> float:
+        """Mean bits of a code, over all grids."""
+        return self.per_sample / sum(grid.numel() for grid in self.at_sites)
+
+    @property
+    def per_sample(self) -> float:
+        """Bits of all codes of a sample together."""
+        return sum(float(grid.sum()) for grid in self.at_sites)
+
+
+def measure(prior: Prior, batches: Batches, seed: int = 0, num_inference_steps: int | None = None) -> Bits | None:
+    """Return what codes cost a prior: −log2 p, or a bound of it, as a mean over all samples and not over batches.
+
+    Args:
+        batches: codes and their conditions.
+        seed: of the noise of a bound: sample i's is the same in any batch.
+        num_inference_steps: steps of a bound; None: the prior's own number.
+
+    Returns None where the prior has no likelihood.
+    """
+    sums: list[Tensor] = []
+    count = 0
+    for codes, given in batches:
+        noise = Noise(seed, count, len(codes[0]), prior.device, ("nll",))
+        nats = prior.nll(
+            tuple(grid.to(prior.device) for grid in codes), given.to(prior.device), noise, num_inference_steps
+        )
+        if nats is None:
+            return None
+        of_batch = [grid.double().sum(0).cpu() for grid in nats]
+        sums = [old + new for old, new in zip(sums, of_batch, strict=True)] if sums else of_batch
+        count += len(codes[0])
+    return Bits(tuple(grid / math.log(2) / count for grid in sums), count)
+
+
+@torch.no_grad()
+def measure_accuracy(prior: Prior, batches: Batches) -> float | None:
+    """Return the share of codes that are the likeliest given those before; None where a prior has no such order."""
+    if not hasattr(prior, "logits"):  # of `Sequential` alone
+        return None
+    hits = total = 0
+    for codes, given in batches:
+        codes = tuple(grid.to(prior.device) for grid in codes)
+        for logits, grid in zip(prior.logits(codes, given.to(prior.device)), codes, strict=True):
+            hits += int((logits.argmax(1) == grid).sum())
+            total += grid.numel()
+    return hits / total

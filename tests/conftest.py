@@ -1,13 +1,14 @@
-"""What the tests share: small pictures that are drawn here, and small models."""
+"""Small pictures that are drawn here, and small models, for all tests."""
 
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small models: more threads would wait for each other
 
 
 def draw_bars(count=60, height=12, width=20, channels=1, seed=0):
@@ -35,11 +36,11 @@ def bars_file(tmp_path_factory):
 
 @pytest.fixture
 def run_script(monkeypatch, capsys):
-    """Call a script as the command line does: returns its exit code and what it printed."""
+    """Call a command as its command line does: returns its exit code and what it printed."""
 
     def call(name, *flags):
-        module = __import__(f"codegrid.pipelines.{name}", fromlist=["main"])
-        monkeypatch.setattr(sys, "argv", [f"pipelines/{name}.py", *map(str, flags)])
+        module = import_module(f"codegrid.pipelines.{name}")
+        monkeypatch.setattr(sys, "argv", [f"codegrid-{name}", *map(str, flags)])
         capsys.readouterr()
         try:
             module.main()
@@ -75,8 +76,7 @@ def small_run(bars_file, tmp_path_factory):
         ),
         ("train_prior", ("--codes", folder / "codes", "--output", folder / "prior", *TINY_PRIOR)),
     ):
-        module = __import__(f"codegrid.pipelines.{name}", fromlist=["main"])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [f"pipelines/{name}.py", *map(str, flags)])
-            module.main()
+            patch.setattr(sys, "argv", [f"codegrid-{name}", *map(str, flags)])
+            import_module(f"codegrid.pipelines.{name}").main()
     return folder

@@ -1,7 +1,8 @@
-"""What the scripts say to bad input: one line, and exit code 2. `tests/test_sample_script.py` has more for sampling."""
+"""Bad input ends in one line and exit code 2. `tests/test_sample_script.py` has more for sampling."""
 
 import json
 import shutil
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from bad_input import BAD
 from conftest import TINY_TOKENIZER
 from PIL import Image
+from test_command_line import SETTINGS
 from test_model_folder import forge as forge_config
 from test_odd_images import png_of
 
-from codegrid.errors import InputError
-from codegrid.pipelines import TwoStagePipeline
-from codegrid.stage1_vqvae import VQVAE
+from codegrid import VQVAE, InputError, Signal, TwoStagePipeline
+from codegrid.pipelines.running.cli import name_of
+from codegrid.pipelines.running.options import list_options
 from codegrid.tensors import digest_of
 
 
@@ -23,7 +25,8 @@ def other_tokenizer(tmp_path_factory):
     """A tokenizer of the same shape as that of `small_run`, with other weights."""
     folder = tmp_path_factory.mktemp("other") / "tokenizer"
     torch.manual_seed(1)
-    VQVAE(1, (12, 20), hidden_channels=16, num_embeddings=16, embedding_dim=8).save_pretrained(folder)
+    sizes = {"hidden_channels": 16, "num_embeddings": 16, "embedding_dim": 8}
+    VQVAE(Signal(channels=1, size=(12, 20)), **sizes).save_pretrained(folder)
     return folder
 
 
@@ -110,32 +113,24 @@ def test_bad_input_gets_one_line_and_exit_code_2(script, flags, reason, places, 
     assert {path: path.read_bytes() for path in small_run.rglob("*") if path.is_file()} == before
 
 
-def test_every_flag_that_has_a_range_is_tried_beyond_it():
-    from dataclasses import fields
-
-    from test_sample_script import test_what_cannot_be_drawn_is_one_line as of_sampling
-
-    from codegrid.pipelines.running import configs, use_configs
-    from codegrid.pipelines.running.checks import RULES
-
-    tried = " ".join(flags for cases in BAD.values() for flags, _ in cases)
-    tried += " ".join(flags for flags, _ in of_sampling.pytestmark[0].args[1])
-    classes = (
-        configs.TrainTokenizer,
-        configs.TrainPrior,
-        use_configs.Sample,
-        use_configs.DecodeCodes,
-        use_configs.Evaluate,
-        use_configs.View,
+def has_range(hint):
+    """Whether a type hint says what range its values have."""
+    return any(hasattr(rule, "holds") for rule in getattr(hint, "__metadata__", ())) or any(
+        map(has_range, get_args(hint))
     )
-    ranged = {field.name for settings in classes for field in fields(settings)} & RULES.keys()
-    assert len(ranged) > 25
-    assert not [name for name in ranged if f"--{name.replace('_', '-')} " not in tried]
+
+
+@pytest.mark.parametrize("settings_type", SETTINGS, ids=name_of)
+def test_every_flag_that_has_a_range_is_tried_beyond_it(settings_type):
+    tried = " ".join(flags for cases in BAD.values() for flags, _ in cases)
+    hints = get_type_hints(settings_type, include_extras=True)
+    hints |= {option.name: option.hint for option in list_options(settings_type).values()}
+    assert not [name for name in hints if has_range(hints[name]) and f"--{name.replace('_', '-')} " not in tried]
 
 
 @pytest.mark.parametrize("script", BAD)
 @pytest.mark.parametrize("flags,reason", [(["--outptu", "x"], "--outptu"), (["--output"], "--output")])
-def test_a_flag_that_is_none_is_exit_code_2_and_named(script, flags, reason, run_script):
+def test_a_flag_that_is_not_one_is_exit_code_2_and_named(script, flags, reason, run_script):
     result = run_script(script, *flags)
     assert result.code == 2 and reason in result.err and "Traceback" not in result.err
 

@@ -8,19 +8,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import draw_bars
+from toy_priors import BoundPrior, SilentPrior
 
+from codegrid.codes import Grid, Moment, Signal
 from codegrid.data import CodeDataset
-from codegrid.data.codes import CodeShard, missing_ranges, write_codes
+from codegrid.data.code_writer import CodeShard, missing_ranges, write_codes
 from codegrid.data.images import to_float
 from codegrid.data.manifest import CodeHeader
-from codegrid.pipelines.diagnosis.frequencies import count_frequencies
-from codegrid.pipelines.diagnosis.likelihood import find_faults_of_learning
+from codegrid.noise import Noise
+from codegrid.pipelines.diagnosis.likelihood import count_frequencies, edge_of, find_faults_of_learning
+from codegrid.pipelines.diagnosis.run import doctor
 from codegrid.pipelines.diagnosis.samples import find_faults_of_samples
+from codegrid.pipelines.doctor import Doctor
 from codegrid.stage1_vqvae import VQVAE
 from codegrid.stage2_prior import GatedPixelCNN
-from codegrid.stage2_prior.likelihood import nats_of
 
 K, SIDE = 16, 4
+LAYOUT = (Grid((SIDE, SIDE), K),)
 
 
 def draw_grids(count, seed):
@@ -31,21 +35,22 @@ def draw_grids(count, seed):
     return torch.from_numpy(steps.cumsum(2) % K)
 
 
-def save_codes(folder, codes, fingerprint, source):
-    grid = {"height": codes.shape[1], "width": codes.shape[2], "num_embeddings": K}
-    header = CodeHeader(len(codes), [grid], [], "train", fingerprint, source)
-    write_codes(folder, header, missing_ranges(folder, header), [CodeShard(codes, None, 0)], {})
+def save_codes(folder, codes, fingerprint, source, num_embeddings=K):
+    """A code dataset of one grid, or of several in a tuple."""
+    codes = codes if isinstance(codes, tuple) else (codes,)
+    layout = tuple(Grid(tuple(grid.shape[1:]), num_embeddings) for grid in codes)
+    header = CodeHeader(len(codes[0]), layout, [], "train", fingerprint, source)
+    write_codes(folder, header, missing_ranges(folder, header), [CodeShard(codes, {})], {})
 
 
 def save_prior(folder, fingerprint, codes=None, steps=0):
     """A prior that was trained for some steps on grids; fresh ones have learnt nothing."""
     torch.manual_seed(0)
-    prior = GatedPixelCNN(num_embeddings=K, channels=12, num_layers=2, first_kernel=3)
-    prior.provenance = {"tokenizer_fingerprint": fingerprint, "grid_shape": [SIDE, SIDE], "classes": []}
+    prior = GatedPixelCNN(LAYOUT, channels=12, num_layers=2, first_kernel=3)
+    prior.provenance = {"tokenizer_fingerprint": fingerprint, "classes": []}
     optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
     for step in range(steps):
-        chosen = codes[torch.randint(len(codes), (32,))]
-        nats_of(prior(chosen), chosen).mean().backward()
+        prior((codes[torch.randint(len(codes), (32,))],)).total.backward()
         for group in optimizer.param_groups:
             group["lr"] = 1e-2 * (1 - step / steps)
         optimizer.step()
@@ -53,9 +58,10 @@ def save_prior(folder, fingerprint, codes=None, steps=0):
     prior.save_pretrained(folder)
 
 
-def save_tokenizer(folder, seed=0):
+def save_tokenizer(folder, seed=0, **options):
     torch.manual_seed(seed)
-    tokenizer = VQVAE(1, (16, 16), hidden_channels=16, num_embeddings=K, embedding_dim=8)
+    options = options or {"num_embeddings": K, "embedding_dim": 8}
+    tokenizer = VQVAE(Signal("image", 1, (16, 16)), hidden_channels=16, **options)
     tokenizer.save_pretrained(folder)
     return tokenizer.fingerprint()
 
@@ -80,57 +86,76 @@ def fingerprint_of(run):
     return CodeDataset(run / "codes").header.tokenizer_fingerprint
 
 
-def ask(run_script, tmp_path, *flags):
-    """The page, and doctor.json."""
-    result = run_script("doctor", *flags, "--output", tmp_path / "answer")
-    assert result.code == 0, result.err
-    answer = json.loads((tmp_path / "answer" / "doctor.json").read_text())
-    assert result.out.startswith(answer["verdict"] + "\n")
-    for finding in answer["findings"]:
-        assert finding["figures"] and finding["remedy"] and finding["words"].endswith(".")
-    return result.out, answer
+@pytest.fixture
+def ask(tmp_path, capsys):
+    """Call the doctor: returns its report as text, and doctor.json."""
+
+    def call(output="answer", prior=(), **settings):
+        folders = {name: str(value) if name != "num_samples" else value for name, value in settings.items()}
+        capsys.readouterr()
+        doctor(Doctor(output=str(tmp_path / output), prior=tuple(map(str, prior)), **folders))
+        report, answer = capsys.readouterr().out, json.loads((tmp_path / output / "doctor.json").read_text())
+        assert report.startswith(answer["verdict"] + "\n")
+        for finding in answer["findings"]:
+            assert finding["metrics"] and finding["remedy"] and finding["words"].endswith(".")
+        return report, answer
+
+    return call
 
 
-def test_nothing_is_found_in_a_sound_run(sound_run, tmp_path, run_script):
-    page, answer = ask(run_script, tmp_path, "--run", sound_run)
+def test_nothing_is_found_in_a_sound_run(sound_run, ask):
+    report, answer = ask(run=sound_run)
     assert answer["verdict"] == "Nothing found." and answer["findings"] == []
-    assert answer["figures"]["held_out_bits"] < 2 and "usual" in page
+    (prior,) = answer["priors"]
+    assert prior["metrics"]["held_out_bits"] < 2 and prior["likelihood"] == "exact" and "usual" in report
+    assert prior["grids"][0]["held_out_bits"] == prior["metrics"]["held_out_bits"]
+    assert answer["grids"][0]["perplexity"] > 15
 
 
-def test_a_prior_of_fresh_weights_is_undertrained(sound_run, tmp_path, run_script):
+def test_a_prior_of_fresh_weights_is_undertrained(sound_run, tmp_path, ask):
     save_prior(tmp_path / "prior", fingerprint_of(sound_run))
-    page, answer = ask(run_script, tmp_path, "--run", sound_run, "--prior", tmp_path / "prior")
-    assert answer["verdict"].startswith("The prior is undertrained: ") and "--steps" in page
+    report, answer = ask(run=sound_run, prior=[tmp_path / "prior"])
+    assert answer["verdict"].startswith("The prior is undertrained: ") and "train-prior --steps" in report
     assert {finding["stage"] for finding in answer["findings"]} <= {"prior", "samples"}
+    # a metric bears the number of the finding that rests on it
+    assert "\n1  the prior's bits per code, training grids" in report and "\n   perplexity" in report
 
 
-def test_a_prior_that_learnt_few_grids_by_heart_is_overfitted(sound_run, grids, tmp_path, run_script):
+def test_a_prior_that_learnt_few_grids_by_heart_is_overfitted(sound_run, grids, tmp_path, ask):
     few = grids.training[:24]
     save_codes(tmp_path / "codes", few, fingerprint_of(sound_run), "few")
     save_prior(tmp_path / "prior", fingerprint_of(sound_run), few, 150)
-    flags = ("--run", sound_run, "--prior", tmp_path / "prior", "--codes", tmp_path / "codes")
-    page, answer = ask(run_script, tmp_path, *flags)
-    assert answer["verdict"].startswith("The prior is overfitted: ") and "--dropout" in page
+    report, answer = ask(run=sound_run, prior=[tmp_path / "prior"], codes=tmp_path / "codes")
+    assert answer["verdict"].startswith("The prior is overfitted: ") and "--dropout" in report
     assert any("Samples are training grids" in finding["words"] for finding in answer["findings"])
 
 
-def test_a_collapsed_codebook_is_the_tokenizers_fault(sound_run, grids, tmp_path, run_script):
+def test_a_collapsed_codebook_is_the_tokenizers_fault(sound_run, grids, tmp_path, ask):
     few = grids.training % 3
     for name, source in (("codes", "a"), ("codes_test", "b")):
         save_codes(tmp_path / name, few if name == "codes" else few[:100], fingerprint_of(sound_run), source)
-    flags = ("--codes", tmp_path / "codes", "--validation-codes", tmp_path / "codes_test")
-    page, answer = ask(run_script, tmp_path, *flags)
+    report, answer = ask(codes=tmp_path / "codes", validation_codes=tmp_path / "codes_test")
     assert answer["verdict"] == "The codebook has collapsed: perplexity 3.0 of 16 entries, 13 are never used."
-    assert "--revival-threshold" in page and answer["findings"][0]["stage"] == "tokenizer"
+    assert "--revival-threshold" in report and answer["findings"][0]["stage"] == "tokenizer"
 
 
-def test_the_folder_that_does_not_belong_is_named(sound_run, tmp_path, run_script):
-    for part, save in (("prior", save_prior), ("tokenizer", None)):
-        if save:
-            save(tmp_path / part, "another")
-        else:
-            save_tokenizer(tmp_path / part, seed=1)
-        _, answer = ask(run_script, tmp_path / f"of_{part}", "--run", sound_run, f"--{part}", tmp_path / part)
+def test_entries_that_cannot_move_are_not_told_to(tmp_path, ask):
+    fingerprint = save_tokenizer(tmp_path / "run" / "tokenizer", quantizer="fsq", fsq_levels=(8, 8))
+    save_codes(tmp_path / "run" / "codes", draw_grids(300, 0) % 3, fingerprint, "a", num_embeddings=64)
+    _, answer = ask(run=tmp_path / "run")
+    (finding,) = answer["findings"]
+    assert "has collapsed" in finding["words"] and "--revival-threshold" not in finding["remedy"]
+    assert "smaller --fsq-levels" in finding["remedy"]
+
+
+def test_the_folder_that_does_not_belong_is_named(sound_run, tmp_path, ask):
+    save_prior(tmp_path / "prior", "another")
+    save_tokenizer(tmp_path / "tokenizer", seed=1)
+    for part, given in (
+        ("prior", {"prior": [tmp_path / "prior"]}),
+        ("tokenizer", {"tokenizer": tmp_path / "tokenizer"}),
+    ):
+        _, answer = ask(f"of_{part}", run=sound_run, **given)
         finding = answer["findings"][0]
         assert finding["stage"] == "pairing"
         stranger, _, home = finding["words"].partition(" does not belong to ")
@@ -139,8 +164,8 @@ def test_the_folder_that_does_not_belong_is_named(sound_run, tmp_path, run_scrip
         assert all(str(sound_run / name) in home for name in rest)
 
 
-def test_codes_of_one_and_the_same_images_hold_nothing_out(sound_run, tmp_path, run_script):
-    _, answer = ask(run_script, tmp_path, "--run", sound_run, "--validation-codes", sound_run / "codes")
+def test_codes_of_one_and_the_same_images_hold_nothing_out(sound_run, ask):
+    _, answer = ask(run=sound_run, validation_codes=sound_run / "codes")
     assert answer["verdict"].startswith("Nothing is held out: ")
 
 
@@ -158,32 +183,34 @@ class TestDecoder:
         torch.manual_seed(0)
         images = to_float(torch.from_numpy(np.load(data)["arr_0"]).permute(0, 3, 1, 2))
         tokenizer = VQVAE(
-            1, (12, 20), hidden_channels=16, num_embeddings=32, embedding_dim=8, downsampling=2,
-            data_variance=float(images.var()),
+            Signal("image", 1, (12, 20)), float(images.var()), hidden_channels=16, num_embeddings=32, embedding_dim=8,
+            downsampling=2,
         )  # fmt: skip
         optimizer = torch.optim.Adam(tokenizer.parameters(), lr=5e-3)
-        for _ in range(200):
-            tokenizer(images[torch.randint(len(images), (32,))]).loss.backward()
+        for step in range(120):
+            moment = Moment(step, 120, Noise(0, 0, 32))
+            tokenizer(images[torch.randint(len(images), (32,))], moment=moment).losses.total.backward()
             optimizer.step()
             optimizer.zero_grad()
+            tokenizer.after_step(step, 0)
         return tokenizer.eval()
 
-    def test_a_trained_one_is_sharp(self, tokenizer, data, tmp_path, run_script):
+    def test_a_trained_one_is_sharp(self, tokenizer, data, tmp_path, ask):
         tokenizer.save_pretrained(tmp_path / "t")
-        page, answer = ask(run_script, tmp_path, "--tokenizer", tmp_path / "t", "--dataset", "npz", "--data-root", data)
-        assert answer["findings"] == [] and answer["figures"]["sharpness"] > 0.6
-        assert "no prior/ (give --prior)" in page
+        report, answer = ask(tokenizer=tmp_path / "t", dataset="npz", data_root=data)
+        assert answer["findings"] == [] and answer["metrics"]["sharpness"] > 0.6
+        assert "no prior/ (give --prior)" in report
 
-    def test_a_blurred_one_is_named(self, tokenizer, data, tmp_path, run_script, monkeypatch):
+    def test_a_blurred_one_is_named(self, tokenizer, data, tmp_path, ask, monkeypatch):
         plain = VQVAE.decode
 
-        def blur(self, *args):
-            return F.avg_pool2d(F.pad(plain(self, *args), (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        def blur(self, *args, **options):
+            return F.avg_pool2d(F.pad(plain(self, *args, **options), (1, 1, 1, 1), mode="replicate"), 3, stride=1)
 
         monkeypatch.setattr(VQVAE, "decode", blur)
         tokenizer.save_pretrained(tmp_path / "t")
-        page, answer = ask(run_script, tmp_path, "--tokenizer", tmp_path / "t", "--dataset", "npz", "--data-root", data)
-        assert answer["verdict"].startswith("The decoder blurs: ") and "--hidden-channels" in page
+        report, answer = ask(tokenizer=tmp_path / "t", dataset="npz", data_root=data)
+        assert answer["verdict"].startswith("The decoder blurs: ") and "--hidden-channels" in report
 
 
 def test_without_an_output_nothing_is_written(sound_run, run_script):
@@ -193,33 +220,84 @@ def test_without_an_output_nothing_is_written(sound_run, run_script):
     assert {path: path.stat().st_mtime_ns for path in sound_run.rglob("*")} == before
 
 
-def test_parts_that_are_missing_are_said_and_their_checks_left_out(sound_run, tmp_path, run_script):
-    flags = ("--prior", sound_run / "prior", "--codes", sound_run / "codes")
-    page, answer = ask(run_script, tmp_path, *flags)
-    assert ask(run_script, tmp_path, *flags) == (page, answer)
-    assert "no tokenizer/ (give --tokenizer): the decoder is not looked at" in page
-    assert "no codes_test/ (give --validation-codes): every tenth grid of codes/ stands in" in page
-    assert "sharpness" not in answer["figures"] and "held_out_bits" in answer["figures"]
+def test_parts_that_are_missing_are_said_and_their_checks_left_out(sound_run, ask):
+    parts = {"prior": [sound_run / "prior"], "codes": sound_run / "codes"}
+    report, answer = ask(**parts)
+    assert ask(**parts) == (report, answer)
+    assert "no tokenizer/ (give --tokenizer): the decoder is not looked at" in report
+    assert "no codes_test/ (give --validation-codes): every tenth grid of codes/ stands in" in report
+    assert answer["metrics"] == {} and "held_out_bits" in answer["priors"][0]["metrics"]
 
 
-def test_what_could_not_be_looked_at_is_not_called_sound(sound_run, run_script):
-    page = run_script("doctor", "--tokenizer", sound_run / "tokenizer").out
-    assert page.startswith("Nothing was looked at: ") and "no images (give --dataset" in page
-    assert "no prior/ (give --prior)" in page and "codes_test/" not in page
+def test_parts_that_could_not_be_looked_at_are_not_called_sound(sound_run, ask):
+    report, answer = ask(tokenizer=sound_run / "tokenizer")
+    assert report.startswith("Nothing was looked at: ") and "no images (give --dataset" in report
+    assert "no prior/ (give --prior)" in report and "codes_test/" not in report
+    assert any("give --prior" in words for words in answer["left_out"])
 
 
-def test_a_codebook_is_judged_by_images_where_there_are_no_codes(tmp_path, run_script):
+def test_a_codebook_is_judged_by_images_where_there_are_no_codes(tmp_path, ask):
     np.savez(tmp_path / "bars.npz", *draw_bars())
     torch.manual_seed(0)
-    tokenizer = VQVAE(1, (12, 20), hidden_channels=16, num_embeddings=64, embedding_dim=8, downsampling=1)
-    vectors = {name: tensor for name, tensor in tokenizer.state_dict().items() if tensor.shape == (64, 8)}
-    for tensor in vectors.values():
-        tensor[2:] = 1e3  # too far away to be anyone's nearest
-    assert vectors
+    tokenizer = VQVAE(
+        Signal("image", 1, (12, 20)), hidden_channels=16, num_embeddings=64, embedding_dim=8, downsampling=1
+    )
+    tokenizer.quantizer.codebook.data[2:] = 1e3  # too far away to be anyone's nearest
     tokenizer.save_pretrained(tmp_path / "t")
-    flags = ("--tokenizer", tmp_path / "t", "--dataset", "npz", "--data-root", tmp_path / "bars.npz")
-    _, answer = ask(run_script, tmp_path, *flags)
+    _, answer = ask(tokenizer=tmp_path / "t", dataset="npz", data_root=tmp_path / "bars.npz")
     assert answer["verdict"].startswith("The codebook has collapsed: ")
+
+
+@pytest.fixture
+def residual_run(tmp_path):
+    """A residual tokenizer, codes whose second grid uses three entries, and a function that saves priors."""
+    run = tmp_path / "run"
+    fingerprint = save_tokenizer(run / "tokenizer", quantizer="residual", num_embeddings=K, embedding_dim=8)
+    first, second = draw_grids(200, 0), draw_grids(200, 1) % 3
+    for name, rows in (("codes", slice(0, 150)), ("codes_test", slice(150, 200))):
+        save_codes(run / name, (first[rows], second[rows]), fingerprint, name)
+
+    def save(number, prior):
+        prior.provenance = {"tokenizer_fingerprint": fingerprint, "classes": []}
+        prior.save_pretrained(run / f"prior-{number}" if number is not None else run / "prior")
+
+    return SimpleNamespace(folder=run, save=save)
+
+
+def test_each_grid_of_a_residual_tokenizer_and_of_its_prior_is_looked_at(residual_run, ask):
+    torch.manual_seed(0)
+    residual_run.save(None, GatedPixelCNN(LAYOUT * 2, channels=8, num_layers=1))
+    report, answer = ask(run=residual_run.folder, num_samples=8)
+    assert answer["verdict"].startswith("The codebook of grid 1 has collapsed: perplexity ")
+    assert [grid["unused_entries"] for grid in answer["grids"]] == [0, 13] and answer["findings"][0]["of"] == "grid 1"
+    (prior,) = answer["priors"]
+    bits = [grid["held_out_bits"] for grid in prior["grids"]]
+    assert len(bits) == 2 and prior["metrics"]["held_out_bits"] == pytest.approx(sum(bits) / 2)
+    assert "Codebook of grid 1, 4×4 codes out of 16" in report and "\nGrid 0, 4×4 codes out of 16" in report
+    assert 0 <= prior["metrics"]["sample_distance"] <= 1 and 0 <= prior["metrics"]["accuracy"] <= 1
+
+
+def test_what_priors_cannot_tell_is_left_out_and_said(residual_run, ask):
+    residual_run.save(0, SilentPrior(LAYOUT, (0,)))
+    residual_run.save(1, BoundPrior(LAYOUT, (1,), 0, (0,)))
+    report, answer = ask(run=residual_run.folder, num_samples=8)
+    silent, bound = answer["priors"]
+    assert {"sample_bits", "accuracy", "training_bits", "inner_bits"}.isdisjoint(silent["metrics"])
+    assert {"entropy", "frequency_bits", "sample_distance", "sample_shift"} <= set(silent["metrics"])
+    assert {"training_bits", "held_out_bits", "sample_bits"} <= set(bound["metrics"]) and "accuracy" not in bound[
+        "metrics"
+    ]
+    left_out = " ".join(answer["left_out"])
+    assert "prior-0 has no likelihood" in left_out and "no exact bits of prior-1" in left_out
+    assert "no likeliest codes of prior-0" in left_out
+    name = f"The prior {residual_run.folder / 'prior-1'}"
+    assert any(finding["words"].startswith(f"{name} is undertrained") for finding in answer["findings"])
+    assert f"Samples {residual_run.folder / 'prior-0'}" in report
+
+
+@pytest.mark.parametrize("shape,inner", [((5,), 4), ((3, 4), 6), ((2, 3, 4), 6), ((1, 4), 0)])
+def test_the_edge_is_where_a_grid_begins_along_any_axis(shape, inner):
+    assert int((~edge_of(shape)).sum()) == inner
 
 
 SOUND = {
@@ -230,29 +308,29 @@ SOUND = {
 
 
 @pytest.mark.parametrize(
-    "figures,words",
+    "metrics,words",
     [
         ({}, ""), ({"sample_bits": 4.0}, "go astray"), ({"sample_bits": 1.0}, "repeat themselves"),
         ({"sample_shift": 0.4}, "other codes"), ({"sample_copies": 0.5}, "are training grids"),
         ({"sample_distance": 0.1}, "are training grids"), ({"sample_copies": 0.5, "held_out_copies": 0.5}, ""),
     ],
 )  # fmt: skip
-def test_samples_are_judged_beside_real_grids(figures, words):
-    findings = find_faults_of_samples({**SOUND, **figures})
+def test_samples_are_judged_beside_real_grids(metrics, words):
+    findings = find_faults_of_samples({**SOUND, **metrics})
     assert bool(findings) == bool(words) and all(words in finding.words for finding in findings)
 
 
 @pytest.mark.parametrize(
-    "figures,words",
+    "metrics,words",
     [
         ({}, ""), ({"above_best": 0.2}, "past its best"), ({"last_gain": 0.1}, "still learning"),
         ({"inner_bits": 6.0}, "nothing of its context"), ({"training_bits": 5.9, "held_out_bits": 6.0}, "undertrained"),
         ({"kept_share": 0.2}, "overfitted"),
     ],
 )  # fmt: skip
-def test_a_prior_is_judged_beside_frequencies_and_its_own_history(figures, words):
+def test_a_prior_is_judged_beside_frequencies_and_its_own_history(metrics, words):
     sound = {"frequency_bits": 7.0, "site_frequency_bits": 6.0, "inner_bits": 3.0, "inner_frequency_bits": 5.5}
-    findings = find_faults_of_learning({**SOUND, **sound, "edge_bits": 3.0, **figures})
+    findings = find_faults_of_learning({**SOUND, **sound, "edge_bits": 3.0, **metrics})
     assert bool(findings) == bool(words) and all(words in finding.words for finding in findings)
 
 
@@ -262,9 +340,3 @@ def test_frequencies_need_the_entropy_of_codes_that_are_drawn_by_site():
     frequencies = count_frequencies(codes[:2000], K)
     assert frequencies.bits_overall(codes[2000:]).mean() == pytest.approx(4, abs=0.05)
     assert frequencies.bits_by_site(codes[2000:]).tolist() == pytest.approx(np.full((2, 2), 2), abs=0.05)
-
-
-def test_a_figure_bears_the_number_of_the_finding_that_rests_on_it(sound_run, tmp_path, run_script):
-    save_prior(tmp_path / "prior", fingerprint_of(sound_run))
-    page, _ = ask(run_script, tmp_path, "--run", sound_run, "--prior", tmp_path / "prior")
-    assert "\n1  the prior's bits per code, training grids" in page and "\n   perplexity" in page

@@ -1,6 +1,7 @@
-"""What `evaluate` says of reconstructions and of samples: similarity, distances of features, and verdicts."""
+"""Evaluation of reconstructions, codes and samples: similarity, bits, distances of features, and verdicts."""
 
 import json
+import math
 import pickle
 import sys
 
@@ -9,13 +10,21 @@ import pytest
 import scipy.linalg
 import torch
 from conftest import draw_bars
+from toy_priors import BoundPrior, SilentPrior, UniformPrior
 
+from codegrid.codes import Grid, Signal
+from codegrid.data.codes import CodeBatch
+from codegrid.data.images import ImageBatch, to_float
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
-from codegrid.pipelines.evaluation import classifier as judge
+from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.evaluation import features
 from codegrid.pipelines.evaluation.features import check_features, make_extractor
 from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
-from codegrid.pipelines.evaluation.similarity import structural_similarity
+from codegrid.pipelines.evaluation.reconstruction import measure_prior, measure_tokenizer, structural_similarity
+from codegrid.pipelines.evaluation.run import evaluate
+from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage2_prior import GatedPixelCNN
 
 CPU = torch.device("cpu")
 
@@ -87,74 +96,173 @@ def test_similarity_is_left_out_where_the_window_is_larger_than_the_images():
 
 @pytest.fixture
 def short_training(monkeypatch):
-    monkeypatch.setattr(judge, "STEPS", 20)
-    monkeypatch.setattr(judge, "BATCH_SIZE", 32)
+    monkeypatch.setattr(features, "STEPS", 20)
+    monkeypatch.setattr(features, "BATCH_SIZE", 32)
 
 
-def evaluate(run_script, small_run, bars_file, output, *flags):
-    data = ("--dataset", "npz", "--data-root", bars_file)
-    parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior")
-    result = run_script("evaluate", *data, *parts, "--output", output, *flags)
-    figures = json.loads((output / "metrics.json").read_text()) if result.code == 0 else None
-    return result, figures
+@pytest.fixture
+def measured(small_run, bars_file, tmp_path):
+    """Evaluate the small run on the bars, with other settings; return metrics.json."""
+
+    def call(output="out", **settings):
+        parts = {"tokenizer": str(small_run / "tokenizer"), "prior": (str(small_run / "prior"),)}
+        data = {"dataset": "npz", "data_root": str(bars_file)}
+        evaluate(Evaluate(output=str(tmp_path / output), **{**parts, **data, **settings}))
+        return json.loads((tmp_path / output / "metrics.json").read_text())
+
+    return call
 
 
-def test_every_figure_says_under_which_conditions_it_was_had(
-    small_run, bars_file, tmp_path, run_script, short_training
-):
-    flags = ("--features", "classifier", "--num-samples", 10, "--temperature", 0.9, "--top-k", 8, "--seed", 5)
-    result, figures = evaluate(run_script, small_run, bars_file, tmp_path, *flags)
-    assert result.code == 0
+def test_every_metric_says_what_it_was_measured_on(measured, bars_file, short_training, capsys):
+    metrics = measured(features="classifier", num_samples=10, temperature=(0.9,), top_k=(8,), seed=5)
+    judged = {"reconstruction_agreement", "class_agreement"}
     names = {
         "reconstruction_error", "psnr", "ssim", "perplexity", "codebook_usage", "unused_entries", "bits_per_code",
-        "bound_bits_per_dim", "rfid", "gfid", "class_agreement",
+        "bits_per_image", "bound_bits_per_dim", "rfid", "gfid", "train_fid", *judged,
+        *(f"{name}_by_class" for name in judged),
     }  # fmt: skip
-    assert set(figures["conditions"]) == names <= set(figures)
-    identity = load_images("npz", bars_file, "test").identity()
-    reference = {"dataset": "npz", "split": "test", "images": 6, "identity": identity}
-    assert all(conditions["reference"] == reference for conditions in figures["conditions"].values())
-    gfid, rfid = figures["conditions"]["gfid"], figures["conditions"]["rfid"]
+    measured_on = metrics["measured_on"]
+    assert set(measured_on) == names <= set(metrics) and metrics["left_out"] == []
+    fingerprint = load_images("npz", bars_file, "test").fingerprint()
+    reference = {"dataset": "npz", "split": "test", "images": 6, "fingerprint": fingerprint}
+    assert all(details["reference"] == reference for details in measured_on.values())
+    gfid, rfid = measured_on["gfid"], measured_on["rfid"]
     assert gfid["samples"]["images"] == 10 and gfid["images_compared"] == [10, 6] and rfid["images_compared"] == [6, 6]
-    wanted = {"temperature": 0.9, "top_k": 8, "top_p": 1.0, "guidance_scale": 1.0, "seed": 5}
-    assert wanted.items() <= gfid["samples"].items() and "samples" not in rfid
+    (config,) = gfid["samples"]["configs"]
+    wanted = {"temperature": 0.9, "top_k": 8, "top_p": 1.0, "guidance_scale": 1.0}
+    assert wanted.items() <= config.items() and gfid["samples"]["seed"] == 5 and "samples" not in rfid
     assert gfid["extractor"]["name"] == "classifier" and gfid["extractor"] == rfid["extractor"]
-    agreement = figures["conditions"]["class_agreement"]
+    agreement = measured_on["class_agreement"]
     assert agreement["samples"] == gfid["samples"] and 0 <= agreement["accuracy_on_reference"] <= 1
-    assert gfid["rank_deficient"] and rfid["rank_deficient"] and "rank deficient" in result.out
-    assert -1 <= figures["ssim"] <= 1 and figures["conditions"]["ssim"]["data_range"] == 2
-    assert figures["rfid"] >= 0 and figures["gfid"] > 0 and 0 <= figures["class_agreement"] <= 1
+    assert metrics["class_agreement"] == pytest.approx(np.mean(metrics["class_agreement_by_class"]))
+    assert gfid["rank_deficient"] and rfid["rank_deficient"] and "rank deficient" in capsys.readouterr().out
+    assert -1 <= metrics["ssim"] <= 1 and measured_on["ssim"]["data_range"] == 2
+    assert metrics["rfid"] >= 0 and metrics["gfid"] > 0 and 0 <= metrics["class_agreement"] <= 1
 
 
-def test_the_figures_do_not_depend_on_the_batch_size(small_run, bars_file, tmp_path, run_script, short_training):
-    flags = ("--features", "classifier", "--num-samples", 9)
+def test_the_metrics_do_not_depend_on_the_batch_size(measured, short_training):
     results = [
-        evaluate(run_script, small_run, bars_file, tmp_path / str(size), *flags, "--batch-size", size)[1]
-        for size in (4, 100)
-    ]
-    for name in results[0]["conditions"]:
+        measured(str(size), features="classifier", num_samples=9, batch_size=size) for size in (4, 100)
+    ]  # fmt: skip
+    for name in results[0]["measured_on"]:
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-3, abs=1e-3), name
 
 
-def test_without_features_nothing_is_drawn_or_compared(small_run, bars_file, tmp_path, run_script):
-    _, figures = evaluate(run_script, small_run, bars_file, tmp_path)
-    assert not {"rfid", "gfid", "class_agreement"} & set(figures) and "bound_bits_per_dim" in figures
+def test_without_features_nothing_is_drawn_or_compared(measured):
+    metrics = measured()
+    assert not {"rfid", "gfid", "class_agreement"} & set(metrics) and "bound_bits_per_dim" in metrics
 
 
-def test_the_bound_is_left_out_where_its_scale_would_be_fitted_to_the_evaluated_images(
-    small_run, bars_file, tmp_path, run_script
+def test_the_bound_is_left_out_where_its_scale_would_be_fitted_to_the_evaluated_images(measured, capsys):
+    metrics = measured(split="train")
+    assert "bound_bits_per_dim" not in metrics and "ssim" in metrics
+    assert any("no bound_bits_per_dim" in words for words in metrics["left_out"])
+    assert "no bound_bits_per_dim" in capsys.readouterr().out
+
+
+def save_models(folder, *priors, **options):
+    """A tokenizer of bars with fresh weights, and priors made for its codes, each by a function of its layout."""
+    torch.manual_seed(0)
+    sizes = {"num_embeddings": 16, "embedding_dim": 8} if "fsq_levels" not in options else {}
+    tokenizer = VQVAE(Signal("image", 1, (12, 20)), hidden_channels=16, **sizes, **options)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    for number, make in enumerate(priors):
+        prior = make(tokenizer.layout)
+        classes = ["0", "1"] if prior.num_classes else []
+        prior.provenance = {"tokenizer_fingerprint": tokenizer.fingerprint(), "classes": classes}
+        prior.save_pretrained(folder / f"prior-{number}")
+    folders = tuple(str(folder / f"prior-{number}") for number in range(len(priors)))
+    return {"tokenizer": str(folder / "tokenizer"), "prior": folders}
+
+
+RESIDUAL = {"quantizer": "residual", "num_quantizers": 2}
+
+
+def test_each_grid_of_a_residual_tokenizer_is_measured_by_itself(measured, tmp_path):
+    parts = save_models(
+        tmp_path, lambda layout: GatedPixelCNN(layout, num_classes=2, channels=8, num_layers=1), **RESIDUAL
+    )
+    metrics = measured(**parts)
+    first, second = metrics["grids"]
+    assert [grid["grid"] for grid in metrics["grids"]] == [0, 1] and first["num_embeddings"] == 16
+    assert metrics["perplexity"] == pytest.approx((first["perplexity"] + second["perplexity"]) / 2)
+    assert metrics["unused_entries"] == sum(len(grid["never_used"]) for grid in metrics["grids"])
+    assert metrics["codebook_usage"] == pytest.approx(1 - metrics["unused_entries"] / 32)
+    assert metrics["bits_per_code"] == pytest.approx((first["bits_per_code"] + second["bits_per_code"]) / 2)
+    assert metrics["bits_per_image"] == pytest.approx(metrics["bits_per_code"] * 30)  # two grids of 3×5
+    assert first["likelihood"] == "exact" and metrics["measured_on"]["bits_per_image"]["likelihood"] == "exact"
+    assert (tmp_path / "out" / "usage.png").is_file()
+
+
+def test_bits_of_an_image_are_the_sum_over_priors_and_a_bound_among_them_makes_it_a_bound(measured, tmp_path, capsys):
+    parts = save_models(
+        tmp_path, lambda layout: UniformPrior(layout[:1], (0,)), lambda layout: BoundPrior(layout[1:], (1,), 0, (0,)),
+        **RESIDUAL,
+    )  # fmt: skip
+    results = [measured(str(size), **parts, batch_size=size) for size in (2, 100)]
+    coarse, fine = results[0]["grids"]
+    assert coarse["bits_per_code"] == pytest.approx(4) and 4.2 < fine["bits_per_code"] < 5.2
+    assert (coarse["prior"], coarse["likelihood"], fine["prior"], fine["likelihood"]) == (0, "exact", 1, "bound")
+    assert results[0]["bits_per_image"] == pytest.approx(15 * (4 + fine["bits_per_code"]))
+    assert results[0]["bits_per_image"] == pytest.approx(results[1]["bits_per_image"])  # noise is by image
+    assert results[0]["measured_on"]["bits_per_image"]["likelihood"] == "bound"
+    assert "bits_per_image: an upper bound" in capsys.readouterr().out
+    more_steps = measured("steps", **parts, num_inference_steps=(10,))["grids"][1]["bits_per_code"]
+    assert more_steps - 4 == pytest.approx((fine["bits_per_code"] - 4) / 10)
+
+
+def test_a_prior_without_likelihood_leaves_out_the_sum_and_its_samples_are_judged_all_the_same(
+    measured, tmp_path, short_training
 ):
-    result, figures = evaluate(run_script, small_run, bars_file, tmp_path, "--split", "train")
-    assert "bound_bits_per_dim" not in figures and "no bound_bits_per_dim" in result.out and "ssim" in figures
+    parts = save_models(
+        tmp_path, lambda layout: UniformPrior(layout[:1], (0,)), lambda layout: SilentPrior(layout[1:], (1,)),
+        **RESIDUAL,
+    )  # fmt: skip
+    metrics = measured(**parts, features="classifier", num_samples=4)
+    assert not {"bits_per_code", "bits_per_image", "bound_bits_per_dim"} & set(metrics)
+    assert "the prior 1 has no likelihood" in " ".join(metrics["left_out"])
+    coarse, fine = metrics["grids"]
+    assert "bits_per_code" in coarse and fine["likelihood"] == "none" and "bits_per_code" not in fine
+    assert metrics["gfid"] > 0 and "class_agreement" not in metrics  # nothing was asked for a class
+
+
+def test_a_tokenizer_with_a_likelihood_of_its_own_needs_no_fitted_scale(measured, small_run, monkeypatch):
+    monkeypatch.setattr(VQVAE, "nll", lambda self, x, codes, given=None: x.flatten(1).sum(1) * 0 + math.log(2))
+    metrics = measured(split="train")
+    assert metrics["bound_bits_per_dim"] == pytest.approx((1 + metrics["bits_per_image"]) / (12 * 20))
+    assert metrics["measured_on"]["bound_bits_per_dim"]["decoder"] == {"likelihood": "of the tokenizer"}
+
+
+def test_bits_of_a_prior_are_counted_code_by_code_in_any_batches():
+    layout = (Grid((2, 3), 4), Grid((4,), 8))
+    codes = (torch.zeros(5, 2, 3, dtype=torch.int64), torch.zeros(5, 4, dtype=torch.int64))
+    batches = [CodeBatch(tuple(grid[rows] for grid in codes), {}) for rows in (slice(0, 3), slice(3, 5))]
+    metrics = measure_prior(UniformPrior(layout), batches)
+    assert metrics["bits_per_image"] == pytest.approx(6 * 2 + 4 * 3)
+    assert metrics["bits_per_code"] == pytest.approx(24 / 10)
+    assert [grid["bits_per_code"] for grid in metrics["grids"]] == pytest.approx([2, 3])
+    assert measure_prior(SilentPrior(layout), batches) == {}
+
+
+def test_watchers_see_each_batch_and_its_reconstruction():
+    torch.manual_seed(0)
+    tokenizer = VQVAE(Signal("image", 1, (8, 8)), hidden_channels=8, num_embeddings=4, embedding_dim=2).eval()
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    seen = []
+    measure_tokenizer(tokenizer, [ImageBatch(piece, None) for piece in images.split(3)], None, [seen.append])
+    assert torch.equal(torch.cat([batch.images for batch in seen]), images)
+    again = torch.cat([batch.output for batch in seen])
+    assert torch.allclose(again, tokenizer.reconstruct(to_float(images)), atol=1e-6)
 
 
 def test_a_classifier_learns_the_classes_and_is_the_same_each_time(monkeypatch, bars_file):
-    monkeypatch.setattr(judge, "STEPS", 60)
-    monkeypatch.setattr(judge, "BATCH_SIZE", 32)
+    monkeypatch.setattr(features, "STEPS", 60)
+    monkeypatch.setattr(features, "BATCH_SIZE", 32)
     train = load_images("npz", bars_file, "train")
     torch.manual_seed(7)
-    one = judge.train_classifier(train, 0, CPU)
+    one = features.train_classifier(train, 0, CPU)
     torch.manual_seed(8)
-    other = judge.train_classifier(train, 0, CPU)
+    other = features.train_classifier(train, 0, CPU)
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name])
     images, labels = draw_bars(seed=1)
@@ -165,9 +273,9 @@ def test_a_classifier_learns_the_classes_and_is_the_same_each_time(monkeypatch, 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (31, 100)])
 def test_a_classifier_takes_images_of_any_size(size):
-    network = judge.Classifier(3, size, 4)
+    network = features.Classifier(3, size, 4)
     images = torch.zeros(2, 3, *size, dtype=torch.uint8)
-    assert network(images).shape == (2, judge.FEATURES) and network.name_classes(network(images)).shape == (2,)
+    assert network(images).shape == (2, features.FEATURES) and network.name_classes(network(images)).shape == (2,)
 
 
 MODULE = """
@@ -178,7 +286,18 @@ class Means(torch.nn.Module):
         assert images.dtype == torch.uint8 and images.shape[1] == 3
         return images.float().mean((2, 3))
 
+class Rows(torch.nn.Module):
+    def __init__(self, train):
+        super().__init__()
+        self.size = len(train)
+    def forward(self, images):
+        assert images.shape[1] == 1  # as the data set has it
+        return images.float().std((1, 2)).mean(1, keepdim=True)
+    def name_classes(self, features):
+        return (features[:, 0] > 55).long()  # a lying bar is seen in each column
+
 def means(): return Means()
+def rows(train): return Rows(train)
 def wrong(): return "no network"
 def flat(): return torch.nn.Flatten(0)
 number = 3
@@ -193,35 +312,44 @@ def own_module(tmp_path, monkeypatch):
     sys.modules.pop("my_features", None)
 
 
-def test_a_network_of_ones_own_takes_colours(small_run, bars_file, tmp_path, run_script, own_module):
-    flags = ("--features", "my_features:means", "--num-samples", 8)
-    _, figures = evaluate(run_script, small_run, bars_file, tmp_path / "out", *flags)
-    assert figures["conditions"]["gfid"]["extractor"]["name"] == "my_features:means"
-    assert figures["conditions"]["gfid"]["feature_dimensions"] == 3
-    assert "class_agreement" not in figures  # nothing there names classes
+def test_a_network_of_ones_own_takes_colours(measured, own_module):
+    metrics = measured(features="my_features:means", num_samples=8)
+    assert metrics["measured_on"]["gfid"]["extractor"]["name"] == "my_features:means"
+    assert metrics["measured_on"]["gfid"]["feature_dimensions"] == 3
+    assert "class_agreement" not in metrics  # nothing there names classes
+
+
+def test_a_function_with_a_parameter_is_given_the_training_images_and_its_network_may_name_classes(
+    measured, bars_file, own_module
+):
+    metrics = measured(features="my_features:rows", num_samples=8)
+    extractor = metrics["measured_on"]["gfid"]["extractor"]
+    assert extractor["train_data"] == load_images("npz", bars_file, "train").fingerprint()
+    assert 0 <= metrics["class_agreement"] <= 1 and len(metrics["class_agreement_by_class"]) == 2
+    assert metrics["measured_on"]["class_agreement"]["accuracy_on_reference"] == 1
 
 
 @pytest.mark.parametrize(
-    "features,reason",
+    "name,reason",
     [
         ("weights.pt", "files of weights are not loaded"), ("vgg", "choose none, classifier"),
         ("nowhere_to_be_found:f", "cannot be imported"), ("my_features:absent", "cannot be imported"),
-        ("my_features:number", "is no function"), ("my_features:wrong", "must return a torch.nn.Module"),
+        ("my_features:number", "is not a function"), ("my_features:wrong", "not a torch.nn.Module"),
         ("my_features:flat", "one row of features"),
     ],
 )  # fmt: skip
-def test_extractors_that_are_none_are_refused(features, reason, small_run, bars_file, tmp_path, run_script, own_module):
-    result, _ = evaluate(run_script, small_run, bars_file, tmp_path / "out", "--features", features)
-    assert result.code == 2 and reason in result.err.strip().splitlines()[-1]
+def test_an_extractor_that_is_not_one_is_refused(name, reason, measured, own_module):
+    with pytest.raises(InputError, match=reason):
+        measured(features=name)
 
 
 def test_inception_without_its_package_says_what_to_install(bars_file, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install -e"):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(InputError, match=r"pip install \"codegrid\[fid\]\""):
         check_features("inception", load_images("npz", bars_file, "test"), "npz")
 
 
-def test_weights_of_inception_that_cannot_be_downloaded_are_one_line(bars_file, monkeypatch):
+def test_weights_of_inception_that_cannot_be_downloaded_are_one_line(monkeypatch):
     def fail(**options):
         raise ConnectionError("no route to host")
 
@@ -245,28 +373,30 @@ def test_weights_of_inception_are_not_unpickled(tmp_path, monkeypatch):
     assert torch.load(tmp_path / "zipped.pth", weights_only=False) == {"a": print}
 
 
-def test_a_classifier_needs_labels(tmp_path, small_run, run_script):
+def test_a_classifier_needs_labels(measured, tmp_path):
     np.savez(tmp_path / "plain.npz", draw_bars()[0])
-    flags = ("--dataset", "npz", "--data-root", tmp_path / "plain.npz", "--tokenizer", small_run / "tokenizer")
-    result = run_script("evaluate", *flags, "--features", "classifier", "--output", tmp_path / "out")
-    assert result.code == 2 and "needs labels of two classes" in result.err
+    with pytest.raises(InputError, match="needs labels of two classes"):
+        measured(data_root=str(tmp_path / "plain.npz"), prior=(), features="classifier")
 
 
 @pytest.mark.parametrize(
-    "flags,reason",
+    "settings,reason",
     [
-        ("--num-samples 4", "needs --features"), ("--num-samples 1 --features classifier", "at least 2"),
-        ("--num-samples -1", "--num-samples -1"), ("--num-samples 4 --features classifier --top-p 0", "--top-p 0"),
+        ({}, "needs `features`"), ({"num_samples": 1, "features": "classifier"}, "at least 2"),
+        ({"features": "classifier", "top_p": (0.0,)}, "`top_p` 0"),
+        ({"features": "classifier", "prior": ()}, "needs a `prior`"),
     ],
 )  # fmt: skip
-def test_samples_that_cannot_be_judged_are_refused(flags, reason, small_run, bars_file, tmp_path, run_script):
-    result, _ = evaluate(run_script, small_run, bars_file, tmp_path / "out", *flags.split())
-    assert result.code == 2 and reason in result.err.strip().splitlines()[-1]
+def test_samples_that_cannot_be_judged_are_refused(settings, reason, measured, tmp_path):
+    with pytest.raises(InputError, match=reason):
+        measured(**{"num_samples": 4, **settings})
     assert not (tmp_path / "out").exists()
 
 
-def test_samples_need_a_prior(small_run, bars_file, tmp_path, run_script):
-    data = ("--dataset", "npz", "--data-root", bars_file, "--tokenizer", small_run / "tokenizer")
-    flags = ("--num-samples", 4, "--features", "classifier", "--output", tmp_path / "out")
-    result = run_script("evaluate", *data, *flags)
-    assert result.code == 2 and "needs a --prior" in result.err
+def test_the_command_prints_its_metrics_and_does_nothing_when_it_is_finished(
+    run_script, small_run, bars_file, tmp_path
+):
+    flags = ("--dataset", "npz", "--data-root", bars_file, "--tokenizer", small_run / "tokenizer", "--output", tmp_path)
+    result = run_script("evaluate", *flags)
+    assert result.code == 0 and "reconstruction_error" in result.out and (tmp_path / "reconstructions.png").is_file()
+    assert "nothing to do" in run_script("evaluate", *flags).out

@@ -104,7 +104,7 @@ def test_turned_transparent_and_16_bit_pictures_are_decoded_as_those_of_a_folder
         (tmp_path / "files" / f"{number}.img.png").write_bytes(content)
     save(tmp_path / "d", [*pictures, pictures[0]], part="train")
     files = FolderImages(tmp_path, sorted((tmp_path / "files").iterdir()), None, [], None, None)
-    assert torch.equal(load().images, files.__getitems__(range(3)).images)
+    assert torch.equal(load().images, files.batch(range(3)).images)
     assert torch.equal(load(size=(6, 7), channels=1).images[0], load(size=(6, 7), channels=1).images[0])
 
 
@@ -113,20 +113,20 @@ def test_what_does_not_fit_in_memory_is_decoded_on_demand_in_other_processes_too
     monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", 0)
     on_demand = pickle.loads(pickle.dumps(load(size=(8, 8))))
     assert isinstance(on_demand, HubImages)
-    one, other = kept.__getitems__(range(36)), on_demand.__getitems__(range(36))
+    one, other = kept.batch(range(36)), on_demand.batch(range(36))
     assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
     assert on_demand.variance() == kept.variance()
 
 
-def test_the_identity_follows_the_content_and_not_the_place(bars, tmp_path, load, monkeypatch):
+def test_the_fingerprint_follows_the_content_and_not_the_place(bars, tmp_path, load, monkeypatch):
     images, labels = bars
     save(tmp_path / "copy", [encode(image) for image in images], labels)
     save(tmp_path / "other", [encode(image) for image in images[::-1]], labels)
     save(tmp_path / "relabelled", [encode(image) for image in images], 1 - labels)
     for memory in (2**31, 0):
         monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", memory)
-        here, copy, *others = (load(name=name).identity() for name in ("d", "copy", "other", "relabelled"))
-        assert here == copy == load().identity() and here not in others
+        here, copy, *others = (load(name=name).fingerprint() for name in ("d", "copy", "other", "relabelled"))
+        assert here == copy == load().fingerprint() and here not in others
 
 
 def test_pictures_that_nobody_called_so_and_labels_that_are_hidden(tmp_path, load):
@@ -146,10 +146,10 @@ def test_pictures_that_are_named_and_not_held_are_told_apart_by_the_sizes_of_the
     files = sorted((tmp_path / "d").iterdir())
     before, last = load(), files[38]
     assert before.paths.sizes().tolist() == [files[row].stat().st_size for row in before.paths.rows]
-    identity = before.identity()
-    assert load().identity() == identity
+    earlier = before.fingerprint()
+    assert load().fingerprint() == earlier
     last.write_bytes(last.read_bytes() + b"more")
-    assert load().identity() != identity
+    assert load().fingerprint() != earlier
 
 
 def test_the_column_called_image_is_preferred(tmp_path, load):
@@ -170,7 +170,7 @@ LONG = encode(np.zeros((8, 9), np.uint8))
         (lambda d: save(d, [BLACK] * 2, [0, -1]), "some of its labels are missing"),
         (lambda d: save(d, [b"no picture"] * 2), "picture 0 is not a readable picture"),
         (lambda d: save(d, [BLACK, None]), "picture 1 is missing"),
-        (lambda d: save(d, [BLACK, BLACK, LONG, LONG]), "--image-size"),
+        (lambda d: save(d, [BLACK, BLACK, LONG, LONG]), "`image_size`"),
         (lambda d: d.mkdir(), "cannot load"),
         (lambda d: (d.mkdir(), (d / "d.py").write_text("raise SystemExit(3)")), "cannot load"),
         (lambda d: None, "no folder"),
@@ -185,26 +185,38 @@ def test_what_cannot_be_read_is_one_line(make, reason, tmp_path, load):
 
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, load, monkeypatch):
     save(tmp_path / "d", [encode(np.zeros((8, 8), np.uint8))] * 3)
-    monkeypatch.setattr("codegrid.data.folder.MOST_PIXELS", 63)
+    monkeypatch.setattr("codegrid.data.folder.MAX_PIXELS", 63)
     with pytest.raises(InputError, match="at most 63 are read"):
         load()
 
 
-def test_a_name_that_is_not_to_be_had_a_name_that_is_also_a_folder_and_a_missing_package(tmp_path, monkeypatch):
+def test_a_name_that_cannot_be_loaded_says_what_to_do(monkeypatch):
     def fail(*args, **options):
         assert "trust_remote_code" not in options
         raise ConnectionError("no route\nto the hub")
 
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"no route.*check the name and the network"):
-        patch.setattr("datasets.load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(InputError, match=r"no route.*check the name and the network"):
         load_images("hf:owner/name", None, "train")
+
+
+def test_a_name_that_is_also_a_folder_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beans").mkdir()
     with pytest.raises(InputError, match=r"hf:\./beans"):
         load_images("hf:beans", None, "train")
+
+
+def test_without_datasets_the_command_that_installs_it_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r'pip install -e "\.\[hub\]"'):
+    with pytest.raises(InputError, match=r'`dataset` hf:\./beans needs .*pip install "codegrid\[hub\]"'):
         load_images("hf:./beans", None, "train")
+
+
+@pytest.mark.parametrize("name", ["mnits", "hf", ""])
+def test_an_unknown_name_is_refused_with_those_that_there_are(name):
+    with pytest.raises(InputError, match=r"`dataset` .*: choose one of mnist5k, .*hf:NAME"):
+        load_images(name, None, "train")
 
 
 def test_every_script_takes_them(bars, tmp_path, run_script):
@@ -215,5 +227,3 @@ def test_every_script_takes_them(bars, tmp_path, run_script):
     assert run_script("evaluate", *data, *tokenizer, "--output", tmp_path / "e").code == 0
     header = json.loads((tmp_path / "c" / "manifest.json").read_text())["header"]
     assert header["classes"] == NAMES and header["num_images"] == 36
-    result = run_script("evaluate", "--dataset", "mnits", *tokenizer, "--output", tmp_path / "x")
-    assert result.code == 2 and "unknown data set 'mnits'" in result.err and "hf:NAME" in result.err

@@ -13,8 +13,9 @@ import torch
 from conftest import draw_bars
 from PIL import Image
 
+from codegrid.codes import Signal
 from codegrid.data.folder import FolderImages, load_folder
-from codegrid.data.images import evenly_spaced, to_float, to_uint8
+from codegrid.data.images import ImageDataset, evenly_spaced, to_float, to_uint8
 from codegrid.data.sources import load_images
 from codegrid.data.splits import split_indices
 from codegrid.errors import InputError
@@ -145,21 +146,37 @@ def test_pictures_read_on_demand_equal_those_kept_in_memory(tmp_path, monkeypatc
     on_demand = load_folder(root, "train", (8, 8), None)
     assert isinstance(on_demand, FolderImages)
     chosen = [5, 0, 11]
-    for ours, theirs in zip(on_demand.__getitems__(chosen), kept.__getitems__(chosen), strict=True):
+    for ours, theirs in zip(on_demand.batch(chosen), kept.batch(chosen), strict=True):
         assert torch.equal(ours, theirs)
     assert on_demand.variance() == pytest.approx(kept.variance())
+    assert torch.equal(on_demand[-1].images, kept[-1].images) and on_demand[3].labels == kept[3].labels
+    for images in (kept, on_demand):
+        with pytest.raises(TypeError, match="whole numbers"):
+            images.batch(images.labels == 0)
+    assert kept.signal == on_demand.signal == Signal("image", 3, (8, 8))
+
+
+def test_the_fingerprint_follows_pixels_labels_and_names():
+    pixels, labels = (torch.from_numpy(array) for array in draw_bars(4))
+    prints = [
+        ImageDataset(images, numbers, names).fingerprint()
+        for images, numbers, names in (
+            (pixels, labels, "ab"), (pixels.clone(), labels, "ab"), (pixels.flip(0), labels, "ab"), (pixels, None, ""),
+            (pixels, 1 - labels, "ab"), (pixels, labels, "ba"),
+        )
+    ]  # fmt: skip
+    assert prints[0] == prints[1] and len(set(prints)) == 5
 
 
 def test_class_numbers_do_not_depend_on_hash_order(tmp_path):
     root = write_folder_of_bars(tmp_path, classes=("zebra", "ant"))
-    program = f"from data.sources import load_images; print(load_images('imagefolder', {str(root)!r}, 'train').classes)"
-    printed = {
-        subprocess.run(
-            [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert printed == {"['ant', 'zebra']\n"}
+    load = f"load_images('imagefolder', {str(root)!r}, 'train')"
+    program = f"from codegrid.data.sources import load_images; print({load}.classes)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True
+    )
+    assert result.stdout == "['ant', 'zebra']\n"
+    assert load_images("imagefolder", root, "train").classes == ["ant", "zebra"]  # here the seed is another one
 
 
 def break_a_picture(root):
@@ -180,7 +197,7 @@ def add_a_loose_picture(root):
 
 def add_another_size(root):
     Image.new("RGB", (21, 12)).save(root / "lying" / "000.png")
-    return "--image-size"
+    return "`image_size`"
 
 
 def empty_it(root):

@@ -1,16 +1,18 @@
-"""The house: who imports whom, and what setup.cfg promises."""
+"""The house: who imports whom, where a thing may lie, and what setup.cfg promises."""
 
 import ast
 import configparser
 import importlib
+import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from codegrid.data.sources import SOURCES
-from codegrid.pipelines.running import configs
-from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.command import COMMANDS
+from codegrid.pipelines.running.settings import DATASETS
+from codegrid.registry import BUILT_IN, TABLES
 
 ROOT = Path(__file__).parent.parent
 GROUND = "codegrid"
@@ -20,7 +22,104 @@ MAY_IMPORT = {
     "stage1_vqvae": {GROUND},
     "stage2_prior": {GROUND},
     "pipelines": {GROUND, "data", "stage1_vqvae", "stage2_prior"},
+    "recipes": {GROUND, "data", "stage1_vqvae", "stage2_prior", "pipelines"},
 }
+FILES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+LOOSE = sorted(path for path in (ROOT / "pipelines").glob("*.py") if path.name != "__init__.py")
+FACE = ROOT / GROUND / "__init__.py"  # the names for strangers: those of all rooms, imported when they are used
+MAX_LINES = 300
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def imports_of(tree):
+    """Absolute imports of a file as (module, names); relative ones stay inside of their folder, or a test fails."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module, [alias.name for alias in node.names]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_imports_only_what_lies_below_it_and_by_the_installed_name(path):
+    package = path.relative_to(ROOT).parts[0]
+    for module, names in imports_of(ast.parse(path.read_text())):
+        first, _, rest = module.partition(".")
+        assert first not in {*MAY_IMPORT, "tests", "benchmarks"} - {GROUND}, f"imports {module} by a bare name"
+        if first == GROUND:
+            rooms = [rest.partition(".")[0]] if rest else names
+            floors = {room if room in MAY_IMPORT else GROUND for room in rooms}
+            assert floors <= {package, *MAY_IMPORT[package]}, f"imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_relative_import_stays_in_its_folder(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level and path != FACE:
+            assert node.level == 1, f"line {node.lineno} goes up {node.level - 1} folders: use the installed name"
+            assert path not in LOOSE, "a command is also run as a script, where there is no folder to be relative to"
+            room = path.parent / (node.module or "").replace(".", "/")
+            assert room == path.parent or room.with_suffix(".py").exists() or room.is_dir()
+            if path.is_relative_to(ROOT / GROUND):
+                assert (node.module or "").partition(".")[0] not in MAY_IMPORT
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_file_is_of_a_size_that_can_be_read(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= MAX_LINES
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            assert node.end_lineno - first.lineno < 50, f"{node.name} is too long"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nobody_takes_the_first_of_several_grids_for_all(path):
+    found = re.findall(r"(?<!len\()\b(?!prior\.)\w+\.(?:grids|codes)\[0\]", path.read_text())
+    assert not found, "loop over the grids"
+
+
+def test_nobody_spells_the_class_of_a_system_outside_of_its_family():
+    homes = [target.split(":") for table in BUILT_IN.values() for target, _ in table.values()]
+    for path in FILES:
+        if path in (FACE, ROOT / GROUND / "registry.py") or path.name == "__init__.py":
+            continue  # the faces of the rooms, and the table
+        folder = path.relative_to(ROOT).parent
+        family = {name for home, name in homes if Path(*home.split(".")).parent == folder}
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            assert name not in {name for _, name in homes} - family, f"{name_of(path)}: take {name} from the table"
+
+
+@pytest.mark.parametrize("path", LOOSE, ids=lambda path: path.stem)
+def test_a_loose_file_in_pipelines_is_a_command(path):
+    tree = ast.parse(path.read_text())
+    assert "main" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    command = path.stem.replace("_", "-")
+    assert command in COMMANDS and f"codegrid {command}" in ast.get_docstring(tree)
+    lines = read_setup()["options.entry_points"]["console_scripts"].replace(" ", "").split()
+    assert f"codegrid-{command}=codegrid.pipelines.{path.stem}:main" in lines
+
+
+def test_no_command_imports_torch_before_its_flags_are_read():
+    names = [f"codegrid.pipelines.{path.stem}" for path in LOOSE] + ["codegrid", "codegrid.command", "pipelines.sample"]
+    code = (
+        f"import sys, {', '.join(names)}\nheavy = {{'torch', 'numpy', 'matplotlib', 'accelerate'}} & {{*sys.modules}}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nsys.exit(', '.join(heavy) or 0)"], cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_options_of_every_system_are_told_without_torch():
+    asks = [f"TABLES[{kind!r}].options({name!r})" for kind, table in BUILT_IN.items() for name in table]
+    code = f"import sys\nfrom codegrid.registry import TABLES\n{'; '.join(asks)}\nsys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def read_setup():
@@ -29,45 +128,38 @@ def read_setup():
     return setup
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_a_package_imports_only_what_lies_before_it(package):
-    for path in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module]
-            for name in names:
-                first, _, rest = name.partition(".")
-                assert first not in {*MAY_IMPORT, "tests", "benchmarks"} - {GROUND}, f"{path} imports {name}"
-                if first == GROUND:
-                    room = rest.partition(".")[0]
-                    floor = room if room in MAY_IMPORT else GROUND
-                    assert floor in {package, *MAY_IMPORT[package]}, f"{path} imports {name}"
-
-
 def test_setup_names_exactly_the_packages_that_are_there():
-    folders = {
-        ".".join([] if package == GROUND else [GROUND])
-        + "." * (package != GROUND)
-        + str(path.parent.relative_to(ROOT)).replace("/", ".")
-        for package in MAY_IMPORT
-        for path in (ROOT / package).rglob("__init__.py")
-    }
+    folders = set()
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("__init__.py"):
+            name = ".".join(path.parent.relative_to(ROOT).parts)
+            folders.add(name if package == GROUND else f"{GROUND}.{name}")
     assert set(read_setup()["options"]["packages"].split()) == folders
+    for package in MAY_IMPORT:
+        for path in (ROOT / package).rglob("*.py"):
+            assert (path.parent / "__init__.py").exists(), f"{path.parent} is no package"
+
+
+def test_setup_takes_the_cards_along():
+    patterns = read_setup()["options.package_data"]["codegrid"].split()
+    assert {path for pattern in patterns for path in (ROOT / GROUND).glob(pattern)} >= {
+        *(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed",
+    }  # fmt: skip
 
 
 def test_every_console_script_leads_to_a_function():
-    lines = read_setup()["options.entry_points"]["console_scripts"].strip().splitlines()
-    for line in lines:
-        name, _, target = line.replace(" ", "").partition("=")
-        module, function = target.split(":")
+    for line in read_setup()["options.entry_points"]["console_scripts"].strip().splitlines():
+        module, function = line.replace(" ", "").partition("=")[2].split(":")
         assert callable(getattr(importlib.import_module(module), function))
-        assert name == "codegrid-" + module.removeprefix("codegrid.pipelines.").replace("_", "-")
 
 
-def test_the_flags_offer_every_data_set_and_every_quantizer():
-    assert set(configs.DATASETS) == {*SOURCES, "hf:NAME"}
-    offered = configs.TrainTokenizer.__annotations__["quantizer"]
-    assert set(get_args(offered)) == set(QUANTIZERS)
+def test_the_flags_offer_every_data_set():
+    sources = pytest.importorskip("codegrid.data.sources")
+    assert set(DATASETS) == {*sources.SOURCES, "hf:NAME"}
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_every_line_of_the_tables_leads_to_a_class_and_its_options(kind):
+    for name in BUILT_IN[kind]:
+        assert TABLES[kind].name_of(TABLES[kind][name]) == name
+        assert TABLES[kind].options(name).__dataclass_params__.frozen

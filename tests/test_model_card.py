@@ -11,29 +11,32 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
+from codegrid import VQVAE, GatedPixelCNN, Grid, Signal, load
 from codegrid.data.hub import public_name
-from codegrid.model_card import PNG, escape
-from codegrid.stage1_vqvae import VQVAE
-from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.model_card import PNG, escape, read_picture, render_card
 
 PICTURE = PNG + b"drawn"
 
 
 def build_tokenizer(**provenance):
     torch.manual_seed(0)
-    tokenizer = VQVAE(1, (8, 12), hidden_channels=8, num_embeddings=16, embedding_dim=4)
+    tokenizer = VQVAE(Signal(channels=1, size=(8, 12)), hidden_channels=8, num_embeddings=16, embedding_dim=4)
     tokenizer.provenance = provenance
     return tokenizer
 
 
-def card_of(model, folder):
-    model.save_pretrained(folder)
+def build_prior():
+    return GatedPixelCNN((Grid((2, 3), 16),), channels=8, num_layers=2)
+
+
+def card_of(model, folder, picture=b""):
+    model.save_pretrained(folder, picture)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "build,task",
-    [(build_tokenizer, None), (lambda: GatedPixelCNN(16, 8, 2), "unconditional-image-generation")],
+    [(build_tokenizer, None), (build_prior, "unconditional-image-generation")],
 )
 def test_the_hub_understands_the_front_of_a_card(tmp_path, build, task):
     card_of(build(), tmp_path)
@@ -47,15 +50,17 @@ def test_a_trained_tokenizer_shows_its_data_settings_figures_and_reconstructions
     config = json.loads((small_run / "tokenizer" / "config.json").read_text())
     assert "| data set | npz |" in text and "| steps | 30 |" in text and "2 classes: 0, 1" in text
     assert "| num\\_embeddings | 16 |" in text and config["fingerprint"] in text
-    assert f"| psnr | {config['provenance']['figures']['psnr']:.6g} |" in text
+    assert f"| psnr | {config['provenance']['metrics']['psnr']:.6g} |" in text
     assert f"| loss | {config['provenance']['history'][-1]['loss']:.6g} |" in text
-    assert "](reconstructions.png)" in text and "VQVAE.from_pretrained" in text and "pipelines.export_codes" in text
+    assert "](reconstructions.png)" in text and "from codegrid import load\n" in text
+    assert "codegrid export-codes --tokenizer" in text and "A VQ-VAE tokenizer" in text
     assert (small_run / "tokenizer" / "reconstructions.png").read_bytes().startswith(PNG)
 
 
 def test_the_card_of_a_prior_says_how_to_sample(small_run):
     text = (small_run / "prior" / "README.md").read_text(encoding="utf-8")
-    assert "sample_cached(prior, 16, 3, 5, seed=0)" in text and "pipelines.sample --tokenizer" in text
+    assert "codes = sample(prior, 16, seed=0)" in text and "codegrid sample --tokenizer" in text
+    assert "A gated PixelCNN prior" in text
     assert "reconstructions.png" not in text and "bits\\_per\\_code" in text
 
 
@@ -77,14 +82,19 @@ def test_a_readme_that_is_no_card_is_not_replaced(tmp_path):
     assert card_of(build_tokenizer(), tmp_path) == "# mine"
 
 
+def test_a_model_that_has_no_text_of_its_own_has_the_card_of_its_kind(tmp_path):
+    card_of(build_prior(), tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    text = render_card({**fields, "model": "my-prior"}, with_picture=False)
+    assert "# Prior my-prior\n" in text and "codegrid sample --tokenizer" in text and "PixelCNN" not in text
+    assert "$" not in text and "- my-prior" in text
+
+
 def test_the_picture_goes_with_the_model_and_not_with_the_next_one_in_its_folder(tmp_path):
-    tokenizer = build_tokenizer()
-    tokenizer.picture = PICTURE
-    assert "](reconstructions.png)" in card_of(tokenizer, tmp_path / "m")
-    again = VQVAE.from_pretrained(tmp_path / "m")
-    assert again.picture == PICTURE and "](reconstructions.png)" in card_of(again, tmp_path / "again")
-    assert "](reconstructions.png)" not in card_of(build_tokenizer(), tmp_path / "m")
-    assert VQVAE.from_pretrained(tmp_path / "m").picture == b""
+    assert "](reconstructions.png)" in card_of(build_tokenizer(), tmp_path, PICTURE)
+    assert read_picture(tmp_path) == PICTURE
+    assert "](reconstructions.png)" not in card_of(build_tokenizer(), tmp_path)
+    assert read_picture(tmp_path) == b""
 
 
 EVIL = "<img src=x onerror=y> [a](javascript:b) | `c` \n# d \u202e http://e ![f](g)"
@@ -101,7 +111,7 @@ def test_names_from_outside_are_shown_and_not_obeyed(tmp_path):
 
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}, [None], [[]], {"a": [1]}])
 def test_odd_facts_in_the_provenance_break_no_card(tmp_path, value):
-    names = ("dataset", "steps", "classes", "figures", "history", "grid_shape")
+    names = ("dataset", "steps", "classes", "metrics", "history")
     for name in names:
         assert card_of(build_tokenizer(**{name: value}), tmp_path).startswith("---\n")
 
@@ -158,14 +168,15 @@ def hub():
 
 def test_a_pushed_model_arrives_with_its_card_and_loads_again(tmp_path, monkeypatch, hub):
     monkeypatch.setattr("huggingface_hub.HfApi", functools.partial(HfApi, endpoint=hub.address, token="none"))
-    tokenizer = build_tokenizer()
-    tokenizer.picture = PICTURE
+    card_of(build_tokenizer(), tmp_path / "here", PICTURE)
+    tokenizer = load(tmp_path / "here")
     tokenizer.push_to_hub("owner/name")
     assert sorted(hub.files) == ["README.md", "config.json", "model.safetensors", "reconstructions.png"]
     assert hub.files["reconstructions.png"] == PICTURE
+    (tmp_path / "there").mkdir()
     for name, content in hub.files.items():
-        (tmp_path / name).write_bytes(content)
-    assert VQVAE.from_pretrained(tmp_path).fingerprint() == tokenizer.fingerprint()
+        (tmp_path / "there" / name).write_bytes(content)
+    assert load(tmp_path / "there").fingerprint() == tokenizer.fingerprint()
 
 
 def test_only_the_model_itself_is_downloaded(tmp_path, monkeypatch):

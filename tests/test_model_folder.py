@@ -6,24 +6,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codegrid.errors import InputError
-from codegrid.model_folder import fingerprint_of
-from codegrid.stage1_vqvae import VQVAE
+from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, Signal, load
+from codegrid.model_folder import fingerprint_of, load_model
+from codegrid.registry import BUILT_IN
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
-from codegrid.stage2_prior import GatedPixelCNN
 from codegrid.tensors import digest_of, write_tensors
 
-TOKENIZER = {"in_channels": 1, "image_size": (8, 12), "hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4}
+TINY = {"num_embeddings": 16, "embedding_dim": 4}
 
 
-def build_tokenizer(seed=0, **options):
+def build_tokenizer(seed=0, size=(8, 12), **options):
     torch.manual_seed(seed)
-    return VQVAE(**{**TOKENIZER, **options})
+    sizes = TINY if options.get("quantizer") != "fsq" else {}
+    return VQVAE(**{"signal": Signal(channels=1, size=size), "hidden_channels": 8, **sizes, **options})
 
 
 def build_prior(seed=0):
     torch.manual_seed(seed)
-    return GatedPixelCNN(16, 8, 2, num_classes=3)
+    return GatedPixelCNN((Grid((2, 3), 16),), num_classes=3, channels=8, num_layers=2)
 
 
 @pytest.mark.parametrize("build", [build_tokenizer, build_prior])
@@ -48,12 +48,34 @@ def test_the_fingerprint_follows_weights_and_architecture_and_not_running_counts
     fingerprint = build_tokenizer().fingerprint()
     assert build_tokenizer().fingerprint() == fingerprint
     assert build_tokenizer(seed=1).fingerprint() != fingerprint
-    assert build_tokenizer(image_size=(12, 8)).fingerprint() != fingerprint
+    assert build_tokenizer(size=(12, 8)).fingerprint() != fingerprint
     counted = build_tokenizer()
     counted.quantizer.running_hits += 1
     assert counted.fingerprint() == fingerprint
     counted.quantizer.codebook[0, 0] += 1e-6
     assert counted.fingerprint() != fingerprint
+
+
+@pytest.mark.parametrize("build", [build_tokenizer, build_prior])
+def test_a_model_has_float32_weights_and_one_fingerprint_whatever_the_default_precision_is(tmp_path, build):
+    model = build()
+    model.save_pretrained(tmp_path / "single")
+    model.double().save_pretrained(tmp_path / "double")
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded = [load(tmp_path / name) for name in ("single", "double")]
+    finally:
+        torch.set_default_dtype(default)
+    assert {again.fingerprint() for again in loaded} == {model.fingerprint()}
+    assert all(value.dtype in (torch.float32, torch.int64) for again in loaded for value in again.state_dict().values())
+
+
+def test_a_model_knows_its_device_and_kind(tmp_path):
+    assert build_prior().device == torch.device("cpu") and build_prior().to("meta").device.type == "meta"
+    build_prior().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["format"], config["kind"], config["model"]) == ("codegrid model 2", "prior", "pixelcnn")
 
 
 @pytest.fixture
@@ -81,7 +103,7 @@ def test_a_changed_field_of_the_config_is_found(folder, field):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\x80", b'{"sha256": 3}'])
-def test_a_config_that_is_none_is_refused(folder, content):
+def test_a_file_that_is_not_a_config_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         VQVAE.from_pretrained(folder)
@@ -101,15 +123,38 @@ def test_a_folder_whose_training_was_stopped_says_so(folder):
         VQVAE.from_pretrained(folder)
 
 
-def test_a_model_of_a_newer_version_is_refused(folder, monkeypatch):
-    monkeypatch.delitem(QUANTIZERS, "ema")
-    with pytest.raises(InputError, match="cannot rebuild the model"):
+def test_a_model_with_a_part_of_a_newer_version_is_refused(folder, monkeypatch):
+    without = {name: line for name, line in BUILT_IN["quantizer"].items() if name != "ema"}
+    monkeypatch.setitem(BUILT_IN, "quantizer", without)
+    with pytest.raises(InputError, match="cannot rebuild the model: `quantizer` 'ema'"):
         VQVAE.from_pretrained(folder)
 
 
 def test_a_folder_of_another_kind_is_refused_by_name(folder):
-    with pytest.raises(InputError, match="holds a VQVAE, but a GatedPixelCNN is needed"):
+    with pytest.raises(InputError, match=r"holds a tokenizer \(vqvae\), but a prior \(pixelcnn\) is needed"):
         GatedPixelCNN.from_pretrained(folder)
+    with pytest.raises(InputError, match=r"holds a tokenizer \(vqvae\), but a prior is needed"):
+        load_model(folder, kind="prior")
+
+
+def test_a_model_that_is_not_registered_is_refused_by_name(folder):
+    forge(folder / "config.json", lambda fields: fields.update(model="os"))
+    with pytest.raises(InputError, match=r"holds a tokenizer \(os\), which is not registered.*codegrid\.register"):
+        load(folder)
+
+
+def test_a_folder_of_the_former_format_says_to_train_again(folder):
+    forge(folder / "config.json", lambda fields: fields.update(format="codegrid model 1"))
+    with pytest.raises(InputError, match=r"was made by codegrid 0\.1.*train it again"):
+        load(folder)
+
+
+def test_a_class_without_a_name_cannot_be_saved(tmp_path):
+    class Mine(VQVAE):
+        pass
+
+    with pytest.raises(InputError, match=r"Mine has no name yet: codegrid\.register"):
+        Mine(Signal(channels=1, size=(8, 12)), hidden_channels=8, **TINY).save_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["runs/mistyped", "owner/name"])
@@ -181,9 +226,9 @@ def forge(path, change):
 MISSING = object()
 
 
-@pytest.mark.parametrize("field", ["config", "provenance", "fingerprint", "format", "model"])
+@pytest.mark.parametrize("field", ["config", "provenance", "fingerprint", "format", "kind", "model"])
 @pytest.mark.parametrize("value", [MISSING, None, 3, [], "x" * 100_000])
-def test_a_forged_config_with_a_field_that_is_none_is_refused_in_a_line(folder, field, value):
+def test_a_forged_field_of_another_type_is_refused_in_a_line(folder, field, value):
     def change(fields):
         fields[field] = value
         if value is MISSING:
@@ -209,15 +254,16 @@ FORGED_TOKENIZERS = [
     {"num_embeddings": 0}, {"num_embeddings": -1}, {"num_embeddings": 2**24}, {"embedding_dim": HUGE},
     {"embedding_dim": "8"}, {"hidden_channels": HUGE}, {"hidden_channels": 65536}, {"hidden_channels": 1},
     {"residual_channels": 0}, {"num_residual_blocks": 10**9}, {"num_residual_blocks": 1000},
-    {"num_residual_blocks": -1},     {"downsampling": 2**4000}, {"downsampling": 3}, {"downsampling": 4.0},
-    {"downsampling": 8192}, {"image_size": HUGE},
-    {"image_size": [10**9, 1]}, {"image_size": [0, 8]}, {"image_size": [8]}, {"image_size": [8, 8, 8]},
-    {"image_size": "88"}, {"image_size": ["8", "8"]}, {"image_size": {"0": 8, "1": 8}}, {"in_channels": 2},
-    {"in_channels": True}, {"in_channels": 3}, {"data_variance": 0}, {"data_variance": float("nan")},
-    {"data_variance": "1"}, {"quantizer": "__init__"}, {"quantizer": []},
-    {"quantizer": "gradient", "anchors": "closest"},     {"anchors": "closest"}, {"decay": 1}, {"decay": 0},
-    {"distance": "manhattan"}, {"commitment_cost": -1},
-    {"revival_threshold": 1}, {"kmeans_steps": -1}, {"self": 1}, {"layers": []}, {"": 0},
+    {"num_residual_blocks": -1}, {"downsampling": 2**4000}, {"downsampling": 3}, {"downsampling": 4.0},
+    {"downsampling": 8192}, {"signal": HUGE}, {"signal": {}}, {"signal": {"size": [10**9, 1]}},
+    {"signal": {"channels": 1, "size": [0, 8]}}, {"signal": {"channels": 1, "size": [8]}},
+    {"signal": {"channels": 1, "size": [8, 8, 8]}}, {"signal": {"channels": 1, "size": "88"}},
+    {"signal": {"channels": 1, "size": ["8", "8"]}}, {"signal": {"channels": 2, "size": [8, 12]}},
+    {"signal": {"channels": True, "size": [8, 12]}}, {"signal": {"channels": 3, "size": [8, 12]}},
+    {"data_variance": 0}, {"data_variance": float("nan")}, {"data_variance": "1"}, {"quantizer": "__init__"},
+    {"quantizer": []}, {"quantizer": "gradient", "anchors": "closest"}, {"anchors": "closest"}, {"decay": 1},
+    {"decay": 0}, {"distance": "manhattan"}, {"commitment_cost": -1}, {"revival_threshold": 1}, {"kmeans_steps": -1},
+    {"self": 1}, {"layers": []}, {"": 0},
 ]  # fmt: skip
 
 
@@ -230,11 +276,12 @@ def test_a_forged_tokenizer_is_refused_before_memory_is_taken(folder, change):
 
 
 FORGED_PRIORS = [
-    {"num_embeddings": HUGE}, {"channels": HUGE}, {"channels": 65536}, {"channels": 0}, {"num_layers": 10**9},
-    {"num_layers": 1000}, {"num_layers": 0}, {"num_layers": 3}, {"num_classes": HUGE}, {"num_classes": -1},
-    {"num_classes": 2}, {"kernel": 4}, {"kernel": 10**9 + 1}, {"kernel": 1}, {"kernel": 3.0},
-    {"first_kernel": 99},
-    {"dropout": 1}, {"dropout": "0"}, {"label_dropout": float("inf")}, {"label_dropout": 0.5}, {"more": 1},
+    {"layout": [{"shape": [2, 3], "num_embeddings": HUGE}]}, {"layout": []}, {"layout": [[2, 3]]}, {"layout": 3},
+    {"layout": [{"shape": [2, 3]}]}, {"layout": [{"shape": [2, HUGE], "num_embeddings": 16}]}, {"grids": [0, 1]},
+    {"channels": HUGE}, {"channels": 65536}, {"channels": 0}, {"num_layers": 10**9}, {"num_layers": 1000},
+    {"num_layers": 0}, {"num_layers": 3}, {"num_classes": HUGE}, {"num_classes": -1}, {"num_classes": 2},
+    {"kernel": 4}, {"kernel": 10**9 + 1}, {"kernel": 1}, {"kernel": 3.0}, {"first_kernel": 99}, {"dropout": 1},
+    {"dropout": "0"}, {"label_dropout": float("inf")}, {"label_dropout": 0}, {"more": 1},
 ]  # fmt: skip
 
 
@@ -263,26 +310,24 @@ def forge_weights(folder, change):
     forge(folder / "config.json", lambda fields: fields.update(sha256={"model.safetensors": checksum}))
 
 
+BOOK = "quantizer.codebook"
+
+
 @pytest.mark.parametrize(
     "change,reason",
     [
-        (lambda tensors: tensors.pop("quantizer.codebook"), "quantizer.codebook"),
+        (lambda tensors: tensors.pop(BOOK), BOOK),
         (lambda tensors: tensors.update(more=torch.zeros(1)), "more"),
-        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(4, 16)}), r"\[4, 16\], not \[16, 4\]"),
-        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(16, 4, dtype=torch.int64)}), "int64"),
-        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(16, 4)}), "fingerprint"),
-        (lambda tensors: tensors.update({"quantizer.codebook": torch.zeros(16, 4).bfloat16()}), "bfloat16"),
+        (lambda tensors: tensors.update({BOOK: torch.zeros(4, 16)}), r"\[4, 16\], not \[16, 4\]"),
+        (lambda tensors: tensors.update({BOOK: torch.zeros(16, 4, dtype=torch.int64)}), "int64"),
+        (lambda tensors: tensors.update({BOOK: torch.zeros(16, 4)}), "fingerprint"),
+        (lambda tensors: tensors.update({BOOK: torch.zeros(16, 4).bfloat16()}), "bfloat16"),
     ],
 )
 def test_forged_weights_are_refused_by_name(folder, change, reason):
     forge_weights(folder, change)
     with pytest.raises(InputError, match=reason):
         VQVAE.from_pretrained(folder)
-
-
-def test_weights_of_another_precision_are_loaded(folder, tmp_path):
-    build_tokenizer().double().save_pretrained(tmp_path / "double")
-    assert VQVAE.from_pretrained(tmp_path / "double").quantizer.codebook.dtype == torch.float32
 
 
 def test_a_config_is_neither_read_when_huge_nor_followed_into_the_deep(folder):

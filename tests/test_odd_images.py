@@ -13,7 +13,8 @@ import torch
 from conftest import draw_bars
 from PIL import Image
 
-from codegrid.data.sources import load_images, read_npz
+from codegrid.data.npz import read_npz
+from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 
 
@@ -68,7 +69,9 @@ def test_large_pictures_are_refused_before_they_are_decoded_whatever_pillow_is_t
 def test_a_picture_that_pillow_finds_large_is_read_without_noise(tmp_path):
     for i in range(2):
         Image.new("1", (10_000, 10_000)).save(tmp_path / f"{i}.png")
-    program = f"from data.sources import load_images; load_images('imagefolder', {str(tmp_path)!r}, 'train', (8, 8))"
+    program = (
+        f"from codegrid.data.sources import load_images; load_images('imagefolder', {str(tmp_path)!r}, 'train', (8, 8))"
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0 and "Bomb" not in result.stderr
 
@@ -138,7 +141,7 @@ PIXELS = np.zeros((4, 8, 8), dtype=np.uint8)
         (np.array([], dtype=int), "one whole number from 0"),
     ],
 )
-def test_labels_that_are_none_are_refused(tmp_path, labels, reason):
+def test_labels_that_are_not_class_numbers_are_refused(tmp_path, labels, reason):
     np.savez(tmp_path / "a.npz", PIXELS, labels)
     with pytest.raises(InputError, match=reason):
         load_images("npz", tmp_path / "a.npz", "train")
@@ -177,7 +180,7 @@ def test_an_npz_entry_that_is_not_what_its_header_says_is_refused(tmp_path, entr
         load_images("npz", tmp_path / "a.npz", "train")
 
 
-def test_entries_that_are_no_arrays_are_left_out(tmp_path):
+def test_entries_that_are_not_arrays_are_left_out(tmp_path):
     np.savez(tmp_path / "a.npz", PIXELS)
     with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
         archive.writestr("arr_1", b"raw bytes")
@@ -189,13 +192,13 @@ def test_entries_that_are_no_arrays_are_left_out(tmp_path):
 def test_an_npz_that_no_memory_holds_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((10, 1000, 1000), dtype=np.uint8))
     assert (tmp_path / "a.npz").stat().st_size < 20_000
-    monkeypatch.setattr("codegrid.data.sources.machine_memory", lambda: 10**6)
+    monkeypatch.setattr("codegrid.data.npz.machine_memory", lambda: 10**6)
     with pytest.raises(InputError, match="holds 10,000,128 bytes of arrays, but this machine has 1,000,000"):
         load_images("npz", tmp_path / "a.npz", "train")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04N.", b"\x93NUMPY\x01\x00"])
-def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_npz_is_refused(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(InputError, match="not a readable npz"):
         load_images("npz", tmp_path / "a.npz", "train")
@@ -205,7 +208,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     "shape,size,reason",
     [
         ((1, 1, 8000), (8000,), "cannot be brought to 8000×8000"),
-        ((1, 1, 9000), (), "give --image-size, at most 8192"),
+        ((1, 1, 9000), (), "give `image_size`, at most 8192"),
         ((1, 8, 8), (10**9, 1), "give one number from 1 to 8192"),
     ],
 )
@@ -228,3 +231,17 @@ def test_an_npz_with_any_byte_damaged_is_read_whole_or_refused(tmp_path):
         except InputError:
             refused += 1
     assert refused > len(content) / 2
+
+
+def test_an_array_that_damage_to_the_directory_would_hide_is_not_missed(tmp_path):
+    """The directory of a zip file has no checksum: one more byte of comment, and the entry behind it is skipped."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, codes=np.arange(30).reshape(2, 3, 5), labels=np.array([0, 1]))
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    content[directory + 33] ^= 1  # the length of the first entry's comment: 256 bytes
+    path.write_bytes(content)
+    with np.load(path) as file:
+        assert file.files == ["codes"]
+    with pytest.raises(InputError, match="1 of 2 arrays are found"):
+        read_npz(path)

@@ -1,88 +1,66 @@
-"""Codes as a Parquet file: what Hugging Face `datasets` and `decode_codes` read out of it is what was exported."""
+"""Codes as a Parquet file: what Hugging Face `datasets` reads out of it is what was exported, and the way back."""
 
 import json
-import sys
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from test_code_files import tokenizer_of
+from written_codes import CODES, COUNT, HEADER, LABELS, LAYOUTS, draw_codes, shard_of
 
-from codegrid.data import CodeDataset
+from codegrid.codes import Grid
 from codegrid.data.code_files import open_codes
-from codegrid.data.codes import CodeHeader, CodeShard
+from codegrid.data.code_writer import CodeShard
+from codegrid.data.manifest import CodeHeader
 from codegrid.data.parquet import read_parquet, write_parquet
 from codegrid.errors import InputError
-from codegrid.stage1_vqvae import VQVAE
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-@pytest.fixture(autouse=True)
-def small_groups(monkeypatch):
-    monkeypatch.setattr("codegrid.data.parquet.GROUP_CODES", 20 * 15)  # 20 grids of 3×5: the last group is odd
+def feature_of(datasets, grid, dtype):
+    """The feature of `datasets` for a grid of codes."""
+    if len(grid.shape) == 1:
+        return datasets.List(datasets.Value(dtype))
+    return {2: datasets.Array2D, 3: datasets.Array3D}[len(grid.shape)](grid.shape, dtype)
 
 
-@pytest.fixture
-def export(small_run, bars_file, tmp_path, run_script):
-    def call(*flags):
-        data = ("--dataset", "npz", "--data-root", bars_file, "--tokenizer", small_run / "tokenizer")
-        return run_script("export_codes", *data, "--output", tmp_path / "p", "--format", "parquet", *flags)
-
-    return call
-
-
-def test_datasets_reads_the_grids_and_the_names_of_the_classes(export, small_run, tmp_path):
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_datasets_reads_the_grids_and_the_names_of_the_classes(name, tmp_path):
     datasets = pytest.importorskip("datasets")
-    assert export().code == 0
-    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == ["codes.parquet", "run.json"]
-    file, cache = str(tmp_path / "p" / "codes.parquet"), str(tmp_path / "cache")
-    loaded = datasets.load_dataset("parquet", data_files=file, split="train", cache_dir=cache)
-    codes = CodeDataset(small_run / "codes")
-    assert loaded.features["codes"] == datasets.Array2D((3, 5), "uint8")
-    assert loaded.features["label"].names == codes.classes
-    arrays = {name: np.asarray(values) for name, values in loaded[:].items()}
-    assert np.array_equal(arrays["codes"], codes.__getitems__(range(54)).codes)
-    assert np.array_equal(arrays["label"], codes.labels)
+    layout, codes, path = LAYOUTS[name], draw_codes(LAYOUTS[name]), tmp_path / "codes.parquet"
+    write_parquet(path, replace(HEADER, grids=layout), [shard_of(range(COUNT), codes)])
+    loaded = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    names = ["codes"] if len(layout) == 1 else [f"codes.{i}" for i in range(len(layout))]
+    assert loaded.features["label"].names == HEADER.classes
+    dtypes = ["uint8" if grid.num_embeddings < 257 else "uint16" if grid.num_embeddings < 2**16 else "uint32"
+              for grid in layout]  # fmt: skip
+    for column, grid, dtype in zip(names, layout, dtypes, strict=True):
+        assert loaded.features[column] == feature_of(datasets, grid, dtype)
+    arrays = {column: np.asarray(values) for column, values in loaded[:].items()}
+    assert all(np.array_equal(arrays[column], grid) for column, grid in zip(names, codes, strict=True))
+    assert np.array_equal(arrays["label"], LABELS)
     # and back, from the file that `datasets` writes
     loaded.to_parquet(tmp_path / "again.parquet")
-    again = open_codes(str(tmp_path / "again.parquet"), VQVAE.from_pretrained(small_run / "tokenizer"))
-    assert np.array_equal(again.codes, arrays["codes"]) and np.array_equal(again.labels, codes.labels)
+    again = open_codes(tmp_path / "again.parquet", tokenizer_of(layout))
+    assert all(np.array_equal(*pair) for pair in zip(again.codes, codes, strict=True))
+    assert np.array_equal(again.labels, LABELS)
 
 
-def test_a_parquet_file_is_decoded_like_the_code_dataset_and_its_run_is_recorded(
-    export, small_run, tmp_path, run_script
-):
-    assert export().code == 0 and "nothing to do" in export().out
-    record = json.loads((tmp_path / "p" / "run.json").read_text())
-    manifest = json.loads((small_run / "codes" / "manifest.json").read_text())
-    assert record["finished"] and record["ties"] == manifest["provenance"]["ties"]
-    assert pq.ParquetFile(tmp_path / "p" / "codes.parquet").num_row_groups == 3
-    for name, codes in (("one", small_run / "codes"), ("two", tmp_path / "p" / "codes.parquet")):
-        flags = ("--tokenizer", small_run / "tokenizer", "--codes", codes, "--output", tmp_path / name)
-        assert run_script("decode_codes", *flags).code == 0
-    one, two = (np.load(tmp_path / name / "images.npz") for name in ("one", "two"))
-    assert np.array_equal(one["arr_0"], two["arr_0"]) and np.array_equal(one["arr_1"], two["arr_1"])
-
-
-def test_an_export_that_could_not_be_written_leaves_nothing(export, tmp_path, monkeypatch):
-    def fill(*args, **options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fill)
-    result = export()
-    assert result.code == 2 and "no room is left" in result.err and not (tmp_path / "p").exists()
-
-
-def test_without_pyarrow_the_command_that_installs_it_is_told(export, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    result = export()
-    assert result.code == 2 and 'pip install -e ".[hub]"' in result.err and not (tmp_path / "p").exists()
+def test_classes_of_one_name_are_plain_numbers(tmp_path):
+    header = replace(HEADER, classes=["ant", "ant"])
+    write_parquet(tmp_path / "codes.parquet", header, [shard_of(range(COUNT))])
+    marks = pq.read_schema(tmp_path / "codes.parquet").metadata
+    features = json.loads(marks[b"huggingface"])["info"]["features"]
+    assert features["label"] == {"dtype": "int64", "_type": "Value"}
+    assert CodeHeader(**json.loads(marks[b"codegrid"])) == header
 
 
 def test_codes_are_let_go_as_they_are_written(tmp_path):
-    header = CodeHeader(60, [{"height": 64, "width": 64, "num_embeddings": 512}], [], "train", "f", "s")
+    header = CodeHeader(60, [Grid((64, 64), 512)], [], "train", "f", "s")
     written = []
 
     def shards():
@@ -90,13 +68,20 @@ def test_codes_are_let_go_as_they_are_written(tmp_path):
             assert sum(codes() is not None for codes in written) <= 1  # the last one, at most
             codes = torch.full((20, 64, 64), first)
             written.append(weakref.ref(codes))
-            yield CodeShard(codes, None, 1)
+            yield CodeShard((codes,), {})
             del codes
 
-    assert write_parquet(tmp_path / "codes.parquet", header, shards()) == 3
+    write_parquet(tmp_path / "codes.parquet", header, shards())
     arrays, fingerprint = read_parquet(tmp_path / "codes.parquet")
     assert arrays.keys() == {"codes"} and arrays["codes"].dtype == np.uint16 and fingerprint == "f"
     assert arrays["codes"].shape == (60, 64, 64) and arrays["codes"][::20, 0, 0].tolist() == [0, 20, 40]
+
+
+def test_row_groups_are_small(tmp_path, monkeypatch):
+    monkeypatch.setattr("codegrid.data.parquet.GROUP_CODES", 10 * 15)
+    write_parquet(tmp_path / "codes.parquet", HEADER, [shard_of(range(COUNT))])
+    assert pq.ParquetFile(tmp_path / "codes.parquet").num_row_groups == 3
+    assert np.array_equal(read_parquet(tmp_path / "codes.parquet")[0]["codes"], CODES[0])
 
 
 GRID = [[0] * 5] * 3
@@ -105,8 +90,8 @@ GRID = [[0] * 5] * 3
 @pytest.mark.parametrize(
     "columns,reason",
     [
-        ({"codes": [[[16] * 5] * 3]}, "code 16, but the codebook"),
-        ({"codes": [[[-1] * 5] * 3]}, "code -1, but the codebook"),
+        ({"codes": [[[300] * 5] * 3]}, "code 300 in"),
+        ({"codes": [[[-1] * 5] * 3]}, "code -1 in"),
         ({"codes": [[[0] * 3] * 5]}, "grids of 5×3"),
         ({"codes": [GRID, [[0] * 5] * 2]}, "of one size"),
         ({"codes": [GRID, None]}, "of one size"),
@@ -114,45 +99,47 @@ GRID = [[0] * 5] * 3
         ({"codes": [[[0, 0, None, 0, 0]] * 3]}, "none of them missing"),
         ({"codes": [[[0.5] * 5] * 3]}, "whole numbers"),
         ({"codes": [[["a"] * 5] * 3]}, "whole numbers"),
-        ({"codes": [1, 2]}, "not a readable Parquet file of codes"),
+        ({"codes": [1, 2]}, r"shape \(n, h, w\)"),
         ({"codes": []}, "at least one grid"),
         ({"grids": [GRID]}, "a column `codes`"),
         ({"codes": [GRID], "label": [-2]}, "label -2"),
         ({"codes": [GRID], "label": ["cat"]}, "whole numbers"),
         ({"codes": [GRID], "label": [None]}, "whole numbers"),
         ({"codes": [GRID], "label": [0.0]}, "whole numbers"),
+        ({"codes": [GRID], "label": [[0, 1]]}, "one whole number for each"),
     ],
     ids=str,
 )
-def test_codes_that_are_none_are_refused(columns, reason, small_run, tmp_path):
+def test_codes_that_are_not_codes_are_refused(columns, reason, tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "codes.parquet")
     with pytest.raises(InputError, match=reason):
-        open_codes(str(tmp_path / "codes.parquet"), VQVAE.from_pretrained(small_run / "tokenizer"))
+        open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
 
 
-def test_other_kinds_of_lists_are_read_as_well(small_run, tmp_path):
+def test_other_kinds_of_lists_are_read_as_well(tmp_path):
     kind = pa.list_(pa.large_list(pa.int32()), 3)
     pq.write_table(pa.table({"codes": pa.array([GRID, GRID], kind), "labels": [1, 0]}), tmp_path / "codes.parquet")
-    codes = open_codes(str(tmp_path / "codes.parquet"), VQVAE.from_pretrained(small_run / "tokenizer"))
-    assert codes.codes.shape == (2, 3, 5) and codes.labels.tolist() == [1, 0]
+    codes = open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
+    assert codes.codes[0].shape == (2, 3, 5) and codes.labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
-def test_a_damaged_file_is_one_line(damage, small_run, tmp_path):
+def test_a_damaged_file_is_one_line(damage, tmp_path):
     path = tmp_path / "codes.parquet"
     pq.write_table(pa.table({"codes": [GRID]}), path)
     path.write_bytes({"cut": path.read_bytes()[:-9], "empty": b"", "text": b"codes"}[damage])
     with pytest.raises(InputError, match="not a readable Parquet file"):
-        open_codes(str(path), VQVAE.from_pretrained(small_run / "tokenizer"))
+        open_codes(path, tokenizer_of(LAYOUTS["hw"]))
 
 
-def test_codes_of_another_tokenizer_and_codes_that_no_memory_holds_are_refused(small_run, tmp_path, monkeypatch):
-    header = CodeHeader(2, [{"height": 3, "width": 5, "num_embeddings": 16}], [], "train", "another", "s")
-    shard = CodeShard(torch.zeros(2, 3, 5, dtype=torch.int64), None, 0)
-    write_parquet(tmp_path / "codes.parquet", header, [shard])
-    tokenizer = VQVAE.from_pretrained(small_run / "tokenizer")
-    with pytest.raises(InputError, match="codes of another tokenizer"):
-        open_codes(str(tmp_path / "codes.parquet"), tokenizer)
+def test_codes_that_no_memory_holds_are_refused(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "codes.parquet", HEADER, [shard_of(range(COUNT))])
     monkeypatch.setattr("codegrid.data.parquet.machine_memory", lambda: 100)
-    with pytest.raises(InputError, match="240 bytes of codes, but this machine has 100"):
-        open_codes(str(tmp_path / "codes.parquet"), tokenizer)
+    with pytest.raises(InputError, match="3,000 bytes of codes, but this machine has 100"):
+        open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
+
+
+def test_without_pyarrow_the_command_that_installs_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r'`format` parquet needs .*pip install "codegrid\[hub\]"'):
+        write_parquet(tmp_path / "codes.parquet", HEADER, [])

@@ -1,229 +1,185 @@
-"""What every quantizer does, by name, and what some of them do. Where quantizers go wrong is in test_traps.py.
+"""The contract of quantizers: what each one in the table does, by name. Where they go wrong is in test_traps.py."""
 
-Shapes: b batch, D embedding_dim, K codebook entries.
-"""
-
-import math
+import copy
+import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-
-from codegrid.stage1_vqvae.quantizers import QUANTIZERS
-from codegrid.stage1_vqvae.quantizers.anchors import ANCHORS
-from codegrid.stage1_vqvae.quantizers.clustered import Clustered
-from codegrid.stage1_vqvae.quantizers.nearest import TILES, Tile, find_nearest, nearest_codes
-
-every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
-every_distance = pytest.mark.parametrize("distance", ["euclidean", "cosine"])
-every_clustered = pytest.mark.parametrize(
-    "name", [name for name, kind in QUANTIZERS.items() if issubclass(kind, Clustered)]
+from small_quantizers import (
+    CASES,
+    SMALL,
+    assert_same_state,
+    build,
+    draw_latents,
+    moment,
+    state_of,
+    train_step,
 )
 
+from codegrid.errors import InputError
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
-def build(name, **options):
-    """K 8, D 4, in train mode, with entries that lie apart."""
-    torch.manual_seed(0)
-    quantizer = QUANTIZERS[name](num_embeddings=8, embedding_dim=4, **options).train()
-    quantizer.codebook.data.copy_(torch.randn(8, 4) * 2)
-    return quantizer
+every_case = pytest.mark.parametrize("case", CASES)
+every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
 
 
-def draw_latents(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def flatten(latents):
-    return rearrange(latents, "b d ... -> (b ...) d")
-
-
-def measure_gaps(a, b, distance):
-    """What orders the rows of b (m, D) around each row of a (n, D), the slow way: (n, m)."""
-    if distance == "cosine":
-        return 1 - F.cosine_similarity(a[:, None], b[None], dim=2)
-    return torch.stack([(row - b).norm(dim=1) for row in a])
-
-
-def is_row_of(vectors, rows):
-    """For each of vectors (m, D) whether it is bitwise one of rows (n, D)."""
-    return (vectors[:, None] == rows[None]).all(2).any(1)
-
-
-@every_quantizer
-@every_distance
+@every_case
 @pytest.mark.parametrize("sites", [(6,), (3, 5), (2, 3, 4)])
-def test_latents_may_have_one_to_three_site_axes(name, distance, sites):
-    quantizer = build(name, distance=distance).eval()
-    vectors, codes, loss = quantizer(draw_latents(2, 4, *sites))
-    assert vectors.shape == (2, 4, *sites) and codes.shape == (2, *sites) and loss.shape == ()
-    assert codes.dtype == torch.int64
-    assert torch.equal(quantizer.look_up(codes), vectors)
+def test_latents_may_have_one_to_three_site_axes(case, sites):
+    quantizer = build(case)
+    vectors, codes, losses = quantizer(draw_latents(2, 4, *sites))
+    assert vectors.shape == (2, 4, *sites) and quantizer.embedding_dim == 4
+    for of_grid, grid in zip(codes, quantizer.layout(sites), strict=True):
+        assert grid.shape == sites and of_grid.shape == (2, *sites) and of_grid.dtype == torch.int64
+        assert 0 <= of_grid.min() <= of_grid.max() < grid.num_embeddings
+    assert all(term.shape == () for term in losses.terms.values())
 
 
-@every_quantizer
-@every_distance
-def test_each_code_is_the_nearest_entry_and_the_vectors_are_the_stored_entries(name, distance):
-    quantizer, latents = build(name, distance=distance), draw_latents(2, 4, 3, 5)
-    codebook = quantizer.codebook.detach().clone()
-    gaps = measure_gaps(flatten(latents), codebook, distance)
+@every_case
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_codes_look_up_the_vectors_that_the_decoder_sees_bit_for_bit(case, channels_last):
+    quantizer, latents = build(case), draw_latents(2, 4, 3, 5)
+    if channels_last:
+        latents = latents.to(memory_format=torch.channels_last)
+    vectors, codes, _ = quantizer(latents, moment())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(quantizer.encode(latents), codes, strict=True))
+    again = quantizer.look_up(codes)
+    assert torch.equal(again, vectors)
+    assert again.stride() == vectors.stride()  # or the decoder rounds otherwise
+
+
+@every_case
+def test_entries_are_the_vectors_of_the_codes(case):
+    quantizer, latents = build(case), draw_latents(2, 4, 3, 5)
     vectors, codes, _ = quantizer(latents)
-    assert torch.equal(codes.flatten(), gaps.argmin(1))
-    assert torch.equal(flatten(vectors), codebook[gaps.argmin(1)])
+    total = sum(quantizer.entries(grid)[of_grid] for grid, of_grid in enumerate(codes))
+    torch.testing.assert_close(total, rearrange(vectors, "b d ... -> b ... d"))
+    for number, grid in enumerate(quantizer.layout((3, 5))):
+        assert quantizer.entries(number).shape == (grid.num_embeddings, 4)
+        assert not quantizer.entries(number).requires_grad
 
 
-@pytest.mark.parametrize("tile", [Tile(1, 1), Tile(50, 7), Tile(10**9, 22), Tile(10**9, 10**9)])
-@every_distance
-def test_the_search_in_tiles_equals_the_search_at_once(monkeypatch, tile, distance):
-    latents, codebook = draw_latents(101, 6).double(), draw_latents(23, 6, seed=2).double()
-    monkeypatch.setitem(TILES, "cpu", tile)
-    assert torch.equal(nearest_codes(latents, codebook, distance), measure_gaps(latents, codebook, distance).argmin(1))
+@every_case
+def test_without_a_moment_nothing_is_noted_not_even_in_train_mode(case):
+    quantizer = build(case)
+    before = state_of(quantizer)
+    quantizer.encode(draw_latents(2, 4, 3, 5))
+    quantizer(draw_latents(2, 4, 3, 5))
+    quantizer.after_step(10, 0)  # of nothing
+    assert_same_state(quantizer, before)
 
 
-@pytest.mark.parametrize("tile", [Tile(50, 7), Tile(10**9, 10**9)])
-@pytest.mark.parametrize("num_embeddings", [1, 3, 21, 32, 48])
-@every_distance
-def test_a_site_is_tied_where_the_second_entry_is_as_near_but_for_rounding(monkeypatch, tile, num_embeddings, distance):
-    monkeypatch.setitem(TILES, "cpu", tile)
-    latents, codebook = draw_latents(200, 6).double(), draw_latents(num_embeddings, 6, seed=2).double()
-    if num_embeddings == 1:
-        assert not find_nearest(latents, codebook, distance, mark_ties=True).tied.any()
-        return
-    codebook[-1] = codebook[0] + 1e-7  # a twin: whoever is near to one is near to both
-    nearest_two = measure_gaps(latents, codebook, distance).topk(2, largest=False).indices
-    expected = (nearest_two.sort().values == torch.tensor([0, num_embeddings - 1])).all(1)
-    codes, tied = find_nearest(latents, codebook, distance, mark_ties=True)
-    assert torch.equal(tied, expected) and expected.sum() > 0
-    assert torch.equal(codes[~tied], nearest_two[~tied, 0])
+@every_case
+def test_the_gradient_passes_straight_to_what_is_rounded(case):
+    quantizer, latents = build(case), draw_latents(2, 4, 3, 5).requires_grad_()
+    vectors = quantizer(latents, moment()).vectors
+    weights = torch.randn_like(vectors)
+    gradient = torch.autograd.grad((vectors * weights).sum(), latents)[0]
+    rounded = quantizer.bound(latents) if hasattr(quantizer, "bound") else latents
+    assert torch.equal(gradient, torch.autograd.grad(rounded, latents, weights)[0])
 
 
-def test_codes_are_right_where_all_latents_lie_far_from_the_origin():
-    latents, codebook = 100 + 0.1 * draw_latents(2000, 64), 100 + 0.1 * draw_latents(512, 64, seed=2)
-    exact = measure_gaps(latents.double(), codebook.double(), "euclidean").argmin(1)
-    assert (nearest_codes(latents, codebook) == exact).float().mean() > 0.998
+@every_case
+def test_under_autocast_codes_are_those_of_float32(case):
+    quantizer, latents = build(case), draw_latents(64, 4, 30)
+    for given in (latents, latents.bfloat16()):
+        expected, vectors = quantizer.encode(given.float()), quantizer(given.float()).vectors
+        with torch.autocast("cpu", torch.bfloat16):
+            codes, result = quantizer.encode(given), quantizer(given)
+        for ours in (codes, result.codes):
+            assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+        assert torch.equal(result.vectors, vectors)
+        assert all(term.dtype == torch.float32 for term in result.losses.terms.values())
 
 
-@every_quantizer
-def test_a_model_in_half_precision_chooses_the_codes_of_float32(name):
-    quantizer, latents = build(name).bfloat16().eval(), draw_latents(64, 4, 40).bfloat16()
-    exact = measure_gaps(flatten(latents).double(), quantizer.codebook.detach().double(), "euclidean").argmin(1)
-    assert torch.equal(quantizer.encode(latents).flatten(), exact)
-    assert quantizer(latents).vectors.dtype == torch.bfloat16
+@every_case
+def test_a_model_in_half_precision_encodes_as_it_decodes(case):
+    quantizer, latents = build(case).bfloat16(), draw_latents(64, 4, 30).bfloat16()
+    vectors, codes, _ = quantizer(latents)
+    assert vectors.dtype == torch.bfloat16 and torch.equal(quantizer.look_up(codes), vectors)
+    assert all(torch.equal(a, b) for a, b in zip(quantizer.encode(latents), codes, strict=True))
 
 
-@every_quantizer
-def test_commitment_is_beta_times_the_mean_squared_distance(name):
-    latents = draw_latents(2, 4, 3, 5).requires_grad_()
-    vectors, _, loss = build(name, commitment_cost=0.5).eval()(latents)
-    gradient = torch.autograd.grad(loss, latents)[0]
-    torch.testing.assert_close(gradient, 0.5 * 2 * (latents - vectors).detach() / latents.numel())
-
-
-@every_quantizer
-def test_a_codebook_far_from_the_latents_comes_into_use(name):
-    quantizer, latents = build(name), draw_latents(16, 4, 8, 8)
-    quantizer.codebook.data += 100
-    for _ in range(600):  # a clustered codebook trusts an entry that was hit once for so long
-        codes = quantizer(latents).codes
-    assert len(codes.unique()) == 8
-
-
-@every_quantizer
-def test_an_entry_that_was_hit_is_not_moved_however_rarely_that_happens(name):
-    quantizer = build(name, revival_threshold=0.9)
-    entries = quantizer.codebook.detach().clone()
-    quantizer.running_hits.fill_(1e-3)
-    quantizer(rearrange(entries[[3] + [0] * 50], "n d -> n d 1"))  # once in 51 latents
-    torch.testing.assert_close(quantizer.codebook.detach()[[0, 3]], entries[[0, 3]])
-
-
-@every_quantizer
-@every_distance
-def test_the_first_steps_can_set_the_codebook_by_kmeans(name, distance):
-    quantizer, latents = build(name, distance=distance, kmeans_steps=4), draw_latents(4, 4, 40)
-    for _ in range(4):
-        quantizer(latents)
-    members = F.one_hot(quantizer.encode(latents).flatten(), 8).float()
-    means = members.T @ flatten(latents) / members.sum(0)[:, None]
-    torch.testing.assert_close(quantizer.codebook.detach(), means)  # Lloyd's fixed point
-    assert torch.equal(quantizer.running_hits, members.sum(0))
-    quantizer(latents + 1)  # from here on it is learnt as usual
-    assert not torch.equal(quantizer.running_hits, members.sum(0))
-    assert (quantizer.codebook.detach() - means).abs().max() < 0.5
-
-
-@every_quantizer
-def test_kmeans_of_fewer_latents_than_entries_leaves_each_entry_at_a_latent(name):
-    quantizer, latents = build(name, kmeans_steps=2), draw_latents(1, 4, 5)
-    quantizer(latents)
-    quantizer(latents)
-    assert is_row_of(quantizer.codebook.detach(), flatten(latents)).all()
-
-
-@every_clustered
-@pytest.mark.parametrize("anchors", ANCHORS)
-def test_unused_entries_of_a_clustered_codebook_become_latents(name, anchors):
-    quantizer, latents = build(name, anchors=anchors, revival_threshold=0.0), draw_latents(8, 4, 40)
-    quantizer.codebook.data[5:] = 1e3
-    quantizer(latents)
-    moved = quantizer.codebook.detach()[5:]
-    share = math.exp(-1e-3)  # a_k of what was never used: a thousandth of the old entry is left
-    anchor = (moved - 1e3 * (1 - share)) / share
-    assert (anchor[:, None] - flatten(latents)).norm(dim=2).amin(1).max() < 1e-2
-
-
-@every_clustered
-def test_anchors_can_be_set_once(name):
-    quantizer = build(name, anchor_once=True, revival_threshold=0.0)
-    quantizer.codebook.data[2] = 1e3
-    quantizer(draw_latents(8, 4, 40))
-    assert (quantizer.codebook[2].abs() < 10).all()
-    quantizer.codebook.data[2] = 1e3
-    for _ in range(5):
-        quantizer(draw_latents(8, 4, 40))
-    assert (quantizer.codebook[2] == 1e3).all()
-
-
-@every_distance
-def test_closest_anchors_are_the_closest_latents(distance):
-    latents, codebook = draw_latents(50, 4), draw_latents(8, 4, seed=2)
-    moved = torch.tensor([1, 4, 7])
-    anchors = ANCHORS["closest"](8, 4, distance)(latents, codebook, moved, step=0)
-    assert torch.equal(anchors, latents[measure_gaps(codebook[moved], latents, distance).argmin(1)])
-
-
-@every_distance
-def test_probabilistic_anchors_are_drawn_with_the_softmax_of_the_distances(distance):
-    latents, codebook = draw_latents(6, 4) / 2, draw_latents(1, 4, seed=2).repeat(20_000, 1) / 4
-    anchors = ANCHORS["probabilistic"](8, 4, distance)(latents, codebook, torch.arange(20_000), step=3)
-    shares = (anchors[:, None] == latents[None]).all(2).double().mean(0)
-    gaps = measure_gaps(codebook[:1], latents, distance)[0].double()
-    expected = (-gaps.square() if distance == "euclidean" else -gaps).softmax(0)
-    assert expected.min() > 0.005
-    torch.testing.assert_close(shares, expected, atol=0.015, rtol=0)
-
-
-def test_random_anchors_come_from_a_pool_of_the_last_batches():
-    anchors, everyone = ANCHORS["random"](200, 4, "euclidean"), torch.arange(200)
-    old, new = draw_latents(30, 4), draw_latents(30, 4, seed=2)
-    assert is_row_of(anchors(old, None, everyone, step=0), old).all()
-    pool = anchors(new, None, everyone, step=1)
-    assert 60 < is_row_of(pool, new).sum() < 140
-    assert (is_row_of(pool, new) | is_row_of(pool, old)).all()
+@every_case
+def test_codes_of_a_sample_do_not_depend_on_the_batch(case):
+    quantizer, latents = build(case), draw_latents(6, 4, 3, 5)
+    quantizer(latents, moment())
+    (alone, together) = quantizer.encode(latents[2:3]), quantizer.encode(latents)
+    assert all(torch.equal(a[0], b[2]) for a, b in zip(alone, together, strict=True))
 
 
 @pytest.mark.parametrize("options", [{}, {"kmeans_steps": 2}, {"distance": "cosine"}])
-@every_quantizer
-def test_a_step_in_pieces_moves_the_codebook_once_as_the_whole_batch_does(name, options):
+@every_case
+def test_a_step_in_pieces_moves_the_codebook_once_as_the_whole_batch_does(case, options):
     states = []
     for pieces in (1, 3):
-        quantizer = build(name, **options).train()
+        quantizer = build(case, **({} if case == "fsq" else options))
         for step in range(5):
-            batch = draw_latents(6, 4, 5, seed=step).chunk(pieces)
-            for number, piece in enumerate(batch):
-                quantizer.postpone_update = number + 1 < pieces
-                quantizer(piece)
+            train_step(quantizer, *draw_latents(6, 4, 5, seed=step).chunk(pieces), step=step)
         states.append(quantizer.state_dict())
-    assert states[1]["running_steps"] == 5
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value)
+
+
+@every_case
+def test_save_load_and_a_step_equal_an_uninterrupted_step(case):
+    quantizer, loaded = build(case), build(case)
+    for step in range(5):
+        train_step(quantizer, draw_latents(2, 4, 3, 5, seed=step), step=step)
+    loaded.load_state_dict(copy.deepcopy(quantizer.state_dict()))
+    for step in range(5, 8):
+        for each in (quantizer, loaded):
+            train_step(each, draw_latents(2, 4, 3, 5, seed=step), step=step)
+    assert_same_state(loaded, quantizer.state_dict())
+
+
+@every_case
+def test_its_config_builds_a_quantizer_again(case):
+    quantizer = build(case)
+    config = json.loads(json.dumps(quantizer.config))
+    again = type(quantizer)(**config)
+    assert again.config == quantizer.config and again.layout((3,)) == quantizer.layout((3,))
+    again.load_state_dict(quantizer.state_dict())
+
+
+@every_quantizer
+def test_weights_are_float32_whatever_the_default_is(name):
+    torch.set_default_dtype(torch.float64)
+    try:
+        quantizer = QUANTIZERS[name](**SMALL[name])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    tensors = [*quantizer.parameters(), *quantizer.buffers()]
+    assert all(tensor.dtype == torch.float32 for tensor in tensors if tensor.is_floating_point())
+
+
+@every_quantizer
+def test_defaults_train_on_any_grid(name):
+    quantizer = QUANTIZERS[name]().train()
+    for sites in ((7,), (3, 4)):
+        train_step(quantizer, draw_latents(2, quantizer.embedding_dim, *sites))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("ema", {"anchors": "random"}, "`anchors`: EMAQuantizer has no such option"),
+        ("ema", {"decay": 1.0}, "`decay` 1.0"),
+        ("gradient", {"num_embeddings": 0}, "`num_embeddings` 0"),
+        ("clustered", {"anchors": "middle"}, "`anchors` 'middle': choose one of random, closest"),
+        ("clustered", {"anchor_once": 1}, "`anchor_once` 1: it must be true or false"),
+        ("fsq", {"num_embeddings": 8}, "`num_embeddings`: FSQuantizer has no such option"),
+        ("fsq", {"fsq_levels": (8, 1)}, "`fsq_levels` 1"),
+        ("fsq", {"fsq_levels": ()}, "`fsq_levels` .*at least one"),
+        ("fsq", {"fsq_levels": [1000] * 3}, "`fsq_levels` .*product of at most 16,777,216"),
+        ("residual", {"num_quantizers": 0}, "`num_quantizers` 0"),
+        ("residual", {"codebook": "fsq"}, "`codebook` 'fsq': choose a quantizer that has a codebook"),
+        ("residual", {"codebook": "residual"}, "`codebook` 'residual'"),
+        ("residual", {"codebook": "nothing"}, "`codebook` 'nothing'"),
+        ("residual", {"anchors": "random"}, "`anchors`: EMAQuantizer has no such option"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_by_name(name, options, message):
+    with pytest.raises(InputError, match=message):
+        QUANTIZERS[name](**options)

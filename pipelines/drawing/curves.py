@@ -1,98 +1,136 @@
-"""Pictures of training: the figures that a model's provenance remembers, over the steps."""
+"""Figures of training: the metrics that a model's provenance remembers, over the steps.
+
+Every number of a history is shown: panels are found by the names of the metrics.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from codegrid.pipelines.running.use_configs import Plot
+from codegrid.protocols import Model
 
-from .material import Material
-from .pages import new_figure
+from .figures import new_figure
 
-TRAINING, HELD_OUT, LINE = "#8fb0cf", "#1f4e86", "#777777"
-# of a figure in the history: what it is called
-NAMES = {
-    "loss": "loss, training batch",
-    "reconstruction": "reconstruction error, training batch",
-    "reconstruction_error": "reconstruction error, held out",
-    "psnr": "held out",
-    "batch_perplexity": "training batch",
-    "perplexity": "held out",
-    "unused_entries": "held out",
-    "bits": "training batch",
-    "bits_per_code": "held out, moving average of the weights",
-}
-# title and unit of each panel, and what it shows
-TOKENIZER_PANELS = (
-    ("Loss and reconstruction error", "MSE / variance", ("loss", "reconstruction", "reconstruction_error")),
-    ("Reconstruction", "PSNR in dB", ("psnr",)),
-    ("Perplexity of the codes", "codebook entries", ("batch_perplexity", "perplexity")),
-    ("Entries never used", "codebook entries", ("unused_entries",)),
+if TYPE_CHECKING:
+    from codegrid.pipelines.plot import Plot
+
+    from .material import Material
+
+TRAINING = ("#8fb0cf", "#d9a866", "#93bf8a", "#b79ac8", "#c98b8b")
+VALIDATION = ("#1f4e86", "#7a3b2e", "#2e6b3a", "#5b3a7a")
+LINE, BEST = "#777777", "#c8321e"
+LEFT_OUT = {"step", "codebook_usage"}  # the second says what unused entries say
+History = list[dict[str, Any]]
+
+
+class Panel(NamedTuple):
+    """Curves of one unit."""
+
+    title: str
+    unit: str
+    words: tuple[str, ...]  # a metric belongs here if its name holds one of them
+    from_zero: bool
+
+
+PANELS = (
+    Panel("Losses", "terms of the loss", ("loss", "reconstruction_error"), True),
+    Panel("Reconstruction", "PSNR in dB", ("psnr",), False),
+    Panel("Perplexity of the codes", "codebook entries", ("perplexity",), True),
+    Panel("Entries never used", "codebook entries", ("unused_entries",), True),
+    Panel("Cross-entropy of the codes", "bits per code", ("bits_per_code",), False),
 )
-PRIOR_PANELS = (("Cross-entropy of the codes", "bits per code", ("bits", "bits_per_code")),)
 
 
-def history_of(model: Any) -> list[dict[str, float]]:
-    """The figures over the steps that a trained model's provenance holds; empty where it holds none."""
-    history = model.provenance.get("history") if model is not None else None
+def history_of(model: Model) -> History:
+    """Return the metrics over the steps that a trained model's provenance holds; empty where it holds none."""
+    history = model.provenance.get("history")
     rows = history if isinstance(history, list) else []
     return [row for row in rows if isinstance(row, dict) and _is_number(row.get("step"))]
 
 
-def draw_curves(material: Material, settings: Plot) -> Figure:
-    """Loss, reconstruction, perplexity and bits over the steps of both stages."""
-    prior = material.pipeline.prior if material.pipeline else None
-    stages = [("Tokenizer", history_of(material.tokenizer), TOKENIZER_PANELS)]
-    stages.append(("Prior", history_of(prior), PRIOR_PANELS))
-    stages = [stage for stage in stages if stage[1]]
-    heights = [2 if len(panels) > 1 else 1 for _, _, panels in stages]
-    figure = new_figure(11.5, 3.2 * sum(heights))
-    parts = figure.subfigures(len(stages), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, rows, (name, history, panels) in zip(parts, heights, stages, strict=True):
+def plot_curves(material: Material, settings: Plot) -> Figure:
+    """Plot losses, reconstruction, perplexity, bits and whatever else each model remembers, over the steps."""
+    found = material.artifacts
+    names = ["Prior"] if len(found.priors) == 1 else [f"Prior {number}" for number in range(len(found.priors))]
+    models: list[tuple[str, Model]] = [("Tokenizer", material.tokenizer), *zip(names, found.priors, strict=True)]
+    histories = [(name, history) for name, model in models if (history := history_of(model))]
+    panels = [panels_of(history) for _, history in histories]
+    heights = [-(-len(each) // 2) for each in panels]
+    figure = new_figure(11.5, 3.2 * sum(heights) + 0.5 * len(heights))
+    parts = figure.subfigures(len(histories), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, rows, (name, history), its in zip(parts, heights, histories, panels, strict=True):
         part.suptitle(f"{name}: {int(history[-1]['step']):,} steps", fontsize=13)
-        cells = part.subplots(rows, 2 if rows > 1 else 1, squeeze=False)
-        for axes, (title, unit, names) in zip(cells.flat, panels, strict=True):
-            _panel(axes, history, names, title, unit)
-    _mark_limits(parts, stages, material)
+        cells = list(part.subplots(rows, min(2, len(its)), squeeze=False).flat)
+        for axes, (panel, metrics) in zip(cells, its, strict=False):
+            _plot_panel(axes, history, panel, metrics)
+        for axes in cells[len(its) :]:
+            axes.set_axis_off()
+    if histories[0][0] == "Tokenizer":
+        _mark_size(parts[0], {grid.num_embeddings for grid in material.tokenizer.layout})
     return figure
 
 
-def _panel(axes: Axes, history: Sequence[dict[str, float]], names: Sequence[str], title: str, unit: str) -> None:
-    """Curves of some figures; those of held-out data are dark."""
-    for name in names:
-        points = [(row["step"], row[name]) for row in history if _is_number(row.get(name))]
-        if points:
-            is_training = "training" in NAMES[name]
-            style = {"color": TRAINING if is_training else HELD_OUT, "linestyle": ":" if name == "loss" else "-"}
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=NAMES[name], **style)
-    axes.set(xlabel="step", ylabel=unit, title=title)
-    if any(name.endswith("entries") for name in names):
+def panels_of(history: History) -> list[tuple[Panel, list[str]]]:
+    """Return the panels that a history fills, and the metrics that each shows; metrics of no panel get their own."""
+    metrics = [name for name in dict.fromkeys(name for row in history for name in row) if name not in LEFT_OUT]
+    metrics = [name for name in metrics if _points(history, name)]
+    # a loss of a single term is shown once
+    metrics = [name for name in metrics if name == "loss" or _points(history, name) != _points(history, "loss")]
+    panels = [(panel, [name for name in metrics if any(word in name for word in panel.words)]) for panel in PANELS]
+    placed = {name for _, names in panels for name in names}
+    others = [(Panel(_words(name), "", (name,), False), [name]) for name in metrics if name not in placed]
+    return [(panel, names) for panel, names in panels if names] + others
+
+
+def _plot_panel(axes: Axes, history: History, panel: Panel, metrics: Sequence[str]) -> None:
+    """Plot curves of some metrics; those of validation data are dark."""
+    colours = {True: iter(TRAINING * len(metrics)), False: iter(VALIDATION * len(metrics))}
+    for name in metrics:
+        in_training = name.startswith("batch_") or name.endswith("loss")
+        label = f"{_words(name.removeprefix('batch_'))}, {'training batch' if in_training else 'validation'}"
+        style: dict[str, Any] = {"color": next(colours[in_training]), "zorder": 2 if in_training else 3}
+        axes.plot(*zip(*_points(history, name), strict=True), marker="o", markersize=4, label=label, **style)
+    if "bits_per_code" in metrics:
+        _mark_best(axes, _points(history, "bits_per_code"))
+    axes.set(xlabel="step", ylabel=panel.unit, title=panel.title)
+    if any(name.endswith("entries") for name in metrics):
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
-    axes.set_ylim(bottom=0 if names[0] in ("loss", "unused_entries", "batch_perplexity") else None)
+    axes.set_ylim(bottom=0 if panel.from_zero else None)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e4e4", linewidth=0.7)
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9)
 
 
-def _mark_limits(parts: Sequence[Any], stages: Sequence[tuple], material: Material) -> None:
-    """The size of the codebook, and the prior's best point."""
-    for part, (name, history, _) in zip(parts, stages, strict=True):
-        if name == "Tokenizer":
-            size, axes = material.tokenizer.num_embeddings, part.axes[2]
+def _mark_best(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Mark the fewest bits."""
+    step, bits = min(points, key=lambda point: point[1])
+    ring: dict[str, Any] = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none", "color": BEST}
+    axes.plot(step, bits, label=f"fewest bits: {bits:.2f} at step {step:,.0f}", **ring)
+
+
+def _mark_size(part: Any, sizes: set[int]) -> None:
+    """Mark the size of the codebook, where all grids have the same."""
+    for axes in part.axes:
+        if axes.get_title() == "Perplexity of the codes" and len(sizes) == 1:
+            (size,) = sizes
             axes.axhline(size, color=LINE, linestyle="--", linewidth=1, label=f"all {size:,} entries")
             axes.set_ylim(0, 1.06 * size)
             axes.legend(frameon=False, fontsize=9, loc="best")
-        elif points := [(row["bits_per_code"], row["step"]) for row in history if _is_number(row.get("bits_per_code"))]:
-            bits, step = min(points)
-            ring = {"marker": "o", "markersize": 10, "fillstyle": "none", "linestyle": "none", "color": "#c8321e"}
-            part.axes[0].plot(step, bits, label=f"fewest bits: {bits:.2f} at step {step:,.0f}", **ring)
-            part.axes[0].legend(frameon=False, fontsize=9)
+
+
+def _points(history: History, name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in history if _is_number(row.get(name))]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("psnr", "PSNR")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,90 +1,112 @@
-"""Pictures of images: reconstructions, their codes in colour, and samples.
+"""Figures of images: reconstructions, their codes in colour, and samples.
 
-Shapes: n images, c channels, H W image, h w code grid.
+Shapes: n images, c channels, H W image.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from codegrid.codes import describe_layout
 from codegrid.data.images import to_float
-from codegrid.pipelines.running.use_configs import Plot
+from codegrid.protocols import Prior
 
-from .colours import COLOURS, colours_by_nearness, paint, principal_components
+from .colours import COLOURS, beside, colours_of, paint_all, principal_components
+from .figures import Row, columns_for, from_bytes, plot_rows, to_unit
 from .material import Material
-from .pages import Row, columns_for, from_bytes, page_figure, to_unit
 
-MOST_CLASSES = 16  # rows of samples
-LONGEST_NAME = 24
+if TYPE_CHECKING:
+    from codegrid.pipelines.plot import Plot
+
+MAX_CLASSES = 16  # rows of samples
+MAX_NAME = 24
+TILE = 112  # pixels at least of an image beside its codes
 
 
-def draw_reconstructions(material: Material, settings: Plot) -> Figure:
-    """Originals, with their reconstructions below them."""
-    columns = columns_for(material.tokenizer.image_size, 12)
+def plot_reconstructions(material: Material, settings: Plot) -> Figure:
+    """Plot originals, with their reconstructions below them."""
+    columns = columns_for(material.tokenizer.signal.size, 12)
     numbers = material.some(4 * columns)
     originals, again = to_float(material.images[numbers]), material.reconstruct(numbers)
-    rows, gaps = [], []
+    rows = []
     for first in range(0, len(numbers), columns):
         here = slice(first, first + columns)
-        rows += [Row("original", to_unit(originals[here])), Row("reconstruction", to_unit(again[here]))]
-        gaps += [0.04, 0.25]
+        rows.append(Row("original", to_unit(originals[here]), 0.04))
+        rows.append(Row("reconstruction", to_unit(again[here]), 0.25))
     mse = (again.clamp(-1, 1) - originals).square().double().mean(dim=(1, 2, 3))
     psnr = float((10 * torch.log10(4 / mse.clamp_min(1e-10))).mean())  # 4: the range [-1, 1] is 2 wide
-    height, width = material.tokenizer.grid_shape
+    layout = describe_layout(material.tokenizer.layout)
     title = (
-        f"Images of the {settings.split} part and their reconstructions from {height}×{width} codes\n"
+        f"Images of the {settings.split} part, and their reconstructions from {layout}\n"
         f"PSNR of these {len(numbers)}: {psnr:.1f} dB"
     )
-    return page_figure(rows, title, gaps)[0]
+    return plot_rows(rows, title)[0]
 
 
-def draw_codes(material: Material, settings: Plot) -> Figure:
-    """Images, beside each its code grid, in which near codes have near colours."""
+def plot_codes(material: Material, settings: Plot) -> Figure:
+    """Plot images, beside each a picture of each of its code grids, in which near codes have near colours."""
     tokenizer = material.tokenizer
-    height, width = tokenizer.image_size
-    columns = columns_for((height, 2 * width), 8)
+    height, width = tokenizer.signal.size
+    layout = tokenizer.layout
+    columns = columns_for((height, (1 + len(layout)) * width), 8)
     numbers = material.some(6 * columns)
-    codebook = tokenizer.quantizer.codebook
-    grids = paint(material.codes[numbers], colours_by_nearness(codebook), tokenizer.downsampling)
-    images = from_bytes(material.images[numbers])
-    seam = torch.ones(len(numbers), 3, height, max(1, width // 28))
-    pairs = torch.cat([images, seam, grids[..., :height, :width]], dim=3)
-    rows = [Row("", pairs[first : first + columns]) for first in range(0, len(numbers), columns)]
-    title = "Images and their codes: a colour for each codebook entry, near entries in near colours"
-    figure, axes = page_figure(rows, title, [0.12] * len(rows), extra=0.7)
-    size = tokenizer.num_embeddings
-    share = float(principal_components(codebook).shares[0])
-    scale = ScalarMappable(Normalize(1, size), COLOURS)
-    bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.03, pad=0.02, aspect=60)
-    bar.set_ticks(sorted({1, *range(-(-size // 8), size - size // 16, -(-size // 8)), size}))
-    bar.set_label(
-        f"codebook entries in the order of their first principal component ({share:.0%} of the codebook's variance)"
-    )
+    zoom = -(-TILE // max(height, width))  # into few pixels some grids would not fit evenly
+    images = from_bytes(material.images[numbers]).repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    codes = tuple(grid[numbers] for grid in material.codes)
+    painted = paint_all(codes, colours_of(tokenizer), (zoom * height, zoom * width))
+    tiles = beside([images, *painted], max(1, zoom * width // 28))
+    rows = [Row("", tiles[first : first + columns], 0.12) for first in range(0, len(numbers), columns)]
+    listed = [tokenizer.quantizer.entries(number) for number in range(len(layout))]
+    near = "a colour for each codebook entry, near entries in near colours"
+    grids = "their codes" if len(layout) == 1 else f"their {len(layout)} grids of codes, coarse to fine"
+    title = f"Images and {grids}: {near if None not in listed else 'a colour for each code'}"
+    with_bar = [entries for entries in listed if entries is not None]
+    figure, axes = plot_rows(rows, title, extra=0.7 if with_bar else 0)
+    if with_bar:
+        bar = figure.colorbar(
+            ScalarMappable(Normalize(0, 1), COLOURS), ax=axes, location="bottom", fraction=0.03, pad=0.02, aspect=60
+        )
+        bar.set_ticks([0, 1], labels=["first", "last"])
+        shares = ", ".join(f"{float(principal_components(entries).shares[0]):.0%}" for entries in with_bar)
+        of = "the codebook's variance" if len(with_bar) == 1 else "the variance of each grid's codebook"
+        bar.set_label(f"codebook entries in the order of their first principal component ({shares} of {of})")
     return figure
 
 
-def draw_samples(material: Material, settings: Plot) -> Figure:
-    """New images, a row for each class."""
-    pipeline = material.pipeline
-    columns = columns_for(material.tokenizer.image_size, 12)
-    classes = pipeline.classes
+def plot_samples(material: Material, settings: Plot) -> Figure:
+    """Plot new images, a row for each class."""
+    pipeline = material.artifacts.pipeline
+    columns = columns_for(material.tokenizer.signal.size, 12)
+    classes = class_names(pipeline.priors)
     # of very many classes, some
-    numbers = list(range(len(classes)))[:: -(-len(classes) // MOST_CLASSES) or 1]
-    count = max(1, len(numbers)) if numbers else 6
+    numbers = list(range(len(classes)))[:: -(-len(classes) // MAX_CLASSES) or 1]
+    count = len(numbers) or 6
     labels = [number for number in numbers for _ in range(columns)] or None
     drawn = pipeline.sample(count * columns, labels=labels, seed=settings.seed, batch_size=settings.batch_size)
     images = to_unit(drawn.images).split(columns)
     names = [_shortened(classes[number]) for number in numbers] or [""] * count
-    rows = [Row(name, row) for name, row in zip(names, images, strict=True)]
+    rows = [Row(name, row, 0.08) for name, row in zip(names, images, strict=True)]
     of = (
         f"{len(numbers)} of {len(classes)} classes, a row each"
         if len(numbers) < len(classes)
         else "a row for each class"
     )
     title = f"New images, {of if classes else 'of no class'}: temperature 1, seed {settings.seed}"
-    return page_figure(rows, title, [0.08] * len(rows))[0]
+    return plot_rows(rows, title)[0]
+
+
+def class_names(priors: tuple[Prior, ...]) -> list[str]:
+    """Return the names of the classes that priors can be asked for, or their numbers; empty without classes."""
+    conditions = next((prior.conditions for prior in priors if prior.conditions.num_classes), None)
+    if conditions is None:
+        return []
+    return list(conditions.classes) or [str(number) for number in range(conditions.num_classes)]
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"

@@ -1,6 +1,6 @@
-"""What the pictures are drawn from: models, some images with their codes, and how often each code occurs.
+"""Material for figures: models, some images with their codes, and how often each code occurs.
 
-Shapes: n images, c channels, H W image, h w code grid, K num_embeddings.
+Shapes: n images, c channels, H W image, *shape the sites of each grid, K num_embeddings.
 """
 
 from __future__ import annotations
@@ -8,72 +8,80 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import torch
 
+from codegrid.codes import Codes
 from codegrid.data.images import evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
-from codegrid.stage1_vqvae.usage import UsageCounter
+from codegrid.pipelines.generation.artifacts import Artifacts
+from codegrid.protocols import Tokenizer
 
-if TYPE_CHECKING:
-    from codegrid.pipelines.generation.pipeline import TwoStagePipeline
-    from codegrid.stage1_vqvae import VQVAE
-
-MOST_IMAGES = 2000  # looked at, however many there are
+MAX_IMAGES = 2000  # looked at, however many there are
 
 
 @dataclass
 class Material:
-    """The parts that were given, and what follows from them, once."""
+    """What a run left, with a tokenizer and images, and what follows from them, once."""
 
-    tokenizer: VQVAE
-    pipeline: TwoStagePipeline | None  # with the prior
-    dataset: Any  # of images
-    exported: Any  # codes that were given, or None
+    artifacts: Artifacts
     batch_size: int
-    num_workers: int
+    num_workers: int = 0
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer."""
+        assert self.artifacts.tokenizer is not None
+        return self.artifacts.tokenizer
 
     @cached_property
     def images(self) -> torch.Tensor:
         """Some images of the data set (n, c, H, W) uint8, spread over all of it."""
-        numbers = in_batches(evenly_spaced(len(self.dataset), MOST_IMAGES), self.batch_size)
-        return torch.cat([batch.images for batch in load_batches(self.dataset, numbers, self.num_workers)])
+        images = self.artifacts.images
+        assert images is not None
+        chosen = in_batches(evenly_spaced(len(images), MAX_IMAGES), self.batch_size)
+        batches = load_batches(images, chosen, self.num_workers)
+        return torch.cat([batch.images for batch in batches])
 
     @cached_property
-    def codes(self) -> torch.Tensor:
-        """The codes (n, h, w) of these images."""
-        device = next(self.tokenizer.parameters()).device
-        pieces = self.images.split(self.batch_size)
-        return torch.cat([self.tokenizer.encode(to_float(piece.to(device))).cpu() for piece in pieces])
+    def codes(self) -> Codes:
+        """The codes (n, *shape) of these images."""
+        pieces = [
+            self.tokenizer.encode(to_float(piece).to(self.artifacts.device))
+            for piece in self.images.split(self.batch_size)
+        ]
+        return tuple(torch.cat(grid).cpu() for grid in zip(*pieces, strict=True))
 
-    def code_batches(self) -> Iterator[torch.Tensor]:
-        """The codes (b, h, w) that are counted: those that were given, or those of the images."""
-        if self.exported is None:
-            yield from self.codes.split(self.batch_size)
+    def code_batches(self) -> Iterator[Codes]:
+        """Yield the codes (b, *shape) that are counted: those that were given, or those of the images."""
+        exported = self.artifacts.codes
+        if exported is None:
+            yield from zip(*(grid.split(self.batch_size) for grid in self.codes), strict=True)
             return
-        for batch in load_batches(self.exported, in_order(len(self.exported), self.batch_size)):
+        for batch in load_batches(exported, in_order(len(exported), self.batch_size)):
             yield batch.codes
 
     @cached_property
-    def counts(self) -> torch.Tensor:
-        """How often each entry occurs (K,) int64."""
-        usage = UsageCounter(self.tokenizer.num_embeddings)
+    def counts(self) -> list[torch.Tensor]:
+        """How often each code of each grid occurs (K,) int64."""
+        counts = [torch.zeros(grid.num_embeddings, dtype=torch.int64) for grid in self.tokenizer.layout]
         for codes in self.code_batches():
-            usage.add(codes)
-        return usage.counts
+            for sums, grid in zip(counts, codes, strict=True):
+                sums += torch.bincount(grid.flatten(), minlength=len(sums))
+        return counts
 
     @cached_property
     def counted(self) -> str:
         """What was counted, in words."""
-        given = self.exported is not None
-        return f"{len(self.exported):,} exported grids" if given else f"{len(self.images):,} images"
+        exported = self.artifacts.codes
+        return f"{len(self.images):,} images" if exported is None else f"the codes of {len(exported):,} exported images"
 
     def some(self, count: int) -> list[int]:
-        """Numbers of up to `count` images, spread over all."""
+        """Return the numbers of up to `count` images, spread over all."""
         return evenly_spaced(len(self.images), count)
 
+    @torch.no_grad()
     def reconstruct(self, numbers: list[int]) -> torch.Tensor:
-        """Images with these numbers, decoded from their codes: (m, c, H, W), about [-1, 1]."""
-        device = next(self.tokenizer.parameters()).device
-        return self.tokenizer.decode(self.codes[numbers].to(device), self.tokenizer.image_size).cpu()
+        """Return images with these numbers, decoded from their codes: (m, c, H, W), about [-1, 1]."""
+        codes = tuple(grid[numbers].to(self.artifacts.device) for grid in self.codes)
+        return self.tokenizer.decode(codes).cpu()

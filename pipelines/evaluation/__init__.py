@@ -1,1 +1,1 @@
-"""The figures of a tokenizer and a prior."""
+"""Metrics of a tokenizer, and of priors over its codes: the machinery of `codegrid evaluate`."""

@@ -1,27 +1,42 @@
-"""Feature extractors by name: what Fréchet distances compare images by.
+"""Feature extractors by name, by which Fréchet distances compare images; and a small classifier that is one of them.
 
-Shapes: b batch, c channels, H W image, d features.
+Shapes: b batch, c channels, H W image, d features, k classes.
 """
 
 import importlib
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
+from codegrid.data.images import to_float
+from codegrid.data.loading import StepSampler, load_batches
 from codegrid.data.sources import Images
-from codegrid.errors import InputError, reason_of
+from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.tensors import digest_of, sha256
 
-from .classifier import BATCH_SIZE, SEED, STEPS, Classifier, check_labels, train_classifier
+FEATURES = 64
+MAX_INPUT = 32  # pixels a side: larger images are averaged down, so that training takes no longer for them
+STEPS, BATCH_SIZE, LR, SEED = 1000, 128, 3e-3, 0  # of the classifier's training
+
+
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A network that also names classes."""
+
+    def name_classes(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (b, d) → the number of the likeliest class (b,)."""
 
 
 class Extractor(NamedTuple):
-    """A network that maps images to features, and what is said of it beside a figure."""
+    """A network that maps images to features, and what is said of it beside a metric."""
 
     network: nn.Module
     description: dict[str, Any]  # JSON
@@ -36,65 +51,118 @@ class Extractor(NamedTuple):
         if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(images):
             what = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
             raise InputError(
-                f"--features {self.description['name']} gave {what} for {len(images)} images: "
+                f"`features` {self.description['name']}: it gave {what} for {len(images)} images: "
                 "a tensor of one row of features for each is needed"
             )
         return features
 
     @property
-    def classifier(self) -> Classifier | None:
+    def classifier(self) -> NamesClasses | None:
         """The network, where it names classes too."""
-        return self.network if isinstance(self.network, Classifier) else None
+        return self.network if isinstance(self.network, NamesClasses) else None
 
 
 def check_features(name: str, images: Images, dataset: str) -> None:
-    """Raise InputError where `make_extractor` could not work, before anything has been computed."""
+    """Raise `InputError` where `make_extractor` could not work, before anything has been computed."""
     if name == "classifier":
-        return check_labels(images, dataset)
-    if name == "inception":
-        return _check_inception()
-    if name != "none":
-        _find_callable(name)
+        if images.labels is None or len(images.classes) < 2:
+            raise InputError(
+                f"`features` classifier: it needs labels of two classes or more, and {dataset} has none: "
+                "use inception or module:function"
+            )
+    elif name == "inception":
+        import_extra("torch_fidelity", "`features` inception", "fid")
+    elif name != "none":
+        _find_function(name)
 
 
-def make_extractor(name: str, images: Images, num_workers: int, device: torch.device) -> Extractor:
+def learns(name: str) -> bool:
+    """Return whether an extractor is made from training images."""
+    return name == "classifier" or (":" in name and _takes_images(_find_function(name)))
+
+
+def make_extractor(name: str, images: Images | None, num_workers: int, device: torch.device) -> Extractor:
     """Make an extractor.
 
     Args:
-        name: `classifier`, `inception`, or `module:function` that returns a network.
-        images: the training part, which the classifier learns from.
+        name: `classifier`, `inception`, or `module:function` that returns a network. A function with a parameter is
+            given the training images; a network with a method `name_classes` judges classes, too.
+        images: the training part, where the extractor `learns` from it.
+        num_workers: processes that read images.
+        device: where the network goes.
     """
-    if name == "classifier":
-        network = train_classifier(images, num_workers, device)
-        training = {"train_data": images.identity(), "steps": STEPS, "batch_size": BATCH_SIZE, "seed": SEED}
-        return Extractor(network, {"name": name, **training, "weights": _digest(network)}, None)
-    network = (_load_inception() if name == "inception" else _call(name)).to(device).eval()
-    return Extractor(network, {"name": name, "weights": _digest(network)}, 3)
+    given = images if learns(name) else None
+    described: dict[str, Any] = {"name": name} if given is None else {"name": name, "train_data": given.fingerprint()}
+    if name == "classifier" and given is not None:
+        network: nn.Module = train_classifier(given, num_workers, device)
+        described |= {"steps": STEPS, "batch_size": BATCH_SIZE, "seed": SEED}
+    else:
+        network = _load_inception() if name == "inception" else _call(name, given)
+    network = network.to(device).eval()
+    return Extractor(network, {**described, "weights": _digest(network)}, 3 if given is None else None)
+
+
+class Classifier(nn.Module):
+    """Two convolutions and two linear layers; the output of the first linear layer are the features."""
+
+    def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
+        super().__init__()
+        self.size = tuple(min(side, MAX_INPUT) for side in image_size)
+        height, width = (-(-side // 4) for side in self.size)
+        self.body = nn.Sequential(
+            nn.Conv2d(in_channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
+            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
+            nn.Flatten(), nn.Linear(32 * height * width, FEATURES), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(FEATURES, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (b, c, H, W) uint8 → features (b, d)."""
+        pixels = to_float(images)
+        if tuple(pixels.shape[2:]) != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="area")
+        return self.body(pixels.contiguous(memory_format=torch.channels_last))
+
+    def name_classes(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (b, d) → the number of the likeliest class (b,)."""
+        return self.head(features).argmax(1)
+
+
+def train_classifier(images: Images, num_workers: int, device: torch.device) -> Classifier:
+    """Train on real images (the training part); it follows from them alone, bit for bit on one kind of CPU."""
+    with torch.random.fork_rng(devices=[]):  # only the first weights are drawn from it
+        torch.default_generator.manual_seed(SEED)
+        model = Classifier(images.in_channels, images.image_size, len(images.classes))
+    model.to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
+    steps = StepSampler(len(images), BATCH_SIZE, SEED, 0, STEPS)
+    for batch in tqdm(load_batches(images, steps, num_workers), "classifier", STEPS):
+        loss = F.cross_entropy(model.head(model(batch.images.to(device))), batch.labels.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
 
 
 def _digest(network: nn.Module) -> str:
-    """Tells two networks of one kind apart."""
+    """Return what tells two networks of one kind apart."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     return digest_of({key: sha256(value.flatten().view(torch.uint8).numpy()) for key, value in state.items()})
 
 
-def _check_inception() -> None:
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise InputError('--features inception needs torch-fidelity: install it with pip install -e ".[fid]"')
-
-
 def _load_inception() -> nn.Module:
-    """The Inception-v3 of the FID's authors, (b, 3, H, W) uint8 → (b, 2048); its weights are downloaded once."""
+    """Load the Inception-v3 of the FID's authors, (b, 3, H, W) uint8 → (b, 2048), downloading its weights once."""
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     try:
         with _without_pickles():
             return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
     except Exception as error:  # of the download: there are many types
-        reason = reason_of(error)
         raise InputError(
-            f"--features inception: its weights cannot be had ({reason}): connect to the network once, "
-            "or use --features classifier"
+            f"`features` inception: its weights cannot be had ({reason_of(error)}): connect to the network once, "
+            "or use classifier"
         ) from error
 
 
@@ -112,26 +180,32 @@ def _without_pickles() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _find_callable(name: str) -> Callable[[], Any]:
+def _find_function(name: str) -> Callable[..., Any]:
     module_name, colon, function_name = name.partition(":")
     if not (colon and module_name and function_name):
         raise InputError(
-            f"--features {name}: choose none, classifier, inception, or module:function, a function that "
+            f"`features` {name}: choose none, classifier, inception, or module:function, a function that "
             "Python can import and that returns the network; files of weights are not loaded"
         )
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise InputError(
-            f"--features {name}: it cannot be imported ({error}): check the names, or set PYTHONPATH to its folder"
+            f"`features` {name}: it cannot be imported ({error}): check the names, or set PYTHONPATH to its folder"
         ) from error
     if not callable(function):
-        raise InputError(f"--features {name} is no function: give one that returns a torch.nn.Module")
+        raise InputError(f"`features` {name}: it is not a function: give one that returns a torch.nn.Module")
     return function
 
 
-def _call(name: str) -> nn.Module:
-    network = _find_callable(name)()
+def _takes_images(function: Callable[..., Any]) -> bool:
+    """Return whether a function has a parameter that must be given."""
+    return any(parameter.default is parameter.empty for parameter in inspect.signature(function).parameters.values())
+
+
+def _call(name: str, images: Images | None) -> nn.Module:
+    function = _find_function(name)
+    network = function() if images is None else function(images)
     if not isinstance(network, nn.Module):
-        raise InputError(f"--features {name} returned a {type(network).__name__}: it must return a torch.nn.Module")
+        raise InputError(f"`features` {name}: it returned a {type(network).__name__}, not a torch.nn.Module")
     return network

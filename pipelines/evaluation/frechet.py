@@ -8,11 +8,15 @@ import torch
 
 from codegrid.errors import InputError
 
+from .features import Extractor
+
 
 class FeatureStatistics:
     """Mean and covariance of features, batch by batch, however they were cut into batches.
 
-    The sums are those of the distances to the first row: features far from zero would lose digits otherwise.
+    The sums are those of the distances to the first row: features far from zero would lose digits otherwise. (Not
+    torchmetrics' class: it takes images in place of features that the classifier has computed anyway, its sums lose
+    those digits, and it says nothing of the rank.)
     """
 
     def __init__(self) -> None:
@@ -22,7 +26,7 @@ class FeatureStatistics:
         """Count features (b, d)."""
         rows = features.detach().cpu().double().numpy()
         if not np.isfinite(rows).all():
-            raise InputError("the feature extractor gave values that are not finite: choose another with --features")
+            raise InputError("`features`: the network gave values that are not finite: choose another")
         if not self.count:
             self._first = rows[0].copy()
             self._sum = np.zeros(rows.shape[1])
@@ -49,7 +53,7 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """C (d, d), with n - 1 below the sum. Raises InputError for fewer than two rows."""
+        """C (d, d), with n - 1 below the sum. Raises `InputError` for fewer than two rows."""
         if self.count < 2:
             raise InputError(f"a Fréchet distance needs at least two images on each side, not {self.count}: give more")
         shift = self._sum / self.count
@@ -57,7 +61,7 @@ class FeatureStatistics:
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """‖μ_a - μ_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0 but for rounding."""
+    """Return ‖μ_a - μ_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0 but for rounding."""
     squared = np.square(a.mean - b.mean).sum()
     # C_a C_b has the eigenvalues of R C_b R with R = C_a^½. That is symmetric, so they are real, also where too few
     # images leave it without full rank, and the trace of the root is the sum of their roots
@@ -65,3 +69,37 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     roots = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(min=0))
     return float(squared + np.trace(a.covariance) + np.trace(b.covariance) - 2 * roots.sum())
+
+
+class JudgedImages:
+    """A stream of images, as a network sees them: their features and, where it names classes, how often it is right."""
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self.statistics = FeatureStatistics()
+        self.labels: list[torch.Tensor] = []
+        self.right: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def add(self, images: torch.Tensor, labels: torch.Tensor | None) -> None:
+        """Count images (b, c, H, W) uint8 and the classes that they should show (b,)."""
+        features = self.extractor(images)
+        self.statistics.add(features)
+        if self.extractor.classifier is not None and labels is not None:
+            self.labels.append(labels.cpu())
+            self.right.append(self.extractor.classifier.name_classes(features).cpu() == labels.cpu())
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of the images, 0 ... 1, that are named as their class; None where nothing names classes."""
+        return float(torch.cat(self.right).double().mean()) if self.right else None
+
+    @property
+    def agreement_by_class(self) -> list[float]:
+        """The share that is named right of each class that occurs, in order."""
+        labels, right = torch.cat(self.labels), torch.cat(self.right).double()
+        return [float(right[labels == label].mean()) for label in labels.unique()]
+
+    def distance_to(self, others: "JudgedImages") -> float:
+        """Return the Fréchet distance of the features to those of other images."""
+        return frechet_distance(self.statistics, others.statistics)

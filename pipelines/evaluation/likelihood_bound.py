@@ -8,26 +8,31 @@ around them, and those of 0 and 255 are open, so that the probabilities sum to 1
 
     p(x | z) = Π σ((x + ½ - μ) / s_c) - σ((x - ½ - μ) / s_c),   σ(∞) = 1 for x = 255,   σ(-∞) = 0 for x = 0
 
-Shapes: b batch, c channels, H W image.
+Shapes: b batch, c channels, *size an image's sides.
 """
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-SMALLEST, LARGEST = 0.01, 1000.0  # scales, in grey levels
-BINS_PER_LEVEL, FURTHEST = 16, 512  # of the histogram of residuals that the scale is fitted to
+from codegrid.codes import Codes
+from codegrid.data.images import to_float
+from codegrid.protocols import Tokenizer
+
+MIN_SCALE, MAX_SCALE = 0.01, 1000.0  # in grey levels
+BINS_PER_LEVEL, MAX_RESIDUAL = 16, 512  # of the histogram of residuals that the scale is fitted to
 
 
 def to_levels(outputs: torch.Tensor) -> torch.Tensor:
-    """Decoder outputs, about [-1, 1] → μ in float64, about 0 ... 255; nothing is clipped."""
+    """Return μ in float64, about 0 ... 255, of decoder outputs, about [-1, 1]; nothing is clipped."""
     return (outputs.double() + 1) * 127.5
 
 
-def bin_nats(residuals: torch.Tensor, scales: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """-log p of values at a distance x - μ from the mean.
+def bin_nll(residuals: torch.Tensor, scales: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return -log p of values at a distance x - μ from the mean.
 
     Args:
         residuals: x - μ, float64, in grey levels.
@@ -41,32 +46,32 @@ def bin_nats(residuals: torch.Tensor, scales: torch.Tensor, low: torch.Tensor, h
     return -(below + above + width)
 
 
-def image_nats(images: torch.Tensor, outputs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """-log p(x | z) of each image, float64 (b,).
+def image_nll(images: torch.Tensor, outputs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return -log p(x | z) of each image, float64 (b,).
 
     Args:
-        images: x, (b, c, H, W) uint8.
-        outputs: what the decoder made of z, (b, c, H, W), about [-1, 1].
+        images: x, (b, c, *size) uint8.
+        outputs: of the decoder for z, (b, c, *size), about [-1, 1].
         scales: s, (c,), in grey levels.
     """
     residuals = images.double() - to_levels(outputs)
-    scales = scales.to(residuals).view(-1, 1, 1)
-    return bin_nats(residuals, scales, images == 0, images == 255).flatten(1).sum(1)
+    scales = scales.to(residuals).view(-1, *[1] * (images.ndim - 2))
+    return bin_nll(residuals, scales, images == 0, images == 255).flatten(1).sum(1)
 
 
 def fit_scales(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """The most likely scale of each channel (c,), in grey levels, from pairs of images and decoder outputs.
+    """Return the most likely scale of each channel (c,), in grey levels, from pairs of images and decoder outputs.
 
     They are counted in a histogram of residuals, a sixteenth of a level fine: memory does not grow with the images.
     """
-    counts = None
+    size = 2 * MAX_RESIDUAL * BINS_PER_LEVEL + 1
+    counts: torch.Tensor | None = None
     for images, outputs in pairs:
         residuals = images.double() - to_levels(outputs)
-        places = ((residuals + FURTHEST) * BINS_PER_LEVEL).round().clamp(0, 2 * FURTHEST * BINS_PER_LEVEL).long()
+        places = ((residuals + MAX_RESIDUAL) * BINS_PER_LEVEL).round().clamp(0, size - 1).long()
         kinds = (images == 0).long() + 2 * (images == 255).long()  # 0: between, 1: low, 2: high
-        size = 2 * FURTHEST * BINS_PER_LEVEL + 1
-        found = [torch.bincount(row.flatten(), minlength=3 * size) for row in (kinds * size + places).unbind(1)]
-        found = torch.stack(found).view(-1, 3, size).cpu()
+        rows = [torch.bincount(row.flatten(), minlength=3 * size) for row in (kinds * size + places).unbind(1)]
+        found = torch.stack(rows).view(-1, 3, size).cpu()
         counts = found if counts is None else counts + found
     if counts is None:
         raise ValueError("no images to fit the scales to")
@@ -74,21 +79,51 @@ def fit_scales(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tens
 
 
 def _fit_scale(counts: torch.Tensor) -> float:
-    """Golden-section search for log s over the residuals counted in (3, bins)."""
-    residuals = torch.arange(counts.shape[1], dtype=torch.float64) / BINS_PER_LEVEL - FURTHEST
+    """Search log s by golden sections over the residuals counted in (3, bins)."""
+    residuals = torch.arange(counts.shape[1], dtype=torch.float64) / BINS_PER_LEVEL - MAX_RESIDUAL
     kinds = torch.arange(3)[:, None]
 
     def cost(log_scale: float) -> float:
-        nats = bin_nats(residuals, torch.tensor(log_scale).double().exp(), kinds == 1, kinds == 2)
+        nats = bin_nll(residuals, torch.tensor(log_scale).double().exp(), kinds == 1, kinds == 2)
         return float(torch.where(counts > 0, counts * nats, 0.0).sum())
 
-    low, high, ratio = math.log(SMALLEST), math.log(LARGEST), (math.sqrt(5) - 1) / 2
+    low, high, ratio = math.log(MIN_SCALE), math.log(MAX_SCALE), (math.sqrt(5) - 1) / 2
     while high - low > 1e-6:
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if cost(left) <= cost(right) else (left, high)
     return math.exp((low + high) / 2)
 
 
-def bits_per_dim(nats: float, num_images: int, image_shape: tuple[int, ...]) -> float:
-    """Nats of all images together → bits for each value of an image."""
-    return nats / (math.log(2) * num_images * math.prod(image_shape))
+def bits_per_dim(bits_per_image: float, image_shape: tuple[int, ...]) -> float:
+    """Return the bits for each value of an image (c, *size)."""
+    return bits_per_image / math.prod(image_shape)
+
+
+class DecoderLikelihood:
+    """-log2 p(x | z) of images given their codes, as a mean over all that are added.
+
+    Args:
+        tokenizer: gives it itself where it was trained to.
+        scales: (c,), in grey levels, of a discretized logistic around the decoder's output. None: the tokenizer's own.
+        description: how it is given, in JSON values.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, scales: torch.Tensor | None, description: dict[str, Any]) -> None:
+        self.tokenizer, self.scales, self.description = tokenizer, scales, description
+        self.nats, self.count = 0.0, 0
+
+    @torch.no_grad()
+    def add(self, images: torch.Tensor, codes: Codes, outputs: torch.Tensor) -> None:
+        """Count images (b, c, *size) uint8, their codes, and what the decoder made of these."""
+        if self.scales is None:
+            nats = self.tokenizer.nll(to_float(images), codes)
+            assert nats is not None, "a tokenizer without a likelihood of its own needs scales"
+        else:
+            nats = image_nll(images, outputs, self.scales)
+        self.nats += float(nats.double().sum())
+        self.count += len(images)
+
+    @property
+    def bits_per_image(self) -> float:
+        """The mean over the images."""
+        return self.nats / math.log(2) / self.count

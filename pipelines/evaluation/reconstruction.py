@@ -1,75 +1,120 @@
-"""Figures of a tokenizer and of a prior over a whole data set, whatever the batch size.
+"""Metrics of a tokenizer and of a prior over a whole data set, whatever the batch size.
 
-Shapes: b batch, c channels, H W image, h w code grid, K num_embeddings.
+Shapes: b batch, c channels, *size an image's sides, *shape the sites of each grid.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from codegrid.data.images import to_float
-from codegrid.stage1_vqvae.usage import UsageCounter
-from codegrid.stage2_prior.likelihood import nats_of
+from codegrid.codes import Codes, Condition
+from codegrid.data.codes import CodeBatch
+from codegrid.data.images import ImageBatch, to_float
+from codegrid.noise import Noise
+from codegrid.protocols import Prior, Tokenizer
+from codegrid.stage1_vqvae.usage import LayoutUsage
+from codegrid.stage2_prior.likelihood import measure
 
-if TYPE_CHECKING:
-    from codegrid.stage1_vqvae import VQVAE
-    from codegrid.stage2_prior import GatedPixelCNN
+WINDOW = 11  # pixels of a side of SSIM's Gaussian window of σ 1.5
+DATA_RANGE = 2.0  # the width of [-1, 1]
 
 
-class Reconstructed(NamedTuple):
-    """A batch of images, and what the tokenizer made of it."""
+class Reconstruction(NamedTuple):
+    """A batch of images, and the tokenizer's reconstruction of it."""
 
-    images: torch.Tensor  # (b, c, H, W) uint8
+    images: torch.Tensor  # (b, c, *size) uint8
     labels: torch.Tensor | None  # (b,) int64
-    codes: torch.Tensor  # (b, h, w) int64
-    outputs: torch.Tensor  # (b, c, H, W), of the decoder: about [-1, 1], not clipped
+    codes: Codes  # (b, *shape) int64 for each grid
+    output: torch.Tensor  # (b, c, *size), of the decoder: about [-1, 1], not clipped
 
 
 @torch.no_grad()
 def measure_tokenizer(
-    tokenizer: "VQVAE",
-    batches: Iterable[Any],
-    usage: UsageCounter | None = None,
-    watchers: Sequence[Callable[[Reconstructed], None]] = (),
-) -> dict[str, float]:
-    """Reconstruction error (MSE / variance of the training data), PSNR, and the codebook's `Usage`.
+    tokenizer: Tokenizer,
+    batches: Iterable[ImageBatch],
+    usage: LayoutUsage | None = None,
+    watchers: Sequence[Callable[[Reconstruction], None]] = (),
+) -> dict[str, Any]:
+    """Return the error and the PSNR of reconstructions, and how much of the codebooks is used.
 
-    PSNR is the mean over the images, in dB, for values in [0, 1]. The codes are counted in `usage`, where that is
-    given, and each of the watchers is called with each batch.
+    `reconstruction_error` is the MSE over the variance of the training data; `psnr` the mean over the images, in dB.
+    Of several grids, `perplexity` is the mean over the grids, `codebook_usage` the share of the entries of all of them,
+    and `unused_entries` the sum; `grids` has these for each grid.
+
+    Args:
+        tokenizer: in eval mode.
+        batches: of images.
+        usage: counts the codes, where it is given.
+        watchers: each is called with each batch.
     """
-    device = next(tokenizer.parameters()).device
-    usage = usage or UsageCounter(tokenizer.num_embeddings)
-    errors = []
+    usage = usage or LayoutUsage(tokenizer.layout)
+    errors, first = [], 0
     for batch in batches:
-        pixels = batch.images.to(device)
-        images = to_float(pixels)
-        codes = tokenizer.encode(images)
+        images = batch.images.to(tokenizer.device)
+        x = to_float(images)
+        codes = tokenizer.encode(x)
         usage.add(codes)
-        outputs = tokenizer.decode(codes, tokenizer.image_size)
+        # numbers of a stochastic decoder that belong to the image, not to its place in a batch
+        noise = Noise(0, first, len(images), tokenizer.device)
+        output = tokenizer.decode(codes, tuple(x.shape[2:]), noise=noise)
         for watcher in watchers:
-            watcher(Reconstructed(pixels, batch.labels, codes, outputs))
-        squares = (outputs.clamp(-1, 1) - images).square()
-        errors.append(squares.double().mean(dim=(1, 2, 3)).cpu())
+            watcher(Reconstruction(images, batch.labels, codes, output))
+        errors.append((output.clamp(-1, 1) - x).square().double().flatten(1).mean(1).cpu())
+        first += len(images)
     mse = torch.cat(errors)
     return {
         "reconstruction_error": float(mse.mean()) / tokenizer.data_variance,
-        "psnr": float((10 * torch.log10(4 / mse.clamp_min(1e-10))).mean()),  # 4: the range [-1, 1] is 2 wide
+        "psnr": float((10 * torch.log10(DATA_RANGE**2 / mse.clamp_min(1e-10))).mean()),
         **usage.figures()._asdict(),
+        "grids": [one._asdict() for one in usage.by_grid()],
     }
 
 
-@torch.no_grad()
-def measure_prior(prior: "GatedPixelCNN", batches: Iterable[Any]) -> dict[str, float]:
-    """Cross-entropy of codes in bits: −log2 p(z) over the number of sites of all grids."""
-    device = next(prior.parameters()).device
-    nats, sites = 0.0, 0
-    for batch in batches:
-        codes = batch.codes.to(device)
-        labels = batch.labels.to(device) if prior.num_classes else None
-        nats += float(
-            nats_of(prior(codes, labels), codes).double().sum()
-        )  # a sum, not a mean of means: the last batch may be short
-        sites += codes.numel()
-    return {"bits_per_code": nats / math.log(2) / sites}
+def prior_inputs(prior: Prior, batch: CodeBatch) -> tuple[Codes, Condition]:
+    """Return the codes that a prior draws, and its condition, on its device.
+
+    Args:
+        prior: of the tokenizer that the codes are of.
+        batch: codes of all grids of the tokenizer.
+    """
+    given = prior.conditions.given(batch.labels)._replace(codes=tuple(batch.codes[grid] for grid in prior.given_grids))
+    return tuple(batch.codes[grid].to(prior.device) for grid in prior.grids), given.to(prior.device)
+
+
+def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
+    """Return the cross-entropy of codes in bits, or a bound of it; nothing where the prior has no likelihood.
+
+    `bits_per_code` is the mean over the codes of all grids of the prior, `bits_per_image` the sum over an image's;
+    `grids` has the bits per code of each grid.
+
+    Args:
+        prior: in eval mode.
+        batches: codes of all grids of the tokenizer.
+    """
+    bits = measure(prior, (prior_inputs(prior, batch) for batch in batches))
+    if bits is None:
+        return {}
+    grids = [{"grid": grid, "bits_per_code": own} for grid, own in zip(prior.grids, bits.of_grids, strict=True)]
+    return {"bits_per_code": bits.per_code, "bits_per_image": bits.per_sample, "grids": grids}
+
+
+def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:
+    """Return the SSIM (Wang et al. 2004) of each pair of images; None where the window is larger, or it is no image.
+
+    11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, data range 2, the mean over sites and channels.
+
+    Args:
+        images, others: (b, c, H, W) in [-1, 1].
+
+    Returns:
+        (b,) float64 in [-1, 1].
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds: not for training
+
+    if images.ndim != 4 or min(images.shape[2:]) < WINDOW:
+        return None
+    # by image: the mean over a batch would give the images of a short last one more weight
+    found = structural_similarity_index_measure(others, images, data_range=DATA_RANGE, reduction="none")
+    assert isinstance(found, torch.Tensor)  # a pair only where its parts are asked for
+    return found.double()

@@ -1,251 +1,242 @@
-"""What `evaluate` measures, and under which conditions each figure was had.
+"""The body of `codegrid evaluate`: metrics of reconstructions, codes and samples, and what each was measured on."""
 
-Shapes: b batch, c channels, H W image, h w code grid.
-"""
-
-import math
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced, to_float, to_uint8
-from codegrid.data.loading import in_batches, in_order, load_batches
-from codegrid.data.sources import Images, load_images
-from codegrid.errors import InputError
+from codegrid.data.loading import in_order
+from codegrid.data.manifest import LABELS
+from codegrid.data.shards import Column
+from codegrid.files import write_json
+from codegrid.pipelines.drawing.codebook import save_usage
+from codegrid.pipelines.drawing.sheets import save_pairs
+from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
-from codegrid.pipelines.generation.request import Request, make_request
-from codegrid.pipelines.running.use_configs import Evaluate
-from codegrid.stage1_vqvae import VQVAE
-from codegrid.stage1_vqvae.usage import UsageCounter
+from codegrid.pipelines.generation.request import Request
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.run_folder import Run
+from codegrid.stage1_vqvae.usage import LayoutUsage
+from codegrid.stage2_prior.likelihood import measure
 
-from .features import Extractor, check_features
-from .frechet import FeatureStatistics, frechet_distance
-from .likelihood_bound import bits_per_dim, fit_scales, image_nats
-from .reconstruction import Reconstructed, measure_prior, measure_tokenizer
-from .similarity import DATA_RANGE, structural_similarity
+from .frechet import JudgedImages
+from .inputs import Inputs, load_inputs
+from .likelihood_bound import DecoderLikelihood, bits_per_dim, fit_scales
+from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 
-MOST_TO_FIT = 1000  # training images that the decoder's scales are fitted to: a number or three, from as many pixels
-
-
-class Parts(NamedTuple):
-    """What is measured, and on what."""
-
-    tokenizer: VQVAE
-    pipeline: TwoStagePipeline | None  # with a prior
-    images: Images  # the split that is measured on
-    train: Images | None  # the training part, where something is learnt from it
-    request: Request | None  # the samples to draw, at least 2
-    device: torch.device
-    data: str  # the identity of `images`
-    train_data: str | None  # that of `train`
-
-    def facts(self) -> dict[str, Any]:
-        """What the figures depend on beside the settings."""
-        return {
-            "tokenizer": self.tokenizer.fingerprint(),
-            "prior": self.pipeline.prior.fingerprint() if self.pipeline else None,
-            "data": self.data,
-            "train_data": self.train_data,
-        }
+MAX_TO_FIT = 1000  # training images that the decoder's scales are fitted to: a number or three, from as many pixels
+NUM_SHOWN = 48  # reconstructions on a sheet
+OF_BITS = "bits_per_code, bits_per_image, bound_bits_per_dim"
 
 
-class RealFeatures:
-    """What an extractor makes of the real images: statistics and, of a classifier, how often it is right."""
+@dataclass
+class Metrics:
+    """Metrics by name, what each of them was measured on, those of each grid, and which are left out."""
 
-    def __init__(self, extractor: Extractor) -> None:
-        self.extractor = extractor
-        self.statistics = FeatureStatistics()
-        self.hits = 0
+    values: dict[str, Any] = field(default_factory=dict)
+    measured_on: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grids: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # sentences
 
-    @torch.no_grad()
-    def add(self, images: torch.Tensor, labels: torch.Tensor | None) -> None:
-        """Count images (b, c, H, W) uint8 and their labels (b,)."""
-        features = self.extractor(images)
-        self.statistics.add(features)
-        if self.extractor.classifier:
-            self.hits += int((self.extractor.classifier.name_classes(features).cpu() == labels).sum())
-
-    @property
-    def accuracy(self) -> float:
-        """The share of the real images, 0 ... 1, that the classifier names as their class."""
-        return self.hits / self.statistics.count
-
-
-class Figures(NamedTuple):
-    """Figures by name, and for each of them what it depends on."""
-
-    values: dict[str, float]
-    conditions: dict[str, dict[str, Any]]
-
-    def add(self, values: dict[str, float], /, **conditions: Any) -> None:
-        """Add figures that were had under the same conditions."""
+    def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
+        """Add metrics that were measured on the same things."""
         self.values.update(values)
-        self.conditions.update({name: conditions for name in values})
+        self.measured_on.update({name: measured_on for name in values})
+
+    def lines(self) -> list[str]:
+        """Return what is printed: the numbers, which of them need care, and what is left out."""
+        lines = []
+        for name, value in self.values.items():
+            if isinstance(value, int | float):
+                lines.append(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
+        for name, details in self.measured_on.items():
+            if details.get("likelihood") == "bound":
+                lines.append(f"{name}: an upper bound, as a prior gives its likelihood as a bound")
+            if details.get("rank_deficient"):
+                fewest, dimensions = min(details["images_compared"]), details["feature_dimensions"]
+                lines.append(
+                    f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
+                    "deficient); compare it with distances of as many images only"
+                )
+        return lines + self.left_out
 
 
-def load_parts(settings: Evaluate, device: torch.device) -> Parts:
-    """Load what the settings name. Raises `InputError` where it does not fit together."""
-    if settings.prior is None:
-        pipeline, tokenizer = None, VQVAE.from_pretrained(settings.tokenizer, device)
-    else:
-        pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, device)
-        tokenizer = pipeline.tokenizer
-    request = _make_request(settings, pipeline)
+def evaluate(settings: Evaluate) -> None:
+    """Write metrics.json, usage.png and reconstructions.png into `settings.output`."""
+    inputs = load_inputs(settings)
+    run = Run(settings.output, settings, **inputs.depends_on)
+    if run.finished:
+        return print_once(f"{settings.output} is finished: nothing to do")
+    run.start()
+    inputs.need_extractor()
+    tokenizer, images = inputs.tokenizer, inputs.images
+    metrics, usage = Metrics(), LayoutUsage(tokenizer.layout)
+    real = measure_reconstructions(inputs, usage, metrics)
+    if real is not None and inputs.pipeline is not None and inputs.request is not None:
+        measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
+    shown = to_float(images.batch(evenly_spaced(len(images), NUM_SHOWN)).images)
+    again = tokenizer.reconstruct(shown.to(tokenizer.device))
 
-    def load(split: str) -> Images:
-        size, channels = tokenizer.image_size, tokenizer.in_channels
-        return load_images(settings.dataset, settings.data_root, split, size, channels)
+    def write_results(folder: Path) -> None:
+        described = {"images": len(images), "split": settings.split, **inputs.depends_on}
+        parts = {"grids": metrics.grids, "measured_on": metrics.measured_on, "left_out": metrics.left_out}
+        write_json(folder / "metrics.json", {**metrics.values, **described, **parts})
+        save_usage(folder / "usage.png", usage.counts)
+        save_pairs(folder / "reconstructions.png", shown, again)
 
-    images = load(settings.split)
-    if pipeline and pipeline.prior.num_classes and images.classes != pipeline.classes:
-        raise InputError(
-            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
-        )
-    check_features(settings.features, images, settings.dataset)
-    if settings.features != "none" and len(images) < 2:
-        raise InputError(f"the {settings.split} part holds a single image: --features needs at least 2")
-    train = None
-    if settings.features == "classifier" or (pipeline and settings.split != "train"):
-        train = images if settings.split == "train" else load("train")
-    identities = images.identity(), train.identity() if train else None
-    return Parts(tokenizer, pipeline, images, train, request, device, *identities)
-
-
-def _make_request(settings: Evaluate, pipeline: TwoStagePipeline | None) -> Request | None:
-    if settings.num_samples is None:
-        return None
-    if pipeline is None:
-        raise InputError(f"--num-samples {settings.num_samples} needs a --prior to draw them from")
-    if settings.features == "none":
-        raise InputError(
-            f"--num-samples {settings.num_samples} needs --features to judge them by: classifier, for example"
-        )
-    if settings.num_samples < 2:
-        raise InputError("--num-samples 1: a Fréchet distance needs at least 2")
-    return make_request(pipeline.prior, settings.num_samples, None, settings.seed, settings.controls)
+    run.finish_with(write_results)
+    for line in metrics.lines():
+        print_once(line)
 
 
-def measure_reconstructions(
-    parts: Parts, settings: Evaluate, extractor: Extractor | None, usage: UsageCounter, figures: Figures
-) -> RealFeatures | None:
-    """Add the figures of reconstructions and of codes; returns what the extractor makes of the real images."""
-    tokenizer, images = parts.tokenizer, parts.images
-    reference = describe_reference(parts, settings)
-    scales = _fit_scales(parts, settings) if parts.pipeline and settings.split != "train" else None
-    codes, similarities, nats = [], [], []
-    real, again = RealFeatures(extractor) if extractor else None, FeatureStatistics()
+def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics) -> JudgedImages | None:
+    """Add the metrics of reconstructions and of codes; return the real images as the extractor sees them."""
+    decoder = _make_decoder_likelihood(inputs) if inputs.pipeline else None
+    real, again = (JudgedImages(inputs.extractor), JudgedImages(inputs.extractor)) if inputs.extractor else (None, None)
+    codes: list[CodeBatch] = []
+    similarities: list[torch.Tensor] = []
 
-    def watch(batch: Reconstructed) -> None:
-        similarity = structural_similarity(to_float(batch.images), batch.outputs.clamp(-1, 1))
+    def watch(batch: Reconstruction) -> None:
+        similarity = structural_similarity(to_float(batch.images), batch.output.clamp(-1, 1))
         if similarity is not None:
             similarities.append(similarity.cpu())
-        if parts.pipeline:
-            codes.append(CodeBatch(batch.codes.cpu(), batch.labels))
-        if scales is not None:
-            nats.append(image_nats(batch.images, batch.outputs, scales).cpu())
-        if real:
+        if inputs.pipeline:
+            columns: dict[str, Column] = {} if batch.labels is None else {LABELS: batch.labels}
+            codes.append(CodeBatch(tuple(grid.cpu() for grid in batch.codes), columns))
+        if decoder:
+            decoder.add(batch.images, batch.codes, batch.output)
+        if real and again:
             real.add(batch.images, batch.labels)
-            again.add(extractor(to_uint8(batch.outputs)))
+            again.add(to_uint8(batch.output), batch.labels)
 
-    batches = in_order(len(images), settings.batch_size)
-    bar = tqdm(load_batches(images, batches, settings.num_workers), "tokenizer", len(batches))
-    figures.add(measure_tokenizer(tokenizer, bar, usage, [watch]), reference=reference)
+    batches = inputs.batches(inputs.images, range(len(inputs.images)), "tokenizer")
+    values = measure_tokenizer(inputs.tokenizer, batches, usage, [watch])
+    of_grids = zip(inputs.tokenizer.layout, values.pop("grids"), usage.counts, strict=True)
+    metrics.grids = [
+        {"grid": number, **grid.as_json(), **used, "never_used": (counts == 0).nonzero().flatten().tolist()}
+        for number, (grid, used, counts) in enumerate(of_grids)
+    ]
+    metrics.add(values, reference=inputs.reference)
     if similarities:
         in_detail = {"data_range": DATA_RANGE, "pixel_range": [-1, 1], "torchmetrics": version("torchmetrics")}
-        figures.add({"ssim": float(torch.cat(similarities).mean())}, reference=reference, **in_detail)
-    if parts.pipeline:
-        _add_likelihoods(parts, reference, codes, nats, scales, figures)
-    if real:
-        _add_distance("rfid", again, real, figures, reference=reference)
+        metrics.add({"ssim": float(torch.cat(similarities).mean())}, reference=inputs.reference, **in_detail)
+    else:
+        metrics.left_out.append(f"no ssim: the images are smaller than its window of {WINDOW}×{WINDOW} pixels")
+    if inputs.pipeline:
+        _add_bits(inputs, codes, decoder, metrics)
+    if real and again:
+        _add_distance("rfid", again, real, metrics, reference=inputs.reference)
+        _add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
     return real
 
 
-def _add_likelihoods(
-    parts: Parts,
-    reference: dict[str, Any],
-    codes: list[CodeBatch],
-    nats: list[torch.Tensor],
-    scales: torch.Tensor | None,
-    figures: Figures,
-) -> None:
-    """Bits per code, and the bound that both stages together give."""
-    conditional = bool(parts.pipeline.prior.num_classes)
-    of_codes = measure_prior(parts.pipeline.prior, tqdm(codes, "prior"))
-    figures.add(of_codes, reference=reference, given_labels=conditional)
-    if scales is None:
+@torch.no_grad()
+def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
+    """Return the tokenizer's own likelihood of an image, or one that is fitted to the training part, if that is held.
+
+    The scales follow from evenly spaced images.
+    """
+    if inputs.has_decoder_likelihood():
+        return DecoderLikelihood(inputs.tokenizer, None, {"likelihood": "of the tokenizer"})
+    if inputs.train is None or inputs.settings.split == "train":
+        return None
+    train, device = inputs.train, inputs.tokenizer.device
+    numbers = evenly_spaced(len(train), MAX_TO_FIT)
+    images = (batch.images.to(device) for batch in inputs.batches(train, numbers, "decoder's scale"))
+    scales = fit_scales((batch, inputs.tokenizer.reconstruct(to_float(batch))) for batch in images)
+    fitted_to = {"split": "train", "images": len(numbers), "fingerprint": inputs.depends_on["train_data"]}
+    described = {"likelihood": "discretized logistic", "scales_in_grey_levels": scales.tolist(), "fitted_to": fitted_to}
+    return DecoderLikelihood(inputs.tokenizer, scales, described)
+
+
+def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood | None, metrics: Metrics) -> None:
+    """Add the bits of codes, of each prior and grid and together, and the bound that both stages together give."""
+    per_image, kinds = 0.0, set()
+    configs = inputs.settings.configs(len(inputs.priors))
+    for number, (prior, config) in enumerate(zip(inputs.priors, configs, strict=True)):
+        name = "prior" if len(inputs.priors) == 1 else f"prior {number}"
+        batches = (prior_inputs(prior, batch) for batch in tqdm(codes, name))
+        bits = measure(prior, batches, inputs.settings.seed, config.num_inference_steps)
+        kinds.add("none" if bits is None else prior.likelihood)
+        for place, grid in enumerate(prior.grids):
+            own = {} if bits is None else {"bits_per_code": bits.of_grids[place]}
+            metrics.grids[grid] |= {"prior": number, "likelihood": prior.likelihood, **own}
+        if bits is None:
+            metrics.left_out.append(f"no {OF_BITS}: the {name} has no likelihood")
+        else:
+            per_image += bits.per_sample
+    if "none" in kinds:
         return
-    sites = math.prod(parts.tokenizer.grid_shape)
-    total = float(torch.cat(nats).sum()) + of_codes["bits_per_code"] * math.log(2) * sites * len(parts.images)
-    shape = (parts.tokenizer.in_channels, *parts.tokenizer.image_size)
-    figures.add(
-        {"bound_bits_per_dim": bits_per_dim(total, len(parts.images), shape)},
-        reference=reference,
-        given_labels=conditional,
-        decoder={
-            "likelihood": "discretized logistic", "scales_in_grey_levels": scales.tolist(),
-            "fitted_to": {"split": "train", "images": min(len(parts.train), MOST_TO_FIT),
-                          "identity": parts.train_data},
-        },
+    conditions: dict[str, Any] = {
+        "reference": inputs.reference, "given_labels": any(prior.conditions.num_classes for prior in inputs.priors),
+        "likelihood": "bound" if "bound" in kinds else "exact",
+    }  # fmt: skip
+    sites = sum(grid.num_sites for grid in inputs.tokenizer.layout)
+    metrics.add({"bits_per_code": per_image / sites, "bits_per_image": per_image}, **conditions)
+    if decoder is None:
+        metrics.left_out.append(
+            "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on --split test"
+        )
+        return
+    in_all = decoder.bits_per_image + per_image
+    metrics.add(
+        {"bound_bits_per_dim": bits_per_dim(in_all, inputs.tokenizer.signal.shape)},
+        **conditions, decoder=decoder.description,
     )  # fmt: skip
 
 
 @torch.no_grad()
-def _fit_scales(parts: Parts, settings: Evaluate) -> torch.Tensor:
-    """The scales of the decoder's likelihood, from evenly spaced images of the training part."""
-    batches = in_batches(evenly_spaced(len(parts.train), MOST_TO_FIT), settings.batch_size)
-    bar = tqdm(load_batches(parts.train, batches, settings.num_workers), "decoder's scale", len(batches))
-
-    def pair(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = parts.tokenizer.encode(to_float(images))
-        return images, parts.tokenizer.decode(codes, parts.tokenizer.image_size)
-
-    return fit_scales(pair(batch.images.to(parts.device)) for batch in bar)
-
-
-@torch.no_grad()
-def measure_samples(parts: Parts, settings: Evaluate, real: RealFeatures, figures: Figures) -> None:
-    """Draw the samples, and add how near they are to the real images and how often they are of their class."""
-    request, pipeline, extractor, drawn, hits = parts.request, parts.pipeline, real.extractor, FeatureStatistics(), 0
-    classifier = extractor.classifier if request.labels is not None else None
+def measure_samples(
+    inputs: Inputs, pipeline: TwoStagePipeline, request: Request, real: JudgedImages, metrics: Metrics
+) -> None:
+    """Draw the samples; add how near they are to the real images, and how often they are of their class."""
+    settings, drawn = inputs.settings, JudgedImages(real.extractor)
     with tqdm(total=request.num_samples, desc="sampling", unit="img") as bar:
         for rows in in_order(request.num_samples, settings.batch_size):
-            features = extractor(to_uint8(pipeline.decode(pipeline.draw_codes(request, rows))))
-            drawn.add(features)
-            if classifier:
-                asked = torch.tensor(request.labels[rows.start : rows.stop])
-                hits += int((classifier.name_classes(features).cpu() == asked).sum())
+            some = pipeline.sample_rows(request, rows, settings.backend)
+            drawn.add(to_uint8(some.images).to(pipeline.device), some.labels)
             bar.update(len(rows))
-    reference = describe_reference(parts, settings)
-    samples = {
+    samples: dict[str, Any] = {
         "images": request.num_samples, "labels": None if request.labels is None else "all classes in turn",
-        "seed": request.seed, **request.controls, "prior": pipeline.prior.fingerprint(),
+        "seed": request.seed, "configs": [asdict(config) for config in request.configs],
+        "priors": inputs.depends_on["priors"],
     }  # fmt: skip
-    _add_distance("gfid", drawn, real, figures, reference=reference, samples=samples)
-    if classifier:
-        figures.add(
-            {"class_agreement": hits / request.num_samples}, reference=reference, samples=samples,
-            extractor=extractor.description, accuracy_on_reference=real.accuracy,
-        )  # fmt: skip
+    _add_distance("gfid", drawn, real, metrics, reference=inputs.reference, samples=samples)
+    _add_agreement("class_agreement", drawn, real, metrics, reference=inputs.reference, samples=samples)
+    if inputs.train is not None and settings.split != "train":
+        # the distance that samples as good as real images would have
+        numbers, others = evenly_spaced(len(inputs.train), request.num_samples), JudgedImages(real.extractor)
+        for batch in inputs.batches(inputs.train, numbers, "training images"):
+            others.add(batch.images.to(pipeline.device), batch.labels)
+        train = {"images": len(numbers), "fingerprint": inputs.depends_on["train_data"]}
+        _add_distance("train_fid", others, real, metrics, reference=inputs.reference, train=train)
 
 
-def _add_distance(name: str, ours: FeatureStatistics, real: RealFeatures, figures: Figures, **conditions: Any) -> None:
-    theirs = real.statistics
-    figures.add(
-        {name: frechet_distance(ours, theirs)},
-        **conditions,
+def _add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
+    counts = [ours.statistics.count, real.statistics.count]
+    dimensions = real.statistics.dimensions
+    metrics.add(
+        {name: ours.distance_to(real)},
+        **measured_on,
         extractor=real.extractor.description,
-        images_compared=[ours.count, theirs.count],
-        feature_dimensions=theirs.dimensions,
-        rank_deficient=ours.rank_deficient or theirs.rank_deficient,
+        images_compared=counts,
+        feature_dimensions=dimensions,
+        rank_deficient=ours.statistics.rank_deficient or real.statistics.rank_deficient,
     )
 
 
-def describe_reference(parts: Parts, settings: Evaluate) -> dict[str, Any]:
-    """The real images that the figures are of."""
-    return {
-        "dataset": settings.dataset, "split": settings.split, "images": len(parts.images),
-        "identity": parts.data,
-    }  # fmt: skip
+def _add_agreement(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
+    """Add how often a classifier names images as it should, beside how often it names real ones so."""
+    if ours.agreement is None:
+        return
+    metrics.add(
+        {name: ours.agreement, f"{name}_by_class": ours.agreement_by_class},
+        **measured_on,
+        extractor=real.extractor.description,
+        accuracy_on_reference=real.agreement,
+    )

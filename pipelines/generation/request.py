@@ -1,144 +1,178 @@
-"""What a user asks a prior for: how many samples, of which classes, drawn how.
+"""What a user asks priors for: how many samples, under which conditions, drawn how, with which codes kept.
 
-Shapes: n samples, m known sites.
+Shapes: n samples, p pictures, *size the pixels of a picture, *shape the sites of each grid.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from codegrid.codes import Codes, Condition, Known, Layout, describe_layout
 from codegrid.errors import InputError
-from codegrid.pipelines.running.checks import check_ranges
-from codegrid.stage2_prior import NO_LABEL, Controls, GatedPixelCNN
+from codegrid.limits import NumSamples, Seed, check_value, check_whole
+from codegrid.protocols import Prior, Tokenizer
+from codegrid.sampling_config import SamplingConfig, sampling_configs
+from codegrid.stage2_prior.conditions import Conditions, Labels
 
-LEARNT_NONE_WITHOUT = "this prior learnt no grids without a label: train it with --label-dropout 0.1"
+Keep = int | torch.Tensor
 
 
 class Request(NamedTuple):
-    """Checked, and the same for every process that draws a part of it."""
+    """A checked request for samples: every process that draws a part of it has the same one."""
 
-    num_samples: int
-    labels: list[int] | None  # a number for each sample; None for an unconditional prior
+    num_samples: int  # n
+    condition: Condition  # of all samples, on the CPU
     seed: int
-    controls: dict[str, Any]  # the arguments of `Controls`
-    # the first codes in raster order, which are kept: (pictures, m), of each picture for `of_each` samples in turn
-    known: torch.Tensor | None = None
-    of_each: int = 1
+    configs: tuple[SamplingConfig, ...]  # one for each prior
+    known: Known | None = None  # the codes (p, *shape) that are kept of each picture
+    of_each: int = 1  # samples of each picture, which stand behind each other: p · of_each = n
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """(n,) int64, NO_LABEL for no particular class; None for unconditional priors."""
+        return self.condition.labels
 
     @property
     def num_known(self) -> int:
-        """m, the codes of each sample that are kept."""
-        return 0 if self.known is None else self.known.shape[1]
+        """How many codes of each sample are kept, over all grids."""
+        return 0 if self.known is None else sum(int(mask[0].sum()) for mask in self.known.mask)
 
-    def known_of(self, rows: range) -> torch.Tensor | None:
-        """The kept codes (b, m) of some samples."""
-        return None if self.known is None else self.known[torch.arange(rows.start, rows.stop) // self.of_each]
+    def given(self, rows: range) -> Condition:
+        """Return the condition of some samples."""
+        return self.condition.rows(slice(rows.start, rows.stop))
+
+    def known_of(self, rows: range) -> Known | None:
+        """Return the kept codes of some samples."""
+        if self.known is None:
+            return None
+        return self.known.rows(torch.arange(rows.start, rows.stop) // self.of_each)
 
 
 def make_request(
-    prior: GatedPixelCNN,
-    num_samples: int,
-    labels: Sequence[int | str] | torch.Tensor | None,
-    seed: int,
-    controls: dict[str, Any],
-    things: str = "samples",
+    priors: Sequence[Prior],
+    num_samples: int = 1,
+    labels: Labels | None = None,
+    seed: int = 0,
+    configs: Sequence[SamplingConfig] = (),
+    of: str = "samples",
 ) -> Request:
-    """Raises `InputError` where the prior cannot follow; `things` is what it calls the samples."""
-    check_ranges({"num_samples": num_samples, "seed": seed, **controls})
-    guidance_scale = Controls(**controls).guidance_scale
-    if guidance_scale != 1 and not prior.num_classes:
-        raise InputError(f"--guidance-scale {guidance_scale}: this prior is unconditional; leave it out")
-    if guidance_scale != 1 and not prior.label_dropout:
-        raise InputError(f"--guidance-scale {guidance_scale}: {LEARNT_NONE_WITHOUT}")
-    given = () if labels is None else labels.tolist() if isinstance(labels, torch.Tensor) else list(labels)
-    numbers = number_labels(given, num_samples, prior, things)
-    if guidance_scale != 1 and set(numbers) == {NO_LABEL}:
-        raise InputError(f"--guidance-scale {guidance_scale}: guidance needs --labels to guide to")
-    return Request(num_samples, numbers, seed, controls)
+    """Ask priors for samples.
 
+    Args:
+        priors: of one tokenizer, coarse to fine.
+        num_samples: how many.
+        labels: numbers or names of classes, or `none`: one for each sample, or one for all. None: all classes in turn.
+        seed: sample i follows from (seed, i) alone.
+        configs: how each prior draws; empty: from its distribution as it is.
+        of: what messages call the samples.
 
-def number_labels(
-    labels: Sequence[int | str], num_samples: int, prior: GatedPixelCNN, things: str = "samples"
-) -> list[int] | None:
-    """Class numbers for every sample from what the user wrote: numbers or names, one for each sample or one for all.
-
-    `none` asks for no particular class. Without any label, all classes in turn; None for an unconditional prior.
+    Raises `InputError` where a prior cannot follow.
     """
-    if not prior.num_classes:
-        if labels:
-            raise InputError("--labels: this prior is unconditional; leave them out")
-        return None
-    if not labels:
-        return [i % prior.num_classes for i in range(num_samples)]
-    if len(labels) not in (1, num_samples):
-        raise InputError(
-            f"--labels: {len(labels)} labels for {num_samples} {things}: give one for each, or one for all"
-        )
-    numbers = [_number_label(label, prior) for label in labels]
-    return numbers * num_samples if len(numbers) == 1 else numbers
-
-
-def _number_label(label: int | str, prior: GatedPixelCNN) -> int:
-    classes = prior.provenance.get("classes", [])
-    if isinstance(label, str) and label in classes:
-        return classes.index(label)
-    if str(label).isdecimal() and int(label) < prior.num_classes:
-        return int(label)
-    if label in ("none", NO_LABEL):
-        if not prior.label_dropout:
-            raise InputError(f"label {label}: {LEARNT_NONE_WITHOUT}")
-        return NO_LABEL
-    names = f" ({', '.join(classes[:20])})" if classes else ""
-    raise InputError(f"label {label}: there are classes 0 to {prior.num_classes - 1}{names}")
+    check_value("num_samples", num_samples, NumSamples)
+    check_value("seed", seed, Seed)
+    configs = tuple(configs) or sampling_configs(len(priors))
+    condition = conditions_of(priors).resolve(labels, num_samples, of)
+    for prior, config in zip(priors, configs, strict=True):
+        check_drawing(prior, config, condition)
+    return Request(num_samples, condition, seed, configs)
 
 
 def complete_codes(
-    prior: GatedPixelCNN,
-    codes: torch.Tensor,
-    keep: int | torch.Tensor,
-    num_completions: int,
-    labels: Sequence[int | str] | torch.Tensor | None,
-    seed: int,
-    controls: dict[str, Any],
+    priors: Sequence[Prior],
+    codes: Codes,
+    masks: tuple[torch.Tensor, ...],
+    num_completions: int = 1,
+    labels: Labels | None = None,
+    seed: int = 0,
+    configs: Sequence[SamplingConfig] = (),
 ) -> Request:
-    """Ask for completions of grids (n, h, w); those of one grid stand behind each other.
+    """Ask for completions of pictures; those of one picture stand behind each other.
 
     Args:
-        keep: how many rows, from the top, or a mask (h, w) of the sites that are kept.
-        labels: one for each grid or one for all; by default none.
+        codes: of the pictures, (p, *shape) for each grid.
+        masks: the sites (*shape) bool of each grid that are kept: see `top_rows` and `kept_masks`.
+        num_completions: of each picture.
+        labels: one for each picture or one for all. None: no particular class.
+        priors, seed, configs: as for `make_request`.
 
-    Raises `InputError` where what is kept is not what comes first in raster order, or the prior cannot follow.
+    Raises `InputError` where a prior cannot keep these codes, or cannot follow.
     """
-    check_ranges({"num_completions": num_completions})
-    num_known = count_known(keep, *codes.shape[1:])
-    if labels is None or not len(labels):
-        if prior.num_classes and not prior.label_dropout:
-            raise InputError(f"--labels is needed to complete pictures: {LEARNT_NONE_WITHOUT}")
-        labels = ["none"] if prior.num_classes else None
-    of_grids = make_request(prior, len(codes), labels, seed, controls, "pictures")
-    of_all = None if of_grids.labels is None else [label for label in of_grids.labels for _ in range(num_completions)]
-    return of_grids._replace(
-        num_samples=len(codes) * num_completions, labels=of_all, known=codes.flatten(1)[:, :num_known],
+    check_value("num_completions", num_completions, NumSamples)
+    for prior in priors:
+        check_keeps(prior, masks)
+    if labels is None and conditions_of(priors).num_classes:
+        labels = "none"
+    (num_pictures,) = {len(grid) for grid in codes}
+    request = make_request(priors, num_pictures, labels, seed, configs, "pictures")
+    known = Known(codes, tuple(mask.expand_as(grid) for mask, grid in zip(masks, codes, strict=True)))
+    return request._replace(
+        num_samples=num_pictures * num_completions,
+        condition=request.condition.each(lambda part: part.repeat_interleave(num_completions, 0)),
+        known=known,
         of_each=num_completions,
-    )  # fmt: skip
+    )
 
 
-def count_known(keep: int | torch.Tensor, height: int, width: int) -> int:
-    """How many sites of an (h, w) grid are kept, for rows from the top or for a mask of the kept ones."""
+def conditions_of(priors: Sequence[Prior]) -> Conditions:
+    """Return the conditions by which labels are understood: of the first prior that has classes, if any."""
+    return next((prior.conditions for prior in priors if prior.conditions.num_classes), priors[0].conditions)
+
+
+def check_drawing(prior: Prior, config: SamplingConfig, condition: Condition) -> None:
+    """Raise `InputError` where a setting means nothing to a prior, or guidance has nothing to guide to."""
+    config.check_controls(prior.controls, type(prior).__name__)
+    prior.conditions.check_guidance(config.guidance_scale, condition)
+
+
+def kept_masks(tokenizer: Tokenizer, keep: Keep) -> tuple[torch.Tensor, ...]:
+    """Return which sites (*shape) bool of each grid are kept.
+
+    Args:
+        keep: how many rows of codes, as for `top_rows`; or a mask over the sites of grids that are all of one shape; or
+            a mask (*size) over the pixels that are known.
+
+    Raises `InputError` where that fits neither the grids nor the pictures.
+    """
+    layout, signal = tokenizer.layout, tokenizer.signal
     if not isinstance(keep, torch.Tensor):
-        if height == 1:
-            raise InputError("grids have a single row of codes: with that kept, nothing would be left to draw")
-        if not 0 < keep < height:
-            raise InputError(f"--keep-rows {keep}: it must be at least 1 and below the {height} rows of codes")
-        return keep * width
-    if tuple(keep.shape) != (height, width):
-        raise InputError(f"the mask has the shape {tuple(keep.shape)}, but grids have {height}×{width} codes")
-    in_order = keep.flatten().bool()
-    count = int(in_order.sum())
-    if not in_order[:count].all():
-        raise InputError(
-            f"the mask keeps site {int(in_order.nonzero().max())} in raster order, but not all before it: "
-            "codes are drawn in that order, so only the first ones can be kept"
-        )
-    return count
+        return top_rows(layout, keep)
+    mask, shape = keep.bool().cpu(), tuple(keep.shape)
+    if all(shape == grid.shape for grid in layout):
+        return tuple(mask for _ in layout)
+    if shape == signal.size:
+        return tuple(sites.cpu() for sites in tokenizer.kept_sites(mask.to(tokenizer.device)))
+    raise InputError(
+        f"`keep`: a mask of the shape {shape}, but the grids are {describe_layout(layout)}, and pictures have "
+        f"{'×'.join(map(str, signal.size))} pixels"
+    )
+
+
+def top_rows(layout: Layout, rows: int, name: str = "keep") -> tuple[torch.Tensor, ...]:
+    """Return masks (*shape) bool that keep so many rows of the coarsest grid, and of finer grids the same share.
+
+    `name` is what the caller calls the rows. Raises `InputError` where not some rows, but none or all would be kept.
+    """
+    height = layout[0].shape[0]
+    if height == 1:
+        raise InputError(f"`{name}`: grids have a single row of codes: with that kept, nothing would be left to draw")
+    check_whole(name, rows, 1, height - 1)
+    masks = [torch.zeros(grid.shape, dtype=torch.bool) for grid in layout]
+    for mask in masks:
+        mask[: rows * len(mask) // height] = True
+    return tuple(masks)
+
+
+def check_keeps(prior: Prior, masks: tuple[torch.Tensor, ...]) -> None:
+    """Raise `InputError` where a prior's sampler cannot keep the sites (*shape) of its grids that masks tell."""
+    for mask in [masks[grid] for grid in prior.grids]:
+        in_order, count = mask.flatten(), int(mask.sum())
+        if count and prior.keeps == "none":
+            raise InputError("this prior cannot keep any codes: it only draws whole samples")
+        if prior.keeps == "first" and not in_order[:count].all():
+            raise InputError(
+                f"the mask keeps site {int(in_order.nonzero().max())} in raster order, but not all before it: this "
+                "prior draws codes in that order, so that only the first ones can be kept"
+            )

@@ -1,58 +1,74 @@
-"""From a command line to a script's function, and from an error to an exit code."""
+"""From a command line to the function that does the work, and from an error to an exit code.
+
+Nothing here imports torch: flags are parsed before it is loaded.
+"""
 
 import errno
+import inspect
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import TypeVar
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import MISSING, field, fields, make_dataclass
+from importlib import import_module
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
 from codegrid.errors import InputError
 from codegrid.locks import release_all
+from codegrid.registry import load_plugin
 
-from .checks import check_ranges
+from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
+from .settings import Command, Training
 
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", bound=Command)
+
+CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+DISK_ERRORS = {
+    errno.ENOSPC: "no room is left on the disk: make some and run the same command again",
+    errno.EDQUOT: "the disk quota is used up: make room and run the same command again",
+    errno.EROFS: "the disk can only be read: choose another folder",
+    errno.EPERM: "not permitted: choose another folder, or change its permissions",
+    errno.EACCES: "permission denied: choose another folder, or change its permissions",
+    errno.ENOTDIR: "a part of the path is a file: choose another folder",
+    errno.EISDIR: "a folder is in the place of a file: choose another folder",
+    errno.ENOENT: "no such file or folder: was it moved or removed?",
+    errno.EIO: "the disk reports an error: choose a folder on another one",
+    errno.ESTALE: "the shared disk has lost the file: run the same command again",
+    errno.EEXIST: "a file is in the place of a folder: choose another folder",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ELOOP: "its links lead in a circle: choose another folder",
+}
 
 
 class Stopped(BaseException):
     """A run that was asked to end has saved its state, and ends. Its argument is the signal's number."""
 
 
-DISK_ERRORS = {
-    errno.ENOSPC: "no room is left on the disk: make some and run the same command again",
-    errno.EDQUOT: "the disk quota is used up: make room and run the same command again",
-    errno.EROFS: "the disk can only be read: choose another --output",
-    errno.EPERM: "not permitted: choose another folder, or change its permissions",
-    errno.EACCES: "permission denied: choose another folder, or change its permissions",
-    errno.ENOTDIR: "a part of the path is a file: choose another folder",
-    errno.ENOENT: "no such file or folder: was it moved or removed?",
-    errno.EIO: "the disk reports an error: choose a folder on another one",
-    errno.EEXIST: "a file is in the place of a folder: choose another folder",
-}
+def run_command(settings_type: type[Command], body: str) -> None:
+    """Parse the command line into settings and call the function `body`, named as `module:function`, with them.
 
-
-def run_script(settings_type: type[Settings], script: Callable[[Settings], None]) -> None:
-    """Parse the command line into `settings_type` and call `script` with it. Flags are parsed before torch is imported.
-
-    What the user can mend ends in one line and exit code 2, and with `--verbose` in a traceback before it.
+    An error that the user can fix ends in one line and exit code 2, and with --verbose in a traceback before it.
     """
-    settings = tyro.cli(settings_type, prog=f"python -m pipelines.{script.__name__}")
+    argv = sys.argv[1:]
+    verbose = not {"-v", "--verbose"}.isdisjoint(argv)
+    output = None
     try:
-        check_ranges(asdict(settings))
-        script(settings)
+        settings = parse(settings_type, argv)
+        output = getattr(settings, "output", None)
+        module, _, function = body.partition(":")
+        getattr(import_module(module), function)(settings)
     except InputError as error:
-        _fail(str(error), settings.verbose)
+        _fail(with_flags(str(error), settings_type), verbose)
     except OSError as error:
-        if error.errno is None:  # not the operating system's
+        if error.errno not in DISK_ERRORS:  # of no disk, such as too many open files
             raise
-        reason = DISK_ERRORS.get(error.errno, f"{error.strerror}: choose another folder")
-        where = error.filename or getattr(settings, "output", None)
-        _fail(f"{where}: {reason}" if where else reason, settings.verbose)
+        where = error.filename or output
+        _fail(f"{where}: {DISK_ERRORS[error.errno]}" if where else DISK_ERRORS[error.errno], verbose)
     except KeyboardInterrupt:
         _end_stopped(signal.SIGINT, "stopped; run the same command again")
     except Stopped as stop:
@@ -61,15 +77,112 @@ def run_script(settings_type: type[Settings], script: Callable[[Settings], None]
         release_all()
 
 
+def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
+    """Return the settings that flags give. Modules after --plugin are imported first: they add names and flags.
+
+    Raises `InputError` where a value is out of its range, or an option not one of what was chosen, and `SystemExit`
+    where a flag is not known.
+    """
+    for module in _values_after("--plugin", argv):
+        load_plugin(module)
+    options = list_options(settings_type)
+    groups = _group_flags(settings_type, options)
+    own = groups.pop("")
+    nested = [
+        (
+            f"group_{number}",
+            Annotated[_make_flags(flags), tyro.conf.OmitArgPrefixes, tyro.conf.arg(name=title, help="")],
+        )
+        for number, (title, flags) in enumerate(groups.items())
+    ]
+    about = inspect.cleandoc(settings_type.__doc__ or "")
+    prog = f"codegrid {name_of(settings_type)}"
+    parsed: Any = tyro.cli(_make_flags(own, nested), args=list(argv), prog=prog, description=about)
+    values: dict[str, Any] = {}
+    for part in (parsed, *(getattr(parsed, name) for name, _ in nested)):
+        values |= {item.name: getattr(part, item.name) for item in fields(part) if not item.name.startswith("group_")}
+    given = {name: values.pop(name) for name in options}
+    if options:
+        values["options"] = {name: value for name, value in given.items() if value != options[name].unset}
+    settings = settings_type(**values)
+    if isinstance(settings, Training):
+        resolve_options(settings)  # what cannot be is said at once, and not after the images are loaded
+    return settings
+
+
+def name_of(settings_type: type[Command]) -> str:
+    """Return the name of a command: `train-tokenizer` of `TrainTokenizer`."""
+    return CAPITAL.sub("-", settings_type.__name__).lower()
+
+
 def is_main_process() -> bool:
-    """Whether this is the first of the processes that torchrun started, or the only one."""
+    """Return whether this is the first of the processes that torchrun started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line, once for all processes."""
     if is_main_process():
         print(line, flush=True)
+
+
+Flags = list[tuple[str, Any, Any]]  # name, type hint, default
+
+
+def _group_flags(settings_type: type[Command], options: dict[str, Option]) -> dict[str, Flags]:
+    """Return the flags by the titles of their groups: the command's own, without a title, first."""
+    hints, docs = get_type_hints(settings_type, include_extras=True), field_docs(settings_type)
+    groups: dict[str, Flags] = {"": []}
+    shared: dict[str, Flags] = {}
+    for item in fields(settings_type):
+        title = _title_of(settings_type, item.name)
+        flags = shared.setdefault(title, []) if title else groups[""]
+        if item.name != "options":
+            hint = as_flag(hints[item.name], docs.get(item.name, ""), in_words(item.default))
+            flags.append((item.name, hint, item.default))
+    order = list(inspect.get_annotations(settings_type))  # that of the file: what a base declares, too, is first else
+    groups[""].sort(key=lambda flag: order.index(flag[0]))
+    for option in options.values():
+        groups.setdefault(option.group, []).append((option.name, option.flag, option.unset))
+    return groups | dict(reversed(shared.items()))
+
+
+def _title_of(settings_type: type[Command], name: str) -> str:
+    """Return the title of the class that a setting comes from; empty for the command's own."""
+    for kind in settings_type.__mro__:
+        if name in inspect.get_annotations(kind):
+            return vars(kind).get("title", "")
+    return ""
+
+
+def _make_flags(flags: Flags, more: Sequence[tuple[str, Any]] = ()) -> type:
+    """Make a dataclass of flags. It checks nothing: the settings do that when they are made."""
+    columns = [(name, hint, field() if default is MISSING else field(default=default)) for name, hint, default in flags]
+    return make_dataclass("Flags", [*columns, *more], kw_only=True, namespace={"__doc__": ""})
+
+
+def _values_after(flag: str, argv: Sequence[str]) -> list[str]:
+    values: list[str] = []
+    is_after = False
+    for word in argv:
+        if word.startswith("-"):
+            is_after = word == flag
+            values += [word.removeprefix(f"{flag}=")] if word.startswith(f"{flag}=") else []
+        elif is_after:
+            values.append(word)
+    return values
+
+
+def with_flags(message: str, settings_type: type) -> str:
+    """Return a message in which settings and options in backticks are flags: `label_dropout` → --label-dropout."""
+    names = {item.name for item in fields(settings_type)}
+    with suppress(InputError):  # which may be the one that is told
+        names |= set(list_options(settings_type))
+
+    def as_flag(match: re.Match) -> str:
+        return f"--{match[1].replace('_', '-')}" if match[1] in names else match[0]
+
+    return re.sub(r"`(\w+)`", as_flag, message)
 
 
 def _fail(message: str, verbose: bool) -> None:

@@ -1,46 +1,102 @@
-"""Work on a row of numbered items, shared by several processes that each see the whole result.
+"""Several processes that work as one: what they decide, what they share out, and how they end.
 
 Shapes: b batch; ... whatever an item is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from codegrid.data.loading import in_batches
+from codegrid.errors import InputError
+
+Decision = TypeVar("Decision")
+Made = TypeVar("Made", torch.Tensor, tuple[torch.Tensor, ...])
 
 
-def longest_share(numbers: range, count: int) -> int:
-    """The largest part of a range that one of `count` processes gets."""
-    return -(-len(numbers) // count)
+def broadcast_from_main(accelerator: Accelerator, decide: Callable[[], Decision]) -> Decision:
+    """Return on every process what `decide` returns on the main one; an `InputError` that it raises, likewise.
+
+    For what depends on the disk: processes that look at different times see different files.
+    """
+    outcome: list = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [decide()]
+        except InputError as error:  # the others would wait for ever
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], InputError):
+        raise outcome[0]
+    return outcome[0]
 
 
-def share_of(numbers: range, process: int, count: int) -> range:
-    """The part of a range that one of `count` processes gets; where it cannot be even, the last get less."""
-    longest = longest_share(numbers, count)
-    return numbers[process * longest : (process + 1) * longest]
+def check_same_step(accelerator: Accelerator, step: int) -> None:
+    """Raise `InputError` where the processes do not all start at the same step."""
+    steps = set(accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist())
+    if len(steps) > 1:
+        raise InputError(
+            f"the processes see training states of different steps ({', '.join(map(str, sorted(steps)))}): "
+            "`output` must be a folder that all machines share"
+        )
 
 
-def make_together(
-    make: Callable[[range], torch.Tensor],
+def shut_down(accelerator: Accelerator) -> None:
+    """End the run of all processes at once: one that leaves while another still talks to it can abort."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def map_across_ranks(
+    make: Callable[[range], Made],
     numbers: range,
     batch_size: int,
     accelerator: Accelerator,
     progress: Callable[[int], object] = lambda count: None,
-) -> Iterator[torch.Tensor]:
-    """What `make` gives for all numbers, in order, batch by batch, on the CPU of every process.
+) -> Iterator[Made]:
+    """Yield what `make` gives for all numbers, in order, batch by batch, on the CPU of every process.
 
     Args:
-        make: some numbers → (b, ...), one for each; called for this process's share of each batch.
+        make: some numbers → a tensor (b, ...), or a tuple of them, one row for each number; called for this process's
+            share of each batch.
         batch_size: of one process.
         progress: is told how many more are made.
     """
+    for batch, share in _deal(numbers, batch_size, accelerator):
+        made = make(share)
+        if isinstance(made, torch.Tensor):
+            yield _gather(made, len(batch), accelerator)
+        else:
+            yield tuple(_gather(part, len(batch), accelerator) for part in made)
+        progress(len(batch))
+
+
+def own_shares(numbers: range, batch_size: int, accelerator: Accelerator) -> list[range]:
+    """Return the numbers for which `map_across_ranks` calls `make` in this process, call by call."""
+    return [share for _, share in _deal(numbers, batch_size, accelerator)]
+
+
+def share_of(numbers: range, process: int, count: int) -> range:
+    """Return the part of a range that one of `count` processes gets; where it cannot be even, the last get less."""
+    longest = -(-len(numbers) // count)
+    return numbers[process * longest : (process + 1) * longest]
+
+
+def _deal(numbers: range, batch_size: int, accelerator: Accelerator) -> Iterator[tuple[range, range]]:
+    """Yield each batch of all processes, and this one's share of it; whoever has nothing makes the first row again."""
     count = accelerator.num_processes
     for batch in in_batches(numbers, batch_size * count):
-        # processes can only gather what has one size: whoever has less fills up, whoever has nothing makes the first
-        made = make(share_of(batch, accelerator.process_index, count) or batch[:1])
-        filled = made.new_zeros(longest_share(batch, count), *made.shape[1:])
-        filled[: len(made)] = made
-        yield accelerator.gather(filled)[: len(batch)].cpu()
-        progress(len(batch))
+        yield batch, share_of(batch, accelerator.process_index, count) or batch[:1]
+
+
+def _gather(made: torch.Tensor, count: int, accelerator: Accelerator) -> torch.Tensor:
+    """Return the (count, ...) rows of all processes."""
+    longest = -(-count // accelerator.num_processes)
+    filled = made.new_zeros(longest, *made.shape[1:])  # only what has one size can be gathered
+    filled[: len(made)] = made
+    return accelerator.gather(filled)[:count].cpu()

@@ -1,5 +1,6 @@
 """`run.json`: what was run into a folder, so that the same command continues and another one is refused."""
 
+import json
 import platform
 import shlex
 import sys
@@ -9,13 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from codegrid.data.codes import CodeHeader, is_whole, missing_ranges, read_manifest
+from codegrid.command import COMMANDS
+from codegrid.data.code_writer import missing_ranges
+from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
+from codegrid.limits import short
 from codegrid.locks import hold
 from codegrid.tensors import digest_of, read_json
 
-from .cli import is_main_process
+from .cli import is_main_process, name_of
+from .options import resolve_options
+from .settings import Command, Training
 
 RUN_FILE = "run.json"
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
@@ -23,33 +29,36 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # Where things are and how fast they go: these may differ when a command is run again. What is read from the
 # paths is compared by its own digest.
 NEUTRAL = {
-    "output", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "num_workers",
-    "save_every", "memory_format", "optimizer", "compile", "verbose", "log_with", "run",
+    "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
+    "compile", "num_workers", "save_every", "log_with", "verbose", "plugin",
 }  # fmt: skip
 
 
 class Run:
-    """One script's run into one folder.
+    """One command's run into one folder.
 
     Args:
-        folder: the script's `--output`.
-        settings: the script's settings.
+        folder: the command's `output`.
+        settings: the command's settings. Options of the model are recorded beside them, the defaults too.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
     The main process keeps others out of the folder from here on. Raises `InputError` where another run uses it or has
     used it.
     """
 
-    def __init__(self, folder: str, settings: Any, **facts: Any) -> None:
+    def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
         self.folder = Path(folder)
-        script = type(settings).__name__
-        neutral = NEUTRAL if script.startswith("Train") else NEUTRAL | {"batch_size"}
-        everything = {name: value for name, value in asdict(settings).items() if name not in neutral}
-        self.record = {
-            "script": script,
-            "settings": {**everything, **facts},
-            "seed": everything.get("seed"),
-            "command": _command_line(),
+        recorded = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
+        if isinstance(settings, Training):
+            del recorded["options"]
+            recorded |= resolve_options(settings)
+        else:
+            recorded.pop("batch_size", None)  # of work whose results do not depend on it
+        self.record: dict[str, Any] = {
+            "command": name_of(type(settings)),
+            "settings": {**recorded, **facts},
+            "seed": recorded.get("seed"),
+            "command_line": _command_line(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
@@ -62,16 +71,16 @@ class Run:
     def _compare(self) -> None:
         path = self.folder / RUN_FILE
         if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder} is a file: --output must be a folder")
+            raise InputError(f"{self.folder} is a file: `output` must be a folder")
         if not path.exists():
             if _visible(self.folder):
-                raise InputError(f"{self.folder} already holds other files: choose a new or empty --output")
+                raise InputError(f"{self.folder} already holds other files: choose a new or empty `output`")
             return
         earlier = read_json(path)
         if not isinstance(earlier.get("settings"), dict):
-            raise InputError(f"{path} is damaged (it tells no settings): choose another --output")
-        if earlier.get("script") != self.record["script"]:
-            raise InputError(f"{self.folder} holds a run of {earlier.get('script')}: choose another --output")
+            raise InputError(f"{path} is damaged (it tells no settings): choose another `output`")
+        if earlier.get("command") != self.record["command"]:
+            raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
         self.finished = earlier.get("finished") is True
         if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
             refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
@@ -79,7 +88,7 @@ class Run:
     @property
     def identity(self) -> str:
         """A digest of everything that the result depends on."""
-        return digest_of([self.record["script"], self.record["settings"]])
+        return digest_of([self.record["command"], self.record["settings"]])
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
@@ -100,22 +109,22 @@ class Run:
 
 
 def _visible(folder: Path) -> set[str]:
-    """The names of what a user sees in a folder."""
+    """Return the names of what a user sees in a folder."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
 
 
 def _command_line() -> str:
-    program = Path(sys.argv[0])
-    call = ["python", "-m", f"pipelines.{program.stem}"] if program.suffix == ".py" else [program.name]
-    return shlex.join([*call, *sys.argv[1:]])
+    """Return the command to paste, however a command was started; called from Python, that program."""
+    name = Path(sys.argv[0]).stem.removeprefix("codegrid-").replace("_", "-")
+    return shlex.join(["codegrid", name, *sys.argv[1:]] if name in COMMANDS else sys.argv)
 
 
 def missing_codes(
     folder: str | Path, header: CodeHeader, provenance: dict[str, Any] | None = None
 ) -> list[range] | None:
-    """What a code dataset still lacks, a range for each shard; None where it is whole. Keeps other processes out.
+    """Return what a code dataset still lacks, a range for each shard; None where it is whole. Keeps other runs out.
 
-    Raises InputError where the folder holds another one, made with another header or provenance.
+    Raises `InputError` where the folder holds another one, made with another header or provenance.
     """
     if not is_whole(folder):
         missing = missing_ranges(folder, header)  # first: nothing is written into a folder that is refused
@@ -129,16 +138,15 @@ def missing_codes(
 
 
 def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise InputError, naming what differs, where a folder was made with other settings."""
-    # through JSON's eyes: a tuple reads back as a list
-    as_read = {name: list(value) if isinstance(value, tuple) else value for name, value in now.items()}
+    """Raise `InputError`, naming what differs, where a folder was made with other settings."""
+    as_read = json.loads(json.dumps(now))  # a tuple reads back as a list
     for name in sorted(as_read.keys() | earlier.keys()):
         if name not in earlier:
-            raise InputError(f"{folder} was made by a version of codegrid without {name}: choose another --output")
+            raise InputError(f"{folder} was made by a version of codegrid without {name}: choose another `output`")
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(
-                f"{folder} was made with {name} {was}, not {wanted}: choose another --output, or the earlier settings"
+                f"{folder} was made with {name} {was}, not {wanted}: choose another `output`, or the earlier settings"
             )
 
 

@@ -35,7 +35,7 @@ class StopSignals:
         self._earlier = {}
 
     def agreed(self, accelerator: Accelerator) -> int | None:
-        """The signal that one of all processes got, which must all ask after the same step; else None."""
+        """Return the signal that one of the processes got, or None. All of them must ask after the same step."""
         if accelerator.num_processes == 1:
             return self.received
         mine = torch.tensor([self.received or 0], device=accelerator.device)

@@ -10,49 +10,53 @@ from torch import nn
 
 from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
-from codegrid.pipelines.running.cli import say
+from codegrid.pipelines.running.cli import print_once
 from codegrid.tensors import digest_of, read_json, read_tensors, write_tensors
 
-Figures = dict[str, float]
+from .objective import Metrics
 
 SECONDS = 9.0  # of work that may be lost, with a step and the saving itself below ten
 KEPT = 2  # the last states; the older one serves where the newer one is damaged
+Tensors = dict[str, torch.Tensor]
 
 
-class Trained(NamedTuple):
-    """The things with tensors that a run moves."""
+class Trainable(NamedTuple):
+    """Everything that a run moves, by name."""
 
     modules: dict[str, nn.Module]
-    optimizer: torch.optim.Optimizer
+    optimizers: dict[str, torch.optim.Optimizer]
+    buffers: Tensors
 
 
-class States:
+class Checkpoints:
     """The training states of a run, in its folder `state`.
 
     Args:
         folder: where they are.
         run: what tells the run from others: their states are not taken for its own.
-        trained: what is saved and loaded.
+        trainable: what is saved and loaded.
         every: steps between two saved states; None saves when `SECONDS` have passed.
     """
 
-    def __init__(self, folder: Path, run: str, trained: Trained, every: int | None) -> None:
-        self.folder, self.run, self.trained, self.every = folder, run, trained, every
+    def __init__(self, folder: Path, run: str, trainable: Trainable, every: int | None) -> None:
+        self.folder, self.run, self.trainable, self.every = folder, run, trainable, every
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be saved."""
         return time.monotonic() - self._last > SECONDS if self.every is None else step % self.every == 0
 
-    def save(self, step: int, history: list[Figures]) -> None:
+    def save(self, step: int, history: list[Metrics]) -> None:
         """Write the state after `step` steps, and drop all but the last two."""
-        modules, optimizer = self.trained.modules.items(), self.trained.optimizer.state_dict()["state"]
-        tensors = {f"{name}.{key}": value for name, module in modules for key, value in module.state_dict().items()}
-        for parameter, values in optimizer.items():
-            tensors |= {f"optimizer.{parameter}.{key}": value for key, value in values.items()}
+        tensors = self._held()
+        numbers = {}
+        for name, optimizer in self.trainable.optimizers.items():
+            held = OptimizerState.of(optimizer)
+            tensors |= _under(f"{name}.optimizer", held.tensors)
+            numbers[name] = held.numbers
         with write_folder(self.folder / f"step-{step:08d}", index="state.json") as staging:
             checksum = write_tensors(staging / "state.safetensors", tensors)
-            fields = {"run": self.run, "step": step, "history": history, "tensors": checksum}
+            fields = {"run": self.run, "step": step, "history": history, "optimizers": numbers, "tensors": checksum}
             write_json(staging / "state.json", {**fields, "sha256": digest_of(fields)})
         # what lies beyond this step was passed over as damaged
         kept = [path for path in self._saved() if int(path.name.removeprefix("step-")) <= step][-KEPT:]
@@ -60,65 +64,137 @@ class States:
             shutil.rmtree(other, ignore_errors=True)
         self._last = time.monotonic()
 
-    def load(self) -> tuple[int, list[Figures]]:
+    def load(self) -> tuple[int, list[Metrics]]:
         """Load the newest state that is sound: its step and history. Step 0 and no history where there is none."""
         for saved in reversed(self._saved()):
             try:
                 return self._load(saved)
             except (InputError, OSError) as error:
-                say(f"skipping a damaged training state: {error}")
+                print_once(f"skipping a damaged training state: {error}")
         if self._saved():
-            say("no sound training state is left: starting from the first step")
+            print_once("no sound training state is left: starting from the first step")
         return 0, []
 
-    def _load(self, saved: Path) -> tuple[int, list[Figures]]:
+    def _load(self, saved: Path) -> tuple[int, list[Metrics]]:
         fields = read_json(saved / "state.json")
         if fields.pop("sha256", None) != digest_of(fields):
             raise InputError(f"{saved / 'state.json'} is not what was written")
         if fields.get("run") != self.run or saved.name != f"step-{fields.get('step'):08}":
             raise InputError(f"{saved} is the state of another run")
-        if not isinstance(fields.get("history"), list):
-            raise InputError(f"{saved / 'state.json'} tells no history")
+        numbers = fields.get("optimizers")
+        if not isinstance(fields.get("history"), list) or not isinstance(numbers, dict):
+            raise InputError(f"{saved / 'state.json'} is not a training state")
         tensors = read_tensors(saved / "state.safetensors", str(fields.get("tensors")))
-        if not self._fits(tensors):
+        states = {
+            name: OptimizerState(_take(tensors, f"{name}.optimizer"), numbers.get(name))
+            for name in self.trainable.optimizers
+        }
+        # all of it first: half-loaded weights would be worse than none
+        fit = _shapes(tensors) == _shapes(self._held()) and numbers.keys() == states.keys()
+        if not fit or not all(states[name].fits(each) for name, each in self.trainable.optimizers.items()):
             raise InputError(f"{saved} does not hold what this run trains")
-        for name, module in self.trained.modules.items():
-            module.load_state_dict(_below(tensors, name))
-        _load_optimizer(self.trained.optimizer, _below(tensors, "optimizer"))
+        for name, module in self.trainable.modules.items():
+            module.load_state_dict(_take(tensors, name))
+        for name, buffer in self.trainable.buffers.items():
+            buffer.copy_(tensors[f"buffers.{name}"])
+        for name, optimizer in self.trainable.optimizers.items():
+            states[name].load_into(optimizer)
         return fields["step"], fields["history"]
 
-    def _fits(self, tensors: dict[str, torch.Tensor]) -> bool:
-        """Whether everything is there, in its shape: half-loaded weights would be worse than none."""
-        modules = self.trained.modules.items()
-        needed = {f"{name}.{key}": value for name, module in modules for key, value in module.state_dict().items()}
-        for number, parameter in enumerate(_parameters(self.trained.optimizer)):
-            moments = {f"optimizer.{number}.{key}": parameter for key in ("exp_avg", "exp_avg_sq")}
-            needed |= {**moments, f"optimizer.{number}.step": torch.tensor(0.0)}
-        return {key: value.shape for key, value in tensors.items()} == {
-            key: value.shape for key, value in needed.items()
-        }
+    def _held(self) -> Tensors:
+        """Return the tensors of modules and buffers, under the names they have on disk."""
+        tensors = _under("buffers", self.trainable.buffers)
+        for name, module in self.trainable.modules.items():
+            tensors |= _under(name, module.state_dict())
+        return tensors
 
     def _saved(self) -> list[Path]:
-        """Whole states, the newest last."""
+        """Return the whole states, the newest last."""
         return sorted(path.parent for path in self.folder.glob("step-" + "[0-9]" * 8 + "/state.json"))
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = _parameters(optimizer)
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in tensors.items():
-        number, _, entry = key.partition(".")
-        parameter = parameters[int(number)]
-        if value.shape == parameter.shape:
-            # in the parameter's own memory format: fused optimizers walk through both side by side
-            value = torch.empty_like(parameter).copy_(value)
-        state.setdefault(int(number), {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+class OptimizerState(NamedTuple):
+    """What an optimizer holds, whichever it is: its tensors, and its numbers as JSON values."""
+
+    tensors: Tensors  # `number of the parameter.name`
+    numbers: Any  # {"state": {number of the parameter: {name: value}}, "groups": [{name: value}]}
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> "OptimizerState":
+        """Return what an optimizer holds now: nothing for parameters that have not moved yet."""
+        held = optimizer.state_dict()
+        tensors: Tensors = {}
+        numbers: dict[str, dict[str, Any]] = {}
+        for number, values in held["state"].items():
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{number}.{name}"] = value
+                else:
+                    numbers.setdefault(str(number), {})[name] = value
+        groups = [{name: value for name, value in group.items() if _is_number(value)} for group in held["param_groups"]]
+        return cls(tensors, {"state": numbers, "groups": groups})
+
+    def fits(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether this can be the state of an optimizer of these parameters.
+
+        Each tensor is a scalar or has its parameter's shape. In each group all parameters hold the same, or nothing:
+        a parameter that never had a gradient holds nothing.
+        """
+        if not isinstance(self.numbers, dict) or self.numbers.keys() != {"state", "groups"}:
+            return False
+        groups = optimizer.state_dict()["param_groups"]
+        if len(self.numbers["groups"]) != len(groups):
+            return False
+        parameters, names = _parameters(optimizer), self._names()
+        for group in groups:
+            if len({frozenset(names.pop(number)) for number in group["params"] if number in names}) > 1:
+                return False
+        return not names and all(
+            value.ndim == 0 or value.shape == parameters[int(key.partition(".")[0])].shape
+            for key, value in self.tensors.items()
+        )
+
+    def load_into(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give an optimizer this state."""
+        parameters = _parameters(optimizer)
+        state: dict[int, dict[str, Any]] = {int(number): dict(held) for number, held in self.numbers["state"].items()}
+        for key, value in self.tensors.items():
+            number, _, name = key.partition(".")
+            parameter = parameters[int(number)]
+            if value.shape == parameter.shape and value.ndim:
+                # in the parameter's own memory format: fused optimizers walk through both side by side
+                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            state.setdefault(int(number), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        for group, numbers in zip(groups, self.numbers["groups"], strict=True):
+            group |= {name: value for name, value in numbers.items() if name in group}
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _names(self) -> dict[int, set[str]]:
+        """Return what each parameter, by number, holds."""
+        names = {int(number): set(held) for number, held in self.numbers["state"].items()}
+        for key in self.tensors:
+            number, _, name = key.partition(".")
+            names.setdefault(int(number), set()).add(name)
+        return names
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _below(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)  # a bool says how it computes, and may differ on another machine
+
+
+def _shapes(tensors: Tensors) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in tensors.items()}
+
+
+def _under(name: str, tensors: Tensors) -> Tensors:
+    return {f"{name}.{key}": value for key, value in tensors.items()}
+
+
+def _take(tensors: Tensors, name: str) -> Tensors:
+    """Take the tensors below a name out of all of them."""
+    return {key.removeprefix(f"{name}."): tensors.pop(key) for key in list(tensors) if key.startswith(f"{name}.")}

@@ -1,1 +1,1 @@
-"""The page in the browser."""
+"""A page in the browser, by gradio."""

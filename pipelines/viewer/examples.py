@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 
 from codegrid.data.images import evenly_spaced, to_float
-from codegrid.data.sources import load_images, read_npz
+from codegrid.data.npz import read_npz
 from codegrid.errors import InputError
+from codegrid.pipelines.generation.artifacts import AT_HAND, load_images_for
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 
 COUNT = 20
@@ -27,34 +28,34 @@ class Examples(NamedTuple):
     source: str  # in words
 
 
-def find_examples(pipeline: TwoStagePipeline, run: Path, count: int = COUNT) -> Examples:
-    """Up to `count` images of the tokenizer's size, without a network.
+def find_examples(pipeline: TwoStagePipeline, run: Path | None, count: int = COUNT) -> Examples:
+    """Return up to `count` images of the tokenizer's size, without asking the network.
 
     Held-out images of the data set that the tokenizer names; or the run's samples; or, where it left none, new ones.
     """
     dataset = str(pipeline.tokenizer.provenance.get("dataset"))
     downloads = Path.home() / ".cache" / "codegrid"
     with suppress(InputError):  # not on this machine: the next best will do
-        if dataset == "mnist5k" or (dataset in DOWNLOADED and (downloads / DOWNLOADED[dataset]).is_dir()):
+        if dataset in AT_HAND or (dataset in DOWNLOADED and (downloads / DOWNLOADED[dataset]).is_dir()):
             return _held_out(pipeline, dataset, count)
     with suppress(InputError, OSError):
-        return _samples_of(pipeline, run / "samples" / "samples.npz", count)
+        if run is not None:
+            return _samples_of(pipeline, run / "samples" / "samples.npz", count)
     drawn = pipeline.sample(count)
     return Examples(drawn.images, drawn.labels, "samples of the prior")
 
 
 def _held_out(pipeline: TwoStagePipeline, dataset: str, count: int) -> Examples:
-    tokenizer = pipeline.tokenizer
-    images = load_images(dataset, None, "test", tokenizer.image_size, tokenizer.in_channels)
-    chosen = images.__getitems__(evenly_spaced(len(images), count))
+    images = load_images_for(pipeline.tokenizer, dataset, None, "test")
+    chosen = images.batch(evenly_spaced(len(images), count))
     known = pipeline.classes == images.classes
     return Examples(to_float(chosen.images), chosen.labels if known else None, f"held-out images of {dataset}")
 
 
 def _samples_of(pipeline: TwoStagePipeline, path: Path, count: int) -> Examples:
     pixels = read_npz(path).get("arr_0") if path.is_file() else None
-    tokenizer = pipeline.tokenizer
-    if pixels is None or not len(pixels) or pixels.shape[1:] != (*tokenizer.image_size, tokenizer.in_channels):
+    signal = pipeline.tokenizer.signal
+    if pixels is None or not len(pixels) or pixels.shape[1:] != (*signal.size, signal.channels):
         raise InputError(f"{path} holds no images of this tokenizer's size: sample again")
     chosen = torch.from_numpy(pixels[evenly_spaced(len(pixels), count)])
     return Examples(to_float(chosen.permute(0, 3, 1, 2)), None, "samples of the run")

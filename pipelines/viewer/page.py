@@ -1,19 +1,22 @@
-"""The viewer's page: what is where on it, and what calls what in `page_parts.py`."""
+"""The viewer's page: what stands where on it, and which action each part calls."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gradio as gr
 
+from codegrid.codes import describe_layout
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 
+from .actions import COLUMNS, Actions, as_pixels, told
 from .examples import Examples
-from .page_parts import COLUMNS, Actions, to_pixels, told, told_of_each
 
-LARGE = 256  # codes of a grid: of larger ones only a few are drawn when the page is opened
+LARGE = 256  # codes of a sample: of larger ones only a few are drawn when the page is opened
 HOUR = 3600  # seconds after which gradio forgets pictures that it has shown; at the end it forgets all
 NARROW = 150  # pixels below which a picture moves into the next row: two stand side by side on a telephone
 
-CONTROL = {"min_width": NARROW, "elem_classes": "control"}
+CONTROL: dict[str, Any] = {"min_width": NARROW, "elem_classes": "control"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class Editor(NamedTuple):
@@ -23,15 +26,16 @@ class Editor(NamedTuple):
     codes: gr.State
     image: gr.Image
     reconstruction: gr.Image
+    grid: gr.Dropdown
     row: gr.Number
     column: gr.Number
     code: gr.Slider
-    grid: gr.Image
+    picture: gr.Image
     edited: gr.Image
 
 
 def build_page(pipeline: TwoStagePipeline, examples: Examples, title: str) -> gr.Blocks:
-    """The page, filled when it is opened: the first example, its codes, samples and completions."""
+    """Build the page, which is filled when it is opened: the first example, its codes, samples and completions."""
     actions = Actions(pipeline, examples)
     with gr.Blocks(title=f"Codegrid: {title}", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(f"# Codegrid\n{_describe(pipeline, title)}")
@@ -44,25 +48,24 @@ def build_page(pipeline: TwoStagePipeline, examples: Examples, title: str) -> gr
         def pick(event: gr.SelectData) -> tuple:
             return actions.pick(event.index)
 
-        gallery.select(told(pick), None, [*editor, label], show_progress="hidden", api_visibility="private")
-        upload.upload(told(actions.upload), upload, list(editor), show_progress="hidden", api_visibility="private")
-        filled = page.load(  # not before: what is forgotten is made again
-            lambda: ([to_pixels(image[None]) for image in examples.images], *actions.pick(0)),
-            None, [gallery, *editor, label], show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
-        filled.then(**sample)
-        if complete:
-            filled.then(**complete)
+        def fill() -> tuple:
+            return [as_pixels(image[None]) for image in examples.images], *actions.pick(0)
+
+        gallery.select(told(pick), None, [*editor, label], **QUIET)
+        upload.upload(told(actions.upload), upload, list(editor), **QUIET)
+        # not before it is opened: what is forgotten is made again
+        filled = page.load(fill, None, [gallery, *editor, label], **QUIET)
+        for event in (sample, complete):
+            if event is not None:
+                filled.then(**event)
     return page
 
 
 def _describe(pipeline: TwoStagePipeline, title: str) -> str:
-    tokenizer, prior = pipeline.tokenizer, pipeline.prior
-    (height, width), (rows, columns) = tokenizer.image_size, tokenizer.grid_shape
-    classes = f"{prior.num_classes} classes" if prior.num_classes else "no classes"
+    size, classes = pipeline.tokenizer.signal.size, pipeline.conditions.num_classes
     return (
-        f"`{title}`: images of {height}×{width} pixels, {rows}×{columns} codes, "
-        f"a codebook of {tokenizer.num_embeddings}, {classes}"
+        f"`{title}`: images of {'×'.join(map(str, size))} pixels, {describe_layout(pipeline.layout)}, "
+        f"{f'{classes} classes' if classes else 'no classes'}"
     )
 
 
@@ -76,7 +79,7 @@ def _add_pictures_to_pick(examples: Examples) -> tuple[gr.Gallery, gr.UploadButt
 
 
 def _add_picture(name: str, caption: str | None = None) -> gr.Image:
-    """A picture, and above it what it shows: gradio's own label would cover a corner."""
+    """Add a picture, and above it what it shows: gradio's own label would cover a corner."""
     if caption:
         gr.Markdown(caption, elem_classes="caption")
     return gr.Image(
@@ -86,8 +89,6 @@ def _add_picture(name: str, caption: str | None = None) -> gr.Image:
 
 
 def _add_editor(actions: Actions) -> Editor:
-    height, width = actions.grid_shape
-    last = actions.pipeline.tokenizer.num_embeddings - 1
     encoded, codes = gr.State(), gr.State()
     with gr.Row():
         with gr.Column(min_width=NARROW):
@@ -95,36 +96,44 @@ def _add_editor(actions: Actions) -> Editor:
         with gr.Column(min_width=NARROW):
             reconstruction = _add_picture("reconstruction", "Reconstruction")
         with gr.Column(min_width=NARROW):
-            grid = _add_picture("grid", "Codes: click one")
+            picture = _add_picture("grid", "Codes: click one")
         with gr.Column(min_width=NARROW):
             edited = _add_picture("edited", "After your edits")
     with gr.Row():
-        row = gr.Number(label="Row", info=f"0 to {height - 1}, from the top", precision=0, min_width=NARROW)
-        column = gr.Number(label="Column", info=f"0 to {width - 1}", precision=0, min_width=NARROW)
-        code = gr.Slider(
-            0, last, step=1, label="Code there", info="change it, and see the image follow", scale=2, buttons=[]
+        choices = [(f"{number}: {grid}", number) for number, grid in enumerate(actions.layout)]
+        grid = gr.Dropdown(
+            choices, value=0, label="Grid", info="coarse to fine", visible=len(choices) > 1, min_width=2 * NARROW
         )
+        row = gr.Number(label="Row", precision=0, min_width=NARROW)
+        column = gr.Number(label="Column", precision=0, min_width=NARROW)
+        code = gr.Slider(
+            0, actions.layout[0].num_embeddings - 1, step=1, label="Code there",
+            info="change it, and see the image follow", scale=2, buttons=[],
+        )  # fmt: skip
         undo = gr.Button("Undo all edits", min_width=NARROW)
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    latest = {**quiet, "trigger_mode": "always_last"}  # a slider is faster than a decoder
-    grid.select(told(actions.click), codes, [row, column, code, grid], **quiet)
+
+    def click(shown: tuple, number: int, event: gr.SelectData) -> tuple:
+        return actions.click(shown, number, *event.index)
+
+    latest = {**QUIET, "trigger_mode": "always_last"}  # a slider is faster than a decoder
+    grid.input(told(actions.choose), [codes, grid], [row, column, code, picture], **QUIET)
+    picture.select(told(click), [codes, grid], [row, column, code, picture], **QUIET)
     for number in (row, column):
-        number.input(told(actions.point), [codes, row, column], [code, grid], **latest)
-    code.input(told(actions.edit), [codes, row, column, code], [codes, grid, edited], **latest)
-    undo.click(told(actions.undo), [encoded, row, column], [codes, code, grid, edited], **quiet)
-    return Editor(encoded, codes, image, reconstruction, row, column, code, grid, edited)
+        number.input(told(actions.point), [codes, grid, row, column], [code, picture], **latest)
+    code.input(told(actions.edit), [codes, grid, row, column, code], [codes, picture, edited], **latest)
+    undo.click(told(actions.undo), [encoded, grid, row, column], [codes, code, picture, edited], **QUIET)
+    return Editor(encoded, codes, image, reconstruction, grid, row, column, code, picture, edited)
 
 
 def _few(actions: Actions, number: int) -> int:
-    height, width = actions.grid_shape
-    return number if height * width <= LARGE else 4
+    return number if sum(grid.num_sites for grid in actions.layout) <= LARGE else 4
 
 
 def _add_sampling(actions: Actions) -> tuple[list, dict]:
-    """The controls that completion shares, and the event that draws samples."""
+    """Add the controls that completion shares, and return them with the event that draws samples."""
     choices = actions.label_choices()
     with gr.Column(elem_classes="section"):
-        gr.Markdown("## New images\nDrawn row by row, from the top, by the prior.")
+        gr.Markdown("## New images\nDrawn code by code, by the prior.")
         with gr.Row():
             labels = gr.Dropdown(
                 choices, multiselect=True, label="Labels, taken in turn (none chosen: all classes)", scale=2,
@@ -133,36 +142,32 @@ def _add_sampling(actions: Actions) -> tuple[list, dict]:
             number = gr.Slider(1, 100, _few(actions, 2 * COLUMNS), step=1, label="Number", **CONTROL)
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=NARROW)
         controls = [*_add_controls(actions), seed]
-        button = gr.Button("Sample", variant="primary")
-        picture = _add_picture("samples")
-        progress = gr.Markdown(elem_classes="progress")
-    event = {
-        "fn": told_of_each(actions.sample), "inputs": [labels, number, *controls], "outputs": [picture, progress],
-        "show_progress": "hidden", "api_visibility": "private",
-    }  # fmt: skip
-    button.click(**event)
+        event = _add_drawing(actions.sample, "Sample", "samples", [labels, number, *controls])
     return controls, event
 
 
 def _add_controls(actions: Actions) -> list:
-    """Temperature, top-k, top-p and the guidance scale, in the order in which `page_parts` reads them."""
-    prior = actions.pipeline.prior
-    guided = bool(prior.num_classes and prior.label_dropout)
+    """Add the controls that mean something to the priors, in the order of `Actions.controls`."""
+    most = max(grid.num_embeddings for grid in actions.layout)
+    ranges = {
+        "temperature": (0, 2, 1, 0.05, "Temperature"),
+        "top_k": (0, most, 0, 1, "Top-k (0: all)"),
+        "top_p": (0.01, 1, 1, 0.01, "Top-p"),
+        "guidance_scale": (0, 10, 1, 0.1, "Guidance scale"),
+        "num_inference_steps": (0, 100, 0, 1, "Steps (0: the prior's own)"),
+    }
+    sliders = []
     with gr.Row():
-        temperature = gr.Slider(0, 2, 1, step=0.05, label="Temperature", **CONTROL)
-        top_k = gr.Slider(0, prior.num_embeddings, 0, step=1, label="Top-k (0: all)", **CONTROL)
-        top_p = gr.Slider(0.01, 1, 1, step=0.01, label="Top-p", **CONTROL)
-        guidance = gr.Slider(
-            0, 10, 1, step=0.1, label="Guidance scale" if guided else "Guidance (not learnt)", interactive=guided,
-            **CONTROL,
-        )  # fmt: skip
-    return [temperature, top_k, top_p, guidance]
+        for name in actions.controls:
+            low, high, value, step, label = ranges[name]
+            sliders.append(gr.Slider(low, high, value, step=step, label=label, **CONTROL))
+    return sliders
 
 
 def _add_completion(actions: Actions, editor: Editor, controls: list) -> tuple[gr.Dropdown, dict | None]:
-    """The label that completions are given, and the event that draws them; None where grids have a single row."""
-    rows, choices = actions.grid_shape[0], actions.label_choices()
-    with gr.Column(elem_classes="section", visible=rows > 1):
+    """Add completions, and return their label and the event that draws them: None where no codes can be kept."""
+    rows, choices = actions.layout[0].shape[0], actions.label_choices()
+    with gr.Column(elem_classes="section", visible=actions.can_complete()):
         gr.Markdown("## Completions\nThe upper rows of the codes above are kept, edits too, and the rest is drawn.")
         with gr.Row():
             keep = gr.Slider(
@@ -174,12 +179,17 @@ def _add_completion(actions: Actions, editor: Editor, controls: list) -> tuple[g
                 choices, value=choices[-1] if choices else None, label="Label", visible=bool(choices),
                 min_width=NARROW,
             )  # fmt: skip
-        button = gr.Button("Complete", variant="primary")
-        picture = _add_picture("completions")
-        progress = gr.Markdown(elem_classes="progress")
-    event = {
-        "fn": told_of_each(actions.complete), "inputs": [editor.codes, keep, number, label, *controls],
-        "outputs": [picture, progress], "show_progress": "hidden", "api_visibility": "private",
-    }  # fmt: skip
+        event = _add_drawing(
+            actions.complete, "Complete", "completions", [editor.codes, keep, number, label, *controls]
+        )
+    return label, event if actions.can_complete() else None
+
+
+def _add_drawing(act: Callable, words: str, name: str, inputs: list) -> dict[str, Any]:
+    """Add a button, the sheet that it draws and how far that is; return its event, which the page repeats."""
+    button = gr.Button(words, variant="primary")
+    picture = _add_picture(name)
+    progress = gr.Markdown(elem_classes="progress")
+    event = {"fn": told(act), "inputs": inputs, "outputs": [picture, progress], **QUIET}
     button.click(**event)
-    return label, event if rows > 1 else None
+    return event

@@ -1,6 +1,5 @@
-"""The viewer's server: on this machine alone, and a page that asks no other for anything."""
+"""The viewer's server: on this machine alone, with a page that asks no other for anything."""
 
-import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -10,9 +9,12 @@ from starlette.middleware import Middleware
 # The browser itself refuses what would come from elsewhere, or go there. Gradio's page has scripts and styles in it.
 POLICY = (
     "default-src 'self' 'unsafe-inline' data: blob:; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob:; "
-    "form-action 'self'; frame-ancestors 'self'"
+    "form-action 'self'; frame-ancestors 'self'; base-uri 'self'"
 )
-FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none is fetched
+FONTS: dict[str, Any] = {
+    "font": ["system-ui", "sans-serif"],
+    "font_mono": ["ui-monospace", "monospace"],
+}  # none is fetched
 CSS = """
 .gradio-container { max-width: 1400px !important; width: 100%; margin: auto; }
 .gradio-container .main { padding: 12px !important; }
@@ -29,53 +31,24 @@ CSS = """
 .progress { opacity: 0.75; font-size: 0.9em; }
 footer { display: none !important; }
 """
+Message = MutableMapping[str, Any]
 
 
 class KeepHome:
-    """ASGI middleware: adds the policy, and takes the addresses of other hosts out of the page."""
+    """ASGI middleware that adds the policy to every answer."""
 
     def __init__(self, app: Callable) -> None:
         self.app = app
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Callable, send: Callable) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        host = dict(scope["headers"]).get(b"host", b"")
-        await self.app(scope, receive, _at_home(send, host))
+    async def __call__(self, scope: Message, receive: Callable, send: Callable[[Message], Awaitable[None]]) -> None:
+        """Answer one request."""
 
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
+            await send(message)
 
-def _at_home(send: Callable, host: bytes) -> Callable[[MutableMapping[str, Any]], Awaitable[None]]:
-    start: MutableMapping[str, Any] = {}
-    pieces: list[bytes] = []
-
-    async def send_clean(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            if _header(message, b"content-type").startswith(b"text/html"):
-                start.update(message)  # goes out with the body, whose length changes
-                return
-        elif start:
-            pieces.append(message.get("body", b""))
-            if message.get("more_body"):
-                return
-            message = {**message, "body": without_foreign_hosts(b"".join(pieces), host)}
-            headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
-            length = str(len(message["body"])).encode()
-            await send({**start, "headers": [*headers, (b"content-length", length)]})
-            start.clear()
-        await send(message)
-
-    return send_clean
-
-
-def without_foreign_hosts(html: bytes, host: bytes) -> bytes:
-    """A page without addresses that lead elsewhere than to `host`."""
-    return re.sub(rb"https?://(?!" + re.escape(host) + rb"(?![\w.:-]))[^\"'\s<>\\]*", b"", html)
-
-
-def _header(message: MutableMapping[str, Any], name: bytes) -> bytes:
-    return next((value for key, value in message["headers"] if key.lower() == name), b"")
+        await self.app(scope, receive, send_with_policy)
 
 
 def launch_page(page: gr.Blocks, host: str, port: int) -> None:

@@ -1,23 +1,7 @@
-"""Vector quantizers: latents (b, D, *sites) → `Quantized(vectors, codes, loss)`, and `look_up(codes)` → vectors."""
+"""Quantizers: latents (b, D, *sites) → codes → vectors. Each is built from keywords: `QUANTIZERS["ema"](decay=0.9)`."""
 
-from .base import Quantized, Quantizer
-from .clustered import ClusteredGradientQuantizer, ClusteredQuantizer
-from .ema import EMAQuantizer
-from .gradient import GradientQuantizer
+from codegrid.registry import TABLES
 
-QUANTIZERS: dict[str, type[Quantizer]] = {
-    "ema": EMAQuantizer,
-    "gradient": GradientQuantizer,
-    "clustered": ClusteredQuantizer,
-    "clustered-gradient": ClusteredGradientQuantizer,
-}
+QUANTIZERS = TABLES["quantizer"]  # name → class, imported when it is first asked for
 
-__all__ = [
-    "QUANTIZERS",
-    "ClusteredGradientQuantizer",
-    "ClusteredQuantizer",
-    "EMAQuantizer",
-    "GradientQuantizer",
-    "Quantized",
-    "Quantizer",
-]
+__all__ = ["QUANTIZERS"]

@@ -1,20 +1,26 @@
-"""The online clustered codebook (CVQ-VAE: Zheng and Vedaldi 2023, arXiv 2307.15139)."""
+"""The online clustered codebook (CVQ-VAE: Zheng and Vedaldi 2023, arXiv 2307.15139), and the anchors it moves to.
 
-from typing import Any
+Shapes: n latents of this process, D embedding_dim, m entries that move, K codebook entries.
+"""
+
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from codegrid.limits import check_name, short
+from codegrid.noise import torch_rng
+from codegrid.stage1_vqvae.options import ClusteredOptions
 
-from .anchors import ANCHORS
-from .base import Quantizer
-from .ema import EMAQuantizer
-from .gradient import GradientQuantizer
+from .codebook import CodebookQuantizer, EMAQuantizer, GradientQuantizer, Tally
+from .collective import all_gather, gather_rows, is_distributed, random_rows, rank
+from .nearest import nearest_codes, tile_for
 
 LEAST_SHARE = 1e-6  # an entry that would move by less stays where it is, bit for bit
+POOL_REFRESH = 0.5  # share of the pool of random anchors that each batch replaces
 
 
-class Clustered(Quantizer):
+class Clustered(CodebookQuantizer):
     """Moves each entry toward an anchor among the latents, the further the less it is used.
 
     u_k ← γ u_k + (1−γ) n_k / n,   a_k = exp(−u_k · K · 10/(1−γ) − ε),   e_k ← (1−a_k) e_k + a_k · anchor_k
@@ -24,42 +30,38 @@ class Clustered(Quantizer):
     Args:
         anchors: `random` latents of a pool, the `closest` latent, or one drawn by distance, `probabilistic`.
         anchor_once: move entries in the first step only.
-        options: those of every quantizer. Revival is off by default over EMA, where unused entries move anyhow.
+        options: those of every quantizer with a codebook. Revival is off by default over EMA, where unused entries
+            move anyhow.
 
     Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
-    → vectors (8, 64, 7, 7), codes (8, 7, 7) in 0 ... 511, loss ().
+    → vectors (8, 64, 7, 7), codes ((8, 7, 7),) in 0 ... 511.
     """
 
-    default_revival = 0.0
+    options: ClassVar[type] = ClusteredOptions
+    running_usage: torch.Tensor
+    default_revival: ClassVar[float] = 0.0
 
-    def __init__(
-        self,
-        num_embeddings: int = 512,
-        embedding_dim: int = 64,
-        anchors: str = "probabilistic",
-        anchor_once: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(num_embeddings, embedding_dim, **options)
-        check_name("anchors", anchors, ANCHORS)
-        if not isinstance(anchor_once, bool):
-            raise ValueError(f"anchor_once {short(anchor_once)}: it must be true or false")
-        self.anchor_once = anchor_once
-        self.anchors = ANCHORS[anchors](num_embeddings, embedding_dim, self.distance)
-        self.register_buffer("running_usage", torch.zeros(num_embeddings))  # u_k: shares, from 0
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.anchor_once: bool = self.config["anchor_once"]
+        self.anchors = ANCHORS[self.config["anchors"]](self.num_embeddings, self.embedding_dim, self.distance)
+        # u_k: shares, from 0
+        self.register_buffer("running_usage", torch.zeros(self.num_embeddings, dtype=torch.float32))
 
-    def _start_with_kmeans(self, latents: torch.Tensor, step: int) -> None:
-        super()._start_with_kmeans(latents, step)
+    def start_with_kmeans(self, latents: torch.Tensor, step: int, seed: int, *purpose: str | int) -> None:
+        """Set codebook, running hits and usage by k-means."""
+        super().start_with_kmeans(latents, step, seed, *purpose)
         self.running_usage.copy_(self.running_hits / self.running_hits.sum())
 
-    def _update_codebook(self, latents: torch.Tensor, hits: torch.Tensor, sums: torch.Tensor, step: int) -> None:
-        super()._update_codebook(latents, hits, sums, step)
-        self.running_usage.mul_(self.decay).add_(hits / hits.sum(), alpha=1 - self.decay)
+    def move_entries(self, tally: Tally, step: int, seed: int, *purpose: str | int) -> None:
+        """Move entries as the quantizer below does, and then toward their anchors."""
+        super().move_entries(tally, step, seed, *purpose)
+        self.running_usage.mul_(self.decay).add_(tally.hits / tally.hits.sum(), alpha=1 - self.decay)
         if self.anchor_once and step > self.kmeans_steps:
             return
         shares = torch.exp(-self.running_usage * self.num_embeddings * 10 / (1 - self.decay) - 1e-3)
         moved = (shares > LEAST_SHARE).nonzero().flatten()
-        anchors = self.anchors(latents, self.codebook.detach(), moved, step)
+        anchors = self.anchors(tally.latents, self.codebook.detach(), moved, seed, "anchors", *purpose, step)
         self.codebook.data[moved] = self.codebook.detach()[moved].lerp(anchors, shares[moved, None])
 
 
@@ -74,4 +76,105 @@ class ClusteredGradientQuantizer(Clustered, GradientQuantizer):
     steps gradients alone do not carry it after the latents.
     """
 
-    default_revival = Quantizer.default_revival
+    default_revival: ClassVar[float] = CodebookQuantizer.default_revival
+
+
+# Anchors. Each is called as anchors(latents (n, D), codebook (K, D), moved (m,) numbers of entries, seed, *purpose)
+# → (m, D), the same on each process.
+
+
+class RandomAnchors(nn.Module):
+    """Random latents of a pool of K, which the last batches have filled."""
+
+    running_pool: torch.Tensor
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
+        super().__init__()
+        self.register_buffer("running_pool", torch.zeros(num_embeddings, embedding_dim, dtype=torch.float32))
+
+    def forward(
+        self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int
+    ) -> torch.Tensor:
+        """Refresh the pool, and return a row of it for each entry that moves."""
+        size = len(self.running_pool)
+        fresh = random_rows(latents, size, torch_rng(seed, *purpose, "rows"))
+        refresh = torch.rand(size, generator=torch_rng(seed, *purpose, "places")).to(latents.device) < POOL_REFRESH
+        refresh |= (self.running_pool == 0).all(1)  # never filled
+        self.running_pool.copy_(torch.where(refresh[:, None], fresh, self.running_pool))
+        return self.running_pool[moved]
+
+
+class ClosestAnchors(nn.Module):
+    """The latent of the joint batch that is closest to the entry."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
+        super().__init__()
+        self.distance = distance
+
+    def forward(
+        self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int
+    ) -> torch.Tensor:
+        """Find the closest latent of each process, and of those the closest."""
+        entries = codebook[moved]
+        rows, gaps = torch.zeros_like(moved), entries.new_full((len(moved),), torch.inf)
+        if len(latents):
+            rows = nearest_codes(entries, latents, self.distance)  # the roles exchanged
+            gaps = _as_compared(entries, self.distance) - _as_compared(latents[rows], self.distance)
+            gaps = gaps.square().sum(1)
+        return gather_rows(latents, rows, all_gather(gaps).argmin(0) == rank())
+
+
+class ProbabilisticAnchors(nn.Module):
+    """A latent of the joint batch drawn for each entry with probability softmax(−‖z − e‖²), or softmax(cos(z, e))."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
+        super().__init__()
+        self.distance = distance
+
+    def forward(
+        self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int
+    ) -> torch.Tensor:
+        """Draw by inverse CDF over the joint batch: first the process whose latents hold the draw, then the latent."""
+        points, entries = _as_compared(latents, self.distance), _as_compared(codebook[moved], self.distance)
+        if len(points):
+            centre = points.mean(0)  # distances between points far from the origin would lose their digits
+            points, entries = points - centre, entries - centre
+        scale = 0.5 if self.distance == "cosine" else 1.0  # ‖z − e‖² = 2 (1 − cos) on the sphere
+        tile = tile_for(latents.device)
+        pieces = entries.split(max(1, tile.pairs // max(1, len(latents))))  # the matrix (m, n) is never held whole
+        draws = torch.rand(len(entries), generator=torch_rng(seed, *purpose), dtype=torch.float64).to(latents.device)
+        ours = torch.ones_like(moved, dtype=torch.bool)
+        if is_distributed():
+            masses = torch.cat([_log_weights(piece, points, scale).logsumexp(1) for piece in pieces])
+            draws, ours = _our_part(draws, masses)
+        rows = [
+            (_log_weights(piece, points, scale).softmax(1).cumsum(1) <= draw[:, None]).sum(1)
+            for piece, draw in zip(pieces, draws.split(len(pieces[0])), strict=True)
+        ]
+        return gather_rows(latents, torch.cat(rows), ours)
+
+
+def _our_part(draws: torch.Tensor, log_masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws (m,) over the joint mass → over this process's share of it, and whether they fall there."""
+    edges = all_gather(log_masses).softmax(0).cumsum(0)  # (processes, m): where the share of each ends
+    edges = torch.cat([edges.new_zeros(1, len(draws)), edges])
+    start, end = edges[rank()], edges[rank() + 1]
+    winner = (draws >= edges[1:-1]).sum(0)
+    return (draws - start) / (end - start).clamp_min(1e-300), winner == rank()
+
+
+def _as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
+    """Vectors whose Euclidean distance orders them as `distance` does."""
+    return F.normalize(vectors, dim=1) if distance == "cosine" else vectors
+
+
+def _log_weights(entries: torch.Tensor, latents: torch.Tensor, scale: float) -> torch.Tensor:
+    """−scale · ‖z − e‖² (m, n), in float64: thousands of small shares are added up."""
+    return -scale * torch.cdist(entries, latents).square().double()
+
+
+ANCHORS: dict[str, type[nn.Module]] = {
+    "random": RandomAnchors,
+    "closest": ClosestAnchors,
+    "probabilistic": ProbabilisticAnchors,
+}

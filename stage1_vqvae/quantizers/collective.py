@@ -1,4 +1,6 @@
-"""What the processes of a run know together: sums over the joint batch, and rows of it. The same bits on each of them.
+"""Sums over the joint batch of all processes of a run, and rows of it: the same bits on each process.
+
+Every process must call these functions the same number of times, even where it has no latents itself.
 
 Shapes: n latents of this process, D embedding_dim, K codebook entries.
 """
@@ -7,50 +9,58 @@ import torch
 import torch.distributed as dist
 
 
-def is_joint() -> bool:
-    """Whether several processes train together."""
+def is_distributed() -> bool:
+    """Return whether several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def own_rank() -> int:
-    """The number of this process, 0 where there is only one."""
-    return dist.get_rank() if is_joint() else 0
-
-
-def tally(latents: torch.Tensor, codes: torch.Tensor, num_embeddings: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hits n_i (K,) and sums Σ_j z_ij (K, D) of the joint batch, for latents (n, D) that chose codes (n,)."""
-    hits = torch.bincount(codes, minlength=num_embeddings).to(latents.dtype)
-    sums = latents.new_zeros(num_embeddings, latents.shape[1]).index_add_(0, codes, latents)
-    if is_joint():
-        dist.all_reduce(hits)
-        dist.all_reduce(sums)
-    return hits, sums
+def rank() -> int:
+    """Return the number of this process, 0 where there is only one."""
+    return dist.get_rank() if is_distributed() else 0
 
 
 def all_gather(values: torch.Tensor) -> torch.Tensor:
     """One tensor from each process, of the same shape (...) on all → (processes, ...)."""
-    if not is_joint():
+    if not is_distributed():
         return values[None]
     gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, values.contiguous())
     return torch.stack(gathered)
 
 
-def take_rows(latents: torch.Tensor, rows: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:
+def count_latents(latents: torch.Tensor) -> list[int]:
+    """Return how many latents each process has."""
+    if not is_distributed():
+        return [len(latents)]
+    return all_gather(torch.tensor(len(latents), device=latents.device)).tolist()
+
+
+def count_and_sum(latents: torch.Tensor, codes: torch.Tensor, num_embeddings: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hits n_i (K,) and sums Σ_j z_ij (K, D) of the joint batch, for latents (n, D) that chose codes (n,)."""
+    hits = torch.bincount(codes, minlength=num_embeddings).to(latents.dtype)
+    sums = latents.new_zeros(num_embeddings, latents.shape[1]).index_add_(0, codes, latents)
+    if is_distributed():
+        dist.all_reduce(hits)
+        dist.all_reduce(sums)
+    return hits, sums
+
+
+def gather_rows(latents: torch.Tensor, rows: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:
     """Latents that different processes hold → (m, D) on all.
 
-    For each of m places exactly one process says `ours`, and its row number (m,) counts; a sum over the processes, of
-    one latent and zeros, completes them.
+    Each of the m rows belongs to one process, which says `ours` (m,) and where it is among its latents, `rows` (m,);
+    all others add zeros to a sum over the processes.
     """
-    taken = torch.where(ours[:, None], latents[rows.clamp(0, len(latents) - 1)], 0)
-    if is_joint():
+    taken = latents.new_zeros(len(rows), latents.shape[1])
+    if len(latents):
+        taken = torch.where(ours[:, None], latents[rows.clamp(0, len(latents) - 1)], taken)
+    if is_distributed():
         dist.all_reduce(taken)
     return taken
 
 
-def random_rows(latents: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """`count` random latents of the joint batch: (count, D). The choice follows from the seed and the joint size."""
-    sizes = all_gather(torch.tensor(len(latents), device=latents.device)).tolist()
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(sum(sizes), (count,), generator=generator).to(latents.device) - sum(sizes[: own_rank()])
-    return take_rows(latents, rows, (rows >= 0) & (rows < len(latents)))
+def random_rows(latents: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Return `count` random latents (count, D) of the joint batch, by a CPU generator that is the same on each."""
+    sizes = count_latents(latents)
+    rows = torch.randint(sum(sizes), (count,), generator=generator).to(latents.device) - sum(sizes[: rank()])
+    return gather_rows(latents, rows, (rows >= 0) & (rows < len(latents)))

@@ -1,12 +1,13 @@
-"""What the cached sampler remembers, so that nothing of the forward pass is computed twice.
+"""What the cached steps remember, so that nothing of the forward pass is computed twice.
 
-The vertical stack is computed a whole row at a time, the horizontal one a site at a time. Of each layer's input
-only what a kernel still reaches is kept: memory grows with the width of the grid, not with its area.
+The vertical stack is computed a whole row at a time, the horizontal one a site at a time, the heads a code at a time.
+Of each layer's input only what a kernel still reaches is kept: memory grows with the width of the grid, not with its
+area.
 
 A site is a chain of small operations, and their number is what it costs; `folding.py` says how there come to be four a
 layer. All tensors are written in place, and looked at through views that are made once.
 
-Shapes: b batch, c channels, h w code grid, l layers, K num_embeddings, r rows that a kernel sees.
+Shapes: b batch, c channels, h w code grid, l layers, K num_embeddings of a grid, r rows that a kernel sees, q grids.
 """
 
 from __future__ import annotations
@@ -16,56 +17,90 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from codegrid.codes import Layout
+from codegrid.stage2_prior.sampling.sequential import site_by_site
+
 from .compiled import compiled_site
 from .folding import HorizontalWeights, VerticalWeights
 
 if TYPE_CHECKING:
-    from .network import GatedPixelCNN
+    from .network import PixelCNNNetwork
 
 
-class PixelCNNCache:
-    """One site's logits at a time: ask `next_logits()`, then `append` the codes that were drawn there."""
+class PixelCNNSteps:
+    """One code's logits at a time: ask `next_logits()`, then `append` the codes that were drawn."""
 
     def __init__(
         self,
-        prior: GatedPixelCNN,
+        network: PixelCNNNetwork,
+        layout: Layout,
         batch_size: int,
-        height: int,
-        width: int,
         conditions: torch.Tensor | None,
         compiled: bool = False,
     ) -> None:
-        self.height, self.width = height, width
-        self.row = self.column = 0
-        self.embedding = prior.embedding.weight
-        self.vertical = VerticalStack(prior, batch_size, width, conditions)
-        self.horizontal = (CompiledStack if compiled else HorizontalStack)(prior, batch_size, width)
-        self.codes = torch.zeros(width, batch_size, dtype=torch.int64, device=self.embedding.device)
+        self.order = site_by_site(layout)
+        self.height, self.width = layout[0].shape
+        self.row = self.column = self.grid = 0
+        self.embeddings = [table.weight for table in network.tables()]
+        self.vertical = VerticalStack(network, batch_size, self.width, conditions)
+        self.horizontal = (CompiledStack if compiled else HorizontalStack)(network, batch_size, self.width)
+        like = self.embeddings[0]
+        # of the row that is being drawn, for each grid
+        self.codes = [torch.zeros(self.width, batch_size, dtype=torch.int64, device=like.device) for _ in layout]
+        self.of_site: list[torch.Tensor] = []  # codes (b,) of the site that is being drawn
+        self.logits: torch.Tensor | None = None
         self.vertical.start_row(self.horizontal.start_row())
 
-    def append_rows(self, codes: torch.Tensor) -> None:
-        """Take in whole rows of known codes (b, rows, w), at the start of a row: only the vertical stack sees them."""
-        for row in codes.unbind(1):
-            self.codes.copy_(row.T)
-            self._start_next_row()
-
     def next_logits(self) -> torch.Tensor:
-        """Logits (b, K) of the next site in raster order."""
-        return self.horizontal.logits_at(self.column)
+        """Return the logits (b, 1, K) of the next code: sites in raster order, and all codes of one before the next."""
+        if self.logits is None:
+            self.logits = self.horizontal.logits_at(self.column, self.grid).unsqueeze(1)
+        return self.logits
 
     def append(self, codes: torch.Tensor) -> None:
-        """Take in the codes (b,) of the site whose logits were given last."""
-        self.codes[self.column] = codes
+        """Take in the codes (b, 1) whose logits were given last, or known ones (b, m) of several steps.
+
+        Of whole rows of known codes only the vertical stack takes notice.
+        """
+        of_row, done = self.width * len(self.codes), 0
+        while done < codes.shape[1]:
+            at_start = self.column == self.grid == 0 and self.logits is None
+            if at_start and codes.shape[1] - done >= of_row:
+                row = codes[:, done : done + of_row].unflatten(1, (self.width, -1))
+                for of_grid, new in zip(self.codes, row.unbind(2), strict=True):
+                    of_grid.copy_(new.T)
+                self._start_next_row()
+                done += of_row
+            else:
+                self._append_one(codes[:, done])
+                done += 1
+
+    def _append_one(self, codes: torch.Tensor) -> None:
+        if self.grid == 0:
+            self.next_logits()  # also of a known code: sites on its right see the features
+        self.logits = None
+        self.codes[self.grid][self.column] = codes
+        self.of_site.append(codes)
+        if len(self.of_site) < len(self.codes):
+            self.horizontal.take_in(self.grid, codes)
+            self.grid += 1
+            return
+        self.grid = 0
         self.column += 1
         if self.column == self.width:
             self._start_next_row()
         else:
-            self.horizontal.pass_on(self.column, codes)
+            self.horizontal.pass_on(self.column, self.of_site)
+        self.of_site.clear()
 
     def _start_next_row(self) -> None:
         self.row, self.column = self.row + 1, 0
         if self.row < self.height:
-            self.vertical.take_in(F.embedding(self.codes, self.embedding))
+            first, *others = self.codes
+            embedded = F.embedding(first, self.embeddings[0])
+            for codes, embedding in zip(others, self.embeddings[1:], strict=True):
+                embedded += F.embedding(codes, embedding)
+            self.vertical.take_in(embedded)
             self.vertical.start_row(self.horizontal.start_row())
 
 
@@ -76,36 +111,37 @@ class VerticalStack:
     rows that a kernel sees are in slots, of which the newest row takes the oldest one's.
     """
 
-    def __init__(self, prior: GatedPixelCNN, batch_size: int, width: int, conditions: torch.Tensor | None) -> None:
-        self.weights = VerticalWeights(prior, conditions)
+    def __init__(self, network: PixelCNNNetwork, batch_size: int, width: int, conditions: torch.Tensor | None) -> None:
+        self.weights = VerticalWeights(network, conditions)
         self.row, self.width, self.batch_size = 0, width, batch_size
         self.seen, self.slots = [], []
-        for layer in prior.layers:
+        for layer in network.gated_layers():
             rows, columns = layer.vertical.kernel_size
             margin = columns // 2  # stays 0: what lies beyond the grid's edges
-            seen = self.weights.biases[0].new_zeros(rows, width + 2 * margin, batch_size, prior.channels)
+            seen = self.weights.biases[0].new_zeros(rows, width + 2 * margin, batch_size, layer.vertical.in_channels)
             self.seen.append(seen)
             self.slots.append(seen[:, margin : margin + width].unbind(0))
 
     def take_in(self, embedded: torch.Tensor) -> None:
-        """The embedded codes (w, b, c) of the row just finished."""
+        """Remember the embedded codes (w, b, c) of the row just finished."""
         self.slots[0][(self.row - 1) % len(self.slots[0])].copy_(embedded)
 
-    def start_row(self, prepared: torch.Tensor) -> None:
-        """Write what a new row's sites get from above into `prepared` (w, l, b, 2c)."""
+    def start_row(self, from_above: torch.Tensor) -> None:
+        """Write what a new row's sites get from above into `from_above` (w, l, b, 2c)."""
         weights, last = self.weights, len(self.seen) - 1
         for i, seen in enumerate(self.seen):
             as_image = seen.flatten(1, 2).permute(2, 0, 1)[None]  # (1, c, r, columns·b), its channels last in memory
             # the first layer's input is the row above
             kernel = weights.kernels[i][(self.row - (i == 0)) % len(seen)]
             above = F.conv2d(as_image, kernel, weights.biases[i], dilation=(1, self.batch_size))
-            torch.add(self._by_column(F.conv2d(above, weights.onward[i])), weights.constants[i], out=prepared[:, i])
+            torch.add(self._by_column(F.conv2d(above, weights.onward[i])), weights.constants[i], out=from_above[:, i])
             if i < last:
                 gated = self._by_column(above)
                 if weights.conditions is not None:
                     gated += weights.conditions[i]
                 slots = self.slots[i + 1]
-                _gate(gated, *gated.chunk(2, dim=2), out=slots[self.row % len(slots)])
+                values, gate = gated.chunk(2, dim=2)
+                _gate(gated, values, gate, out=slots[self.row % len(slots)])
         self.row += 1
 
     def _by_column(self, image: torch.Tensor) -> torch.Tensor:
@@ -116,20 +152,20 @@ class VerticalStack:
 class HorizontalStack:
     """The chain of all layers at one site, and what the site gives to those on its right."""
 
-    def __init__(self, prior: GatedPixelCNN, batch_size: int, width: int) -> None:
-        self.weights = HorizontalWeights(prior)
-        self.width, self.channels = width, prior.channels
-        layers, channels, reach = len(prior.layers), prior.channels, len(self.weights.tables)
-        like = prior.embedding.weight
+    def __init__(self, network: PixelCNNNetwork, batch_size: int, width: int) -> None:
+        self.weights = HorizontalWeights(network)
+        like = network.tables()[0].weight
+        layers, channels, reach = len(network.layers), like.shape[1], len(self.weights.tables[0])
+        self.width, self.channels = width, channels
         # what sites get from above and, in the first layer, from the left; beyond the last column nobody looks
-        self.prepared = like.new_zeros(width + reach, layers, batch_size, 2 * channels)
-        columns = [column.unbind(0) for column in self.prepared[:width].unbind(0)]
+        self.from_above = like.new_zeros(width + reach, layers, batch_size, 2 * channels)
+        columns = [column.unbind(0) for column in self.from_above[:width].unbind(0)]
         self.chains = [[(left, *left.chunk(2, dim=1)) for left in column] for column in columns]
         # of each layer but the first the inputs that its kernel reaches, the own site's last
         sites = self.weights.kernels.shape[1] // channels
         self.seen = like.new_zeros(layers - 1, batch_size, sites * channels)
         self.own = self.seen[:, :, -channels:]
-        self.result = like.new_empty(batch_size, channels)
+        self.result = like.new_empty(batch_size, channels)  # what the heads read
         self.inputs, self.kernels, self.out = (
             stacked.unbind(0) for stacked in (self.seen, self.weights.kernels, self.weights.out)
         )
@@ -137,53 +173,66 @@ class HorizontalStack:
         self.gated = like.new_empty(batch_size, channels)
 
     def start_row(self) -> torch.Tensor:
-        """Nothing stands left of the first column. Returns where the row's sites are prepared: (w, l, b, 2c)."""
+        """Forget the row above, and return where the new row's sites get what comes from above: (w, l, b, 2c)."""
         self.seen.zero_()
-        return self.prepared[: self.width]
+        return self.from_above[: self.width]
 
-    def logits_at(self, column: int) -> torch.Tensor:
-        """The logits (b, K) of a site."""
-        weights, features, gated = self.weights, self.features, self.gated
+    def logits_at(self, column: int, grid: int) -> torch.Tensor:
+        """Return the logits (b, K) of a site's first code, or of a later one after `take_in` of those before."""
+        if grid == 0:
+            self._run_chain(column)
+        head = self.weights.heads[grid]
+        hidden = torch.maximum(self.result, self.weights.floor)
+        hidden = torch.addmm(head.hidden_bias, hidden, head.hidden).relu_()
+        return torch.addmm(head.logits_bias, hidden, head.logits)
+
+    def _run_chain(self, column: int) -> None:
+        """Compute the features of all layers at a site."""
+        features, gated = self.features, self.gated
         for i, chain in enumerate(self.chains[column]):
             if i:
                 chain[0].addmm_(self.inputs[i - 1], self.kernels[i - 1])
-            _gate(*chain, out=gated)
+            _gate(chain[0], chain[1], chain[2], out=gated)
             if i:
                 torch.addmm(features[i - 1], gated, self.out[i], out=features[i])
             else:
                 torch.mm(gated, self.out[0], out=features[0])
-        hidden = torch.maximum(self.result, weights.floor)
-        hidden = torch.addmm(weights.hidden_bias, hidden, weights.hidden).relu_()
-        return torch.addmm(weights.logits_bias, hidden, weights.logits)
 
-    def pass_on(self, column: int, codes: torch.Tensor) -> None:
-        """Let the site left of `column`, whose codes (b,) are known now, be seen from its right."""
-        weights, channels = self.weights, self.channels
-        self.prepared[column : column + len(weights.tables), 0] += weights.tables[:, codes]
+    def take_in(self, grid: int, codes: torch.Tensor) -> None:
+        """Let the heads of later grids see the codes (b,) of the own site."""
+        self.result += F.embedding(codes, self.weights.within_site[grid])
+
+    def pass_on(self, column: int, of_site: list[torch.Tensor]) -> None:
+        """Let the site left of `column`, whose codes (b,) of each grid are known now, be seen from its right."""
+        channels = self.channels
+        for table, codes in zip(self.weights.tables, of_site, strict=True):
+            self.from_above[column : column + len(table), 0] += table[:, codes]
         sites = self.seen.shape[2] // channels
         if sites > 2:
             self.seen[:, :, : -2 * channels] = self.seen[:, :, channels:-channels].clone()
         if sites > 1:
-            torch.add(self.own, weights.shifts, out=self.seen[:, :, -2 * channels : -channels])
+            torch.add(self.own, self.weights.shifts, out=self.seen[:, :, -2 * channels : -channels])
 
 
 class CompiledStack(HorizontalStack):
-    """The same with `torch.compile`, and on a GPU as CUDA graphs."""
+    """The horizontal stack with `torch.compile`, and on a GPU as CUDA graphs."""
 
-    def logits_at(self, column: int) -> torch.Tensor:
-        """The logits (b, K) of a site; on a GPU the next call overwrites them."""
-        w = self.weights
+    def logits_at(self, column: int, grid: int) -> torch.Tensor:
+        """Return the logits (b, K) of a site's code; on a GPU the next call overwrites them."""
+        if grid:
+            return super().logits_at(column, grid)
+        w, head = self.weights, self.weights.heads[0]
         torch.compiler.cudagraph_mark_step_begin()
         logits, features = compiled_site(self.own.device.type)(
-            self.prepared[column],
-            self.seen[:, :, : -self.channels],
-            (w.kernels, w.out, w.floor, w.hidden, w.hidden_bias, w.logits, w.logits_bias),
+            self.from_above[column], self.seen[:, :, : -self.channels], (w.kernels, w.out, w.floor, *head)
         )
-        self.own.copy_(features)
+        self.own.copy_(features[:-1])
+        if w.within_site:
+            self.result.copy_(features[-1])
         return logits
 
 
-def _gate(x: torch.Tensor, signal: torch.Tensor, opening: torch.Tensor, out: torch.Tensor) -> None:
-    """The gate's negative from x (..., 2c), whose halves are the doubled signal and the opening; x is overwritten."""
+def _gate(x: torch.Tensor, values: torch.Tensor, gate: torch.Tensor, out: torch.Tensor) -> None:
+    """Write the gate's negative of x (..., 2c), whose halves are doubled values and gates; x is overwritten."""
     x.sigmoid_()
-    torch.addcmul(opening, signal, opening, value=-2, out=out)
+    torch.addcmul(gate, values, gate, value=-2, out=out)

@@ -1,172 +1,206 @@
 """The gated PixelCNN (van den Oord et al. 2016, arXiv 1606.05328) over grids of codes.
 
-Shapes: b batch, h w code grid, c channels, K num_embeddings.
+Shapes: b batch, h w code grid, c channels, K num_embeddings of a grid.
 """
 
-from typing import Any
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, cast
 
 import torch
-from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
-from codegrid.codes import NO_LABEL
-from codegrid.limits import MOST_CLASSES, MOST_ENTRIES, MOST_LAYERS, WIDEST, check_number, check_whole, short
+from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
+from codegrid.errors import InputError
+from codegrid.limits import MAX_CLASSES, check_whole, make_options
 from codegrid.model_folder import ModelFolder
-from codegrid.stage2_prior.card import CARD
+from codegrid.noise import Noise
+from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
+from codegrid.sampling_config import SamplingConfig
+from codegrid.stage2_prior.conditions import Conditions
+from codegrid.stage2_prior.likelihood import cross_entropy
+from codegrid.stage2_prior.options import PixelCNNOptions
+from codegrid.stage2_prior.sampling.backends import choose_backend
+from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
-from .cache import PixelCNNCache
-from .causal_conv import horizontal_conv, vertical_conv
-from .gating import gate
-
-WIDEST_KERNEL = 99  # sites
+from .cache import PixelCNNSteps
+from .layers import GatedLayer
 
 
-class GatedLayer(nn.Module):
-    """One layer of both stacks. The first has no residual connection: it would let a site see itself."""
+class PixelCNNNetwork(nn.Module):
+    """Codes → logits, without anything random: the part that `torch.compile` is for.
 
-    def __init__(self, channels: int, kernel: int, first: bool, num_conditions: int) -> None:
+    The codes of a site are drawn one after the other. The stacks see sites before it, all their codes summed up; the
+    head of a grid also sees the codes of the site's earlier grids.
+    """
+
+    def __init__(self, layout: Layout, options: PixelCNNOptions, num_conditions: int) -> None:
         super().__init__()
-        self.first = first
-        self.vertical = vertical_conv(channels, 2 * channels, kernel, first)
-        self.horizontal = horizontal_conv(channels, 2 * channels, kernel, first)
-        self.vertical_to_horizontal = nn.Conv2d(2 * channels, 2 * channels, 1)
-        self.horizontal_out = nn.Conv2d(channels, channels, 1)
-        # V_f h and V_g h of Eq. 4, for the vertical and for the horizontal gate
-        self.condition = nn.Embedding(num_conditions, 4 * channels) if num_conditions else None
+        channels = options.channels
+        self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
+        self.layers = nn.ModuleList(
+            GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions)
+            for i in range(options.num_layers)
+        )
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(),
+                nn.Conv2d(channels, 4 * channels, 1),
+                nn.ReLU(),
+                nn.Conv2d(4 * channels, grid.num_embeddings, 1),
+            )
+            for grid in layout
+        )
+        # what the codes of a site tell the heads of its later grids
+        self.within_site = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout[:-1])
 
-    def forward(
-        self, vertical: torch.Tensor, horizontal: torch.Tensor, conditions: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (b, c, h, w) of both stacks, numbers (b,) of conditions → the features of the next layer."""
-        above = self.vertical(vertical)
-        left = self.horizontal(horizontal)
-        left += self.vertical_to_horizontal(above)
-        if self.condition is not None:
-            # in the features' own type: a float32 condition would make float32 of everything behind it
-            added = self.condition(conditions).to(above.dtype)[:, :, None, None]
-            for_vertical, for_horizontal = added.chunk(2, dim=1)
-            above = above + for_vertical  # not in place: the convolution of `above` needs it as it was
-            left += for_horizontal
-        update = self.horizontal_out(gate(left))
-        return gate(above), update if self.first else horizontal + update
+    def tables(self) -> list[nn.Embedding]:
+        """Return the embedding of each grid."""
+        return cast("list[nn.Embedding]", list(self.embeddings))
+
+    def gated_layers(self) -> list[GatedLayer]:
+        """Return the layers, the first one first."""
+        return cast("list[GatedLayer]", list(self.layers))
+
+    def forward(self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None) -> tuple[Tensor, ...]:
+        """Codes (b, h, w), rows (b,) of conditions, bool (b, h, w) of codes that are not hidden → (b, K, h, w) each."""
+        vertical = horizontal = _embed(list(self.embeddings), codes, shown)
+        for layer in self.layers:
+            vertical, horizontal = layer(vertical, horizontal, conditions)
+        logits = [self.heads[0](horizontal)]
+        for grid in range(1, len(codes)):
+            hidden = None if shown is None else shown[grid - 1 : grid]
+            horizontal = horizontal + _embed([self.within_site[grid - 1]], codes[grid - 1 : grid], hidden)
+            logits.append(self.heads[grid](horizontal))
+        return tuple(logits)
+
+
+def _embed(tables: Sequence[nn.Module], codes: Codes, shown: Codes | None) -> Tensor:
+    """The sum (b, c, h, w) of what codes (b, h, w) stand for, 0 for those that are hidden."""
+    embedded = [table(grid) for table, grid in zip(tables, codes, strict=True)]
+    if shown is not None:
+        embedded = [grid * mask[..., None] for grid, mask in zip(embedded, shown, strict=True)]
+    total = embedded[0]
+    for grid in embedded[1:]:
+        total = total + grid
+    return total.permute(0, 3, 1, 2)
 
 
 class GatedPixelCNN(ModelFolder, nn.Module):
-    """p(codes) = Π p(z_i | z_<i, label), in raster order, every factor from one forward pass.
+    """p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next, from one forward pass.
 
     Args:
-        num_embeddings: K, the codes are 0 ... K-1.
-        channels: c.
-        num_layers: gated layers, the first included.
+        layout: grids of one shape (h, w), one for each code of a site; as `Grid`s, or as their JSON values.
+        grids: their numbers in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
-        first_kernel: kernel size of the first layer.
-        kernel: kernel size of the others.
-        dropout: share of the input codes that are hidden in training. It keeps a small data set from being learnt by
-            heart, and teaches the prior to go on from grids that are not perfect, as its own samples are not.
-        label_dropout: share of the labels that are hidden in training. Where there are such, the prior also learns
-            grids of no particular class, what guidance needs, and `labels` may be NO_LABEL, or None for all.
+        options: the fields of `PixelCNNOptions`.
 
-    Worked example: codes (8, 7, 7), labels (8,) with num_embeddings=512 → logits (8, 512, 7, 7).
+    Raises `InputError` where an option is not one, or out of its range.
+
+    Worked example: `GatedPixelCNN((Grid((7, 7), 512),), num_classes=10)` gives codes ((8, 7, 7),) and labels (8,) the
+    logits ((8, 512, 7, 7),).
     """
 
-    card = CARD
+    kind: ClassVar[str] = "prior"
+    likelihood: ClassVar[Likelihood] = "exact"
+    keeps: ClassVar[Keeps] = "first"
+    controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p", "guidance_scale"})
+    given_grids: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
         self,
-        num_embeddings: int = 512,
-        channels: int = 64,
-        num_layers: int = 15,
+        layout: Sequence[Grid | dict[str, Any]],
+        grids: Sequence[int] | None = None,
         num_classes: int = 0,
-        first_kernel: int = 7,
-        kernel: int = 3,
-        dropout: float = 0.0,
-        label_dropout: float = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__()
-        check_whole("num_embeddings", num_embeddings, 1, MOST_ENTRIES)
-        check_whole("channels", channels, 1, WIDEST)
-        check_whole("num_layers", num_layers, 1, MOST_LAYERS)
-        check_whole("num_classes", num_classes, 0, MOST_CLASSES)
-        for name, size in (("first_kernel", first_kernel), ("kernel", kernel)):
-            if type(size) is not int or not 3 <= size <= WIDEST_KERNEL or size % 2 == 0:
-                raise ValueError(f"{name} {short(size)}: it must be odd, from 3 to {WIDEST_KERNEL}")
-        check_number("dropout", dropout, below=1)
-        check_number("label_dropout", label_dropout, below=1)
-        self.num_embeddings = num_embeddings
-        self.channels = channels
-        self.dropout = dropout
+        self.layout = make_layout(layout)
+        _check_layout(self.layout)
+        self.grids = tuple(range(len(self.layout)) if grids is None else grids)
+        if len(self.grids) != len(self.layout):
+            raise InputError(f"`grids` {self.grids}: one number for each of {len(self.layout)} grids is needed")
+        check_whole("num_classes", num_classes, 0, MAX_CLASSES)
+        chosen: PixelCNNOptions = make_options(PixelCNNOptions, options, "the pixelcnn prior")
         self.num_classes = num_classes
-        self.label_dropout = label_dropout if num_classes else 0.0
-        num_conditions = num_classes + (self.label_dropout > 0)  # the last one is "no label"
-        self.embedding = nn.Embedding(num_embeddings, channels)
-        self.layers = nn.ModuleList(
-            GatedLayer(channels, kernel if i else first_kernel, i == 0, num_conditions) for i in range(num_layers)
-        )
-        self.head = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(channels, 4 * channels, 1), nn.ReLU(), nn.Conv2d(4 * channels, num_embeddings, 1)
-        )
+        self.dropout = chosen.dropout
+        self.label_dropout = chosen.label_dropout if num_classes else 0.0
+        # the last condition is "no label"
+        self.network = PixelCNNNetwork(self.layout, chosen, num_classes + (self.label_dropout > 0))
         self.config = {
-            "num_embeddings": num_embeddings,
-            "channels": channels,
-            "num_layers": num_layers,
+            "layout": [grid.as_json() for grid in self.layout],
+            "grids": list(self.grids),
             "num_classes": num_classes,
-            "first_kernel": first_kernel,
-            "kernel": kernel,
-            "dropout": dropout,
+            **asdict(chosen),
             "label_dropout": self.label_dropout,
         }
         self.provenance: dict[str, Any] = {}
-        self._samples_compiled = False
 
-    def forward(self, codes: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        """Codes (b, h, w) int64, labels (b,) → logits (b, K, h, w); site i's depend on the sites before i alone."""
-        conditions = self.conditions(labels, len(codes))
-        embedded = self.embedding(codes)
-        if self.training and self.dropout:
-            embedded = embedded * (torch.rand(codes.shape, device=codes.device) >= self.dropout)[..., None]
-        vertical = horizontal = rearrange(embedded, "b h w c -> b c h w")
-        for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, conditions)
-        return self.head(horizontal)
+    @property
+    def conditions(self) -> Conditions:
+        """Return what this prior can be asked for."""
+        return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), self.label_dropout > 0)
 
-    def new_cache(self, batch_size: int, height: int, width: int, labels: torch.Tensor | None = None) -> PixelCNNCache:
-        """The cached twin of `forward`, for `sample_cached`: gives one site's logits at a time."""
-        conditions = self.conditions(labels, batch_size)
-        return PixelCNNCache(self, batch_size, height, width, conditions, self._samples_compiled)
+    def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
+        """Codes (b, h, w) each → the mean nats of a code; with a moment some codes and labels are hidden."""
+        conditions = self.conditions.rows(given, len(codes[0]), self.device)
+        shown = None
+        if moment is not None and self.dropout:
+            shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
+        if moment is not None and conditions is not None and self.label_dropout:
+            hidden = moment.noise.uniforms("label dropout").to(conditions.device) < self.label_dropout
+            conditions = conditions.masked_fill(hidden, self.num_classes)
+        logits = self.network(codes, conditions, shown)
+        nats = [cross_entropy(of_grid, grid) for of_grid, grid in zip(logits, codes, strict=True)]
+        loss = (nats[0] if len(nats) == 1 else torch.stack(nats)).mean()
+        return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
 
-    def compile_sampling(self) -> None:
-        """Let `new_cache` use `torch.compile`, and on a GPU CUDA graphs: each batch size is compiled once, in a minute.
+    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
+        """Codes (b, h, w) → logits (b, K, h, w) of each grid, each site's from what is drawn before it alone."""
+        return self.network(codes, self.conditions.rows(given, len(codes[0]), self.device))
 
-        On a CPU plain PyTorch is faster.
-        """
-        self._samples_compiled = True
+    @torch.no_grad()
+    def nll(
+        self,
+        codes: Codes,
+        given: Condition = NO_CONDITION,
+        noise: Noise | None = None,
+        num_inference_steps: int | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return the nats (b, h, w) of each code given those before it; they are exact, and need no noise."""
+        logits = self.logits(codes, given)
+        return tuple(cross_entropy(of_grid, grid) for of_grid, grid in zip(logits, codes, strict=True))
 
-    def conditions(self, labels: torch.Tensor | None, batch_size: int) -> torch.Tensor | None:
-        """The numbers (b,) of the conditions that labels (b,) stand for; in training some are hidden.
+    def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
+        """Return the logits one code after the other, with nothing computed twice, or plainly by `logits`."""
+        backend = choose_backend(backend, self.device)
+        if backend == "plain":
+            return PlainSteps(self, given, batch_size, site_by_site(self.layout))
+        conditions = self.conditions.rows(given, batch_size, self.device)
+        return PixelCNNSteps(self.network, self.layout, batch_size, conditions, compiled=backend == "compiled")
 
-        Raises ValueError where the labels are not what this prior is conditioned on.
-        """
-        if not self.num_classes:
-            if labels is not None:
-                raise ValueError("this prior is unconditional: give no labels")
-            return None
-        if labels is None:
-            labels = torch.full((batch_size,), NO_LABEL, device=self.embedding.weight.device)
-        if labels.shape != (batch_size,):
-            raise ValueError(f"labels of shape {tuple(labels.shape)}, but one for each of {batch_size} grids is needed")
-        if not torch.compiler.is_compiling() and len(labels):
-            self._check_labels(int(labels.min()), int(labels.max()))
-        if self.training and self.label_dropout:
-            hidden = torch.rand(labels.shape, device=labels.device) < self.label_dropout
-            labels = labels.masked_fill(hidden, NO_LABEL)
-        return labels.remainder(self.num_classes + 1)  # no label is the last condition
+    def sample(
+        self,
+        given: Condition,
+        noise: Noise,
+        config: SamplingConfig,
+        known: Known | None = None,
+        backend: str = "auto",
+        watch: bool = False,
+    ) -> Iterator[Progress]:
+        """Draw `noise.count` samples code by code; see `sample_sequential`."""
+        return sample_sequential(self, given, noise, config, known, backend, watch)
 
-    def _check_labels(self, low: int, high: int) -> None:
-        if low < NO_LABEL or high >= self.num_classes:
-            wrong = high if high >= self.num_classes else low
-            raise ValueError(f"label {wrong}, but this prior knows the classes 0 to {self.num_classes - 1}")
-        if low == NO_LABEL and not self.label_dropout:
-            raise ValueError(
-                "this prior learnt no grids without a label: give one, 0 to "
-                f"{self.num_classes - 1}, for each grid, or train it with label dropout"
-            )
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the network; checks and random numbers would only break its graph."""
+        self.network.compile(*args, **kwargs)
+
+
+def _check_layout(layout: Layout) -> None:
+    shapes = {grid.shape for grid in layout}
+    if len(shapes) != 1 or len(layout[0].shape) != 2:
+        words = ", ".join("×".join(map(str, grid.shape)) for grid in layout) or "no grid"
+        raise InputError(f"`layout` of {words}: a pixelcnn prior learns grids (h, w) of one shape")

@@ -1,77 +1,58 @@
-"""From a site's logits to its code: guidance, temperature, top-k, top-p, then one draw.
+"""From logits to codes: guidance, temperature, top-k, top-p, then one draw.
 
-Shapes: b batch, K num_embeddings.
+Shapes: b batch, n sites, K num_embeddings.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
+from torch import Tensor
+
+from codegrid.sampling_config import SamplingConfig
 
 
-@dataclass(frozen=True)
-class Controls:
-    """How codes are drawn from logits, in the order in which it is applied.
+def sample_from_logits(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
+    """Draw codes (b, n) int64 from logits (b, n, K) with uniforms (b, n) in [0, 1).
 
-    Args:
-        guidance_scale: s of logits_u + s·(logits_c − logits_u), where u knows no label and c does; 1: no guidance,
-            above 1 more of what makes the class, 0 as if there were no label.
-        temperature: divides the logits; 0 takes the likeliest code.
-        top_k: only so many codes, the likeliest, can be drawn; None: all.
-        top_p: only the fewest codes can be drawn that have this probability together; 1: all.
-
-    Raises ValueError where one is out of its range.
+    With guidance logits are (2b, n, K): first those with the condition, then those without.
     """
-
-    guidance_scale: float = 1.0
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, fits, words in (
-            ("guidance_scale", math.isfinite(self.guidance_scale), "a number"),
-            ("temperature", 0 <= self.temperature < math.inf, "a number of at least 0"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-        ):
-            if not fits:
-                raise ValueError(f"{name} {getattr(self, name)}: it must be {words}")
-
-    @property
-    def guided(self) -> bool:
-        """Whether two sets of logits are needed."""
-        return self.guidance_scale != 1
+    if config.guided:
+        logits = guide(logits, config.guidance_scale)
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    return draw_codes(probabilities_of(logits, config), uniforms)
 
 
-def choose_codes(logits: torch.Tensor, uniforms: torch.Tensor, controls: Controls) -> torch.Tensor:
-    """The code at which the cumulative probability passes u: logits (b, K), u (b,) in [0, 1) → codes (b,) int64.
-
-    With guidance logits are (2b, K): first those with labels, then those without.
-    """
-    if controls.guided:
-        with_label, without = logits.chunk(2)
-        logits = without + controls.guidance_scale * (with_label - without)
-    if controls.temperature == 0:
-        return logits.argmax(1)
-    probabilities = torch.softmax(logits if controls.temperature == 1 else logits.double() / controls.temperature, 1)
-    # summed in float64, so that rounding does not decide between K codes
-    cumulative = keep_likeliest(probabilities, controls).cumsum(1, dtype=torch.float64)
-    thresholds = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
+def guide(logits: Tensor, scale: float) -> Tensor:
+    """Return logits_u + s·(logits_c − logits_u) (b, ...) of logits (2b, ...): those of c, then those of u."""
+    conditional, unconditional = logits.chunk(2)
+    return unconditional + scale * (conditional - unconditional)
 
 
-def keep_likeliest(probabilities: torch.Tensor, controls: Controls) -> torch.Tensor:
-    """Set to 0 what top-k, and then top-p of what is left, rule out: (b, K) → (b, K), not normalised.
+def probabilities_of(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """Return what temperature, top-k and top-p leave of the probabilities (..., K), not normalised."""
+    logits = logits if config.temperature == 1 else logits.double() / config.temperature
+    return top_k_top_p(torch.softmax(logits, -1), config.top_k, config.top_p)
+
+
+def top_k_top_p(probabilities: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Set to 0 what top-k, and then top-p of what is left, rule out: (..., K) → (..., K), not normalised.
 
     Of codes that are equally likely the first ones stay.
     """
-    if controls.top_k is None and controls.top_p == 1:
+    if not top_k and top_p == 1:
         return probabilities
-    ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
-    if controls.top_k is not None:
-        ordered[:, controls.top_k :] = 0
-    if controls.top_p < 1:
-        likelier = ordered.cumsum(1) - ordered
-        ordered[likelier >= controls.top_p * ordered.sum(1, keepdim=True)] = 0
-    return torch.zeros_like(probabilities).scatter_(1, order, ordered)
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered[..., top_k:] = 0
+    if top_p < 1:
+        likelier = ordered.cumsum(-1) - ordered
+        ordered[likelier >= top_p * ordered.sum(-1, keepdim=True)] = 0
+    return torch.zeros_like(probabilities).scatter_(-1, order, ordered)
+
+
+def draw_codes(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Return the codes (...) at which the cumulative probability (..., K) passes u (...), normalised or not."""
+    # summed in float64, so that rounding does not decide between K codes
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    thresholds = uniforms[..., None] * cumulative[..., -1:]
+    codes = torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)
+    return codes.clamp_max(probabilities.shape[-1] - 1)

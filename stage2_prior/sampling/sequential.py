@@ -1,153 +1,155 @@
-"""Ancestral sampling in raster order: p(z) = Π p(z_i | z_<i), row by row, left to right.
+"""Ancestral sampling: p(z) = Π p(z_i | z_<i), step by step in the order of the prior.
 
-Samplers are functions. `sample_plain` knows only `prior(codes, labels)`; `sample_cached` gives the same codes and
-knows only `prior.new_cache(...)`. Both are described in `contract.py`.
+A step is one code, or, for priors that draw a grid at once, many. `sample_sequential` knows only `prior.steps(...)`,
+and `PlainSteps` only `prior.logits(...)`; both are described in `codegrid.protocols`.
 
-Shapes: b batch, h w code grid, m known sites, K codebook entries.
+Shapes: b batch, n sites of a step, m codes of several steps, K num_embeddings, *shape the sites of a grid.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator, Sequence
+
 import torch
+from torch import Tensor
 
-from codegrid.codes import NO_LABEL
+from codegrid.codes import Codes, Condition, Known, Layout, Progress
+from codegrid.errors import InputError
+from codegrid.noise import Noise
+from codegrid.protocols import Sequential
+from codegrid.sampling_config import SamplingConfig
 
-from .contract import Prior
-from .logits import Controls, choose_codes
+from .checks import check_request, flatten, spread_known, start_grids, with_hidden
+from .logits import sample_from_logits
 
-RowCallback = Callable[[torch.Tensor, int], None]  # of the grids (b, h, w) so far, and the row that was finished last
-
-
-@torch.no_grad()
-def sample_plain(
-    prior: Prior,
-    batch_size: int,
-    height: int,
-    width: int,
-    labels: Sequence[int] | torch.Tensor | None = None,
-    seed: int = 0,
-    first_index: int = 0,
-    known: torch.Tensor | None = None,
-    callback: RowCallback | None = None,
-    **controls: Any,
-) -> torch.Tensor:
-    """The reference: one forward pass a site. Same arguments and codes as `sample_cached`."""
-    start = _prepare(prior, batch_size, height, width, labels, seed, first_index, known, Controls(**controls))
-    grids = start.codes.view(batch_size, height, width)
-    with _evaluating(prior):
-        for site in range(start.num_known, height * width):
-            logits = prior(start.for_prior(grids), start.labels)[:, :, site // width, site % width]
-            start.codes[:, site] = choose_codes(logits, start.uniforms[:, site], start.controls)
-            if callback and (site + 1) % width == 0:
-                callback(grids, site // width)
-    return grids
+Order = Sequence[tuple[int, range]]
 
 
 @torch.no_grad()
-def sample_cached(
-    prior: Prior,
-    batch_size: int,
-    height: int,
-    width: int,
-    labels: Sequence[int] | torch.Tensor | None = None,
-    seed: int = 0,
-    first_index: int = 0,
-    known: torch.Tensor | None = None,
-    callback: RowCallback | None = None,
-    **controls: Any,
-) -> torch.Tensor:
-    """Codes (b, h, w) int64, drawn site by site with nothing computed twice.
+def sample_sequential(
+    prior: Sequential,
+    given: Condition,
+    noise: Noise,
+    config: SamplingConfig,
+    known: Known | None = None,
+    backend: str = "auto",
+    watch: bool = False,
+) -> Iterator[Progress]:
+    """Draw `noise.count` samples, and yield how far they are; the last item is the result.
 
     Args:
-        labels: one for each sample, for a class-conditional prior; NO_LABEL, or None for all, asks for grids of no
-            particular class, from a prior that learnt such.
-        seed, first_index: sample i draws from (seed, first_index + i) alone, in whatever batch it is drawn.
-        known: codes (b, m) of the first m sites in raster order, which are kept.
-        callback: called with (grids, row) after each row that is drawn: the codes (b, h, w) themselves, not a copy,
-            in which the rows below `row` are still 0. What it raises ends the sampling.
-        controls: temperature, top_k, top_p and guidance_scale, as in `Controls`.
+        prior: in eval mode.
+        given: the condition of each sample.
+        noise: sample i follows from its numbers alone, in whatever batch it is drawn.
+        config: how codes are drawn from logits.
+        known: codes that are kept: those of the first steps.
+        backend: one of `BACKENDS`; all draw the same codes, but for rounding.
+        watch: yield at the end of each row as well, and not only at the end.
 
-    Worked example: `sample_cached(prior, 16, 7, 7, labels=[3] * 16, temperature=0.9, top_k=50)` → (16, 7, 7).
+    Raises `InputError` where the prior cannot follow.
     """
-    start = _prepare(prior, batch_size, height, width, labels, seed, first_index, known, Controls(**controls))
-    grids = start.codes.view(batch_size, height, width)
-    known_rows = start.num_known // width
-    with _evaluating(prior):
-        if start.num_known == height * width:
-            return grids
-        cache = prior.new_cache(len(start.for_prior(grids)), height, width, start.labels)
-        if known_rows:
-            cache.append_rows(start.for_prior(grids[:, :known_rows]))
-        for site in range(known_rows * width, height * width):
-            logits = cache.next_logits()
-            if site >= start.num_known:
-                start.codes[:, site] = choose_codes(logits, start.uniforms[:, site], start.controls)
-            if callback and (site + 1) % width == 0:
-                callback(grids, site // width)
-            cache.append(start.for_prior(start.codes[:, site]))
-    return grids
+    check_request(prior, given, config)
+    known = spread_known(known, prior.layout, noise.count, prior.device)
+    codes, drawn = start_grids(prior.layout, noise.count, prior.device, known)
+    if not all(bool(mark.all()) for mark in drawn):
+        yield from _take_steps(prior, given, noise, config, known, backend, watch, codes, drawn)
+    for mark in drawn:
+        mark.fill_(True)
+    yield Progress(codes, drawn, 1.0)
 
 
-def draw_uniforms(batch_size: int, num_sites: int, seed: int, first_index: int) -> torch.Tensor:
-    """(b, sites) float64 in [0, 1): row i follows from (seed, first_index + i) alone, on any machine."""
-    rows = [np.random.default_rng([seed, first_index + i]).random(num_sites) for i in range(batch_size)]
-    return torch.from_numpy(np.stack(rows))
+def _take_steps(
+    prior: Sequential,
+    given: Condition,
+    noise: Noise,
+    config: SamplingConfig,
+    known: Known | None,
+    backend: str,
+    watch: bool,
+    codes: Codes,
+    drawn: tuple[Tensor, ...],
+) -> Iterator[Progress]:
+    """Draw what is not known into `codes`; with `watch` mark it in `drawn`, and yield before the last step."""
+    times = 1 + config.guided
+    steps = prior.steps(with_hidden(given) if config.guided else given, times * noise.count, backend)
+    order, sites, marks = steps.order, flatten(codes), flatten(drawn)
+    first, mixed = (0, 0) if known is None else _count_known(known, order)
+    leading = [sites[grid][:, here.start : here.stop] for grid, here in order[:first]]
+    if leading:
+        steps.append(torch.cat(leading, dim=1).repeat(times, 1))
+    uniforms = [noise.uniforms(f"grid {i}", grid.num_sites).to(prior.device) for i, grid in enumerate(prior.layout)]
+    shown = first
+    for number in range(first, len(order)):
+        grid, here = order[number]
+        place = slice(here.start, here.stop)
+        new = sample_from_logits(steps.next_logits(), uniforms[grid][:, place], config)
+        if number < mixed:  # some samples know some of these codes
+            new = torch.where(marks[grid][:, place], sites[grid][:, place], new)
+        sites[grid][:, place] = new
+        if number + 1 == len(order):
+            return
+        steps.append(torch.cat([new, new]) if config.guided else new)
+        if watch and _ends_row(order, number, prior.layout):
+            for of_grid, there in order[shown : number + 1]:
+                marks[of_grid][:, there.start : there.stop] = True
+            shown = number + 1
+            yield Progress(codes, drawn, (shown - first) / (len(order) - first))
 
 
-class _Start(NamedTuple):
-    """What both samplers start from."""
+class PlainSteps:
+    """The steps of any prior that has `logits`, a forward pass each: the reference for all faster ones."""
 
-    codes: torch.Tensor  # (b, h·w) int64, filled as far as they are known
-    num_known: int  # m
-    labels: torch.Tensor | None  # (b,), or with guidance (2b,), whose second half asks for no class
-    uniforms: torch.Tensor  # (b, h·w)
-    controls: Controls
+    def __init__(self, prior: Sequential, given: Condition, batch_size: int, order: Order) -> None:
+        self.prior, self.given, self.order = prior, given, order
+        self.codes, _ = start_grids(prior.layout, batch_size, prior.device)
+        self.sites = flatten(self.codes)
+        self.position = 0
 
-    def for_prior(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (b, ...) as often as the prior is asked: twice with guidance."""
-        return torch.cat([codes, codes]) if self.controls.guided else codes
+    def next_logits(self) -> Tensor:
+        """Return the logits (b, n, K) of the next step."""
+        grid, here = self.order[self.position]
+        logits = self.prior.logits(self.codes, self.given)[grid].flatten(2)[:, :, here.start : here.stop]
+        return logits.mT.contiguous()
 
-
-def _prepare(
-    prior: Prior,
-    batch_size: int,
-    height: int,
-    width: int,
-    labels: Sequence[int] | torch.Tensor | None,
-    seed: int,
-    first_index: int,
-    known: torch.Tensor | None,
-    controls: Controls,
-) -> _Start:
-    device = next(iter(prior.parameters())).device
-    if labels is not None:
-        labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
-    if controls.guided:
-        if labels is None:
-            raise ValueError(f"guidance_scale {controls.guidance_scale}: guidance needs labels to guide to")
-        labels = torch.cat([labels, torch.full_like(labels, NO_LABEL)])
-    codes = torch.zeros(batch_size, height * width, dtype=torch.int64, device=device)
-    num_known = 0 if known is None else known.shape[1]
-    if num_known:
-        if known.shape[0] != batch_size or num_known > height * width:
-            raise ValueError(
-                f"known codes of shape {tuple(known.shape)} for {batch_size} grids of {height * width} sites: they "
-                "must be the first codes of each grid, in raster order"
-            )
-        codes[:, :num_known] = known
-    uniforms = draw_uniforms(batch_size, height * width, seed, first_index).to(device)
-    return _Start(codes, num_known, labels, uniforms, controls)
+    def append(self, codes: Tensor) -> None:
+        """Take in the codes (b, n) of the next step, or (b, m) of several."""
+        while codes.shape[1]:
+            grid, here = self.order[self.position]
+            self.sites[grid][:, here.start : here.stop] = codes[:, : len(here)]
+            codes = codes[:, len(here) :]
+            self.position += 1
 
 
-@contextmanager
-def _evaluating(prior: Any) -> Iterator[None]:
-    """Eval mode for the length of a block."""
-    was_training = prior.training
-    prior.eval()
-    try:
-        yield
-    finally:
-        prior.train(was_training)
+def site_by_site(layout: Layout) -> Order:
+    """Return the order in which all codes of a site are drawn before the next: (0, 0:1) (1, 0:1) (0, 1:2) ..."""
+    return [(grid, range(site, site + 1)) for site in range(layout[0].num_sites) for grid in range(len(layout))]
+
+
+def _ends_row(order: Order, number: int, layout: Layout) -> bool:
+    """Whether all grids have come to the end of a row; in grids of one axis each site is one."""
+    grid, here = order[number]
+    shape = layout[grid].shape
+    row = shape[-1] if len(shape) > 1 else 1
+    return here.stop % row == 0 and order[number + 1][1] != here
+
+
+def _count_known(known: Known, order: Order) -> tuple[int, int]:
+    """Return how many first steps all samples know wholly, and how many some sample knows in part.
+
+    Raises `InputError` where a sample knows codes of a step, but not all of the steps before it.
+    """
+    numbers = [torch.zeros(mask[0].numel(), dtype=torch.int64) for mask in known.mask]
+    for number, (grid, here) in enumerate(order):
+        numbers[grid][here.start : here.stop] = number
+    step = torch.cat(numbers)  # of each code, grid after grid
+    mask = torch.cat([kept.flatten(1) for kept in known.mask], dim=1).cpu()
+    furthest = torch.where(mask, step, -1).amax(1)  # (b,)
+    if (~mask & (step < furthest[:, None])).any():
+        wrong = (~mask & (step < furthest[:, None])).any(1).nonzero()[0]
+        grid, here = order[int(furthest[wrong])]
+        where = f"site {here.start}" + (f" of grid {grid}" if len(known.mask) > 1 else "")
+        raise InputError(
+            f"`known` keeps {where} in raster order, but not all before it: codes are drawn in that order, so only "
+            "the first ones can be kept"
+        )
+    return int(torch.where(mask, len(order), step).min()), int(furthest.max()) + 1

@@ -1,0 +1,205 @@
+"""What the parts of the house are to each other. Whatever meets a protocol can take its place, a user's own too.
+
+Shapes: b batch, D embedding_dim, *sites the sites of a grid, *shape those of each grid of a layout, K num_embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from .codes import Codes, Condition, Known, Layout, Losses, Moment, Progress, Signal
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .noise import Noise
+    from .sampling_config import SamplingConfig
+
+Likelihood = Literal["exact", "bound", "none"]
+Keeps = Literal["first", "any", "roughly", "none"]
+NO_CONDITION = Condition()
+
+
+class Quantized(NamedTuple):
+    """What a quantizer makes of latents (b, D, *sites)."""
+
+    vectors: Tensor  # (b, D, *sites); their gradient reaches the latents
+    codes: Codes  # (b, *sites) int64, one for each grid of the quantizer's layout
+    losses: Losses
+
+
+class Reconstructed(NamedTuple):
+    """What a tokenizer makes of a batch in training."""
+
+    output: Tensor  # like the input
+    codes: Codes
+    losses: Losses
+
+
+class Quantizer(Protocol):
+    """Latents → codes → vectors."""
+
+    embedding_dim: int  # D
+
+    def layout(self, sites: tuple[int, ...]) -> Layout:
+        """Return the grids of latents with so many sites."""
+
+    def __call__(self, latents: Tensor, moment: Moment | None = None) -> Quantized:
+        """Quantize (b, D, *sites); with a moment, note what `after_step` needs, in no buffer."""
+
+    def encode(self, latents: Tensor) -> Codes:
+        """Return the codes of latents (b, D, *sites), and change nothing."""
+
+    def look_up(self, codes: Codes) -> Tensor:
+        """Return the vectors (b, D, *sites) that codes stand for."""
+
+    def entries(self, grid: int) -> Tensor | None:
+        """Return the vectors (K, D) of all codes of a grid; None where they cannot be listed."""
+
+    def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
+        """Move codebooks by what was noted, once for all pieces of a step; `purpose` tells books of one model apart."""
+
+
+class Model(Protocol):
+    """What tokenizers and priors have in common; `codegrid.model_folder.ModelFolder` brings most of it."""
+
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of everything that the outputs depend on."""
+
+    def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
+        """Write the model folder, with the picture, a PNG file, for its card."""
+
+    def eval(self) -> Any:
+        """Go to eval mode, as samplers and measurements need it."""
+
+
+class Tokenizer(Model, Protocol):
+    """A signal → codes → the signal. Built as `cls(signal=..., data_variance=..., quantizer=..., **options)`."""
+
+    layout: Layout  # at the trained size
+    quantizer: Quantizer  # over all of these grids
+    signal: Signal
+    data_variance: float  # of the training data, in the range [-1, 1]
+
+    def __call__(self, x: Tensor, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Reconstructed:
+        """Make the training pass."""
+
+    def encode(self, x: Tensor) -> Codes:
+        """Return the codes of x (b, c, *size) in [-1, 1]."""
+
+    def decode(
+        self,
+        codes: Codes,
+        size: tuple[int, ...] | None = None,
+        given: Condition = NO_CONDITION,
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """Return (b, c, *size), about [-1, 1]."""
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return x encoded and decoded again, in its own size."""
+
+    def encode_latents(self, x: Tensor) -> Tensor:
+        """Return the latents (b, D, *sites) before they are quantized."""
+
+    def decode_latents(self, latents: Tensor, quantize: bool) -> Tensor:
+        """Return (b, c, *size) of latents (b, D, *sites), quantized first or as they are."""
+
+    def nll(self, x: Tensor, codes: Codes, given: Condition = NO_CONDITION) -> Tensor | None:
+        """Return (b,) nats of a trained decoder likelihood; None where the decoder has none."""
+
+    def preview(self, codes: Codes, drawn: tuple[Tensor, ...]) -> Tensor:
+        """Return (b, c, *size) of an unfinished draw, 0, grey, where nothing is drawn yet."""
+
+    def kept_sites(self, mask: Tensor) -> tuple[Tensor, ...]:
+        """Return the sites (*shape) bool of each grid that known pixels (*size) bool determine."""
+
+    def after_step(self, step: int, seed: int) -> None:
+        """Move codebooks, once a step."""
+
+
+class Prior(Model, Protocol):
+    """p(codes | condition). Built as `cls(layout=..., grids=..., num_classes=..., **options)`."""
+
+    @property
+    def layout(self) -> Layout:
+        """Return the grids that it draws."""
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Return the numbers of these grids in the tokenizer's layout."""
+
+    @property
+    def given_grids(self) -> tuple[int, ...]:
+        """Return the numbers of the coarser grids that it must be given."""
+
+    @property
+    def conditions(self) -> Any:
+        """Return what it can be asked for: `codegrid.stage2_prior.conditions.Conditions`."""
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Return which likelihood `nll` gives."""
+
+    @property
+    def keeps(self) -> Keeps:
+        """Return which kept sites its sampler honours."""
+
+    @property
+    def controls(self) -> frozenset[str]:
+        """Return the fields of `SamplingConfig` that mean something to it."""
+
+    def __call__(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
+        """Make the training pass."""
+
+    def nll(
+        self,
+        codes: Codes,
+        given: Condition = NO_CONDITION,
+        noise: Noise | None = None,
+        num_inference_steps: int | None = None,
+    ) -> tuple[Tensor, ...] | None:
+        """Return nats at each site, (b, *shape) for each grid, without gradient; None where there is no likelihood."""
+
+    def sample(
+        self,
+        given: Condition,
+        noise: Noise,
+        config: SamplingConfig,
+        known: Known | None = None,
+        backend: str = "auto",
+        watch: bool = False,
+    ) -> Iterator[Progress]:
+        """Draw `noise.count` samples; the last item is the result, and without `watch` the only one."""
+
+
+class Steps(Protocol):
+    """A forward pass that is driven step by step: by samplers, tests, an entropy coder."""
+
+    order: Sequence[tuple[int, range]]  # (grid, sites in raster order) of each step
+
+    def next_logits(self) -> Tensor:
+        """Return the logits (b, n, K) of the n sites of the next step."""
+
+    def append(self, codes: Tensor) -> None:
+        """Take in the codes (b, n) of the step whose logits were given last, or (b, m) of several known steps."""
+
+
+class Sequential(Prior, Protocol):
+    """A prior that draws step by step: site after site, or grid after grid."""
+
+    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
+        """Return (b, K, *shape) for each grid, every step's from the steps before it alone."""
+
+    def steps(self, given: Condition, batch_size: int, backend: str) -> Steps:
+        """Return the same logits, one step after the other."""

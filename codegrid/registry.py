@@ -1,0 +1,190 @@
+"""Every system by its name: tables of quantizers, tokenizers and priors, and `load` for whatever a folder holds.
+
+A new system is a file and a line in `BUILT_IN`. The lines are texts, so that command lines can be made without
+importing torch.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, reason_of
+from .limits import short
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = re.compile(r"[a-z][a-z0-9-]*")
+ENTRY_POINTS = "codegrid"  # the group in which packages name modules that register their systems
+
+# kind → name → (class, its dataclass of options), as `module:attribute` below this package
+BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
+    "quantizer": {
+        "ema": ("stage1_vqvae.quantizers.codebook:EMAQuantizer", "stage1_vqvae.options:CodebookOptions"),
+        "gradient": ("stage1_vqvae.quantizers.codebook:GradientQuantizer", "stage1_vqvae.options:CodebookOptions"),
+        "clustered": ("stage1_vqvae.quantizers.clustered:ClusteredQuantizer", "stage1_vqvae.options:ClusteredOptions"),
+        "clustered-gradient": (
+            "stage1_vqvae.quantizers.clustered:ClusteredGradientQuantizer", "stage1_vqvae.options:ClusteredOptions",
+        ),
+        "fsq": ("stage1_vqvae.quantizers.fsq:FSQuantizer", "stage1_vqvae.options:FSQOptions"),
+        "residual": ("stage1_vqvae.quantizers.residual:ResidualQuantizer", "stage1_vqvae.options:ResidualOptions"),
+    },
+    "tokenizer": {
+        "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),
+    },
+    "prior": {
+        "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
+    },
+}  # fmt: skip
+
+_registered: dict[str, dict[str, type]] = {kind: {} for kind in BUILT_IN}
+_plugins_loaded = False
+
+
+@dataclass(frozen=True)
+class NameOf:
+    """Marks a field that names a system: `quantizer: Annotated[str, NameOf("quantizer")]`.
+
+    The options of the system that it names belong to the options of what has the field.
+    """
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a system that has none."""
+
+
+class Table(Mapping[str, type]):
+    """The systems of one kind: name → class. A class is imported when it is asked for."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __iter__(self) -> Iterator[str]:
+        _load_entry_points()
+        return iter([*BUILT_IN[self.kind], *_registered[self.kind]])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __contains__(self, name: object) -> bool:  # without an import
+        return isinstance(name, str) and name in list(self)
+
+    def __getitem__(self, name: str) -> type:
+        _load_entry_points()
+        if name in BUILT_IN[self.kind]:
+            return _find(BUILT_IN[self.kind][name][0])
+        return _registered[self.kind][name]
+
+    def options(self, name: str) -> type:
+        """Return the dataclass of a system's options, without importing torch for one of ours."""
+        self.check(name)
+        if name in BUILT_IN[self.kind]:
+            return _find(BUILT_IN[self.kind][name][1])
+        return getattr(self[name], "options", NoOptions)
+
+    def name_of(self, cls: type) -> str:
+        """Return the name of a class. Raises `InputError` where it was not registered."""
+        target = f"{cls.__module__.removeprefix(__package__ + '.')}:{cls.__qualname__}"
+        for name, (ours, _) in BUILT_IN[self.kind].items():
+            if ours == target:
+                return name
+        for name, registered in _registered[self.kind].items():
+            if registered is cls:
+                return name
+        raise InputError(
+            f"{cls.__name__} has no name yet: codegrid.register({self.kind!r}, 'its-name', {cls.__name__}) gives it one"
+        )
+
+    def check(self, name: object, parameter: str = "") -> None:
+        """Raise `InputError`, naming the parameter, where there is no system of this name."""
+        if name not in self:
+            raise InputError(
+                f"`{parameter or self.kind}` {short(name)}: there is no {self.kind} of this name, only "
+                f"{', '.join(self)}; one of your own must be registered first, by codegrid.register or --plugin MODULE"
+            )
+
+
+TABLES = {kind: Table(kind) for kind in BUILT_IN}
+
+
+def register(kind: str, name: str, cls: type) -> None:
+    """Add a system of your own: everything that takes a name takes this one from then on.
+
+    Args:
+        kind: `quantizer`, `tokenizer` or `prior`.
+        name: what command lines and model folders call it: small letters, digits and hyphens.
+        cls: the class. Its attribute `options`, if there is one, is a dataclass of its keyword options, from which
+            the command line is made.
+
+    Raises `InputError` where the name is not free, or not a name.
+    """
+    if kind not in BUILT_IN:
+        raise InputError(f"`kind` {kind!r}: choose one of {', '.join(BUILT_IN)}")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(f"`name` {name!r}: it must be small letters, digits and hyphens, and begin with a letter")
+    options = getattr(cls, "options", None)
+    if options is not None and not (isinstance(options, type) and is_dataclass(options)):
+        raise InputError(f"`cls` {cls.__name__}: its `options` must be a dataclass")
+    taken = name in BUILT_IN[kind] or _registered[kind].get(name, cls) is not cls
+    if taken:
+        raise InputError(f"`name` {name!r}: there is a {kind} of this name already; choose another")
+    _registered[kind][name] = cls
+
+
+def load_plugin(module: str) -> None:
+    """Import a module of the user's own that registers systems."""
+    try:
+        import_module(module)
+    except InputError:
+        raise
+    except Exception as error:  # a user's module can fail in any way
+        raise InputError(
+            f"`plugin` {module}: it cannot be imported ({reason_of(error)}); check the name, or set PYTHONPATH"
+        ) from error
+
+
+def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
+    """Load whatever a folder holds: a tokenizer, a prior, or, where it holds both in folders, the pipeline.
+
+    Args:
+        source: a model folder, a folder with `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ...), or
+            `hf:owner/name` on the Hugging Face hub.
+        device: where the model goes.
+
+    Raises `InputError` where the folder is missing, incomplete or damaged, or its model is not registered.
+
+    >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
+    """
+    if (Path(source) / "tokenizer").is_dir():
+        return import_module(f"{__package__}.pipelines.generation.pipeline").TwoStagePipeline.from_pretrained(
+            source, device
+        )
+    return import_module(f"{__package__}.model_folder").load_model(source, device)
+
+
+def _find(target: str) -> type:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(f"{__package__}.{module}"), attribute)
+
+
+def _load_entry_points() -> None:
+    """Import what installed packages offer, once."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # another package's fault must not end every command
+            print(f"warning: the plugin {point.name} cannot be loaded ({reason_of(error)})", file=sys.stderr)

@@ -1,0 +1,185 @@
+"""The tensors of a shard of codes: packed, checked and mapped.
+
+A shard of m rows holds
+
+- `codes.0`, `codes.1`, ... (m, *shape), a grid each, in the smallest unsigned type that holds its K;
+- `columns.NAME` (m, *shape) int64 or float32;
+- of a column of texts, `columns.NAME.bytes`, all in UTF-8, one behind the other, and `columns.NAME.offsets`
+  (m·product of shape + 1,) int64, where each begins.
+
+Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column, K num_embeddings.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from codegrid.codes import Codes, Grid
+from codegrid.errors import InputError
+from codegrid.limits import short
+from codegrid.tensors import sha256
+
+from .manifest import LABELS, CodeHeader
+
+MAX_SHARD_HEADER = 2**26  # bytes
+NUMPY_TYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I64": np.int64, "F32": np.float32}
+COLUMN_TYPES = {"int": np.int64, "float": np.float32}
+
+Column = torch.Tensor | list  # (m, *shape) int64 or float32; or texts, in lists of the column's shape
+Arrays = dict[str, np.ndarray]
+
+
+def smallest_dtype(num_embeddings: int) -> np.dtype:
+    """Return the smallest unsigned type that holds the codes 0 ... K-1."""
+    return np.min_scalar_type(num_embeddings - 1)
+
+
+def pack_shard(codes: Codes, columns: dict[str, Column], num_rows: int, header: CodeHeader) -> Arrays:
+    """Return the arrays of a shard by name.
+
+    Raises `InputError` where they are not `num_rows` rows of what the header says.
+    """
+    if len(codes) != len(header.grids) or columns.keys() != header.columns.keys():
+        given, needed = (
+            [len(grids), *columns] for grids, columns in ((codes, columns), (header.grids, header.columns))
+        )
+        raise InputError(f"a shard of {given} grids and columns, but the header has {needed}")
+    arrays: Arrays = {}
+    for number, (part, grid) in enumerate(zip(codes, header.layout, strict=True)):
+        values = part.cpu().numpy()
+        outside = values[(values < 0) | (values >= grid.num_embeddings)]  # before the cast, which would wrap them
+        if outside.size:
+            raise InputError(f"code {outside[0]} of grid {number}: codes must be from 0 to {grid.num_embeddings - 1}")
+        arrays[f"codes.{number}"] = values.astype(smallest_dtype(grid.num_embeddings))
+    for name, column in header.columns.items():
+        arrays |= _pack_column(name, column, columns[name])
+    fault = fault_of(arrays, num_rows, header)
+    if fault:
+        raise InputError(f"a shard {fault}")
+    return arrays
+
+
+def _pack_column(name: str, column: dict[str, Any], values: Column) -> Arrays:
+    key = f"columns.{name}"
+    if column["kind"] == "text":
+        texts = np.array(values, dtype=object)
+        if texts.shape[1:] != tuple(column["shape"]) or not all(isinstance(text, str) for text in texts.flat):
+            raise InputError(f"column {name} {short(values)}: it must be texts of shape {column['shape']}")
+        encoded = [text.encode(errors="replace") for text in texts.flat]
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return {f"{key}.offsets": offsets, f"{key}.bytes": np.frombuffer(bytearray(b"".join(encoded)), dtype=np.uint8)}
+    numbers = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
+    if numbers.dtype.kind not in ("iu" if column["kind"] == "int" else "iuf"):
+        raise InputError(f"column {name} {short(values)}: it must be of kind {column['kind']}")
+    return {key: numbers.astype(COLUMN_TYPES[column["kind"]])}
+
+
+def fault_of(arrays: Arrays, num_rows: int, header: CodeHeader) -> str:
+    """Say why the arrays of a shard cannot be `num_rows` rows of what the header says; empty where they can."""
+    for number, grid in enumerate(header.layout):
+        fault = _grid_fault(arrays.get(f"codes.{number}"), num_rows, grid)
+        if fault:
+            return f"{fault} (codes.{number})"
+    for name, column in header.columns.items():
+        fault = _column_fault(arrays, name, column, num_rows)
+        if fault:
+            return f"{fault} (column {name})"
+    labels = arrays.get(f"columns.{LABELS}")
+    if labels is not None and not 0 <= labels.min() <= labels.max() < len(header.classes):
+        return f"holds the labels {labels.min()} to {labels.max()}, of {len(header.classes)} classes"
+    return ""
+
+
+def _grid_fault(codes: np.ndarray | None, num_rows: int, grid: Grid) -> str:
+    if codes is None or codes.shape != (num_rows, *grid.shape):
+        return "does not hold what the manifest says"
+    if codes.dtype != smallest_dtype(grid.num_embeddings) or codes.max() >= grid.num_embeddings:
+        return f"holds {codes.dtype} numbers that are not codes from 0 to {grid.num_embeddings - 1}"
+    return ""
+
+
+def _column_fault(arrays: Arrays, name: str, column: dict[str, Any], num_rows: int) -> str:
+    missing = "does not hold what the manifest promises"
+    if column["kind"] != "text":
+        numbers, dtype = arrays.get(f"columns.{name}"), COLUMN_TYPES[column["kind"]]
+        sound = numbers is not None and numbers.shape == (num_rows, *column["shape"]) and numbers.dtype == dtype
+        return "" if sound else missing
+    offsets, content = arrays.get(f"columns.{name}.offsets"), arrays.get(f"columns.{name}.bytes")
+    if offsets is None or offsets.shape != (num_rows * math.prod(column["shape"]) + 1,) or offsets.dtype != np.int64:
+        return missing
+    if content is None or content.ndim != 1 or content.dtype != np.uint8:
+        return missing
+    if offsets[0] != 0 or offsets[-1] != len(content) or (offsets[1:] < offsets[:-1]).any():
+        return "holds texts that lie outside of their bytes"
+    begins = offsets[offsets < len(content)]
+    try:
+        content.tobytes().decode()
+    except UnicodeDecodeError:
+        return "holds texts that are not UTF-8"
+    if (content[begins] & 0xC0 == 0x80).any():  # in the middle of a character
+        return "holds texts that are not UTF-8"
+    return ""
+
+
+def texts_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarray) -> list:
+    """Return the texts of some rows of a shard, in lists of the column's shape."""
+    offsets, content = arrays[f"columns.{name}.offsets"], arrays[f"columns.{name}.bytes"]
+    count = math.prod(column["shape"])
+    places = (rows[:, None] * count + np.arange(count)).ravel()
+    texts = [content[offsets[i] : offsets[i + 1]].tobytes().decode() for i in places]
+    return np.array(texts, dtype=object).reshape(len(rows), *column["shape"]).tolist()
+
+
+def read_shard(path: Path, num_rows: int, expected_sha256: str, header: CodeHeader) -> Arrays:
+    """Map a shard whose bytes, shapes and codes are as they must be.
+
+    Raises `InputError` where they are not.
+    """
+    content = _map_bytes(path)
+    if sha256(content) != expected_sha256:
+        raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
+    arrays = _parse(path, content)[1]
+    fault = fault_of(arrays, num_rows, header)
+    if fault:
+        raise InputError(f"{path} {fault}: export the codes again")
+    return arrays
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a shard, which is not checked."""
+    return _parse(path, _map_bytes(path))[0]
+
+
+def _map_bytes(path: Path) -> np.ndarray:
+    if not path.stat().st_size:
+        raise InputError(f"{path} is damaged (it is empty): export the codes again")
+    return np.memmap(path, dtype=np.uint8, mode="r")
+
+
+def _parse(path: Path, content: np.ndarray) -> tuple[dict[str, str], Arrays]:
+    """The bytes of a safetensors file, 8 of length, a JSON header, the data → metadata and arrays, which are views.
+
+    The library's own reader would copy the arrays into memory.
+    """
+    try:
+        length = int.from_bytes(content[:8].tobytes(), "little")
+        if length > min(len(content) - 8, MAX_SHARD_HEADER):
+            raise ValueError("the header is longer than the file")
+        data = content[8 + length :]
+        entries = json.loads(content[8 : 8 + length].tobytes())
+        metadata = entries.pop("__metadata__", {})
+        arrays = {}
+        for name, entry in entries.items():
+            begin, end = entry["data_offsets"]
+            if not 0 <= begin <= end <= len(data):
+                raise ValueError(f"{name} lies outside of the file")
+            arrays[name] = data[begin:end].view(NUMPY_TYPES[entry["dtype"]]).reshape(entry["shape"])
+        return metadata, arrays
+    except OSError:
+        raise
+    except Exception as error:  # a stranger's header can be wrong in any way
+        raise InputError(f"{path} is not a shard of codes: export the codes again") from error

@@ -1,0 +1,140 @@
+"""The body of `codegrid doctor`: all checks, one after the other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from codegrid.codes import Layout
+from codegrid.data.images import evenly_spaced
+from codegrid.data.loading import in_batches, in_order, load_batches
+from codegrid.files import write_json
+from codegrid.pipelines.doctor import Doctor
+from codegrid.pipelines.generation.artifacts import Artifacts, find_artifacts
+from codegrid.pipelines.running.cli import print_once, with_flags
+from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.running.run_folder import Run
+from codegrid.protocols import Prior
+from codegrid.stage1_vqvae.usage import LayoutUsage
+
+from . import codebook, decoder, likelihood, samples
+from .finding import Metrics, Subject, Table, by_importance
+from .pairing import find_strangers
+from .parts import BATCH, all_rows, code_dataset, codes_for, read_rows
+from .report import Report
+
+MAX_IMAGES = 1000  # that are reconstructed: the metrics move by less than a per cent with more
+MAX_ROWS = 1000  # that the prior's bits are measured on, of each kind
+MAX_CODES = 20_000_000  # that frequencies are counted over: what a small machine holds
+MAX_COMPARED = 50_000_000_000  # pairs of codes that are compared for copies: a minute or so
+
+
+def doctor(settings: Doctor) -> None:
+    """Print what is wrong with the parts of a run; with `settings.output` also write doctor.json there."""
+    found = find_artifacts(
+        choose_device(settings.device), settings.run, settings.tokenizer, settings.prior, settings.codes,
+        settings.validation_codes, settings.dataset, settings.data_root,
+    )  # fmt: skip
+    run = Run(settings.output, settings, **found.facts()) if settings.output else None
+    if run and not run.finished:
+        run.start()
+    report = examine(found, settings.num_samples, settings.seed)
+    report.left_out = [with_flags(words, Doctor) for words in report.left_out]
+
+    def write_results(folder: Path) -> None:
+        write_json(folder / "doctor.json", report.as_json())
+
+    if run and not run.finished:
+        run.finish_with(write_results)
+    print_once(report.as_text())
+
+
+def examine(found: Artifacts, num_samples: int | None = 256, seed: int = 0) -> Report:
+    """Return what is wrong with what a run left, the most important first, and every metric that was looked at.
+
+    Args:
+        found: the parts of a run.
+        num_samples: codes to draw from each prior, to be compared with as many held-out ones. None: none.
+        seed: of the samples.
+    """
+    report = Report(find_strangers(found), left_out=list(found.left_out), looked_at=dict(found.folders))
+    _examine_tokenizer(found, report)
+    for name, prior in zip(found.prior_names, found.priors, strict=True):
+        _examine_prior(found, name, prior, num_samples, seed, report)
+    report.findings = by_importance(report.findings)
+    return report
+
+
+def _examine_tokenizer(found: Artifacts, report: Report) -> None:
+    """Look at reconstructions, if there are images, and at the usage of codes, or else of these images' codes."""
+    config: Mapping[str, Any] = {} if found.tokenizer is None else found.tokenizer.config
+    layout: Layout = ()
+    usage: LayoutUsage | None = None
+    if found.tokenizer is not None and found.images is not None:
+        layout = found.tokenizer.layout
+        usage = LayoutUsage(layout)
+        chosen = in_batches(evenly_spaced(len(found.images), MAX_IMAGES), BATCH)
+        report.metrics = decoder.measure_decoder(found.tokenizer, load_batches(found.images, chosen), usage)
+    codes = code_dataset(found)
+    if codes is not None:
+        layout = codes.layout
+        usage = LayoutUsage(layout)
+        for batch in load_batches(codes, in_order(len(codes), 4096)):
+            usage.add(batch.codes)
+    for number, (grid, counts) in enumerate(zip(layout, usage.counts if usage else (), strict=True)):
+        metrics = codebook.measure_codebook(counts)
+        is_one = len(layout) == 1
+        name = "The codebook" if is_one else f"The codebook of grid {number}"
+        report.findings += codebook.find_collapse(metrics, Subject(name, f"grid {number}", config))
+        report.grids.append({"grid": number, **grid.as_json(), **metrics})
+        title = "Codebook" if is_one else f"Codebook of grid {number}, {grid}"
+        report.tables.append(Table(title, codebook.ROWS, metrics, f"grid {number}"))
+    report.findings += decoder.find_blur(report.metrics, config)
+    report.tables.append(Table("Decoder", decoder.ROWS, report.metrics))
+
+
+def _examine_prior(
+    found: Artifacts, name: str, prior: Prior, num_samples: int | None, seed: int, report: Report
+) -> None:
+    """Look at a prior's bits, and at its samples beside held-out codes, as far as there are codes that fit it."""
+    is_one = len(found.priors) == 1
+    subject = Subject("The prior" if is_one else f"The prior {found.folders[name]}", name, prior.config)
+    title = "" if is_one else f" {found.folders[name]}"
+    training, held_out = codes_for(found, name, prior)
+    sites = sum(grid.num_sites for grid in prior.layout)
+    known = None if training is None else read_rows(training, prior, max(MAX_ROWS, MAX_CODES // sites))
+    others = None if held_out is None else read_rows(held_out, prior, MAX_ROWS)
+    metrics, of_grids = likelihood.measure_likelihood(prior, known, others)
+    if prior.likelihood == "none":
+        report.left_out.append(f"no bits of {name}: {name} has no likelihood; it is judged by its samples alone")
+    elif prior.likelihood == "bound":
+        report.left_out.append(f"no exact bits of {name}: its likelihood is a bound, and so are its bits below")
+    report.tables.append(Table(f"Prior{title}", likelihood.ROWS, metrics, name))
+    if len(of_grids) > 1:
+        for number, grid, of_grid in zip(prior.grids, prior.layout, of_grids, strict=True):
+            report.tables.append(Table(f"Grid {number}, {grid}", likelihood.ROWS, of_grid, f"{name} grid {number}"))
+    of_samples: Metrics = {}
+    if held_out is not None and num_samples is not None:
+        real = read_rows(held_out, prior, num_samples)
+        drawn = samples.sample_like(prior, real, seed)
+        of_samples = samples.measure_samples(prior, drawn, real, known)
+        if "accuracy" not in of_samples:
+            report.left_out.append(f"no likeliest codes of {name}: it does not give them one after the other")
+        if training is not None and len(training) * 2 * drawn.flat.numel() > MAX_COMPARED:
+            report.left_out.append("no copies of training grids: that would take long (give a smaller `num_samples`)")
+        elif training is not None:
+            of_samples |= samples.measure_memory(drawn, real, all_rows(training, prior))
+    report.tables.append(Table(f"Samples{title}", samples.ROWS, of_samples, name))
+    metrics |= of_samples
+    report.findings += likelihood.find_faults_of_learning(metrics, subject, _is_last(prior.provenance))
+    report.findings += samples.find_faults_of_samples(metrics, subject)
+    by_grid = [{"grid": number, **of_grid} for number, of_grid in zip(prior.grids, of_grids, strict=False)]
+    report.priors.append({"prior": name, "likelihood": prior.likelihood, "metrics": metrics, "grids": by_grid})
+
+
+def _is_last(provenance: dict[str, Any]) -> bool:
+    """Return whether the prior that was kept is that of the end of its training."""
+    history: Any = provenance.get("history")
+    try:
+        return history[-1]["step"] == provenance.get("step")
+    except (TypeError, KeyError, IndexError):  # a stranger's provenance can be anything
+        return True

@@ -1,0 +1,78 @@
+"""The body of `plot`: a PNG for each figure that was asked for, or that the given parts allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from codegrid.errors import InputError
+from codegrid.pipelines.generation.artifacts import load_artifacts
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.running.run_folder import Run
+
+from .codebook import import_umap, listed_entries, plot_codebook, plot_histogram
+from .curves import history_of, plot_curves
+from .images import plot_codes, plot_reconstructions, plot_samples
+from .material import Material
+from .places import plot_places
+
+if TYPE_CHECKING:
+    from codegrid.pipelines.plot import Plot
+
+# by the names that `what` takes
+FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
+    "reconstructions": plot_reconstructions,
+    "codes": plot_codes,
+    "codebook": plot_codebook,
+    "histogram": plot_histogram,
+    "places": plot_places,
+    "curves": plot_curves,
+    "samples": plot_samples,
+}
+
+
+def plot(settings: Plot) -> None:
+    """Write a PNG for each figure into `settings.output`."""
+    artifacts = load_artifacts(
+        choose_device(settings.device), settings.tokenizer, settings.prior, settings.codes, settings.dataset,
+        settings.data_root, settings.split,
+    )  # fmt: skip
+    material = Material(artifacts, settings.batch_size, settings.num_workers)
+    names = choose(settings.what, material)
+    if settings.projection == "umap" and "codebook" in names:
+        import_umap()  # first: it would be a pity after minutes
+    run = Run(settings.output, settings, what=names, **artifacts.facts())
+    if run.finished:
+        return print_once(f"{settings.output} is finished: nothing to do")
+    run.start()
+
+    def write_figures(folder: Path) -> None:
+        for name in tqdm(names, "figures"):
+            FIGURES[name](material, settings).savefig(folder / f"{name}.png")
+
+    run.finish_with(write_figures)
+    print_once(f"{settings.output}: {', '.join(f'{name}.png' for name in names)}")
+
+
+def choose(wanted: tuple[str, ...], material: Material) -> list[str]:
+    """Return the names of the figures to draw: those that are wanted, or all that the given parts allow.
+
+    Raises `InputError` where the parts do not allow one that is wanted.
+    """
+    models = [material.tokenizer, *material.artifacts.priors]
+    lacking = {}
+    if not material.artifacts.priors:
+        lacking["samples"] = "a prior draws them: add `prior`"
+    if not any(history_of(model) for model in models):
+        lacking["curves"] = "these models remember no training: leave it out"
+    if not listed_entries(material.tokenizer):
+        lacking["codebook"] = "this quantizer's entries cannot be listed, or are too many to plot: leave it out"
+    for name in wanted:
+        if name in lacking:
+            raise InputError(f"`what` {name}: {lacking[name]}")
+    return [name for name in FIGURES if name in (wanted or FIGURES) and name not in lacking]

@@ -1,0 +1,108 @@
+"""The inputs of `codegrid evaluate`: models, images, samples to draw, and a network that judges them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from codegrid.data.images import ImageBatch, to_float
+from codegrid.data.loading import in_batches, load_batches
+from codegrid.data.sources import Images
+from codegrid.errors import InputError
+from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
+from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+from codegrid.pipelines.generation.request import Request, make_request
+from codegrid.pipelines.running.device import choose_device
+from codegrid.protocols import Prior, Tokenizer
+
+from .features import Extractor, check_features, learns, make_extractor
+
+
+@dataclass
+class Inputs:
+    """Everything that is measured, loaded and checked."""
+
+    settings: Evaluate
+    tokenizer: Tokenizer
+    pipeline: TwoStagePipeline | None  # with priors
+    images: Images  # the split that is measured on
+    train: Images | None  # the training part, where something is learnt from it
+    request: Request | None  # the samples to draw, at least 2
+    depends_on: dict[str, Any]  # fingerprints of all parts: what the metrics depend on beside the settings
+    extractor: Extractor | None = None
+
+    @property
+    def priors(self) -> Sequence[Prior]:
+        """Coarse to fine; none without a pipeline."""
+        return self.pipeline.priors if self.pipeline else ()
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """The real images that are measured on, in JSON values."""
+        return {
+            "dataset": self.settings.dataset, "split": self.settings.split, "images": len(self.images),
+            "fingerprint": self.depends_on["data"],
+        }  # fmt: skip
+
+    def batches(self, images: Images, numbers: Sequence[int], name: str) -> Iterator[ImageBatch]:
+        """Return batches of some images, and show how far they are read."""
+        lists = in_batches(numbers, self.settings.batch_size)
+        return iter(tqdm(load_batches(images, lists, self.settings.num_workers), name, len(lists)))
+
+    def need_extractor(self) -> Extractor | None:
+        """Make the extractor that the settings name, once; a classifier is trained."""
+        if self.extractor is None and self.settings.features != "none":
+            self.extractor = make_extractor(
+                self.settings.features, self.train, self.settings.num_workers, self.tokenizer.device
+            )
+        return self.extractor
+
+    @torch.no_grad()
+    def has_decoder_likelihood(self) -> bool:
+        """Return whether the tokenizer was trained to give the likelihood of an image, so that none must be fitted."""
+        image = to_float(self.images.batch([0]).images.to(self.tokenizer.device))
+        return self.tokenizer.nll(image, self.tokenizer.encode(image)) is not None
+
+
+def load_inputs(settings: Evaluate) -> Inputs:
+    """Load what the settings name. Raises `InputError` where it does not fit together."""
+    found = load_artifacts(choose_device(settings.device), settings.tokenizer, settings.prior)
+    tokenizer, pipeline = found.tokenizer, found.pipeline if found.priors else None
+    assert tokenizer is not None
+    request = _make_request(settings, found.priors)  # before images are read: its errors need none
+
+    def load(split: str) -> Images:
+        return load_images_for(tokenizer, settings.dataset, settings.data_root, split)
+
+    images = found.images = load(settings.split)
+    if pipeline and pipeline.classes and list(pipeline.classes) != list(images.classes):
+        raise InputError(
+            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
+        )
+    check_features(settings.features, images, settings.dataset)
+    if settings.features != "none" and len(images) < 2:
+        raise InputError(f"the {settings.split} part holds a single image: `features` needs at least 2")
+    train = None
+    if learns(settings.features) or (pipeline and settings.split != "train"):
+        train = images if settings.split == "train" else load("train")
+    facts = {**found.facts(), "train_data": train.fingerprint() if train else None}
+    inputs = Inputs(settings, tokenizer, pipeline, images, train, request, facts)
+    if ":" in settings.features and (extractor := inputs.need_extractor()):
+        facts["features"] = extractor.description["weights"]  # they tell it from another network of that name
+    return inputs
+
+
+def _make_request(settings: Evaluate, priors: Sequence[Prior]) -> Request | None:
+    count = settings.num_samples
+    if count is None:
+        return None
+    if not priors:
+        raise InputError(f"`num_samples` {count}: it needs a `prior` to draw them from")
+    if settings.features == "none":
+        raise InputError(f"`num_samples` {count}: it needs `features` to judge them by: classifier, for example")
+    if count < 2:
+        raise InputError(f"`num_samples` {count}: a Fréchet distance needs at least 2")
+    return make_request(priors, count, None, settings.seed, settings.configs(len(priors)))

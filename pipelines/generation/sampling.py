@@ -1,0 +1,181 @@
+"""New images, or their codes, into a folder: the body of `codegrid sample`.
+
+Shapes: n samples, b samples of a batch, c channels, H W image, *shape the sites of each grid.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from codegrid.codes import NO_LABEL, Codes, describe_layout
+from codegrid.data.code_writer import CodeShard, write_codes
+from codegrid.data.images import to_uint8
+from codegrid.data.manifest import LABELS
+from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+from codegrid.pipelines.drawing.sheets import save_sheet
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.device import start_accelerator
+from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down
+from codegrid.pipelines.running.run_folder import Run, missing_codes
+from codegrid.pipelines.sample import Sample
+from codegrid.stage2_prior.sampling.backends import choose_backend
+from codegrid.tensors import digest_of
+
+from .completion import Pictures, read_pictures, save_completions
+from .encoding import make_header, tables_of
+from .pipeline import TwoStagePipeline
+from .request import Request, complete_codes, make_request, top_rows
+
+DEFAULT_SAMPLES, DEFAULT_COMPLETIONS = 100, 4
+
+
+class Job(NamedTuple):
+    """One call of the command, on one of its processes."""
+
+    settings: Sample
+    pipeline: TwoStagePipeline
+    pictures: Pictures | None  # that are completed
+    request: Request
+    accelerator: Accelerator
+
+    @property
+    def name(self) -> str:
+        """What the results are called, and their files."""
+        return "completions" if self.pictures else "samples"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the samples depend on beside the settings."""
+        return {
+            "tokenizer": self.pipeline.tokenizer.fingerprint(),
+            "priors": [prior.fingerprint() for prior in self.pipeline.priors],
+            "complete": self.pictures and self.pictures.fingerprint,
+        }
+
+    def bar(self, missing: int) -> tqdm:
+        """Return a bar for so many samples that are still to be drawn."""
+        count = self.request.num_samples
+        return tqdm(
+            total=count, initial=count - missing, desc="sampling", unit="img",
+            disable=not self.accelerator.is_main_process,
+        )  # fmt: skip
+
+
+def sample(settings: Sample) -> None:
+    """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
+    accelerator = start_accelerator(settings.device)
+    pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
+    choose_backend(settings.backend, pipeline.device)  # now, and not when a folder was begun
+    pictures = None if settings.complete is None else read_pictures(settings.complete, pipeline.tokenizer)
+    job = Job(settings, pipeline, pictures, _ask(settings, pipeline, pictures), accelerator)
+    if settings.format == "codegrid":
+        leave_codes(job)
+    else:
+        leave_images(job)
+    shut_down(accelerator)
+
+
+def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None) -> Request:
+    """Return the request that the settings make."""
+    configs, labels = settings.configs(len(pipeline.priors)), settings.labels or None
+    if pictures is None:
+        default = len(settings.labels) if len(settings.labels) > 1 else DEFAULT_SAMPLES
+        num_samples = default if settings.num_samples is None else settings.num_samples
+        return make_request(pipeline.priors, num_samples, labels, settings.seed, configs)
+    half = pipeline.layout[0].shape[0] // 2
+    masks = top_rows(pipeline.layout, half if settings.keep_rows is None else settings.keep_rows, "keep_rows")
+    of_each = DEFAULT_COMPLETIONS if settings.num_samples is None else settings.num_samples
+    return complete_codes(pipeline.priors, pictures.codes, masks, of_each, labels, settings.seed, configs)
+
+
+def leave_images(job: Job) -> None:
+    """Leave images in .npz files, and a sheet of the first ones."""
+    settings, request, main = job.settings, job.request, job.accelerator.is_main_process
+    files = image_files(job.name, request.num_samples, settings.shard_size)
+    run = broadcast_from_main(job.accelerator, lambda: _start(job))
+    if run.finished:
+        return print_once(f"{settings.output} is finished: nothing to do")
+    missing = broadcast_from_main(
+        job.accelerator, lambda: missing_files(settings.output, files, request.labels is not None)
+    )
+    channels, height, width = job.pipeline.tokenizer.signal.shape
+    with job.bar(sum(map(len, missing.values()))) as bar:
+        for file, numbers in missing.items():
+            images = _draw_images(job, numbers, bar)
+            if main:
+                labels = None if request.labels is None else request.labels[numbers.start : numbers.stop].numpy()
+                write_images(settings.output, file, (len(numbers), channels, height, width), images, labels)
+            else:
+                deque(images, maxlen=0)  # only take part
+    if main:
+        run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"))
+    print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {describe(files)}, some in {job.name}.png")
+
+
+def _start(job: Job) -> Run:
+    run = Run(job.settings.output, job.settings, **job.facts())
+    if not run.finished:
+        run.start()
+    return run
+
+
+def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
+    """Draw some samples on all processes: (b, c, H, W) uint8, batch by batch."""
+
+    def draw(rows: range) -> torch.Tensor:
+        return to_uint8(job.pipeline.sample_rows(job.request, rows, job.settings.backend).images)
+
+    return map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
+
+
+def _save_sheet(job: Job, files: dict[str, range], path: Path) -> None:
+    """Save a sheet of the first samples, or of completions beside their pictures."""
+    known, of_each = job.request.known, job.request.of_each
+    if job.pictures is None or known is None:
+        return save_sheet(path, read_first(job.settings.output, files, ON_A_PAGE))
+    shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // of_each))
+    images = read_first(job.settings.output, files, min(of_each * shown, ON_A_PAGE))
+    save_completions(path, job.pipeline.tokenizer, known, of_each, job.pictures, images)
+
+
+def leave_codes(job: Job) -> None:
+    """Leave the codes alone, as a code dataset."""
+    settings, request, pipeline = job.settings, job.request, job.pipeline
+    labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
+    configs = [asdict(config) for config in request.configs]
+    drawing = {
+        "seed": request.seed, "labels": list(settings.labels), "num_known": request.num_known,
+        **{name: [config[name] for config in configs] for name in configs[0]},
+        "priors": [prior.fingerprint() for prior in pipeline.priors],
+    }  # fmt: skip
+    source = digest_of({**drawing, **job.facts()})
+    classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
+    header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source)
+    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(settings.output, header, drawing))
+    if missing is None:
+        return print_once(f"{settings.output} is finished: nothing to do")
+    with job.bar(sum(map(len, missing))) as bar:
+        shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
+        if job.accelerator.is_main_process:
+            write_codes(settings.output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
+        else:
+            deque(shards, maxlen=0)  # only take part
+    print_once(f"{settings.output}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
+
+
+def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: tqdm) -> CodeShard:
+    """Draw the codes of some samples on all processes."""
+
+    def draw(rows: range) -> Codes:
+        return job.pipeline.sample_codes(job.request, rows, job.settings.backend)
+
+    batches = map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
+    codes = tuple(map(torch.cat, zip(*batches, strict=True)))
+    return CodeShard(codes, {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]})

@@ -1,0 +1,199 @@
+"""Options of models and of their parts: flags that are made from the tables, so that a new system brings its own.
+
+Nothing here imports torch.
+"""
+
+import ast
+import inspect
+import sys
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import lru_cache
+from itertools import pairwise
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from codegrid.errors import InputError
+from codegrid.limits import make_options
+from codegrid.registry import TABLES, NameOf
+
+from .settings import Command, Training
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of some systems, which is one flag for all of them."""
+
+    name: str
+    hint: Any
+    help: str
+    parameter: str  # the setting that chooses the system
+    defaults: dict[str, Any] = field(default_factory=dict)  # system → its default
+
+    @property
+    def group(self) -> str:
+        """The systems that have it, in words."""
+        return f"--{self.parameter} {', '.join(self.defaults)}"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag takes no value."""
+        return _bare(self.hint)[0] is bool
+
+    @property
+    def unset(self) -> Any:
+        """The value that the flag has where it is not given."""
+        return next(iter(self.defaults.values())) if self.is_switch else None
+
+    @property
+    def flag(self) -> Any:
+        """The type hint from which the flag is made."""
+        words = {system: in_words(value) for system, value in self.defaults.items()}
+        if len(set(words.values())) > 1:
+            default = ", ".join(f"{system} {value}" for system, value in words.items())
+        else:
+            default = next(iter(words.values()))
+        if self.is_switch:
+            return as_flag(tyro.conf.FlagCreatePairsOff[bool], self.help, default)
+        return as_flag(self.hint | None, self.help, default)
+
+
+def as_flag(hint: Any, text: str, default: str = "") -> Any:
+    """Return the type hint of a flag with its help, the names of its values, and its default in words, if any."""
+    kept, *more = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    bare, many = _bare(hint)
+    metavar = getattr(bare, "__name__", str(bare)).upper()
+    if get_origin(bare) is Literal:
+        metavar = "{" + ",".join(map(str, get_args(bare))) + "}"
+    for marker in _markers(hint):
+        metavar = "{" + ",".join(TABLES[marker.kind]) + "}"
+    metavar += f" [{metavar} ...]" * many
+    behaviour = f"(default: {default})" if default else ""
+    look = tyro.conf.arg(help=text, metavar=None if bare is bool else metavar, help_behavior_hint=behaviour)
+    parts = (kept, look, *more)
+    return Annotated[parts]
+
+
+def choosers(settings_type: type[Command]) -> dict[str, str]:
+    """Return the settings that choose a system, with the kind of each."""
+    hints = get_type_hints(settings_type, include_extras=True)
+    return {item.name: marker.kind for item in fields(settings_type) for marker in _markers(hints[item.name])}
+
+
+def list_options(settings_type: type[Command]) -> dict[str, Option]:
+    """Return the options of all systems that the settings can choose, by name.
+
+    Raises `InputError` where a system's option has the name of a setting.
+    """
+    taken = {item.name for item in fields(settings_type)} if choosers(settings_type) else set()
+    found: dict[str, Option] = {}
+    for parameter, kind in choosers(settings_type).items():
+        for system in TABLES[kind]:
+            for item, hint, text in _fields_of(TABLES[kind].options(system)):
+                if item.name in taken:
+                    raise InputError(f"`{item.name}`, an option of the {kind} {system}, is a setting's name: rename it")
+                option = found.setdefault(item.name, Option(item.name, hint, text, parameter))
+                if option.parameter == parameter:
+                    option.defaults[system] = _default_of(item)
+    return found
+
+
+def resolve_options(settings: Training) -> dict[str, Any]:
+    """Return the options of the chosen model and of its parts, by name: those given, and the defaults of the rest.
+
+    Raises `InputError` where there is no system of a chosen name, or where an option is given that the chosen ones do
+    not have, or that is out of its range.
+    """
+    resolved: dict[str, Any] = {}
+    chosen: list[tuple[str, str, str]] = []
+    ahead = [(name, kind, getattr(settings, name)) for name, kind in choosers(type(settings)).items()]
+    while ahead:
+        parameter, kind, system = ahead.pop(0)
+        TABLES[kind].check(system, parameter)
+        if (parameter, kind, system) in chosen:
+            continue
+        chosen.append((parameter, kind, system))
+        options_type = TABLES[kind].options(system)
+        names = {item.name for item in fields(options_type)}
+        given = {name: value for name, value in settings.options.items() if name in names}
+        options = make_options(options_type, given, f"the {system} {kind}")
+        for item, hint, _ in _fields_of(options_type):
+            resolved[item.name] = getattr(options, item.name)
+            ahead += [(item.name, marker.kind, resolved[item.name]) for marker in _markers(hint)]
+    for name in settings.options:
+        if name not in resolved:
+            raise InputError(f"`{name}`: {_why_not(type(settings), name, chosen)}")
+    return resolved
+
+
+def _why_not(settings_type: type[Command], name: str, chosen: list[tuple[str, str, str]]) -> str:
+    """Say why the chosen systems cannot take an option, and which could."""
+    option = list_options(settings_type).get(name)
+    if option is None:
+        return f"no {' or '.join(choosers(settings_type).values())} has such an option"
+    kind, system = next((kind, system) for parameter, kind, system in chosen if parameter == option.parameter)
+    systems = list(option.defaults)
+    others = " or ".join(filter(None, (", ".join(systems[:-1]), systems[-1])))
+    return f"the {system} {kind} has no such option: choose `{option.parameter}` {others}, or leave it out"
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Return what stands below each field of a dataclass, as one line."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if is_dataclass(base):
+            docs |= _docs_in(base.__module__).get(base.__qualname__.rpartition(".")[2], {})
+    return docs
+
+
+@lru_cache
+def _docs_in(module: str) -> dict[str, dict[str, str]]:
+    """Return the texts below the fields of all classes of a module, by the names of class and field."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (KeyError, OSError, TypeError, SyntaxError):  # made without a file
+        return {}
+    docs: dict[str, dict[str, str]] = {}
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+        for line, below in pairwise(node.body):
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(below, ast.Expr):
+                text = below.value.value if isinstance(below.value, ast.Constant) else ""
+                docs.setdefault(node.name, {})[line.target.id] = " ".join(str(text).split())
+    return docs
+
+
+@lru_cache
+def _fields_of(options_type: type) -> list[tuple[Field, Any, str]]:
+    """Return each field with its type hint and its text."""
+    hints, docs = get_type_hints(options_type, include_extras=True), field_docs(options_type)
+    return [(item, hints[item.name], docs.get(item.name, "")) for item in fields(options_type)]
+
+
+def _default_of(item: Field) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def _markers(hint: Any) -> list[NameOf]:
+    if get_origin(hint) in (Union, UnionType):
+        return [marker for arm in get_args(hint) for marker in _markers(arm)]
+    return [marker for marker in getattr(hint, "__metadata__", ()) if isinstance(marker, NameOf)]
+
+
+def _bare(hint: Any) -> tuple[Any, bool]:
+    """Return the type of one value without its range, and whether there can be several."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _bare(get_args(hint)[0])
+    if origin in (Union, UnionType):
+        return _bare(next(arm for arm in get_args(hint) if arm is not type(None)))
+    if origin in (tuple, list):
+        return _bare(get_args(hint)[0])[0], True
+    return hint, False
+
+
+def in_words(value: Any) -> str:
+    """Return a default as one would type it; empty where there is nothing to say."""
+    if value is None or value is False or value is MISSING:
+        return ""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,136 @@
+"""The settings that several commands share. Each command's own stand in its file.
+
+Every field is a flag, and its docstring the flag's help. A range stands at the field. Nothing here imports torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from codegrid.errors import InputError
+from codegrid.limits import MAX_STEPS, BatchSize, Range, Seed, check_fields
+from codegrid.sampling_config import SamplingConfig, sampling_configs
+
+DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz", "hf:NAME")
+Dataset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]  # hf:NAME stands for many
+Split = Literal["train", "test"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "bf16", "fp32"]
+Backend = Literal["auto", "plain", "torch", "compiled", "native"]
+Tracker = Literal["none", "tensorboard", "wandb"]
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+Folders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Settings of every command."""
+
+    title: ClassVar[str] = "general"  # of their flags in --help
+
+    verbose: Annotated[Flag, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+    plugin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE [MODULE ...]")] = ()
+    """Python modules to import first: they register quantizers, tokenizers or priors of your own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute(Command):
+    """Settings of commands that compute."""
+
+    title: ClassVar[str] = "general"
+
+    device: Device = "auto"
+    """auto: cuda where there is a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsesImages(Compute):
+    """Settings of commands that read images."""
+
+    title: ClassVar[str] = "image"
+
+    dataset: Dataset = "mnist5k"
+    """imagefolder: any folder of pictures; npz: arr_0 uint8 NHWC or NHW, arr_1 labels; hf:NAME: of the Hugging Face
+    hub, or hf:./folder."""
+    data_root: str | None = None
+    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    num_workers: Annotated[int, Range(0, 256)] = 2
+    """Processes that decode pictures that do not fit in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Compute):
+    """Settings of the training loop."""
+
+    title: ClassVar[str] = "training"
+    # each command gives these its own defaults
+    output: str
+    """Folder for the model. The same command again continues a run that was stopped."""
+    steps: Annotated[int, Range(1, MAX_STEPS)]
+    """Optimizer steps."""
+    batch_size: BatchSize
+    """Items a step, over all processes together."""
+    lr: Annotated[float, Range(above=0)]
+    """Highest learning rate."""
+    lr_schedule: Literal["cosine", "constant"] = "cosine"
+    """cosine: a warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
+    precision: Precision = "auto"
+    """auto: bf16 where the processor computes in it, fp32 elsewhere."""
+    compile: Flag = False
+    """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
+    accumulate: Annotated[int, Range(1, 10**6)] = 1
+    """Pieces that a step's batch is worked through in, for less memory. A codebook still moves once a step."""
+    seed: Seed = 0
+    """Everything random follows from it."""
+    save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
+    """Steps between two saved training states. By default as many as take ten seconds."""
+    log_with: Tracker = "none"
+    """Also log metrics and pictures with this tracker, below OUTPUT/logs; needs its package."""
+    options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """Options of the model and of its parts, by name; on the command line they are flags of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Compute):
+    """How codes are drawn: one value of each setting, or one for each prior, coarse to fine."""
+
+    title: ClassVar[str] = "drawing"
+
+    temperature: tuple[float, ...] = (1.0,)
+    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
+    top_k: tuple[int, ...] = (0,)
+    """Draw among so many codes only, the likeliest at each site. 0: among all."""
+    top_p: tuple[float, ...] = (1.0,)
+    """Draw among the fewest codes that have this probability together. 1: among all."""
+    guidance_scale: tuple[float, ...] = (1.0,)
+    """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
+    num_inference_steps: tuple[int, ...] = ()
+    """Steps of priors that draw many sites at once. By default the prior's own number."""
+    backend: Backend = "auto"
+    """How the prior computes: plain, one forward pass a step; torch, with a cache; compiled, by torch.compile."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for place in range(max(len(getattr(self, name)) for name in DRAWING)):
+            SamplingConfig(**{name: values[place] for name in DRAWING if len(values := getattr(self, name)) > place})
+
+    def configs(self, num_priors: int) -> tuple[SamplingConfig, ...]:
+        """Return how each of so many priors draws.
+
+        Raises `InputError` where a setting has neither one value nor one for each prior.
+        """
+        return sampling_configs(num_priors, **{name: values for name in DRAWING if (values := getattr(self, name))})
+
+
+DRAWING = ("temperature", "top_k", "top_p", "guidance_scale", "num_inference_steps")
+
+
+def check_priors(prior: tuple[str, ...]) -> None:
+    """Raise `InputError` where no prior is named."""
+    if not prior:
+        raise InputError("`prior`: give the folder of a prior, or of several, coarse to fine")

@@ -1,0 +1,177 @@
+"""Stage 2: training a prior on exported codes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from torchvision.utils import make_grid
+
+from codegrid.codes import describe_layout
+from codegrid.data.codes import CodeBatch, CodeDataset
+from codegrid.data.images import evenly_spaced
+from codegrid.data.loading import in_batches, load_batches
+from codegrid.data.splits import hold_out
+from codegrid.errors import InputError
+from codegrid.noise import Noise
+from codegrid.pipelines.drawing.colours import colours_by_number, paint
+from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.device import choose_compute, start_accelerator
+from codegrid.pipelines.running.processes import shut_down
+from codegrid.pipelines.running.run_folder import Run
+from codegrid.registry import TABLES
+from codegrid.sampling_config import SamplingConfig
+
+from .loop import finish, train
+from .objective import Batches, Metrics, Pages, Player
+from .trackers import tracker_options
+from .trainer import fused_adam, place, seed_torch
+
+if TYPE_CHECKING:
+    from codegrid.codes import Losses, Moment
+    from codegrid.pipelines.train_prior import TrainPrior
+    from codegrid.protocols import Prior
+
+VALIDATED = 1000  # items while training: `evaluate` takes all
+BATCH = 250  # items measured at once
+DRAWN = 16  # samples that a tracker shows
+PICTURE_WIDTH = 900  # pixels of them, about
+CRITERION = "bits_per_code"
+
+
+class PriorObjective:
+    """The prior's own losses, with a moving average of the weights.
+
+    Args:
+        prior: any in the table, on its device.
+        codes: to learn, all grids of the tokenizer.
+        validation: codes to validate on.
+        settings: of the command.
+    """
+
+    items, num_workers = "grids", 0
+
+    def __init__(self, prior: Prior, codes: Batches, validation: Batches, settings: TrainPrior) -> None:
+        self.prior, self.dataset, self.validation, self.seed = prior, codes, validation, settings.seed
+        self.criterion = "" if prior.likelihood == "none" else CRITERION
+        self.keep_best = settings.keep == "best" and bool(self.criterion)
+        self.players = {
+            "prior": Player(
+                cast(nn.Module, prior),
+                fused_adam,
+                settings.lr,
+                max_norm=settings.max_norm,
+                average_decay=settings.ema_decay,
+                to_compile=[cast(nn.Module, prior)],
+            )
+        }
+        self.buffers: dict[str, torch.Tensor] = {}
+
+    def losses(self, player: str, wrapped: nn.Module, batch: CodeBatch, moment: Moment) -> Losses:
+        """Return the prior's losses for its grids of a batch, given the coarser ones."""
+        losses = wrapped(*prior_inputs(self.prior, batch), moment)
+        return losses._replace(figures={f"batch_{name}": value for name, value in losses.figures.items()})
+
+    def after_step(self, step: int, seed: int) -> None:
+        """Leave everything as it is: a prior moves by its gradient alone."""
+
+    def validate(self) -> dict[str, Any]:
+        """Measure bits per code on up to 1,000 items."""
+        some = in_batches(evenly_spaced(len(self.validation), VALIDATED), BATCH)
+        return measure_prior(cast("Prior", self.players["prior"].validated), load_batches(self.validation, some))
+
+    def draw(self) -> Pages:
+        """Return samples, each code in a colour of its own, under the conditions of some validation items."""
+        prior = cast("Prior", self.players["prior"].validated)
+        items = evenly_spaced(len(self.validation), DRAWN)
+        _, given = prior_inputs(prior, self.validation.batch([items[i % len(items)] for i in range(DRAWN)]))
+        noise = Noise(self.seed, 0, DRAWN, prior.device, ("tracker",))
+        *_, last = prior.sample(given, noise, SamplingConfig())
+        pages = {}
+        for number, grid, drawn in zip(prior.grids, prior.layout, last.codes, strict=True):
+            scale = max(1, PICTURE_WIDTH // (DRAWN // 2 * grid.shape[-1]))
+            painted = paint(drawn, colours_by_number(grid.num_embeddings), scale)
+            name = "samples" if len(prior.grids) == 1 else f"samples_{number}"
+            pages[name] = make_grid(painted, nrow=DRAWN // 2, padding=4, pad_value=1.0)
+        return pages
+
+
+def train_prior(settings: TrainPrior) -> None:
+    """Train the prior and save its model folder in `settings.output`."""
+    accelerator = start_accelerator(settings.device, **tracker_options(settings))
+    compute = choose_compute(settings, accelerator.device)
+    codes = CodeDataset(settings.codes)
+    training, validation = hold_out(codes, settings.validation_codes)
+    facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
+    run = Run(settings.output, settings, precision=compute.precision, **facts)
+    if run.finished:
+        return print_once(f"{settings.output} is finished: nothing to do")
+    prior = build_prior(settings, codes)
+    place(cast(nn.Module, prior), accelerator.device)
+    classes = prior.conditions.num_classes
+    condition = f"{classes} classes" if classes else "unconditional"
+    print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
+
+    objective = PriorObjective(prior, training, validation, settings)
+    if settings.keep == "best" and not objective.keep_best:
+        print_once(f"a {settings.model} prior has no likelihood that tells which is best: the last is kept")
+    history = train(objective, settings, compute, run, accelerator)
+    if accelerator.is_main_process:
+        save(objective, history, settings)
+        finish(run, keep_state=True)  # which alone holds the weights that were not averaged
+    shut_down(accelerator)
+
+
+def build_prior(settings: TrainPrior, codes: CodeDataset) -> Prior:
+    """Return the prior to be trained on these codes, with weights that follow from the seed."""
+    grids = choose_grids(settings.grid, len(codes.layout))
+    cls = TABLES["prior"][settings.model]
+    coarser = {}
+    if grids[0]:
+        if "given_layout" not in inspect.signature(cls).parameters:
+            raise InputError(
+                f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be given the coarser grids: "
+                "leave `grid` out, so that it learns them all, or choose another `model`"
+            )
+        coarser = {"given_layout": codes.layout[: grids[0]], "given_grids": tuple(range(grids[0]))}
+    classes = [] if settings.unconditional else codes.classes
+    seed_torch(settings.seed, "weights")
+    layout = tuple(codes.layout[grid] for grid in grids)
+    prior = cls(layout=layout, grids=grids, num_classes=len(classes), **coarser, **settings.options)
+    prior.provenance = {
+        "tokenizer_fingerprint": codes.header.tokenizer_fingerprint,
+        "layout": [grid.as_json() for grid in codes.layout],
+        "classes": classes,
+        "steps": settings.steps,
+    }
+    return prior
+
+
+def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:
+    """Return the numbers of the grids to learn, by default all of them.
+
+    Raises `InputError` where there is no such grid, or they do not follow on each other: a prior is given the coarser
+    grids, and cannot be given finer ones.
+    """
+    grids = tuple(sorted(wanted)) or tuple(range(available))
+    said = f"`grid` {' '.join(map(str, wanted))}"
+    if grids[0] < 0 or grids[-1] >= available:
+        raise InputError(f"{said}: these codes have the grids 0 to {available - 1}")
+    if grids != tuple(range(grids[0], grids[-1] + 1)):
+        raise InputError(f"{said}: give numbers that follow on each other, each once")
+    return grids
+
+
+def save(objective: PriorObjective, history: list[Metrics], settings: TrainPrior) -> None:
+    """Save the average that is kept, with what was measured."""
+    kept, metrics = cast("Prior", objective.players["prior"].kept.eval()), history[-1]
+    if objective.keep_best:
+        metrics = min(history, key=lambda each: each[objective.criterion])
+    kept.provenance |= {"step": metrics["step"], "history": history}
+    kept.save_pretrained(settings.output)
+    bits = f"{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
+    which = "best" if objective.keep_best else "last"
+    print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")

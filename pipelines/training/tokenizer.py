@@ -1,0 +1,169 @@
+"""Stage 1: training a tokenizer on images."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from codegrid.data.augmentation import Augmentation
+from codegrid.data.hub import public_name
+from codegrid.data.images import ImageBatch, evenly_spaced, to_float
+from codegrid.data.loading import in_batches, in_order, load_batches
+from codegrid.data.sources import Images, load_images
+from codegrid.errors import InputError
+from codegrid.noise import torch_rng
+from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
+from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.device import choose_compute, start_accelerator, without_compiling
+from codegrid.pipelines.running.processes import shut_down
+from codegrid.pipelines.running.run_folder import Run
+from codegrid.registry import TABLES
+from codegrid.stage1_vqvae.usage import perplexity
+
+from .loop import finish, train
+from .objective import Pages, Player
+from .trackers import tracker_options
+from .trainer import channels_last, fused_adam, place, seed_torch
+
+if TYPE_CHECKING:
+    from codegrid.codes import Codes, Losses, Moment
+    from codegrid.pipelines.train_tokenizer import TrainTokenizer
+    from codegrid.protocols import Tokenizer
+
+VALIDATED = 1000  # images while training; all of them in the end
+BATCH = 250  # images measured at once
+MAX_CARD_PIXELS = 2**21  # of the images on a model's card, and at most 24 of them
+
+
+class TokenizerObjective:
+    """The tokenizer's own losses; its codebooks move after each step.
+
+    Args:
+        tokenizer: any in the table, on its device.
+        images: to learn.
+        validation: images to validate on.
+        settings: of the command.
+    """
+
+    items, criterion, keep_best = "images", "", False
+
+    def __init__(self, tokenizer: Tokenizer, images: Images, validation: Images, settings: TrainTokenizer) -> None:
+        self.tokenizer, self.dataset, self.validation = tokenizer, images, validation
+        self.num_workers = settings.num_workers
+        self.augment = Augmentation(settings.flip, settings.shift, settings.crop)
+        self.has_whole_batches = settings.accumulate == 1
+        module, quantizer = cast(nn.Module, tokenizer), cast(nn.Module, tokenizer.quantizer)
+        self.players = {
+            "tokenizer": Player(
+                module,
+                fused_adam,
+                settings.lr,
+                to_compile=[part for part in module.children() if part is not quantizer],
+            )
+        }
+        self.buffers: dict[str, torch.Tensor] = {}
+
+    def losses(self, player: str, wrapped: nn.Module, batch: ImageBatch, moment: Moment) -> Losses:
+        """Return the tokenizer's losses for augmented images."""
+        # the first sample's number tells processes and pieces apart
+        generator = torch_rng(moment.noise.seed, "augment", moment.step, moment.noise.first_index)
+        x = channels_last(self.augment(batch.images.to(self.tokenizer.device), generator))
+        _, codes, losses = wrapped(x, moment=moment)
+        # that of a piece would look like a dying codebook
+        return losses._replace(figures=losses.figures | self._usage(codes)) if self.has_whole_batches else losses
+
+    def after_step(self, step: int, seed: int) -> None:
+        """Move the codebooks."""
+        self.tokenizer.after_step(step, seed)
+
+    def validate(self) -> dict[str, Any]:
+        """Measure reconstructions of up to 1,000 images, and how the codebooks are used."""
+        some = in_batches(evenly_spaced(len(self.validation), VALIDATED), BATCH)
+        return measure_tokenizer(self.tokenizer, load_batches(self.validation, some))
+
+    def draw(self) -> Pages:
+        """Return eight validation images above their reconstructions, always the same ones."""
+        originals, again = reconstruct_some(self.tokenizer, self.validation, 8)
+        return {"reconstructions": make_pairs(originals, again, columns=8)}
+
+    def _usage(self, codes: Codes) -> dict[str, torch.Tensor]:
+        """Return the perplexity of a batch's codes: the mean over the grids, and of several grids also each."""
+        hits = (
+            torch.bincount(each.flatten(), minlength=grid.num_embeddings)
+            for each, grid in zip(codes, self.tokenizer.layout, strict=True)
+        )
+        each = [perplexity(counts) for counts in hits]
+        of_grids = {f"batch_perplexity_{number}": value for number, value in enumerate(each)} if len(each) > 1 else {}
+        return {"batch_perplexity": torch.stack(each).mean(), **of_grids}
+
+
+def train_tokenizer(settings: TrainTokenizer) -> None:
+    """Train the tokenizer and save its model folder in `settings.output`."""
+    accelerator = start_accelerator(settings.device, **tracker_options(settings))
+    compute = choose_compute(settings, accelerator.device)
+    with accelerator.main_process_first():  # only one downloads
+        images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
+        validation = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
+    if settings.shift >= min(images.image_size):
+        raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
+    run = Run(settings.output, settings, precision=compute.precision, data=images.fingerprint())
+    if run.finished:
+        return print_once(f"{settings.output} is finished: nothing to do")
+    print_once(f"{len(images)} images of {'×'.join(map(str, images.signal.shape))}; {compute}")
+
+    tokenizer = build_tokenizer(settings, images)
+    place(cast(nn.Module, tokenizer), accelerator.device)
+    objective = TokenizerObjective(tokenizer, images, validation, settings)
+    tokenizer.provenance["history"] = train(objective, settings, compute, run, accelerator)
+    shut_down(accelerator)  # the others need not wait for the rest
+    if accelerator.is_main_process:
+        tokenizer.eval()
+        save_with_metrics(tokenizer, validation, settings)
+        finish(run)
+
+
+def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
+    """Return the tokenizer to be trained on these images, with weights that follow from the seed."""
+    variance = images.variance()
+    if not variance:
+        raise InputError(f"all training images of {settings.dataset} are of one and the same colour: nothing to learn")
+    seed_torch(settings.seed, "weights")
+    tokenizer = TABLES["tokenizer"][settings.model](
+        signal=images.signal, data_variance=variance, quantizer=settings.quantizer, **settings.options
+    )
+    tokenizer.provenance = {
+        "dataset": public_name(settings.dataset),
+        "classes": images.classes,
+        "steps": settings.steps,
+    }
+    return tokenizer
+
+
+def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer) -> None:
+    """Save the trained tokenizer, measure it on all validation images, and save it again with metrics and a picture."""
+    tokenizer.save_pretrained(settings.output)  # first: what is measured may turn out to be unreadable
+    batches = in_order(len(validation), BATCH)
+    bar = tqdm(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
+    with without_compiling():
+        metrics = measure_tokenizer(tokenizer, bar)
+        at_most = max(1, min(24, MAX_CARD_PIXELS // math.prod(validation.image_size)))
+        picture = pairs_png(*reconstruct_some(tokenizer, validation, at_most))
+    tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
+    tokenizer.save_pretrained(settings.output, picture)
+    print_once(
+        f"{settings.output}, on {len(validation)} validation images: "
+        f"reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB, "
+        f"perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
+        f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"
+    )
+
+
+def reconstruct_some(tokenizer: Tokenizer, images: Images, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return up to `count` evenly spaced images, and their reconstructions, (n, c, H, W) in [-1, 1] on the CPU."""
+    originals = to_float(images.batch(evenly_spaced(len(images), count)).images)
+    return originals, tokenizer.reconstruct(originals.to(tokenizer.device)).cpu().clamp(-1, 1)

@@ -1,0 +1,212 @@
+"""A training step: losses and gradients of each player, the optimizers, the averages; and validation."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from codegrid.codes import Moment
+from codegrid.data.loading import StepSampler, check_shares, load_batches, pieces_of
+from codegrid.noise import Noise, torch_rng
+from codegrid.pipelines.running.device import ComputeConfig, autocast, without_compiling
+from codegrid.pipelines.running.settings import Training
+
+from .checkpoints import Trainable
+from .objective import Metrics, Objective, Player
+
+Module = TypeVar("Module", bound=nn.Module)
+Figures = dict[str, torch.Tensor]  # (), by name
+
+WARMUP_STEPS = 500  # at most a tenth of all
+
+
+class Acting(NamedTuple):
+    """A player as the loop drives it."""
+
+    player: Player
+    wrapped: nn.Module  # its module, wrapped for several processes
+    optimizer: torch.optim.Optimizer
+
+
+class Trainer:
+    """The players of an objective, and the parts of a training step."""
+
+    def __init__(
+        self, objective: Objective, settings: Training, compute: ComputeConfig, accelerator: Accelerator
+    ) -> None:
+        check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
+        self.objective, self.settings, self.compute, self.accelerator = objective, settings, compute, accelerator
+        self.team = {name: self._prepare(player) for name, player in objective.players.items()}
+
+    def _prepare(self, player: Player) -> Acting:
+        if self.objective.keep_best:
+            player.remember()
+        for part in player.to_compile if self.compute.compiled else ():
+            part.compile()
+        wrapped = self.accelerator.prepare_model(player.module)
+        return Acting(player, wrapped, player.make_optimizer(_learning(wrapped)))
+
+    def trainable(self) -> Trainable:
+        """Return everything that training moves."""
+        return Trainable(
+            {
+                f"{name}.{part}": module
+                for name, acting in self.team.items()
+                for part, module in acting.player.modules().items()
+            },
+            {name: acting.optimizer for name, acting in self.team.items()},
+            self.objective.buffers,
+        )
+
+    def batches(self, start: int) -> Iterator[Any]:
+        """Return this process's share of the batch of each step from `start` on."""
+        settings, accelerator = self.settings, self.accelerator
+        steps = StepSampler(
+            len(self.objective.dataset), settings.batch_size, settings.seed, start, settings.steps,
+            accelerator.process_index, accelerator.num_processes,
+        )  # fmt: skip
+        return load_batches(self.objective.dataset, steps, self.objective.num_workers)
+
+    def playing(self, step: int) -> dict[str, Acting]:
+        """Return the players that have begun."""
+        return {name: acting for name, acting in self.team.items() if step >= acting.player.first_step}
+
+    def find_gradients(self, batch: Any, step: int) -> Figures:
+        """Go forward and backward, piece by piece and player by player. Returns the means of the pieces' figures."""
+        pieces = pieces_of(batch, self.settings.accumulate)
+        sums: Figures = {}
+        for number, piece in enumerate(pieces):
+            moment = self._moment(step, number)
+            for name, acting in self.playing(step).items():
+                acting.wrapped.train()
+                is_last = number + 1 == len(pieces)
+                with self._others_frozen(name), nullcontext() if is_last else self.accelerator.no_sync(acting.wrapped):
+                    # what torch itself draws, dropout for example, is the same for all players
+                    seed_torch(self.settings.seed, "step", step, self.accelerator.process_index, number)
+                    with autocast(self.compute.precision, self.accelerator.device):
+                        losses = self.objective.losses(name, acting.wrapped, piece, moment)
+                    (losses.total / len(pieces)).backward()
+                for key, value in {"loss": losses.total, **losses.terms, **losses.figures}.items():
+                    key = self._named(name, key)
+                    sums[key] = sums.get(key, 0) + value.detach()
+        return {key: value / len(pieces) for key, value in sums.items()}
+
+    def limit_gradients(self, step: int) -> Figures:
+        """Cut each player's gradient to its longest. Returns the lengths before."""
+        return {
+            self._named(name, "gradient"): limit_gradient(acting.player.module, acting.player.max_norm)
+            for name, acting in self.playing(step).items()
+        }
+
+    def update(self, step: int) -> None:
+        """Move the players along their gradients, then what no optimizer moves, then the averages."""
+        for player, _, optimizer in self.playing(step).values():
+            since, steps = step - player.first_step, self.settings.steps - player.first_step
+            set_lr(optimizer, player.lr * lr_factor(since, steps, self.settings.lr_schedule))
+            optimizer.step()
+            optimizer.zero_grad()
+        self.objective.after_step(step, self.settings.seed)
+        for player, _, _ in self.playing(step).values():
+            if player.average is not None:
+                player.average.update_parameters(player.module)
+
+    def validate(self) -> Metrics:
+        """Measure the players, or their averages: the numbers among the metrics."""
+        for player in self.objective.players.values():
+            player.validated.eval()
+        with without_compiling():
+            measured = self.objective.validate()
+        return {name: value for name, value in measured.items() if isinstance(value, int | float)}
+
+    def remember_best(self, measured: Metrics, history: list[Metrics]) -> None:
+        """Remember the players, or their averages, if they are better than ever before."""
+        objective = self.objective
+        earlier = [metrics[objective.criterion] for metrics in history if objective.criterion in metrics]
+        if objective.keep_best and measured[objective.criterion] < min(earlier, default=math.inf):
+            for player in objective.players.values():
+                player.remember()
+
+    def learning_rates(self) -> Metrics:
+        """Return the learning rate of each player."""
+        return {self._named(name, "lr"): each.optimizer.param_groups[0]["lr"] for name, each in self.team.items()}
+
+    def _moment(self, step: int, piece: int) -> Moment:
+        """Return the moment of a piece; its noise follows from the numbers of its samples in the step's whole batch."""
+        settings, accelerator = self.settings, self.accelerator
+        share = settings.batch_size // accelerator.num_processes
+        count = share // settings.accumulate
+        first = accelerator.process_index * share + piece * count
+        return Moment(
+            step, settings.steps, Noise(settings.seed, first, count, accelerator.device, ("training", "step", step))
+        )
+
+    @contextmanager
+    def _others_frozen(self, name: str) -> Iterator[None]:
+        """Let a player's losses use the other players, and move none of them."""
+        others = [part for other, acting in self.team.items() if other != name for part in _learning(acting.wrapped)]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def _named(self, player: str, figure: str) -> str:
+        return figure if len(self.team) == 1 else f"{player}_{figure}"
+
+
+def limit_gradient(module: nn.Module, max_norm: float) -> torch.Tensor:
+    """Cut the gradient to `max_norm`, and return its length () before."""
+    if max_norm < math.inf:
+        return nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients)
+
+
+def lr_factor(step: int, steps: int, schedule: str = "cosine") -> float:
+    """Return a linear warm-up, then a cosine from 1 to 0; or 1 throughout."""
+    if schedule == "constant":
+        return 1.0
+    warmup = min(WARMUP_STEPS, steps // 10)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def fused_adam(parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
+    """Return Adam over all parameters at once; the loop sets its learning rate."""
+    return torch.optim.Adam(parameters, fused=True)
+
+
+def place(module: Module, device: torch.device) -> Module:
+    """Put a network on its device, its kernels in the format in which convolutions are fast."""
+    module.to(device)
+    for parameter in module.parameters():
+        parameter.data = channels_last(parameter.data)
+    return module
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return (b, c, H, W) or (b, c, T, H, W) with the channels innermost in memory, and other tensors as they are."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
+
+
+def seed_torch(seed: int, *purpose: str | int) -> None:
+    """Seed torch's global generator, which initial weights and dropout take from."""
+    torch.manual_seed(torch_rng(seed, *purpose).initial_seed())
+
+
+def _learning(module: nn.Module) -> list[torch.Tensor]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

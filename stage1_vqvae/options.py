@@ -1,0 +1,85 @@
+"""Options of tokenizers and quantizers, with their ranges. Command lines are made from them, so torch is not imported.
+
+The docstring below a field is its help.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from codegrid.errors import InputError
+from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, PowerOfTwo, Range, check_fields
+
+Distance = Literal["euclidean", "cosine"]
+Anchors = Literal["random", "closest", "probabilistic"]
+
+
+@dataclass(frozen=True)
+class VQVAEOptions:
+    """Options of the VQ-VAE's networks."""
+
+    hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 128
+    """Width of encoder and decoder."""
+    residual_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
+    """Width inside a residual block."""
+    num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 2
+    """Residual blocks in the encoder, and in the decoder."""
+    downsampling: Annotated[int, PowerOfTwo(MAX_SIDE)] = 4
+    """Image size over code grid size: a power of two."""
+
+
+@dataclass(frozen=True)
+class CodebookOptions:
+    """Options of quantizers that look for the nearest entry of a codebook."""
+
+    num_embeddings: Annotated[int, Range(1, MAX_ENTRIES)] = 512
+    """Codebook entries K."""
+    embedding_dim: Annotated[int, Range(1, MAX_WIDTH)] = 64
+    """Size of a codebook entry."""
+    commitment_cost: Annotated[float, Range(0)] = 0.25
+    """Weight β of the commitment loss."""
+    decay: Annotated[float, Range(1e-6, below=1)] = 0.99
+    """Decay γ of the codebook's moving averages."""
+    revival_threshold: Annotated[float, Range(0, below=1)] | None = None
+    """Entries below this share of uniform use move to random latents; 0: never. None: 0.3, or 0 for clustered."""
+    distance: Distance = "euclidean"
+    """What nearest means; cosine only chooses, the entries stay as they are."""
+    kmeans_steps: Annotated[int, Range(0, 2**31)] = 0
+    """First steps in which the codebook is set to the k-means of the batch's latents."""
+
+
+@dataclass(frozen=True)
+class ClusteredOptions(CodebookOptions):
+    """Options of the online clustered codebook."""
+
+    anchors: Anchors = "probabilistic"
+    """Latents that a clustered codebook moves to: of a pool, the closest, or drawn by distance."""
+    anchor_once: bool = False
+    """Let a clustered codebook move unused entries in the first step only."""
+
+
+@dataclass(frozen=True)
+class ResidualOptions(ClusteredOptions):
+    """Options of the residual quantizer: its own, and those that its codebooks may have."""
+
+    num_quantizers: Annotated[int, Range(1, 256)] = 2
+    """Codes at each site: each codebook quantizes what those before it left over."""
+    codebook: str = "ema"
+    """How each codebook of a residual quantizer is learnt: a quantizer that has a codebook."""
+
+
+@dataclass(frozen=True)
+class FSQOptions:
+    """Options of finite scalar quantization. Raises `InputError` where there is no level, or too many codes."""
+
+    fsq_levels: tuple[Annotated[int, Range(2, 1000)], ...] = (8, 8, 8)
+    """Steps that each number of a latent is rounded to, 5 or more for good use; their product is how many codes there
+    are."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.fsq_levels or math.prod(self.fsq_levels) > MAX_ENTRIES:
+            raise InputError(
+                f"`fsq_levels` {list(self.fsq_levels)}: give at least one number, with a product of at most "
+                f"{MAX_ENTRIES:,}, for example 8 8 8"
+            )

@@ -1,0 +1,37 @@
+"""Backends: ways to compute the same samples. Nothing here imports torch: command lines are made from it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from codegrid.errors import InputError
+from codegrid.limits import check_name
+
+if TYPE_CHECKING:
+    import torch
+
+# plain: a forward pass a step, the reference; torch: nothing computed twice; compiled: that with torch.compile, on a
+# GPU as CUDA graphs: each batch size is compiled once, in a minute, and on a CPU `torch` is faster
+BACKENDS = ("auto", "plain", "torch", "compiled", "native")
+
+
+def choose_backend(backend: str, device: torch.device) -> str:
+    """Return the backend that a name stands for on a device: `plain`, `torch` or `compiled`.
+
+    Raises `InputError` where there is none of this name, or the machine lacks what it needs.
+    """
+    check_name("backend", backend, BACKENDS)
+    if backend == "native":
+        raise InputError("`backend` native: there is no native sampler of this prior; choose torch, or leave it out")
+    if backend == "compiled":
+        require_compiler(device)
+    return "torch" if backend == "auto" else backend
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise `InputError` where `torch.compile` would find no compiler."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise InputError("compiling needs a C++ compiler, g++ for example: install one, or do not compile")

@@ -1,0 +1,160 @@
+"""Samples of a prior, or of several that share the grids of one tokenizer, coarse to fine.
+
+Shapes: n samples, b batch, *shape the sites of a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from codegrid.codes import Codes, Condition, Known, Layout, Progress
+from codegrid.errors import InputError
+from codegrid.limits import BatchSize, NumSamples, Seed, check_value
+from codegrid.noise import Noise
+from codegrid.protocols import Prior
+from codegrid.sampling_config import SamplingConfig, sampling_configs
+
+from .checks import spread_known, start_grids
+
+
+def sample(
+    prior: Prior | Sequence[Prior],
+    num_samples: int,
+    labels: Sequence[int | str] | Tensor | int | str | None = None,
+    seed: int = 0,
+    first_index: int = 0,
+    batch_size: int = 128,
+    known: Known | None = None,
+    prompts: Sequence[str] | None = None,
+    codes: Codes = (),
+    actions: Tensor | None = None,
+    backend: str = "auto",
+    **controls: Any,
+) -> Codes:
+    """Draw codes (n, *shape) of every grid, on the prior's device.
+
+    Args:
+        prior: in eval mode; or several priors of one tokenizer, coarse to fine.
+        num_samples: n.
+        labels: numbers or names of classes, or `"none"`; one for each sample or one for all; by default all classes
+            in turn.
+        seed, first_index: sample i follows from (seed, first_index + i) alone.
+        batch_size: samples drawn at once.
+        known: sites that are kept, and their codes, for each grid that is drawn.
+        prompts: texts, for a prior over texts.
+        codes: coarser grids or earlier frames, for a prior that is given such: (n, *shape), or (1, *shape) for all.
+        actions: (n, frames), for a prior over frames.
+        backend: auto, plain (one forward pass a step: the reference), torch (nothing is computed twice), compiled or
+            native: the same codes, but for rounding.
+        controls: the fields of `SamplingConfig`: temperature, top_k, top_p, guidance_scale, num_inference_steps. With
+            several priors one value, or a list with one for each.
+
+    Raises `InputError` where a prior needs something that is missing, or cannot follow.
+
+    Worked example: `sample(prior, 16, labels=[3], temperature=0.9, top_k=50)` → `((16, 7, 7),)`.
+    """
+    for name, value, hint in (
+        ("num_samples", num_samples, NumSamples), ("seed", seed, Seed), ("first_index", first_index, Seed),
+        ("batch_size", batch_size, BatchSize),
+    ):  # fmt: skip
+        check_value(name, value, hint)
+    priors = cast("list[Prior]", list(prior) if isinstance(prior, list | tuple) else [prior])
+    configs = sampling_configs(len(priors), **controls)
+    layout = layout_of(priors)
+    device = priors[0].device
+    asked = next((one for one in priors if one.conditions.num_classes), priors[0]).conditions
+    given = asked.resolve(labels, num_samples, first_index=first_index, prompts=prompts)._replace(
+        codes=tuple(_for_all(grid, num_samples, "codes") for grid in codes),
+        actions=None if actions is None else _for_all(actions, num_samples, "actions"),
+    )
+    for one, config in zip(priors, configs, strict=True):
+        one.conditions.check_guidance(config.guidance_scale, given)
+    known = spread_known(known, layout, num_samples, device)
+    batches = []
+    for first in range(0, num_samples, batch_size):
+        rows = slice(first, min(first + batch_size, num_samples))
+        noise = Noise(seed, first_index + first, rows.stop - first, device)
+        of_rows = None if known is None else known.rows(rows)
+        (*_, last) = draw(priors, given.rows(rows), noise, configs, of_rows, backend)
+        batches.append(last.codes)
+    return tuple(torch.cat(grids) for grids in zip(*batches, strict=True))
+
+
+def draw(
+    priors: Sequence[Prior],
+    given: Condition,
+    noise: Noise,
+    configs: Sequence[SamplingConfig],
+    known: Known | None = None,
+    backend: str = "auto",
+    watch: bool = False,
+) -> Iterator[Progress]:
+    """Draw `noise.count` samples of all grids of all priors, and yield how far they are; the last is the result.
+
+    Args:
+        priors: coarse to fine. Each is given the grids of those before it that it is conditioned on.
+        given: what is known beside the codes, with coarser grids that are not drawn here.
+        noise: each prior takes a part of it that follows from the number of its first grid.
+        configs: one for each prior.
+        known: sites that are kept, over the grids of all priors.
+        backend: one of `BACKENDS`.
+        watch: yield what is on the way, too, and not only the end.
+
+    Raises `InputError` where a prior needs something that is missing, or cannot follow.
+    """
+    layout = layout_of(priors)
+    known = spread_known(known, layout, noise.count, priors[0].device)
+    codes, drawn = map(list, start_grids(layout, noise.count, priors[0].device, known))
+    finished: dict[int, Tensor] = {}
+    first = 0
+    for number, (prior, config) in enumerate(zip(priors, configs, strict=True)):
+        own = slice(first, first + len(prior.grids))
+        first = own.stop
+        kept = None if known is None else Known(known.codes[own], known.mask[own])
+        if kept is not None and prior.keeps == "none" and any(bool(mask.any()) for mask in kept.mask):
+            raise InputError(f"`known`: a {type(prior).__name__} keeps no sites; leave it out")
+        condition = _condition_of(prior, given, finished, alone=len(priors) == 1)
+        part = noise.of("grid", prior.grids[0])
+        for progress in prior.sample(condition, part, config, kept, backend, watch):
+            codes[own], drawn[own] = progress.codes, progress.drawn
+            if watch:
+                yield Progress(tuple(codes), tuple(drawn), (number + progress.done) / len(priors))
+        finished.update(zip(prior.grids, codes[own], strict=True))
+    if not watch:
+        yield Progress(tuple(codes), tuple(drawn), 1.0)
+
+
+def layout_of(priors: Sequence[Prior]) -> Layout:
+    """Return the grids that some priors draw together.
+
+    Raises `InputError` where they do not come coarse to fine.
+    """
+    if not priors:
+        raise InputError("`prior`: there is none; give at least one")
+    numbers = [number for prior in priors for number in prior.grids]
+    if numbers != sorted(set(numbers)):
+        raise InputError(f"`prior`: they draw the grids {', '.join(map(str, numbers))}; give them coarse to fine")
+    return tuple(grid for prior in priors for grid in prior.layout)
+
+
+def _condition_of(prior: Prior, given: Condition, finished: dict[int, Tensor], alone: bool) -> Condition:
+    """The part of a condition that one of several priors takes, with the coarser grids that are drawn by now."""
+    coarser = tuple(finished[number] for number in prior.given_grids if number in finished)
+    given = given._replace(codes=(*given.codes, *coarser)).to(prior.device)
+    if len(given.codes) < len(prior.given_grids):
+        numbers = ", ".join(map(str, prior.given_grids))
+        raise InputError(f"`codes`: this prior is given the grids {numbers}; give them, or put their priors before it")
+    if not alone and not prior.conditions.num_classes:  # the labels are meant for another one
+        given = given._replace(labels=None)
+    return given
+
+
+def _for_all(tensor: Tensor, count: int, name: str) -> Tensor:
+    """(n, ...) of one for each sample or one for all."""
+    if len(tensor) not in (1, count):
+        raise InputError(f"`{name}`: {len(tensor)} for {count} samples: give one for each, or one for all")
+    return tensor.expand(count, *tensor.shape[1:])

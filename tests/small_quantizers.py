@@ -1,0 +1,75 @@
+"""Small quantizers of every kind, latents for them, and training steps: what the tests of quantizers share.
+
+Shapes: b batch, D embedding_dim, K num_embeddings.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+from codegrid.codes import Moment
+from codegrid.noise import Noise
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage1_vqvae.quantizers.clustered import Clustered
+from codegrid.stage1_vqvae.quantizers.codebook import CodebookQuantizer
+
+# each with D 4; those with a codebook have K 8
+SMALL = {name: {"num_embeddings": 8, "embedding_dim": 4} for name in QUANTIZERS}
+SMALL["fsq"] = {"fsq_levels": (3, 4, 5, 2)}
+SMALL["residual"] |= {"num_quantizers": 3}
+CASES = {name: (name, {}) for name in QUANTIZERS} | {
+    f"residual of {base}": ("residual", {"codebook": base}) for base in ("gradient", "clustered-gradient")
+}
+CODEBOOKS = [name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer)]
+CLUSTERED = [name for name in CODEBOOKS if issubclass(QUANTIZERS[name], Clustered)]
+
+
+def build(case, **options):
+    """A small quantizer in train mode, whose entries, if it has any, lie apart."""
+    name, own = CASES[case]
+    torch.manual_seed(0)
+    quantizer = QUANTIZERS[name](**{**SMALL[name], **own, **options}).train()
+    for key, value in quantizer.state_dict().items():
+        if key.endswith("codebook"):
+            value.copy_(torch.randn(8, 4) * 2)
+    return quantizer
+
+
+def draw_latents(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def moment(step=0):
+    return Moment(step, 1000, Noise(0))
+
+
+def train_step(quantizer, *pieces, step=10, seed=0):
+    """Take a step of no optimizer, in pieces; returns what came of the last piece."""
+    for latents in pieces:
+        result = quantizer(latents, moment(step))
+    quantizer.after_step(step, seed)
+    return result
+
+
+def state_of(quantizer):
+    return {key: value.clone() for key, value in quantizer.state_dict().items()}
+
+
+def assert_same_state(quantizer, state):
+    assert all(torch.equal(value, state[key]) for key, value in quantizer.state_dict().items())
+
+
+def flatten(latents):
+    return rearrange(latents.detach(), "b d ... -> (b ...) d")
+
+
+def measure_gaps(a, b, distance):
+    """Return the gaps (n, m) between rows of a (n, D) and b (m, D), the slow way."""
+    if distance == "cosine":
+        return 1 - F.cosine_similarity(a[:, None], b[None], dim=2)
+    return torch.stack([(row - b).norm(dim=1) for row in a])
+
+
+def is_row_of(vectors, rows):
+    """Return for each of vectors (m, D) whether it is bitwise one of rows (n, D)."""
+    return (vectors[:, None] == rows[None]).all(2).any(1)

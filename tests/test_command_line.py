@@ -1,0 +1,242 @@
+"""The command line: `codegrid NAME`, flags, --help without torch, and how errors end."""
+
+import errno
+import signal
+import subprocess
+import sys
+from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated
+
+import pytest
+
+from codegrid import InputError, command
+from codegrid.limits import Range
+from codegrid.pipelines.decode_codes import DecodeCodes
+from codegrid.pipelines.demo import Demo
+from codegrid.pipelines.doctor import Doctor
+from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.plot import Plot
+from codegrid.pipelines.running.cli import Stopped, name_of, parse, run_command
+from codegrid.pipelines.running.settings import Command
+from codegrid.pipelines.sample import Sample
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.view import View
+
+SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo)
+
+# every flag that has been told to users, with a value
+PARTS = "--tokenizer t --prior p --output o --device cpu -v"
+DATA = "--dataset npz --data-root d --num-workers 1"
+DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
+TRAINING = (
+    "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
+    "--device cpu --save-every 5 --log-with tensorboard"
+)
+TOLD = [
+    (TrainTokenizer, f"--output o {DATA} --image-size 48 64 {TRAINING} --model vqvae --quantizer gradient"),
+    (TrainTokenizer, "--output o --num-embeddings 512 --embedding-dim 64 --hidden-channels 256 --downsampling 4"),
+    (TrainTokenizer, "--output o --commitment-cost 0.25 --decay 0.9 --revival-threshold 0.3 --distance cosine"),
+    (TrainTokenizer, "--output o --kmeans-steps 10 --anchors closest --anchor-once --quantizer clustered"),
+    (TrainTokenizer, "--output o --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
+    (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered"),
+    (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --device cpu"),
+    (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
+    (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
+    (TrainPrior, "--codes c --output o --model pixelcnn --grid 1 2 --verbose"),
+    (Sample, f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none --seed 1 --batch-size 8 --format codegrid"),
+    (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile"),
+    (Sample, "--tokenizer t --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
+    (DecodeCodes, "--tokenizer t --codes c --output o --batch-size 8 --shard-size 10 --device cpu"),
+    (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
+    (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
+    (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
+    (Doctor, "--num-samples None --seed 1 --output o --device cpu"),
+    (View, "--run r --host 0.0.0.0 --port 80 --device cpu"),
+    (View, "--tokenizer t --prior p q"),
+    (Demo, "--output o --plugin json"),
+]
+
+
+@pytest.mark.parametrize("settings_type,flags", TOLD)
+def test_every_flag_that_users_know_is_understood(settings_type, flags):
+    assert isinstance(parse(settings_type, flags.split()), settings_type)
+
+
+@pytest.mark.parametrize("settings_type", SETTINGS, ids=name_of)
+def test_every_setting_is_a_flag_that_some_command_line_above_gives(settings_type):
+    given = " ".join(flags for kind, flags in TOLD if kind is settings_type)
+    for field in fields(settings_type):
+        if field.name not in ("options", "plugin", "verbose", "device"):
+            assert f"--{field.name.replace('_', '-')} " in given + " "
+
+
+def test_values_arrive_with_their_types():
+    flags = "--tokenizer t --prior p q --output o --temperature 1 0.5 --labels 7 cat"
+    settings = parse(Sample, flags.split())
+    assert (settings.prior, settings.temperature, settings.labels) == (("p", "q"), (1.0, 0.5), ("7", "cat"))
+    assert [config.temperature for config in settings.configs(2)] == [1.0, 0.5]
+    with pytest.raises(InputError, match="`temperature`: 2 values for 3 priors"):
+        settings.configs(3)
+
+
+def test_compile_is_a_short_form_of_the_compiled_backend():
+    assert Sample(tokenizer="t", prior=("p",), output="o", compile=True).backend == "compiled"
+    with pytest.raises(InputError, match="`compile` is `backend` compiled, and not plain"):
+        Sample(tokenizer="t", prior=("p",), output="o", compile=True, backend="plain")
+
+
+@pytest.mark.parametrize("settings_type", SETTINGS, ids=name_of)
+def test_help_explains_every_flag_with_its_default(settings_type, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(settings_type, ["--help"])
+    assert not stop.value.code
+    text = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert f"usage: codegrid {name_of(settings_type)}" in text
+    for field in fields(settings_type):
+        if field.name != "options":
+            assert f"--{field.name.replace('_', '-')}" in text
+        if isinstance(field.default, str | float) and field.default is not MISSING and field.default != "":
+            assert f"(default: {field.default})" in text
+
+
+def test_help_answers_before_torch_is_loaded():
+    code = """
+import sys
+from codegrid import command
+for name in command.COMMANDS:
+    sys.argv = ["codegrid", name, "--help"]
+    try:
+        command.main()
+    except SystemExit as stop:
+        assert not stop.code, name
+sys.exit(", ".join({"torch", "numpy", "accelerate", "matplotlib"} & {*sys.modules}) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [("pipelines.sample",), ("codegrid.pipelines.sample",), ("codegrid", "sample")])
+def test_a_command_is_also_a_module_to_run(words):
+    asked = [sys.executable, "-m", *words, "--help"]
+    done = subprocess.run(asked, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    assert done.returncode == 0 and "usage: codegrid sample" in done.stdout
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run something with these words behind the program's name."""
+
+    def run(function, *words):
+        monkeypatch.setattr(sys, "argv", ["codegrid", *words])
+        code = 0
+        try:
+            function()
+        except SystemExit as stop:
+            code = stop.code
+        printed = capsys.readouterr()
+        return SimpleNamespace(code=code, out=printed.out, err=printed.err)
+
+    return run
+
+
+def test_codegrid_lists_its_commands(call):
+    for words in ([], ["--help"]):
+        done = call(command.main, *words)
+        assert done.code == 0 and all(f"  {name} " in done.out for name in command.COMMANDS)
+    assert call(command.main, "--version").out.startswith("codegrid 0")
+
+
+def test_an_unknown_command_is_refused_with_the_nearest_one(call):
+    done = call(command.main, "trian-prior", "--codes", "c")
+    assert done.code == 2 and done.err == "error: there is no command trian-prior: did you mean train-prior?\n"
+    assert "`codegrid --help` lists them" in call(command.main, "xyz").err
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_codegrid_runs_the_command_that_the_first_word_names(name, call, monkeypatch):
+    module = import_module(f"codegrid.pipelines.{name.replace('-', '_')}")
+    monkeypatch.setattr(module, "main", lambda: print(sys.argv))
+    assert call(command.main, name, "--output", "o").out == f"{[f'codegrid-{name}', '--output', 'o']}\n"
+    assert call(command.main, name.replace("-", "_")).code == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TryOut(Command):
+    """Fail as told."""
+
+    output: str = "out"
+    """Where."""
+    label_dropout: Annotated[float, Range(0, below=1)] = 0.0
+    """A setting with a range."""
+
+
+def fail(settings):
+    raise fail.error
+
+
+def try_out(call, error, *words):
+    fail.error = error
+    return call(lambda: run_command(TryOut, f"{__name__}:fail"), *words)
+
+
+@pytest.mark.parametrize(
+    "error,said",
+    [
+        (InputError("`label_dropout` 1.5: not `this`"), "error: --label-dropout 1.5: not `this`"),
+        (InputError("two\nlines and \u202e"), "error: two lines and ?"),
+        (OSError(errno.ENOSPC, "No space", "f"), "error: f: no room is left on the disk"),
+        (OSError(errno.EACCES, "denied"), "error: out: permission denied"),
+    ],
+)
+def test_an_error_that_can_be_fixed_is_one_line_and_exit_code_2(call, error, said):
+    done = try_out(call, error)
+    assert done.code == 2 and done.err.startswith(said) and done.err.count("\n") == 1
+    done = try_out(call, error, "-v")
+    assert done.code == 2 and "Traceback" in done.err and done.err.splitlines()[-1].startswith(said)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), OSError("of a library"), KeyError(3)])
+def test_an_error_that_nobody_can_explain_keeps_its_traceback(call, error):
+    with pytest.raises(type(error)):
+        try_out(call, error)
+
+
+@pytest.mark.parametrize(
+    "error,code,said",
+    [
+        (KeyboardInterrupt(), 130, "stopped; run the same command again"),
+        (Stopped(signal.SIGTERM), 143, "stopped and saved; the same command goes on"),
+    ],
+)
+def test_a_run_that_is_stopped_ends_as_a_shell_expects(call, error, code, said):
+    done = try_out(call, error)
+    assert (done.code, done.err) == (code, f"\n{said}\n")
+
+
+def test_an_option_that_was_not_chosen_is_refused_before_anything_is_loaded(call):
+    done = call(lambda: run_command(TrainTokenizer, "nowhere:nothing"), "--output", "o", "--fsq-levels", "8", "8")
+    assert done.code == 2
+    assert "error: --fsq-levels: the ema quantizer has no such option: choose --quantizer fsq, or leave it" in done.err
+
+
+def test_a_value_out_of_its_range_names_the_flag(call):
+    done = try_out(call, None, "--label-dropout", "1")
+    assert (done.code, done.err) == (2, "error: --label-dropout 1.0: it must be a number of at least 0 and below 1\n")
+
+
+@pytest.mark.parametrize("words", [("--plugin", "not_to_be_found"), ("--plugin=not_to_be_found",)])
+def test_a_plugin_that_cannot_be_imported_is_named(call, words):
+    done = try_out(call, None, *words)
+    assert done.code == 2 and "error: --plugin not_to_be_found: it cannot be imported" in done.err
+
+
+def test_a_plugin_is_imported_before_the_flags_are_read(call, monkeypatch, tmp_path):
+    (tmp_path / "early_plugin.py").write_text("print('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "early_plugin", raising=False)
+    assert "imported" in call(lambda: parse(TryOut, ["--plugin", "early_plugin", "--help"])).out

@@ -1,0 +1,148 @@
+"""Both stages from Python: which tokenizers and priors belong together, labels, and what a run left."""
+
+import shutil
+
+import pytest
+import torch
+
+from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, TwoStagePipeline, load
+from codegrid.codes import Signal
+from codegrid.pipelines.generation.artifacts import find_artifacts, load_artifacts
+from codegrid.pipelines.generation.request import make_request, top_rows
+
+
+@pytest.fixture
+def pipeline(small_run):
+    return TwoStagePipeline.from_pretrained(small_run)
+
+
+@pytest.fixture
+def tokenizer():
+    """A tokenizer of two codes a site."""
+    torch.manual_seed(0)
+    options = {"num_quantizers": 2, "hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4}
+    return VQVAE(signal=Signal("image", 1, (12, 20)), quantizer="residual", **options).eval()
+
+
+def make_prior(tokenizer, *grids, num_classes=0, layout=None):
+    layout = layout or tuple(tokenizer.layout[grid] for grid in grids)
+    prior = GatedPixelCNN(layout=layout, grids=grids, num_classes=num_classes, channels=8, num_layers=2).eval()
+    prior.provenance |= {"tokenizer_fingerprint": tokenizer.fingerprint()}
+    if num_classes:
+        prior.provenance["classes"] = [f"class {number}" for number in range(num_classes)]
+    return prior
+
+
+def test_class_names_are_labels_too(pipeline):
+    for labels in (["1", "0"], [1, 0], torch.tensor([1, 0])):
+        assert pipeline.sample(2, labels=labels).labels.tolist() == [1, 0]
+    assert pipeline.sample(3).labels.tolist() == [0, 1, 0]
+
+
+def test_numbers_are_never_taken_for_names(pipeline):
+    (prior,) = pipeline.priors
+    prior.provenance["classes"] = ["1", "0"]
+    assert pipeline.sample(2, labels=[1, 0]).labels.tolist() == [1, 0]
+    assert pipeline.sample(2, labels=["1", "0"]).labels.tolist() == [0, 1]
+
+
+def test_a_prior_for_each_grid_draws_what_one_batch_or_many_give(tokenizer):
+    pipeline = TwoStagePipeline(tokenizer, make_prior(tokenizer, 0, num_classes=2), make_prior(tokenizer, 1))
+    assert pipeline.classes == ["class 0", "class 1"]
+    one, many = (pipeline.sample(5, seed=3, batch_size=size, temperature=[0.5, 1.0]) for size in (5, 2))
+    assert one.images.shape == (5, 1, 12, 20) and one.labels.tolist() == [0, 1, 0, 1, 0]
+    for grid, again in zip(one.codes, many.codes, strict=True):
+        assert grid.shape == (5, 3, 5) and torch.equal(grid, again)
+    with pytest.raises(InputError, match="`temperature`: 3 values for 2 priors"):
+        pipeline.sample(1, temperature=[1.0, 1.0, 1.0])
+
+
+def test_priors_that_do_not_draw_each_grid_once_are_refused_by_the_grid(tokenizer):
+    coarse, fine = make_prior(tokenizer, 0), make_prior(tokenizer, 1)
+    other = make_prior(tokenizer, 0, 1, layout=(Grid((3, 5), 16), Grid((3, 5), 8)))
+    for priors, reason in (
+        ((), "at least one"),
+        ((coarse,), "no prior draws grid 1 .*3×5 codes out of 16"),
+        ((coarse, coarse), "several priors draw grid 0"),
+        ((fine, coarse), "not in order"),
+        ((other,), "draws 3×5 codes out of 8 as grid 1, where the tokenizer has 3×5 codes out of 16"),
+        ((coarse, make_prior(tokenizer, 2, layout=(Grid((3, 5), 16),))), "has 2 grids only"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            TwoStagePipeline(tokenizer, *priors)
+
+
+def test_priors_of_other_codes_or_classes_are_refused(tokenizer):
+    stranger = make_prior(tokenizer, 0, 1)
+    stranger.provenance["tokenizer_fingerprint"] = "another"
+    with pytest.raises(InputError, match="another tokenizer"):
+        TwoStagePipeline(tokenizer, stranger)
+    with pytest.raises(InputError, match="different classes"):
+        TwoStagePipeline(tokenizer, make_prior(tokenizer, 0, num_classes=2), make_prior(tokenizer, 1, num_classes=3))
+
+
+def test_settings_that_a_prior_cannot_follow_are_refused(tokenizer, pipeline):
+    unconditional = TwoStagePipeline(tokenizer, make_prior(tokenizer, 0, 1))
+    assert unconditional.sample(1).labels is None
+    for one, settings, reason in (
+        (unconditional, {"labels": [0]}, "`labels`: this prior is unconditional"),
+        (unconditional, {"guidance_scale": 2.0}, "`guidance_scale` 2.0: this prior is unconditional"),
+        (pipeline, {"num_inference_steps": 4}, "`num_inference_steps` means nothing"),
+        (pipeline, {"num_samples": 0}, "`num_samples` 0"),
+        (pipeline, {"seed": -1}, "`seed` -1"),
+        (pipeline, {"batch_size": 0}, "`batch_size` 0"),
+        (pipeline, {"backend": "fast"}, "`backend` 'fast'"),
+        (pipeline, {"labels": ["2"]}, "there are classes 0 to 1"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            one.sample(**settings)
+
+
+def test_rows_are_kept_in_finer_grids_too():
+    layout = (Grid((4, 4), 8), Grid((8, 8), 8))
+    assert [mask.sum(dim=1).tolist() for mask in top_rows(layout, 1)] == [[4, 0, 0, 0], [8, 8, 0, 0, 0, 0, 0, 0]]
+    for rows in (0, 4):
+        with pytest.raises(InputError, match=f"`keep` {rows}"):
+            top_rows(layout, rows)
+    with pytest.raises(InputError, match="a single row"):
+        top_rows((Grid((1, 4), 8),), 1)
+
+
+def test_a_folder_of_several_priors_is_loaded_as_a_pipeline(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for number in (0, 1):
+        make_prior(tokenizer, number).save_pretrained(tmp_path / f"prior-{number}")
+    pipeline = load(tmp_path)
+    assert [prior.grids for prior in pipeline.priors] == [(0,), (1,)]
+    found = find_artifacts("cpu", run=str(tmp_path))
+    assert found.prior_names == ["prior-0", "prior-1"] and set(found.folders) == {"tokenizer", "prior-0", "prior-1"}
+    assert found.pipeline.sample(2, seed=1).images.equal(pipeline.sample(2, seed=1).images)
+
+
+def test_artifacts_of_a_run_are_found_and_what_is_missing_is_told(small_run, tmp_path):
+    whole = find_artifacts("cpu", run=str(small_run))
+    assert whole.facts()["priors"] == [prior.fingerprint() for prior in whole.priors]
+    assert len(set(whole.tokenizer_fingerprints().values())) == 1
+    assert len(whole.codes) == 54 and len(whole.validation) == 6
+    assert [line.partition(" (")[0] for line in whole.left_out] == ["no images"]  # not those that it learnt
+    shutil.copytree(small_run / "codes", tmp_path / "codes")
+    alone = find_artifacts("cpu", run=str(tmp_path))
+    assert [line.partition(" (")[0] for line in alone.left_out] == ["no tokenizer/", "no prior/"]
+    with pytest.raises(InputError, match="both stages are needed"):
+        _ = alone.pipeline
+    with pytest.raises(InputError, match="nothing to look at"):
+        find_artifacts("cpu", run=str(tmp_path / "codes"))
+
+
+def test_artifacts_that_must_belong_together_are_refused_where_they_do_not(small_run, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for parts in ({"prior": [str(small_run / "prior")]}, {"codes": str(small_run / "codes")}):
+        with pytest.raises(InputError, match="another tokenizer"):
+            load_artifacts("cpu", tokenizer=str(tmp_path / "tokenizer"), **parts)
+    with pytest.raises(InputError, match="a tokenizer is needed here"):
+        load_artifacts("cpu", tokenizer=str(small_run / "prior"))
+
+
+def test_a_request_gives_each_batch_its_conditions(pipeline):
+    request = make_request(pipeline.priors, 5, [0, 1, 1, 0, 1])
+    assert request.given(range(1, 4)).labels.tolist() == [1, 1, 0] and request.known_of(range(5)) is None
