@@ -1,26 +1,40 @@
-# make demo | make test | make lint | make screenshots: each sets up .venv first, once
+# make demo | make test | make slow | make lint | make screenshots: each sets up .venv first, once
 PYTHON ?= python3
 READY := .venv/ready
+EVERYTHING := .venv/everything
+BUILT := build/tree
+INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint screenshots
+.PHONY: demo test slow lint screenshots
 
 demo: $(READY)
-	.venv/bin/python -m pipelines.demo
+	.venv/bin/codegrid demo
 
 test: $(READY)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2
 
+# the tests marked slow: every benchmark at toy size, and what needs all extras
+slow: $(EVERYTHING)
+	.venv/bin/python -m pytest -m slow
+
+# the type checker reads what is installed, for it cannot follow an editable installation
 lint: $(READY)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
+	rm -rf build
+	$(INSTALL) --no-deps --target $(BUILT) .
+	.venv/bin/python -m mypy $(BUILT)/codegrid
 
 # the viewer's pictures in docs/; needs Chromium: apt install chromium
 screenshots: demo
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,test,view]"
 	.venv/bin/python -m benchmarks.screenshots --run runs/demo
 
 $(READY): setup.cfg pyproject.toml
 	@echo "installing into .venv: about 6 GB, a minute or two"
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,test]"
+	$(INSTALL) --editable ".[demo,test,lint]"
 	@touch $(READY)
+
+$(EVERYTHING): $(READY)
+	$(INSTALL) --editable ".[demo,fid,hub,log,umap,view,test,lint]"
+	@touch $(EVERYTHING)

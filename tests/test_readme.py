@@ -1,0 +1,38 @@
+"""README: its Python runs, and its commands are understood."""
+
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import codegrid.pipelines.running.cli as cli
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [
+    line
+    for _, block in BLOCKS
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("codegrid ") or line.startswith("python -m codegrid.")
+]
+
+
+def test_its_python_runs(small_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(small_run)
+    monkeypatch.chdir(tmp_path)
+    blocks = [block for language, block in BLOCKS if language == "python"]
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_its_commands_are_understood(line):
+    _, name, *flags = shlex.split(line, comments=True)
+    module = import_module(f"codegrid.pipelines.{name.replace('-', '_')}")
+    settings = getattr(module, "".join(word.capitalize() for word in name.split("-")))
+    cli.parse(settings, flags)
