@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from codegrid.errors import InputError
 from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, PowerOfTwo, Range, check_fields
+from codegrid.registry import NameOf
 
 Distance = Literal["euclidean", "cosine"]
 Anchors = Literal["random", "closest", "probabilistic"]
@@ -59,12 +60,12 @@ class ClusteredOptions(CodebookOptions):
 
 
 @dataclass(frozen=True)
-class ResidualOptions(ClusteredOptions):
-    """Options of the residual quantizer: its own, and those that its codebooks may have."""
+class ResidualOptions:
+    """Options of the residual quantizer. Those of the quantizer that `codebook` names are for each of its codebooks."""
 
     num_quantizers: Annotated[int, Range(1, 256)] = 2
     """Codes at each site: each codebook quantizes what those before it left over."""
-    codebook: str = "ema"
+    codebook: Annotated[str, NameOf("quantizer")] = "ema"
     """How each codebook of a residual quantizer is learnt: a quantizer that has a codebook."""
 
 

@@ -15,6 +15,7 @@ BAD = {
         ("{data} --steps 0 --output {new}", "--steps 0"),
         ("{data} --batch-size -3 --output {new}", "--batch-size -3"),
         ("{data} --downsampling 3 --output {new}", "power of two"),
+        ("{data} --downsampling 64 --output {new}", "a single code each: choose a smaller --downsampling"),
         ("{data} --image-size 0 --output {new}", "--image-size 0"),
         ("{data} --image-size 8 8 8 --output {new}", "--image-size 8 8 8"),
         ("{data} --lr 0 --output {new}", "--lr 0"),

@@ -1,6 +1,5 @@
 """Every documented benchmark runs, at toy size: its figures then say nothing. `make slow` runs these."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -23,7 +22,6 @@ BENCHMARKS = {
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
 }  # fmt: skip
-NEEDS = {"faults": "mlxtend", "quantizer": "vector_quantize_pytorch"}
 ELSEWHERE = {"screenshots"}  # needs a browser
 
 pytestmark = pytest.mark.slow
@@ -55,8 +53,6 @@ def test_every_documented_benchmark_is_tried_here():
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs_at_toy_size(name, pictures, bars_file, small_run, tmp_path):
-    if name in NEEDS and not importlib.util.find_spec(NEEDS[name]):
-        pytest.skip(f"needs {NEEDS[name]}")
     places = {"folder": tmp_path, "pictures": pictures, "bars": bars_file, "run": small_run}
     flags = [flag.format(**places) for flag in BENCHMARKS[name]]
     result = subprocess.run(

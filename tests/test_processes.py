@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import TINY_PRIOR, TINY_TOKENIZER, draw_bars
 from safetensors.torch import load_file, save_file
+from toy_objective import COMPUTE, Toy, TrainToy
 
 from codegrid import load
 from codegrid.codes import Moment
@@ -24,6 +26,7 @@ from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.training.trainer import Trainer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS, collective
 from codegrid.stage1_vqvae.quantizers.clustered import ANCHORS
 
@@ -38,27 +41,20 @@ def joint_latents(step):
     return torch.randn(8, 4, 6, generator=torch.Generator().manual_seed(step))
 
 
-def quantizer_cases():
-    """Every quantizer that has codebooks as it comes, after k-means, by cosine, and with each kind of anchors."""
-    cases = {}
-    for name in QUANTIZERS:
-        known = {field for field in QUANTIZERS.options(name).__dataclass_fields__}
-        if "num_embeddings" not in known:
-            continue
-        for label, options in {"": {}, "kmeans": {"kmeans_steps": 3}, "cosine": {"distance": "cosine"}}.items():
-            cases[f"{name} {label}".strip()] = (name, {"revival_threshold": 0.5, **options})
-        for anchors in ANCHORS if "anchors" in known and "num_quantizers" not in known else ():
-            cases[f"{name} {anchors}"] = (name, {"anchors": anchors, "decay": 0.9})
-    return cases
-
-
-CASES = quantizer_cases()
+# every quantizer that has codebooks, k-means and cosine distance once each, and each kind of anchors
+CASES = {name: (name, {}) for name in QUANTIZERS if "num_embeddings" in QUANTIZERS.options(name).__dataclass_fields__}
+CASES |= {
+    "ema kmeans": ("ema", {"kmeans_steps": 3}),
+    "residual kmeans": ("residual", {"kmeans_steps": 3}),
+    "gradient cosine": ("gradient", {"distance": "cosine"}),
+    **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
+}
 
 
 def train_quantizer(name, options, rank=None):
     """Train on the joint batches, or as one of two processes on its half of them; returns the state."""
     torch.manual_seed(0)
-    quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, **options).train()
+    quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, **{"revival_threshold": 0.5, **options}).train()
     for key, value in quantizer.state_dict().items():
         if key.endswith("codebook"):
             value.copy_(torch.randn(16, 4) * 3)
@@ -79,10 +75,24 @@ def train_quantizer(name, options, rank=None):
     return {key: value.clone() for key, value in quantizer.state_dict().items()}
 
 
+def gradients_of_players(rank=None):
+    """The gradients of two players after a step in two pieces, as one process or as one of two."""
+    toy = Toy(critic_from=0, dropout=0.0)
+    one = {"num_processes": 1, "process_index": 0, "prepare_model": lambda module: module, "no_sync": nullcontext}
+    two = {"num_processes": 2, "process_index": rank, "prepare_model": torch.nn.parallel.DistributedDataParallel,
+           "no_sync": lambda wrapped: wrapped.no_sync()}  # fmt: skip
+    accelerator = SimpleNamespace(device=torch.device("cpu"), **(one if rank is None else two))
+    trainer = Trainer(toy, TrainToy(accumulate=2), COMPUTE, accelerator)
+    trainer.find_gradients(next(trainer.batches(0)), 0)
+    named = {name: player.module.named_parameters() for name, player in toy.players.items()}
+    return {f"{name} {key}": value.grad for name, parameters in named.items() for key, value in parameters}
+
+
 def train_as_one_of_two(rank, folder):
     torch.set_num_threads(1)  # two processes, and perhaps no more than two cores
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     states = {case: train_quantizer(*arguments, rank) for case, arguments in CASES.items()}
+    states["players"] = gradients_of_players(rank)
     collective.is_distributed = lambda: False  # the broken twin: each process counts for itself
     states["broken"] = train_quantizer("ema", {}, rank)
     save_file({f"{case}/{key}": value for case, state in states.items() for key, value in state.items()},
@@ -109,6 +119,13 @@ def test_two_processes_hold_bitwise_equal_codebooks_and_that_of_one_on_the_joint
     assert len(ours) >= 2 and all(torch.equal(ours[key], theirs[key]) for key in ours)
     for key, value in train_quantizer(*CASES[case]).items():
         torch.testing.assert_close(ours[key], value, atol=1e-4, rtol=1e-4)
+
+
+def test_two_processes_find_the_gradients_of_all_players_that_one_finds(ranks):
+    ours, theirs = (state_of("players", tensors) for tensors in ranks)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    for key, value in gradients_of_players().items():
+        torch.testing.assert_close(ours[key], value)
 
 
 def test_processes_that_count_for_themselves_would_be_noticed(ranks):

@@ -1,104 +1,25 @@
 """The training loop, by small objectives of its own: players, gradients, states, and that a stopped run goes on."""
 
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
+from toy_objective import COMPUTE, WIDTH, Points, Toy, TrainToy
 
 from codegrid.codes import Losses
 from codegrid.data.loading import StepSampler, check_shares, in_order, pieces_of
 from codegrid.errors import InputError
 from codegrid.locks import release_all
-from codegrid.pipelines.running.device import ComputeConfig
 from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
-from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.training import checkpoints, loop
-from codegrid.pipelines.training.checkpoints import Checkpoints, Trainable
+from codegrid.pipelines.training.checkpoints import Checkpoints
 from codegrid.pipelines.training.loop import Throughput, train
 from codegrid.pipelines.training.objective import Player
 from codegrid.pipelines.training.trainer import Trainer, fused_adam, lr_factor
-
-COMPUTE = ComputeConfig("fp32")
-WIDTH = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainToy(Training):
-    output: str = ""
-    steps: int = 20
-    batch_size: int = 8
-    lr: float = 0.05
-    save_every: int | None = 6
-
-
-class Points(NamedTuple):
-    points: torch.Tensor  # (b, 3)
-    labels: torch.Tensor | None
-
-
-class PointData:
-    def __init__(self):
-        self.points = torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(0))
-
-    def __len__(self):
-        return len(self.points)
-
-    def batch(self, indices):
-        return Points(self.points[torch.as_tensor(indices)], None)
-
-
-class Toy:
-    """A painter that must please a critic, who begins later; an adaptive weight; everything that a state can hold."""
-
-    items, criterion, num_workers = "points", "distance", 0
-
-    def __init__(self, make_optimizer=fused_adam, critic_from=5, keep_best=True, average_decay=0.9):
-        torch.manual_seed(0)
-        painter = nn.Sequential(nn.Linear(WIDTH, 4), nn.Dropout(0.2), nn.Linear(4, WIDTH))
-        self.dataset, self.keep_best = PointData(), keep_best
-        self.players = {
-            "painter": Player(painter, make_optimizer, 0.05, max_norm=1.0, average_decay=average_decay),
-            "critic": Player(nn.Linear(WIDTH, 1), make_optimizer, 0.02, first_step=critic_from),
-        }
-        self.buffers = {"weight": torch.ones(())}
-        self.seen, self.steps, self.distances = [], [], []
-
-    def losses(self, player, wrapped, batch, moment):
-        self.seen.append((player, moment))
-        if player == "critic":
-            drawn = self.players["painter"].module(batch.points).detach()
-            return Losses({"judgement": wrapped(drawn).mean() - wrapped(batch.points).mean()}, {})
-        drawn = wrapped(batch.points + moment.noise.normals("jitter", WIDTH).float())
-        distance = (drawn - batch.points).square().mean()
-        displeasure = -self.buffers["weight"] * self.players["critic"].module(drawn).mean()
-        return Losses({"distance": distance, "displeasure": displeasure}, {"largest": drawn.detach().abs().amax()})
-
-    def after_step(self, step, seed):
-        self.steps.append(step)
-        self.buffers["weight"].mul_(0.9).add_(0.01 * step)
-
-    def validate(self):
-        points = self.dataset.points
-        with torch.no_grad():
-            distance = (self.players["painter"].validated(points) - points).square().mean()
-        self.distances.append(float(distance))
-        return {"distance": float(distance), "grids": ["not a number"]}
-
-    def draw(self):
-        return {}
-
-    def tensors(self):
-        """Everything that training moved."""
-        parts = {f"{name} {part}": module for name, player in self.players.items()
-                 for part, module in player.modules().items()}  # fmt: skip
-        state = {f"{name} {key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
-        return {**state, **self.buffers}
 
 
 def train_toy(folder, toy, **settings):
@@ -339,85 +260,6 @@ def test_by_default_a_state_is_saved_after_seconds_and_not_after_steps(tmp_path,
         monkeypatch.setattr(checkpoints, "SECONDS", seconds)
         train_toy(tmp_path / str(seconds), Toy(), save_every=None)
         assert saved == expected
-
-
-def checkpoints_of(folder, module, run="run", optimizer=fused_adam, buffers=None):
-    optimizer = optimizer(module.parameters())
-    trainable = Trainable({"player.model": module}, {"player": optimizer}, buffers or {})
-    return Checkpoints(folder, run, trainable, every=1), optimizer
-
-
-def moved_once(module, optimizer):
-    module(torch.ones(1, module.in_features)).sum().backward()
-    optimizer.step()
-
-
-def test_a_state_that_is_saved_before_damaged_ones_is_kept(tmp_path):
-    module = nn.Linear(2, 2)
-    states, optimizer = checkpoints_of(tmp_path, module)
-    moved_once(module, optimizer)
-    for step in (100, 200):
-        states.save(step, [])
-        (tmp_path / f"step-{step:08d}" / "state.safetensors").write_bytes(b"")
-    assert states.load() == (0, [])
-    states.save(20, [{"step": 20}])
-    assert states.load() == (20, [{"step": 20}])
-
-
-@pytest.mark.parametrize(
-    "module,buffers",
-    [(nn.Linear(3, 2), {"weight": torch.ones(())}), (nn.Linear(2, 2), {}), (nn.Linear(2, 2), {"weight": torch.ones(3)}),
-     (nn.Linear(2, 2, bias=False), {"weight": torch.ones(())})],
-    ids=["another shape", "a buffer too many", "a buffer of another shape", "a parameter too many"],
-)  # fmt: skip
-def test_a_state_that_does_not_fit_changes_nothing(module, buffers, tmp_path, capsys):
-    first = nn.Linear(2, 2)
-    states, optimizer = checkpoints_of(tmp_path, first, buffers={"weight": torch.ones(())})
-    moved_once(first, optimizer)
-    states.save(1, [])
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    others, optimizer = checkpoints_of(tmp_path, module, buffers=buffers)
-    assert others.load() == (0, []) and "does not hold what this run trains" in capsys.readouterr().out
-    assert not optimizer.state
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-
-
-def test_an_optimizers_state_must_have_the_shapes_of_the_parameters_and_the_same_names(tmp_path):
-    class Wrong(torch.optim.SGD):
-        def __init__(self, parameters, shape, names):
-            super().__init__(parameters, lr=0.1)
-            self.shape, self.names = shape, names
-
-        def step(self):
-            for number, parameter in enumerate(self.param_groups[0]["params"]):
-                self.state[parameter][self.names[number]] = torch.zeros(self.shape or parameter.shape)
-
-    for shape, names, fits in (((), "aa", True), (None, "aa", True), ((7,), "aa", False), (None, "ab", False)):
-        module = nn.Linear(2, 2)
-        states, optimizer = checkpoints_of(
-            tmp_path, module, optimizer=lambda parameters, s=shape, n=names: Wrong(parameters, s, n)
-        )
-        moved_once(module, optimizer)
-        states.save(1, [])
-        assert states.load() == ((1, []) if fits else (0, []))
-
-
-def test_parameters_that_never_had_a_gradient_hold_nothing_and_the_state_is_sound(tmp_path):
-    module = nn.Linear(2, 2)
-    states, optimizer = checkpoints_of(tmp_path, module)
-    module.weight.sum().backward()
-    optimizer.step()
-    states.save(1, [])
-    assert states.load() == (1, [])
-
-
-def test_a_state_of_another_run_is_not_taken_for_ones_own(tmp_path, capsys):
-    module = nn.Linear(2, 2)
-    states, optimizer = checkpoints_of(tmp_path, module, run="another")
-    moved_once(module, optimizer)
-    states.save(1, [])
-    assert checkpoints_of(tmp_path, module)[0].load() == (0, [])
-    assert "state of another run" in capsys.readouterr().out
 
 
 def test_throughput_counts_items_and_leaves_out_pauses(monkeypatch):

@@ -92,12 +92,15 @@ class Objective(Protocol):
     """
 
     players: dict[str, Player]
-    dataset: Batches
-    items: str  # what it holds, `images` for example
+    items: str  # what the data set holds, `images` for example
     num_workers: int
     criterion: str  # a validated metric; the lower, the better. Empty: there is none
     keep_best: bool  # whether the players are remembered as they were when the criterion was lowest
     buffers: dict[str, torch.Tensor]  # what `after_step` moves beside the modules, an adaptive weight for example
+
+    @property
+    def dataset(self) -> Batches:
+        """Return what is learnt."""
 
     def losses(self, player: str, wrapped: nn.Module, batch: Any, moment: Moment) -> Losses:
         """Return the losses of a player for a batch; the forward pass of its module goes through `wrapped`."""

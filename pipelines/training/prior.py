@@ -20,6 +20,7 @@ from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, start_accelerator
+from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import shut_down
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.registry import TABLES
@@ -101,6 +102,7 @@ class PriorObjective:
 
 def train_prior(settings: TrainPrior) -> None:
     """Train the prior and save its model folder in `settings.output`."""
+    resolve_options(settings)  # what does not fit is refused before anything is read
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     codes = CodeDataset(settings.codes)
@@ -129,14 +131,16 @@ def build_prior(settings: TrainPrior, codes: CodeDataset) -> Prior:
     """Return the prior to be trained on these codes, with weights that follow from the seed."""
     grids = choose_grids(settings.grid, len(codes.layout))
     cls = TABLES["prior"][settings.model]
-    coarser = {}
+    coarser: dict[str, Any] = {}
     if grids[0]:
-        if "given_layout" not in inspect.signature(cls).parameters:
+        takes = inspect.signature(cls).parameters
+        if "given_grids" not in takes:
             raise InputError(
                 f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be given the coarser grids: "
                 "leave `grid` out, so that it learns them all, or choose another `model`"
             )
-        coarser = {"given_layout": codes.layout[: grids[0]], "given_grids": tuple(range(grids[0]))}
+        known = {"given_grids": tuple(range(grids[0])), "given_layout": codes.layout[: grids[0]]}
+        coarser = {name: value for name, value in known.items() if name in takes}
     classes = [] if settings.unconditional else codes.classes
     seed_torch(settings.seed, "weights")
     layout = tuple(codes.layout[grid] for grid in grids)

@@ -20,6 +20,7 @@ from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, start_accelerator, without_compiling
+from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import shut_down
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.registry import TABLES
@@ -104,6 +105,7 @@ class TokenizerObjective:
 
 def train_tokenizer(settings: TrainTokenizer) -> None:
     """Train the tokenizer and save its model folder in `settings.output`."""
+    resolve_options(settings)  # what does not fit is refused before anything is read
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
@@ -136,6 +138,9 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
     tokenizer = TABLES["tokenizer"][settings.model](
         signal=images.signal, data_variance=variance, quantizer=settings.quantizer, **settings.options
     )
+    if all(grid.num_sites == 1 for grid in tokenizer.layout):
+        size = "×".join(map(str, images.image_size))
+        raise InputError(f"images of {size} would become a single code each: choose a smaller `downsampling`")
     tokenizer.provenance = {
         "dataset": public_name(settings.dataset),
         "classes": images.classes,

@@ -16,12 +16,12 @@ from codegrid.errors import InputError
 from codegrid.limits import make_options
 from codegrid.protocols import Quantized
 from codegrid.registry import TABLES
-from codegrid.stage1_vqvae.options import ClusteredOptions, ResidualOptions
+from codegrid.stage1_vqvae.options import ResidualOptions
 
 from .codebook import CodebookQuantizer
 from .nearest import StraightThrough
 
-OWN = {field.name for field in fields(ResidualOptions)} - {field.name for field in fields(ClusteredOptions)}
+OWN = {field.name for field in fields(ResidualOptions)}
 
 
 class ResidualQuantizer(nn.Module):

@@ -1,0 +1,200 @@
+"""What the commands that train make of their settings: models by name, what they remember, what they refuse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw_bars
+from safetensors.torch import load_file
+from toy_priors import UniformPrior
+from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
+
+from codegrid import load, register
+from codegrid.codes import Losses, Moment, make_layout
+from codegrid.data.images import ImageBatch
+from codegrid.data.sources import load_images
+from codegrid.errors import InputError
+from codegrid.locks import release_all
+from codegrid.noise import Noise
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training.prior import choose_grids, train_prior
+from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_tokenizer, train_tokenizer
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+
+NARROW = {"hidden_channels": 16}
+
+
+@pytest.fixture(autouse=True)
+def released():
+    yield
+    release_all()
+
+
+@pytest.fixture
+def settings(bars_file, tmp_path):
+    return TrainTokenizer(
+        output=str(tmp_path / "tokenizer"), dataset="npz", data_root=str(bars_file), steps=3, batch_size=8,
+        precision="fp32", options=NARROW,
+    )  # fmt: skip
+
+
+class GivenPrior(UniformPrior):
+    """Learns one number, and wants the coarser grids in the batches that it is given."""
+
+    def __init__(self, layout, grids=None, num_classes=0, given_layout=(), given_grids=()):
+        super().__init__(layout, grids, num_classes, given_grids)
+        self.number = torch.nn.Parameter(torch.ones(()))
+        self.config["given_layout"] = [grid.as_json() for grid in make_layout(given_layout)]
+
+    def forward(self, codes, given=None, moment=None):
+        assert [grid.shape[1:] for grid in codes] == [grid.shape for grid in self.layout]
+        assert [grid.shape[0] for grid in given.codes] == [len(codes[0])] * len(self.given_grids)
+        return Losses({"nll": self.number.square()}, {})
+
+
+class MutePrior(GivenPrior):
+    likelihood = "none"
+
+
+register("prior", "given", GivenPrior)
+register("prior", "mute", MutePrior)
+
+
+@pytest.fixture(scope="module")
+def pyramid(tmp_path_factory):
+    """Codes of two grids of different shapes."""
+    layout = LAYOUTS["pyramid"]
+    folder, codes = tmp_path_factory.mktemp("pyramid") / "codes", draw_codes(layout)
+    header = replace(HEADER, grids=[grid.as_json() for grid in layout])
+    export(folder, header, lambda rows: shard_of(rows, codes))
+    return folder
+
+
+@pytest.fixture
+def prior_settings(pyramid, tmp_path):
+    return TrainPrior(
+        output=str(tmp_path / "prior"), codes=str(pyramid), model="given", steps=10, batch_size=4, precision="fp32"
+    )
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_every_quantizer_can_be_trained_and_the_model_remembers_how(quantizer, settings, capsys):
+    train_tokenizer(replace(settings, quantizer=quantizer, accumulate=2))
+    said = capsys.readouterr().out
+    assert "54 images of 1×12×20; fp32" in said and "never used" in said
+    tokenizer = load(settings.output)
+    assert type(tokenizer.quantizer) is QUANTIZERS[quantizer] and not tokenizer.training
+    told = tokenizer.provenance
+    assert told["dataset"] == "npz" and told["classes"] == ["0", "1"] and told["steps"] == 3
+    assert told["metrics"]["images"] == 6 and len(told["metrics"]["grids"]) == len(tokenizer.layout)
+    assert [row["step"] for row in told["history"]] == [1, 2, 3]
+    assert "reconstruction_loss" in told["history"][0] and "psnr" in told["history"][0]
+    assert "batch_perplexity" not in told["history"][0], "that of a piece would say nothing"
+
+
+def test_options_reach_the_model_and_its_quantizer(settings):
+    given = {"num_embeddings": 16, "kmeans_steps": 2, "distance": "cosine", "anchors": "random"}
+    train_tokenizer(replace(settings, quantizer="clustered", options={**NARROW, **given}))
+    config = load(settings.output).config
+    assert {name: config[name] for name in given} == given and config["hidden_channels"] == 16
+
+
+def test_an_option_that_the_quantizer_does_not_have_is_refused_by_name(settings, tmp_path):
+    with pytest.raises(InputError, match=r"`fsq_levels`.*ema"):
+        train_tokenizer(replace(settings, options={"fsq_levels": [4, 4]}))
+    assert not (tmp_path / "tokenizer").exists()
+
+
+def test_the_perplexity_of_a_batch_is_told_for_each_grid_where_there_are_several(settings):
+    train_tokenizer(replace(settings, quantizer="residual", options={**NARROW, "num_quantizers": 3}))
+    row = load(settings.output).provenance["history"][-1]
+    each = [row[f"batch_perplexity_{grid}"] for grid in range(3)]
+    assert row["batch_perplexity"] == pytest.approx(sum(each) / 3)
+
+
+def test_a_shift_that_leaves_nothing_of_the_image_is_refused(settings):
+    with pytest.raises(InputError, match="`shift` 12: nothing is left of images that are 12 wide"):
+        train_tokenizer(replace(settings, shift=12))
+
+
+def test_images_of_one_colour_are_refused(settings, tmp_path):
+    np.savez(tmp_path / "grey.npz", np.full((20, 8, 8, 1), 7, dtype=np.uint8), np.zeros(20, dtype=np.int64))
+    with pytest.raises(InputError, match="nothing to learn"):
+        train_tokenizer(replace(settings, data_root=str(tmp_path / "grey.npz")))
+
+
+def test_images_are_changed_by_the_step_and_their_place_in_it_alone(settings, bars_file):
+    settings = replace(settings, flip=True, shift=3, crop=0.8)
+    images = load_images("npz", bars_file, "train")
+    tokenizer = build_tokenizer(settings, images)
+    objective = TokenizerObjective(tokenizer, images, images, settings)
+    batch = ImageBatch(torch.from_numpy(draw_bars(4)[0]).permute(0, 3, 1, 2), None)
+    seen = []
+
+    def look(x, moment):
+        seen.append(x)
+        return tokenizer(x)
+
+    for step, first in ((5, 0), (5, 0), (6, 0), (5, 4)):
+        objective.losses("tokenizer", look, batch, Moment(step, 10, Noise(0, first, 4)))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[3])
+
+
+def test_weights_follow_from_the_seed(settings, bars_file):
+    images = load_images("npz", bars_file, "train")
+    one, same, other = (build_tokenizer(replace(settings, seed=seed), images).fingerprint() for seed in (1, 1, 2))
+    assert one == same != other
+
+
+@pytest.mark.parametrize(
+    "wanted,available,chosen", [((), 2, (0, 1)), ((1,), 2, (1,)), ((2, 1), 4, (1, 2)), ((0,), 1, (0,))]
+)
+def test_a_prior_learns_the_grids_that_are_named_or_all(wanted, available, chosen):
+    assert choose_grids(wanted, available) == chosen
+
+
+@pytest.mark.parametrize(
+    "wanted,words", [((2,), "`grid` 2: these codes have the grids 0 to 1"), ((0, 0), "each once"), ((0, 2), "0 to 1")]
+)
+def test_grids_that_are_not_there_or_do_not_follow_on_each_other_are_refused(wanted, words):
+    with pytest.raises(InputError, match=words):
+        choose_grids(wanted, 2)
+
+
+def test_a_prior_of_a_fine_grid_is_given_the_coarser_ones(prior_settings):
+    train_prior(replace(prior_settings, grid=(1,)))
+    prior = load(prior_settings.output)
+    coarse, fine = LAYOUTS["pyramid"]
+    assert prior.layout == (fine,) and prior.grids == (1,) and prior.given_grids == (0,)
+    assert prior.config["given_layout"] == [coarse.as_json()]
+    assert prior.provenance["layout"] == [grid.as_json() for grid in LAYOUTS["pyramid"]]
+    assert prior.provenance["tokenizer_fingerprint"] == HEADER.tokenizer_fingerprint
+    assert prior.provenance["classes"] == ["ant", "bee"] and prior.conditions.num_classes == 2
+    assert prior.provenance["step"] == 1, "the first of equally good ones"
+
+
+def test_a_prior_that_cannot_be_given_coarser_grids_is_refused_for_a_fine_one(prior_settings, tmp_path):
+    with pytest.raises(InputError, match="`grid` 1: a pixelcnn prior cannot be given the coarser grids"):
+        train_prior(replace(prior_settings, grid=(1,), model="pixelcnn"))
+    release_all()
+    assert not (tmp_path / "prior").exists()
+
+
+def test_of_a_prior_without_a_likelihood_the_last_is_kept(prior_settings, capsys):
+    train_prior(replace(prior_settings, model="mute", unconditional=True))
+    said = capsys.readouterr().out
+    assert "no likelihood" in said and "last after 10 of 10 steps" in said and "unconditional" in said
+    prior = load(prior_settings.output)
+    assert prior.provenance["step"] == 10 and prior.provenance["classes"] == []
+    assert not any("bits" in name for name in prior.provenance["history"][-1])
+
+
+def test_a_prior_keeps_its_averages_and_the_weights_stay_in_the_state(prior_settings, tmp_path):
+    train_prior(replace(prior_settings, keep="last"))
+    kept = load(prior_settings.output).number
+    (state,) = (tmp_path / "prior" / "state").glob("step-*/state.safetensors")
+    tensors = load_file(state)
+    assert torch.equal(tensors["prior.average.module.number"], kept) and tensors["prior.model.number"] < kept
