@@ -27,7 +27,7 @@ SILENT = {".lock", "run.json"}  # run.json tells the command line
 
 
 def import_everything() -> None:
-    """What the commands import when they run."""
+    """Import whatever the commands import when they run."""
     for name in (*COMMANDS, *BODIES):
         importlib.import_module(f"codegrid.pipelines.{name}")
     for kind in TABLES.values():
@@ -106,7 +106,7 @@ def content_of(folder: Path) -> dict[str, str]:
 
 
 def _become(command: str, flags: list[str], log: Path) -> None:
-    """What the new process does, and then ends."""
+    """Run in the new process, and end."""
     code = 1
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -172,7 +172,7 @@ def encoder_pass(folder: str, batch: int) -> Step:
 
 
 def encoding_pass(folder: str, batch: int) -> Step:
-    """What the command does between loading the images and writing the codes."""
+    """The part of the command between loading the images and writing the codes."""
     tokenizer = place(load(f"{folder}/tokenizer"), CPU)
     images = load_images("npz", f"{folder}/images.npz", "train")
     accelerator = start_accelerator("cpu", with_prose=False)

@@ -59,7 +59,7 @@ def damage(reader: Reader, others: list[str], artifacts: Path, place: Path, flip
 
 
 def _meet(reader: Reader, case: Case, artifacts: Path, place: Path, expected: dict[str, str]) -> str | None:
-    """What is wrong with how a command takes a damaged file; None if nothing."""
+    """Say what is wrong with how a command takes a damaged file; None if nothing."""
     folder = place / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(artifacts, folder)

@@ -16,7 +16,7 @@ WARM_UP = 3  # steps
 
 
 class Timing(NamedTuple):
-    """What was measured of one contender."""
+    """Measurements of one contender."""
 
     seconds: float  # median of a step
     megabytes: float  # the process's peak, beyond what it held before the contender was built

@@ -11,7 +11,7 @@ from .children import Child, content_of, run
 
 
 class Kills(NamedTuple):
-    """What was counted."""
+    """Counts of runs that were killed."""
 
     kills: int
     after_first_step: int

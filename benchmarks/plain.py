@@ -1,4 +1,4 @@
-"""What a straightforward implementation of both stages looks like: the yardstick of `benchmarks.training`.
+"""A straightforward implementation of both stages: the yardstick of `benchmarks.training`.
 
 The networks are those of the papers, in float32 and in PyTorch's default layout. The quantizer looks its codes up by
 one-hot matrices, and the prior masks full kernels, as most public code does.

@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is run, and how often."""
+    """Sizes of a run, and how often it is repeated."""
 
     compared: tuple[Case, ...]
     small: Case

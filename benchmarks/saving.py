@@ -1,4 +1,4 @@
-"""What saving the training state costs, at the default interval.
+"""The cost of saving the training state, at the default interval.
 
 python -m benchmarks.saving
 
@@ -24,7 +24,7 @@ from codegrid.registry import TABLES
 
 
 def build() -> dict[str, Player]:
-    """What the two commands save, by stage."""
+    """Return the states that the two commands save, by stage."""
     prior = TABLES["prior"]["pixelcnn"](layout=(Grid((8, 8), 512),), num_classes=10)
     players = {
         "tokenizer": Player(TABLES["tokenizer"]["vqvae"](data_variance=0.25), fused_adam, 1e-3),

@@ -79,7 +79,7 @@ def describe_layout(layout: Layout) -> str:
 
 @dataclass(frozen=True)
 class Signal:
-    """What a tokenizer turns into codes.
+    """A kind of data that a tokenizer turns into codes.
 
     Args:
         kind: `image`; the readers and writers of a kind are chosen by it.
@@ -110,7 +110,7 @@ class Signal:
 
 
 class Condition(NamedTuple):
-    """What is known beside the codes; every part may be missing."""
+    """Everything that is known beside the codes; every part may be missing."""
 
     labels: Tensor | None = None  # (b,) int64, NO_LABEL where hidden
     text: Tensor | None = None  # (b, t) int64, PAD on the right; a row of PAD is no text
@@ -119,13 +119,13 @@ class Condition(NamedTuple):
     features: tuple[Tensor, ...] = ()  # (b, D, *sites) with gradient
 
     def hidden(self) -> Condition:
-        """Labels and text hidden, the rest kept: the other half of guidance."""
+        """Return the condition with labels and text hidden, the rest kept: the other half of guidance."""
         labels = None if self.labels is None else self.labels.new_full(self.labels.shape, NO_LABEL)
         text = None if self.text is None else self.text.new_full(self.text.shape, PAD)
         return self._replace(labels=labels, text=text)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        """Every tensor changed alike."""
+        """Return the condition with every tensor changed alike."""
 
         def if_there(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else change(tensor)
@@ -139,11 +139,11 @@ class Condition(NamedTuple):
         )
 
     def rows(self, index: Any) -> Condition:
-        """The condition of some samples: a slice, or numbers (m,)."""
+        """Return the condition of some samples: a slice, or numbers (m,)."""
         return self.each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> Condition:
-        """The condition on a device."""
+        """Return the condition on a device."""
         return self.each(lambda tensor: tensor.to(device))
 
 
@@ -154,7 +154,7 @@ class Known(NamedTuple):
     mask: tuple[Tensor, ...]  # (b, *shape) bool, True where a code is kept
 
     def rows(self, index: Any) -> Known:
-        """What some samples must keep: a slice, or numbers (m,)."""
+        """Return the part of some samples: a slice, or numbers (m,)."""
         return Known(tuple(codes[index] for codes in self.codes), tuple(mask[index] for mask in self.mask))
 
 
@@ -175,7 +175,7 @@ class Moment(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What one training pass gives."""
+    """Terms to minimise, and figures to log, of one training pass."""
 
     terms: dict[str, Tensor]  # () under their names in the paper, weighted: their sum is minimised
     figures: dict[str, Tensor]  # () only logged

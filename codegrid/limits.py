@@ -1,4 +1,4 @@
-"""What a value may be: a configuration that came with a file is as little to be believed as one that was typed.
+"""Ranges of values: a configuration that came with a file is as little to be believed as one that was typed.
 
 The range of a setting is written once, at its field: `steps: Annotated[int, Range(1, MAX_STEPS)]`. Without upper
 limits a few bytes of JSON would ask for terabytes, or for an hour of building layers.

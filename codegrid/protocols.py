@@ -1,4 +1,4 @@
-"""What the parts of the house are to each other. Whatever meets a protocol can take its place, a user's own too.
+"""Protocols of the parts. Whatever meets a protocol can take its place, a user's own too.
 
 Shapes: b batch, D embedding_dim, *sites the sites of a grid, *shape those of each grid of a layout, K num_embeddings.
 """
@@ -24,7 +24,7 @@ NO_CONDITION = Condition()
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of latents (b, D, *sites)."""
+    """Vectors, codes and losses that a quantizer makes of latents (b, D, *sites)."""
 
     vectors: Tensor  # (b, D, *sites); their gradient reaches the latents
     codes: Codes  # (b, *sites) int64, one for each grid of the quantizer's layout
@@ -32,7 +32,7 @@ class Quantized(NamedTuple):
 
 
 class Reconstructed(NamedTuple):
-    """What a tokenizer makes of a batch in training."""
+    """Output, codes and losses that a tokenizer makes of a batch in training."""
 
     output: Tensor  # like the input
     codes: Codes
@@ -64,7 +64,7 @@ class Quantizer(Protocol):
 
 
 class Model(Protocol):
-    """What tokenizers and priors have in common; `codegrid.model_folder.ModelFolder` brings most of it."""
+    """A tokenizer or a prior; `codegrid.model_folder.ModelFolder` brings most of it."""
 
     config: dict[str, Any]
     provenance: dict[str, Any]

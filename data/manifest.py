@@ -33,7 +33,7 @@ RECORD = {"file": str, "num_images": int, "sha256": str}  # of a shard
 
 @dataclass(frozen=True)
 class CodeHeader:
-    """What a code dataset says of its codes, as JSON values.
+    """The header of a code dataset, as JSON values.
 
     Args:
         num_images: n.

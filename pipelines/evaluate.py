@@ -30,7 +30,7 @@ class Evaluate(UsesImages, Drawing):
     split: Split = "test"
     """Which part of the data set is measured on, and is what samples are compared with."""
     features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
-    """What distances compare images by: a classifier that is trained first, Inception, or what a function returns."""
+    """Network whose features distances compare: a classifier that is trained first, Inception, or one of a function."""
     num_samples: NumSamples | None = None
     """How many images to draw from the prior, all classes in turn, and to judge by --features. By default none."""
     seed: Seed = 0

@@ -44,7 +44,7 @@ class CodebookOptions:
     revival_threshold: Annotated[float, Range(0, below=1)] | None = None
     """Entries below this share of uniform use move to random latents; 0: never. None: 0.3, or 0 for clustered."""
     distance: Distance = "euclidean"
-    """What nearest means; cosine only chooses, the entries stay as they are."""
+    """Distance by which the nearest entry is found; cosine only chooses, the entries stay as they are."""
     kmeans_steps: Annotated[int, Range(0, 2**31)] = 0
     """First steps in which the codebook is set to the k-means of the batch's latents."""
 

@@ -1,4 +1,4 @@
-"""What a prior can be asked for.
+"""Conditions that a prior can be asked for.
 
 Shapes: n samples, b batch.
 """

@@ -22,7 +22,7 @@ MAX_IMAGES = 2000  # looked at, however many there are
 
 @dataclass
 class Material:
-    """What a run left, with a tokenizer and images, and what follows from them, once."""
+    """Artifacts of a run, with a tokenizer and images; what follows from them is worked out once."""
 
     artifacts: Artifacts
     batch_size: int
@@ -72,7 +72,7 @@ class Material:
 
     @cached_property
     def counted(self) -> str:
-        """What was counted, in words."""
+        """Say in words what was counted."""
         exported = self.artifacts.codes
         return f"{len(self.images):,} images" if exported is None else f"the codes of {len(exported):,} exported images"
 

@@ -1,4 +1,4 @@
-"""What a run left: models, codes and images, loaded for the commands that look at them.
+"""Artifacts of a run: models, codes and images, loaded for the commands that look at them.
 
 `load_artifacts` is for parts that must belong together, `find_artifacts` for a run's folder in whatever state it is.
 """

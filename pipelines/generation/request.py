@@ -1,4 +1,4 @@
-"""What a user asks priors for: how many samples, under which conditions, drawn how, with which codes kept.
+"""Requests to priors: how many samples, under which conditions, drawn how, with which codes kept.
 
 Shapes: n samples, p pictures, *size the pixels of a picture, *shape the sites of each grid.
 """

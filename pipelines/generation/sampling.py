@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the results are called, and their files."""
+        """Return the name of the results, and their files."""
         return "completions" if self.pictures else "samples"
 
     def facts(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import sys
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from codegrid.errors import InputError
+from codegrid.stage2_prior.sampling.backends import require_compiler
 
 from .cli import print_once
 from .settings import Training
@@ -80,13 +80,6 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     return "bf16" if _computes_in_bf16(device) else "fp32"
-
-
-def require_compiler(device: torch.device) -> None:
-    """Raise `InputError` where `torch.compile` would find no compiler."""
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
-    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
-        raise InputError("`compile` needs a C++ compiler, g++ for example: install one, or leave `compile` out")
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

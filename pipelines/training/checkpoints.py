@@ -114,7 +114,7 @@ class Checkpoints:
 
 
 class OptimizerState(NamedTuple):
-    """What an optimizer holds, whichever it is: its tensors, and its numbers as JSON values."""
+    """The state of an optimizer, whichever it is: its tensors, and its numbers as JSON values."""
 
     tensors: Tensors  # `number of the parameter.name`
     numbers: Any  # {"state": {number of the parameter: {name: value}}, "groups": [{name: value}]}

@@ -1,4 +1,4 @@
-"""What a stage of training brings to the loop: its players, their losses, and how they are validated.
+"""The objective of a stage of training: its players, their losses, and how they are validated.
 
 The loop in `loop.py` knows nothing of tokenizers or priors. An adversarial training is two players of one objective.
 """

@@ -1,4 +1,4 @@
-"""What the cached steps remember, so that nothing of the forward pass is computed twice.
+"""The memory of the cached steps, so that nothing of the forward pass is computed twice.
 
 The vertical stack is computed a whole row at a time, the horizontal one a site at a time, the heads a code at a time.
 Of each layer's input only what a kernel still reaches is kept: memory grows with the width of the grid, not with its

@@ -15,7 +15,7 @@ import torch
 def site(
     from_above: torch.Tensor, seen: torch.Tensor, weights: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the site gets from above (l, b, 2c), and each layer's inputs on its left (l-1, b, (s-1)·c).
+    """Run a site from its input from above (l, b, 2c), and each layer's inputs on its left (l-1, b, (s-1)·c).
 
     Returns the logits (b, K) of its first grid and the residual stream behind every layer (l, b, c).
     """

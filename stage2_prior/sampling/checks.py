@@ -1,4 +1,4 @@
-"""What samplers do before their first step: refuse what cannot be drawn, and lay out what is known.
+"""Checks of samplers before their first step: they refuse what cannot be drawn, and lay out what is known.
 
 Shapes: b batch, *shape the sites of a grid.
 """
