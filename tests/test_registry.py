@@ -1,6 +1,7 @@
 """The tables of systems: what may be registered, and that somebody else's systems go through every command."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,19 @@ def test_a_plugin_that_fails_is_one_line(text, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="`plugin` failing_plugin: it cannot be imported") as caught:
         load_plugin("failing_plugin")
     assert "\n" not in str(caught.value)
+
+
+def test_an_installed_package_brings_its_systems_by_an_entry_point(tmp_path):
+    module = "import codegrid\ncodegrid.register('prior', 'from-elsewhere', type('P', (), {}))\n"
+    (tmp_path / "elsewhere.py").write_text(module)
+    info = tmp_path / "elsewhere-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[codegrid]\nelsewhere = elsewhere\n")
+    code = "from codegrid.registry import TABLES; print(list(TABLES['prior']))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert "from-elsewhere" in result.stdout
 
 
 def test_names_are_told_without_importing_torch():
