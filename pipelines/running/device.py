@@ -71,7 +71,7 @@ class ComputeConfig(NamedTuple):
 def choose_compute(settings: Training, device: torch.device) -> ComputeConfig:
     """Return what the settings say, and for what they leave open what is fast on this device."""
     if settings.compile:
-        require_compiler(device)
+        require_compiler(device, "`compile`")
     return ComputeConfig(choose_precision(settings.precision, device), settings.compile)
 
 

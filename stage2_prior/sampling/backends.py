@@ -26,12 +26,12 @@ def choose_backend(backend: str, device: torch.device) -> str:
     if backend == "native":
         raise InputError("`backend` native: there is no native sampler of this prior; choose torch, or leave it out")
     if backend == "compiled":
-        require_compiler(device)
+        require_compiler(device, "`backend` compiled")
     return "torch" if backend == "auto" else backend
 
 
-def require_compiler(device: torch.device) -> None:
-    """Raise `InputError` where `torch.compile` would find no compiler."""
+def require_compiler(device: torch.device, use: str) -> None:
+    """Raise `InputError`, saying what `use` needs, where `torch.compile` would find no compiler."""
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
-        raise InputError("compiling needs a C++ compiler, g++ for example: install one, or do not compile")
+        raise InputError(f"{use} needs a C++ compiler, g++ for example: install one, or leave it out")
