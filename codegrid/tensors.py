@@ -91,7 +91,7 @@ def digest_of_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a size and depth that this project writes."""
     size = path.stat().st_size
     if size > MAX_JSON:

@@ -35,6 +35,6 @@ def site(
 
 
 @lru_cache
-def compiled_site(device_type: str) -> Callable:
+def compiled_site(device_type: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """Return `site`, compiled once for each batch size that it meets."""
     return torch.compile(site, dynamic=False, mode="reduce-overhead" if device_type == "cuda" else None)
