@@ -6,8 +6,9 @@ holds them too, is there.
 Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column.
 """
 
-import json
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import torch
 from codegrid.codes import Codes
 from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
+from codegrid.strict_json import parse_json, to_json
 from codegrid.tensors import digest_of, digest_of_file, read_json, write_tensors
 
 from .manifest import FORMAT, MANIFEST, TABLES, CodeHeader, shard_name
@@ -24,6 +26,7 @@ from .shards import Column, pack_shard, read_metadata
 
 SHARD_SIZE = 8192  # images
 DIGESTS = ".digests.json"
+SHARD = re.compile(r"codes-\d{5,}\.safetensors")
 METADATA = (
     "codegrid"  # one key with all in it: the library writes several in any order, and equal files should be equal
 )
@@ -80,7 +83,7 @@ def write_codes(
     """
     folder = Path(folder)
     digests = _read_digests(folder)
-    metadata = {METADATA: json.dumps(asdict(header), sort_keys=True)}
+    metadata = {METADATA: to_json(asdict(header), sort_keys=True)}
     for images, shard in zip(missing, shards, strict=True):
         arrays = pack_shard(*shard, len(images) * header.views, header)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -102,6 +105,16 @@ def write_codes(
     (folder / DIGESTS).unlink(missing_ok=True)
 
 
+def remove_codes(folder: str | Path) -> None:
+    """Remove a code dataset, and its folder where nothing else is in it."""
+    folder = Path(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name in (MANIFEST, TABLES, DIGESTS) or SHARD.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):  # something else is there
+        folder.rmdir()
+
+
 def _file_of(images: range) -> str:
     return shard_name(images.start // SHARD_SIZE)
 
@@ -117,7 +130,7 @@ def _read_digests(folder: Path) -> dict[str, str]:
 def _refuse_another_export(path: Path, header: CodeHeader) -> None:
     """Raise `InputError`, naming the difference, where a shard was written under another header."""
     try:
-        earlier = json.loads(read_metadata(path)[METADATA])
+        earlier = parse_json(read_metadata(path)[METADATA])
         different = [name for name, value in asdict(header).items() if earlier[name] != value]
     except Exception:  # damaged, which has many types: it will be made again
         return

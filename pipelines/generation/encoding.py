@@ -15,11 +15,12 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from codegrid.codes import Codes, describe_layout
-from codegrid.data.code_writer import CodeShard, shard_ranges, write_codes
+from codegrid.data.code_writer import SHARD_SIZE, CodeShard, missing_ranges, remove_codes, write_codes
+from codegrid.data.codes import CodeDataset
 from codegrid.data.hub import public_name
 from codegrid.data.images import to_float
-from codegrid.data.loading import load_batches
-from codegrid.data.manifest import LABELS, CodeHeader
+from codegrid.data.loading import in_order, load_batches
+from codegrid.data.manifest import LABELS, CodeHeader, is_whole
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
 from codegrid.data.sources import Images
@@ -34,6 +35,7 @@ from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for
 
+STATE = "state"  # the folder of the codes that a plain file is made from
 # of images of so many axes: up to a fifth faster on a CPU
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -123,7 +125,11 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
     """Return the images still to be encoded, a range for each shard; None where the export is finished."""
     if settings.format == "codegrid":
         return missing_codes(settings.output, header)
-    return None if _plain_run(settings, header).finished else shard_ranges(header.num_images)
+    run = _plain_run(settings, header)
+    if run.finished:
+        remove_codes(run.folder / STATE)
+        return None
+    return [] if is_whole(run.folder / STATE) else missing_ranges(run.folder / STATE, header)
 
 
 def _write(
@@ -133,13 +139,19 @@ def _write(
     missing: list[range],
     shards: Iterator[CodeShard],
 ) -> None:
-    """Write the shards as they come."""
+    """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
+    provenance = {"dataset": public_name(settings.dataset)}
     if settings.format == "codegrid":
-        provenance = {"dataset": public_name(settings.dataset)}
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))
+    run = _plain_run(settings, header)
+    run.start()
+    if not is_whole(run.folder / STATE):
+        write_codes(run.folder / STATE, header, missing, shards, provenance)
+    codes = CodeDataset(run.folder / STATE)
     write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
-    file = f"codes.{settings.format}"
-    _plain_run(settings, header).finish_with(lambda folder: write(folder / file, header, shards))
+    whole = (CodeShard(*codes.batch(rows)) for rows in in_order(len(codes), SHARD_SIZE))
+    run.finish_with(lambda folder: write(folder / f"codes.{settings.format}", header, whole))
+    remove_codes(run.folder / STATE)
 
 
 def _plain_run(settings: ExportCodes, header: CodeHeader) -> Run:
