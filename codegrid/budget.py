@@ -6,6 +6,7 @@ disk at all.
 
 import os
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from .errors import InputError
@@ -16,6 +17,7 @@ HOLLOW = 64  # times the bytes that a file has on the disk: no file system packs
 SMALL = 2**30  # bytes that are read in a second or two, hollow or not
 
 
+@cache
 def machine_memory() -> int:
     """Return the bytes of memory that this machine has, or this container may use; a terabyte where nobody can tell."""
     limits = [2**40]

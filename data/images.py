@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from codegrid.budget import check_memory
 from codegrid.codes import Signal
 from codegrid.errors import InputError
 from codegrid.tensors import digest_of, sha256
@@ -19,7 +20,8 @@ MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for 
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 0 ... 255 into float32 in [-1, 1]."""
+    """Turn uint8 0 ... 255 into float32 in [-1, 1]. Raises `InputError` where no memory holds so many."""
+    check_memory(f"{len(images):,} images", 4 * images.numel(), "read fewer at once (`batch_size`)")
     return images.float() / 127.5 - 1
 
 
