@@ -1,6 +1,5 @@
 """The one way files get onto the disk: written aside, flushed, renamed."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .locks import check_held
+from .strict_json import to_json
 
 STAGING = ".partial"
 
@@ -46,7 +46,7 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as readable JSON: for use inside a `write_folder` block."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _flush(path: Path) -> None:

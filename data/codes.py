@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from codegrid.codes import Codes, Layout, describe_layout
 from codegrid.errors import InputError
-from codegrid.tensors import digest_of, read_tensors
+from codegrid.tensors import check_finite, digest_of, read_tensors
 
 from .loading import Indices, item_numbers
 from .manifest import LABELS, TABLES, CodeHeader, read_manifest
@@ -151,6 +151,7 @@ class CodeDataset(IndexedCodes):
         if not path.is_file():
             raise self._incomplete(TABLES)
         tables = read_tensors(path, self._tables_sha256)
+        check_finite(path, tables)
         for number, grid in enumerate(self.layout):
             entries = tables.get(f"entries.{number}")
             if entries is not None and (entries.ndim != 2 or len(entries) != grid.num_embeddings):

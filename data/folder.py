@@ -1,5 +1,6 @@
 """A folder of pictures, with or without class folders, as uint8 images."""
 
+import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +12,20 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
+from codegrid.budget import check_memory
 from codegrid.codes import Signal
 from codegrid.errors import InputError, reason_of
 from codegrid.tensors import digest_of
 
 from .images import MAX_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
+from .jpeg import MAX_SCANS, has_too_many_scans
 from .loading import Indices, item_numbers
 from .splits import split_indices
 
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs to be read
 IN_MEMORY_BYTES = 2 * 2**30
+FLOATS = 6  # bytes for each value of a batch: read, put together, and made a float
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 # by the filter and not around each call: pictures are decoded in threads
@@ -95,6 +99,8 @@ class FolderImages:
     def batch(self, indices: Indices) -> ImageBatch:
         """Return some images, in the order of their numbers."""
         numbers = item_numbers(indices)
+        needed = FLOATS * len(numbers) * self.in_channels * math.prod(self.image_size)
+        check_memory(f"{len(numbers):,} pictures", needed, "choose a smaller `batch_size` or `image_size`")
         images = torch.stack([self._decode(self.paths[number]) for number in numbers.tolist()])
         return ImageBatch(images, None if self.labels is None else self.labels[torch.from_numpy(numbers)])
 
@@ -164,6 +170,9 @@ def _open(path: Any) -> Image.Image:
             f"{path} has {picture.height}×{picture.width} pixels, at most {MAX_PIXELS:,} are read: "
             "make it smaller or remove it"
         )
+    if has_too_many_scans(picture):
+        picture.close()
+        raise InputError(f"{path} is a JPEG of more than {MAX_SCANS} scans: save it again or remove it")
     return picture
 
 

@@ -19,9 +19,9 @@ from typing import IO
 import numpy as np
 import torch
 
+from codegrid.budget import check_memory, check_not_hollow
 from codegrid.errors import InputError, reason_of
 from codegrid.files import write_folder
-from codegrid.limits import machine_memory
 
 from .code_writer import CodeShard
 from .images import to_float
@@ -116,14 +116,16 @@ def code_names(num_grids: int) -> list[str]:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return all arrays of an npz file; pickled ones are refused, and other files in it are left out."""
+    check_not_hollow(path)
     try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a single array, or a pickle
+            raise ValueError("it is no zip file")
         with np.load(path, allow_pickle=False) as file:
             entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
-            size, memory = sum(entry.file_size for entry in entries), machine_memory()
-            if size > memory:  # zeros are packed a thousand to one: a small file can fill any machine
-                raise InputError(
-                    f"{path} holds {size:,} bytes of arrays, but this machine has {memory:,}: cut it into several files"
-                )
+            # zeros are packed a thousand to one: a small file can fill any machine
+            check_memory(
+                f"the arrays of {path}", sum(entry.file_size for entry in entries), "cut it into several files"
+            )
             arrays = {entry.filename.removesuffix(".npy"): file[entry.filename] for entry in entries}
     except InputError:
         raise

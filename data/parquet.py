@@ -7,7 +7,6 @@ that these are lists and numbers, and the header of the code dataset to us.
 Shapes: n rows, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -16,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from codegrid.budget import check_memory, check_not_hollow
 from codegrid.errors import InputError, import_extra, reason_of
-from codegrid.limits import machine_memory
+from codegrid.strict_json import parse_json, to_json
 
 from .code_writer import CodeShard
 from .manifest import LABELS, CodeHeader
@@ -26,6 +26,7 @@ from .shards import COLUMN_TYPES, smallest_dtype
 
 GROUP_CODES = 2**22  # about so many codes in a row group: written, and read, at once
 COMPRESSION = "zstd"
+COPIES, LEVELS = 2, 4  # of a number that is read, and bytes that tell how deep it lies
 
 
 def write_parquet(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> None:
@@ -65,7 +66,7 @@ def _schema(pa: Any, header: CodeHeader) -> Any:
         if 2 <= len(shape) <= 5 and dtype != "string":  # Arrow's mark of an extension type; others see the lists
             marks = {
                 "ARROW:extension:name": f"datasets.features.features.Array{len(shape)}DExtensionType",
-                "ARROW:extension:metadata": json.dumps([list(shape), dtype]),
+                "ARROW:extension:metadata": to_json([list(shape), dtype]),
             }
             features[name] = {"shape": list(shape), "dtype": dtype, "_type": f"Array{len(shape)}D"}
         else:
@@ -74,8 +75,8 @@ def _schema(pa: Any, header: CodeHeader) -> Any:
     if len(set(header.classes)) == len(header.classes) > 0:  # classes of one name are not for a ClassLabel
         features["label"] = {"names": header.classes, "_type": "ClassLabel"}
     metadata = {
-        "huggingface": json.dumps({"info": {"features": features}}),
-        "codegrid": json.dumps(asdict(header)),
+        "huggingface": to_json({"info": {"features": features}}),
+        "codegrid": to_json(asdict(header)),
     }
     return pa.schema(fields, metadata=metadata)
 
@@ -104,6 +105,7 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
     cannot be read.
     """
     pq = import_extra("pyarrow.parquet", path.name, "hub")
+    check_not_hollow(path)
     try:
         with pq.ParquetFile(path) as file:
             return _read(path, file)
@@ -122,11 +124,9 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], str | None]:
     label = [name for name in ("label", "labels") if name in names][:1]
     if not of_codes or not file.metadata.num_rows:
         raise InputError(f"{path}: a column `codes` of grids is needed, and at least one grid")
+    needed = sum(_bytes_of(path, file, name) for name in (*of_codes, *label))
+    check_memory(f"the codes of {path}", needed, "cut it into several files")
     groups = range(file.metadata.num_row_groups)
-    size = sum(_num_values(file.metadata.row_group(group), name) for group in groups for name in of_codes) * 8
-    if size > machine_memory():  # equal codes are packed a thousand to one: a small file can fill any machine
-        memory = f"this machine has {machine_memory():,}"
-        raise InputError(f"{path} holds {size:,} bytes of codes, but {memory}: cut it into several files")
     found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label]}
     for group in groups:
         table = file.read_row_group(group, columns=list(found))
@@ -138,13 +138,24 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], str | None]:
     return joined, _fingerprint(file.schema_arrow.metadata or {})
 
 
-def _num_values(group: Any, name: str) -> int:
-    columns = [group.column(number) for number in range(group.num_columns)]
-    return sum(
+def _bytes_of(path: Path, file: Any, name: str) -> int:
+    """Return what a column takes while it is read; refuse any but lists of lists of ... of whole numbers."""
+    import pyarrow as pa
+
+    kind = file.schema_arrow.field(name).type
+    kind = getattr(kind, "storage_type", kind)  # `datasets`, once it is imported, makes an own type of lists
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    if not pa.types.is_integer(kind):
+        raise InputError(f"{path}: `{name}` holds {str(kind)[:60]}: codes and labels must be whole numbers")
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    values = sum(
         column.num_values
         for column in columns
         if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.")
     )
+    return values * (COPIES * kind.bit_width // 8 + LEVELS)
 
 
 def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:
@@ -163,6 +174,6 @@ def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:
 
 
 def _fingerprint(metadata: dict[bytes, bytes]) -> str | None:
-    header = json.loads(metadata.get(b"codegrid", b"{}"))
+    header = parse_json(metadata.get(b"codegrid", b"{}"))
     fingerprint = header.get("tokenizer_fingerprint") if isinstance(header, dict) else None
     return fingerprint if isinstance(fingerprint, str) else None

@@ -10,7 +10,6 @@ A shard of m rows holds
 Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from codegrid.budget import check_not_hollow
 from codegrid.codes import Codes, Grid
 from codegrid.errors import InputError
 from codegrid.limits import short
+from codegrid.strict_json import parse_json
 from codegrid.tensors import sha256
 
 from .manifest import LABELS, CodeHeader
@@ -157,6 +158,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _map_bytes(path: Path) -> np.ndarray:
     if not path.stat().st_size:
         raise InputError(f"{path} is damaged (it is empty): export the codes again")
+    check_not_hollow(path)
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
@@ -170,7 +172,7 @@ def _parse(path: Path, content: np.ndarray) -> tuple[dict[str, str], Arrays]:
         if length > min(len(content) - 8, MAX_SHARD_HEADER):
             raise ValueError("the header is longer than the file")
         data = content[8 + length :]
-        entries = json.loads(content[8 : 8 + length].tobytes())
+        entries = parse_json(content[8 : 8 + length].tobytes())
         metadata = entries.pop("__metadata__", {})
         arrays = {}
         for name, entry in entries.items():

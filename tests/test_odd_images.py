@@ -76,6 +76,22 @@ def test_a_picture_that_pillow_finds_large_is_read_without_noise(tmp_path):
     assert result.returncode == 0 and "Bomb" not in result.stderr
 
 
+def jpeg_of(scans):
+    """A progressive JPEG whose last scan stands there so often that there are this many."""
+    content = saved(PHOTO, "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * (scans - content.count(b"\xff\xda") + 1) + content[-2:]
+
+
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused(tmp_path):
+    for i, scans in enumerate((101, 30)):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg_of(scans))
+    with pytest.raises(InputError, match=r"0.jpg is a JPEG of more than 100 scans"):
+        load_images("imagefolder", tmp_path, "train")
+    (tmp_path / "0.jpg").write_bytes(jpeg_of(30) + jpeg_of(101) * 9)  # a film behind the picture, say
+    assert len(load_images("imagefolder", tmp_path, "train")) == 1
+
+
 @pytest.mark.parametrize(
     "name,content",
     [
@@ -192,8 +208,8 @@ def test_entries_that_are_not_arrays_are_left_out(tmp_path):
 def test_an_npz_that_no_memory_holds_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((10, 1000, 1000), dtype=np.uint8))
     assert (tmp_path / "a.npz").stat().st_size < 20_000
-    monkeypatch.setattr("codegrid.data.npz.machine_memory", lambda: 10**6)
-    with pytest.raises(InputError, match="holds 10,000,128 bytes of arrays, but this machine has 1,000,000"):
+    monkeypatch.setattr("codegrid.budget.machine_memory", lambda: 10**6)
+    with pytest.raises(InputError, match="would take 10,000,128 bytes, but this machine has 1,000,000"):
         load_images("npz", tmp_path / "a.npz", "train")
 
 

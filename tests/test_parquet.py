@@ -134,8 +134,16 @@ def test_a_damaged_file_is_one_line(damage, tmp_path):
 
 def test_codes_that_no_memory_holds_are_refused(tmp_path, monkeypatch):
     write_parquet(tmp_path / "codes.parquet", HEADER, [shard_of(range(COUNT))])
-    monkeypatch.setattr("codegrid.data.parquet.machine_memory", lambda: 100)
-    with pytest.raises(InputError, match="3,000 bytes of codes, but this machine has 100"):
+    monkeypatch.setattr("codegrid.budget.machine_memory", lambda: 100)
+    with pytest.raises(InputError, match="would take 3,500 bytes, but this machine has 100"):
+        open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
+
+
+def test_columns_that_are_not_numbers_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    long = pa.array(["x" * 1000] * 10).dictionary_encode()
+    pq.write_table(pa.table({"codes": [GRID] * 10, "label": long}), tmp_path / "codes.parquet")
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *rest, **options: pytest.fail("was read"))
+    with pytest.raises(InputError, match=r"`label` holds dictionary<.*whole numbers"):
         open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
 
 
