@@ -8,10 +8,10 @@ them, the model's card, is for people: it is neither checked nor needed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +28,7 @@ from .tensors import check_finite, digest_of, read_json, read_tensors, sha256, w
 FORMAT = "codegrid model 2"
 OLD_FORMAT = "codegrid model 1"
 HUB_PREFIX = "hf:"
+PIPELINE_FOLDERS = ("tokenizer", "prior", "prior-[0-9]", "prior-[0-9][0-9]")  # patterns, of both stages in one folder
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KINDS = ("tokenizer", "prior")
 COPIES = 3  # of the weights while they are loaded: the file, its tensors, the model
@@ -116,12 +117,13 @@ class ModelFolder:
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload the model folder, card included, to the Hugging Face hub as `owner/name` and return its address."""
-        from huggingface_hub import HfApi  # here, so that tests can put another one in its place
+        return push_folder(lambda folder: self.save_pretrained(folder, picture_of(self)), repo_id, private)
 
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, read_picture(self.loaded_from) if self.loaded_from else b"")
-            HfApi().create_repo(repo_id, private=private, exist_ok=True)
-            return str(HfApi().upload_folder(repo_id=repo_id, folder_path=folder))
+
+def picture_of(model: Any) -> bytes:
+    """Return the picture that the card showed where a model was loaded from; empty where there was none."""
+    folder = getattr(model, "loaded_from", None)
+    return read_picture(folder) if folder else b""
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str = "") -> Any:
@@ -134,6 +136,38 @@ def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str
     model that is not registered.
     """
     return _load(source, device, kind)
+
+
+def fetch(source: str | Path, below: Sequence[str] = ("",)) -> Path:
+    """Return the folder that a source names; of the hub's `hf:owner/name`, models alone are downloaded.
+
+    Args:
+        source: a folder, `hf:owner/name`, or `hf:owner/name/folder` for a folder of such a repository.
+        below: the folders in it that may hold models, as patterns; empty for itself.
+
+    Raises `InputError` where the download fails.
+    """
+    if not str(source).startswith(HUB_PREFIX):
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    parts = str(source).removeprefix(HUB_PREFIX).split("/")
+    inner = PurePosixPath(*parts[2:])
+    patterns = [str(inner / folder / file) for folder in below for file in (CONFIG, WEIGHTS)]
+    try:
+        return Path(snapshot_download("/".join(parts[:2]), allow_patterns=patterns), inner)
+    except Exception as error:  # the hub's errors have many types, and each means: no model
+        raise InputError(f"cannot download {source}: {reason_of(error)}") from error
+
+
+def push_folder(save: Callable[[Path], object], repo_id: str, private: bool = False) -> str:
+    """Upload what `save` writes into a folder to the Hugging Face hub as `owner/name`, and return its address."""
+    from huggingface_hub import HfApi  # here, so that tests can put another one in its place
+
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder))
+        HfApi().create_repo(repo_id, private=private, exist_ok=True)
+        return str(HfApi().upload_folder(repo_id=repo_id, folder_path=folder))
 
 
 def fingerprint_of(model: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
@@ -201,7 +235,7 @@ def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) ->
 
 
 def _load(source: str | Path, device: str | torch.device, kind: str, model: str = "") -> Any:
-    folder = _download(str(source)) if str(source).startswith(HUB_PREFIX) else Path(source)
+    folder = fetch(source)
     fields = read_model_config(folder, kind, model)
     cls = TABLES[fields["kind"]][fields["model"]]
     try:
@@ -252,12 +286,3 @@ def _in_float32() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
-
-
-def _download(source: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # the hub's errors have many types, and each means: no model
-        raise InputError(f"cannot download {source}: {reason_of(error)}") from error

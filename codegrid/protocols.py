@@ -82,6 +82,9 @@ class Model(Protocol):
     def eval(self) -> Any:
         """Go to eval mode, as samplers and measurements need it."""
 
+    def to(self, device: torch.device | str) -> Any:
+        """Move the weights to a device."""
+
 
 class Tokenizer(Model, Protocol):
     """A signal → codes → the signal. Built as `cls(signal=..., data_variance=..., quantizer=..., **options)`."""

@@ -158,18 +158,19 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
 
     Args:
         source: a model folder, a folder with `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ...), or
-            `hf:owner/name` on the Hugging Face hub.
+            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder of that.
         device: where the model goes.
 
     Raises `InputError` where the folder is missing, incomplete or damaged, or its model is not registered.
 
     >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
     """
-    if (Path(source) / "tokenizer").is_dir():
-        return import_module(f"{__package__}.pipelines.generation.pipeline").TwoStagePipeline.from_pretrained(
-            source, device
-        )
-    return import_module(f"{__package__}.model_folder").load_model(source, device)
+    models = import_module(f"{__package__}.model_folder")
+    folder = models.fetch(source, ("", *models.PIPELINE_FOLDERS))
+    if (folder / "tokenizer").is_dir():
+        pipeline = import_module(f"{__package__}.pipelines.generation.pipeline")
+        return pipeline.TwoStagePipeline.from_pretrained(folder, device)
+    return models.load_model(folder, device)
 
 
 def _find(target: str) -> type:

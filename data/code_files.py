@@ -15,7 +15,7 @@ from codegrid.limits import MAX_CLASSES
 from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
 
-from .codes import CodeBatch, CodeDataset
+from .codes import CodeBatch, CodeDataset, IndexedCodes
 from .loading import Indices, item_numbers
 from .manifest import LABELS
 from .npz import code_names, read_npz
@@ -25,7 +25,7 @@ from .shards import Column
 PLAIN = (".npz", ".parquet")
 
 
-class CodeArray:
+class CodeArray(IndexedCodes):
     """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding needs.
 
     Args:
@@ -41,7 +41,7 @@ class CodeArray:
 
     def batch(self, indices: Indices) -> CodeBatch:
         """Return some rows, in the order of their numbers."""
-        chosen = item_numbers(indices)
+        chosen = item_numbers(indices, len(self))
         columns: dict[str, Column] = {}
         if self.labels is not None:
             columns[LABELS] = torch.from_numpy(self.labels[chosen].astype(np.int64))

@@ -9,7 +9,6 @@ Shapes: n rows, b batch, *shape the sites of a grid or the shape of a column, K 
 
 import operator
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from codegrid.codes import Codes, Layout
+from codegrid.codes import Codes, Layout, describe_layout
 from codegrid.errors import InputError
 from codegrid.tensors import check_finite, digest_of, read_tensors
 
@@ -41,11 +40,42 @@ class CodeBatch(NamedTuple):
         return self.columns.get(LABELS)  # type: ignore[return-value]
 
 
-class CodeDataset(Dataset[CodeBatch]):
+class IndexedCodes(Dataset[CodeBatch]):
+    """Rows of codes as a data set of torch, for those that can read a `batch`.
+
+    A number gives a row: `dataset[3]`, `dataset[-1]`. A slice, a list, array or tensor of numbers, or a mask (n,) bool
+    gives those rows as one batch, as `dataset.batch` does.
+    """
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch(self, indices: Indices) -> CodeBatch:
+        """Return some rows, in the order of their numbers, which may be repeated or count from the end."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: Any) -> CodeBatch:
+        if isinstance(index, slice):
+            return self.batch(range(len(self))[index])
+        if np.ndim(index):
+            return self.batch(index)
+        return self.__getitems__([operator.index(index)])[0]
+
+    def __getitems__(self, indices: Indices) -> list[CodeBatch]:
+        """Return rows for a `DataLoader` to collate, read all at once."""
+        codes, columns = self.batch(indices)
+        return [
+            CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
+            for i in range(len(indices))
+        ]
+
+
+class CodeDataset(IndexedCodes):
     """A code dataset, read through a memory map.
 
-    A row, with views one encoding of an image, is an item: `dataset[3]`, `dataset[-1]`. Slices and lists of numbers
-    give batches, as `dataset.batch` does. `torch.utils.data.DataLoader(dataset, batch_size=32)` reads it as it is.
+    A row, with views one encoding of an image, is an item, a `CodeBatch` without batch axis; slices, lists, arrays and
+    masks give batches. `torch.utils.data.DataLoader` reads it as it is, shuffled and by workers, and collates items to
+    a `CodeBatch`; `batch` is faster for whoever has the numbers.
 
     Raises `InputError` where the folder is missing, incomplete or damaged: a shard's damage when it is first read from.
 
@@ -71,29 +101,15 @@ class CodeDataset(Dataset[CodeBatch]):
     def __len__(self) -> int:
         return self.header.num_rows
 
-    def __getitem__(self, index: Any) -> CodeBatch:
-        if isinstance(index, slice):
-            return self.batch(range(len(self))[index])
-        if np.ndim(index):
-            return self.batch(index)
-        codes, columns = self.batch([operator.index(index)])
-        return CodeBatch(tuple(grid[0] for grid in codes), {name: column[0] for name, column in columns.items()})
-
-    def __getitems__(self, indices: Sequence[int]) -> list[CodeBatch]:
-        """Return items for a `DataLoader` to collate, read all at once."""
-        codes, columns = self.batch(indices)
-        return [
-            CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
-            for i in range(len(indices))
-        ]
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        views = f", {self.header.views} of each image" if self.header.views > 1 else ""
+        what = f"{len(self):,} rows of {describe_layout(self.layout)}{views}{classes}, {self.header.split}"
+        return f"{type(self).__name__}({str(self.folder)!r}: {what})"
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their numbers, which may be negative or repeated."""
-        chosen, length = item_numbers(indices), len(self)
-        outside = chosen[(chosen < -length) | (chosen >= length)]
-        if outside.size:
-            raise IndexError(f"row {outside[0]}, but {self.folder} has {length:,}")
-        chosen = np.where(chosen < 0, chosen + length, chosen)
+        """Return some rows, in the order of their numbers, which may be repeated or count from the end."""
+        chosen = item_numbers(indices, len(self))
         shard_of = np.searchsorted(self._firsts, chosen, side="right") - 1
         codes = [np.empty((len(chosen), *grid.shape), dtype=np.int64) for grid in self.layout]
         columns = {

@@ -121,12 +121,29 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def item_numbers(indices: Indices) -> np.ndarray:
-    """Return item numbers as an array (b,) int64. Raises TypeError where they are something else: a mask, say."""
-    numbers = np.asarray(indices)
+def item_numbers(indices: Indices, length: int | None = None) -> np.ndarray:
+    """Return item numbers as an array (b,) int64.
+
+    Args:
+        indices: a list, an array or a tensor of whole numbers.
+        length: of the data set, if known: then `indices` may also be a mask (length,), and may count from the end.
+
+    Raises TypeError where they are something else, and IndexError where the data set is shorter.
+    """
+    numbers = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
+    if length is not None and numbers.dtype == bool and numbers.ndim == 1:
+        if len(numbers) != length:
+            raise IndexError(f"a mask of {len(numbers):,} items, but there are {length:,}")
+        return np.flatnonzero(numbers)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise TypeError(f"item numbers {indices!r:.60}: they must be a list of whole numbers")
-    return numbers.astype(np.int64)
+    numbers = numbers.astype(np.int64)
+    if length is None:
+        return numbers
+    outside = numbers[(numbers < -length) | (numbers >= length)]
+    if outside.size:
+        raise IndexError(f"item {outside[0]}, but there are {length:,}")
+    return np.where(numbers < 0, numbers + length, numbers)
 
 
 def in_order(length: int, batch_size: int) -> list[range]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, random_split
 from written_codes import CODES, COUNT, HEADER, LABELS, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid.codes import Grid
@@ -171,20 +171,41 @@ def test_items_slices_and_lists_are_read_as_from_any_torch_data_set(folder):
     assert equal(dataset[5:21:3].codes, rows_of(CODES, slice(5, 21, 3)))
     assert equal(dataset[np.array([3, 1])].codes, rows_of(CODES, [3, 1]))
     assert len(list(dataset)) == COUNT and dataset.batch([]).codes[0].shape == (0, 3, 5)
-    for wrong in (COUNT, -COUNT - 1, [0, COUNT]):
-        with pytest.raises(IndexError, match="has 25"):
+    for wrong in (COUNT, -COUNT - 1, np.int64(COUNT), [0, COUNT], [True] * 3):
+        with pytest.raises(IndexError, match="there are 25"):
             dataset[wrong]
-    with pytest.raises(TypeError, match="whole numbers"):
-        dataset[torch.ones(COUNT, dtype=torch.bool)]
+    for wrong in ([0.5], [[1]], "1", None, 1.0):
+        with pytest.raises(TypeError):
+            dataset[wrong]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_loader_of_torch_reads_batches(tmp_path, num_workers):
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
+def test_a_mask_gives_the_rows_where_it_is_true(folder, kind):
+    dataset = CodeDataset(folder)
+    part = Subset(dataset, np.arange(5, 15))
+    assert equal(dataset[kind(dataset.labels == 1)].codes, rows_of(CODES, slice(1, None, 2)))
+    assert equal(part[kind(part.labels == 1)].codes, rows_of(CODES, slice(5, 15, 2)))
+    assert dataset[kind(dataset.labels > 1)].codes[0].shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_of_torch_reads_batches_in_any_order(tmp_path, num_workers):
     export(tmp_path / "c", replace(HEADER, columns=KINDS), lambda rows: shard_of(rows, columns=COLUMNS))
-    batches = list(DataLoader(CodeDataset(tmp_path / "c"), batch_size=10, num_workers=num_workers))
-    assert torch.equal(torch.cat([batch.codes[0] for batch in batches]), CODES[0])
-    assert torch.equal(torch.cat([batch.labels for batch in batches]), LABELS)
-    assert [name for batch in batches for name in batch.columns["file"]] == COLUMNS["file"]
+    dataset = CodeDataset(tmp_path / "c")
+    batches = list(DataLoader(dataset, batch_size=10, shuffle=True, num_workers=num_workers))
+    files = [name for batch in batches for name in batch.columns["file"]]
+    order = [COLUMNS["file"].index(name) for name in files]
+    assert sorted(order) == list(range(COUNT)) and order != sorted(order)
+    assert torch.equal(torch.cat([batch.codes[0] for batch in batches]), CODES[0][order])
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), LABELS[order])
+    parts = random_split(dataset, [20, 5])
+    assert [len(next(iter(DataLoader(part, batch_size=8))).labels) for part in parts] == [8, 5]
+
+
+def test_a_code_dataset_and_a_part_of_it_say_what_they_are(folder):
+    dataset = CodeDataset(folder)
+    words = f"CodeDataset({str(folder)!r}: 25 rows of 3×5 codes out of 300, 2 classes, train)"
+    assert repr(dataset) == words and repr(Subset(dataset, np.arange(7))) == f"Subset(7 rows of {words})"
 
 
 def test_a_part_reads_its_rows(folder):

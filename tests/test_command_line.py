@@ -51,7 +51,7 @@ TOLD = [
     (Sample, f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none --seed 1 --batch-size 8 --format codegrid"),
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile"),
     (Sample, "--tokenizer t --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
-    (DecodeCodes, "--tokenizer t --codes c --output o --batch-size 8 --shard-size 10 --device cpu"),
+    (DecodeCodes, "--tokenizer t --codes c --output o --format png --batch-size 8 --shard-size 10 --device cpu"),
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),

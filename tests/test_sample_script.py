@@ -86,8 +86,8 @@ def originals(folder):
 def test_every_control_reaches_the_sampler(name, value, draw, pipeline):
     given = value if name == "backend" else (value,)
     (codes,) = codes_in(draw("s", num_samples=6, format="codegrid", **{name: given}))
-    (expected,) = pipeline.sample(6, **{name: value}).codes
-    (plain,) = pipeline.sample(6).codes
+    (expected,) = pipeline.sample(6, seed=0, **{name: value}).codes
+    (plain,) = pipeline.sample(6, seed=0).codes
     assert torch.equal(codes, expected)
     assert torch.equal(codes, plain) == (name == "backend")
 
@@ -121,11 +121,11 @@ def test_a_stopped_run_goes_on_with_the_shards_it_lacks(draw, tmp_path, monkeypa
     whole = read(draw("whole", **settings))
     draw_rows, calls = TwoStagePipeline.sample_rows, []
 
-    def stop_at_the_third(self, request, rows, backend):
+    def stop_at_the_third(self, request, rows, *more):
         calls.append(rows)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return draw_rows(self, request, rows, backend)
+        return draw_rows(self, request, rows, *more)
 
     monkeypatch.setattr(TwoStagePipeline, "sample_rows", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -139,6 +139,55 @@ def test_a_stopped_run_goes_on_with_the_shards_it_lacks(draw, tmp_path, monkeypa
     stopped = read(draw("stopped", **settings))
     assert calls[3:] == [range(0, 4), range(8, 11)]
     assert all(np.array_equal(*pair) for pair in zip(whole, stopped, strict=True))
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_samples_are_left_as_picture_files_too(draw):
+    folder = draw("p", num_samples=5, labels=("1",), format="png", batch_size=2)
+    assert names_in(folder) == ["run.json", "samples", "samples.png"]
+    assert names_in(folder / "samples") == [f"0000{i}-1.png" for i in range(5)]
+    arrays, _ = read(draw("a", num_samples=5, labels=("1",), batch_size=2))
+    assert np.array_equal(
+        arrays[..., 0], [np.array(Image.open(path)) for path in sorted((folder / "samples").iterdir())]
+    )
+    assert (folder / "samples.png").read_bytes() == (folder.parent / "a" / "samples.png").read_bytes()
+
+
+def test_picture_files_are_named_after_the_pictures_that_they_come_from(draw, pictures, small_run, tmp_path):
+    (pictures / "0.png").rename(pictures / "0.. b\nü.png")
+    folder = draw("c", complete=str(pictures), num_samples=2, format="png") / "completions"
+    assert names_in(folder)[:3] == ["00000-0_b_ü.png", "00001-0_b_ü.png", "00002-1.png"] and len(names_in(folder)) == 10
+    models = {"tokenizer": str(small_run / "tokenizer"), "codes": str(small_run / "codes_test")}
+    decode_codes(DecodeCodes(**models, output=str(tmp_path / "d"), format="png"))
+    assert names_in(tmp_path / "d" / "images")[:2] == ["00000-0.png", "00001-1.png"]
+
+
+def test_picture_files_go_on_where_they_were_stopped(draw, monkeypatch):
+    settings = {"num_samples": 9, "format": "png", "batch_size": 3}
+    whole = draw("whole", **settings) / "samples"
+    draw_rows, calls = TwoStagePipeline.sample_rows, []
+
+    def stop_at_the_third(self, request, rows, *more):
+        calls.append(rows)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw_rows(self, request, rows, *more)
+
+    monkeypatch.setattr(TwoStagePipeline, "sample_rows", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        draw("stopped", **settings)
+    stopped = whole.parent.parent / "stopped" / "samples"
+    assert len(names_in(stopped)) == 6
+    path = stopped / "00001-1.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    draw("stopped", **settings)
+    assert calls[3:] == [range(1, 2), range(6, 9)] and names_in(stopped) == names_in(whole)
+    for name in names_in(whole):
+        difference = np.array(Image.open(stopped / name)).astype(int) - np.array(Image.open(whole / name))
+        assert abs(difference).max() <= 1
 
 
 def test_two_processes_draw_what_one_draws(parts, draw, tmp_path):
@@ -165,7 +214,7 @@ def test_pictures_are_completed_below_the_rows_that_are_kept(draw, pictures, pip
     (codes,) = pipeline.encode(originals(pictures))
     assert torch.equal(completed[:, :2], codes.repeat_interleave(3, 0)[:, :2])
     assert len(completed[:, 2].unique(dim=0)) > 3  # and the rest differs
-    samples = pipeline.complete(originals(pictures), 2, num_completions=3)
+    samples = pipeline.complete(originals(pictures), 2, num_completions=3, seed=0)
     assert torch.equal(*samples.codes, completed)
     assert abs(to_uint8(samples.images).permute(0, 2, 3, 1).numpy().astype(int) - images).max() <= 1
 

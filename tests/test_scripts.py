@@ -165,7 +165,7 @@ def test_a_full_disk_is_one_line(parts, tmp_path, run_script, monkeypatch):
     def fill(*arguments):
         raise OSError(28, "No space left on device", str(tmp_path / "samples.npz"))
 
-    monkeypatch.setattr("codegrid.pipelines.generation.sampling.write_images", fill)
+    monkeypatch.setattr("codegrid.data.image_files.write_images", fill)
     result = run_script("sample", *parts, "--output", tmp_path / "s", "--num-samples", 2)
     assert result.code == 2 and "no room is left on the disk" in result.err.strip().splitlines()[-1]
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["run.json"]

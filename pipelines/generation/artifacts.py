@@ -20,7 +20,8 @@ from codegrid.errors import InputError
 from codegrid.model_folder import load_model
 from codegrid.protocols import Prior, Tokenizer
 
-from .pipeline import TwoStagePipeline, check_pairing, find_priors
+from .pairing import check_pairing, find_priors, prior_names
+from .pipeline import TwoStagePipeline
 
 AT_HAND = ("mnist5k",)  # data sets that are there without a download
 VALIDATION = "codes_test"  # where a run keeps the codes that its prior did not learn
@@ -162,11 +163,6 @@ def load_priors(folders: Sequence[str], device: torch.device) -> tuple[Prior, ..
 def load_images_for(tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str) -> Images:
     """Load one part of a data set, brought to the tokenizer's size and channels."""
     return load_images(dataset, data_root, split, tokenizer.signal.size, tokenizer.signal.channels)
-
-
-def prior_names(count: int) -> list[str]:
-    """Return what so many priors are called, and their folders in a run: prior, or prior-0, prior-1, ..."""
-    return ["prior"] if count == 1 else [f"prior-{i}" for i in range(count)]
 
 
 def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:

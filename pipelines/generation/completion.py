@@ -28,6 +28,7 @@ class Pictures(NamedTuple):
 
     codes: Codes  # (p, *shape) int64, one for each grid, on the CPU
     shown: torch.Tensor  # (at most SHOWN, c, H, W) in [-1, 1]
+    files: list[str]  # (p) where each is below the folder
     fingerprint: str
 
 
@@ -45,7 +46,8 @@ def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
     codes = tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
     shown = images.batch(range(min(len(images), SHOWN))).images
     parts = [[list(part.shape), sha256(part.contiguous().numpy())] for part in (*codes, shown)]
-    return Pictures(codes, to_float(shown), digest_of(parts))
+    files = [path.relative_to(root).as_posix() for path in images.paths]
+    return Pictures(codes, to_float(shown), files, digest_of(parts))
 
 
 def save_completions(

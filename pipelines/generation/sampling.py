@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, write_codes
+from codegrid.data.image_files import ImageFiles, make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
 from codegrid.data.manifest import LABELS
-from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+from codegrid.data.npz import ON_A_PAGE
 from codegrid.pipelines.drawing.sheets import save_sheet
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import start_accelerator
@@ -59,6 +60,19 @@ class Job(NamedTuple):
             "complete": self.pictures and self.pictures.fingerprint,
         }
 
+    def files(self, folder: Path) -> ImageFiles:
+        """Return the files in a folder that the images go to."""
+        settings, request = self.settings, self.request
+        labels = None if request.labels is None else request.labels.numpy()
+        shape = (request.num_samples, *self.pipeline.tokenizer.signal.shape)
+        return make_files(settings.format, folder, self.name, shape, labels, self.names_of, settings.shard_size)
+
+    def names_of(self, rows: range) -> list[str]:
+        """Return what some samples are of, for the names of files: the picture that they complete, or their class."""
+        if self.pictures is not None:
+            return names_of_files(self.pictures.files[row // self.request.of_each] for row in rows)
+        return names_of_labels(self.request.given(rows).labels, self.pipeline.classes, len(rows))
+
     def bar(self, missing: int) -> tqdm:
         """Return a bar for so many samples that are still to be drawn."""
         count = self.request.num_samples
@@ -96,34 +110,28 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
 
 
 def leave_images(job: Job) -> None:
-    """Leave images in .npz files, and a sheet of the first ones."""
-    settings, request, main = job.settings, job.request, job.accelerator.is_main_process
-    files = image_files(job.name, request.num_samples, settings.shard_size)
-    run = broadcast_from_main(job.accelerator, lambda: _start(job))
+    """Leave images in files, and a sheet of the first ones."""
+    settings, request = job.settings, job.request
+    run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, **job.facts()))
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
-    missing = broadcast_from_main(
-        job.accelerator, lambda: missing_files(settings.output, files, request.labels is not None)
-    )
-    channels, height, width = job.pipeline.tokenizer.signal.shape
-    with job.bar(sum(map(len, missing.values()))) as bar:
-        for file, numbers in missing.items():
+    files = job.files(run.folder)
+    missing = broadcast_from_main(job.accelerator, lambda: _start(run, files))
+    with job.bar(sum(map(len, missing))) as bar:
+        for numbers in missing:
             images = _draw_images(job, numbers, bar)
-            if main:
-                labels = None if request.labels is None else request.labels[numbers.start : numbers.stop].numpy()
-                write_images(settings.output, file, (len(numbers), channels, height, width), images, labels)
+            if job.accelerator.is_main_process:
+                files.write(numbers, images)
             else:
                 deque(images, maxlen=0)  # only take part
-    if main:
+    if job.accelerator.is_main_process:
         run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"))
-    print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {describe(files)}, some in {job.name}.png")
+    print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {files}, some in {job.name}.png")
 
 
-def _start(job: Job) -> Run:
-    run = Run(job.settings.output, job.settings, **job.facts())
-    if not run.finished:
-        run.start()
-    return run
+def _start(run: Run, files: ImageFiles) -> list[range]:
+    run.start()
+    return files.missing()
 
 
 def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
@@ -135,13 +143,13 @@ def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
     return map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
 
 
-def _save_sheet(job: Job, files: dict[str, range], path: Path) -> None:
+def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
     """Save a sheet of the first samples, or of completions beside their pictures."""
     known, of_each = job.request.known, job.request.of_each
     if job.pictures is None or known is None:
-        return save_sheet(path, read_first(job.settings.output, files, ON_A_PAGE))
+        return save_sheet(path, files.read_first(ON_A_PAGE))
     shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // of_each))
-    images = read_first(job.settings.output, files, min(of_each * shown, ON_A_PAGE))
+    images = files.read_first(min(of_each * shown, ON_A_PAGE))
     save_completions(path, job.pipeline.tokenizer, known, of_each, job.pictures, images)
 
 
