@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import Self
 
+from .devices import find_device
 from .errors import InputError, reason_of
 from .files import write_folder, write_json
 from .limits import is_list_of, short
@@ -168,6 +169,7 @@ def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) ->
 
 
 def _load(source: str | Path, device: str | torch.device, kind: str, model: str = "") -> Any:
+    device = find_device(device)
     folder = _download(str(source)) if str(source).startswith(HUB_PREFIX) else Path(source)
     fields = read_model_config(folder, kind, model)
     cls = TABLES[fields["kind"]][fields["model"]]
