@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 
 from .errors import InputError
+from .files import open_plain, read_plain
 from .limits import short
 
 MAX_JSON = 2**26  # bytes
@@ -85,7 +86,7 @@ def _refuse_other_shapes(path: Path, shapes: dict[str, list[int]], like: dict[st
 def digest_of_file(path: Path) -> str:
     """Return the SHA-256 of a file, which is read piece by piece."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while piece := file.read(2**20):
             digest.update(piece)
     return digest.hexdigest()
@@ -93,11 +94,9 @@ def digest_of_file(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a size and depth that this project writes."""
-    size = path.stat().st_size
-    if size > MAX_JSON:
-        raise InputError(f"{path} is damaged ({size:,} bytes, at most {MAX_JSON:,} are read): copy or make it again")
+    content = read_plain(path, MAX_JSON)
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:  # wrong encoding is a ValueError, too
         raise InputError(f"{path} is damaged (not JSON): copy or make it again") from error
     if not isinstance(value, dict):

@@ -12,7 +12,7 @@ from toy_objective import COMPUTE, WIDTH, Points, Toy, TrainToy
 from codegrid.codes import Losses
 from codegrid.data.loading import StepSampler, check_shares, in_order, pieces_of
 from codegrid.errors import InputError
-from codegrid.locks import release_all
+from codegrid.locks import releasing
 from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.training import checkpoints, loop
@@ -24,10 +24,8 @@ from codegrid.pipelines.training.trainer import Trainer, fused_adam, lr_factor
 
 def train_toy(folder, toy, **settings):
     settings = TrainToy(output=str(folder), **settings)
-    try:
+    with releasing():
         return train(toy, settings, COMPUTE, Run(folder, settings), Accelerator(cpu=True))
-    finally:
-        release_all()
 
 
 class Killed(Exception):

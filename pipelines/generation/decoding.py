@@ -13,9 +13,11 @@ from tqdm import tqdm
 from codegrid.codes import Codes
 from codegrid.data.code_files import CodeArray, open_codes
 from codegrid.data.codes import CodeDataset
+from codegrid.data.digests import unwritten
 from codegrid.data.images import to_uint8
 from codegrid.data.loading import in_batches, load_batches
-from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+from codegrid.data.npz import ON_A_PAGE, describe, image_files, read_first, write_images
+from codegrid.locks import releasing
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
@@ -26,6 +28,7 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.protocols import Tokenizer
 
 
+@releasing()
 def decode_codes(settings: DecodeCodes) -> None:
     """Write images.npz, in shards where there are many, and images.png into `settings.output`."""
     tokenizer = load_model(settings.tokenizer, choose_device(settings.device), "tokenizer")
@@ -35,14 +38,16 @@ def decode_codes(settings: DecodeCodes) -> None:
         return print_once(f"{settings.output} is finished: nothing to do")
     run.start()
     files, labels = image_files("images", len(codes), settings.shard_size), codes.labels
-    missing = missing_files(settings.output, files, labels is not None)
+    missing = unwritten(run.folder, files)
     left = sum(map(len, missing.values()))
     with tqdm(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
         for file, numbers in missing.items():
             images = decode_rows(tokenizer, codes, numbers, settings.batch_size, bar)
             of_these = None if labels is None else labels[numbers.start : numbers.stop]
-            write_images(settings.output, file, (len(numbers), *tokenizer.signal.shape), images, of_these)
-    run.finish_with(lambda folder: save_sheet(folder / "images.png", read_first(settings.output, files, ON_A_PAGE)))
+            write_images(run.folder, file, (len(numbers), *tokenizer.signal.shape), images, of_these)
+    run.finish_with(
+        lambda folder: save_sheet(folder / "images.png", read_first(run.folder, files, ON_A_PAGE)), written=files
+    )
     print_once(f"{settings.output}: {len(codes):,} images in {describe(files)}, some in images.png")
 
 

@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, write_codes
+from codegrid.data.digests import unwritten
 from codegrid.data.images import to_uint8
 from codegrid.data.manifest import LABELS
-from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+from codegrid.data.npz import ON_A_PAGE, describe, image_files, read_first, write_images
+from codegrid.locks import real_path, releasing
 from codegrid.pipelines.drawing.sheets import save_sheet
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import start_accelerator
@@ -68,6 +70,7 @@ class Job(NamedTuple):
         )  # fmt: skip
 
 
+@releasing()
 def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
     accelerator = start_accelerator(settings.device)
@@ -102,20 +105,18 @@ def leave_images(job: Job) -> None:
     run = broadcast_from_main(job.accelerator, lambda: _start(job))
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
-    missing = broadcast_from_main(
-        job.accelerator, lambda: missing_files(settings.output, files, request.labels is not None)
-    )
+    missing = broadcast_from_main(job.accelerator, lambda: unwritten(run.folder, files))
     channels, height, width = job.pipeline.tokenizer.signal.shape
     with job.bar(sum(map(len, missing.values()))) as bar:
         for file, numbers in missing.items():
             images = _draw_images(job, numbers, bar)
             if main:
                 labels = None if request.labels is None else request.labels[numbers.start : numbers.stop].numpy()
-                write_images(settings.output, file, (len(numbers), channels, height, width), images, labels)
+                write_images(run.folder, file, (len(numbers), channels, height, width), images, labels)
             else:
                 deque(images, maxlen=0)  # only take part
     if main:
-        run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"))
+        run.finish_with(lambda folder: _save_sheet(job, run.folder, files, folder / f"{job.name}.png"), written=files)
     print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {describe(files)}, some in {job.name}.png")
 
 
@@ -135,19 +136,20 @@ def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
     return map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
 
 
-def _save_sheet(job: Job, files: dict[str, range], path: Path) -> None:
-    """Save a sheet of the first samples, or of completions beside their pictures."""
+def _save_sheet(job: Job, output: Path, files: dict[str, range], path: Path) -> None:
+    """Save a sheet of the first samples in `output`, or of completions beside their pictures."""
     known, of_each = job.request.known, job.request.of_each
     if job.pictures is None or known is None:
-        return save_sheet(path, read_first(job.settings.output, files, ON_A_PAGE))
+        return save_sheet(path, read_first(output, files, ON_A_PAGE))
     shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // of_each))
-    images = read_first(job.settings.output, files, min(of_each * shown, ON_A_PAGE))
+    images = read_first(output, files, min(of_each * shown, ON_A_PAGE))
     save_completions(path, job.pipeline.tokenizer, known, of_each, job.pictures, images)
 
 
 def leave_codes(job: Job) -> None:
     """Leave the codes alone, as a code dataset."""
     settings, request, pipeline = job.settings, job.request, job.pipeline
+    output = real_path(settings.output)
     labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
     configs = [asdict(config) for config in request.configs]
     drawing = {
@@ -158,13 +160,13 @@ def leave_codes(job: Job) -> None:
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
     header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source)
-    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(settings.output, header, drawing))
+    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(output, header, drawing))
     if missing is None:
         return print_once(f"{settings.output} is finished: nothing to do")
     with job.bar(sum(map(len, missing))) as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
         if job.accelerator.is_main_process:
-            write_codes(settings.output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
+            write_codes(output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
         else:
             deque(shards, maxlen=0)  # only take part
     print_once(f"{settings.output}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
