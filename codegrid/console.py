@@ -34,7 +34,7 @@ def _steady(number: int, stream: TextIO | None) -> io.TextIOWrapper:
 class _Lasting(io.FileIO):
     """A file that takes what it is given, also where its reader or its terminal is gone."""
 
-    def write(self, content) -> int:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+    def write(self, content) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001
         try:
             return super().write(content)
         except OSError as error:
