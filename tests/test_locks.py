@@ -81,7 +81,7 @@ def test_another_thread_is_another_run(tmp_path):
 @pytest.mark.parametrize("kind", ["link", "hard link", "own notes", "folder", "pipe", "socket"])
 def test_a_lock_that_is_not_ours_is_refused_and_left_alone(tmp_path, kind, request):
     target, lock = tmp_path / "target", tmp_path / "run" / LOCK
-    target.write_text("mine")
+    target.write_text("process of mine")  # which reads as a lock of ours
     lock.parent.mkdir()
     if kind == "socket":
         listener = socket.socket(socket.AF_UNIX)
@@ -96,7 +96,7 @@ def test_a_lock_that_is_not_ours_is_refused_and_left_alone(tmp_path, kind, reque
     }[kind]()
     with pytest.raises(InputError, match=r"\.lock is not a lock of codegrid"):
         hold(lock.parent)
-    assert target.read_text() == "mine" and os.path.lexists(lock)
+    assert target.read_text() == "process of mine" and os.path.lexists(lock)
 
 
 def test_a_disk_without_locks_keeps_the_second_run_out_too(tmp_path, without_locks, capsys):
