@@ -18,6 +18,7 @@ import torch
 from typing_extensions import Self
 
 from .budget import check_memory
+from .devices import find_device
 from .errors import InputError, reason_of
 from .files import write_folder, write_json
 from .limits import is_list_of, short
@@ -235,6 +236,7 @@ def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) ->
 
 
 def _load(source: str | Path, device: str | torch.device, kind: str, model: str = "") -> Any:
+    device = find_device(device)
     folder = fetch(source)
     fields = read_model_config(folder, kind, model)
     cls = TABLES[fields["kind"]][fields["model"]]

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 
 from .budget import check_not_hollow
 from .errors import InputError
+from .files import open_plain, read_plain
 from .limits import short
 from .strict_json import parse_json, to_json
 
@@ -132,7 +133,7 @@ def digest_of_file(path: Path) -> str:
     """
     check_not_hollow(path)
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while piece := file.read(2**20):
             digest.update(piece)
     return digest.hexdigest()
@@ -140,11 +141,9 @@ def digest_of_file(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a size and depth that this project writes."""
-    size = path.stat().st_size
-    if size > MAX_JSON:
-        raise InputError(f"{path} is damaged ({size:,} bytes, at most {MAX_JSON:,} are read): copy or make it again")
+    content = read_plain(path, MAX_JSON)
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(content)
     except (ValueError, RecursionError) as error:  # wrong encoding is a ValueError, too
         raise InputError(f"{path} is damaged (not JSON): copy or make it again") from error
     if not isinstance(value, dict):

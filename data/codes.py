@@ -2,7 +2,9 @@
 
 A folder holds shards `codes-00000.safetensors`, ..., whose tensors `shards.py` describes, `tables.safetensors` with
 the entries of the quantizer (`entries.0` (K, D) for the first grid, ...; missing where they cannot be listed), and
-`manifest.json`, which is written last and makes the folder whole. A shard is checked when it is first read from.
+`manifest.json`, which is written last and makes the folder whole. A shard is checked when it is first read from. Up
+to `IN_MEMORY_BYTES` it is then kept in memory: nothing that happens to the file can change what was checked. More is
+mapped, and checked again where the file is not the one that was.
 
 Shapes: n rows, b batch, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
@@ -25,7 +27,8 @@ from .loading import Indices, item_numbers
 from .manifest import LABELS, TABLES, CodeHeader, read_manifest
 from .shards import COLUMN_TYPES, Arrays, Column, read_shard, texts_of
 
-Stamp = tuple[int, int, int]  # inode, bytes and time of a file
+IN_MEMORY_BYTES = 2**30
+Stamp = tuple[int, int, int, int]  # inode, bytes and times of a file
 
 
 class CodeBatch(NamedTuple):
@@ -71,7 +74,7 @@ class IndexedCodes(Dataset[CodeBatch]):
 
 
 class CodeDataset(IndexedCodes):
-    """A code dataset, read through a memory map.
+    """A code dataset, read shard by shard.
 
     A row, with views one encoding of an image, is an item, a `CodeBatch` without batch axis; slices, lists, arrays and
     masks give batches. `torch.utils.data.DataLoader` reads it as it is, shuffled and by workers, and collates items to
@@ -90,13 +93,16 @@ class CodeDataset(IndexedCodes):
         self._records: list[dict[str, Any]] = manifest["shards"]
         self._tables_sha256: str = manifest["tables"]
         self._firsts = np.cumsum([0, *(record["num_images"] * self.header.views for record in self._records)])
-        self._mapped: dict[int, tuple[Stamp, Arrays]] = {}
+        self._checked: dict[int, tuple[Stamp, Arrays]] = {}
+        size = 0
         for record in self._records:
             if not (self.folder / record["file"]).is_file():
                 raise self._incomplete(record["file"])
+            size += (self.folder / record["file"]).stat().st_size
+        self._in_memory = size <= IN_MEMORY_BYTES
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": {}}  # other processes map the shards anew: a pickled map is a copy
+        return {**self.__dict__, "_checked": {}}  # other processes read the shards themselves
 
     def __len__(self) -> int:
         return self.header.num_rows
@@ -138,7 +144,7 @@ class CodeDataset(IndexedCodes):
 
     def fingerprint(self) -> str:
         """Return a digest that tells two code datasets apart."""
-        return digest_of(asdict(self.header))
+        return digest_of([asdict(self.header), [record["sha256"] for record in self._records], self._tables_sha256])
 
     def tables(self) -> dict[str, torch.Tensor]:
         """Return the quantizer's tables: `entries.0` (K, D) for the first grid, and so on; empty where there are none.
@@ -179,16 +185,19 @@ class CodeDataset(IndexedCodes):
         return np.concatenate([self._shard(number)[f"columns.{LABELS}"] for number in range(len(self._records))])
 
     def _shard(self, number: int) -> Arrays:
-        """Map a shard, and check it where it is new, or not the file that was checked."""
-        record = self._records[number]
+        """Return a shard, checked where it is new, or not the file that was checked."""
+        record, known = self._records[number], self._checked.get(number)
+        if known and self._in_memory:
+            return known[1]
         path = self.folder / record["file"]
-        stamp, known = _stamp(path), self._mapped.get(number)
+        stamp = _stamp(path)
         if known and stamp in (None, known[0]):  # a map outlives the file
             return known[1]
         if stamp is None:
             raise self._incomplete(record["file"])
-        arrays = read_shard(path, record["num_images"] * self.header.views, record["sha256"], self.header)
-        self._mapped[number] = stamp, arrays
+        rows = record["num_images"] * self.header.views
+        arrays = read_shard(path, rows, record["sha256"], self.header, self._in_memory)
+        self._checked[number] = stamp, arrays
         return arrays
 
     def _incomplete(self, name: str) -> InputError:
@@ -201,4 +210,4 @@ def _stamp(path: Path) -> Stamp | None:
         found = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from codegrid.budget import check_memory
 from codegrid.codes import Signal
 from codegrid.errors import InputError, reason_of
-from codegrid.tensors import digest_of
+from codegrid.tensors import digest_of, digest_of_file
 
 from .images import MAX_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
 from .jpeg import MAX_SCANS, has_too_many_scans
@@ -110,9 +111,14 @@ class FolderImages:
         return Signal("image", self.in_channels, self.image_size)
 
     def fingerprint(self) -> str:
-        """Return a digest of the names and sizes of the files, and of what is made of them."""
+        """Return a digest of the files and of what is made of them.
+
+        Of all files it takes names and sizes. Their content is read, too, but of as many, evenly spaced, as take 2 GiB.
+        """
         files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
-        return digest_of([files, list(self.image_size), self.in_channels, self.classes])
+        with ThreadPoolExecutor() as pool:
+            some = list(pool.map(digest_of_file, (self.paths[i] for i in affordable([size for _, size in files]))))
+        return digest_of([files, some, list(self.image_size), self.in_channels, self.classes])
 
     def variance(self) -> float:
         """Return the variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
@@ -154,6 +160,11 @@ class FolderImages:
             )
         pixels = torch.from_numpy(np.array(upright))
         return pixels[None] if self.in_channels == 1 else pixels.permute(2, 0, 1)
+
+
+def affordable(sizes: Sequence[int] | np.ndarray) -> list[int]:
+    """Return the numbers of files, evenly spaced, whose content a fingerprint can take in: about 2 GiB of it."""
+    return evenly_spaced(len(sizes), max(1, int(IN_MEMORY_BYTES / max(1, sum(sizes)) * len(sizes))))
 
 
 def _open(path: Any) -> Image.Image:

@@ -15,8 +15,8 @@ from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
-from .folder import IN_MEMORY_BYTES, FolderImages
-from .images import ImageDataset, evenly_spaced
+from .folder import IN_MEMORY_BYTES, FolderImages, affordable
+from .images import ImageDataset
 from .splits import split_indices
 
 PREFIX = "hf:"
@@ -89,11 +89,10 @@ class HubImages(FolderImages):
 
     def fingerprint(self) -> str:
         """Return a digest of the sizes of the encoded pictures, the labels and some pictures."""
-        some = [sha256(self.paths[i].open().getvalue()) for i in evenly_spaced(len(self), 32)]
+        sizes = self.paths.sizes()
+        some = [sha256(self.paths[i].open().getvalue()) for i in affordable(sizes.clip(0))]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
-        return digest_of(
-            [sha256(self.paths.sizes()), some, labels, list(self.image_size), self.in_channels, self.classes]
-        )
+        return digest_of([sha256(sizes), some, labels, list(self.image_size), self.in_channels, self.classes])
 
 
 def load_hub(

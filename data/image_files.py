@@ -17,8 +17,9 @@ from codegrid.codes import NO_LABEL
 from codegrid.errors import InputError
 from codegrid.files import write_folder
 
+from .digests import unwritten
 from .images import to_float
-from .npz import describe, image_files, missing_files, read_first, write_images
+from .npz import describe, image_files, read_first, write_images
 
 Names = Callable[[range], Sequence[str]]  # numbers of images → what else than its number a file's name says of each
 
@@ -38,6 +39,9 @@ class ImageFiles(Protocol):
 
     def read_first(self, count: int) -> torch.Tensor:
         """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
+
+    def results(self) -> list[str]:
+        """Return the names of the files by which a finished run can tell that they are there."""
 
     def __str__(self) -> str:
         """Say where the images are."""
@@ -81,9 +85,13 @@ class NpzFiles:
     def __str__(self) -> str:
         return describe(self.files)
 
+    def results(self) -> list[str]:
+        """Return the names of the files."""
+        return list(self.files)
+
     def missing(self) -> list[range]:
         """Return the numbers in each file that is not there, or not whole."""
-        return list(missing_files(self.folder, self.files, self.labels is not None).values())
+        return list(unwritten(self.folder, self.files).values())
 
     def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
         """Write the images of one file."""
@@ -103,6 +111,10 @@ class PngFiles:
 
     def __str__(self) -> str:
         return f"{self.folder.name}/"
+
+    def results(self) -> list[str]:
+        """Return nothing: there can be a million of them, and people sort out what they do not like."""
+        return []
 
     def missing(self) -> list[range]:
         """Return the numbers of pictures that are not there, or not whole, in ranges."""

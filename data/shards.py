@@ -20,6 +20,7 @@ import torch
 from codegrid.budget import check_not_hollow
 from codegrid.codes import Codes, Grid
 from codegrid.errors import InputError
+from codegrid.files import open_plain
 from codegrid.limits import short
 from codegrid.strict_json import parse_json
 from codegrid.tensors import sha256
@@ -135,12 +136,14 @@ def texts_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarray
     return np.array(texts, dtype=object).reshape(len(rows), *column["shape"]).tolist()
 
 
-def read_shard(path: Path, num_rows: int, expected_sha256: str, header: CodeHeader) -> Arrays:
-    """Map a shard whose bytes, shapes and codes are as they must be.
+def read_shard(
+    path: Path, num_rows: int, expected_sha256: str, header: CodeHeader, into_memory: bool = False
+) -> Arrays:
+    """Map a shard whose bytes, shapes and codes are as they must be, or read it into memory.
 
     Raises `InputError` where they are not.
     """
-    content = _map_bytes(path)
+    content = _read_bytes(path) if into_memory else _map_bytes(path)
     if sha256(content) != expected_sha256:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
     arrays = _parse(path, content)[1]
@@ -153,6 +156,11 @@ def read_shard(path: Path, num_rows: int, expected_sha256: str, header: CodeHead
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a shard, which is not checked."""
     return _parse(path, _map_bytes(path))[0]
+
+
+def _read_bytes(path: Path) -> np.ndarray:
+    with open_plain(path) as file:
+        return np.frombuffer(file.read(), dtype=np.uint8)
 
 
 def _map_bytes(path: Path) -> np.ndarray:

@@ -13,7 +13,6 @@ from codegrid.data.codes import CodeDataset
 from codegrid.data.images import ImageDataset, to_float
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
-from codegrid.locks import release_all
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
 from codegrid.pipelines.running.device import start_accelerator
@@ -34,10 +33,7 @@ def export(bars_file, small_run, tmp_path):
     def call(name, **settings):
         folder = tmp_path / name
         models = {"tokenizer": str(small_run / "tokenizer"), "output": str(folder)}
-        try:
-            export_codes(ExportCodes(dataset="npz", data_root=str(bars_file), **models, **settings))
-        finally:
-            release_all()  # as the command line does
+        export_codes(ExportCodes(dataset="npz", data_root=str(bars_file), **models, **settings))
         return folder
 
     return call

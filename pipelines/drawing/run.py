@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from codegrid.errors import InputError
+from codegrid.locks import releasing
 from codegrid.pipelines.generation.artifacts import load_artifacts
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
 }
 
 
+@releasing()
 def plot(settings: Plot) -> None:
     """Write a PNG for each figure into `settings.output`."""
     artifacts = load_artifacts(

@@ -14,6 +14,7 @@ from codegrid.data.loading import in_order
 from codegrid.data.manifest import LABELS
 from codegrid.data.shards import Column
 from codegrid.files import write_json
+from codegrid.locks import releasing
 from codegrid.pipelines.drawing.codebook import save_usage
 from codegrid.pipelines.drawing.sheets import save_pairs
 from codegrid.pipelines.evaluate import Evaluate
@@ -66,6 +67,7 @@ class Metrics:
         return lines + self.left_out
 
 
+@releasing()
 def evaluate(settings: Evaluate) -> None:
     """Write metrics.json, usage.png and reconstructions.png into `settings.output`."""
     inputs = load_inputs(settings)

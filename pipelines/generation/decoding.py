@@ -18,6 +18,7 @@ from codegrid.data.image_files import make_files, names_of_files, names_of_label
 from codegrid.data.images import to_uint8
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.npz import ON_A_PAGE
+from codegrid.locks import releasing
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
@@ -28,6 +29,7 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.protocols import Tokenizer
 
 
+@releasing()
 def decode_codes(settings: DecodeCodes) -> None:
     """Write the images, in shards where there are many, and a sheet of the first ones into `settings.output`."""
     tokenizer = load_model(settings.tokenizer, choose_device(settings.device), "tokenizer")
@@ -43,7 +45,9 @@ def decode_codes(settings: DecodeCodes) -> None:
     with tqdm(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
         for numbers in missing:
             files.write(numbers, decode_rows(tokenizer, codes, numbers, settings.batch_size, bar))
-    run.finish_with(lambda folder: save_sheet(folder / "images.png", files.read_first(ON_A_PAGE)))
+    run.finish_with(
+        lambda folder: save_sheet(folder / "images.png", files.read_first(ON_A_PAGE)), written=files.results()
+    )
     print_once(f"{settings.output}: {len(codes):,} images in {files}, some in images.png")
 
 

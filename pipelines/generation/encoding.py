@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
 from codegrid.data.sources import Images
 from codegrid.errors import import_extra
+from codegrid.locks import real_path, releasing
 from codegrid.model_folder import load_model
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.running.cli import print_once
@@ -40,10 +41,12 @@ STATE = "state"  # the folder of the codes that a plain file is made from
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
+@releasing()
 def export_codes(settings: ExportCodes) -> None:
     """Write the codes into `settings.output`, shard by shard. Every process encodes its share of each batch."""
     if settings.format == "parquet":
         import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
+    settings = replace(settings, output=str(real_path(settings.output)))  # a link may move while images are encoded
     accelerator = start_accelerator(settings.device)
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
     tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))

@@ -21,6 +21,7 @@ from codegrid.data.image_files import ImageFiles, make_files, names_of_files, na
 from codegrid.data.images import to_uint8
 from codegrid.data.manifest import LABELS
 from codegrid.data.npz import ON_A_PAGE
+from codegrid.locks import real_path, releasing
 from codegrid.pipelines.drawing.sheets import save_sheet
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import start_accelerator
@@ -82,6 +83,7 @@ class Job(NamedTuple):
         )  # fmt: skip
 
 
+@releasing()
 def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
     accelerator = start_accelerator(settings.device)
@@ -125,7 +127,7 @@ def leave_images(job: Job) -> None:
             else:
                 deque(images, maxlen=0)  # only take part
     if job.accelerator.is_main_process:
-        run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"))
+        run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"), written=files.results())
     print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {files}, some in {job.name}.png")
 
 
@@ -156,6 +158,7 @@ def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
 def leave_codes(job: Job) -> None:
     """Leave the codes alone, as a code dataset."""
     settings, request, pipeline = job.settings, job.request, job.pipeline
+    output = real_path(settings.output)
     labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
     configs = [asdict(config) for config in request.configs]
     drawing = {
@@ -166,13 +169,13 @@ def leave_codes(job: Job) -> None:
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
     header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source)
-    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(settings.output, header, drawing))
+    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(output, header, drawing))
     if missing is None:
         return print_once(f"{settings.output} is finished: nothing to do")
     with job.bar(sum(map(len, missing))) as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
         if job.accelerator.is_main_process:
-            write_codes(settings.output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
+            write_codes(output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
         else:
             deque(shards, maxlen=0)  # only take part
     print_once(f"{settings.output}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")

@@ -4,22 +4,22 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from codegrid.command import COMMANDS
-from codegrid.data.code_writer import missing_ranges
+from codegrid.data.code_writer import find_lost, missing_ranges, reopen
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
 from codegrid.limits import short
-from codegrid.locks import hold
+from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
-from .cli import is_main_process, name_of
+from .cli import is_main_process, name_of, print_once
 from .options import resolve_options
 from .settings import Command, Training
 
@@ -38,16 +38,16 @@ class Run:
     """One command's run into one folder.
 
     Args:
-        folder: the command's `output`.
+        folder: the command's `output`. What a link leads to is found out once: everything is written there.
         settings: the command's settings. Options of the model are recorded beside them, the defaults too.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
-    The main process keeps others out of the folder from here on. Raises `InputError` where another run uses it or has
-    used it.
+    The main process keeps others out of the folder from here on. A run whose results are gone is not finished. Raises
+    `InputError` where another run uses the folder or has used it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
-        self.folder = Path(folder)
+        self.folder = real_path(folder)
         recorded = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
         if isinstance(settings, Training):
             del recorded["options"]
@@ -63,10 +63,13 @@ class Run:
             "finished": False,
         }
         self.finished = False
+        self._lost = ""
         self._compare()
         if not self.finished and is_main_process():
             hold(self.folder)
             self._compare()  # another run may have ended in between
+        if self._lost:
+            print_once(f"{self.folder} was finished, but {self._lost} is gone or was changed: it is made again")
 
     def _compare(self) -> None:
         path = self.folder / RUN_FILE
@@ -81,8 +84,10 @@ class Run:
             raise InputError(f"{path} is damaged (it tells no settings): choose another `output`")
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
-        self.finished = earlier.get("finished") is True
-        if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
+        was_finished = earlier.get("finished") is True
+        self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished else ""
+        self.finished = was_finished and not self._lost
+        if was_finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
             refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
 
     @property
@@ -95,17 +100,31 @@ class Run:
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, self.record)
 
-    def finish_with(self, write_results: Callable[[Path], None] = lambda staging: None) -> None:
+    def finish_with(
+        self, write_results: Callable[[Path], None] = lambda staging: None, written: Iterable[str] = ()
+    ) -> None:
         """Write the results and, last, that the run is finished. Called by the main process alone.
 
         Args:
             write_results: writes files into the folder it is given; they appear in the run's folder together.
+            written: names of results that are there already.
         """
         with write_folder(self.folder) as staging:
             write_results(staging)
+            results = [*written, *(path.name for path in staging.iterdir())]
+        files = {name: (self.folder / name).stat().st_size for name in sorted(results)}
         # by itself, so that there is a record at every moment
         with write_folder(self.folder, index=RUN_FILE) as staging:
-            write_json(staging / RUN_FILE, {**self.record, "finished": True})
+            write_json(staging / RUN_FILE, {**self.record, "finished": True, "files": files})
+
+
+def _first_lost(folder: Path, files: object) -> str:
+    """Return the name of a result that is not there any more, or has another size; empty where there is none."""
+    for name, size in files.items() if isinstance(files, dict) else ():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return str(name)
+    return ""
 
 
 def _visible(folder: Path) -> set[str]:
@@ -124,6 +143,8 @@ def missing_codes(
 ) -> list[range] | None:
     """Return what a code dataset still lacks, a range for each shard; None where it is whole. Keeps other runs out.
 
+    One whose files are gone is no longer whole.
+
     Raises `InputError` where the folder holds another one, made with another header or provenance.
     """
     if not is_whole(folder):
@@ -134,7 +155,13 @@ def missing_codes(
     earlier = {name: manifest["provenance"].get(name) for name in provenance or {}}
     refuse_differences(folder, earlier, provenance or {})
     refuse_differences(folder, manifest["header"], asdict(header))
-    return None
+    lost = find_lost(folder, manifest)
+    if not lost:
+        return None
+    hold(folder)
+    print_once(f"{folder} was finished, but {lost} is gone: it is made again")
+    reopen(folder, manifest)
+    return missing_ranges(folder, header)
 
 
 def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from codegrid.sampling_config import SamplingConfig, sampling_configs
 DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz", "hf:NAME")
 Dataset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]  # hf:NAME stands for many
 Split = Literal["train", "test"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
 Backend = Literal["auto", "plain", "torch", "compiled", "native"]
 Tracker = Literal["none", "tensorboard", "wandb"]
@@ -45,7 +45,7 @@ class Compute(Command):
     title: ClassVar[str] = "general"
 
     device: Device = "auto"
-    """auto: cuda where there is a GPU."""
+    """auto: cuda where there is a GPU. Or any device that torch has here, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,19 @@
 
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from typing_extensions import Self
+
+Item = TypeVar("Item")
+
+
+class _Interrupted(BaseException):
+    """A wait that a signal has ended."""
 
 
 class StopSignals:
@@ -15,6 +22,8 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.interrupted: int | None = None  # the signal that has ended a wait
+        self._waits = False
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -28,6 +37,27 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
+        if self._waits:
+            raise _Interrupted
+
+    def until_stopped(self, items: Iterable[Item], accelerator: Accelerator) -> Iterator[Item]:
+        """Hand items on. A signal that comes while one is waited for ends the wait, which may be long, and the row.
+
+        Of several processes none may leave alone: they go on waiting.
+        """
+        iterator, alone = iter(items), accelerator.num_processes == 1
+        while True:
+            try:
+                self._waits = alone
+                item = next(iterator)
+            except StopIteration:
+                return
+            except _Interrupted:
+                self.interrupted = self.received
+                return
+            finally:
+                self._waits = False
+            yield item
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():

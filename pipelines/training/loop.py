@@ -1,7 +1,6 @@
 """The training loop of every stage."""
 
 import math
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from codegrid.errors import InputError
+from codegrid.model_folder import CONFIG, WEIGHTS
 from codegrid.pipelines.running.cli import Stopped
 from codegrid.pipelines.running.device import ComputeConfig
 from codegrid.pipelines.running.processes import check_same_step
@@ -19,7 +19,7 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import StopSignals
 
-from .checkpoints import Checkpoints
+from .checkpoints import STATES, Checkpoints, drop_states, saved_states
 from .objective import Metrics, Objective
 from .trackers import Log
 from .trainer import Figures, Trainer
@@ -39,7 +39,7 @@ def train(
     """
     is_main = accelerator.is_main_process
     trainer = Trainer(objective, settings, compute, accelerator)
-    checkpoints = Checkpoints(run.folder / "state", run.identity, trainer.trainable(), settings.save_every)
+    checkpoints = Checkpoints(run.folder / STATES, run.identity, trainer.trainable(), settings.save_every)
     start, history = checkpoints.load()
     check_same_step(accelerator, start)
     if is_main:
@@ -50,7 +50,8 @@ def train(
     look_every = 1 if accelerator.device.type == "cpu" else EVERY  # a look at a GPU's figures waits for it
     bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main)
     with bar, Log(accelerator, run, settings, start) as log, StopSignals() as signals:
-        for step, batch in enumerate(batches, start):
+        done = start
+        for step, batch in enumerate(signals.until_stopped(batches, accelerator), start):
             done, is_end, stop = step + 1, step + 1 == settings.steps, None
             figures = trainer.find_gradients(batch, step)
             check.note(done, figures | trainer.limit_gradients(step))
@@ -78,6 +79,11 @@ def train(
                     checkpoints.save(done, history)
             if stop:
                 raise Stopped(stop)
+        if signals.interrupted:  # while it waited for a batch
+            check.look()
+            if done > start:
+                checkpoints.save(done, history)
+            raise Stopped(signals.interrupted)
     return history
 
 
@@ -148,19 +154,16 @@ class FiniteCheck:
 
     def _refuse(self, step: int, words: str) -> None:
         """Raise `InputError` with what is wrong after a step, and what there is that is not."""
-        saved = sorted(path.parent.name for path in self.states.glob("step-*/state.json"))
-        last = f"the last good state is {self.states / saved[-1]}" if saved else "no state was saved yet"
+        saved = saved_states(self.states)
+        last = f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
         raise InputError(f"step {step}: {words}; {last}. Start again with a smaller `lr`, in another `output`")
 
 
 def finish(run: Run, keep_state: bool = False) -> None:
     """Mark a run as finished, once its model is saved: its training states have served, but for what only they hold."""
-    run.finish_with()
-    states = sorted((run.folder / "state").glob("step-*"))
-    for state in states[:-1] if keep_state else states:
-        shutil.rmtree(state, ignore_errors=True)
-    if not keep_state:
-        shutil.rmtree(run.folder / "state", ignore_errors=True)
+    run.finish_with(written=[CONFIG, WEIGHTS])
+    states = run.folder / STATES
+    drop_states(states, but=saved_states(states)[-1:] if keep_state else [])
 
 
 def _readable(figures: Figures, history: list[Metrics]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out
 from codegrid.errors import InputError
+from codegrid.locks import releasing
 from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
@@ -100,6 +102,7 @@ class PriorObjective:
         return pages
 
 
+@releasing()
 def train_prior(settings: TrainPrior) -> None:
     """Train the prior and save its model folder in `settings.output`."""
     resolve_options(settings)  # what does not fit is refused before anything is read
@@ -122,7 +125,7 @@ def train_prior(settings: TrainPrior) -> None:
         print_once(f"a {settings.model} prior has no likelihood that tells which is best: the last is kept")
     history = train(objective, settings, compute, run, accelerator)
     if accelerator.is_main_process:
-        save(objective, history, settings)
+        save(objective, history, settings, run.folder)
         finish(run, keep_state=True)  # which alone holds the weights that were not averaged
     shut_down(accelerator)
 
@@ -169,13 +172,13 @@ def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:
     return grids
 
 
-def save(objective: PriorObjective, history: list[Metrics], settings: TrainPrior) -> None:
+def save(objective: PriorObjective, history: list[Metrics], settings: TrainPrior, folder: Path) -> None:
     """Save the average that is kept, with what was measured."""
     kept, metrics = cast("Prior", objective.players["prior"].kept.eval()), history[-1]
     if objective.keep_best:
         metrics = min(history, key=lambda each: each[objective.criterion])
     kept.provenance |= {"step": metrics["step"], "history": history}
-    kept.save_pretrained(settings.output)
+    kept.save_pretrained(folder)
     bits = f"{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
     which = "best" if objective.keep_best else "last"
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")

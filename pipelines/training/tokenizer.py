@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
 from codegrid.data.sources import Images, load_images
 from codegrid.errors import InputError
+from codegrid.locks import releasing
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
@@ -103,6 +105,7 @@ class TokenizerObjective:
         return {"batch_perplexity": torch.stack(each).mean(), **of_grids}
 
 
+@releasing()
 def train_tokenizer(settings: TrainTokenizer) -> None:
     """Train the tokenizer and save its model folder in `settings.output`."""
     resolve_options(settings)  # what does not fit is refused before anything is read
@@ -125,7 +128,7 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     shut_down(accelerator)  # the others need not wait for the rest
     if accelerator.is_main_process:
         tokenizer.eval()
-        save_with_metrics(tokenizer, validation, settings)
+        save_with_metrics(tokenizer, validation, settings, run.folder)
         finish(run)
 
 
@@ -149,9 +152,9 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
     return tokenizer
 
 
-def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer) -> None:
+def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer, folder: Path) -> None:
     """Save the trained tokenizer, measure it on all validation images, and save it again with metrics and a picture."""
-    tokenizer.save_pretrained(settings.output)  # first: what is measured may turn out to be unreadable
+    tokenizer.save_pretrained(folder)  # first: what is measured may turn out to be unreadable
     batches = in_order(len(validation), BATCH)
     bar = tqdm(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
     with without_compiling():
@@ -159,7 +162,7 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
         at_most = max(1, min(24, MAX_CARD_PIXELS // math.prod(validation.image_size)))
         picture = pairs_png(*reconstruct_some(tokenizer, validation, at_most))
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
-    tokenizer.save_pretrained(settings.output, picture)
+    tokenizer.save_pretrained(folder, picture)
     print_once(
         f"{settings.output}, on {len(validation)} validation images: "
         f"reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB, "
