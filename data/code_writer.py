@@ -5,6 +5,7 @@ The digests of the shards that are written go when the manifest, which holds the
 Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column.
 """
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
