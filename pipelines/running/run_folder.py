@@ -30,7 +30,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "log_with", "verbose", "plugin",
+    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class Run:
         facts: what else the result depends on, by name; they replace settings of the same name.
 
     The main process keeps others out of the folder from here on. Raises `InputError` where another run uses it or has
-    used it.
+    used it. A training at a constant learning rate may go on for more steps: `is_longer` where it had finished.
     """
 
     def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
@@ -62,7 +62,8 @@ class Run:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
-        self.finished = False
+        self.finished = self.is_longer = False
+        self._hint = f" with `init_from` {self.folder}" * isinstance(settings, Training)
         self._compare()
         if not self.finished and is_main_process():
             hold(self.folder)
@@ -82,13 +83,20 @@ class Run:
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
         self.finished = earlier.get("finished") is True
-        if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
-            refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
+        before, now = earlier["settings"], self.record["settings"]
+        if _is_longer(before, now):
+            before = {**before, "steps": now["steps"]}
+            self.finished, self.is_longer = False, self.finished
+        if self.finished or self.is_longer or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
+            refuse_differences(self.folder, before, now, self._hint)
 
     @property
     def identity(self) -> str:
         """A digest of everything that the result depends on."""
-        return digest_of([self.record["command"], self.record["settings"]])
+        settings = self.record["settings"]
+        if _is_constant(settings):  # each step is the same, however many follow
+            settings = {name: value for name, value in settings.items() if name != "steps"}
+        return digest_of([self.record["command"], settings])
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
@@ -106,6 +114,17 @@ class Run:
         # by itself, so that there is a record at every moment
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, {**self.record, "finished": True})
+
+
+def _is_constant(settings: dict[str, Any]) -> bool:
+    """Return whether the steps of a training do not depend on how many there are."""
+    return settings.get("lr_schedule") == "constant"
+
+
+def _is_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether a training only asks for more steps than before, and may."""
+    steps = before.get("steps")
+    return _is_constant(before) and _is_constant(now) and type(steps) is int and now["steps"] > steps
 
 
 def _visible(folder: Path) -> set[str]:
@@ -137,8 +156,15 @@ def missing_codes(
     return None
 
 
-def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `InputError`, naming what differs, where a folder was made with other settings."""
+WHY = {"steps": " (the learning rate of each step depends on it, but for `lr_schedule` constant)"}
+
+
+def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any], hint: str = "") -> None:
+    """Raise `InputError`, naming what differs, where a folder was made with other settings.
+
+    Args:
+        hint: how another `output` can use this one.
+    """
     as_read = json.loads(json.dumps(now))  # a tuple reads back as a list
     for name in sorted(as_read.keys() | earlier.keys()):
         if name not in earlier:
@@ -146,7 +172,8 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(
-                f"{folder} was made with {name} {was}, not {wanted}: choose another `output`, or the earlier settings"
+                f"{folder} was made with {name} {was}, not {wanted}{WHY.get(name, '')}: choose another `output`{hint}, "
+                "or the earlier settings"
             )
 
 

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while training: the step is finished and saved before the run ends."""
+"""Signals while training: the step is finished and saved before the run ends.
+
+Ctrl-C and SIGTERM stop it, so that it can go on later; SIGUSR1 says that it is enough.
+"""
 
 import signal
 import threading
@@ -9,17 +12,24 @@ import torch
 from accelerate import Accelerator
 from typing_extensions import Self
 
+FINISH = int(getattr(signal, "SIGUSR1", 10))  # which Windows cannot send
+NOTED = {signal.SIGINT, signal.SIGTERM, FINISH} & set(signal.valid_signals())
+
 
 class StopSignals:
-    """Within this context the first SIGINT or SIGTERM is noted; a second one acts at once."""
+    """Within this context the first SIGINT or SIGTERM is noted, a second one acts at once; so is SIGUSR1.
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    Args:
+        finish: begin as if SIGUSR1 had come.
+    """
+
+    def __init__(self, finish: bool = False) -> None:
+        self.received: int | None = FINISH if finish else None
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others cannot
-            self._earlier = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._earlier = {number: signal.signal(number, self._note) for number in NOTED}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -27,7 +37,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        if number != FINISH:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():
