@@ -80,6 +80,11 @@ class Odd:
         return f"an odd number from {self.low} to {self.high}"
 
 
+@dataclass(frozen=True)
+class AtStart:
+    """Marks an option that says how training begins: a model that starts from another one leaves it at its default."""
+
+
 # settings that several places take
 NumSamples = Annotated[int, Range(1, 10**8)]
 BatchSize = Annotated[int, Range(1, 10**6)]

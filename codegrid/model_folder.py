@@ -21,16 +21,17 @@ from .budget import check_memory
 from .devices import find_device
 from .errors import InputError, reason_of
 from .files import write_folder, write_json
+from .inherit import Rows, inherit_tensors
 from .limits import is_list_of, short
 from .model_card import read_picture, render_card, write_card
 from .registry import TABLES
 from .tensors import check_finite, digest_of, read_json, read_tensors, sha256, write_tensors
+from .usable import CONFIG, WEIGHTS, load_usable
 
 FORMAT = "codegrid model 2"
 OLD_FORMAT = "codegrid model 1"
 HUB_PREFIX = "hf:"
 PIPELINE_FOLDERS = ("tokenizer", "prior", "prior-[0-9]", "prior-[0-9][0-9]")  # patterns, of both stages in one folder
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KINDS = ("tokenizer", "prior")
 COPIES = 3  # of the weights while they are loaded: the file, its tensors, the model
 FIELDS = {"kind": str, "model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
@@ -108,9 +109,20 @@ class ModelFolder:
             write_json(staging / CONFIG, {**fields, "sha256": {WEIGHTS: checksum, CONFIG: digest_of(fields)}})
             write_card(staging, Path(folder), render_card(fields, bool(picture)), picture)
 
+    def inherit(self, other: ModelFolder) -> list[str]:
+        """Take over the weights of another model of this class, as far as they fit; return what stays new, in words."""
+        ours, theirs = (model.state_dict() for model in (self, other))  # type: ignore[attr-defined]
+        return inherit_tensors(ours, theirs, self.shared_rows(other))
+
+    def shared_rows(self, other: Any) -> dict[str, Rows]:
+        """Return which rows of tensors become which of another model's, where it is not those of the same numbers."""
+        return {}
+
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
         """Load a model of this class, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+
+        Of a training run that has not finished, the best model so far is taken, else the last.
 
         Raises `InputError` where the folder does not exist, is incomplete, damaged or holds another model.
         """
@@ -129,6 +141,8 @@ def picture_of(model: Any) -> bytes:
 
 def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str = "") -> Any:
     """Load any tokenizer or prior, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+
+    Of a training run that has not finished, the best model so far is taken, else the last.
 
     Args:
         kind: `tokenizer` or `prior`, where it must be one.
@@ -197,8 +211,9 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
         raise InputError(f"no folder {folder}: give the folder of a trained {wanted}, or {HUB_PREFIX}owner/name")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            unfinished = "its training has not finished: run the same command again"
-            remedy = unfinished if (folder / "state").is_dir() else "train or copy it again"
+            unfinished = "its training has not validated yet: wait, or run the same command again"
+            runs = any((folder / trace).exists() for trace in ("state", "metrics.jsonl"))
+            remedy = unfinished if runs else "train or copy it again"
             raise InputError(f"{folder} is incomplete: it holds no {name}; {remedy}")
     path = folder / CONFIG
     fields = read_json(path)
@@ -236,8 +251,11 @@ def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) ->
 
 
 def _load(source: str | Path, device: str | torch.device, kind: str, model: str = "") -> Any:
-    device = find_device(device)
-    folder = fetch(source)
+    device, folder = find_device(device), fetch(source)
+    return load_usable(folder, lambda place: _load_folder(place, device, kind, model))
+
+
+def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> Any:
     fields = read_model_config(folder, kind, model)
     cls = TABLES[fields["kind"]][fields["model"]]
     try:

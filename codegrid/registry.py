@@ -156,6 +156,8 @@ def load_plugin(module: str) -> None:
 def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
     """Load whatever a folder holds: a tokenizer, a prior, or, where it holds both in folders, the pipeline.
 
+    Of a training run that has not finished, its best model so far is taken, else the last one that was validated.
+
     Args:
         source: a model folder, a folder with `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ...), or
             `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder of that.

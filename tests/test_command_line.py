@@ -35,7 +35,7 @@ DATA = "--dataset npz --data-root d --num-workers 1"
 DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
-    "--device cpu --save-every 5 --log-with tensorboard"
+    "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard"
 )
 TOLD = [
     (TrainTokenizer, f"--output o {DATA} --image-size 48 64 {TRAINING} --model vqvae --quantizer gradient"),

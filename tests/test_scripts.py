@@ -46,7 +46,7 @@ def test_a_training_run_leaves_a_model_folder_and_a_record(small_run):
         ("prior", ["state"]),
     ):  # the state holds the weights that were not averaged
         left = sorted(path.name for path in (small_run / name).iterdir())
-        assert left == sorted(["README.md", "config.json", "model.safetensors", "run.json", *more])
+        assert left == sorted(["README.md", "config.json", "metrics.jsonl", "model.safetensors", "run.json", *more])
         record = json.loads((small_run / name / "run.json").read_text())
         assert record["finished"] and record["seed"] == 0 and "torch" in record["versions"]
         assert record["command"] == f"train-{name}"

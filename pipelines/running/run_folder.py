@@ -30,7 +30,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "log_with", "verbose", "plugin",
+    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin",
 }  # fmt: skip
 
 
@@ -42,8 +42,10 @@ class Run:
         settings: the command's settings. Options of the model are recorded beside them, the defaults too.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
-    The main process keeps others out of the folder from here on. A run whose results are gone is not finished. Raises
-    `InputError` where another run uses the folder or has used it.
+    The main process keeps others out of the folder from here on. A run whose results are gone is not finished. A
+    training at a constant learning rate may go on for more steps: `is_longer` where it had finished.
+
+    Raises `InputError` where another run uses the folder or has used it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
@@ -62,8 +64,9 @@ class Run:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
-        self.finished = False
+        self.finished = self.is_longer = False
         self._lost = ""
+        self._hint = f" with `init_from` {self.folder}" * isinstance(settings, Training)
         self._compare()
         if not self.finished and is_main_process():
             hold(self.folder)
@@ -85,15 +88,23 @@ class Run:
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
         was_finished = earlier.get("finished") is True
-        self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished else ""
-        self.finished = was_finished and not self._lost
+        before, now = earlier["settings"], self.record["settings"]
+        longer = _is_longer(before, now)
+        if longer:
+            before = {**before, "steps": now["steps"]}
+        self.is_longer = was_finished and longer
+        self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished and not longer else ""
+        self.finished = was_finished and not longer and not self._lost
         if was_finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
-            refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
+            refuse_differences(self.folder, before, now, self._hint)
 
     @property
     def identity(self) -> str:
         """A digest of everything that the result depends on."""
-        return digest_of([self.record["command"], self.record["settings"]])
+        settings = self.record["settings"]
+        if _is_constant(settings):  # each step is the same, however many follow
+            settings = {name: value for name, value in settings.items() if name != "steps"}
+        return digest_of([self.record["command"], settings])
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
@@ -125,6 +136,17 @@ def _first_lost(folder: Path, files: object) -> str:
         if not path.is_file() or path.stat().st_size != size:
             return str(name)
     return ""
+
+
+def _is_constant(settings: dict[str, Any]) -> bool:
+    """Return whether the steps of a training do not depend on how many there are."""
+    return settings.get("lr_schedule") == "constant"
+
+
+def _is_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether a training only asks for more steps than before, and may."""
+    steps = before.get("steps")
+    return _is_constant(before) and _is_constant(now) and type(steps) is int and now["steps"] > steps
 
 
 def _visible(folder: Path) -> set[str]:
@@ -164,8 +186,15 @@ def missing_codes(
     return missing_ranges(folder, header)
 
 
-def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `InputError`, naming what differs, where a folder was made with other settings."""
+WHY = {"steps": " (the learning rate of each step depends on it, but for `lr_schedule` constant)"}
+
+
+def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any], hint: str = "") -> None:
+    """Raise `InputError`, naming what differs, where a folder was made with other settings.
+
+    Args:
+        hint: how another `output` can use this one.
+    """
     as_read = json.loads(json.dumps(now))  # a tuple reads back as a list
     for name in sorted(as_read.keys() | earlier.keys()):
         if name not in earlier:
@@ -173,7 +202,8 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(
-                f"{folder} was made with {name} {was}, not {wanted}: choose another `output`, or the earlier settings"
+                f"{folder} was made with {name} {was}, not {wanted}{WHY.get(name, '')}: choose another `output`{hint}, "
+                "or the earlier settings"
             )
 
 

@@ -87,8 +87,15 @@ class Training(Compute):
     """Pieces that a step's batch is worked through in, for less memory. A codebook still moves once a step."""
     seed: Seed = 0
     """Everything random follows from it."""
+    init_from: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
+    """Start from the weights of this model, as far as they fit: for other data, another rate or a larger codebook.
+    Options that are not given are those of that model."""
+    validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
+    """Steps between two validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of all."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two saved training states. By default as many as take ten seconds."""
+    finish_now: Flag = False
+    """End a run that was stopped: one step more, and its model is the finished one. SIGUSR1 ends a running one so."""
     log_with: Tracker = "none"
     """Also log metrics and pictures with this tracker, below OUTPUT/logs; needs its package."""
     options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)

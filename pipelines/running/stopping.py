@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while training: the step is finished and saved before the run ends."""
+"""Signals while training: the step is finished and saved before the run ends.
+
+Ctrl-C and SIGTERM stop it, so that it can go on later; SIGUSR1 says that it is enough.
+"""
 
 import signal
 import threading
@@ -10,6 +13,8 @@ import torch
 from accelerate import Accelerator
 from typing_extensions import Self
 
+FINISH = int(getattr(signal, "SIGUSR1", 10))  # which Windows cannot send
+NOTED = {signal.SIGINT, signal.SIGTERM, FINISH} & set(signal.valid_signals())
 Item = TypeVar("Item")
 
 
@@ -18,17 +23,21 @@ class _Interrupted(BaseException):
 
 
 class StopSignals:
-    """Within this context the first SIGINT or SIGTERM is noted; a second one acts at once."""
+    """Within this context the first SIGINT or SIGTERM is noted, a second one acts at once; so is SIGUSR1.
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    Args:
+        finish: begin as if SIGUSR1 had come.
+    """
+
+    def __init__(self, finish: bool = False) -> None:
+        self.received: int | None = FINISH if finish else None
         self.interrupted: int | None = None  # the signal that has ended a wait
         self._waits = False
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others cannot
-            self._earlier = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._earlier = {number: signal.signal(number, self._note) for number in NOTED}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -36,6 +45,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        if number == FINISH:
+            return
         self._restore()
         if self._waits:
             raise _Interrupted

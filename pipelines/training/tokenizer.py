@@ -28,12 +28,15 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexity
 
-from .loop import finish, train
-from .objective import Pages, Player
+from .initial import load_initial, start_from
+from .loop import Trained, finish, read_trained, train
+from .objective import Metrics, Pages, Player
 from .trackers import tracker_options
 from .trainer import channels_last, fused_adam, place, seed_torch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from codegrid.codes import Codes, Losses, Moment
     from codegrid.pipelines.train_tokenizer import TrainTokenizer
     from codegrid.protocols import Tokenizer
@@ -53,7 +56,7 @@ class TokenizerObjective:
         settings: of the command.
     """
 
-    items, criterion, keep_best = "images", "", False
+    items, criterion, keep_best = "images", "reconstruction_error", False
 
     def __init__(self, tokenizer: Tokenizer, images: Images, validation: Images, settings: TrainTokenizer) -> None:
         self.tokenizer, self.dataset, self.validation = tokenizer, images, validation
@@ -94,6 +97,11 @@ class TokenizerObjective:
         originals, again = reconstruct_some(self.tokenizer, self.validation, 8)
         return {"reconstructions": make_pairs(originals, again, columns=8)}
 
+    def save(self, folder: Path, history: list[Metrics]) -> None:
+        """Write the tokenizer as it is now."""
+        self.tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
+        self.tokenizer.save_pretrained(folder)
+
     def _usage(self, codes: Codes) -> dict[str, torch.Tensor]:
         """Return the perplexity of a batch's codes: the mean over the grids, and of several grids also each."""
         hits = (
@@ -106,30 +114,40 @@ class TokenizerObjective:
 
 
 @releasing()
-def train_tokenizer(settings: TrainTokenizer) -> None:
-    """Train the tokenizer and save its model folder in `settings.output`."""
+def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
+    """Train the tokenizer and save its model folder in `settings.output`.
+
+    Returns what it became; where several processes work together, the first one alone knows, and the others get None.
+    """
     resolve_options(settings)  # what does not fit is refused before anything is read
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
+        settings, source = load_initial(settings, "tokenizer", settings.model)
         images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
         validation = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
     if settings.shift >= min(images.image_size):
         raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
-    run = Run(settings.output, settings, precision=compute.precision, data=images.fingerprint())
+    facts = {"data": images.fingerprint(), "init_from": None if source is None else source.fingerprint()}
+    run = Run(settings.output, settings, precision=compute.precision, **facts)
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        print_once(f"{settings.output} is finished: nothing to do")
+        return read_trained(run)
     print_once(f"{len(images)} images of {'×'.join(map(str, images.signal.shape))}; {compute}")
 
     tokenizer = build_tokenizer(settings, images)
+    check_codebook(tokenizer, source)
+    start_from(tokenizer, source, settings.init_from)
     place(cast(nn.Module, tokenizer), accelerator.device)
     objective = TokenizerObjective(tokenizer, images, validation, settings)
-    tokenizer.provenance["history"] = train(objective, settings, compute, run, accelerator)
+    history = train(objective, settings, compute, run, accelerator)
     shut_down(accelerator)  # the others need not wait for the rest
-    if accelerator.is_main_process:
-        tokenizer.eval()
-        save_with_metrics(tokenizer, validation, settings, run.folder)
-        finish(run)
+    if not accelerator.is_main_process:
+        return None
+    tokenizer.eval()
+    tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
+    save_with_metrics(tokenizer, validation, settings, run.folder)
+    return finish(run, keep_state=settings.lr_schedule == "constant")
 
 
 def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
@@ -152,6 +170,18 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
     return tokenizer
 
 
+def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
+    """Raise `InputError` where a codebook is to start from a larger one of its kind."""
+    if source is None or type(source.quantizer) is not type(tokenizer.quantizer):
+        return
+    for ours, theirs in zip(tokenizer.layout, source.layout, strict=False):
+        if ours.num_embeddings < theirs.num_embeddings:
+            raise InputError(
+                f"`init_from`: its grids have {theirs.num_embeddings:,} codes, and {ours.num_embeddings:,} are asked "
+                "for: a codebook can only grow"
+            )
+
+
 def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer, folder: Path) -> None:
     """Save the trained tokenizer, measure it on all validation images, and save it again with metrics and a picture."""
     tokenizer.save_pretrained(folder)  # first: what is measured may turn out to be unreadable
@@ -164,7 +194,8 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(folder, picture)
     print_once(
-        f"{settings.output}, on {len(validation)} validation images: "
+        f"{settings.output}, after {tokenizer.provenance['step']:,} of {settings.steps:,} steps, on {len(validation)} "
+        "validation images: "
         f"reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB, "
         f"perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
         f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"
