@@ -7,11 +7,10 @@ them, the model's card, is for people: it is neither checked nor needed.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +20,7 @@ from .budget import check_memory
 from .devices import find_device
 from .errors import InputError, reason_of
 from .files import write_folder, write_json
+from .hub import HUB_PREFIX, fetch, push_folder
 from .inherit import Rows, inherit_tensors
 from .limits import is_list_of, short
 from .model_card import read_picture, render_card, write_card
@@ -30,8 +30,6 @@ from .usable import CONFIG, WEIGHTS, load_usable
 
 FORMAT = "codegrid model 2"
 OLD_FORMAT = "codegrid model 1"
-HUB_PREFIX = "hf:"
-PIPELINE_FOLDERS = ("tokenizer", "prior", "prior-[0-9]", "prior-[0-9][0-9]")  # patterns, of both stages in one folder
 KINDS = ("tokenizer", "prior")
 COPIES = 3  # of the weights while they are loaded: the file, its tensors, the model
 FIELDS = {"kind": str, "model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
@@ -151,38 +149,6 @@ def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str
     model that is not registered.
     """
     return _load(source, device, kind)
-
-
-def fetch(source: str | Path, below: Sequence[str] = ("",)) -> Path:
-    """Return the folder that a source names; of the hub's `hf:owner/name`, models alone are downloaded.
-
-    Args:
-        source: a folder, `hf:owner/name`, or `hf:owner/name/folder` for a folder of such a repository.
-        below: the folders in it that may hold models, as patterns; empty for itself.
-
-    Raises `InputError` where the download fails.
-    """
-    if not str(source).startswith(HUB_PREFIX):
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    parts = str(source).removeprefix(HUB_PREFIX).split("/")
-    inner = PurePosixPath(*parts[2:])
-    patterns = [str(inner / folder / file) for folder in below for file in (CONFIG, WEIGHTS)]
-    try:
-        return Path(snapshot_download("/".join(parts[:2]), allow_patterns=patterns), inner)
-    except Exception as error:  # the hub's errors have many types, and each means: no model
-        raise InputError(f"cannot download {source}: {reason_of(error)}") from error
-
-
-def push_folder(save: Callable[[Path], object], repo_id: str, private: bool = False) -> str:
-    """Upload what `save` writes into a folder to the Hugging Face hub as `owner/name`, and return its address."""
-    from huggingface_hub import HfApi  # here, so that tests can put another one in its place
-
-    with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder))
-        HfApi().create_repo(repo_id, private=private, exist_ok=True)
-        return str(HfApi().upload_folder(repo_id=repo_id, folder_path=folder))
 
 
 def fingerprint_of(model: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:

@@ -15,7 +15,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, reason_of
+from .errors import InputError
+from .hub import PIPELINE_FOLDERS, fetch, reason_of
 from .limits import short
 
 if TYPE_CHECKING:
@@ -167,12 +168,11 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
 
     >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
     """
-    models = import_module(f"{__package__}.model_folder")
-    folder = models.fetch(source, ("", *models.PIPELINE_FOLDERS))
+    folder = fetch(source, ("", *PIPELINE_FOLDERS))
     if (folder / "tokenizer").is_dir():
         pipeline = import_module(f"{__package__}.pipelines.generation.pipeline")
         return pipeline.TwoStagePipeline.from_pretrained(folder, device)
-    return models.load_model(folder, device)
+    return import_module(f"{__package__}.model_folder").load_model(folder, device)
 
 
 def _find(target: str) -> type:

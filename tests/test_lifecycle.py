@@ -15,7 +15,6 @@ from written_codes import HEADER, draw_codes, export, shard_of
 from codegrid import load
 from codegrid.codes import Grid
 from codegrid.errors import InputError
-from codegrid.locks import release_all
 from codegrid.pipelines.running.stopping import StopSignals
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
@@ -61,12 +60,6 @@ def stage(request, bars_file, codes_folder, tmp_path):
     return Stage(train_tokenizer, its, TokenizerObjective, "reconstruction_error")
 
 
-@pytest.fixture(autouse=True)
-def released():
-    yield
-    release_all()
-
-
 def at_step(monkeypatch, objective, number, act):
     """Let something happen in the loss of a training step, the first being 0."""
     losses = objective.losses
@@ -88,7 +81,6 @@ def stopped_at(number, monkeypatch, stage, **changes):
     with monkeypatch.context() as patch, pytest.raises(Stop):
         at_step(patch, stage.objective, number, stop)
         stage.train(replace(stage.settings, save_every=number, **changes))
-    release_all()
 
 
 def files_of(folder):
@@ -170,7 +162,6 @@ def test_what_a_user_laid_beside_the_models_so_far_stays(tmp_path):
 def test_a_stopped_run_is_finished_at_will_and_says_how_far_it_came(stage, monkeypatch, capsys):
     stopped_at(4, monkeypatch, stage)
     trained = stage.train(replace(stage.settings, finish_now=True))
-    release_all()
     told = load(stage.settings.output).provenance
     assert [row["step"] for row in told["history"]] == [2, 4, 5] and told["steps"] == 6
     assert trained.step == told["step"] and str(trained.folder) == stage.settings.output
@@ -208,7 +199,6 @@ def test_more_steps_at_a_constant_rate_end_as_a_longer_run(stage, tmp_path, monk
     its = replace(stage.settings, lr_schedule="constant", steps=2)
     stage.train(replace(its, output=str(tmp_path / "whole"), steps=4))
     stage.train(its)
-    release_all()
     with pytest.raises(InputError, match="made with steps 2, not 1"):
         stage.train(replace(its, steps=1))
     stopped_at(3, monkeypatch, stage, lr_schedule="constant", steps=4)
@@ -264,6 +254,5 @@ def test_a_run_that_starts_from_another_model_goes_on_as_any_other(stage, tmp_pa
     stage.train(its)
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "run")
     assert load(its.output).provenance["init_from"] == load(first).fingerprint()
-    release_all()
     with pytest.raises(InputError, match="made with init_from"):
         stage.train(replace(its, init_from=None, options=stage.settings.options))

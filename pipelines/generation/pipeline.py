@@ -18,9 +18,10 @@ from codegrid.data.conversion import as_images
 from codegrid.data.loading import in_order
 from codegrid.errors import InputError
 from codegrid.files import write_folder
+from codegrid.hub import PIPELINE_FOLDERS, fetch, push_folder
 from codegrid.limits import BatchSize, check_value
 from codegrid.model_card import render_pipeline_card, write_card
-from codegrid.model_folder import PIPELINE_FOLDERS, fetch, load_model, picture_of, push_folder
+from codegrid.model_folder import load_model, picture_of
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.sampling_config import Setting, sampling_configs
