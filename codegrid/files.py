@@ -89,9 +89,9 @@ def read_plain(path: str | Path, at_most: int) -> bytes:
     Raises `InputError` where it is longer than `at_most` bytes, or not a plain file.
     """
     with open_plain(path) as file:
-        content = file.read(at_most + 1)
+        content, size = file.read(at_most + 1), os.fstat(file.fileno()).st_size
     if len(content) > at_most:
-        raise InputError(f"{path} is damaged (of its bytes at most {at_most:,} are read): copy or make it again")
+        raise InputError(f"{path} is damaged ({size:,} bytes, at most {at_most:,} are read): copy or make it again")
     return content
 
 

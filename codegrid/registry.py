@@ -15,8 +15,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
-from .hub import PIPELINE_FOLDERS, fetch, reason_of
+from .errors import InputError, reason_of
+from .hub import PIPELINE_FOLDERS, fetch
 from .limits import short
 
 if TYPE_CHECKING:
