@@ -203,7 +203,7 @@ def test_the_best_average_is_kept_and_validated_in_place_of_the_weights(tmp_path
 
     averages = []
     toy = Worse()
-    train_toy(tmp_path, toy)
+    train_toy(tmp_path / "best", toy)
     kept = toy.players["painter"].kept.state_dict()
     assert len(averages) == 10 and all(torch.equal(kept[name], averages[5][name]) for name in kept)
     averages.clear()
