@@ -13,7 +13,7 @@ from codegrid.pipelines.running.settings import Compute
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeCodes(Compute):
-    """Turn codes back into images. Leaves images.png and images.npz.
+    """Turn codes back into images. Leaves images.png, images.npz and, where it is known, files.json: their names.
 
     codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
     """

@@ -14,7 +14,7 @@ from conftest import draw_bars
 from PIL import Image
 
 from codegrid.codes import Signal
-from codegrid.data.folder import FolderImages, load_folder
+from codegrid.data.folder import FolderImages
 from codegrid.data.images import ImageDataset, evenly_spaced, to_float, to_uint8
 from codegrid.data.sources import load_images
 from codegrid.data.splits import split_indices
@@ -141,9 +141,9 @@ def test_folders_named_train_and_test_are_the_parts(tmp_path):
 
 def test_pictures_read_on_demand_equal_those_kept_in_memory(tmp_path, monkeypatch):
     root = write_folder_of_bars(tmp_path)
-    kept = load_folder(root, "train", (8, 8), None)
+    kept = load_images("imagefolder", root, "train", (8, 8))
     monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 0)
-    on_demand = load_folder(root, "train", (8, 8), None)
+    on_demand = load_images("imagefolder", root, "train", (8, 8))
     assert isinstance(on_demand, FolderImages)
     chosen = [5, 0, 11]
     for ours, theirs in zip(on_demand.batch(chosen), kept.batch(chosen), strict=True):

@@ -6,16 +6,19 @@ Shapes: b batch, c channels, H W image.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from codegrid.codes import Codes
-from codegrid.data.code_files import CodeArray, open_codes
+from codegrid.data.code_files import CodeArray, files_of, open_codes
 from codegrid.data.codes import CodeDataset
 from codegrid.data.images import to_uint8
 from codegrid.data.loading import in_batches, load_batches
+from codegrid.data.manifest import FILES_JSON
 from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+from codegrid.files import write_json
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
@@ -27,7 +30,10 @@ from codegrid.protocols import Tokenizer
 
 
 def decode_codes(settings: DecodeCodes) -> None:
-    """Write images.npz, in shards where there are many, and images.png into `settings.output`."""
+    """Write images.npz, in shards where there are many, and images.png into `settings.output`.
+
+    Where the codes tell the files that they were made of, files.json has their names, in the order of the images.
+    """
     tokenizer = load_model(settings.tokenizer, choose_device(settings.device), "tokenizer")
     codes = open_codes(settings.codes, tokenizer)
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
@@ -42,7 +48,14 @@ def decode_codes(settings: DecodeCodes) -> None:
             images = decode_rows(tokenizer, codes, numbers, settings.batch_size, bar)
             of_these = None if labels is None else labels[numbers.start : numbers.stop]
             write_images(settings.output, file, (len(numbers), *tokenizer.signal.shape), images, of_these)
-    run.finish_with(lambda folder: save_sheet(folder / "images.png", read_first(settings.output, files, ON_A_PAGE)))
+    names = files_of(codes, range(len(codes)))
+
+    def write_results(folder: Path) -> None:
+        save_sheet(folder / "images.png", read_first(settings.output, files, ON_A_PAGE))
+        if names is not None:
+            write_json(folder / FILES_JSON, names)
+
+    run.finish_with(write_results)
     print_once(f"{settings.output}: {len(codes):,} images in {describe(files)}, some in images.png")
 
 
