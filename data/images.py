@@ -14,6 +14,7 @@ from codegrid.codes import Signal
 from codegrid.errors import InputError
 from codegrid.tensors import digest_of, sha256
 
+from .found import Found, count_classes
 from .loading import Indices, item_numbers
 
 MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
@@ -68,12 +69,24 @@ class ImageDataset:
         images: (n, c, H, W) uint8, c 1 or 3.
         labels: (n,) int64, or None.
         classes: the name of each label, in order; empty where there are no labels.
+        files: (n) the printable path of the file of each image, where they came from files.
+        found: what the data set was read as; by default what is seen of its images.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor | None = None, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        classes: Sequence[str] = (),
+        files: list[str] | None = None,
+        found: Found | None = None,
+    ) -> None:
         self.images = images
         self.labels = labels
         self.classes = list(classes)
+        self.files = files
+        of_classes = count_classes(None if labels is None else labels.numpy(), self.classes)
+        self.found = found or Found(len(images), of_classes)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -20,13 +20,14 @@ from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.strict_json import parse_json, to_json
 
 from .code_writer import CodeShard
-from .manifest import LABELS, CodeHeader
+from .manifest import FILES, LABELS, CodeHeader
 from .npz import code_names
 from .shards import COLUMN_TYPES, smallest_dtype
 
 GROUP_CODES = 2**22  # about so many codes in a row group: written, and read, at once
 COMPRESSION = "zstd"
 COPIES, LEVELS = 2, 4  # of a number that is read, and bytes that tell how deep it lies
+STRINGS = ("string", "large_string")  # names of types
 
 
 def write_parquet(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> None:
@@ -99,15 +100,16 @@ def _nest(pa: Any, values: np.ndarray, shape: Sequence[int]) -> Any:
 
 
 def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), and `labels` (n,); and their tokenizer's fingerprint.
+    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), `labels` and `files` (n,); and a fingerprint.
 
-    There may be no labels. The fingerprint is None in files of other programs. Raises `InputError` where the file
-    cannot be read.
+    There may be no labels and no files. The fingerprint is that of their tokenizer, None in files of other programs.
+    Raises `InputError` where the file cannot be read.
     """
     pq = import_extra("pyarrow.parquet", path.name, "hub")
     check_not_hollow(path)
     try:
-        with pq.ParquetFile(path) as file:
+        texts = [field.name for field in pq.read_schema(path) if field.name == FILES and str(field.type) in STRINGS]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:  # a long name that is told often stays one name
             return _read(path, file)
     except InputError:
         raise
@@ -122,16 +124,19 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], str | None]:
     names = file.schema_arrow.names
     of_codes = [name for name in names if name == "codes" or name.startswith("codes.")]
     label = [name for name in ("label", "labels") if name in names][:1]
+    files = [FILES] if FILES in names and "dictionary<" in str(file.schema_arrow.field(FILES).type) else []
     if not of_codes or not file.metadata.num_rows:
         raise InputError(f"{path}: a column `codes` of grids is needed, and at least one grid")
     needed = sum(_bytes_of(path, file, name) for name in (*of_codes, *label))
+    needed += sum(column.total_uncompressed_size for name in files for column in _columns(file, name))
     check_memory(f"the codes of {path}", needed, "cut it into several files")
     groups = range(file.metadata.num_row_groups)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label]}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label, *files]}
     for group in groups:
         table = file.read_row_group(group, columns=list(found))
         for name, arrays in found.items():
-            arrays += [_unnest(path, name, chunk) for chunk in table[name].chunks if len(chunk)]
+            read = _names if name in files else _unnest
+            arrays += [read(path, name, chunk) for chunk in table[name].chunks if len(chunk)]
     if any(len({array.shape[1:] for array in arrays}) > 1 for arrays in found.values()):
         raise InputError(f"{path}: its grids are not all of one size: export the codes again")
     joined = {LABELS if name in label else name: np.concatenate(arrays) for name, arrays in found.items()}
@@ -148,14 +153,23 @@ def _bytes_of(path: Path, file: Any, name: str) -> int:
         kind = kind.value_type
     if not pa.types.is_integer(kind):
         raise InputError(f"{path}: `{name}` holds {str(kind)[:60]}: codes and labels must be whole numbers")
+    values = sum(column.num_values for column in _columns(file, name))
+    return values * (COPIES * kind.bit_width // 8 + LEVELS)
+
+
+def _columns(file: Any, name: str) -> list[Any]:
+    """Return what the file says of a column, in each of its groups of rows."""
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-    values = sum(
-        column.num_values
-        for column in columns
-        if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.")
-    )
-    return values * (COPIES * kind.bit_width // 8 + LEVELS)
+    return [column for column in columns if f"{column.path_in_schema}.".startswith(f"{name}.")]
+
+
+def _names(path: Path, name: str, chunk: Any) -> np.ndarray:
+    """An array of n texts → (n,) str."""
+    if chunk.null_count:
+        raise InputError(f"{path}: `{name}` must be names of files, none of them missing")
+    texts = chunk.dictionary.to_pylist()
+    return np.array(texts, dtype=object)[chunk.indices.to_numpy()]
 
 
 def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:

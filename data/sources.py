@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,8 +29,9 @@ def load_images(
     split: str,
     image_size: tuple[int, ...] = (),
     in_channels: int | None = None,
+    skip_unreadable: bool = False,
 ) -> Images:
-    """Load one part of a data set.
+    """Load one part of a data set; `str(images.found)` says in one line what it was read as.
 
     Args:
         dataset: a name in `SOURCES`, or `hf:NAME`, of the Hugging Face hub or a local folder.
@@ -37,6 +39,7 @@ def load_images(
         split: `train` or `test`. A source without a test part holds out every tenth image of each class.
         image_size: (), the images' own size; (size,) or (H, W), resized and centre-cropped to it.
         in_channels: 1 or 3 to convert to; None keeps what the images have.
+        skip_unreadable: leave out picture files that cannot be read.
 
     Raises `InputError` where the data cannot be had.
     """
@@ -53,6 +56,10 @@ def load_images(
     if max(images.image_size) > MAX_SIDE:
         height, width = images.image_size
         raise InputError(f"the images of {dataset} are {height}×{width}: give `image_size`, at most {MAX_SIDE}")
+    if isinstance(images, FolderImages):
+        images = images.ready(skip_unreadable)
+    if not images.found.part:
+        images.found = replace(images.found, name=hub.public_name(dataset), part=split)
     return images
 
 

@@ -15,6 +15,8 @@ from codegrid.pipelines.running.settings import Compute
 class DecodeCodes(Compute):
     """Turn codes back into images. Leaves images.png, a sheet, and images.npz, or with --format png the folder images/.
 
+    Where the pictures that the codes were made of are known, files.json has their names.
+
     codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
     """
 

@@ -107,6 +107,7 @@ GRID = [[0] * 5] * 3
         ({"codes": [GRID], "label": [None]}, "whole numbers"),
         ({"codes": [GRID], "label": [0.0]}, "whole numbers"),
         ({"codes": [GRID], "label": [[0, 1]]}, "one whole number for each"),
+        ({"codes": [GRID, GRID], "files": ["a.png", None]}, "`files` must be names of files, none of them missing"),
     ],
     ids=str,
 )
@@ -118,9 +119,10 @@ def test_codes_that_are_not_codes_are_refused(columns, reason, tmp_path):
 
 def test_other_kinds_of_lists_are_read_as_well(tmp_path):
     kind = pa.list_(pa.large_list(pa.int32()), 3)
-    pq.write_table(pa.table({"codes": pa.array([GRID, GRID], kind), "labels": [1, 0]}), tmp_path / "codes.parquet")
+    table = {"codes": pa.array([GRID, GRID], kind), "labels": [1, 0], "files": [["a.png"], []]}
+    pq.write_table(pa.table(table), tmp_path / "codes.parquet")
     codes = open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
-    assert codes.codes[0].shape == (2, 3, 5) and codes.labels.tolist() == [1, 0]
+    assert codes.codes[0].shape == (2, 3, 5) and codes.labels.tolist() == [1, 0] and codes.files is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])

@@ -1,5 +1,7 @@
 """Sampling into a folder: controls, completion, shards, several processes, and going on after a stop."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -207,7 +209,11 @@ def test_pictures_are_completed_below_the_rows_that_are_kept(draw, pictures, pip
     assert images.shape == (15, 12, 20, 1) and labels.tolist() == [-1] * 15
     sheet = Image.open(folder / "completions.png")
     assert sheet.width / 5 > sheet.height / 5 * 20 / 12 * 0.9  # five columns and five rows of 12×20
-    (completed,) = codes_in(draw("codes", **settings, format="codegrid"))
+    names = [path.name for path in sorted(pictures.iterdir()) for _ in range(3)]
+    assert json.loads((folder / "files.json").read_text()) == names
+    folder = draw("codes", **settings, format="codegrid")
+    (completed,) = codes_in(folder)
+    assert CodeDataset(folder)[:].columns["files"] == names
     (codes,) = pipeline.encode(originals(pictures))
     assert torch.equal(completed[:, :2], codes.repeat_interleave(3, 0)[:, :2])
     assert len(completed[:, 2].unique(dim=0)) > 3  # and the rest differs

@@ -34,8 +34,10 @@ def doctor(settings: Doctor) -> None:
     """Print what is wrong with the parts of a run; with `settings.output` also write doctor.json there."""
     found = find_artifacts(
         choose_device(settings.device), settings.run, settings.tokenizer, settings.prior, settings.codes,
-        settings.validation_codes, settings.dataset, settings.data_root,
+        settings.validation_codes, settings.dataset, settings.data_root, settings.skip_unreadable,
     )  # fmt: skip
+    if found.images is not None:
+        print_once(str(found.images.found))
     run = Run(settings.output, settings, **found.facts()) if settings.output else None
     if run and not run.finished:
         run.start()

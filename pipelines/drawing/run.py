@@ -42,8 +42,10 @@ def plot(settings: Plot) -> None:
     """Write a PNG for each figure into `settings.output`."""
     artifacts = load_artifacts(
         choose_device(settings.device), settings.tokenizer, settings.prior, settings.codes, settings.dataset,
-        settings.data_root, settings.split,
+        settings.data_root, settings.split, settings.skip_unreadable,
     )  # fmt: skip
+    if artifacts.images is not None:
+        print_once(str(artifacts.images.found))
     material = Material(artifacts, settings.batch_size, settings.num_workers)
     names = choose(settings.what, material)
     if settings.projection == "umap" and "codebook" in names:

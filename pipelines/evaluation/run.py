@@ -81,12 +81,15 @@ def evaluate(settings: Evaluate) -> None:
     real = measure_reconstructions(inputs, usage, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
-    shown = to_float(images.batch(evenly_spaced(len(images), NUM_SHOWN)).images)
+    numbers = evenly_spaced(len(images), NUM_SHOWN)
+    shown = to_float(images.batch(numbers).images)
     again = tokenizer.reconstruct(shown.to(tokenizer.device))
 
     def write_results(folder: Path) -> None:
         described = {"images": len(images), "split": settings.split, **inputs.depends_on}
         parts = {"grids": metrics.grids, "measured_on": metrics.measured_on, "left_out": metrics.left_out}
+        if images.files is not None:  # of reconstructions.png, row by row
+            parts["shown_files"] = [images.files[number] for number in numbers]
         write_json(folder / "metrics.json", {**metrics.values, **described, **parts})
         save_usage(folder / "usage.png", usage.counts)
         save_pairs(folder / "reconstructions.png", shown, again)

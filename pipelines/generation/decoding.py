@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from codegrid.codes import Codes
-from codegrid.data.code_files import CodeArray, open_codes
+from codegrid.data.code_files import CodeArray, files_of, open_codes
 from codegrid.data.codes import CodeDataset
 from codegrid.data.image_files import make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
 from codegrid.data.loading import in_batches, load_batches
+from codegrid.data.manifest import FILES, FILES_JSON
 from codegrid.data.npz import ON_A_PAGE
+from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
@@ -31,7 +34,10 @@ from codegrid.protocols import Tokenizer
 
 @releasing()
 def decode_codes(settings: DecodeCodes) -> None:
-    """Write the images, in shards where there are many, and a sheet of the first ones into `settings.output`."""
+    """Write the images, in shards where there are many, and a sheet of the first ones into `settings.output`.
+
+    Where the codes tell the files that they were made of, files.json has their names, in the order of the images.
+    """
     tokenizer = load_model(settings.tokenizer, choose_device(settings.device), "tokenizer")
     codes = open_codes(settings.codes, tokenizer)
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
@@ -45,16 +51,21 @@ def decode_codes(settings: DecodeCodes) -> None:
     with tqdm(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
         for numbers in missing:
             files.write(numbers, decode_rows(tokenizer, codes, numbers, settings.batch_size, bar))
-    run.finish_with(
-        lambda folder: save_sheet(folder / "images.png", files.read_first(ON_A_PAGE)), written=files.results()
-    )
+    of_files = files_of(codes, range(len(codes)))
+
+    def write_results(folder: Path) -> None:
+        save_sheet(folder / "images.png", files.read_first(ON_A_PAGE))
+        if of_files is not None:
+            write_json(folder / FILES_JSON, of_files)
+
+    run.finish_with(write_results, written=files.results())
     print_once(f"{settings.output}: {len(codes):,} images in {files}, some in images.png")
 
 
 def names_of_rows(codes: CodeDataset | CodeArray, rows: range) -> list[str]:
     """Return what some rows are of, for the names of files: the picture's file, or its class, as far as known."""
     batch, classes = codes.batch(rows), getattr(codes, "classes", [])
-    files = batch.columns.get("files")
+    files = batch.columns.get(FILES)
     return names_of_labels(batch.labels, classes, len(rows)) if files is None else names_of_files(files)
 
 

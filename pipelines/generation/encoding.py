@@ -20,9 +20,10 @@ from codegrid.data.codes import CodeDataset
 from codegrid.data.hub import public_name
 from codegrid.data.images import to_float
 from codegrid.data.loading import in_order, load_batches
-from codegrid.data.manifest import LABELS, CodeHeader, is_whole
+from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, CodeHeader, is_whole
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
+from codegrid.data.shards import Column
 from codegrid.data.sources import Images
 from codegrid.errors import import_extra
 from codegrid.locks import real_path, releasing
@@ -51,8 +52,12 @@ def export_codes(settings: ExportCodes) -> None:
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
     tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))
     with accelerator.main_process_first():  # only one downloads
-        images = load_images_for(tokenizer, settings.dataset, settings.data_root, settings.split)
-    header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint())
+        images = load_images_for(
+            tokenizer, settings.dataset, settings.data_root, settings.split, settings.skip_unreadable
+        )
+    print_once(str(images.found))
+    with_files = images.files is not None
+    header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
         print_once(f"{settings.output} is finished: nothing to do")
@@ -96,8 +101,13 @@ def encode_ranges(
     for numbers in ranges:
         batches = map_across_ranks(encode, numbers, batch_size, accelerator, progress)
         codes = tuple(map(torch.cat, zip(*batches, strict=True)))
-        labels = images.labels if images.classes else None
-        yield CodeShard(codes, {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]})
+        rows = slice(numbers.start, numbers.stop)
+        columns: dict[str, Column] = {}
+        if images.labels is not None and images.classes:
+            columns[LABELS] = images.labels[rows]
+        if images.files is not None:
+            columns[FILES] = images.files[rows]
+        yield CodeShard(codes, columns)
 
 
 @torch.inference_mode()
@@ -112,10 +122,13 @@ def memory_format_of(tokenizer: Tokenizer) -> torch.memory_format:
     return MEMORY_FORMATS.get(len(tokenizer.signal.size), torch.contiguous_format)
 
 
-def make_header(tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str) -> CodeHeader:
+def make_header(
+    tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str, with_files: bool = False
+) -> CodeHeader:
     """Return the header of a dataset of a tokenizer's codes, with labels where there are classes."""
     grids = [grid.as_json() for grid in tokenizer.layout]
-    return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source)
+    columns = {FILES: dict(FILE_COLUMN)} if with_files else {}
+    return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source, columns=columns)
 
 
 def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:

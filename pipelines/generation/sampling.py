@@ -19,8 +19,10 @@ from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, write_codes
 from codegrid.data.image_files import ImageFiles, make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
-from codegrid.data.manifest import LABELS
+from codegrid.data.manifest import FILES, FILES_JSON, LABELS
 from codegrid.data.npz import ON_A_PAGE
+from codegrid.data.shards import Column
+from codegrid.files import write_json
 from codegrid.locks import real_path, releasing
 from codegrid.pipelines.drawing.sheets import save_sheet
 from codegrid.pipelines.running.cli import print_once
@@ -52,6 +54,10 @@ class Job(NamedTuple):
     def name(self) -> str:
         """Return the name of the results, and their files."""
         return "completions" if self.pictures else "samples"
+
+    def files_of(self, rows: range) -> list[str] | None:
+        """Return the name of the picture that each of some samples completes."""
+        return self.pictures and [self.pictures.files[row // self.request.of_each] for row in rows]
 
     def facts(self) -> dict[str, Any]:
         """Return what the samples depend on beside the settings."""
@@ -153,6 +159,7 @@ def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
     shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // of_each))
     images = files.read_first(min(of_each * shown, ON_A_PAGE))
     save_completions(path, job.pipeline.tokenizer, known, of_each, job.pictures, images)
+    write_json(path.with_name(FILES_JSON), job.files_of(range(job.request.num_samples)))
 
 
 def leave_codes(job: Job) -> None:
@@ -168,7 +175,8 @@ def leave_codes(job: Job) -> None:
     }  # fmt: skip
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
-    header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source)
+    with_files = job.pictures is not None
+    header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source, with_files)
     missing = broadcast_from_main(job.accelerator, lambda: missing_codes(output, header, drawing))
     if missing is None:
         return print_once(f"{settings.output} is finished: nothing to do")
@@ -189,4 +197,6 @@ def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: tqdm
 
     batches = map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
     codes = tuple(map(torch.cat, zip(*batches, strict=True)))
-    return CodeShard(codes, {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]})
+    columns: dict[str, Column] = {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]}
+    files = job.files_of(numbers)
+    return CodeShard(codes, columns if files is None else columns | {FILES: files})

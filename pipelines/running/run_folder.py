@@ -30,7 +30,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin",
+    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable",
 }  # fmt: skip
 
 

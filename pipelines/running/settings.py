@@ -59,6 +59,8 @@ class UsesImages(Compute):
     hub, or hf:./folder."""
     data_root: str | None = None
     """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    skip_unreadable: Flag = False
+    """Leave out pictures that cannot be read, instead of stopping with their names."""
     num_workers: Annotated[int, Range(0, 256)] = 2
     """Processes that decode pictures that do not fit in memory."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -124,8 +125,8 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     compute = choose_compute(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
         settings, source = load_initial(settings, "tokenizer", settings.model)
-        images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
-        validation = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
+        images, validation = load_parts(settings)
+    print_once(str(images.found))
     if settings.shift >= min(images.image_size):
         raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
     facts = {"data": images.fingerprint(), "init_from": None if source is None else source.fingerprint()}
@@ -148,6 +149,15 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
     save_with_metrics(tokenizer, validation, settings, run.folder)
     return finish(run, keep_state=settings.lr_schedule == "constant")
+
+
+def load_parts(settings: TrainTokenizer) -> tuple[Images, Images]:
+    """Load the images to train and to validate on, of one size and number of channels."""
+    dataset, root, skip = settings.dataset, settings.data_root, settings.skip_unreadable
+    images = load_images(dataset, root, "train", settings.image_size, skip_unreadable=skip)
+    validation = load_images(dataset, root, "test", images.image_size, images.in_channels, skip)
+    images.found = replace(images.found, others={"test": len(validation)})
+    return images, validation
 
 
 def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
