@@ -16,8 +16,8 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_SIDE, short
 from codegrid.tensors import check_images
 
-from .folder import _as_8_bit, _on_white
 from .images import fit, to_float
+from .pictures import flatten
 
 CHANNELS = (1, 3)
 RGBA = 4  # channels, the most that a picture has as an array: a longer last axis is its width
@@ -87,7 +87,7 @@ def _convert(image: Any, size: tuple[int, int] | None, channels: int | None) -> 
 
 def _of_picture(picture: Image.Image, size: tuple[int, int] | None, channels: int | None) -> torch.Tensor:
     """A PIL picture → (1, c, H, W) in [-1, 1], by the same steps as a file of a folder."""
-    upright = _on_white(_as_8_bit("a picture", ImageOps.exif_transpose(picture), picture.format))
+    upright, _ = flatten("a picture", picture)
     is_grey = channels == 1 or (channels is None and upright.mode in ("1", "L"))
     upright = upright.convert("L" if is_grey else "RGB")
     if size is not None:

@@ -123,15 +123,19 @@ def read_picture(path: Any, channels: int, at_least: tuple[int, int] | None = No
             told = _check_bands(path, picture)
             if at_least:
                 picture.draft("RGB", (2 * at_least[1], 2 * at_least[0]))
-            image = _as_8_bit(path, ImageOps.exif_transpose(picture), picture.format)
-            if image.has_transparency_data:
-                image, is_seen = _on_white(image)
-                told += [TRANSPARENT] * is_seen
+            image, is_seen = flatten(path, picture)
+            told += [TRANSPARENT] * is_seen
             return Picture(image.convert("L" if channels == 1 else "RGB"), tuple(told))
         except InputError:
             raise
         except Exception as error:  # what a damaged picture raises has many types
             raise _damaged(path, error) from error
+
+
+def flatten(path: Any, picture: Image.Image) -> tuple[Image.Image, bool]:
+    """Return a picture upright, with 8 bits and without transparency, and whether white is seen through it."""
+    image = _as_8_bit(path, ImageOps.exif_transpose(picture), picture.format)
+    return _on_white(image) if image.has_transparency_data else (image, False)
 
 
 def _check_bands(path: Any, picture: Image.Image) -> list[str]:
