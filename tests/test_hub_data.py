@@ -82,7 +82,7 @@ def test_an_image_folder_is_read_as_our_own_reader_does(tmp_path, load):
     for number, image in enumerate(draw_bars(20, channels=3)[0]):
         folder = tmp_path / "d" / NAMES[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{number}.png")
+        Image.fromarray(image).save(folder / f"{number:02}.png")  # the hub knows no natural order
     ours, theirs = load_images("imagefolder", tmp_path / "d", "train"), load()
     assert theirs.classes == ours.classes and sorted(theirs.labels.tolist()) == sorted(ours.labels.tolist())
     assert sorted(image.numpy().tobytes() for image in theirs.images) == sorted(
@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_one_line(make, reason, tmp_path, load):
 
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, load, monkeypatch):
     save(tmp_path / "d", [encode(np.zeros((8, 8), np.uint8))] * 3)
-    monkeypatch.setattr("codegrid.data.folder.MAX_PIXELS", 63)
+    monkeypatch.setattr("codegrid.data.pictures.MAX_PIXELS", 63)
     with pytest.raises(InputError, match="at most 63 are read"):
         load()
 
