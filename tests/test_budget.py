@@ -93,7 +93,10 @@ def hollow_file(tmp_path):
     digest_of_file(tmp_path / "file")
 
 
-@pytest.mark.parametrize("read", [hollow_model, hollow_codes, hollow_npz, hollow_file])
-def test_a_file_of_holes_is_not_read_to_its_end(read, tmp_path):
-    with pytest.raises(InputError, match=r"is damaged .1,099,511,627,776 bytes, of which|is too large"):
+@pytest.mark.parametrize(
+    "read,words",
+    [(hollow_model, "too large"), (hollow_codes, "of which"), (hollow_npz, "of which"), (hollow_file, "of which")],
+)
+def test_a_file_of_holes_is_not_read_to_its_end(read, words, tmp_path):
+    with pytest.raises(InputError, match=words):
         read(tmp_path)

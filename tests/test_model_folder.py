@@ -10,7 +10,7 @@ from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, Signal, load
 from codegrid.model_folder import fingerprint_of, load_model
 from codegrid.registry import BUILT_IN
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
-from codegrid.tensors import digest_of, write_tensors
+from codegrid.tensors import digest_of, read_json, write_tensors
 
 TINY = {"num_embeddings": 16, "embedding_dim": 4}
 
@@ -159,13 +159,18 @@ def test_a_changed_field_of_the_config_is_found(folder, field):
         VQVAE.from_pretrained(folder)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{}", b"\x80", b'{"sha256": 3}', b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}']
-)
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\x80", b'{"sha256": 3}'])
 def test_a_file_that_is_not_a_config_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         VQVAE.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+def test_json_with_a_number_that_is_not_finite_is_refused(tmp_path, number):
+    (tmp_path / "a.json").write_text(f'{{"a": [{number}]}}')
+    with pytest.raises(InputError, match="not JSON"):
+        read_json(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
