@@ -110,7 +110,7 @@ def test_states_follow_each_other_by_number_however_long_it_is(saved):
     assert saved.load() == (1_000_000_000, [])
 
 
-def test_what_others_keep_among_the_states_is_neither_read_nor_removed(saved, tmp_path):
+def test_what_others_keep_among_the_states_is_neither_read_nor_removed(saved, tmp_path, capsys):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "state.json").write_text("{}")
@@ -121,7 +121,7 @@ def test_what_others_keep_among_the_states_is_neither_read_nor_removed(saved, tm
     (saved.folder / "step-00000001" / "notes.txt").write_text("mine")
     for step in (3, 4, 5):
         saved.save(step, [])
-    assert saved.load() == (5, [])
+    assert saved.load() == (5, []) and not capsys.readouterr().out
     drop_states(saved.folder)
     kept = ["notes.txt", "step-00000001", "step-00000002x", "step-00000009", "step-1", "thesis"]
     assert sorted(path.name for path in saved.folder.iterdir()) == kept
