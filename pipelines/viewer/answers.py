@@ -207,6 +207,8 @@ class Answers:
 def _as_npz(codes: Codes, labels: torch.Tensor | None) -> str:
     """Return codes (n, *shape), and labels (n,), as an npz file that `decode-codes` reads, for the browser to save."""
     content = io.BytesIO()
-    arrays = dict(zip(code_names(len(codes)), (grid.numpy() for grid in codes), strict=True))
-    np.savez_compressed(content, **arrays, **({} if labels is None else {"labels": labels.numpy()}))
+    arrays: dict[str, Any] = dict(zip(code_names(len(codes)), (grid.numpy() for grid in codes), strict=True))
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    np.savez_compressed(content, **arrays)
     return as_link(content.getvalue(), "application/zip")

@@ -59,7 +59,7 @@ footer { display: none !important; }
 
 def make_theme() -> gr.Theme:
     """Return the page's theme, light and dark."""
-    colours = {}
+    colours: dict[str, str] = {}
     for name, (light, dark) in COLOURS.items():
         colours |= {name: light, f"{name}_dark": dark}
     return gr.themes.Default(primary_hue="blue", neutral_hue="slate", **FONTS).set(**colours)

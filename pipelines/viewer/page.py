@@ -9,6 +9,7 @@ from codegrid.pipelines.drawing.sheets import make_sheet, to_pixels
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
 
+from .actions import Encoded
 from .answers import Answers
 from .examples import Examples
 from .parts import NARROW, QUIET, Drawing, add_caption, add_download
@@ -113,7 +114,7 @@ def _add_editor(answers: Answers) -> tuple[Editor, gr.Button]:
         add_download("Download edited image", answers.download_image, encoded, "image.png")
         add_download("Download edited codes", answers.download_edited, encoded, "codes.npz")
 
-    def click(shown: tuple, number: int, event: gr.SelectData) -> tuple:
+    def click(shown: Encoded, number: int, event: gr.SelectData) -> tuple:
         return answers.click(shown, number, *event.index)
 
     latest = {**QUIET, "trigger_mode": "always_last"}  # a slider is faster than a decoder
