@@ -44,10 +44,11 @@ CSS = """
     --least: max(var(--side), 9%, min(220px, 100% / var(--count) - 8px));
     grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least)), 1fr));
 }
+.gradio-container .html-container { padding: 0 !important; }
 .sheet figcaption { text-align: center; overflow-wrap: anywhere; }
 #grid img { cursor: crosshair; }
 #examples, #examples .grid-wrap { height: auto !important; min-height: 0 !important; }
-#examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(60px, 4.2%), 1fr)) !important; }
+#examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(56px, 8.6%), 1fr)) !important; }
 #examples .grid-container { grid-template-rows: none !important; grid-auto-rows: auto !important; }
 #examples .gallery-item, #examples .thumbnail-item { width: 100%; height: auto; min-height: 0; }
 #examples .thumbnail-item { aspect-ratio: 1; }
@@ -55,6 +56,10 @@ CSS = """
 .control [data-testid="block-info"] { white-space: nowrap; }
 footer { display: none !important; }
 """
+# gradio gives the picture of codes a button without a name
+SCRIPT = """() => new MutationObserver(() => {
+    document.querySelector('#grid button:not([aria-label])')?.setAttribute('aria-label', 'Codes: click one');
+}).observe(document.body, {childList: true, subtree: true})"""
 
 
 def make_theme() -> gr.Theme:

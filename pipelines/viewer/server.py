@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from codegrid.errors import InputError
 
 from .guard import AT_ONCE, Guard, Trusted
-from .look import CSS, make_theme
+from .look import CSS, SCRIPT, make_theme
 
 FOLDER = "GRADIO_TEMP_DIR"  # the variable that says where gradio keeps files
 LAST_SECONDS = 5  # for what is being drawn when the server ends
@@ -62,7 +62,7 @@ def serve_page(page: gr.Blocks, listener: socket.socket, trusted: Trusted, folde
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         app, page, "/", max_file_size=AT_ONCE, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
-        show_error=False, footer_links=[], theme=make_theme(), css=CSS,
+        show_error=False, footer_links=[], theme=make_theme(), css=CSS, js=SCRIPT,
     )  # fmt: skip
     page.has_launched = True  # only then gradio reads no files but those that were uploaded
     guarded = Guard(app, trusted, folder)
