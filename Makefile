@@ -25,8 +25,9 @@ lint: $(READY)
 	$(INSTALL) --no-deps --target $(BUILT) .
 	.venv/bin/python -m mypy $(BUILT)/codegrid
 
-# the viewer's pictures in docs/; needs Chromium: apt install chromium
+# the viewer's pictures in docs/, and a check of its accessibility; needs Chromium and npm: apt install chromium npm
 screenshots: demo
+	npm install --silent --no-save --prefix build/axe axe-core@4
 	.venv/bin/python -m benchmarks.screenshots --run runs/demo
 
 $(READY): setup.cfg pyproject.toml

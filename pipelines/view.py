@@ -6,10 +6,12 @@ codegrid view --run runs/demo
 from dataclasses import dataclass
 from typing import Annotated
 
+import tyro
+
 from codegrid.errors import InputError
 from codegrid.limits import Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Folders
+from codegrid.pipelines.running.settings import Compute, Dataset, Folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,20 +22,27 @@ class View(Compute):
     """
 
     run: str | None = None
-    """Folder that holds tokenizer/ and prior/ (or prior-0/, prior-1/, ...)."""
+    """Folder that holds tokenizer/ and, for samples, prior/ (or prior-0/, prior-1/, ...); or hf:owner/name."""
     tokenizer: str | None = None
-    """Folder of a trained tokenizer, in the place of tokenizer/."""
+    """Folder of a trained tokenizer, or hf:owner/name, in the place of tokenizer/. It is enough to encode and edit."""
     prior: Folders = ()
-    """Folder of a prior, in the place of prior/, or of several, coarse to fine."""
+    """Folder of a prior, or hf:owner/name, in the place of prior/, or of several, coarse to fine."""
+    dataset: Dataset | None = None
+    """Images to pick from. By default those that the tokenizer learnt, where they are on this machine, or what is in
+    --data-root."""
+    data_root: str | None = None
+    """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
     host: str = "127.0.0.1"
     """Address to listen on. By default nobody but this machine can open the page; 0.0.0.0: everybody in its network."""
     port: Annotated[int, Range(1, 65535)] = 7860
     """Port to listen on."""
+    trusted_hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
+    """Names under which the page may also be opened, such as that of a proxy in front of it. Others are refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.run is None and not (self.tokenizer and self.prior):
-            raise InputError("`run`: give the folder of a run, or a `tokenizer` and a `prior`")
+        if self.run is None and not self.tokenizer:
+            raise InputError("`run`: give the folder of a run, or a `tokenizer`, with a `prior` or without")
 
 
 def main() -> None:

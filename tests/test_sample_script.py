@@ -158,7 +158,9 @@ def test_samples_are_left_as_picture_files_too(draw):
 def test_picture_files_are_named_after_the_pictures_that_they_come_from(draw, pictures, small_run, tmp_path):
     (pictures / "0.png").rename(pictures / "0.. b\nü.png")
     folder = draw("c", complete=str(pictures), num_samples=2, format="png") / "completions"
-    assert names_in(folder)[:3] == ["00000-0_b_nü.png", "00001-0_b_nü.png", "00002-1.png"] and len(names_in(folder)) == 10
+    assert (
+        names_in(folder)[:3] == ["00000-0_b_nü.png", "00001-0_b_nü.png", "00002-1.png"] and len(names_in(folder)) == 10
+    )
     models = {"tokenizer": str(small_run / "tokenizer"), "codes": str(small_run / "codes_test")}
     decode_codes(DecodeCodes(**models, output=str(tmp_path / "d"), format="png"))
     assert names_in(tmp_path / "d" / "images")[:2] == ["00000-0.png", "00001-1.png"]

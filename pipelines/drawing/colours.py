@@ -108,13 +108,19 @@ def index_of(shape: tuple[int, ...], row: int, column: int) -> tuple[int, ...]:
     return (row, column) if len(shape) == 2 else (column // shape[2], row, column % shape[2])
 
 
-def picture_of(codes: torch.Tensor, colours: torch.Tensor, selected: tuple[int, int] | None = None) -> np.ndarray:
+def picture_of(
+    codes: torch.Tensor,
+    colours: torch.Tensor,
+    selected: tuple[int, int] | None = None,
+    marked: torch.Tensor | None = None,
+) -> np.ndarray:
     """Draw one item's grid of codes (*shape) as (h·s, w·s, 3) uint8, with their numbers where a site has room.
 
     Args:
         codes: of one grid; see `as_plane`.
         colours: (K, 3), 0 ... 1.
         selected: (row, column) of a site that is framed.
+        marked: sites (*shape) bool that get a mark in their upper right corner.
     """
     plane = as_plane(codes[None])[0].cpu().numpy()
     palette = (255 * colours).round().to(torch.uint8).numpy()
@@ -129,6 +135,9 @@ def picture_of(codes: torch.Tensor, colours: torch.Tensor, selected: tuple[int, 
             ink = "black" if palette[plane[row, column]] @ (0.299, 0.587, 0.114) > 125 else "white"
             middle = ((column + 0.5) * site, (row + 0.5) * site)
             draw.text(middle, str(plane[row, column]), ink, font, anchor="mm")
+    if marked is not None:
+        for row, column in as_plane(marked[None])[0].nonzero().tolist():
+            _mark(draw, row, column, site)
     if selected:
         _frame(draw, *selected, site)
     return np.asarray(picture)
@@ -144,6 +153,12 @@ def site_at(x: int, y: int, shape: tuple[int, ...]) -> tuple[int, int]:
 def _site_side(plane: tuple[int, int]) -> int:
     """Return the pixels of a site's side in the picture of a plane (h, w)."""
     return max(1, SIDE // max(plane))
+
+
+def _mark(draw: ImageDraw.ImageDraw, row: int, column: int, site: int) -> None:
+    right, top, side = (column + 1) * site - 1, row * site, max(1, site // 3)
+    corner = [(right - side, top), (right, top), (right, top + side)]
+    draw.polygon(corner, fill="white", outline="black", width=max(1, site // 24))  # one of them shows on any colour
 
 
 def _frame(draw: ImageDraw.ImageDraw, row: int, column: int, site: int) -> None:

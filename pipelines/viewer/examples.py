@@ -1,4 +1,4 @@
-"""Images to pick from in the viewer: held-out ones where they are on this machine, otherwise what a run left.
+"""Images to pick from in the viewer: those asked for, or held-out ones that are on this machine, or what a run left.
 
 Shapes: n images, c channels, H W image.
 """
@@ -12,8 +12,12 @@ import torch
 from codegrid.data.images import evenly_spaced, to_float
 from codegrid.data.npz import read_npz
 from codegrid.errors import InputError
+from codegrid.pipelines.drawing.images import class_names
 from codegrid.pipelines.generation.artifacts import AT_HAND, load_images_for
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+from codegrid.protocols import Tokenizer
+
+from .actions import decode
 
 COUNT = 20
 # what lies in the download folder once these data sets are there
@@ -24,38 +28,71 @@ class Examples(NamedTuple):
     """Some images, and where they come from."""
 
     images: torch.Tensor  # (n, c, H, W), float in [-1, 1]
-    labels: torch.Tensor | None  # (n,) int64
     source: str  # in words
+    labels: torch.Tensor | None = None  # (n,) int64, as the priors number the classes
+    names: list[str] | None = None  # of each image's class
 
 
-def find_examples(pipeline: TwoStagePipeline, run: Path | None, count: int = COUNT) -> Examples:
-    """Return up to `count` images of the tokenizer's size, without asking the network.
+def find_examples(
+    tokenizer: Tokenizer,
+    pipeline: TwoStagePipeline | None,
+    run: Path | None,
+    dataset: str | None = None,
+    data_root: str | None = None,
+    count: int = COUNT,
+) -> Examples:
+    """Return up to `count` images of the tokenizer's size; only a data set that is asked for is asked of the network.
 
-    Held-out images of the data set that the tokenizer names; or the run's samples; or, where it left none, new ones.
+    Without one, held-out images of the data set that the tokenizer names; or the run's samples; or, where it left none,
+    new ones; or, without a prior, what the decoder makes of codes at random.
     """
-    dataset = str(pipeline.tokenizer.provenance.get("dataset"))
+    learnt = str(tokenizer.provenance.get("dataset"))
+    if dataset is not None or data_root is not None:
+        return _held_out(tokenizer, pipeline, dataset or _reader_of(str(data_root), learnt), data_root, count)
     downloads = Path.home() / ".cache" / "codegrid"
     with suppress(InputError):  # not on this machine: the next best will do
-        if dataset in AT_HAND or (dataset in DOWNLOADED and (downloads / DOWNLOADED[dataset]).is_dir()):
-            return _held_out(pipeline, dataset, count)
+        if learnt in AT_HAND or (learnt in DOWNLOADED and (downloads / DOWNLOADED[learnt]).is_dir()):
+            return _held_out(tokenizer, pipeline, learnt, None, count)
     with suppress(InputError, OSError):
         if run is not None:
-            return _samples_of(pipeline, run / "samples" / "samples.npz", count)
-    drawn = pipeline.sample(count, seed=0, progress=False)
-    return Examples(drawn.images, drawn.labels, "samples of the prior")
+            return _samples_of(tokenizer, run / "samples" / "samples.npz", count)
+    if pipeline is not None:
+        drawn = pipeline.sample(count, seed=0, progress=False)
+        names = class_names(pipeline.priors)
+        of_each = None if drawn.labels is None else [names[label] for label in drawn.labels.tolist()]
+        return Examples(drawn.images, "samples of the prior", drawn.labels, of_each)
+    random = torch.Generator().manual_seed(0)
+    codes = tuple(
+        torch.randint(grid.num_embeddings, (count, *grid.shape), generator=random) for grid in tokenizer.layout
+    )
+    return Examples(decode(tokenizer, codes), "pictures of codes at random")
 
 
-def _held_out(pipeline: TwoStagePipeline, dataset: str, count: int) -> Examples:
-    images = load_images_for(pipeline.tokenizer, dataset, None, "test")
+def _reader_of(data_root: str, learnt: str) -> str:
+    """Return the data set that reads what the user has: the tokenizer's own, or that of any folder or file."""
+    if learnt in DOWNLOADED:
+        return learnt
+    return "npz" if Path(data_root).is_file() else "imagefolder"
+
+
+def _held_out(
+    tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | None, count: int
+) -> Examples:
+    """Return held-out images of a data set."""
+    images = load_images_for(tokenizer, dataset, data_root, "test")
     chosen = images.batch(evenly_spaced(len(images), count))
-    known = pipeline.classes == images.classes
-    return Examples(to_float(chosen.images), chosen.labels if known else None, f"held-out images of {dataset}")
+    known = pipeline is not None and bool(images.classes) and pipeline.classes == images.classes
+    names = None
+    if chosen.labels is not None and images.classes:
+        names = [images.classes[label] for label in chosen.labels.tolist()]
+    source = f"held-out images of {dataset if data_root is None else Path(data_root).name}"
+    return Examples(to_float(chosen.images), source, chosen.labels if known else None, names)
 
 
-def _samples_of(pipeline: TwoStagePipeline, path: Path, count: int) -> Examples:
+def _samples_of(tokenizer: Tokenizer, path: Path, count: int) -> Examples:
     pixels = read_npz(path).get("arr_0") if path.is_file() else None
-    signal = pipeline.tokenizer.signal
+    signal = tokenizer.signal
     if pixels is None or not len(pixels) or pixels.shape[1:] != (*signal.size, signal.channels):
         raise InputError(f"{path} holds no images of this tokenizer's size: sample again")
     chosen = torch.from_numpy(pixels[evenly_spaced(len(pixels), count)])
-    return Examples(to_float(chosen.permute(0, 3, 1, 2)), None, "samples of the run")
+    return Examples(to_float(chosen.permute(0, 3, 1, 2)), "samples of the run")

@@ -1,17 +1,25 @@
-"""The viewer: models are loaded, and their page is served until Ctrl-C."""
+"""The viewer: models are loaded, and their page is served until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
 import os
-import socket
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
 
 from codegrid.errors import InputError, import_extra
+from codegrid.hub import HUB_PREFIX
+from codegrid.model_folder import load_model
 from codegrid.pipelines.generation.pairing import find_priors
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
+from codegrid.protocols import Tokenizer
+from codegrid.registry import load
 
 if TYPE_CHECKING:
     import gradio
@@ -19,54 +27,77 @@ if TYPE_CHECKING:
     from codegrid.pipelines.view import View
 
 
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Served(NamedTuple):
+    """A page that is being served."""
+
+    address: str
+    page: gradio.Blocks
+    folder: Path  # of what is uploaded and shown
+
+
 def view(settings: View) -> None:
-    """Serve the page until Ctrl-C."""
-    page = serve(settings)
-    print_once(f"open http://{settings.host}:{settings.port} in a browser; Ctrl-C ends it")
-    page.block_thread()
+    """Serve the page until Ctrl-C, or a signal to end; nothing of what was uploaded is left behind."""
+    heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+    earlier = {number: signal.signal(number, _end) for number in heard}
+    try:
+        with serve(settings) as served:
+            print_once(f"open {served.address} in a browser; Ctrl-C ends it")
+            threading.Event().wait()
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
-def serve(settings: View) -> gradio.Blocks:
-    """Start the page's server, in a thread, and return gradio's Blocks."""
-    # gradio reads these when it is imported; then it asks its own server, which no proxy can reach, how it is
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+def _end(number: int, frame: FrameType | None) -> None:
+    for each in ENDING:
+        signal.signal(each, signal.SIG_IGN)  # a second one would cut off the end
+    raise SystemExit(0 if number == signal.SIGINT else 128 + number)
+
+
+@contextmanager
+def serve(settings: View) -> Iterator[Served]:
+    """Serve the page in a thread as long as the context lasts."""
+    # gradio reads these when it is imported
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"):
+        os.environ[name] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    for name in ("NO_PROXY", "no_proxy"):  # where both are set, the second counts
-        earlier = os.environ.get(name) or os.environ.get(name.swapcase())
-        os.environ[name] = ",".join(filter(None, (earlier, settings.host, "127.0.0.1,localhost")))
     import_extra("gradio", "the viewer", "view")
-    check_address(settings.host, settings.port)
-    pipeline = load_pipeline(settings)
 
     # not above: they import gradio
     from .examples import find_examples
+    from .guard import Trusted
     from .page import build_page
-    from .server import launch_page
+    from .server import listen, private_folder, serve_page
 
-    run = Path(settings.run) if settings.run is not None else None
-    page = build_page(pipeline, find_examples(pipeline, run), settings.run or str(settings.tokenizer))
-    launch_page(page, settings.host, settings.port)
-    return page
-
-
-def load_pipeline(settings: View) -> TwoStagePipeline:
-    """Load the models of a run's folder, or those given in their place."""
-    run = Path(settings.run or "")
-    if settings.run is not None and not run.is_dir():
-        raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/ and prior/")
-    tokenizer = settings.tokenizer or run / "tokenizer"
-    priors = list(settings.prior) or find_priors(run) or [str(run / "prior")]
-    return TwoStagePipeline.from_parts(tokenizer, priors, choose_device(settings.device))
+    with listen(settings.host, settings.port) as listener, private_folder() as folder:
+        tokenizer, pipeline = load_models(settings)
+        run = None if settings.run is None else Path(settings.run)
+        examples = find_examples(tokenizer, pipeline, run, settings.dataset, settings.data_root)
+        page = build_page(tokenizer, pipeline, examples, settings.run or str(settings.tokenizer))
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        with serve_page(page, listener, Trusted.of(settings.host, settings.trusted_hosts), folder):
+            yield Served(f"http://{host}:{settings.port}", page, folder)
 
 
-def check_address(host: str, port: int) -> None:
-    """Raise `InputError` where nothing can listen there: gradio would say so late, and in many lines."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: not held up by the last one
-            listener.bind(address)
-    except (OSError, UnicodeError) as error:
-        raise InputError(
-            f"`host` {host}, `port` {port}: cannot listen there ({error}): choose another `port`, or leave out `host`"
-        ) from error
+def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
+    """Load the tokenizer, and the pipeline where there are priors: those of a run, or those given in their place."""
+    device = choose_device(settings.device)
+    run, tokenizer, priors = settings.run, settings.tokenizer, list(settings.prior)
+    if run is not None:
+        if not run.startswith(HUB_PREFIX) and not Path(run).is_dir():
+            raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/ and prior/")
+        priors = priors or find_priors(run)
+        if tokenizer is None and (Path(run) / "tokenizer").is_dir():
+            tokenizer = str(Path(run) / "tokenizer")
+        elif tokenizer is None:  # a model's own folder, or a name on the hub
+            found = load(run, device)
+            if isinstance(found, TwoStagePipeline):
+                return found.tokenizer, found
+            tokenizer = run
+    if not priors:
+        return load_model(str(tokenizer), device, "tokenizer"), None
+    pipeline = TwoStagePipeline.from_parts(str(tokenizer), priors, device)
+    return pipeline.tokenizer, pipeline

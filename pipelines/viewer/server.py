@@ -1,60 +1,81 @@
-"""The viewer's server: on this machine alone, with a page that asks no other for anything."""
+"""The viewer's server: for this machine alone, with a page that asks no other for anything, and a folder of its own."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gradio as gr
-from starlette.middleware import Middleware
+import uvicorn
+from fastapi import FastAPI
 
-# The browser itself refuses what would come from elsewhere, or go there. Gradio's page has scripts and styles in it.
-POLICY = (
-    "default-src 'self' 'unsafe-inline' data: blob:; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob:; "
-    "form-action 'self'; frame-ancestors 'self'; base-uri 'self'"
-)
-FONTS: dict[str, Any] = {
-    "font": ["system-ui", "sans-serif"],
-    "font_mono": ["ui-monospace", "monospace"],
-}  # none is fetched
-CSS = """
-.gradio-container { max-width: 1400px !important; width: 100%; margin: auto; }
-.gradio-container .main { padding: 12px !important; }
-.section { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 12px 16px 16px; }
-.pixels img { image-rendering: pixelated; width: 100%; }
-#grid img { cursor: crosshair; image-rendering: auto; }
-#examples, #examples .grid-wrap { height: auto !important; min-height: 0 !important; }
-#examples .grid-container { grid-template-columns: repeat(10, minmax(0, 1fr)) !important; }
-@media (max-width: 640px) { #examples .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; } }
-#examples .grid-container { grid-template-rows: none !important; grid-auto-rows: auto !important; }
-#examples .gallery-item, #examples .thumbnail-item { width: 100%; height: auto; min-height: 0; }
-#examples .thumbnail-item { aspect-ratio: 1; }
-.control [data-testid="block-info"] { white-space: nowrap; }
-.progress { opacity: 0.75; font-size: 0.9em; }
-footer { display: none !important; }
-"""
-Message = MutableMapping[str, Any]
+from codegrid.errors import InputError
+
+from .guard import AT_ONCE, Guard, Trusted
+from .look import CSS, SCRIPT, make_theme
+
+FOLDER = "GRADIO_TEMP_DIR"  # the variable that says where gradio keeps files
+LAST_SECONDS = 5  # for what is being drawn when the server ends
 
 
-class KeepHome:
-    """ASGI middleware that adds the policy to every answer."""
-
-    def __init__(self, app: Callable) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Message, receive: Callable, send: Callable[[Message], Awaitable[None]]) -> None:
-        """Answer one request."""
-
-        async def send_with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, send_with_policy)
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Give gradio a folder that no other user can read, in which it keeps uploads and pictures, and remove it after."""
+    earlier = os.environ.get(FOLDER)
+    with TemporaryDirectory(prefix="codegrid-view-", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve()
+        os.environ[FOLDER] = str(folder)
+        try:
+            yield folder
+        finally:
+            del os.environ[FOLDER]
+            if earlier is not None:
+                os.environ[FOLDER] = earlier
 
 
-def launch_page(page: gr.Blocks, host: str, port: int) -> None:
-    """Serve a page in a thread. Raises OSError where that cannot be."""
-    page.launch(
-        server_name=host, server_port=port, share=False, inbrowser=False, prevent_thread_lock=True, quiet=True,
-        max_file_size="64mb", ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, footer_links=[],
-        theme=gr.themes.Default(**FONTS), css=CSS, app_kwargs={"middleware": [Middleware(KeepHome)]},
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises `InputError` where that cannot be."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held up by the last server
+            listener.bind(address)
+            listener.listen()
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"`host` {host}, `port` {port}: cannot listen there ({error}): choose another `port`, or leave out `host`"
+        ) from error
+
+
+@contextmanager
+def serve_page(page: gr.Blocks, listener: socket.socket, trusted: Trusted, folder: Path) -> Iterator[None]:
+    """Serve a page, in a thread, as long as the context lasts; `folder` is that of `private_folder`."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    gr.mount_gradio_app(
+        app, page, "/", max_file_size=AT_ONCE, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
+        show_error=False, footer_links=[], theme=make_theme(), css=CSS, js=SCRIPT,
     )  # fmt: skip
+    page.has_launched = True  # only then gradio reads no files but those that were uploaded
+    guarded = Guard(app, trusted, folder)
+    server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        if not server.started:
+            raise RuntimeError("the viewer's server did not start")
+        yield
+    finally:
+        page.close(verbose=False)
+        server.should_exit = True
+        thread.join(LAST_SECONDS)
