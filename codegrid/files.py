@@ -10,6 +10,7 @@ from pathlib import Path
 from .locks import check_held
 
 STAGING = ".partial"
+SETTINGS_FILE = "settings.yaml"  # the settings of the run that wrote a folder, which `--config` reads
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from codegrid.codes import Codes
 from codegrid.errors import InputError
-from codegrid.files import write_folder, write_json
+from codegrid.files import SETTINGS_FILE, write_folder, write_json
 from codegrid.tensors import digest_of, digest_of_file, read_json, write_tensors
 
 from .manifest import FORMAT, MANIFEST, TABLES, CodeHeader, shard_name
@@ -53,7 +53,7 @@ def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
     for path in found:
         if path.name.startswith("codes-"):
             _refuse_another_export(path, header)
-        elif path.name != TABLES:
+        elif path.name not in (TABLES, SETTINGS_FILE):
             raise InputError(f"{folder} already holds other files ({path.name}): choose a new or empty `output`")
     digests = _read_digests(folder)
     whole = {path.name for path in found if path.name in digests and digest_of_file(path) == digests[path.name]}

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps
-from tqdm import tqdm
 
 from codegrid.codes import Signal
 from codegrid.errors import InputError, reason_of
+from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of
 
 from .images import MAX_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
@@ -111,7 +111,7 @@ class FolderImages:
     def variance(self) -> float:
         """Return the variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
         counts = torch.zeros(256, dtype=torch.int64)
-        for i in tqdm(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
+        for i in progress_bar(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
             counts += torch.bincount(self._decode(self.paths[i]).flatten(), minlength=256)
         return variance_of(counts)
 
@@ -121,7 +121,7 @@ class FolderImages:
         threads = os.cpu_count() or 1
         with ThreadPoolExecutor(threads) as pool:  # PIL lets go of the interpreter while it decodes
             decoded = pool.map(self._decode, self.paths, chunksize=64)
-            for i, image in enumerate(tqdm(decoded, desc="reading pictures", total=len(self), leave=False)):
+            for i, image in enumerate(progress_bar(decoded, desc="reading pictures", total=len(self), leave=False)):
                 images[i] = image
         return ImageDataset(images, self.labels, self.classes)
 

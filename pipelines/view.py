@@ -9,7 +9,7 @@ from typing import Annotated
 from codegrid.errors import InputError
 from codegrid.limits import Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Folders
+from codegrid.pipelines.running.settings import Compute, Folder, Folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +19,14 @@ class View(Compute):
     codegrid view --run runs/demo
     """
 
-    run: str | None = None
+    run: Folder | None = None
     """Folder that holds tokenizer/ and prior/ (or prior-0/, prior-1/, ...)."""
-    tokenizer: str | None = None
+    tokenizer: Folder | None = None
     """Folder of a trained tokenizer, in the place of tokenizer/."""
     prior: Folders = ()
     """Folder of a prior, in the place of prior/, or of several, coarse to fine."""
     host: str = "127.0.0.1"
-    """Address to listen on. By default nobody but this machine can open the page; 0.0.0.0: everybody in its network."""
+    """Address to listen on. By default only this machine can open the page; 0.0.0.0: everyone on its network."""
     port: Annotated[int, Range(1, 65535)] = 7860
     """Port to listen on."""
 

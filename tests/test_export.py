@@ -68,7 +68,7 @@ def test_codes_do_not_depend_on_the_batch_size(batch_size, export, at_once, bars
 
 def test_plain_codes_of_several_shards_are_those_of_the_code_dataset(export):
     codes, plain = CodeDataset(export("codes")), export("plain", format="npz")
-    assert sorted(path.name for path in plain.iterdir()) == ["codes.npz", "run.json"]
+    assert sorted(path.name for path in plain.iterdir()) == ["codes.npz", "run.json", "settings.yaml"]
     arrays = np.load(plain / "codes.npz", allow_pickle=False)
     assert arrays.files == ["codes", "labels"]
     assert arrays["codes"].dtype == arrays["labels"].dtype == np.int64

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from codegrid.errors import InputError
-from codegrid.pipelines.generation.artifacts import load_artifacts
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.generation.artifacts import describe_images, load_artifacts
+from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
+from codegrid.progress import progress_bar
 
 from .codebook import import_umap, listed_entries, plot_codebook, plot_histogram
 from .curves import history_of, plot_curves
@@ -48,15 +48,18 @@ def plot(settings: Plot) -> None:
         import_umap()  # first: it would be a pity after minutes
     run = Run(settings.output, settings, what=names, **artifacts.facts())
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        return print_once(f"{run.folder} is finished: nothing to do")
+    if settings.dry_run:
+        found = [] if artifacts.images is None else [describe_images(artifacts.images)]
+        return print_plan(*found, f"figures: {', '.join(names)}")
     run.start()
 
     def write_figures(folder: Path) -> None:
-        for name in tqdm(names, "figures"):
+        for name in progress_bar(names, "figures"):
             FIGURES[name](material, settings).savefig(folder / f"{name}.png")
 
     run.finish_with(write_figures)
-    print_once(f"{settings.output}: {', '.join(f'{name}.png' for name in names)}")
+    print_once(f"{run.folder}: {', '.join(f'{name}.png' for name in names)}")
 
 
 def choose(wanted: tuple[str, ...], material: Material) -> list[str]:

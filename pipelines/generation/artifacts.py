@@ -18,12 +18,13 @@ from codegrid.data.codes import CodeDataset
 from codegrid.data.sources import Images, load_images
 from codegrid.errors import InputError
 from codegrid.model_folder import load_model
+from codegrid.pipelines.running.places import PARTS, find_priors
 from codegrid.protocols import Prior, Tokenizer
 
-from .pipeline import TwoStagePipeline, check_pairing, find_priors
+from .pipeline import TwoStagePipeline, check_pairing
 
 AT_HAND = ("mnist5k",)  # data sets that are there without a download
-VALIDATION = "codes_test"  # where a run keeps the codes that its prior did not learn
+VALIDATION = PARTS["validation_codes"]  # where a run keeps the codes that its prior did not learn
 
 
 @dataclass
@@ -130,7 +131,7 @@ def find_artifacts(
         raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/, prior/ and codes/")
     given = {"tokenizer": tokenizer, "codes": codes, "validation_codes": validation_codes}
     folders: dict[str, str] = {}
-    for name, place in (("tokenizer", "tokenizer"), ("codes", "codes"), ("validation_codes", VALIDATION)):
+    for name, place in PARTS.items():
         folder = given[name]
         if folder is None and run is not None and (Path(run) / place).is_dir():
             folder = str(Path(run) / place)
@@ -162,6 +163,15 @@ def load_priors(folders: Sequence[str], device: torch.device) -> tuple[Prior, ..
 def load_images_for(tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str) -> Images:
     """Load one part of a data set, brought to the tokenizer's size and channels."""
     return load_images(dataset, data_root, split, tokenizer.signal.size, tokenizer.signal.channels)
+
+
+def describe_images(images: Images) -> str:
+    """Say what was found: the images, their size and their classes."""
+    found = getattr(images, "found", "")
+    if found:
+        return str(found)
+    classes = f", {len(images.classes)} classes" if images.classes else ""
+    return f"{len(images):,} images of {'×'.join(map(str, images.signal.shape))}{classes}"
 
 
 def prior_names(count: int) -> list[str]:

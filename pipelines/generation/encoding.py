@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, shard_ranges, write_codes
@@ -26,13 +26,14 @@ from codegrid.data.sources import Images
 from codegrid.errors import import_extra
 from codegrid.model_folder import load_model
 from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.cli import print_once, print_plan, print_resumed
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, own_shares, shut_down
-from codegrid.pipelines.running.run_folder import Run, missing_codes
+from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
+from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 
-from .artifacts import load_images_for
+from .artifacts import describe_images, load_images_for
 
 # of images of so many axes: up to a fifth faster on a CPU
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -48,13 +49,17 @@ def export_codes(settings: ExportCodes) -> None:
     with accelerator.main_process_first():  # only one downloads
         images = load_images_for(tokenizer, settings.dataset, settings.data_root, settings.split)
     header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint())
+    if settings.dry_run:
+        print_plan(f"{describe_images(images)}, as {describe_layout(tokenizer.layout)}")
+        return shut_down(accelerator)
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
         print_once(f"{settings.output} is finished: nothing to do")
         return shut_down(accelerator)
     done = len(images) - sum(map(len, missing))
+    print_resumed(settings.output, done, len(images))
     is_main = accelerator.is_main_process
-    with tqdm(total=len(images), initial=done, desc="encoding", unit="img", disable=not is_main) as bar:
+    with progress_bar(total=len(images), initial=done, desc="encoding", unit="img", disable=not is_main) as bar:
         shards = encode_ranges(
             tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update
         )
@@ -122,7 +127,7 @@ def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
 def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | None:
     """Return the images still to be encoded, a range for each shard; None where the export is finished."""
     if settings.format == "codegrid":
-        return missing_codes(settings.output, header)
+        return open_codes_folder(settings, header).missing
     return None if _plain_run(settings, header).finished else shard_ranges(header.num_images)
 
 
@@ -135,11 +140,14 @@ def _write(
 ) -> None:
     """Write the shards as they come."""
     if settings.format == "codegrid":
+        save_settings(Path(settings.output), settings)
         provenance = {"dataset": public_name(settings.dataset)}
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))
     write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
     file = f"codes.{settings.format}"
-    _plain_run(settings, header).finish_with(lambda folder: write(folder / file, header, shards))
+    run = _plain_run(replace(settings, overwrite=False), header)  # it was emptied before the images were encoded
+    run.start()
+    run.finish_with(lambda folder: write(folder / file, header, shards))
 
 
 def _plain_run(settings: ExportCodes, header: CodeHeader) -> Run:

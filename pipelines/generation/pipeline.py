@@ -18,6 +18,7 @@ from codegrid.errors import InputError
 from codegrid.limits import BatchSize, check_value
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
+from codegrid.pipelines.running.places import find_priors
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.sampling_config import sampling_configs
 from codegrid.stage2_prior.conditions import Conditions, Labels
@@ -208,16 +209,6 @@ class TwoStagePipeline:
     def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
         """Return images (n, c, H, W) in [-1, 1], encoded and decoded again, on the CPU."""
         return self.tokenizer.reconstruct(images.to(self.device)).clamp(-1, 1).cpu()
-
-
-def find_priors(folder: Source) -> list[str]:
-    """Return the priors' folders below a run's folder: prior/, or prior-0/, prior-1/, ... coarse to fine."""
-    if (Path(folder) / "prior").is_dir():
-        return [str(Path(folder) / "prior")]
-    found: list[str] = []
-    while (Path(folder) / f"prior-{len(found)}").is_dir():
-        found.append(str(Path(folder) / f"prior-{len(found)}"))
-    return found
 
 
 def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, write_codes
@@ -21,11 +20,12 @@ from codegrid.data.images import to_uint8
 from codegrid.data.manifest import LABELS
 from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
 from codegrid.pipelines.drawing.sheets import save_sheet
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.cli import print_once, print_resumed
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down
-from codegrid.pipelines.running.run_folder import Run, missing_codes
+from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
 from codegrid.pipelines.sample import Sample
+from codegrid.progress import progress_bar
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.tensors import digest_of
 
@@ -59,10 +59,10 @@ class Job(NamedTuple):
             "complete": self.pictures and self.pictures.fingerprint,
         }
 
-    def bar(self, missing: int) -> tqdm:
+    def bar(self, missing: int) -> Any:
         """Return a bar for so many samples that are still to be drawn."""
         count = self.request.num_samples
-        return tqdm(
+        return progress_bar(
             total=count, initial=count - missing, desc="sampling", unit="img",
             disable=not self.accelerator.is_main_process,
         )  # fmt: skip
@@ -101,22 +101,22 @@ def leave_images(job: Job) -> None:
     files = image_files(job.name, request.num_samples, settings.shard_size)
     run = broadcast_from_main(job.accelerator, lambda: _start(job))
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
-    missing = broadcast_from_main(
-        job.accelerator, lambda: missing_files(settings.output, files, request.labels is not None)
-    )
+        return print_once(f"{run.folder} is finished: nothing to do")
+    missing = broadcast_from_main(job.accelerator, lambda: missing_files(run.folder, files, request.labels is not None))
+    left = sum(map(len, missing.values()))
+    print_resumed(run.folder, request.num_samples - left, request.num_samples)
     channels, height, width = job.pipeline.tokenizer.signal.shape
-    with job.bar(sum(map(len, missing.values()))) as bar:
+    with job.bar(left) as bar:
         for file, numbers in missing.items():
             images = _draw_images(job, numbers, bar)
             if main:
                 labels = None if request.labels is None else request.labels[numbers.start : numbers.stop].numpy()
-                write_images(settings.output, file, (len(numbers), channels, height, width), images, labels)
+                write_images(run.folder, file, (len(numbers), channels, height, width), images, labels)
             else:
                 deque(images, maxlen=0)  # only take part
     if main:
-        run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"))
-    print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {describe(files)}, some in {job.name}.png")
+        run.finish_with(lambda folder: _save_sheet(job, run.folder, files, folder / f"{job.name}.png"))
+    print_once(f"{run.folder}: {request.num_samples:,} {job.name} in {describe(files)}, some in {job.name}.png")
 
 
 def _start(job: Job) -> Run:
@@ -126,7 +126,7 @@ def _start(job: Job) -> Run:
     return run
 
 
-def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
+def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
     """Draw some samples on all processes: (b, c, H, W) uint8, batch by batch."""
 
     def draw(rows: range) -> torch.Tensor:
@@ -135,13 +135,13 @@ def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
     return map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
 
 
-def _save_sheet(job: Job, files: dict[str, range], path: Path) -> None:
+def _save_sheet(job: Job, folder: Path, files: dict[str, range], path: Path) -> None:
     """Save a sheet of the first samples, or of completions beside their pictures."""
     known, of_each = job.request.known, job.request.of_each
     if job.pictures is None or known is None:
-        return save_sheet(path, read_first(job.settings.output, files, ON_A_PAGE))
+        return save_sheet(path, read_first(folder, files, ON_A_PAGE))
     shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // of_each))
-    images = read_first(job.settings.output, files, min(of_each * shown, ON_A_PAGE))
+    images = read_first(folder, files, min(of_each * shown, ON_A_PAGE))
     save_completions(path, job.pipeline.tokenizer, known, of_each, job.pictures, images)
 
 
@@ -158,19 +158,22 @@ def leave_codes(job: Job) -> None:
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
     header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source)
-    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(settings.output, header, drawing))
+    folder, missing = broadcast_from_main(job.accelerator, lambda: open_codes_folder(settings, header, drawing))
     if missing is None:
-        return print_once(f"{settings.output} is finished: nothing to do")
-    with job.bar(sum(map(len, missing))) as bar:
+        return print_once(f"{folder} is finished: nothing to do")
+    left = sum(map(len, missing))
+    print_resumed(folder, request.num_samples - left, request.num_samples)
+    with job.bar(left) as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
         if job.accelerator.is_main_process:
-            write_codes(settings.output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
+            save_settings(folder, settings)
+            write_codes(folder, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
         else:
             deque(shards, maxlen=0)  # only take part
-    print_once(f"{settings.output}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
+    print_once(f"{folder}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
 
 
-def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: tqdm) -> CodeShard:
+def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any) -> CodeShard:
     """Draw the codes of some samples on all processes."""
 
     def draw(rows: range) -> Codes:

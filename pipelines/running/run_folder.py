@@ -8,29 +8,31 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from codegrid.command import COMMANDS
 from codegrid.data.code_writer import missing_ranges
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.errors import InputError
-from codegrid.files import write_folder, write_json
+from codegrid.files import SETTINGS_FILE, write_folder, write_json
 from codegrid.limits import short
 from codegrid.locks import hold
 from codegrid.tensors import digest_of, read_json
 
 from .cli import is_main_process, name_of
+from .config import describe_settings
 from .options import resolve_options
-from .settings import Command, Training
+from .outputs import RUN_FILE, clear_output, open_output, visible
+from .settings import Command, Leaves, Training
 
-RUN_FILE = "run.json"
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 
 # Where things are and how fast they go: these may differ when a command is run again. What is read from the
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "log_with", "verbose", "plugin",
+    "compile", "num_workers", "save_every", "log_with", "verbose", "plugin", "quiet", "json", "overwrite", "dry_run",
+    "images", "against",
 }  # fmt: skip
 
 
@@ -38,16 +40,16 @@ class Run:
     """One command's run into one folder.
 
     Args:
-        folder: the command's `output`.
+        folder: the command's `output`; where that is left out, empty: then `folder` is the one that was chosen.
         settings: the command's settings. Options of the model are recorded beside them, the defaults too.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
-    The main process keeps others out of the folder from here on. Raises `InputError` where another run uses it or has
-    used it.
+    The main process keeps others out of the folder from here on, and with `overwrite` empties it; a dry run only looks.
+    Raises `InputError` where another run uses the folder or has used it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
-        self.folder = Path(folder)
+        self.folder, self.settings = Path(folder), settings
         recorded = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
         if isinstance(settings, Training):
             del recorded["options"]
@@ -62,10 +64,23 @@ class Run:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
-        self.finished = False
+        if folder or not isinstance(settings, Leaves):
+            self._open(self.folder)
+        else:
+            open_output(settings, self._open)
+
+    def _open(self, folder: Path) -> None:
+        """Take a folder for this run. Raises `InputError` where that cannot be."""
+        self.folder, self.finished = folder, False
+        acts = is_main_process() and not getattr(self.settings, "dry_run", False)
+        if getattr(self.settings, "overwrite", False):
+            if acts:
+                clear_output(folder)
+                hold(folder)
+            return
         self._compare()
-        if not self.finished and is_main_process():
-            hold(self.folder)
+        if not self.finished and acts:
+            hold(folder)
             self._compare()  # another run may have ended in between
 
     def _compare(self) -> None:
@@ -73,7 +88,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: `output` must be a folder")
         if not path.exists():
-            if _visible(self.folder):
+            if visible(self.folder) - {SETTINGS_FILE}:
                 raise InputError(f"{self.folder} already holds other files: choose a new or empty `output`")
             return
         earlier = read_json(path)
@@ -82,7 +97,7 @@ class Run:
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
         self.finished = earlier.get("finished") is True
-        if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
+        if self.finished or visible(self.folder) - {RUN_FILE, SETTINGS_FILE}:  # otherwise there is nothing to lose
             refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
 
     @property
@@ -92,6 +107,7 @@ class Run:
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
+        save_settings(self.folder, self.settings)
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, self.record)
 
@@ -108,9 +124,11 @@ class Run:
             write_json(staging / RUN_FILE, {**self.record, "finished": True})
 
 
-def _visible(folder: Path) -> set[str]:
-    """Return the names of what a user sees in a folder."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+def save_settings(folder: Path, settings: Command) -> None:
+    """Write the settings of a run into its folder, as `--config` reads them."""
+    with write_folder(folder) as staging:
+        text = describe_settings(settings, name_of(type(settings)), folder)
+        (staging / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def _command_line() -> str:
@@ -119,20 +137,34 @@ def _command_line() -> str:
     return shlex.join(["codegrid", name, *sys.argv[1:]] if name in COMMANDS else sys.argv)
 
 
-def missing_codes(
-    folder: str | Path, header: CodeHeader, provenance: dict[str, Any] | None = None
-) -> list[range] | None:
-    """Return what a code dataset still lacks, a range for each shard; None where it is whole. Keeps other runs out.
+class OpenCodes(NamedTuple):
+    """A folder of codes that are to be written."""
+
+    folder: Path
+    missing: list[range] | None  # the items of each shard that it still lacks; None: it is whole
+
+
+def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str, Any] | None = None) -> OpenCodes:
+    """Take a folder for a code dataset, and keep other runs out of it.
 
     Raises `InputError` where the folder holds another one, made with another header or provenance.
     """
+
+    def open_folder(folder: Path) -> OpenCodes:
+        if settings.overwrite:
+            clear_output(folder)
+        return OpenCodes(folder, _missing_codes(folder, header, provenance or {}))
+
+    return open_output(settings, open_folder)
+
+
+def _missing_codes(folder: Path, header: CodeHeader, provenance: dict[str, Any]) -> list[range] | None:
     if not is_whole(folder):
         missing = missing_ranges(folder, header)  # first: nothing is written into a folder that is refused
         hold(folder)
-        return missing_codes(folder, header, provenance) if is_whole(folder) else missing
+        return _missing_codes(folder, header, provenance) if is_whole(folder) else missing
     manifest = read_manifest(folder)
-    earlier = {name: manifest["provenance"].get(name) for name in provenance or {}}
-    refuse_differences(folder, earlier, provenance or {})
+    refuse_differences(folder, {name: manifest["provenance"].get(name) for name in provenance}, provenance)
     refuse_differences(folder, manifest["header"], asdict(header))
     return None
 
@@ -146,7 +178,8 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(
-                f"{folder} was made with {name} {was}, not {wanted}: choose another `output`, or the earlier settings"
+                f"{folder} was made with {name} {was}, not {wanted}: choose another `output`, the earlier settings, or "
+                "`overwrite`"
             )
 
 

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from codegrid.errors import InputError
-from codegrid.pipelines.running.cli import Stopped
+from codegrid.pipelines.running.cli import Stopped, print_once
 from codegrid.pipelines.running.device import ComputeConfig
 from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import StopSignals
+from codegrid.progress import progress_bar
 
 from .checkpoints import Checkpoints
 from .objective import Metrics, Objective
+from .reports import Reporter, short
 from .trackers import Log
 from .trainer import Figures, Trainer
 
@@ -42,13 +43,16 @@ def train(
     checkpoints = Checkpoints(run.folder / "state", run.identity, trainer.trainable(), settings.save_every)
     start, history = checkpoints.load()
     check_same_step(accelerator, start)
+    if start:
+        print_once(f"{run.folder}: going on from step {start:,} of {settings.steps:,}")
     if is_main:
         run.start()
     throughput = Throughput(settings.batch_size, objective.items)
     batches = throughput.time(trainer.batches(start))
     check = FiniteCheck(checkpoints.folder)
     look_every = 1 if accelerator.device.type == "cpu" else EVERY  # a look at a GPU's figures waits for it
-    bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main)
+    bar = progress_bar(total=settings.steps, initial=start, desc=run.folder.name, unit="step", disable=not is_main)
+    reporter = Reporter(settings.steps, start)
     with bar, Log(accelerator, run, settings, start) as log, StopSignals() as signals:
         for step, batch in enumerate(batches, start):
             done, is_end, stop = step + 1, step + 1 == settings.steps, None
@@ -61,7 +65,7 @@ def train(
             bar.update()
 
             if is_main and (done % EVERY == 0 or is_end):
-                bar.set_postfix(_readable(figures, history), refresh=False)
+                bar.set_postfix({name: short(figures[name].item()) for name in list(figures)[:1]}, refresh=False)
                 log.log(done, {**figures, **trainer.learning_rates()}, "train")
             if is_main and (done % max(1, settings.steps // REPORTS) == 0 or is_end):
                 log.log(done, speed := throughput.read(), "speed")  # not in the history, which must not vary
@@ -71,7 +75,7 @@ def train(
                     log.log(done, measured, "validation")
                     log.show(done, objective)
                 history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
-                bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **speed}.items()))
+                print_once(reporter.describe(done, {**history[-1], **speed}))
             if is_main and (is_end or stop or checkpoints.due(done)):
                 check.look()
                 with throughput.pause():
@@ -161,14 +165,3 @@ def finish(run: Run, keep_state: bool = False) -> None:
         shutil.rmtree(state, ignore_errors=True)
     if not keep_state:
         shutil.rmtree(run.folder / "state", ignore_errors=True)
-
-
-def _readable(figures: Figures, history: list[Metrics]) -> dict[str, str]:
-    """Return the figures of this batch, and those last measured on validation data, for the bar."""
-    now = {name: value.item() for name, value in figures.items()}
-    measured = {name: value for name, value in (history[-1] if history else {}).items() if name not in ("step", *now)}
-    return {name: _short(value) for name, value in {**now, **measured}.items()}
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

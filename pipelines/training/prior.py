@@ -28,6 +28,7 @@ from codegrid.sampling_config import SamplingConfig
 
 from .loop import finish, train
 from .objective import Batches, Metrics, Pages, Player
+from .plan import plan_training
 from .trackers import tracker_options
 from .trainer import fused_adam, place, seed_torch
 
@@ -108,7 +109,8 @@ def train_prior(settings: TrainPrior) -> None:
     codes = CodeDataset(settings.codes)
     training, validation = hold_out(codes, settings.validation_codes)
     facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
-    run = Run(settings.output, settings, precision=compute.precision, **facts)
+    with accelerator.main_process_first():  # only one empties the folder
+        run = Run(settings.output, settings, precision=compute.precision, **facts)
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
     prior = build_prior(settings, codes)
@@ -118,6 +120,9 @@ def train_prior(settings: TrainPrior) -> None:
     print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
 
     objective = PriorObjective(prior, training, validation, settings)
+    if settings.dry_run:
+        found = f"{len(training):,} grids of codes; {len(validation):,} to validate on"
+        return plan_training(objective, settings, compute, accelerator, found)
     if settings.keep == "best" and not objective.keep_best:
         print_once(f"a {settings.model} prior has no likelihood that tells which is best: the last is kept")
     history = train(objective, settings, compute, run, accelerator)

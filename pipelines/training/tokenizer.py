@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from codegrid.data.augmentation import Augmentation
 from codegrid.data.hub import public_name
@@ -18,16 +17,19 @@ from codegrid.errors import InputError
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
+from codegrid.pipelines.generation.artifacts import describe_images
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, start_accelerator, without_compiling
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import shut_down
 from codegrid.pipelines.running.run_folder import Run
+from codegrid.progress import progress_bar
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexity
 
 from .loop import finish, train
 from .objective import Pages, Player
+from .plan import plan_training
 from .trackers import tracker_options
 from .trainer import channels_last, fused_adam, place, seed_torch
 
@@ -113,7 +115,8 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
         validation = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
     if settings.shift >= min(images.image_size):
         raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
-    run = Run(settings.output, settings, precision=compute.precision, data=images.fingerprint())
+    with accelerator.main_process_first():  # only one empties the folder
+        run = Run(settings.output, settings, precision=compute.precision, data=images.fingerprint())
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
     print_once(f"{len(images)} images of {'×'.join(map(str, images.signal.shape))}; {compute}")
@@ -121,6 +124,9 @@ def train_tokenizer(settings: TrainTokenizer) -> None:
     tokenizer = build_tokenizer(settings, images)
     place(cast(nn.Module, tokenizer), accelerator.device)
     objective = TokenizerObjective(tokenizer, images, validation, settings)
+    if settings.dry_run:
+        found = f"{describe_images(images)}; {len(validation):,} to validate on"
+        return plan_training(objective, settings, compute, accelerator, found)
     tokenizer.provenance["history"] = train(objective, settings, compute, run, accelerator)
     shut_down(accelerator)  # the others need not wait for the rest
     if accelerator.is_main_process:
@@ -153,7 +159,7 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
     """Save the trained tokenizer, measure it on all validation images, and save it again with metrics and a picture."""
     tokenizer.save_pretrained(settings.output)  # first: what is measured may turn out to be unreadable
     batches = in_order(len(validation), BATCH)
-    bar = tqdm(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
+    bar = progress_bar(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
     with without_compiling():
         metrics = measure_tokenizer(tokenizer, bar)
         at_most = max(1, min(24, MAX_CARD_PIXELS // math.prod(validation.image_size)))
@@ -161,9 +167,9 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(settings.output, picture)
     print_once(
-        f"{settings.output}, on {len(validation)} validation images: "
-        f"reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB, "
-        f"perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
+        f"{settings.output}, on {len(validation)} validation images:\n"
+        f"  reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB,\n"
+        f"  perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
         f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"
     )
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codegrid.errors import InputError, import_extra
-from codegrid.pipelines.generation.pipeline import TwoStagePipeline, find_priors
+from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.running.places import find_priors
 
 if TYPE_CHECKING:
     import gradio
