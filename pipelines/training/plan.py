@@ -37,8 +37,8 @@ def plan_training(
         f"data: {found}",
         f"model: {settings.model}, {weights:,} weights",  # type: ignore[attr-defined]
         f"steps: {settings.steps:,} of {settings.batch_size:,} {objective.items}, {epochs:,.1f} epochs",
-        f"memory: about {_gigabytes(model + step)} on {accelerator.device}, of them {_gigabytes(model)} for the model, "
-        f"and {_gigabytes(step)} for a step; besides, PyTorch and the data",
+        f"memory: about {_gigabytes(model + step)} on {accelerator.device}, beside PyTorch and the data:\n"
+        f"  {_gigabytes(model)} for the model, {_gigabytes(step)} for a step",
     )
     shut_down(accelerator)
 
