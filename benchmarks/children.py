@@ -22,7 +22,7 @@ BODIES = (
     "training.tokenizer", "training.prior", "generation.encoding", "generation.sampling", "generation.decoding",
     "evaluation.run",
 )  # fmt: skip
-SILENT = {".lock", "run.json", "metrics.jsonl"}  # they tell the command line, and how fast it was
+SILENT = {".lock", "run.json", "metrics.jsonl"}  # the command line, and how fast it went
 
 
 def import_everything() -> None:

@@ -36,19 +36,23 @@ def progress_bar(
     unit: str = "it",
     leave: bool = True,
     disable: bool = False,
+    bar_format: str | None = None,
 ) -> Any:
     """Return a tqdm bar, or where standard error is no terminal `Lines` in its place.
 
     Args:
         iterable: is handed on, item by item. Without one, `update` counts.
-        desc, total, initial, unit, leave: as for tqdm.
+        desc, total, initial, unit, leave, bar_format: as for tqdm.
         disable: show nothing, as in all processes but the first.
     """
     if not _on_terminal():
         return Lines(iterable, desc, total, initial, disable or _quiet)
     from tqdm import tqdm  # here: a command answers --help without it
 
-    return tqdm(iterable, desc, total, leave, initial=initial, unit=unit, disable=disable or _quiet, dynamic_ncols=True)
+    return tqdm(
+        iterable, desc, total, leave, initial=initial, unit=unit, disable=disable or _quiet, dynamic_ncols=True,
+        bar_format=bar_format,
+    )  # fmt: skip
 
 
 class Lines:
@@ -68,7 +72,7 @@ class Lines:
             yield item
             self.update()
 
-    def update(self, n: int = 1) -> None:
+    def update(self, n: float = 1) -> None:
         """Count `n` more, and say so if it is time."""
         self.n += n
         now = time.monotonic()
@@ -78,7 +82,7 @@ class Lines:
 
     def __str__(self) -> str:
         of_all = "" if self.total is None else f" of {self.total:,}"
-        return f"{self.desc}: {self.n:,}{of_all}, {time_left(self.n, self.total, self.initial, self.since)}"
+        return f"{self.desc}: {self.n:,.0f}{of_all}, {time_left(self.n, self.total, self.initial, self.since)}"
 
     def set_postfix(self, *arguments: object, **options: object) -> None:
         """Leave out what changes with every step."""
@@ -90,7 +94,7 @@ class Lines:
         pass
 
 
-def time_left(done: int, total: int | None, initial: int, since: float) -> str:
+def time_left(done: float, total: int | None, initial: int, since: float) -> str:
     """Say how long work has taken so far, and how long the rest will: `0:02:10, 1:05:00 left`.
 
     Args:

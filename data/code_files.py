@@ -15,44 +15,49 @@ from codegrid.limits import MAX_CLASSES
 from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
 
-from .codes import CodeBatch, CodeDataset
+from .codes import CodeBatch, CodeDataset, IndexedCodes
 from .loading import Indices, item_numbers
-from .manifest import LABELS
+from .manifest import FILE_COLUMN, FILES, LABELS
 from .npz import code_names, read_npz
 from .parquet import read_parquet
 from .shards import Column
 
 PLAIN = (".npz", ".parquet")
+AT_ONCE = 1024  # rows that are read for their names
 
 
-class CodeArray:
+class CodeArray(IndexedCodes):
     """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding needs.
 
     Args:
         codes: (n, *shape) whole numbers, for each grid.
         labels: (n,) or None; NO_LABEL where there is none.
+        files: (n,) the names of the files that the rows were made of, or None.
     """
 
-    def __init__(self, codes: Sequence[np.ndarray], labels: np.ndarray | None = None) -> None:
-        self.codes, self.labels = tuple(codes), labels
+    def __init__(
+        self, codes: Sequence[np.ndarray], labels: np.ndarray | None = None, files: np.ndarray | None = None
+    ) -> None:
+        self.codes, self.labels, self.files = tuple(codes), labels, files
 
     def __len__(self) -> int:
         return len(self.codes[0])
 
     def batch(self, indices: Indices) -> CodeBatch:
         """Return some rows, in the order of their numbers."""
-        chosen = item_numbers(indices)
+        chosen = item_numbers(indices, len(self))
         columns: dict[str, Column] = {}
         if self.labels is not None:
             columns[LABELS] = torch.from_numpy(self.labels[chosen].astype(np.int64))
+        if self.files is not None:
+            columns[FILES] = self.files[chosen].tolist()
         return CodeBatch(tuple(torch.from_numpy(grid[chosen].astype(np.int64)) for grid in self.codes), columns)
 
     def fingerprint(self) -> str:
         """Return a digest that tells two sets of arrays apart."""
         arrays = [*self.codes, *([] if self.labels is None else [self.labels])]
-        return digest_of(
-            [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
-        )
+        parts = [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
+        return digest_of([parts, None if self.files is None else self.files.tolist()])
 
 
 def open_codes(source: str | Path, tokenizer: Tokenizer) -> CodeDataset | CodeArray:
@@ -114,7 +119,20 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], layout: Layout) -> 
     if labels is not None and not NO_LABEL <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
         outlier = int(labels.min()) if labels.min() < NO_LABEL else int(labels.max())
         raise InputError(f"{path}: label {outlier}: labels must be from 0, or -1 for none, to {MAX_CLASSES - 1}")
-    return CodeArray(codes, labels)
+    files = arrays.get(FILES)
+    if files is not None and (files.shape != (count,) or files.dtype.kind not in "UO"):  # O: of texts, where it is read
+        raise InputError(f"{path}: `{FILES}` must hold one name for each of {count} grids")
+    return CodeArray(codes, labels, files)
+
+
+def files_of(codes: CodeDataset | CodeArray, rows: range) -> list[str] | None:
+    """Return the names of the files that some rows were made of; None where the codes do not tell."""
+    if isinstance(codes, CodeArray):
+        return None if codes.files is None else codes.files[rows.start : rows.stop].tolist()
+    if codes.header.columns.get(FILES) != FILE_COLUMN:
+        return None
+    pieces = (codes.batch(rows[first : first + AT_ONCE]).columns[FILES] for first in range(0, len(rows), AT_ONCE))
+    return [str(name) for piece in pieces for name in piece]
 
 
 def _check_grids(path: Path, name: str, codes: np.ndarray | None, grid: Grid) -> np.ndarray:

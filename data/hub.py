@@ -6,17 +6,19 @@ machine. No code that comes with a data set is ever run.
 
 import io
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from codegrid.errors import InputError, import_extra, reason_of
+from codegrid.file_names import printable
 from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
-from .folder import IN_MEMORY_BYTES, FolderImages
-from .images import ImageDataset, evenly_spaced
+from .folder import FolderImages, affordable
+from .pictures import Unreadable
 from .splits import split_indices
 
 PREFIX = "hf:"
@@ -46,7 +48,7 @@ class HubPicture:
         (value,) = self.column[self.row].values()
         content, path = (value, None) if isinstance(value, bytes) else _parts_of(value)
         if content is None and (path is None or not Path(path).is_file()):
-            raise InputError(f"{self} is missing: fix the data set, or remove the row")
+            raise Unreadable(f"{self} is missing: fix the data set, or remove the row")
         return io.BytesIO(content if content is not None else Path(str(path)).read_bytes())
 
 
@@ -87,19 +89,26 @@ class HubImages(FolderImages):
 
     paths: HubPictures
 
+    @cached_property
+    def files(self) -> None:
+        """Of no file on this machine."""
+        return None
+
+    def _paths_of(self, numbers: np.ndarray) -> HubPictures:
+        return HubPictures(self.paths.column, self.paths.name, self.paths.rows[numbers])
+
     def fingerprint(self) -> str:
         """Return a digest of the sizes of the encoded pictures, the labels and some pictures."""
-        some = [sha256(self.paths[i].open().getvalue()) for i in evenly_spaced(len(self), 32)]
+        sizes = self.paths.sizes()
+        some = [sha256(self.paths[i].open().getvalue()) for i in affordable(sizes.clip(0))]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
-        return digest_of(
-            [sha256(self.paths.sizes()), some, labels, list(self.image_size), self.in_channels, self.classes]
-        )
+        return digest_of([sha256(sizes), some, labels, list(self.image_size), self.in_channels, self.classes])
 
 
 def load_hub(
     dataset: str, data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None
-) -> ImageDataset | HubImages:
-    """Load the `train` or `test` part of `hf:NAME`.
+) -> HubImages:
+    """Find the `train` or `test` part of `hf:NAME`; no picture is decoded yet.
 
     It is downloaded below `data_root`, by default to where `datasets` keeps all.
 
@@ -113,13 +122,9 @@ def load_hub(
     column = _image_column(dataset, part)
     labels, classes = _labels(name, part)
     rows = split_indices(labels, len(part), split) if whole else np.arange(len(part))
-    pictures = HubImages(
+    return HubImages(
         Path(), HubPictures(column, dataset, rows), None if labels is None else labels[rows], classes, size, channels
     )
-    height, width = pictures.image_size
-    if len(pictures) * pictures.in_channels * height * width <= IN_MEMORY_BYTES:
-        return pictures.in_memory()
-    return pictures
 
 
 def _load(dataset: str, cache: Path | None) -> dict[str, Any]:
@@ -174,7 +179,7 @@ def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
     if column is None:
         return None, []
     labels = part.data.column(column).cast("int64").fill_null(-1).to_numpy()
-    classes = list(part.features[column].names)
+    classes = list(map(printable, part.features[column].names))
     if (labels == -1).all():
         return None, []
     if len(classes) > MAX_CLASSES or not 0 <= labels.min() <= labels.max() < len(classes):

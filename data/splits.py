@@ -3,16 +3,13 @@
 Shapes: n items.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from codegrid.codes import Layout
 from codegrid.errors import InputError
 from codegrid.tensors import digest_of, sha256
 
-from .codes import CodeBatch, CodeDataset
+from .codes import CodeBatch, CodeDataset, IndexedCodes
 from .loading import Indices, item_numbers
 
 HELD_OUT = 10  # every tenth image of each class
@@ -41,7 +38,7 @@ def split_indices(labels: np.ndarray | None, length: int, split: str) -> np.ndar
     return np.flatnonzero(mask if split == "test" else ~mask)
 
 
-class Subset:
+class Subset(IndexedCodes):
     """Some rows of a code dataset, as a data set.
 
     Args:
@@ -55,16 +52,12 @@ class Subset:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: Any) -> CodeBatch:
-        return self.codes[self.numbers[index]]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[CodeBatch]:
-        """Return items for a `DataLoader` to collate, read all at once."""
-        return self.codes.__getitems__(self.numbers[item_numbers(indices)])
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} rows of {self.codes!r})"
 
     def batch(self, indices: Indices) -> CodeBatch:
         """Return some rows, in the order of their numbers in this part."""
-        return self.codes.batch(self.numbers[item_numbers(indices)])
+        return self.codes.batch(self.numbers[item_numbers(indices, len(self))])
 
     def fingerprint(self) -> str:
         """Return a digest that tells two parts apart."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from codegrid.limits import NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folders, GivesFigures, Overwrites
+from codegrid.pipelines.running.settings import Compute, Dataset, Flag, Folder, Folders, GivesFigures, Overwrites
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class Doctor(Compute, Overwrites, GivesFigures):
     """The images, for the decoder. By default mnist5k where the tokenizer learnt it, otherwise none."""
     data_root: Folder | None = None
     """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    skip_unreadable: Flag = False
+    """Leave out pictures that cannot be read, instead of stopping with their names."""
     num_samples: NumSamples | None = 256
     """How many samples to draw from the prior, to be compared with as many held-out grids; None: draw none."""
     seed: Seed = 0

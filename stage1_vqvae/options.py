@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from codegrid.errors import InputError
-from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, PowerOfTwo, Range, check_fields
+from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, PowerOfTwo, Range, check_fields
 from codegrid.registry import NameOf
 
 Distance = Literal["euclidean", "cosine"]
@@ -46,7 +46,7 @@ class CodebookOptions:
     clustered codebook 0."""
     distance: Distance = "euclidean"
     """Distance by which the nearest entry is found. cosine only chooses the entry and does not normalize it."""
-    kmeans_steps: Annotated[int, Range(0, 2**31)] = 0
+    kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
     """For this many first steps, set the codebook to the k-means of the batch's latents."""
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import codegrid.pipelines.running.cli as cli
 
@@ -26,6 +27,7 @@ def runs(small_run, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     for name in ("demo", "digits"):
         (tmp_path / "runs" / name).symlink_to(small_run)
+    Image.new("RGB", (64, 48)).save(tmp_path / "digit.jpg")
     monkeypatch.chdir(tmp_path)
 
 

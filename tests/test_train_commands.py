@@ -15,7 +15,6 @@ from codegrid.codes import Losses, Moment, make_layout
 from codegrid.data.images import ImageBatch
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
-from codegrid.locks import release_all
 from codegrid.noise import Noise
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
@@ -24,12 +23,6 @@ from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_toke
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
 NARROW = {"hidden_channels": 16}
-
-
-@pytest.fixture(autouse=True)
-def released():
-    yield
-    release_all()
 
 
 @pytest.fixture
@@ -179,7 +172,6 @@ def test_a_prior_of_a_fine_grid_is_given_the_coarser_ones(prior_settings):
 def test_a_prior_that_cannot_be_given_coarser_grids_is_refused_for_a_fine_one(prior_settings, tmp_path):
     with pytest.raises(InputError, match="`grid` 1: a pixelcnn prior cannot be given the coarser grids"):
         train_prior(replace(prior_settings, grid=(1,), model="pixelcnn"))
-    release_all()
     assert not (tmp_path / "prior").exists()
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from codegrid.errors import InputError
-from codegrid.pipelines.generation.artifacts import describe_images, load_artifacts
+from codegrid.locks import releasing
+from codegrid.pipelines.generation.artifacts import load_artifacts
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
@@ -36,22 +37,24 @@ FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
 }
 
 
+@releasing()
 def plot(settings: Plot) -> None:
     """Write a PNG for each figure into `settings.output`."""
     artifacts = load_artifacts(
         choose_device(settings.device), settings.tokenizer, settings.prior, settings.codes, settings.dataset,
-        settings.data_root, settings.split,
+        settings.data_root, settings.split, settings.skip_unreadable,
     )  # fmt: skip
+    if artifacts.images is not None:
+        print_once(str(artifacts.images.found))
     material = Material(artifacts, settings.batch_size, settings.num_workers)
     names = choose(settings.what, material)
     if settings.projection == "umap" and "codebook" in names:
         import_umap()  # first: it would be a pity after minutes
     run = Run(settings.output, settings, what=names, **artifacts.facts())
     if run.finished:
-        return print_once(f"{run.folder} is finished: nothing to do")
+        return print_once(f"{run.shown} is finished: nothing to do")
     if settings.dry_run:
-        found = [] if artifacts.images is None else [describe_images(artifacts.images)]
-        return print_plan(*found, f"figures: {', '.join(names)}")
+        return print_plan(f"figures: {', '.join(names)}")
     run.start()
 
     def write_figures(folder: Path) -> None:
@@ -59,7 +62,7 @@ def plot(settings: Plot) -> None:
             FIGURES[name](material, settings).savefig(folder / f"{name}.png")
 
     run.finish_with(write_figures)
-    print_once(f"{run.folder}: {', '.join(f'{name}.png' for name in names)}")
+    print_once(f"{run.shown}: {', '.join(f'{name}.png' for name in names)}")
 
 
 def choose(wanted: tuple[str, ...], material: Material) -> list[str]:

@@ -14,6 +14,7 @@ from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, make_request
+from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
 from codegrid.progress import progress_bar
 from codegrid.protocols import Prior, Tokenizer
@@ -75,9 +76,10 @@ def load_inputs(settings: Evaluate) -> Inputs:
     request = _make_request(settings, found.priors)  # before images are read: its errors need none
 
     def load(split: str) -> Images:
-        return load_images_for(tokenizer, settings.dataset, settings.data_root, split)
+        return load_images_for(tokenizer, settings.dataset, settings.data_root, split, settings.skip_unreadable)
 
     images = found.images = load(settings.split)
+    print_once(str(images.found))
     if pipeline and pipeline.classes and list(pipeline.classes) != list(images.classes):
         raise InputError(
             f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"

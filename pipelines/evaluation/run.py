@@ -13,10 +13,10 @@ from codegrid.data.loading import in_order
 from codegrid.data.manifest import LABELS
 from codegrid.data.shards import Column
 from codegrid.files import write_json
+from codegrid.locks import releasing
 from codegrid.pipelines.drawing.codebook import save_usage
 from codegrid.pipelines.drawing.sheets import save_pairs
 from codegrid.pipelines.evaluate import Evaluate
-from codegrid.pipelines.generation.artifacts import describe_images
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request
 from codegrid.pipelines.running.cli import print_once, print_plan
@@ -38,6 +38,7 @@ NUM_SHOWN = 48  # reconstructions on a sheet
 OF_BITS = "bits_per_code, bits_per_image, bound_bits_per_dim"
 
 
+@releasing()
 def evaluate(settings: Evaluate) -> dict[str, Any]:
     """Write metrics.json, usage.png and reconstructions.png into the output folder, and return the metrics."""
     if settings.images is not None:
@@ -45,10 +46,10 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     inputs = load_inputs(settings)
     run = Run(settings.output, settings, **inputs.depends_on)
     if run.finished:
-        print_once(f"{run.folder} is finished: nothing to do")
+        print_once(f"{run.shown} is finished: nothing to do")
         return read_json(run.folder / METRICS_FILE)
     if settings.dry_run:
-        print_plan(f"{describe_images(inputs.images)}; {len(inputs.priors)} priors")
+        print_plan(f"{len(inputs.images):,} images to measure on; {len(inputs.priors)} priors")
         return {}
     run.start()
     inputs.need_extractor()
@@ -57,10 +58,13 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     real = measure_reconstructions(inputs, usage, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
-    shown = to_float(images.batch(evenly_spaced(len(images), NUM_SHOWN)).images)
+    numbers = evenly_spaced(len(images), NUM_SHOWN)
+    shown = to_float(images.batch(numbers).images)
     again = tokenizer.reconstruct(shown.to(tokenizer.device))
 
     described = {"images": len(images), "split": settings.split, **inputs.depends_on}
+    if images.files is not None:  # of reconstructions.png, row by row
+        described["shown_files"] = [images.files[number] for number in numbers]
     results = metrics.as_json(**described)
 
     def write_results(folder: Path) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from codegrid.data.folder import FolderImages, list_pictures
+from codegrid.data.folder import FolderImages
 from codegrid.data.images import ImageDataset
+from codegrid.data.listing import list_pictures
 from codegrid.data.loading import in_order, load_batches
 from codegrid.data.npz import read_npz
 from codegrid.data.sources import Images
@@ -40,7 +41,7 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
     prints = {"images": ours.fingerprint(), "against": others.fingerprint()}
     run = Run(settings.output, settings, **prints, **({"features": extractor.description} if extractor else {}))
     if run.finished:
-        print_once(f"{run.folder} is finished: nothing to do")
+        print_once(f"{run.shown} is finished: nothing to do")
         return read_json(run.folder / METRICS_FILE)
     if settings.dry_run:
         print_plan(f"{len(ours):,} pictures to compare with {len(others):,}")
@@ -99,7 +100,7 @@ def _find(parameter: str, path: Path) -> Path | ImageDataset:
 
 
 def _open_folder(folder: Path, size: tuple[int, int] | None, channels: int | None) -> FolderImages:
-    return FolderImages(folder, *list_pictures(folder), size, channels)
+    return FolderImages(folder, list_pictures(folder).paths, None, [], size, channels)
 
 
 def _make(settings: Evaluate, others: Images, device: torch.device) -> Extractor:

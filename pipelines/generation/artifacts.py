@@ -21,7 +21,8 @@ from codegrid.model_folder import load_model
 from codegrid.pipelines.running.places import PARTS, find_priors
 from codegrid.protocols import Prior, Tokenizer
 
-from .pipeline import TwoStagePipeline, check_pairing
+from .pairing import check_pairing, prior_names
+from .pipeline import TwoStagePipeline
 
 AT_HAND = ("mnist5k",)  # data sets that are there without a download
 VALIDATION = PARTS["validation_codes"]  # where a run keeps the codes that its prior did not learn
@@ -80,6 +81,7 @@ def load_artifacts(
     dataset: str | None = None,
     data_root: str | None = None,
     split: str = "test",
+    skip_unreadable: bool = False,
 ) -> Artifacts:
     """Load parts that must belong together.
 
@@ -88,7 +90,7 @@ def load_artifacts(
         tokenizer: a model folder, or hf:owner/name on the hub.
         prior: such folders of priors, coarse to fine; may be empty.
         codes: a code dataset, or an .npz or .parquet file of codes.
-        dataset, data_root, split: images, brought to the tokenizer's size and channels. None: none.
+        dataset, data_root, split, skip_unreadable: images, brought to the tokenizer's size and channels. None: none.
 
     Raises `InputError` where a part is missing or damaged, or they do not belong together.
     """
@@ -101,7 +103,7 @@ def load_artifacts(
         found.codes = open_codes(codes, model)
         found.folders["codes"] = codes
     if dataset is not None:
-        found.images = load_images_for(model, dataset, data_root, split)
+        found.images = load_images_for(model, dataset, data_root, split, skip_unreadable)
     return found
 
 
@@ -114,6 +116,7 @@ def find_artifacts(
     validation_codes: str | None = None,
     dataset: str | None = None,
     data_root: str | None = None,
+    skip_unreadable: bool = False,
 ) -> Artifacts:
     """Load whatever is there, whether it belongs together or not; `left_out` tells what is missing.
 
@@ -122,8 +125,8 @@ def find_artifacts(
         run: a folder that holds tokenizer/, prior/ (or prior-0/, prior-1/, ...), codes/ and codes_test/, as far as it
             does.
         tokenizer, prior, codes, validation_codes: folders in the place of those.
-        dataset, data_root: the images, of which the test part is loaded. By default those that the tokenizer learnt,
-            where they are at hand.
+        dataset, data_root, skip_unreadable: the images, of which the test part is loaded. By default those that the
+            tokenizer learnt, where they are at hand.
 
     Raises `InputError` where nothing is there, or something is damaged.
     """
@@ -151,7 +154,7 @@ def find_artifacts(
     found.codes = CodeDataset(folders["codes"]) if "codes" in folders else None
     found.validation = CodeDataset(folders["validation_codes"]) if "validation_codes" in folders else None
     if found.tokenizer is not None:
-        found.images = _find_images(found.tokenizer, dataset, data_root, found.left_out)
+        found.images = _find_images(found.tokenizer, dataset, data_root, skip_unreadable, found.left_out)
     return found
 
 
@@ -160,23 +163,11 @@ def load_priors(folders: Sequence[str], device: torch.device) -> tuple[Prior, ..
     return tuple(load_model(folder, device, "prior") for folder in folders)
 
 
-def load_images_for(tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str) -> Images:
+def load_images_for(
+    tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str, skip_unreadable: bool = False
+) -> Images:
     """Load one part of a data set, brought to the tokenizer's size and channels."""
-    return load_images(dataset, data_root, split, tokenizer.signal.size, tokenizer.signal.channels)
-
-
-def describe_images(images: Images) -> str:
-    """Say what was found: the images, their size and their classes."""
-    found = getattr(images, "found", "")
-    if found:
-        return str(found)
-    classes = f", {len(images.classes)} classes" if images.classes else ""
-    return f"{len(images):,} images of {'×'.join(map(str, images.signal.shape))}{classes}"
-
-
-def prior_names(count: int) -> list[str]:
-    """Return what so many priors are called, and their folders in a run: prior, or prior-0, prior-1, ..."""
-    return ["prior"] if count == 1 else [f"prior-{i}" for i in range(count)]
+    return load_images(dataset, data_root, split, tokenizer.signal.size, tokenizer.signal.channels, skip_unreadable)
 
 
 def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:
@@ -197,7 +188,7 @@ def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:
 
 
 def _find_images(
-    tokenizer: Tokenizer, dataset: str | None, data_root: str | None, left_out: list[str]
+    tokenizer: Tokenizer, dataset: str | None, data_root: str | None, skip_unreadable: bool, left_out: list[str]
 ) -> Images | None:
     """Load the test part of what was named, or of what the tokenizer learnt; where it is not there, say so."""
     learnt = tokenizer.provenance.get("dataset")
@@ -207,7 +198,7 @@ def _find_images(
         left_out.append(f"no images (give {name}, and `data_root` where they are): the decoder is not looked at")
         return None
     try:
-        return load_images_for(tokenizer, chosen, data_root, "test")
+        return load_images_for(tokenizer, chosen, data_root, "test", skip_unreadable)
     except InputError as error:
         if dataset:
             raise

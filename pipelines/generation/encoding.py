@@ -15,15 +15,18 @@ import torch
 from accelerate import Accelerator
 
 from codegrid.codes import Codes, describe_layout
-from codegrid.data.code_writer import CodeShard, shard_ranges, write_codes
+from codegrid.data.code_writer import SHARD_SIZE, CodeShard, missing_ranges, remove_codes, write_codes
+from codegrid.data.codes import CodeDataset
 from codegrid.data.hub import public_name
 from codegrid.data.images import to_float
-from codegrid.data.loading import load_batches
-from codegrid.data.manifest import LABELS, CodeHeader
+from codegrid.data.loading import in_order, load_batches
+from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, CodeHeader, is_whole
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
+from codegrid.data.shards import Column
 from codegrid.data.sources import Images
 from codegrid.errors import import_extra
+from codegrid.locks import real_path, releasing
 from codegrid.model_folder import load_model
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.running.cli import print_once, print_plan, print_resumed
@@ -33,24 +36,32 @@ from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_s
 from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 
-from .artifacts import describe_images, load_images_for
+from .artifacts import load_images_for
 
+STATE = "state"  # the folder of the codes that a plain file is made from
 # of images of so many axes: up to a fifth faster on a CPU
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
+@releasing()
 def export_codes(settings: ExportCodes) -> None:
     """Write the codes into `settings.output`, shard by shard. Every process encodes its share of each batch."""
     if settings.format == "parquet":
         import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
+    settings.check_output()
+    settings = replace(settings, output=str(real_path(settings.output)))  # a link may move while images are encoded
     accelerator = start_accelerator(settings.device)
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
     tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))
     with accelerator.main_process_first():  # only one downloads
-        images = load_images_for(tokenizer, settings.dataset, settings.data_root, settings.split)
-    header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint())
+        images = load_images_for(
+            tokenizer, settings.dataset, settings.data_root, settings.split, settings.skip_unreadable
+        )
+    print_once(str(images.found))
+    with_files = images.files is not None
+    header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
     if settings.dry_run:
-        print_plan(f"{describe_images(images)}, as {describe_layout(tokenizer.layout)}")
+        print_plan(f"{len(images):,} images to encode as {describe_layout(tokenizer.layout)}")
         return shut_down(accelerator)
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
@@ -96,8 +107,13 @@ def encode_ranges(
     for numbers in ranges:
         batches = map_across_ranks(encode, numbers, batch_size, accelerator, progress)
         codes = tuple(map(torch.cat, zip(*batches, strict=True)))
-        labels = images.labels if images.classes else None
-        yield CodeShard(codes, {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]})
+        rows = slice(numbers.start, numbers.stop)
+        columns: dict[str, Column] = {}
+        if images.labels is not None and images.classes:
+            columns[LABELS] = images.labels[rows]
+        if images.files is not None:
+            columns[FILES] = images.files[rows]
+        yield CodeShard(codes, columns)
 
 
 @torch.inference_mode()
@@ -112,10 +128,13 @@ def memory_format_of(tokenizer: Tokenizer) -> torch.memory_format:
     return MEMORY_FORMATS.get(len(tokenizer.signal.size), torch.contiguous_format)
 
 
-def make_header(tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str) -> CodeHeader:
+def make_header(
+    tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str, with_files: bool = False
+) -> CodeHeader:
     """Return the header of a dataset of a tokenizer's codes, with labels where there are classes."""
     grids = [grid.as_json() for grid in tokenizer.layout]
-    return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source)
+    columns = {FILES: dict(FILE_COLUMN)} if with_files else {}
+    return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source, columns=columns)
 
 
 def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
@@ -128,7 +147,11 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
     """Return the images still to be encoded, a range for each shard; None where the export is finished."""
     if settings.format == "codegrid":
         return open_codes_folder(settings, header).missing
-    return None if _plain_run(settings, header).finished else shard_ranges(header.num_images)
+    run = _plain_run(settings, header)
+    if run.finished:
+        remove_codes(run.folder / STATE)
+        return None
+    return [] if is_whole(run.folder / STATE) else missing_ranges(run.folder / STATE, header)
 
 
 def _write(
@@ -138,16 +161,20 @@ def _write(
     missing: list[range],
     shards: Iterator[CodeShard],
 ) -> None:
-    """Write the shards as they come."""
+    """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
+    provenance = {"dataset": public_name(settings.dataset)}
     if settings.format == "codegrid":
         save_settings(Path(settings.output), settings)
-        provenance = {"dataset": public_name(settings.dataset)}
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))
-    write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
-    file = f"codes.{settings.format}"
     run = _plain_run(replace(settings, overwrite=False), header)  # it was emptied before the images were encoded
     run.start()
-    run.finish_with(lambda folder: write(folder / file, header, shards))
+    if not is_whole(run.folder / STATE):
+        write_codes(run.folder / STATE, header, missing, shards, provenance)
+    codes = CodeDataset(run.folder / STATE)
+    write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
+    whole = (CodeShard(*codes.batch(rows)) for rows in in_order(len(codes), SHARD_SIZE))
+    run.finish_with(lambda folder: write(folder / f"codes.{settings.format}", header, whole))
+    remove_codes(run.folder / STATE)
 
 
 def _plain_run(settings: ExportCodes, header: CodeHeader) -> Run:

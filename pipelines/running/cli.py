@@ -17,12 +17,12 @@ from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import MISSING, field, fields, make_dataclass
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
-from codegrid.errors import InputError
-from codegrid.locks import release_all
+from codegrid.console import steady_streams
+from codegrid.errors import InputError, remedy_for
 from codegrid.progress import keep_quiet, say
 from codegrid.registry import load_plugin
 
@@ -69,6 +69,7 @@ def run_command(settings_type: type[Command], body: str) -> None:
     An error that the user can fix ends in one line and exit code 2, and with --verbose in a traceback before it. With
     --json, what the function returns is printed.
     """
+    steady_streams()
     argv = sys.argv[1:]
     verbose = not {"-v", "--verbose"}.isdisjoint(argv)
     output = None
@@ -84,17 +85,22 @@ def run_command(settings_type: type[Command], body: str) -> None:
     except InputError as error:
         _fail(with_flags(str(error), settings_type), verbose)
     except OSError as error:
+        if words := remedy_for(error):
+            _fail(words, verbose)
         if error.errno not in DISK_ERRORS:  # of no disk, such as too many open files
             raise
         where = error.filename or output
         _fail(f"{where}: {DISK_ERRORS[error.errno]}" if where else DISK_ERRORS[error.errno], verbose)
+    except (RuntimeError, MemoryError) as error:
+        if not (words := remedy_for(error)):
+            raise
+        _fail(with_flags(words, settings_type), verbose)
     except KeyboardInterrupt:
         _end_stopped(signal.SIGINT, "stopped; run the same command again")
     except Stopped as stop:
         _end_stopped(stop.args[0], "stopped and saved; the same command goes on")
     finally:
         keep_quiet(False)
-        release_all()
 
 
 def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
@@ -146,7 +152,8 @@ def name_of(settings_type: type[Command]) -> str:
 
 def is_main_process() -> bool:
     """Return whether this is the first of the processes that torchrun started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    # a RANK alone has been left by an earlier one
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def print_once(line: str) -> None:
@@ -248,7 +255,7 @@ def with_flags(message: str, settings_type: type) -> str:
     return re.sub(r"`(\w+)`", as_flag, message)
 
 
-def _fail(message: str, verbose: bool) -> None:
+def _fail(message: str, verbose: bool) -> NoReturn:
     if verbose:
         traceback.print_exc()
     in_one_line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))

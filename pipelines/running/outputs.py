@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from codegrid.command import COMMANDS
-from codegrid.data.code_writer import DIGESTS
+from codegrid.data.digests import DIGESTS
 from codegrid.data.manifest import MANIFEST
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, STAGING
 from codegrid.limits import short
-from codegrid.locks import LOCK, hold
+from codegrid.locks import LOCK, OWNER, hold
 from codegrid.tensors import read_json
 
 from .places import RUNS
 from .settings import Leaves
 
 RUN_FILE = "run.json"
-HIDDEN = {LOCK, STAGING, DIGESTS, ".DS_Store"}
+HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
 SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
-FOLDERS = {"state", "best", "last"}  # of files with these suffixes, and folders of them
+FOLDERS = {"state", "best", "last", "samples", "completions", "images"}  # of such files, and folders
 LOGS = "logs"  # of other packages
 MOST = 10_000  # numbered folders
 
@@ -66,7 +66,7 @@ def clear_output(folder: Path) -> None:
     for path in sorted(folder.iterdir(), key=lambda path: path.name in marks):  # last: a killed one can be run again
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        elif path.name not in (LOCK, OWNER):
             path.unlink()
 
 

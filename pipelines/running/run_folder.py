@@ -4,22 +4,22 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from codegrid.command import COMMANDS
-from codegrid.data.code_writer import missing_ranges
+from codegrid.data.code_writer import find_lost, missing_ranges, reopen
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, write_folder, write_json
 from codegrid.limits import short
-from codegrid.locks import hold
+from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
-from .cli import is_main_process, name_of
+from .cli import is_main_process, name_of, print_once
 from .config import describe_settings
 from .options import resolve_options
 from .outputs import RUN_FILE, clear_output, open_output, visible
@@ -31,8 +31,8 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "log_with", "verbose", "plugin", "quiet", "json", "overwrite", "dry_run",
-    "images", "against",
+    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable", "quiet",
+    "json", "overwrite", "dry_run", "images", "against",
 }  # fmt: skip
 
 
@@ -40,16 +40,20 @@ class Run:
     """One command's run into one folder.
 
     Args:
-        folder: the command's `output`; where that is left out, empty: then `folder` is the one that was chosen.
+        folder: the command's `output`. What a link leads to is found out once: everything is written there. Where
+            `output` is left out, it is empty, and a folder is chosen. `shown` is its name for messages.
         settings: the command's settings. Options of the model are recorded beside them, the defaults too.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
     The main process keeps others out of the folder from here on, and with `overwrite` empties it; a dry run only looks.
+    A run whose results are gone is not finished. A training at a constant learning rate may go on for more steps:
+    `is_longer` where it had finished.
+
     Raises `InputError` where another run uses the folder or has used it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
-        self.folder, self.settings = Path(folder), settings
+        self.settings = settings
         recorded = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
         if isinstance(settings, Training):
             del recorded["options"]
@@ -65,23 +69,27 @@ class Run:
             "finished": False,
         }
         if folder or not isinstance(settings, Leaves):
-            self._open(self.folder)
+            self._open(Path(folder))
         else:
             open_output(settings, self._open)
 
     def _open(self, folder: Path) -> None:
         """Take a folder for this run. Raises `InputError` where that cannot be."""
-        self.folder, self.finished = folder, False
+        self.folder, self.shown = real_path(folder), folder
+        self.finished = self.is_longer = False
+        self._lost = ""
         acts = is_main_process() and not getattr(self.settings, "dry_run", False)
         if getattr(self.settings, "overwrite", False):
             if acts:
-                clear_output(folder)
-                hold(folder)
+                clear_output(self.folder)
+                hold(self.folder)
             return
         self._compare()
         if not self.finished and acts:
-            hold(folder)
+            hold(self.folder)
             self._compare()  # another run may have ended in between
+        if self._lost:
+            print_once(f"{self.folder} was finished, but {self._lost} is gone or was changed: it is made again")
 
     def _compare(self) -> None:
         path = self.folder / RUN_FILE
@@ -96,14 +104,25 @@ class Run:
             raise InputError(f"{path} is damaged (it tells no settings): choose another `output`")
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
-        self.finished = earlier.get("finished") is True
-        if self.finished or visible(self.folder) - {RUN_FILE, SETTINGS_FILE}:  # otherwise there is nothing to lose
-            refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
+        was_finished = earlier.get("finished") is True
+        before, now = earlier["settings"], self.record["settings"]
+        longer = _is_longer(before, now)
+        if longer:
+            before = {**before, "steps": now["steps"]}
+        self.is_longer = was_finished and longer
+        self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished and not longer else ""
+        self.finished = was_finished and not longer and not self._lost
+        if was_finished or visible(self.folder) - {RUN_FILE, SETTINGS_FILE}:  # otherwise there is nothing to lose
+            hint = f" with `init_from` {self.folder}" * isinstance(self.settings, Training)
+            refuse_differences(self.folder, before, now, hint)
 
     @property
     def identity(self) -> str:
         """A digest of everything that the result depends on."""
-        return digest_of([self.record["command"], self.record["settings"]])
+        settings = self.record["settings"]
+        if _is_constant(settings):  # each step is the same, however many follow
+            settings = {name: value for name, value in settings.items() if name != "steps"}
+        return digest_of([self.record["command"], settings])
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
@@ -111,17 +130,42 @@ class Run:
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, self.record)
 
-    def finish_with(self, write_results: Callable[[Path], None] = lambda staging: None) -> None:
+    def finish_with(
+        self, write_results: Callable[[Path], None] = lambda staging: None, written: Iterable[str] = ()
+    ) -> None:
         """Write the results and, last, that the run is finished. Called by the main process alone.
 
         Args:
             write_results: writes files into the folder it is given; they appear in the run's folder together.
+            written: names of results that are there already.
         """
         with write_folder(self.folder) as staging:
             write_results(staging)
+            results = [*written, *(path.name for path in staging.iterdir())]
+        files = {name: (self.folder / name).stat().st_size for name in sorted(results)}
         # by itself, so that there is a record at every moment
         with write_folder(self.folder, index=RUN_FILE) as staging:
-            write_json(staging / RUN_FILE, {**self.record, "finished": True})
+            write_json(staging / RUN_FILE, {**self.record, "finished": True, "files": files})
+
+
+def _first_lost(folder: Path, files: object) -> str:
+    """Return the name of a result that is not there any more, or has another size; empty where there is none."""
+    for name, size in files.items() if isinstance(files, dict) else ():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return str(name)
+    return ""
+
+
+def _is_constant(settings: dict[str, Any]) -> bool:
+    """Return whether the steps of a training do not depend on how many there are."""
+    return settings.get("lr_schedule") == "constant"
+
+
+def _is_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether a training only asks for more steps than before, and may."""
+    steps = before.get("steps")
+    return _is_constant(before) and _is_constant(now) and type(steps) is int and now["steps"] > steps
 
 
 def save_settings(folder: Path, settings: Command) -> None:
@@ -140,20 +184,24 @@ def _command_line() -> str:
 class OpenCodes(NamedTuple):
     """A folder of codes that are to be written."""
 
-    folder: Path
+    folder: Path  # without links
+    shown: Path  # for messages
     missing: list[range] | None  # the items of each shard that it still lacks; None: it is whole
 
 
 def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str, Any] | None = None) -> OpenCodes:
     """Take a folder for a code dataset, and keep other runs out of it.
 
+    One whose files are gone is no longer whole.
+
     Raises `InputError` where the folder holds another one, made with another header or provenance.
     """
 
     def open_folder(folder: Path) -> OpenCodes:
+        real = real_path(folder)
         if settings.overwrite:
-            clear_output(folder)
-        return OpenCodes(folder, _missing_codes(folder, header, provenance or {}))
+            clear_output(real)
+        return OpenCodes(real, folder, _missing_codes(real, header, provenance or {}))
 
     return open_output(settings, open_folder)
 
@@ -166,11 +214,24 @@ def _missing_codes(folder: Path, header: CodeHeader, provenance: dict[str, Any])
     manifest = read_manifest(folder)
     refuse_differences(folder, {name: manifest["provenance"].get(name) for name in provenance}, provenance)
     refuse_differences(folder, manifest["header"], asdict(header))
-    return None
+    lost = find_lost(folder, manifest)
+    if not lost:
+        return None
+    hold(folder)
+    print_once(f"{folder} was finished, but {lost} is gone: it is made again")
+    reopen(folder, manifest)
+    return missing_ranges(folder, header)
 
 
-def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `InputError`, naming what differs, where a folder was made with other settings."""
+WHY = {"steps": " (the learning rate of each step depends on it, but for `lr_schedule` constant)"}
+
+
+def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any], hint: str = "") -> None:
+    """Raise `InputError`, naming what differs, where a folder was made with other settings.
+
+    Args:
+        hint: how another `output` can use this one.
+    """
     as_read = json.loads(json.dumps(now))  # a tuple reads back as a list
     for name in sorted(as_read.keys() | earlier.keys()):
         if name not in earlier:
@@ -178,8 +239,8 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(
-                f"{folder} was made with {name} {was}, not {wanted}: choose another `output`, the earlier settings, or "
-                "`overwrite`"
+                f"{folder} was made with {name} {was}, not {wanted}{WHY.get(name, '')}: choose another `output`{hint}, "
+                "the earlier settings, or `overwrite`"
             )
 
 

@@ -18,7 +18,7 @@ from .places import find_part
 DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz", "hf:NAME")
 Dataset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]  # hf:NAME stands for many
 Split = Literal["train", "test"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
 Backend = Literal["auto", "plain", "torch", "compiled"]
 Tracker = Literal["none", "tensorboard", "wandb"]
@@ -51,7 +51,7 @@ class Compute(Command):
     title: ClassVar[str] = "general"
 
     device: Device = "auto"
-    """auto: cuda where there is a GPU."""
+    """auto: cuda where there is a GPU. Or any device that torch has here, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +135,8 @@ class UsesImages(ReadsData):
     hub, or hf:./folder."""
     data_root: str | None = None
     """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    skip_unreadable: Flag = False
+    """Leave out pictures that cannot be read, instead of stopping with their names."""
     num_workers: Annotated[int, Range(0, 256)] = 2
     """Processes that decode pictures that do not fit in memory."""
 
@@ -162,12 +164,24 @@ class Training(ReadsData, Leaves):
     """Work through each batch in so many pieces, for less memory. A codebook still moves once a step."""
     seed: Seed = 0
     """Everything random in training follows from it."""
+    init_from: Annotated[Folder | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
+    """Start from the weights of this model, as far as they fit: for other data, another rate or a larger codebook.
+    Options that are not given are those of that model."""
+    validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
+    """Steps between two validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of all."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two saved training states. By default as many as take about ten seconds."""
+    finish_now: Flag = False
+    """End a run that was stopped: one step more, and its model is the finished one. SIGUSR1 ends a running one so."""
     log_with: Tracker = "none"
     """Also log metrics and pictures with this tracker, below OUTPUT/logs; needs its package."""
     options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Options of the model and of its parts, by name; on the command line they are flags of their own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.finish_now and self.overwrite:
+            raise InputError("`finish_now` ends the run that `overwrite` would remove: give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
