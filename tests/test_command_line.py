@@ -38,7 +38,7 @@ DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-in
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
     "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard "
-    "--overwrite --quiet --run r --dry-run"
+    "--quiet --run r --dry-run"
 )
 TOLD = [
     (TrainTokenizer, f"--output o {DATA} --image-size 48 64 {TRAINING} --model vqvae --quantizer gradient"),
@@ -46,12 +46,12 @@ TOLD = [
     (TrainTokenizer, "--output o --commitment-cost 0.25 --decay 0.9 --revival-threshold 0.3 --distance cosine"),
     (TrainTokenizer, "--output o --kmeans-steps 10 --anchors closest --anchor-once --quantizer clustered"),
     (TrainTokenizer, "--output o --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
-    (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered"),
+    (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
     (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --overwrite --quiet"),
     (ExportCodes, "--tokenizer t --run r --device cpu"),
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
-    (TrainPrior, "--codes c --output o --model pixelcnn --grid 1 2 --verbose"),
+    (TrainPrior, "--codes c --output o --model pixelcnn --grid 1 2 --verbose --overwrite"),
     (Sample, f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none --seed 1 --batch-size 8 --format codegrid"),
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile"),
     (Sample, "--tokenizer t --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),

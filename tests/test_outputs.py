@@ -5,7 +5,7 @@ import json
 import pytest
 
 from codegrid import InputError
-from codegrid.locks import release_all
+from codegrid.locks import releasing
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
@@ -22,8 +22,8 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 
 @pytest.fixture(autouse=True)
 def no_locks_are_left():
-    yield
-    release_all()
+    with releasing():
+        yield
 
 
 @pytest.fixture
@@ -79,7 +79,6 @@ def test_results_without_a_name_get_numbered_folders(small_run, tmp_path, monkey
     models = {"tokenizer": str(small_run / "tokenizer"), "prior": (str(small_run / "prior"),), "num_samples": 2}
     for seed, kind in ((0, "npz"), (1, "npz"), (0, "npz"), (0, "codegrid"), (0, "codegrid")):
         sample(Sample(**models, seed=seed, format=kind))
-        release_all()
     left = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert left == ["samples", "samples-2", "samples-3"]
     said = capsys.readouterr().out
@@ -96,7 +95,6 @@ def test_numbered_folders_of_a_run_lie_in_it(run):
 def decode(small_run, output, **more):
     parts = {"tokenizer": str(small_run / "tokenizer"), "codes": str(small_run / "codes_test")}
     decode_codes(DecodeCodes(**parts, output=str(output), **more))
-    release_all()
 
 
 def test_another_run_into_a_folder_needs_overwrite(small_run, tmp_path):
@@ -127,15 +125,18 @@ def old(tmp_path):
     folder = tmp_path / "old"
     (folder / "state" / "step-00000001").mkdir(parents=True)
     (folder / "logs" / "codegrid").mkdir(parents=True)
-    for name in ("samples.npz", "README.md", "state/step-00000001/state.json", "logs/codegrid/events.out.3", ".lock"):
+    (folder / "samples").mkdir()
+    for name in ("samples.npz", "README.md", "state/step-00000001/state.json", "logs/codegrid/events.out.3"):
         (folder / name).write_text("old")
+    for name in ("samples/00000-3.png", ".lock", ".lock-owner"):
+        (folder / name).write_text("process 1 on another machine")
     (folder / "run.json").write_text(RECORD)
     return folder
 
 
 def test_the_folder_of_a_run_is_emptied(old):
     clear_output(old)
-    assert {path.name for path in old.iterdir()} <= {".lock"}
+    assert {path.name for path in old.iterdir()} <= {".lock", ".lock-owner"}
 
 
 def test_a_dry_run_empties_nothing(old):
@@ -145,7 +146,9 @@ def test_a_dry_run_empties_nothing(old):
     assert (old / "samples.npz").exists() and (old / "run.json").exists()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "mine/picture.png", ".git/config", "state/mine.txt", "prior/run.json"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "mine/picture.png", ".git/config", "state/mine.txt", "prior/run.json", "samples/a.png"]
+)
 def test_a_folder_that_holds_something_else_too_is_left_as_it_is(name, old):
     (old / name).parent.mkdir(exist_ok=True)
     (old / name).write_text("mine")

@@ -1,6 +1,7 @@
 """`evaluate` with `images` and `against`: the distance of two sets of pictures, of whatever form they are."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from conftest import draw_bars
 from PIL import Image
 
 from codegrid import InputError
-from codegrid.locks import release_all
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation import features
 from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
@@ -29,7 +29,8 @@ def flat_pixels():
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Folders `a` and `b` of pictures of bars, `b` in class folders; a.npz, the same as `a`; `run`, which left it."""
+    """Folders `a` and `b` of pictures of bars, `b` in class folders; a.npz, the same as `a`; `run` and `pngs`,
+    which left it."""
     for name, seed in (("a", 0), ("b", 1)):
         images, labels = draw_bars(12, seed=seed)
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -42,6 +43,10 @@ def pictures(tmp_path):
         np.savez(tmp_path / "run" / name, draw_bars(12, seed=0)[0][half])
     (tmp_path / "run" / "run.json").write_text("{}")
     Image.new("L", (99, 99)).save(tmp_path / "run" / "samples.png")
+    (tmp_path / "pngs").mkdir()
+    shutil.copytree(tmp_path / "a", tmp_path / "pngs" / "samples")
+    for name in ("run.json", "samples.png"):
+        shutil.copy(tmp_path / "run" / name, tmp_path / "pngs")
     return tmp_path
 
 
@@ -49,10 +54,7 @@ def pictures(tmp_path):
 def compare(pictures):
     def call(images, against, how=f"{__name__}:flat_pixels"):
         sets = {"images": str(pictures / images), "against": str(pictures / against)}
-        try:
-            return evaluate(Evaluate(**sets, output=str(pictures / "out"), features=how, device="cpu", num_workers=0))
-        finally:
-            release_all()
+        return evaluate(Evaluate(**sets, output=str(pictures / "out"), features=how, device="cpu", num_workers=0))
 
     return call
 
@@ -63,7 +65,7 @@ def statistics_of(images):
     return statistics
 
 
-@pytest.mark.parametrize("images", ["a", "a.npz", "run"])
+@pytest.mark.parametrize("images", ["a", "a.npz", "run", "pngs"])
 @pytest.mark.parametrize("against", ["b", "b.npz"])
 def test_folders_files_and_what_a_run_left_are_compared_alike(images, against, compare, pictures):
     found = compare(images, against)

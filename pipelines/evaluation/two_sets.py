@@ -8,7 +8,7 @@ import torch
 
 from codegrid.data.folder import FolderImages
 from codegrid.data.images import ImageDataset
-from codegrid.data.listing import list_pictures
+from codegrid.data.listing import list_folder
 from codegrid.data.loading import in_order, load_batches
 from codegrid.data.npz import read_npz
 from codegrid.data.sources import Images
@@ -17,7 +17,7 @@ from codegrid.files import write_json
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
-from codegrid.pipelines.running.outputs import RUN_FILE
+from codegrid.pipelines.running.outputs import PICTURES, RUN_FILE
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.progress import progress_bar
 from codegrid.tensors import read_json
@@ -83,6 +83,8 @@ def _find(parameter: str, path: Path) -> Path | ImageDataset:
     if path.is_dir():
         if not (path / RUN_FILE).is_file():
             return path
+        for folder in (path / name for name in PICTURES if (path / name).is_dir()):
+            return folder
         files = sorted(path.glob("*.npz"))  # its .png files are sheets
     else:
         files = [path] if path.is_file() else []
@@ -100,7 +102,7 @@ def _find(parameter: str, path: Path) -> Path | ImageDataset:
 
 
 def _open_folder(folder: Path, size: tuple[int, int] | None, channels: int | None) -> FolderImages:
-    return FolderImages(folder, list_pictures(folder).paths, None, [], size, channels)
+    return FolderImages(folder, *list_folder(folder).listing, size, channels)
 
 
 def _make(settings: Evaluate, others: Images, device: torch.device) -> Extractor:

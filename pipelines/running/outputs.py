@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from codegrid.command import COMMANDS
 from codegrid.data.digests import DIGESTS
+from codegrid.data.image_files import NUMBER
 from codegrid.data.manifest import MANIFEST
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, STAGING
@@ -21,7 +22,8 @@ from .settings import Leaves
 RUN_FILE = "run.json"
 HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
 SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
-FOLDERS = {"state", "best", "last", "samples", "completions", "images"}  # of such files, and folders
+FOLDERS = {"state", "best", "last"}  # of files with these suffixes, and folders of them
+PICTURES = ("samples", "completions", "images")  # folders of numbered pictures
 LOGS = "logs"  # of other packages
 MOST = 10_000  # numbered folders
 
@@ -89,6 +91,8 @@ def _is_ours(path: Path, inside: tuple[str, ...]) -> bool:
         return False
     if inside[0] in HIDDEN or inside[0] == LOGS:
         return True
+    if inside[0] in PICTURES:
+        return path.is_dir() or NUMBER.fullmatch(path.name) is not None
     if path.is_dir() or len(inside) > 1:
         return inside[0] in FOLDERS and (path.is_dir() or path.suffix in SUFFIXES)
     return path.suffix in SUFFIXES
