@@ -63,7 +63,8 @@ class Lines:
     ) -> None:
         self.iterable: Iterable[Any] = () if iterable is None else iterable
         self.total = len(iterable) if total is None and isinstance(iterable, Sized) else total
-        self.desc, self.initial, self.n, self.disable = desc, initial, initial, disable
+        self.desc, self.initial, self.disable = desc, initial, disable
+        self.n: float = initial
         self.since = self.last = time.monotonic()
         self.update(0)
 

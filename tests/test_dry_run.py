@@ -26,11 +26,11 @@ def flags(small_run, bars_file):
 @pytest.mark.parametrize(
     "name,words",
     [
-        ("train_tokenizer", ["data: 54 images of 1×12×20, 2 classes", r"model: vqvae, [\d,]+ weights"]),
+        ("train_tokenizer", [r"data: 54 images of 1×12×20; 6 to validate on", r"model: vqvae, [\d,]+ weights"]),
         ("train_tokenizer", ["steps: 27 of 4 images, 2.0 epochs", r"memory: about \d+ MB on cpu"]),
         ("train_prior", [r"data: \d+ grids of codes; \d+ to validate on", "steps: 100 of 128 grids", "memory: about"]),
-        ("export_codes", ["54 images of 1×12×20, 2 classes, as 3×5 codes out of 16"]),
-        ("evaluate", ["6 images of 1×12×20, 2 classes; 0 priors"]),
+        ("export_codes", ["54 images in 2 classes", "54 images to encode as 3×5 codes out of 16"]),
+        ("evaluate", ["6 images in 2 classes", "6 images to measure on; 0 priors"]),
         ("plot", ["6 images", "figures: codes"]),
         ("decode_codes", ["54 items to decode into images of 1×12×20"]),
     ],
