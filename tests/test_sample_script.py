@@ -147,7 +147,7 @@ def names_in(folder):
 
 def test_samples_are_left_as_picture_files_too(draw):
     folder = draw("p", num_samples=5, labels=("1",), format="png", batch_size=2)
-    assert names_in(folder) == ["run.json", "samples", "samples.png"]
+    assert names_in(folder) == ["run.json", "samples", "samples.png", "settings.yaml"]
     assert names_in(folder / "samples") == [f"0000{i}-1.png" for i in range(5)]
     arrays, _ = read(draw("a", num_samples=5, labels=("1",), batch_size=2))
     assert np.array_equal(

@@ -71,7 +71,8 @@ class Job(NamedTuple):
         """Return the files in a folder that the images go to."""
         settings, request = self.settings, self.request
         labels = None if request.labels is None else request.labels.numpy()
-        shape = (request.num_samples, *self.pipeline.tokenizer.signal.shape)
+        channels, height, width = self.pipeline.tokenizer.signal.shape
+        shape = (request.num_samples, channels, height, width)
         return make_files(settings.format, folder, self.name, shape, labels, self.names_of, settings.shard_size)
 
     def names_of(self, rows: range) -> list[str]:

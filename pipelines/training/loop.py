@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from accelerate import Accelerator
 
 from codegrid.errors import InputError
-from codegrid.model_folder import CONFIG, WEIGHTS, read_model_config
+from codegrid.model_folder import read_model_config
 from codegrid.pipelines.running.cli import Stopped, print_once
 from codegrid.pipelines.running.device import ComputeConfig
 from codegrid.pipelines.running.processes import check_same_step
@@ -18,6 +18,7 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import FINISH, StopSignals
 from codegrid.progress import progress_bar
+from codegrid.usable import CONFIG, WEIGHTS
 
 from .checkpoints import STATES, Checkpoints, drop_states, saved_states
 from .metrics_file import MetricsFile

@@ -125,7 +125,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     training, validation = hold_out(codes, settings.validation_codes)
     with accelerator.main_process_first():  # only one downloads
         settings, source = load_initial(settings, "prior", settings.model)
-    facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
+    facts: dict[str, Any] = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
     facts["init_from"] = None if source is None else source.fingerprint()
     with accelerator.main_process_first():  # only one empties the folder
         run = Run(settings.output, settings, precision=compute.precision, **facts)
