@@ -33,7 +33,7 @@ SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evalua
 
 # every flag that has been told to users, with a value
 PARTS = "--tokenizer t --prior p --output o --device cpu -v --quiet --overwrite --run r"
-DATA = "--dataset npz --data-root d --num-workers 1 --dry-run"
+DATA = "--dataset npz --data-root d --skip-unreadable --num-workers 1 --dry-run"
 DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
@@ -61,7 +61,7 @@ TOLD = [
     (Evaluate, "--images a --against b --features inception --json"),
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
-    (Doctor, "--num-samples None --seed 1 --output o --device cpu --overwrite --quiet --json"),
+    (Doctor, "--num-samples None --seed 1 --output o --device cpu --overwrite --quiet --json --skip-unreadable"),
     (View, "--run r --host 0.0.0.0 --port 80 --device cpu --quiet"),
     (View, "--tokenizer t --prior p q"),
     (Demo, "--output o --plugin json --quiet --json"),
