@@ -10,12 +10,11 @@ import re
 import signal
 import sys
 import time
-from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from codegrid import progress
 from codegrid.registry import TABLES
 
 COMMANDS = ("train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate")
@@ -74,9 +73,9 @@ class Child:
         os.waitpid(self.pid, 0)
 
     def progress(self) -> tuple[int, int]:
-        """Where the bar began, and where it is."""
-        bars = re.findall(r"(\d+)/\d+ \[", self.output())
-        return (int(bars[0]), int(bars[-1])) if bars else (0, 0)
+        """How much was done when it began to tell, and how much is done."""
+        told = [int(done.replace(",", "")) for done in re.findall(r": ([\d,]+) of [\d,]+, \d", self.output())]
+        return (told[0], told[-1]) if told else (0, 0)
 
     def output(self) -> str:
         """Everything that it has printed."""
@@ -114,7 +113,7 @@ def _become(command: str, flags: list[str], log: Path) -> None:
             os.dup2(output, stream)
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
-        tqdm.__init__ = partialmethod(tqdm.__init__, mininterval=0)  # every step is told
+        progress.SECONDS = progress.SHARE = 0.0  # every step is told
         sys.argv = [f"pipelines/{command}.py", *flags]
         importlib.import_module(f"codegrid.pipelines.{command}").main()
         code = 0

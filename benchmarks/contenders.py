@@ -115,7 +115,7 @@ def prior_step(precision: str = "bf16", batch: int = FULL.grids, num_layers: int
     """Stage 2: forward with dropout, backward, clipping, Adam, and the moving average of the weights."""
     grid = Grid((8, 8), 512)
     prior = place(TABLES["prior"]["pixelcnn"](layout=(grid,), num_classes=10, num_layers=num_layers), CPU)
-    settings = TrainPrior(output="", codes="", batch_size=batch, steps=10**6, precision=precision)
+    settings = TrainPrior(output="", codes="codes", batch_size=batch, steps=10**6, precision=precision)
     objective = PriorObjective(prior, [], [], settings)
     grids, labels = draw_grids(batch)
     return loop_step(objective, settings, CodeBatch((grids,), {"labels": labels}))

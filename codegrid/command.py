@@ -23,6 +23,25 @@ COMMANDS = {
     "view": "look at everything in the browser",
 }
 
+# For bash. The names of the flags are asked of a command when they are first needed; 124: bash is to ask again.
+COMPLETION = """\
+_codegrid_load() { eval "$("$1" --tyro-print-completion bash 2> /dev/null)" && return 124; }
+_codegrid() {
+  if [ "$COMP_CWORD" -le 1 ]; then
+    COMPREPLY=($(compgen -W "NAMES --completion --help --version" -- "$2"))
+    return
+  fi
+  local name="codegrid-${COMP_WORDS[1]//_/-}"
+  local complete="_tyro_${name//-/_}"
+  declare -F "$complete" > /dev/null || _codegrid_load "$name"
+  COMP_WORDS=("$name" "${COMP_WORDS[@]:2}")
+  COMP_CWORD=$((COMP_CWORD - 1))
+  declare -F "$complete" > /dev/null && "$complete"
+}
+complete -F _codegrid codegrid
+for name in NAMES; do complete -F _codegrid_load "codegrid-$name"; done
+unset name"""
+
 
 def main() -> None:
     """Run the command that the first word names."""
@@ -32,6 +51,8 @@ def main() -> None:
         print(_overview())
     elif words[0] in ("--version", "-V"):
         print(f"codegrid {version('codegrid')}")
+    elif words[0] == "--completion":
+        print(COMPLETION.replace("NAMES", " ".join(COMMANDS)))
     elif (name := words[0].replace("_", "-")) in COMMANDS:
         sys.argv = [f"codegrid-{name}", *words[1:]]
         # of this package by its name: the ground floor imports no room above it
@@ -55,5 +76,6 @@ def _overview() -> str:
             *lines,
             "",
             "`codegrid COMMAND --help` explains the flags of each; `codegrid --version` tells the version.",
+            'Bash completes them after: eval "$(codegrid --completion)"',
         ]
     )

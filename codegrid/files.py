@@ -13,6 +13,7 @@ from .locks import check_held
 from .strict_json import to_json
 
 STAGING = ".partial"
+SETTINGS_FILE = "settings.yaml"  # the settings of the run that wrote a folder, which `--config` reads
 
 
 @contextmanager

@@ -111,7 +111,8 @@ class Table(Mapping[str, type]):
         if name not in self:
             raise InputError(
                 f"`{parameter or self.kind}` {short(name)}: there is no {self.kind} of this name, only "
-                f"{', '.join(self)}; one of your own must be registered first, by codegrid.register or --plugin MODULE"
+                f"{', '.join(self)}; one of your own must be registered first, by codegrid.register in a module that "
+                "`plugin` names"
             )
 
 

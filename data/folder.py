@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from codegrid.budget import check_memory
 from codegrid.codes import Signal
 from codegrid.errors import InputError
 from codegrid.file_names import printable
+from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, digest_of_file
 
 from .found import Found, count_classes
@@ -143,7 +143,7 @@ class FolderImages:
     def variance(self) -> float:
         """Return the variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
         counts = torch.zeros(256, dtype=torch.int64)
-        for i in tqdm(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
+        for i in progress_bar(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
             counts += torch.bincount(self.batch([i]).images.flatten(), minlength=256)
         return variance_of(counts)
 
@@ -215,7 +215,7 @@ class FolderImages:
                 images[number] = image
             return words
 
-        bar = tqdm(desc="reading pictures", total=len(numbers), leave=False)
+        bar = progress_bar(desc="reading pictures", total=len(numbers), leave=False)
         with bar, ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # PIL lets go of the interpreter while it decodes
             for piece in in_batches(numbers, AT_ONCE):
                 for number, result in zip(piece, pool.map(read, piece), strict=True):

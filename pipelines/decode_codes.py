@@ -4,15 +4,15 @@ codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute
+from codegrid.pipelines.running.settings import Folder, Leaves, ReadsData
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeCodes(Compute):
+class DecodeCodes(ReadsData, Leaves):
     """Turn codes back into images. Leaves images.png, a sheet, and images.npz, or with --format png the folder images/.
 
     Where the pictures that the codes were made of are known, files.json has their names.
@@ -20,12 +20,17 @@ class DecodeCodes(Compute):
     codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
     """
 
-    tokenizer: str
+    needs: ClassVar[tuple[str, ...]] = ("tokenizer", "codes")
+    place: ClassVar[str] = "decoded"
+
+    run: Folder | None = None
+    """Folder that holds tokenizer/ and codes/: used for those that are not given."""
+    tokenizer: Folder = ""
     """Folder of the tokenizer that made the codes, or hf:owner/name."""
-    codes: str
+    codes: Folder = ""
     """Folder of exported codes, or an .npz or .parquet file of plain codes and, if there are any, labels."""
-    output: str
-    """Folder for the images."""
+    output: Folder = ""
+    """Folder for the images. By default decoded/ in --run or runs/, or decoded-2/ and so on."""
     batch_size: BatchSize = 256
     """Items decoded at once."""
     format: Literal["npz", "png"] = "npz"

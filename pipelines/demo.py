@@ -6,17 +6,17 @@ codegrid demo
 from dataclasses import dataclass
 
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Command
+from codegrid.pipelines.running.settings import Folder, GivesFigures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(Command):
+class Demo(GivesFigures):
     """Both stages on 5,000 real handwritten digits, in minutes: tokenizer, codes, prior, samples, metrics.
 
     codegrid demo
     """
 
-    output: str = "runs/demo"
+    output: Folder = "runs/demo"
     """Folder for tokenizer/, codes/, prior/, samples/ and the figures."""
 
 

@@ -4,23 +4,31 @@ codegrid export-codes --tokenizer runs/digits/tokenizer --dataset mnist5k --outp
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from codegrid.limits import BatchSize
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Split, UsesImages
+from codegrid.pipelines.running.places import PARTS
+from codegrid.pipelines.running.settings import Folder, Leaves, Split, UsesImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportCodes(UsesImages):
+class ExportCodes(UsesImages, Leaves):
     """Encode a data set with a trained tokenizer. Leaves a code dataset.
 
     codegrid export-codes --tokenizer runs/digits/tokenizer --dataset mnist5k --output runs/digits/codes
     """
 
-    tokenizer: str
+    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    place: ClassVar[str] = PARTS["codes"]
+    is_numbered: ClassVar[bool] = False
+
+    run: Folder | None = None
+    """Folder that holds tokenizer/, and where the codes go: into codes/, or with --split test into codes_test/."""
+    tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
-    output: str
+    output: Folder = ""
     """Folder for the codes. The same command again finishes an export that was stopped."""
     split: Split = "train"
     """Which part of the data set. Images are brought to the tokenizer's size and channels."""
@@ -29,6 +37,11 @@ class ExportCodes(UsesImages):
     parquet: columns of codes and labels, for Hugging Face `datasets`."""
     batch_size: BatchSize = 256
     """Images encoded at once."""
+
+    def __post_init__(self) -> None:
+        if self.run is not None and not self.output and self.split == "test":
+            object.__setattr__(self, "output", str(Path(self.run) / PARTS["validation_codes"]))
+        super().__post_init__()
 
 
 def main() -> None:

@@ -4,32 +4,38 @@ codegrid plot --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output r
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from codegrid.limits import BatchSize, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Folders, Split, UsesImages
+from codegrid.pipelines.running.settings import Folder, Folders, Leaves, Split, UsesImages
 
 Picture = Literal["reconstructions", "codes", "codebook", "histogram", "places", "curves", "samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plot(UsesImages):
+class Plot(UsesImages, Leaves):
     """Draw reconstructions, codes, the codebook, training curves and samples. Leaves a PNG for each.
 
     codegrid plot --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/pictures
     """
 
-    tokenizer: str
+    needs: ClassVar[tuple[str, ...]] = ("tokenizer",)
+    uses: ClassVar[tuple[str, ...]] = ("prior", "codes")
+    place: ClassVar[str] = "pictures"
+
+    run: Folder | None = None
+    """Folder that holds tokenizer/, prior/ and codes/: used for those that are not given."""
+    tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
-    output: str
-    """Folder for the pictures."""
+    output: Folder = ""
+    """Folder for the pictures. By default pictures/ in --run or runs/, or pictures-2/ and so on."""
     prior: Folders = ()
     """Folder of a prior trained on this tokenizer's codes, or of several, coarse to fine: adds samples and the
     training curves of the priors."""
-    codes: str | None = None
-    """Folder of exported codes, or an .npz or .parquet file, in which uses are counted. By default 2,000 images are
-    encoded."""
+    codes: Folder | None = None
+    """Folder of exported codes, or an .npz or .parquet file, in which the uses of each entry are counted. By default
+    2,000 images are encoded."""
     split: Split = "test"
     """Which part of the data set."""
     what: tuple[Picture, ...] = ()
@@ -37,7 +43,7 @@ class Plot(UsesImages):
     projection: Literal["pca", "umap"] = "pca"
     """How the codebook is brought into the plane; umap needs the package umap-learn."""
     seed: Seed = 0
-    """The samples follow from it."""
+    """Seed of the samples."""
     batch_size: BatchSize = 256
     """Images at once."""
 

@@ -1,41 +1,47 @@
 """Draw new images: prior → codes → decoder.
 
-codegrid sample --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/new --num-samples 100
+codegrid sample --run runs/demo --num-samples 100
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from codegrid.errors import InputError
 from codegrid.limits import MAX_SIDE, MAX_STEPS, BatchSize, NumSamples, Range, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Drawing, Flag, Folders, check_priors
+from codegrid.pipelines.running.settings import Drawing, Flag, Folder, Folders, Leaves
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Drawing):
+class Sample(Drawing, Leaves):
     """Draw new codes from the prior and decode them.
 
     Leaves samples.png, a sheet, and samples.npz (or several such files, or with --format png the folder samples/, or
     with --format codegrid a code dataset); with --complete they are called completions.
 
-    codegrid sample --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/sevens --labels 7
+    codegrid sample --run runs/demo --output runs/sevens --labels 7
     """
 
-    tokenizer: str
+    needs: ClassVar[tuple[str, ...]] = ("tokenizer", "prior")
+    place: ClassVar[str] = "samples"
+
+    run: Folder | None = None
+    """Folder that holds tokenizer/ and prior/ (or prior-0/, prior-1/, ...): used for those that are not given."""
+    tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
-    prior: Folders
+    prior: Folders = ()
     """Folder of a prior trained on this tokenizer's codes, or hf:owner/name; of several, coarse to fine."""
-    output: str
-    """Folder for the samples. The same command again goes on where a run was stopped."""
+    output: Folder = ""
+    """Folder for the samples. By default samples/ in --run or runs/, or samples-2/ and so on. The same command again
+    goes on where a run was stopped."""
     num_samples: NumSamples | None = None
     """How many images: by default one for each of several labels, otherwise 100; with --complete 4 for each picture."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL [LABEL ...]")] = ()
     """Numbers or names of classes, or none: one for each sample, or one for all. By default all classes in turn. With
     --complete one for each picture, and by default none."""
-    complete: str | None = None
+    complete: Folder | None = None
     """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""
     keep_rows: Annotated[int, Range(1, MAX_SIDE)] | None = None
     """Rows of codes that --complete keeps, of the coarsest grid. By default half of them."""
@@ -54,7 +60,6 @@ class Sample(Drawing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_priors(self.prior)
         if self.keep_rows is not None and self.complete is None:
             raise InputError("`keep_rows` goes with `complete`: give that a folder of pictures")
         if self.compile:

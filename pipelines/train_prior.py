@@ -4,13 +4,13 @@ codegrid train-prior --codes runs/digits/codes --output runs/digits/prior
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Flag, Training
+from codegrid.pipelines.running.settings import Flag, Folder, Training
 from codegrid.registry import NameOf
 
 
@@ -21,15 +21,21 @@ class TrainPrior(Training):
     codegrid train-prior --codes runs/digits/codes --output runs/digits/prior
     """
 
-    codes: str
+    needs: ClassVar[tuple[str, ...]] = ("codes",)
+    uses: ClassVar[tuple[str, ...]] = ("validation_codes",)
+    place: ClassVar[str] = "prior"
+
+    run: Folder | None = None
+    """Folder that holds codes/ and perhaps codes_test/, and where the model goes: into prior/."""
+    codes: Folder = ""
     """Folder of exported codes."""
-    output: str
+    output: Folder = ""
     """Folder for the model. The same command again continues a run that was stopped."""
     model: Annotated[str, NameOf("prior")] = "pixelcnn"
     """Kind of prior."""
     grid: Annotated[tuple[int, ...], Range(0, 999), tyro.conf.arg(metavar="N [N ...]")] = ()
     """Numbers of the grids that this prior learns, 0 the coarsest; it is given the coarser ones. By default all."""
-    validation_codes: str | None = None
+    validation_codes: Folder | None = None
     """Folder of codes to validate on. By default every tenth item of each class of --codes is held out for it."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 20_000
     """Optimizer steps."""
@@ -38,13 +44,14 @@ class TrainPrior(Training):
     lr: Annotated[float, Range(above=0)] = 1e-3
     """Highest learning rate."""
     ema_decay: Annotated[float, Range(above=0, below=1)] = 0.999
-    """Decay of the moving average of the weights. It is what is kept."""
+    """Decay of the moving average of the weights, which is what is kept."""
     keep: Literal["best", "last"] = "best"
-    """Which average: that with the fewest bits per code on held-out codes, or the last; its samples can be better."""
+    """Which average is kept. best: the one with the fewest bits per code on held-out codes; last: the one at the end,
+    whose samples can be better."""
     max_norm: Annotated[float, Range(above=0)] = 1.0
-    """Longest gradient; a longer one is cut to it."""
+    """Gradients that are longer are shortened to this length."""
     unconditional: Flag = False
-    """Ignore the labels of the codes. Without this the prior is conditioned on them, where there are any."""
+    """Ignore the labels of the codes. Otherwise the prior is conditioned on them, where there are any."""
 
 
 def main() -> None:

@@ -4,13 +4,13 @@ codegrid train-tokenizer --dataset mnist5k --output runs/digits/tokenizer
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
 from codegrid.limits import MAX_SIDE, MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Flag, Training, UsesImages
+from codegrid.pipelines.running.settings import Flag, Folder, Training, UsesImages
 from codegrid.registry import NameOf
 
 
@@ -21,13 +21,17 @@ class TrainTokenizer(UsesImages, Training):
     codegrid train-tokenizer --dataset mnist5k --output runs/digits/tokenizer
     """
 
-    output: str
+    place: ClassVar[str] = "tokenizer"
+
+    run: Folder | None = None
+    """Folder of a whole run, and where the model goes: into tokenizer/. The other commands find it there by --run."""
+    output: Folder = ""
     """Folder for the model. The same command again continues a run that was stopped."""
     model: Annotated[str, NameOf("tokenizer")] = "vqvae"
     """Kind of tokenizer."""
     quantizer: Annotated[str, NameOf("quantizer")] = "ema"
     """How latents become codes, and how the codebook is learnt."""
-    image_size: Annotated[tuple[int, ...], Range(1, MAX_SIDE), tyro.conf.arg(metavar="SIZE|H W")] = ()
+    image_size: Annotated[tuple[int, ...], Range(1, MAX_SIDE), tyro.conf.arg(metavar="SIZE|HEIGHT WIDTH")] = ()
     """Resize and centre-crop to this: one number, or height and width. By default the images' own size."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Optimizer steps."""

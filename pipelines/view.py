@@ -11,7 +11,7 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Folders
+from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class View(Compute):
     codegrid view --run runs/demo
     """
 
-    run: str | None = None
+    run: Folder | None = None
     """Folder that holds tokenizer/ and, for samples, prior/ (or prior-0/, prior-1/, ...); or hf:owner/name."""
-    tokenizer: str | None = None
+    tokenizer: Folder | None = None
     """Folder of a trained tokenizer, or hf:owner/name, in the place of tokenizer/. It is enough to encode and edit."""
     prior: Folders = ()
     """Folder of a prior, or hf:owner/name, in the place of prior/, or of several, coarse to fine."""
@@ -33,7 +33,7 @@ class View(Compute):
     data_root: str | None = None
     """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
     host: str = "127.0.0.1"
-    """Address to listen on. By default nobody but this machine can open the page; 0.0.0.0: everybody in its network."""
+    """Address to listen on. By default only this machine can open the page; 0.0.0.0: everyone on its network."""
     port: Annotated[int, Range(1, 65535)] = 7860
     """Port to listen on."""
     trusted_hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()

@@ -5,6 +5,7 @@ codegrid demo
 
 import json
 from pathlib import Path
+from typing import Any
 
 from codegrid.pipelines.demo import Demo
 from codegrid.pipelines.evaluate import Evaluate
@@ -43,18 +44,18 @@ def digits(output: str = "runs/demo") -> Recipe:
     )  # fmt: skip
 
 
-def demo(settings: Demo) -> None:
-    """Run every step into a folder of its own below `settings.output`, and say what came out."""
+def demo(settings: Demo) -> dict[str, Any]:
+    """Run every step into a folder of its own below `settings.output`; say what came out, and return the metrics."""
     recipe = digits(settings.output)
     recipe.run()
     figures, samples = Path(recipe.metrics.output), Path(recipe.samples.output)
     metrics = json.loads((figures / "metrics.json").read_text())
     print_once(
         f"\nOf {metrics['images']} held-out digits: reconstruction error {metrics['reconstruction_error']:.3f}, "
-        f"PSNR {metrics['psnr']:.1f} dB, {metrics['codebook_usage']:.0%} of the codebook in use, "
+        f"PSNR {metrics['psnr']:.1f} dB,\n{metrics['codebook_usage']:.0%} of the codebook in use, "
         f"{metrics['bits_per_code']:.2f} bits per code.\n"
         f"New digits, a column for each class:  {samples / 'samples.png'}\n"
         f"Held-out digits and reconstructions:  {figures / 'reconstructions.png'}\n"
-        f"More:  codegrid sample --tokenizer {recipe.tokenizer.output} --prior {recipe.prior.output} "
-        "--output runs/sevens --labels 7"
+        f"More:  codegrid sample --run {settings.output} --labels 7"
     )
+    return metrics

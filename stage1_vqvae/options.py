@@ -42,11 +42,12 @@ class CodebookOptions:
     decay: Annotated[float, Range(1e-6, below=1)] = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: Annotated[float, Range(0, below=1)] | None = None
-    """Entries below this share of uniform use move to random latents; 0: never. None: 0.3, or 0 for clustered."""
+    """Entries below this share of uniform use move to random latents; 0: never. By default 0.3, for a
+    clustered codebook 0."""
     distance: Distance = "euclidean"
-    """Distance by which the nearest entry is found; cosine only chooses, the entries stay as they are."""
+    """Distance by which the nearest entry is found. cosine only chooses the entry and does not normalize it."""
     kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
-    """First steps in which the codebook is set to the k-means of the batch's latents."""
+    """For this many first steps, set the codebook to the k-means of the batch's latents."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class ClusteredOptions(CodebookOptions):
     """Options of the online clustered codebook."""
 
     anchors: Anchors = "probabilistic"
-    """Latents that a clustered codebook moves to: of a pool, the closest, or drawn by distance."""
+    """Which latents a clustered codebook moves its entries towards: random ones, the closest, or random ones of which
+    closer ones are likelier."""
     anchor_once: bool = False
     """Let a clustered codebook move unused entries in the first step only."""
 

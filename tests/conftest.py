@@ -53,6 +53,7 @@ def run_script(monkeypatch, capsys):
     return call
 
 
+LEFT = ["README.md", "config.json", "metrics.jsonl", "model.safetensors", "run.json", "settings.yaml"]  # by training
 TINY_TOKENIZER = (
     "--hidden-channels", "16", "--embedding-dim", "8", "--num-embeddings", "16", "--steps", "30", "--batch-size", "16",
     "--precision", "fp32", "--lr", "0.003",

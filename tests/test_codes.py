@@ -24,7 +24,8 @@ from codegrid.data.shards import smallest_dtype
 from codegrid.data.splits import Subset, hold_out
 from codegrid.errors import InputError
 from codegrid.locks import releasing
-from codegrid.pipelines.running.run_folder import missing_codes
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.running.run_folder import open_codes_folder
 
 
 @pytest.fixture(autouse=True)
@@ -386,10 +387,11 @@ def test_a_finished_export_whose_files_are_gone_is_one_to_go_on_with(tmp_path, n
     export(tmp_path / "c", tables=tables)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
     provenance = {"dataset": "bars"}
-    assert missing_codes(tmp_path / "c", HEADER, provenance) is None
+    settings = ExportCodes(tokenizer="t", output=str(tmp_path / "c"))
+    assert open_codes_folder(settings, HEADER, provenance).missing is None
     (tmp_path / "c" / name).unlink()
     with releasing():
-        missing = missing_codes(tmp_path / "c", HEADER, provenance)
+        missing = open_codes_folder(settings, HEADER, provenance).missing
         assert (
             missing == [range(10, 20)] * name.startswith("codes") and f"but {name} is gone" in capsys.readouterr().out
         )

@@ -1,6 +1,7 @@
 """The command line: `codegrid NAME`, flags, --help without torch, and how errors end."""
 
 import errno
+import json
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import pytest
 
-from codegrid import InputError, command
+from codegrid import InputError, command, progress
 from codegrid.limits import Range
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.demo import Demo
@@ -20,22 +21,24 @@ from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.plot import Plot
-from codegrid.pipelines.running.cli import Stopped, name_of, parse, run_command
-from codegrid.pipelines.running.settings import Command
+from codegrid.pipelines.running.cli import Stopped, name_of, parse, print_once, run_command
+from codegrid.pipelines.running.settings import GivesFigures
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.view import View
+from codegrid.progress import progress_bar
 
 SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo)
 
 # every flag that has been told to users, with a value
-PARTS = "--tokenizer t --prior p --output o --device cpu -v"
-DATA = "--dataset npz --data-root d --num-workers 1"
+PARTS = "--tokenizer t --prior p --output o --device cpu -v --quiet --overwrite --run r"
+DATA = "--dataset npz --data-root d --skip-unreadable --num-workers 1 --dry-run"
 DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
-    "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard"
+    "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard "
+    "--quiet --run r --dry-run"
 )
 TOLD = [
     (TrainTokenizer, f"--output o {DATA} --image-size 48 64 {TRAINING} --model vqvae --quantizer gradient"),
@@ -43,22 +46,25 @@ TOLD = [
     (TrainTokenizer, "--output o --commitment-cost 0.25 --decay 0.9 --revival-threshold 0.3 --distance cosine"),
     (TrainTokenizer, "--output o --kmeans-steps 10 --anchors closest --anchor-once --quantizer clustered"),
     (TrainTokenizer, "--output o --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
-    (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered"),
-    (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --device cpu"),
+    (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
+    (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --overwrite --quiet"),
+    (ExportCodes, "--tokenizer t --run r --device cpu"),
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
-    (TrainPrior, "--codes c --output o --model pixelcnn --grid 1 2 --verbose"),
+    (TrainPrior, "--codes c --output o --model pixelcnn --grid 1 2 --verbose --overwrite"),
     (Sample, f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none --seed 1 --batch-size 8 --format codegrid"),
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile"),
     (Sample, "--tokenizer t --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
-    (DecodeCodes, "--tokenizer t --codes c --output o --format png --batch-size 8 --shard-size 10 --device cpu"),
+    (DecodeCodes, "--tokenizer t --codes c --output o --format png --shard-size 10 --device cpu --dry-run"),
+    (DecodeCodes, "--tokenizer t --codes c --run r --batch-size 8 --overwrite --quiet"),
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
+    (Evaluate, "--images a --against b --features inception --json"),
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
-    (Doctor, "--num-samples None --seed 1 --output o --device cpu"),
-    (View, "--run r --host 0.0.0.0 --port 80 --device cpu"),
+    (Doctor, "--num-samples None --seed 1 --output o --device cpu --overwrite --quiet --json --skip-unreadable"),
+    (View, "--run r --host 0.0.0.0 --port 80 --device cpu --quiet"),
     (View, "--tokenizer t --prior p q"),
-    (Demo, "--output o --plugin json"),
+    (Demo, "--output o --plugin json --quiet --json"),
 ]
 
 
@@ -71,7 +77,7 @@ def test_every_flag_that_users_know_is_understood(settings_type, flags):
 def test_every_setting_is_a_flag_that_some_command_line_above_gives(settings_type):
     given = " ".join(flags for kind, flags in TOLD if kind is settings_type)
     for field in fields(settings_type):
-        if field.name not in ("options", "plugin", "verbose", "device"):
+        if field.name not in ("options", "plugin", "verbose", "device", "quiet"):
             assert f"--{field.name.replace('_', '-')} " in given + " "
 
 
@@ -151,6 +157,36 @@ def test_codegrid_lists_its_commands(call):
     assert call(command.main, "--version").out.startswith("codegrid 0")
 
 
+@pytest.mark.parametrize("settings_type", SETTINGS, ids=name_of)
+def test_every_command_tells_its_version_whatever_else_is_given(settings_type, call):
+    done = call(lambda: parse(settings_type, ["--output", "o", "--version"]))
+    assert done.code == 0 and done.out.startswith("codegrid 0")
+
+
+@pytest.mark.parametrize("settings_type", SETTINGS, ids=name_of)
+def test_flags_are_completed_under_the_name_of_the_command(settings_type, call, monkeypatch):
+    done = call(lambda: parse(settings_type, ["--tyro-print-completion", "bash"]))
+    name = f"codegrid-{name_of(settings_type)}"
+    assert f"complete -F _tyro_{name.replace('-', '_')} {name}\n" in done.out
+
+
+def test_bash_completes_commands_and_asks_them_for_their_flags(call, tmp_path):
+    sample = tmp_path / "codegrid-sample"
+    sample.write_text("#!/bin/sh\necho '_tyro_codegrid_sample() { COMPREPLY=(\"${COMP_WORDS[*]} in $COMP_CWORD\"); }'")
+    sample.chmod(0o755)
+    asks = """
+try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _codegrid codegrid "${@: -1}"; echo "${COMPREPLY[@]}"; }
+try codegrid tr; try codegrid sample --te; complete -p codegrid-sample codegrid"""
+    script = call(command.main, "--completion").out + asks
+    done = subprocess.run(
+        ["bash", "-c", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [
+        "train-tokenizer train-prior", "codegrid-sample --te in 1",
+        "complete -F _codegrid_load codegrid-sample", "complete -F _codegrid codegrid",
+    ]  # fmt: skip
+
+
 def test_an_unknown_command_is_refused_with_the_nearest_one(call):
     done = call(command.main, "trian-prior", "--codes", "c")
     assert done.code == 2 and done.err == "error: there is no command trian-prior: did you mean train-prior?\n"
@@ -166,7 +202,7 @@ def test_codegrid_runs_the_command_that_the_first_word_names(name, call, monkeyp
 
 
 @dataclass(frozen=True, kw_only=True)
-class TryOut(Command):
+class TryOut(GivesFigures):
     """Fail as told."""
 
     output: str = "out"
@@ -198,6 +234,30 @@ def test_an_error_that_can_be_fixed_is_one_line_and_exit_code_2(call, error, sai
     assert done.code == 2 and done.err.startswith(said) and done.err.count("\n") == 1
     done = try_out(call, error, "-v")
     assert done.code == 2 and "Traceback" in done.err and done.err.splitlines()[-1].startswith(said)
+
+
+def give_figures(settings):
+    print("by a library")
+    print_once("a report")
+    for _ in progress_bar(range(3), "work"):
+        pass
+    return {"bits": 0.5, "of_each": (float("nan"), 1)}
+
+
+def test_json_is_all_of_the_output_and_strict(call):
+    done = call(lambda: run_command(TryOut, f"{__name__}:give_figures"), "--json")
+    assert json.loads(done.out, parse_constant=pytest.fail) == {"bits": 0.5, "of_each": [None, 1]}
+    assert done.err == "by a library\na report\n"
+
+
+def test_a_quiet_command_prints_no_reports_and_its_errors(call, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(progress, "SHARE", 0.0)
+    loud = call(lambda: run_command(TryOut, f"{__name__}:give_figures"))
+    assert loud.out == "by a library\na report\n" and "work: 3 of 3, 0:00:00" in loud.err
+    quiet = call(lambda: run_command(TryOut, f"{__name__}:give_figures"), "--quiet")
+    assert (quiet.out, quiet.err) == ("by a library\n", "")
+    assert try_out(call, InputError("wrong"), "--quiet").err == "error: wrong\n"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), OSError("of a library"), KeyError(3)])

@@ -65,7 +65,7 @@ def test_codes_do_not_depend_on_the_batch_size(batch_size, export, at_once, bars
 
 def test_plain_codes_of_several_shards_are_those_of_the_code_dataset(export):
     codes, plain = CodeDataset(export("codes")), export("plain", format="npz")
-    assert sorted(path.name for path in plain.iterdir()) == ["codes.npz", "run.json"]
+    assert sorted(path.name for path in plain.iterdir()) == ["codes.npz", "run.json", "settings.yaml"]
     arrays = np.load(plain / "codes.npz", allow_pickle=False)
     assert arrays.files == ["codes", "labels"]
     assert arrays["codes"].dtype == arrays["labels"].dtype == np.int64
@@ -88,10 +88,10 @@ def test_plain_codes_that_could_not_be_written_leave_no_half_and_are_not_encoded
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(method, fill)
         export("plain", format=form)
-    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"run.json", "state"}
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"run.json", "settings.yaml", "state"}
     monkeypatch.setattr("codegrid.pipelines.generation.encoding._encode", lambda *batch: pytest.fail("encoded again"))
     plain = export("plain", format=form)
-    assert {path.name for path in plain.iterdir()} == {"run.json", f"codes.{form}"}
+    assert {path.name for path in plain.iterdir()} == {"run.json", "settings.yaml", f"codes.{form}"}
 
 
 def test_plain_codes_go_on_where_they_were_stopped(export, monkeypatch):

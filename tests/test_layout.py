@@ -95,6 +95,14 @@ def test_nobody_spells_the_class_of_a_system_outside_of_its_family():
             assert name not in {name for _, name in homes} - family, f"{name_of(path)}: take {name} from the table"
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_errors_speak_of_parameters_and_not_of_flags(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "InputError":
+            found = re.search(r"--[a-z]\S*", ast.unparse(node))
+            assert not found, f"line {node.lineno}: name {found[0]} in backticks, as Python does"
+
+
 @pytest.mark.parametrize("path", LOOSE, ids=lambda path: path.stem)
 def test_a_loose_file_in_pipelines_is_a_command(path):
     tree = ast.parse(path.read_text())

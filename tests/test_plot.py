@@ -38,7 +38,7 @@ from codegrid.pipelines.plot import Picture, Plot
 from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage2_prior.pixelcnn.network import GatedPixelCNN
 
-SETTINGS = Plot(tokenizer="", output="")
+SETTINGS = Plot(tokenizer="t", output="")
 # quantizers by what a figure can know of them: entries, entries of several grids, a lattice, none that can be listed
 QUANTIZERS = {
     "ema": {"num_embeddings": 16, "embedding_dim": 8},
@@ -287,7 +287,7 @@ def test_umap_is_used_where_it_is_there(monkeypatch):
             return vectors[:, :2] * 0 + 7
 
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
-    axes = plot_codebook(untrained("ema"), Plot(tokenizer="", output="", projection="umap")).axes[0]
+    axes = plot_codebook(untrained("ema"), Plot(tokenizer="t", output="", projection="umap")).axes[0]
     assert (axes.collections[0].get_offsets() == 7).all() and "UMAP" in axes.get_xlabel()
 
 

@@ -21,11 +21,17 @@ COMMANDS = [
 ]
 
 
-def test_its_python_runs(small_run, tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def runs(small_run, tmp_path, monkeypatch):
+    """The folders of runs that it speaks of."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "demo").symlink_to(small_run)
+    for name in ("demo", "digits"):
+        (tmp_path / "runs" / name).symlink_to(small_run)
     Image.new("RGB", (64, 48)).save(tmp_path / "digit.jpg")
     monkeypatch.chdir(tmp_path)
+
+
+def test_its_python_runs():
     blocks = [block for language, block in BLOCKS if language == "python"]
     assert blocks
     for block in blocks:

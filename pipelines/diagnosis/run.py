@@ -30,8 +30,8 @@ MAX_COMPARED = 50_000_000_000  # pairs of codes that are compared for copies: a 
 
 
 @releasing()
-def doctor(settings: Doctor) -> None:
-    """Print what is wrong with the parts of a run; with `settings.output` also write doctor.json there."""
+def doctor(settings: Doctor) -> dict[str, Any]:
+    """Print what is wrong with the parts of a run, and return it; with `output` also write doctor.json there."""
     found = find_artifacts(
         choose_device(settings.device), settings.run, settings.tokenizer, settings.prior, settings.codes,
         settings.validation_codes, settings.dataset, settings.data_root, settings.skip_unreadable,
@@ -50,6 +50,7 @@ def doctor(settings: Doctor) -> None:
     if run and not run.finished:
         run.finish_with(write_results)
     print_once(report.as_text())
+    return report.as_json()
 
 
 def examine(found: Artifacts, num_samples: int | None = 256, seed: int = 0) -> Report:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.pipelines.generation.artifacts import load_artifacts
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
+from codegrid.progress import progress_bar
 
 from .codebook import import_umap, listed_entries, plot_codebook, plot_histogram
 from .curves import history_of, plot_curves
@@ -52,15 +52,17 @@ def plot(settings: Plot) -> None:
         import_umap()  # first: it would be a pity after minutes
     run = Run(settings.output, settings, what=names, **artifacts.facts())
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        return print_once(f"{run.shown} is finished: nothing to do")
+    if settings.dry_run:
+        return print_plan(f"figures: {', '.join(names)}")
     run.start()
 
     def write_figures(folder: Path) -> None:
-        for name in tqdm(names, "figures"):
+        for name in progress_bar(names, "figures"):
             FIGURES[name](material, settings).savefig(folder / f"{name}.png")
 
     run.finish_with(write_figures)
-    print_once(f"{settings.output}: {', '.join(f'{name}.png' for name in names)}")
+    print_once(f"{run.shown}: {', '.join(f'{name}.png' for name in names)}")
 
 
 def choose(wanted: tuple[str, ...], material: Material) -> list[str]:

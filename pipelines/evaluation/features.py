@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from codegrid.data.images import to_float
 from codegrid.data.loading import StepSampler, load_batches
 from codegrid.data.sources import Images
 from codegrid.errors import InputError, import_extra, reason_of
+from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, sha256
 
 FEATURES = 64
@@ -137,7 +137,7 @@ def train_classifier(images: Images, num_workers: int, device: torch.device) -> 
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
     steps = StepSampler(len(images), BATCH_SIZE, SEED, 0, STEPS)
-    for batch in tqdm(load_batches(images, steps, num_workers), "classifier", STEPS):
+    for batch in progress_bar(load_batches(images, steps, num_workers), "classifier", STEPS):
         loss = F.cross_entropy(model.head(model(batch.images.to(device))), batch.labels.to(device))
         optimizer.zero_grad()
         loss.backward()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from codegrid.data.images import ImageBatch, to_float
 from codegrid.data.loading import in_batches, load_batches
@@ -17,6 +16,7 @@ from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, make_request
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
+from codegrid.progress import progress_bar
 from codegrid.protocols import Prior, Tokenizer
 
 from .features import Extractor, check_features, learns, make_extractor
@@ -51,7 +51,7 @@ class Inputs:
     def batches(self, images: Images, numbers: Sequence[int], name: str) -> Iterator[ImageBatch]:
         """Return batches of some images, and show how far they are read."""
         lists = in_batches(numbers, self.settings.batch_size)
-        return iter(tqdm(load_batches(images, lists, self.settings.num_workers), name, len(lists)))
+        return iter(progress_bar(load_batches(images, lists, self.settings.num_workers), name, len(lists)))
 
     def need_extractor(self) -> Extractor | None:
         """Make the extractor that the settings name, once; a classifier is trained."""

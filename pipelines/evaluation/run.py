@@ -1,12 +1,11 @@
 """The body of `codegrid evaluate`: metrics of reconstructions, codes and samples, and what each was measured on."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced, to_float, to_uint8
@@ -20,60 +19,38 @@ from codegrid.pipelines.drawing.sheets import save_pairs
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.run_folder import Run
+from codegrid.progress import progress_bar
 from codegrid.stage1_vqvae.usage import LayoutUsage
 from codegrid.stage2_prior.likelihood import measure
+from codegrid.tensors import read_json
 
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
 from .likelihood_bound import DecoderLikelihood, bits_per_dim, fit_scales
+from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
+from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales are fitted to: a number or three, from as many pixels
 NUM_SHOWN = 48  # reconstructions on a sheet
 OF_BITS = "bits_per_code, bits_per_image, bound_bits_per_dim"
 
 
-@dataclass
-class Metrics:
-    """Metrics by name, what each of them was measured on, those of each grid, and which are left out."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    measured_on: dict[str, dict[str, Any]] = field(default_factory=dict)
-    grids: list[dict[str, Any]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # sentences
-
-    def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
-        """Add metrics that were measured on the same things."""
-        self.values.update(values)
-        self.measured_on.update({name: measured_on for name in values})
-
-    def lines(self) -> list[str]:
-        """Return what is printed: the numbers, which of them need care, and what is left out."""
-        lines = []
-        for name, value in self.values.items():
-            if isinstance(value, int | float):
-                lines.append(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
-        for name, details in self.measured_on.items():
-            if details.get("likelihood") == "bound":
-                lines.append(f"{name}: an upper bound, as a prior gives its likelihood as a bound")
-            if details.get("rank_deficient"):
-                fewest, dimensions = min(details["images_compared"]), details["feature_dimensions"]
-                lines.append(
-                    f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
-                    "deficient); compare it with distances of as many images only"
-                )
-        return lines + self.left_out
-
-
 @releasing()
-def evaluate(settings: Evaluate) -> None:
-    """Write metrics.json, usage.png and reconstructions.png into `settings.output`."""
+def evaluate(settings: Evaluate) -> dict[str, Any]:
+    """Write metrics.json, usage.png and reconstructions.png into the output folder, and return the metrics."""
+    if settings.images is not None:
+        return compare_pictures(settings)
     inputs = load_inputs(settings)
     run = Run(settings.output, settings, **inputs.depends_on)
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        print_once(f"{run.shown} is finished: nothing to do")
+        return read_json(run.folder / METRICS_FILE)
+    if settings.dry_run:
+        print_plan(f"{len(inputs.images):,} images to measure on; {len(inputs.priors)} priors")
+        return {}
     run.start()
     inputs.need_extractor()
     tokenizer, images = inputs.tokenizer, inputs.images
@@ -85,18 +62,19 @@ def evaluate(settings: Evaluate) -> None:
     shown = to_float(images.batch(numbers).images)
     again = tokenizer.reconstruct(shown.to(tokenizer.device))
 
+    described = {"images": len(images), "split": settings.split, **inputs.depends_on}
+    if images.files is not None:  # of reconstructions.png, row by row
+        described["shown_files"] = [images.files[number] for number in numbers]
+    results = metrics.as_json(**described)
+
     def write_results(folder: Path) -> None:
-        described = {"images": len(images), "split": settings.split, **inputs.depends_on}
-        parts = {"grids": metrics.grids, "measured_on": metrics.measured_on, "left_out": metrics.left_out}
-        if images.files is not None:  # of reconstructions.png, row by row
-            parts["shown_files"] = [images.files[number] for number in numbers]
-        write_json(folder / "metrics.json", {**metrics.values, **described, **parts})
+        write_json(folder / METRICS_FILE, results)
         save_usage(folder / "usage.png", usage.counts)
         save_pairs(folder / "reconstructions.png", shown, again)
 
     run.finish_with(write_results)
-    for line in metrics.lines():
-        print_once(line)
+    print_once("\n".join(metrics.lines()))
+    return results
 
 
 def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics) -> JudgedImages | None:
@@ -135,8 +113,8 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     if inputs.pipeline:
         _add_bits(inputs, codes, decoder, metrics)
     if real and again:
-        _add_distance("rfid", again, real, metrics, reference=inputs.reference)
-        _add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
+        add_distance("rfid", again, real, metrics, reference=inputs.reference)
+        add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
     return real
 
 
@@ -165,7 +143,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
     configs = inputs.settings.configs(len(inputs.priors))
     for number, (prior, config) in enumerate(zip(inputs.priors, configs, strict=True)):
         name = "prior" if len(inputs.priors) == 1 else f"prior {number}"
-        batches = (prior_inputs(prior, batch) for batch in tqdm(codes, name))
+        batches = (prior_inputs(prior, batch) for batch in progress_bar(codes, name))
         bits = measure(prior, batches, inputs.settings.seed, config.num_inference_steps)
         kinds.add("none" if bits is None else prior.likelihood)
         for place, grid in enumerate(prior.grids):
@@ -185,7 +163,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
     metrics.add({"bits_per_code": per_image / sites, "bits_per_image": per_image}, **conditions)
     if decoder is None:
         metrics.left_out.append(
-            "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on --split test"
+            "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on the test part"
         )
         return
     in_all = decoder.bits_per_image + per_image
@@ -201,7 +179,7 @@ def measure_samples(
 ) -> None:
     """Draw the samples; add how near they are to the real images, and how often they are of their class."""
     settings, drawn = inputs.settings, JudgedImages(real.extractor)
-    with tqdm(total=request.num_samples, desc="sampling", unit="img") as bar:
+    with progress_bar(total=request.num_samples, desc="sampling", unit="img") as bar:
         for rows in in_order(request.num_samples, settings.batch_size):
             some = pipeline.sample_rows(request, rows, settings.backend)
             drawn.add(to_uint8(some.images).to(pipeline.device), some.labels)
@@ -211,37 +189,12 @@ def measure_samples(
         "seed": request.seed, "configs": [asdict(config) for config in request.configs],
         "priors": inputs.depends_on["priors"],
     }  # fmt: skip
-    _add_distance("gfid", drawn, real, metrics, reference=inputs.reference, samples=samples)
-    _add_agreement("class_agreement", drawn, real, metrics, reference=inputs.reference, samples=samples)
+    add_distance("gfid", drawn, real, metrics, reference=inputs.reference, samples=samples)
+    add_agreement("class_agreement", drawn, real, metrics, reference=inputs.reference, samples=samples)
     if inputs.train is not None and settings.split != "train":
         # the distance that samples as good as real images would have
         numbers, others = evenly_spaced(len(inputs.train), request.num_samples), JudgedImages(real.extractor)
         for batch in inputs.batches(inputs.train, numbers, "training images"):
             others.add(batch.images.to(pipeline.device), batch.labels)
         train = {"images": len(numbers), "fingerprint": inputs.depends_on["train_data"]}
-        _add_distance("train_fid", others, real, metrics, reference=inputs.reference, train=train)
-
-
-def _add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
-    counts = [ours.statistics.count, real.statistics.count]
-    dimensions = real.statistics.dimensions
-    metrics.add(
-        {name: ours.distance_to(real)},
-        **measured_on,
-        extractor=real.extractor.description,
-        images_compared=counts,
-        feature_dimensions=dimensions,
-        rank_deficient=ours.statistics.rank_deficient or real.statistics.rank_deficient,
-    )
-
-
-def _add_agreement(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
-    """Add how often a classifier names images as it should, beside how often it names real ones so."""
-    if ours.agreement is None:
-        return
-    metrics.add(
-        {name: ours.agreement, f"{name}_by_class": ours.agreement_by_class},
-        **measured_on,
-        extractor=real.extractor.description,
-        accuracy_on_reference=real.agreement,
-    )
+        add_distance("train_fid", others, real, metrics, reference=inputs.reference, train=train)

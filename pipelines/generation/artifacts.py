@@ -18,13 +18,14 @@ from codegrid.data.codes import CodeDataset
 from codegrid.data.sources import Images, load_images
 from codegrid.errors import InputError
 from codegrid.model_folder import load_model
+from codegrid.pipelines.running.places import PARTS, find_priors
 from codegrid.protocols import Prior, Tokenizer
 
-from .pairing import check_pairing, find_priors, prior_names
+from .pairing import check_pairing, prior_names
 from .pipeline import TwoStagePipeline
 
 AT_HAND = ("mnist5k",)  # data sets that are there without a download
-VALIDATION = "codes_test"  # where a run keeps the codes that its prior did not learn
+VALIDATION = PARTS["validation_codes"]  # where a run keeps the codes that its prior did not learn
 
 
 @dataclass
@@ -133,7 +134,7 @@ def find_artifacts(
         raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/, prior/ and codes/")
     given = {"tokenizer": tokenizer, "codes": codes, "validation_codes": validation_codes}
     folders: dict[str, str] = {}
-    for name, place in (("tokenizer", "tokenizer"), ("codes", "codes"), ("validation_codes", VALIDATION)):
+    for name, place in PARTS.items():
         folder = given[name]
         if folder is None and run is not None and (Path(run) / place).is_dir():
             folder = str(Path(run) / place)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from codegrid.codes import Codes
 from codegrid.data.code_files import CodeArray, files_of, open_codes
@@ -26,9 +26,10 @@ from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.drawing.sheets import save_sheet
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.cli import print_once, print_plan, print_resumed
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
+from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 
 
@@ -42,13 +43,16 @@ def decode_codes(settings: DecodeCodes) -> None:
     codes = open_codes(settings.codes, tokenizer)
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        return print_once(f"{run.shown} is finished: nothing to do")
+    if settings.dry_run:
+        return print_plan(f"{len(codes):,} items to decode into images of {'×'.join(map(str, tokenizer.signal.shape))}")
     shape, names = (len(codes), *tokenizer.signal.shape), partial(names_of_rows, codes)
     files = make_files(settings.format, run.folder, "images", shape, codes.labels, names, settings.shard_size)
     run.start()
     missing = files.missing()
     left = sum(map(len, missing))
-    with tqdm(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
+    print_resumed(run.shown, len(codes) - left, len(codes))
+    with progress_bar(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
         for numbers in missing:
             files.write(numbers, decode_rows(tokenizer, codes, numbers, settings.batch_size, bar))
     of_files = files_of(codes, range(len(codes)))
@@ -59,7 +63,7 @@ def decode_codes(settings: DecodeCodes) -> None:
             write_json(folder / FILES_JSON, of_files)
 
     run.finish_with(write_results, written=files.results())
-    print_once(f"{settings.output}: {len(codes):,} images in {files}, some in images.png")
+    print_once(f"{run.shown}: {len(codes):,} images in {files}, some in images.png")
 
 
 def names_of_rows(codes: CodeDataset | CodeArray, rows: range) -> list[str]:
@@ -70,7 +74,7 @@ def names_of_rows(codes: CodeDataset | CodeArray, rows: range) -> list[str]:
 
 
 def decode_rows(
-    tokenizer: Tokenizer, codes: CodeDataset | CodeArray, numbers: range, batch_size: int, bar: tqdm
+    tokenizer: Tokenizer, codes: CodeDataset | CodeArray, numbers: range, batch_size: int, bar: Any
 ) -> Iterator[torch.Tensor]:
     """Decode some items of a code dataset, batch by batch: (b, c, H, W) uint8."""
     batches = in_batches(numbers, batch_size)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.code_writer import SHARD_SIZE, CodeShard, missing_ranges, remove_codes, write_codes
@@ -29,10 +29,11 @@ from codegrid.errors import import_extra
 from codegrid.locks import real_path, releasing
 from codegrid.model_folder import load_model
 from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.cli import print_once, print_plan, print_resumed
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, own_shares, shut_down
-from codegrid.pipelines.running.run_folder import Run, missing_codes
+from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
+from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for
@@ -47,6 +48,7 @@ def export_codes(settings: ExportCodes) -> None:
     """Write the codes into `settings.output`, shard by shard. Every process encodes its share of each batch."""
     if settings.format == "parquet":
         import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
+    settings.check_output()
     settings = replace(settings, output=str(real_path(settings.output)))  # a link may move while images are encoded
     accelerator = start_accelerator(settings.device)
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
@@ -58,13 +60,17 @@ def export_codes(settings: ExportCodes) -> None:
     print_once(str(images.found))
     with_files = images.files is not None
     header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
+    if settings.dry_run:
+        print_plan(f"{len(images):,} images to encode as {describe_layout(tokenizer.layout)}")
+        return shut_down(accelerator)
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
         print_once(f"{settings.output} is finished: nothing to do")
         return shut_down(accelerator)
     done = len(images) - sum(map(len, missing))
+    print_resumed(settings.output, done, len(images))
     is_main = accelerator.is_main_process
-    with tqdm(total=len(images), initial=done, desc="encoding", unit="img", disable=not is_main) as bar:
+    with progress_bar(total=len(images), initial=done, desc="encoding", unit="img", disable=not is_main) as bar:
         shards = encode_ranges(
             tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update
         )
@@ -140,7 +146,7 @@ def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
 def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | None:
     """Return the images still to be encoded, a range for each shard; None where the export is finished."""
     if settings.format == "codegrid":
-        return missing_codes(settings.output, header)
+        return open_codes_folder(settings, header).missing
     run = _plain_run(settings, header)
     if run.finished:
         remove_codes(run.folder / STATE)
@@ -158,8 +164,9 @@ def _write(
     """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
     provenance = {"dataset": public_name(settings.dataset)}
     if settings.format == "codegrid":
+        save_settings(Path(settings.output), settings)
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))
-    run = _plain_run(settings, header)
+    run = _plain_run(replace(settings, overwrite=False), header)  # it was emptied before the images were encoded
     run.start()
     if not is_whole(run.folder / STATE):
         write_codes(run.folder / STATE, header, missing, shards, provenance)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from codegrid.errors import InputError
 from codegrid.protocols import Prior, Tokenizer
@@ -12,16 +11,6 @@ from codegrid.protocols import Prior, Tokenizer
 def prior_names(count: int) -> list[str]:
     """Return what so many priors are called, and their folders in a run: prior, or prior-0, prior-1, ..."""
     return ["prior"] if count == 1 else [f"prior-{i}" for i in range(count)]
-
-
-def find_priors(folder: str | Path) -> list[str]:
-    """Return the priors' folders below a run's folder: prior/, or prior-0/, prior-1/, ... coarse to fine."""
-    if (Path(folder) / "prior").is_dir():
-        return [str(Path(folder) / "prior")]
-    found: list[str] = []
-    while (Path(folder) / f"prior-{len(found)}").is_dir():
-        found.append(str(Path(folder) / f"prior-{len(found)}"))
-    return found
 
 
 def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:

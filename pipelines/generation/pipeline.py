@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from typing_extensions import Self
 
 from codegrid.codes import Codes, Condition, Layout, Progress, describe_layout
@@ -23,12 +22,14 @@ from codegrid.limits import BatchSize, check_value
 from codegrid.model_card import render_pipeline_card, write_card
 from codegrid.model_folder import load_model, picture_of
 from codegrid.noise import Noise
+from codegrid.pipelines.running.places import find_priors
+from codegrid.progress import progress_bar
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.sampling_config import Setting, sampling_configs
 from codegrid.stage2_prior.conditions import Conditions, Labels
 from codegrid.stage2_prior.sampling.draw import draw
 
-from .pairing import check_pairing, find_priors, prior_names
+from .pairing import check_pairing, prior_names
 from .request import Keep, Request, complete_codes, conditions_of, kept_masks, make_request
 from .samples import Images, OutputType, Samples, as_output
 
@@ -218,7 +219,7 @@ class TwoStagePipeline:
         check_value("output_type", output_type, OutputType)  # now, and not when all is drawn
         batches = []
         words = f"drawing {request.num_samples:,}"
-        with tqdm(total=request.num_samples, desc=words, bar_format=BAR, disable=not progress) as bar:
+        with progress_bar(total=request.num_samples, desc=words, bar_format=BAR, disable=not progress) as bar:
             for rows in in_order(request.num_samples, batch_size):
 
                 def tell(done: float, rows: range = rows) -> None:

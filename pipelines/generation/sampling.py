@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, write_codes
@@ -23,13 +22,14 @@ from codegrid.data.manifest import FILES, FILES_JSON, LABELS
 from codegrid.data.npz import ON_A_PAGE
 from codegrid.data.shards import Column
 from codegrid.files import write_json
-from codegrid.locks import real_path, releasing
+from codegrid.locks import releasing
 from codegrid.pipelines.drawing.sheets import save_sheet
-from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.cli import print_once, print_resumed
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down
-from codegrid.pipelines.running.run_folder import Run, missing_codes
+from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
 from codegrid.pipelines.sample import Sample
+from codegrid.progress import progress_bar
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.tensors import digest_of
 
@@ -81,10 +81,10 @@ class Job(NamedTuple):
             return names_of_files(self.pictures.files[row // self.request.of_each] for row in rows)
         return names_of_labels(self.request.given(rows).labels, self.pipeline.classes, len(rows))
 
-    def bar(self, missing: int) -> tqdm:
+    def bar(self, missing: int) -> Any:
         """Return a bar for so many samples that are still to be drawn."""
         count = self.request.num_samples
-        return tqdm(
+        return progress_bar(
             total=count, initial=count - missing, desc="sampling", unit="img",
             disable=not self.accelerator.is_main_process,
         )  # fmt: skip
@@ -123,10 +123,12 @@ def leave_images(job: Job) -> None:
     settings, request = job.settings, job.request
     run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, **job.facts()))
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        return print_once(f"{run.shown} is finished: nothing to do")
     files = job.files(run.folder)
     missing = broadcast_from_main(job.accelerator, lambda: _start(run, files))
-    with job.bar(sum(map(len, missing))) as bar:
+    left = sum(map(len, missing))
+    print_resumed(run.shown, request.num_samples - left, request.num_samples)
+    with job.bar(left) as bar:
         for numbers in missing:
             images = _draw_images(job, numbers, bar)
             if job.accelerator.is_main_process:
@@ -135,7 +137,7 @@ def leave_images(job: Job) -> None:
                 deque(images, maxlen=0)  # only take part
     if job.accelerator.is_main_process:
         run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"), written=files.results())
-    print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {files}, some in {job.name}.png")
+    print_once(f"{run.shown}: {request.num_samples:,} {job.name} in {files}, some in {job.name}.png")
 
 
 def _start(run: Run, files: ImageFiles) -> list[range]:
@@ -143,7 +145,7 @@ def _start(run: Run, files: ImageFiles) -> list[range]:
     return files.missing()
 
 
-def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
+def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
     """Draw some samples on all processes: (b, c, H, W) uint8, batch by batch."""
 
     def draw(rows: range) -> torch.Tensor:
@@ -166,7 +168,6 @@ def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
 def leave_codes(job: Job) -> None:
     """Leave the codes alone, as a code dataset."""
     settings, request, pipeline = job.settings, job.request, job.pipeline
-    output = real_path(settings.output)
     labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
     configs = [asdict(config) for config in request.configs]
     drawing = {
@@ -178,19 +179,22 @@ def leave_codes(job: Job) -> None:
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
     with_files = job.pictures is not None
     header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source, with_files)
-    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(output, header, drawing))
+    folder, shown, missing = broadcast_from_main(job.accelerator, lambda: open_codes_folder(settings, header, drawing))
     if missing is None:
-        return print_once(f"{settings.output} is finished: nothing to do")
-    with job.bar(sum(map(len, missing))) as bar:
+        return print_once(f"{shown} is finished: nothing to do")
+    left = sum(map(len, missing))
+    print_resumed(shown, request.num_samples - left, request.num_samples)
+    with job.bar(left) as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
         if job.accelerator.is_main_process:
-            write_codes(output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
+            save_settings(folder, settings)
+            write_codes(folder, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
         else:
             deque(shards, maxlen=0)  # only take part
-    print_once(f"{settings.output}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
+    print_once(f"{shown}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
 
 
-def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: tqdm) -> CodeShard:
+def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any) -> CodeShard:
     """Draw the codes of some samples on all processes."""
 
     def draw(rows: range) -> Codes:

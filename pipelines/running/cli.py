@@ -5,25 +5,30 @@ Nothing here imports torch: flags are parsed before it is loaded.
 
 import errno
 import inspect
+import json
+import math
 import os
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import MISSING, field, fields, make_dataclass
 from importlib import import_module
+from importlib.metadata import version
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
 from codegrid.console import steady_streams
 from codegrid.errors import InputError, remedy_for
+from codegrid.progress import keep_quiet, say
 from codegrid.registry import load_plugin
 
+from .config import check_config, read_config
 from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
-from .settings import Command, Training
+from .settings import Command, Flag, Leaves, Training
 
 Settings = TypeVar("Settings", bound=Command)
 
@@ -43,6 +48,15 @@ DISK_ERRORS = {
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.ELOOP: "its links lead in a circle: choose another folder",
 }
+ALSO: dict[str, tuple[Any, str, Any]] = {  # flags that are no settings: type, help, default
+    "config": (
+        Annotated[str | None, tyro.conf.arg(metavar="FILE")],
+        "YAML, TOML or JSON file of settings by their names, such as the settings.yaml that each run leaves in its "
+        "folder. Flags override it.",
+        None,
+    ),
+    "version": (Flag, "Print the version.", False),
+}
 
 
 class Stopped(BaseException):
@@ -52,7 +66,8 @@ class Stopped(BaseException):
 def run_command(settings_type: type[Command], body: str) -> None:
     """Parse the command line into settings and call the function `body`, named as `module:function`, with them.
 
-    An error that the user can fix ends in one line and exit code 2, and with --verbose in a traceback before it.
+    An error that the user can fix ends in one line and exit code 2, and with --verbose in a traceback before it. With
+    --json, what the function returns is printed.
     """
     steady_streams()
     argv = sys.argv[1:]
@@ -60,9 +75,13 @@ def run_command(settings_type: type[Command], body: str) -> None:
     output = None
     try:
         settings = parse(settings_type, argv)
-        output = getattr(settings, "output", None)
+        output, as_json = getattr(settings, "output", None), getattr(settings, "json", False)
+        keep_quiet(settings.quiet)
         module, _, function = body.partition(":")
-        getattr(import_module(module), function)(settings)
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            figures = getattr(import_module(module), function)(settings)
+        if as_json and is_main_process():
+            print(json.dumps(_without_nan(figures), allow_nan=False))
     except InputError as error:
         _fail(with_flags(str(error), settings_type), verbose)
     except OSError as error:
@@ -80,18 +99,24 @@ def run_command(settings_type: type[Command], body: str) -> None:
         _end_stopped(signal.SIGINT, "stopped; run the same command again")
     except Stopped as stop:
         _end_stopped(stop.args[0], "stopped and saved; the same command goes on")
+    finally:
+        keep_quiet(False)
 
 
 def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
-    """Return the settings that flags give. Modules after --plugin are imported first: they add names and flags.
+    """Return the settings that flags give, before those of the file after --config.
 
-    Raises `InputError` where a value is out of its range, or an option not one of what was chosen, and `SystemExit`
-    where a flag is not known.
+    Modules after --plugin are imported first: they add names and flags. Raises `InputError` where a value is out of its
+    range, or an option not one of what was chosen, and `SystemExit` where a flag is not known.
     """
+    if "--version" in argv:
+        print(f"codegrid {version('codegrid')}")
+        raise SystemExit(0)
     for module in _values_after("--plugin", argv):
         load_plugin(module)
+    defaults = _read_configs(settings_type, _values_after("--config", argv))
     options = list_options(settings_type)
-    groups = _group_flags(settings_type, options)
+    groups = _group_flags(settings_type, options, defaults)
     own = groups.pop("")
     nested = [
         (
@@ -101,15 +126,20 @@ def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
         for number, (title, flags) in enumerate(groups.items())
     ]
     about = inspect.cleandoc(settings_type.__doc__ or "")
-    prog = f"codegrid {name_of(settings_type)}"
+    # a script that completes flags is registered for one word
+    prog = f"codegrid{'-' if argv and argv[0].startswith('--tyro-') else ' '}{name_of(settings_type)}"
     parsed: Any = tyro.cli(_make_flags(own, nested), args=list(argv), prog=prog, description=about)
     values: dict[str, Any] = {}
     for part in (parsed, *(getattr(parsed, name) for name, _ in nested)):
         values |= {item.name: getattr(part, item.name) for item in fields(part) if not item.name.startswith("group_")}
+    for name in ALSO:
+        values.pop(name)
     given = {name: values.pop(name) for name in options}
     if options:
         values["options"] = {name: value for name, value in given.items() if value != options[name].unset}
     settings = settings_type(**values)
+    if isinstance(settings, Leaves):
+        settings.check_output()
     if isinstance(settings, Training):
         resolve_options(settings)  # what cannot be is said at once, and not after the images are loaded
     return settings
@@ -127,16 +157,48 @@ def is_main_process() -> bool:
 
 
 def print_once(line: str) -> None:
-    """Print a line, once for all processes."""
+    """Print a line, once for all processes and above the bars; with --quiet not at all."""
     if is_main_process():
-        print(line, flush=True)
+        say(line)
+
+
+def print_resumed(folder: object, done: int, total: int) -> None:
+    """Say how much an earlier run has left in a folder, if anything."""
+    if done:
+        print_once(f"{folder}: going on, {done:,} of {total:,} are there")
+
+
+def print_plan(*lines: str) -> None:
+    """Print the last words of a dry run."""
+    print_once("\n".join([*lines, "a dry run: nothing was written"]))
 
 
 Flags = list[tuple[str, Any, Any]]  # name, type hint, default
 
 
-def _group_flags(settings_type: type[Command], options: dict[str, Option]) -> dict[str, Flags]:
-    """Return the flags by the titles of their groups: the command's own, without a title, first."""
+def _read_configs(settings_type: type[Command], files: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of files, a later one's before an earlier one's. Plugins that they name are imported."""
+    values: dict[str, Any] = {}
+    for path in files:
+        given = read_config(path)
+        plugins = given.get("plugin") or ()
+        for module in (plugins,) if isinstance(plugins, str) else plugins:
+            load_plugin(str(module))
+        types = get_type_hints(settings_type, include_extras=True)
+        hints = {item.name: types[item.name] for item in fields(settings_type) if item.name != "options"}
+        hints |= {name: option.hint | None for name, option in list_options(settings_type).items()}
+        values |= check_config(path, given, hints)
+    return values
+
+
+def _group_flags(
+    settings_type: type[Command], options: dict[str, Option], defaults: dict[str, Any]
+) -> dict[str, Flags]:
+    """Return the flags by the titles of their groups: the command's own, without a title, first.
+
+    Args:
+        defaults: in the place of those of the settings.
+    """
     hints, docs = get_type_hints(settings_type, include_extras=True), field_docs(settings_type)
     groups: dict[str, Flags] = {"": []}
     shared: dict[str, Flags] = {}
@@ -144,12 +206,14 @@ def _group_flags(settings_type: type[Command], options: dict[str, Option]) -> di
         title = _title_of(settings_type, item.name)
         flags = shared.setdefault(title, []) if title else groups[""]
         if item.name != "options":
-            hint = as_flag(hints[item.name], docs.get(item.name, ""), in_words(item.default))
-            flags.append((item.name, hint, item.default))
+            default = defaults.get(item.name, item.default)
+            flags.append((item.name, as_flag(hints[item.name], docs.get(item.name, ""), in_words(default)), default))
     order = list(inspect.get_annotations(settings_type))  # that of the file: what a base declares, too, is first else
     groups[""].sort(key=lambda flag: order.index(flag[0]))
     for option in options.values():
-        groups.setdefault(option.group, []).append((option.name, option.flag, option.unset))
+        default = defaults.get(option.name, option.unset)
+        groups.setdefault(option.group, []).append((option.name, option.flag, default))
+    shared[Command.title] += [(name, as_flag(hint, text), unset) for name, (hint, text, unset) in ALSO.items()]
     return groups | dict(reversed(shared.items()))
 
 
@@ -197,6 +261,15 @@ def _fail(message: str, verbose: bool) -> NoReturn:
     in_one_line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
     print("error: " + in_one_line, file=sys.stderr)
     sys.exit(2)
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value as strict JSON can hold it: null in the place of what is not a finite number."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _end_stopped(number: int, words: str) -> None:

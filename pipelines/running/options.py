@@ -39,7 +39,7 @@ class Option:
     @property
     def is_switch(self) -> bool:
         """Whether the flag takes no value."""
-        return _bare(self.hint)[0] is bool
+        return bare_type(self.hint)[0] is bool
 
     @property
     def is_of_the_start(self) -> bool:
@@ -67,13 +67,13 @@ class Option:
 def as_flag(hint: Any, text: str, default: str = "") -> Any:
     """Return the type hint of a flag with its help, the names of its values, and its default in words, if any."""
     kept, *more = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-    bare, many = _bare(hint)
-    metavar = getattr(bare, "__name__", str(bare)).upper()
+    bare, many = bare_type(hint)
+    metavar = _metavar_of(hint) or getattr(bare, "__name__", str(bare)).upper()
     if get_origin(bare) is Literal:
         metavar = "{" + ",".join(map(str, get_args(bare))) + "}"
     for marker in _markers(hint):
         metavar = "{" + ",".join(TABLES[marker.kind]) + "}"
-    metavar += f" [{metavar} ...]" * many
+    metavar += (" [...]" if metavar[0] == "{" else f" [{metavar} ...]") * many
     behaviour = f"(default: {default})" if default else ""
     look = tyro.conf.arg(help=text, metavar=None if bare is bool else metavar, help_behavior_hint=behaviour)
     parts = (kept, look, *more)
@@ -179,21 +179,28 @@ def _default_of(item: Field) -> Any:
     return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
+def _metavar_of(hint: Any) -> str:
+    """Return what a type says of how its values are called; empty where it says nothing."""
+    arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    said = [getattr(each, "metavar", None) for arm in arms for each in getattr(arm, "__metadata__", ())]
+    return next(filter(None, said), "")
+
+
 def _markers(hint: Any) -> list[NameOf]:
     if get_origin(hint) in (Union, UnionType):
         return [marker for arm in get_args(hint) for marker in _markers(arm)]
     return [marker for marker in getattr(hint, "__metadata__", ()) if isinstance(marker, NameOf)]
 
 
-def _bare(hint: Any) -> tuple[Any, bool]:
+def bare_type(hint: Any) -> tuple[Any, bool]:
     """Return the type of one value without its range, and whether there can be several."""
     origin = get_origin(hint)
     if origin is Annotated:
-        return _bare(get_args(hint)[0])
+        return bare_type(get_args(hint)[0])
     if origin in (Union, UnionType):
-        return _bare(next(arm for arm in get_args(hint) if arm is not type(None)))
+        return bare_type(next(arm for arm in get_args(hint) if arm is not type(None)))
     if origin in (tuple, list):
-        return _bare(get_args(hint)[0])[0], True
+        return bare_type(get_args(hint)[0])[0], True
     return hint, False
 
 

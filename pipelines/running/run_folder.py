@@ -8,29 +8,31 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from codegrid.command import COMMANDS
 from codegrid.data.code_writer import find_lost, missing_ranges, reopen
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.errors import InputError
-from codegrid.files import write_folder, write_json
+from codegrid.files import SETTINGS_FILE, write_folder, write_json
 from codegrid.limits import short
 from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
 from .cli import is_main_process, name_of, print_once
+from .config import describe_settings
 from .options import resolve_options
-from .settings import Command, Training
+from .outputs import RUN_FILE, clear_output, open_output, visible
+from .settings import Command, Leaves, Training
 
-RUN_FILE = "run.json"
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 
 # Where things are and how fast they go: these may differ when a command is run again. What is read from the
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable",
+    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable", "quiet",
+    "json", "overwrite", "dry_run", "images", "against",
 }  # fmt: skip
 
 
@@ -38,18 +40,20 @@ class Run:
     """One command's run into one folder.
 
     Args:
-        folder: the command's `output`. What a link leads to is found out once: everything is written there.
+        folder: the command's `output`. What a link leads to is found out once: everything is written there. Where
+            `output` is left out, it is empty, and a folder is chosen. `shown` is its name for messages.
         settings: the command's settings. Options of the model are recorded beside them, the defaults too.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
-    The main process keeps others out of the folder from here on. A run whose results are gone is not finished. A
-    training at a constant learning rate may go on for more steps: `is_longer` where it had finished.
+    The main process keeps others out of the folder from here on, and with `overwrite` empties it; a dry run only looks.
+    A run whose results are gone is not finished. A training at a constant learning rate may go on for more steps:
+    `is_longer` where it had finished.
 
     Raises `InputError` where another run uses the folder or has used it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
-        self.folder = real_path(folder)
+        self.settings = settings
         recorded = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
         if isinstance(settings, Training):
             del recorded["options"]
@@ -64,11 +68,24 @@ class Run:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
+        if folder or not isinstance(settings, Leaves):
+            self._open(Path(folder))
+        else:
+            open_output(settings, self._open)
+
+    def _open(self, folder: Path) -> None:
+        """Take a folder for this run. Raises `InputError` where that cannot be."""
+        self.folder, self.shown = real_path(folder), folder
         self.finished = self.is_longer = False
         self._lost = ""
-        self._hint = f" with `init_from` {self.folder}" * isinstance(settings, Training)
+        acts = is_main_process() and not getattr(self.settings, "dry_run", False)
+        if getattr(self.settings, "overwrite", False):
+            if acts:
+                clear_output(self.folder)
+                hold(self.folder)
+            return
         self._compare()
-        if not self.finished and is_main_process():
+        if not self.finished and acts:
             hold(self.folder)
             self._compare()  # another run may have ended in between
         if self._lost:
@@ -79,7 +96,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder} is a file: `output` must be a folder")
         if not path.exists():
-            if _visible(self.folder):
+            if visible(self.folder) - {SETTINGS_FILE}:
                 raise InputError(f"{self.folder} already holds other files: choose a new or empty `output`")
             return
         earlier = read_json(path)
@@ -95,8 +112,9 @@ class Run:
         self.is_longer = was_finished and longer
         self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished and not longer else ""
         self.finished = was_finished and not longer and not self._lost
-        if was_finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
-            refuse_differences(self.folder, before, now, self._hint)
+        if was_finished or visible(self.folder) - {RUN_FILE, SETTINGS_FILE}:  # otherwise there is nothing to lose
+            hint = f" with `init_from` {self.folder}" * isinstance(self.settings, Training)
+            refuse_differences(self.folder, before, now, hint)
 
     @property
     def identity(self) -> str:
@@ -108,6 +126,7 @@ class Run:
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
+        save_settings(self.folder, self.settings)
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, self.record)
 
@@ -149,9 +168,11 @@ def _is_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
     return _is_constant(before) and _is_constant(now) and type(steps) is int and now["steps"] > steps
 
 
-def _visible(folder: Path) -> set[str]:
-    """Return the names of what a user sees in a folder."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+def save_settings(folder: Path, settings: Command) -> None:
+    """Write the settings of a run into its folder, as `--config` reads them."""
+    with write_folder(folder) as staging:
+        text = describe_settings(settings, name_of(type(settings)), folder)
+        (staging / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def _command_line() -> str:
@@ -160,22 +181,38 @@ def _command_line() -> str:
     return shlex.join(["codegrid", name, *sys.argv[1:]] if name in COMMANDS else sys.argv)
 
 
-def missing_codes(
-    folder: str | Path, header: CodeHeader, provenance: dict[str, Any] | None = None
-) -> list[range] | None:
-    """Return what a code dataset still lacks, a range for each shard; None where it is whole. Keeps other runs out.
+class OpenCodes(NamedTuple):
+    """A folder of codes that are to be written."""
+
+    folder: Path  # without links
+    shown: Path  # for messages
+    missing: list[range] | None  # the items of each shard that it still lacks; None: it is whole
+
+
+def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str, Any] | None = None) -> OpenCodes:
+    """Take a folder for a code dataset, and keep other runs out of it.
 
     One whose files are gone is no longer whole.
 
     Raises `InputError` where the folder holds another one, made with another header or provenance.
     """
+
+    def open_folder(folder: Path) -> OpenCodes:
+        real = real_path(folder)
+        if settings.overwrite:
+            clear_output(real)
+        return OpenCodes(real, folder, _missing_codes(real, header, provenance or {}))
+
+    return open_output(settings, open_folder)
+
+
+def _missing_codes(folder: Path, header: CodeHeader, provenance: dict[str, Any]) -> list[range] | None:
     if not is_whole(folder):
         missing = missing_ranges(folder, header)  # first: nothing is written into a folder that is refused
         hold(folder)
-        return missing_codes(folder, header, provenance) if is_whole(folder) else missing
+        return _missing_codes(folder, header, provenance) if is_whole(folder) else missing
     manifest = read_manifest(folder)
-    earlier = {name: manifest["provenance"].get(name) for name in provenance or {}}
-    refuse_differences(folder, earlier, provenance or {})
+    refuse_differences(folder, {name: manifest["provenance"].get(name) for name in provenance}, provenance)
     refuse_differences(folder, manifest["header"], asdict(header))
     lost = find_lost(folder, manifest)
     if not lost:
@@ -203,7 +240,7 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(
                 f"{folder} was made with {name} {was}, not {wanted}{WHY.get(name, '')}: choose another `output`{hint}, "
-                "or the earlier settings"
+                "the earlier settings, or `overwrite`"
             )
 
 

@@ -4,6 +4,7 @@ Every field is a flag, and its docstring the flag's help. A range stands at the 
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
@@ -12,14 +13,17 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_STEPS, BatchSize, Range, Seed, check_fields
 from codegrid.sampling_config import SamplingConfig, sampling_configs
 
+from .places import find_part
+
 DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz", "hf:NAME")
 Dataset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]  # hf:NAME stands for many
 Split = Literal["train", "test"]
 Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
-Backend = Literal["auto", "plain", "torch", "compiled", "native"]
+Backend = Literal["auto", "plain", "torch", "compiled"]
 Tracker = Literal["none", "tensorboard", "wandb"]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
+Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER")]
 Folders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER [FOLDER ...]")]
 
 
@@ -30,7 +34,9 @@ class Command:
     title: ClassVar[str] = "general"  # of their flags in --help
 
     verbose: Annotated[Flag, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
+    """Show the traceback of an error."""
+    quiet: Flag = False
+    """Print no reports and draw no bars; errors are still printed."""
     plugin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE [MODULE ...]")] = ()
     """Python modules to import first: they register quantizers, tokenizers or priors of your own."""
 
@@ -49,7 +55,77 @@ class Compute(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UsesImages(Compute):
+class Overwrites(Command):
+    """Settings of commands that can empty a folder first."""
+
+    title: ClassVar[str] = "general"
+
+    overwrite: Flag = False
+    """Empty --output first, where an earlier run left something. No other folder is ever emptied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaves(Overwrites):
+    """Settings of commands that leave a folder, and can find their inputs and that folder below one of a whole run."""
+
+    title: ClassVar[str] = "general"
+    needs: ClassVar[tuple[str, ...]] = ()  # settings that must be given, or have a folder below `run`
+    uses: ClassVar[tuple[str, ...]] = ()  # those that need not
+    place: ClassVar[str]  # the folder of the results
+    is_numbered: ClassVar[bool] = True  # whether others follow beside it; otherwise there is one, and only below `run`
+
+    run: Folder | None = None
+    """Folder of a whole run, which holds tokenizer/, codes/ and prior/."""
+    output: Folder = ""
+    """Folder for the results."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.run is not None:
+            self._look_below(Path(self.run))
+        for name in (name for name in self.needs if not getattr(self, name)):
+            if self.run is None:
+                raise InputError(f"`{name}`: give its folder, or `run`, that of a whole run")
+            what = "it holds none" if Path(self.run).is_dir() else "there is no such folder"
+            raise InputError(f"`run` {self.run}: {what}; give the folder of a `{name}`, or another run's")
+
+    def check_output(self) -> None:
+        """Raise `InputError` where nothing says where the results go."""
+        if not self.output and not self.is_numbered:
+            raise InputError("`output`: give a folder for the results, or `run`, that of a whole run")
+
+    def _look_below(self, run: Path) -> None:
+        """Take from below `run` whatever was not given."""
+        found = {name: find_part(run, name) for name in (*self.needs, *self.uses) if not getattr(self, name)}
+        if not self.output and not self.is_numbered:
+            found["output"] = str(run / self.place)
+        for name, folder in found.items():
+            if folder:
+                object.__setattr__(self, name, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsData(Compute):
+    """Settings of commands that read data."""
+
+    title: ClassVar[str] = "general"
+
+    dry_run: Flag = False
+    """Say what was found and what would be computed, and stop before anything is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivesFigures(Command):
+    """Settings of commands whose result is figures."""
+
+    title: ClassVar[str] = "general"
+
+    json: Flag = False
+    """Print the figures as one JSON object, and everything else to standard error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsesImages(ReadsData):
     """Settings of commands that read images."""
 
     title: ClassVar[str] = "image"
@@ -66,13 +142,12 @@ class UsesImages(Compute):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Compute):
+class Training(ReadsData, Leaves):
     """Settings of the training loop."""
 
     title: ClassVar[str] = "training"
+    is_numbered: ClassVar[bool] = False
     # each command gives these its own defaults
-    output: str
-    """Folder for the model. The same command again continues a run that was stopped."""
     steps: Annotated[int, Range(1, MAX_STEPS)]
     """Optimizer steps."""
     batch_size: BatchSize
@@ -80,28 +155,33 @@ class Training(Compute):
     lr: Annotated[float, Range(above=0)]
     """Highest learning rate."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
-    """cosine: a warm-up to --lr, then down to 0 along a cosine; constant: --lr throughout."""
+    """cosine: a warm-up to --lr, then down to 0 along a cosine; constant: --lr at every step."""
     precision: Precision = "auto"
     """auto: bf16 where the processor computes in it, fp32 elsewhere."""
     compile: Flag = False
     """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
     accumulate: Annotated[int, Range(1, 10**6)] = 1
-    """Pieces that a step's batch is worked through in, for less memory. A codebook still moves once a step."""
+    """Work through each batch in so many pieces, for less memory. A codebook still moves once a step."""
     seed: Seed = 0
-    """Everything random follows from it."""
-    init_from: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
+    """Everything random in training follows from it."""
+    init_from: Annotated[Folder | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
     """Start from the weights of this model, as far as they fit: for other data, another rate or a larger codebook.
     Options that are not given are those of that model."""
     validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of all."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
-    """Steps between two saved training states. By default as many as take ten seconds."""
+    """Steps between two saved training states. By default as many as take about ten seconds."""
     finish_now: Flag = False
     """End a run that was stopped: one step more, and its model is the finished one. SIGUSR1 ends a running one so."""
     log_with: Tracker = "none"
     """Also log metrics and pictures with this tracker, below OUTPUT/logs; needs its package."""
     options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """Options of the model and of its parts, by name; on the command line they are flags of their own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.finish_now and self.overwrite:
+            raise InputError("`finish_now` ends the run that `overwrite` would remove: give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +193,11 @@ class Drawing(Compute):
     temperature: tuple[float, ...] = (1.0,)
     """Below 1 for likelier samples, 0 for the likeliest code at each site."""
     top_k: tuple[int, ...] = (0,)
-    """Draw among so many codes only, the likeliest at each site. 0: among all."""
+    """Draw only among this many codes, the likeliest at each site. 0: among all."""
     top_p: tuple[float, ...] = (1.0,)
-    """Draw among the fewest codes that have this probability together. 1: among all."""
+    """Draw only among the likeliest codes whose probabilities add up to this. 1: among all."""
     guidance_scale: tuple[float, ...] = (1.0,)
-    """Above 1 for more of what makes the class; for priors trained with --label-dropout. 1: no guidance."""
+    """Above 1 to follow the class more closely; for priors trained with --label-dropout. 1: no guidance."""
     num_inference_steps: tuple[int, ...] = ()
     """Steps of priors that draw many sites at once. By default the prior's own number."""
     backend: Backend = "auto"
@@ -137,9 +217,3 @@ class Drawing(Compute):
 
 
 DRAWING = ("temperature", "top_k", "top_p", "guidance_scale", "num_inference_steps")
-
-
-def check_priors(prior: tuple[str, ...]) -> None:
-    """Raise `InputError` where no prior is named."""
-    if not prior:
-        raise InputError("`prior`: give the folder of a prior, or of several, coarse to fine")

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from codegrid.errors import InputError
 from codegrid.model_folder import read_model_config
-from codegrid.pipelines.running.cli import Stopped
+from codegrid.pipelines.running.cli import Stopped, print_once
 from codegrid.pipelines.running.device import ComputeConfig
 from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import FINISH, StopSignals
+from codegrid.progress import progress_bar
 from codegrid.usable import CONFIG, WEIGHTS
 
 from .checkpoints import STATES, Checkpoints, drop_states, saved_states
 from .metrics_file import MetricsFile
 from .objective import Metrics, Objective
+from .reports import Reporter, short
 from .trackers import Log
 from .trainer import Figures, Trainer
 from .usable import remove_usable, write_usable
@@ -52,13 +53,16 @@ def train(
     checkpoints = Checkpoints(run.folder / STATES, run.identity, trainer.trainable(), settings.save_every)
     start, history = checkpoints.load()
     check_start(start, run, settings.finish_now, accelerator)
+    if start:
+        print_once(f"{run.shown}: going on from step {start:,} of {settings.steps:,}")
     if is_main:
         run.start()
     throughput = Throughput(settings.batch_size, objective.items)
     check = FiniteCheck(checkpoints.folder, every=1 if accelerator.device.type == "cpu" else EVERY)
-    bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main)
+    bar = progress_bar(total=settings.steps, initial=start, desc=run.folder.name, unit="step", disable=not is_main)
     signals, lines = StopSignals(settings.finish_now), MetricsFile(run.folder, start, is_main)
     with bar, Log(accelerator, run, settings, start) as log, lines, signals:
+        watch = Watch(run, trainer, throughput, check, history, Reporter(settings.steps, start), bar, log, lines)
         done, stop = start, None
         batches = signals.until_stopped(throughput.time(trainer.batches(start)), accelerator)
         for step, batch in enumerate(batches, start):
@@ -71,25 +75,8 @@ def train(
                 is_end = is_end or stop == FINISH
             trainer.update(step)
             bar.update()
-
-            row: Metrics = {}
-            if is_main and (done % EVERY == 0 or is_end):
-                bar.set_postfix(_readable(figures, history), refresh=False)
-                row = {**_as_numbers(figures), **trainer.learning_rates()}
-                log.log(done, row, "train")
-            if is_main and (trainer.validates(done) or is_end):
-                log.log(done, speed := throughput.read(), "speed")  # not in the history, which must not vary
-                with throughput.pause():
-                    check.look_at(done, measured := trainer.validate())
-                    is_best = trainer.remember_best(measured, history)
-                    history.append({"step": done, **_as_numbers(figures), **measured})
-                    write_usable(run.folder, objective, history, is_best)
-                    log.log(done, measured, "validation")
-                    log.show(done, objective)
-                row = {**history[-1], **trainer.learning_rates(), **speed}
-                bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **speed}.items()))
-            if row:
-                lines.write({"step": done, **row})
+            if is_main:
+                watch.look(done, figures, is_end)
             if is_main and (is_end or stop or checkpoints.due(done)):
                 check.look()
                 with throughput.pause():
@@ -116,6 +103,45 @@ def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator
             f"{run.folder} holds no training state any more, from which more `steps` could go on: choose another "
             f"`output`, where `init_from` {run.folder} starts from its model"
         )
+
+
+class Watch(NamedTuple):
+    """All that the main process notes of a run, and shows of it. `history` grows."""
+
+    run: Run
+    trainer: Trainer
+    throughput: "Throughput"
+    check: "FiniteCheck"
+    history: list[Metrics]
+    reporter: Reporter
+    bar: Any
+    log: Log
+    lines: MetricsFile
+
+    def look(self, done: int, figures: Figures, is_end: bool) -> None:
+        """Note the figures of a step now and then, and validate when it is time, or the end."""
+        row: Metrics = {}
+        if done % EVERY == 0 or is_end:
+            row = {**_as_numbers(figures), **self.trainer.learning_rates()}
+            self.bar.set_postfix({name: short(row[name]) for name in list(figures)[:1]}, refresh=False)
+            self.log.log(done, row, "train")
+        if self.trainer.validates(done) or is_end:
+            row = self._validate(done, figures)
+        if row:
+            self.lines.write({"step": done, **row})
+
+    def _validate(self, done: int, figures: Figures) -> Metrics:
+        """Validate, leave the model as it is now, and report all of it."""
+        self.log.log(done, speed := self.throughput.read(), "speed")  # not in the history, which must not vary
+        with self.throughput.pause():
+            self.check.look_at(done, measured := self.trainer.validate())
+            is_best = self.trainer.remember_best(measured, self.history)
+            self.history.append({"step": done, **_as_numbers(figures), **measured})
+            write_usable(self.run.folder, self.trainer.objective, self.history, is_best)
+            self.log.log(done, measured, "validation")
+            self.log.show(done, self.trainer.objective)
+        print_once(self.reporter.describe(done, {**self.history[-1], **speed}))
+        return {**self.history[-1], **self.trainer.learning_rates(), **speed}
 
 
 class Throughput:
@@ -215,16 +241,5 @@ def read_trained(run: Run) -> Trained:
     return Trained(run.folder, told["step"], told.get("metrics", rows[told["step"]]))
 
 
-def _readable(figures: Figures, history: list[Metrics]) -> dict[str, str]:
-    """Return the figures of this batch, and those last measured on validation data, for the bar."""
-    now = _as_numbers(figures)
-    measured = {name: value for name, value in (history[-1] if history else {}).items() if name not in ("step", *now)}
-    return {name: _short(value) for name, value in {**now, **measured}.items()}
-
-
 def _as_numbers(figures: Figures) -> Metrics:
     return {name: value.item() for name, value in figures.items()}
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

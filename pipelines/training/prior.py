@@ -31,6 +31,7 @@ from codegrid.sampling_config import SamplingConfig
 from .initial import load_initial, start_from
 from .loop import Trained, finish, read_trained, train
 from .objective import Batches, Metrics, Pages, Player
+from .plan import plan_training
 from .trackers import tracker_options
 from .trainer import fused_adam, place, seed_torch
 
@@ -126,7 +127,8 @@ def train_prior(settings: TrainPrior) -> Trained | None:
         settings, source = load_initial(settings, "prior", settings.model)
     facts: dict[str, Any] = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
     facts["init_from"] = None if source is None else source.fingerprint()
-    run = Run(settings.output, settings, precision=compute.precision, **facts)
+    with accelerator.main_process_first():  # only one empties the folder
+        run = Run(settings.output, settings, precision=compute.precision, **facts)
     if run.finished:
         print_once(f"{settings.output} is finished: nothing to do")
         return read_trained(run)
@@ -138,6 +140,10 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
 
     objective = PriorObjective(prior, training, validation, settings)
+    if settings.dry_run:
+        found = f"{len(training):,} grids of codes; {len(validation):,} to validate on"
+        plan_training(objective, settings, compute, accelerator, found)
+        return None
     if settings.keep == "best" and not objective.keep_best:
         print_once(f"a {settings.model} prior has no likelihood that tells which is best: the last is kept")
     history = train(objective, settings, compute, run, accelerator)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from codegrid.data.augmentation import Augmentation
 from codegrid.data.hub import public_name
@@ -26,12 +25,14 @@ from codegrid.pipelines.running.device import choose_compute, start_accelerator,
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import shut_down
 from codegrid.pipelines.running.run_folder import Run
+from codegrid.progress import progress_bar
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexity
 
 from .initial import load_initial, start_from
 from .loop import Trained, finish, read_trained, train
 from .objective import Metrics, Pages, Player
+from .plan import plan_training
 from .trackers import tracker_options
 from .trainer import channels_last, fused_adam, place, seed_torch
 
@@ -130,7 +131,8 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     if settings.shift >= min(images.image_size):
         raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
     facts = {"data": images.fingerprint(), "init_from": None if source is None else source.fingerprint()}
-    run = Run(settings.output, settings, precision=compute.precision, **facts)
+    with accelerator.main_process_first():  # only one empties the folder
+        run = Run(settings.output, settings, precision=compute.precision, **facts)
     if run.finished:
         print_once(f"{settings.output} is finished: nothing to do")
         return read_trained(run)
@@ -141,6 +143,11 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     start_from(tokenizer, source, settings.init_from)
     place(cast(nn.Module, tokenizer), accelerator.device)
     objective = TokenizerObjective(tokenizer, images, validation, settings)
+    if settings.dry_run:
+        shape = "×".join(map(str, images.signal.shape))
+        found = f"{len(images):,} images of {shape}; {len(validation):,} to validate on"
+        plan_training(objective, settings, compute, accelerator, found)
+        return None
     history = train(objective, settings, compute, run, accelerator)
     shut_down(accelerator)  # the others need not wait for the rest
     if not accelerator.is_main_process:
@@ -196,7 +203,7 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
     """Save the trained tokenizer, measure it on all validation images, and save it again with metrics and a picture."""
     tokenizer.save_pretrained(folder)  # first: what is measured may turn out to be unreadable
     batches = in_order(len(validation), BATCH)
-    bar = tqdm(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
+    bar = progress_bar(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
     with without_compiling():
         metrics = measure_tokenizer(tokenizer, bar)
         at_most = max(1, min(24, MAX_CARD_PIXELS // math.prod(validation.image_size)))
@@ -204,10 +211,10 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(folder, picture)
     print_once(
-        f"{settings.output}, after {tokenizer.provenance['step']:,} of {settings.steps:,} steps, on {len(validation)} "
-        "validation images: "
-        f"reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB, "
-        f"perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
+        f"{settings.output}, after {tokenizer.provenance['step']:,} of {settings.steps:,} steps,\n"
+        f"  on {len(validation):,} validation images:\n"
+        f"  reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB,\n"
+        f"  perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
         f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"
     )
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from codegrid.errors import InputError, import_extra
 from codegrid.hub import HUB_PREFIX
 from codegrid.model_folder import load_model
-from codegrid.pipelines.generation.pairing import find_priors
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.running.places import find_priors
 from codegrid.protocols import Tokenizer
 from codegrid.registry import load
 

@@ -1,0 +1,119 @@
+"""How far a run is: bars on a terminal, a line now and then in a log file, nothing where it was asked to be quiet."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+from typing_extensions import Self
+
+SECONDS, SHARE = 60.0, 0.1  # between two lines of a log: at least so many, and that share of the time so far
+
+_quiet = False
+
+
+def keep_quiet(quiet: bool) -> None:
+    """Draw no bars and say nothing from now on, or do so again."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(line: str) -> None:
+    """Print a line, above the bars if there are any."""
+    if _quiet:
+        return
+    if "tqdm" in sys.modules and _on_terminal():
+        sys.modules["tqdm"].tqdm.write(line)
+    else:
+        print(line, flush=True)
+
+
+def progress_bar(
+    iterable: Iterable[Any] | None = None,
+    desc: str = "",
+    total: int | None = None,
+    initial: int = 0,
+    unit: str = "it",
+    leave: bool = True,
+    disable: bool = False,
+    bar_format: str | None = None,
+) -> Any:
+    """Return a tqdm bar, or where standard error is no terminal `Lines` in its place.
+
+    Args:
+        iterable: is handed on, item by item. Without one, `update` counts.
+        desc, total, initial, unit, leave, bar_format: as for tqdm.
+        disable: show nothing, as in all processes but the first.
+    """
+    if not _on_terminal():
+        return Lines(iterable, desc, total, initial, disable or _quiet)
+    from tqdm import tqdm  # here: a command answers --help without it
+
+    return tqdm(
+        iterable, desc, total, leave, initial=initial, unit=unit, disable=disable or _quiet, dynamic_ncols=True,
+        bar_format=bar_format,
+    )  # fmt: skip
+
+
+class Lines:
+    """A bar for log files: few lines on standard error, the fewer the longer it takes. Short work prints none."""
+
+    def __init__(
+        self, iterable: Iterable[Any] | None, desc: str, total: int | None, initial: int, disable: bool
+    ) -> None:
+        self.iterable: Iterable[Any] = () if iterable is None else iterable
+        self.total = len(iterable) if total is None and isinstance(iterable, Sized) else total
+        self.desc, self.initial, self.disable = desc, initial, disable
+        self.n: float = initial
+        self.since = self.last = time.monotonic()
+        self.update(0)
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable:
+            yield item
+            self.update()
+
+    def update(self, n: float = 1) -> None:
+        """Count `n` more, and say so if it is time."""
+        self.n += n
+        now = time.monotonic()
+        if not self.disable and now - self.last >= max(SECONDS, SHARE * (now - self.since)):
+            self.last = now
+            print(self, file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        of_all = "" if self.total is None else f" of {self.total:,}"
+        return f"{self.desc}: {self.n:,.0f}{of_all}, {time_left(self.n, self.total, self.initial, self.since)}"
+
+    def set_postfix(self, *arguments: object, **options: object) -> None:
+        """Leave out what changes with every step."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def time_left(done: float, total: int | None, initial: int, since: float) -> str:
+    """Say how long work has taken so far, and how long the rest will: `0:02:10, 1:05:00 left`.
+
+    Args:
+        done, total: how many items of how many.
+        initial: those that were done before.
+        since: when it began, by `time.monotonic`.
+    """
+    seconds = time.monotonic() - since
+    if total is None or done <= initial:
+        return clock(seconds)
+    return f"{clock(seconds)}, {clock(seconds / (done - initial) * (total - done))} left"
+
+
+def clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds, `0:02:10`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()

@@ -1,0 +1,71 @@
+"""Metrics by name, with what each was measured on."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .frechet import JudgedImages
+
+METRICS_FILE = "metrics.json"
+
+
+@dataclass
+class Metrics:
+    """Metrics by name, what each of them was measured on, those of each grid, and which are left out."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    measured_on: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grids: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # sentences
+
+    def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
+        """Add metrics that were measured on the same things."""
+        self.values.update(values)
+        self.measured_on.update({name: measured_on for name in values})
+
+    def as_json(self, **described: Any) -> dict[str, Any]:
+        """Return all of it as JSON values, with what describes it besides."""
+        parts = {"grids": self.grids, "measured_on": self.measured_on, "left_out": self.left_out}
+        return {**self.values, **described, **parts}
+
+    def lines(self) -> list[str]:
+        """Return what is printed: the numbers, which of them need care, and what is left out."""
+        lines = []
+        for name, value in self.values.items():
+            if isinstance(value, int | float):
+                lines.append(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
+        for name, details in self.measured_on.items():
+            if details.get("likelihood") == "bound":
+                lines.append(f"{name}: an upper bound, as a prior gives its likelihood as a bound")
+            if details.get("rank_deficient"):
+                fewest, dimensions = min(details["images_compared"]), details["feature_dimensions"]
+                lines.append(
+                    f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
+                    "deficient); compare it with distances of as many images only"
+                )
+        return lines + self.left_out
+
+
+def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
+    """Add the Fréchet distance of images to real ones, beside what tells how far to trust it."""
+    counts = [ours.statistics.count, real.statistics.count]
+    dimensions = real.statistics.dimensions
+    metrics.add(
+        {name: ours.distance_to(real)},
+        **measured_on,
+        extractor=real.extractor.description,
+        images_compared=counts,
+        feature_dimensions=dimensions,
+        rank_deficient=ours.statistics.rank_deficient or real.statistics.rank_deficient,
+    )
+
+
+def add_agreement(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
+    """Add how often a classifier names images as it should, beside how often it names real ones so."""
+    if ours.agreement is None:
+        return
+    metrics.add(
+        {name: ours.agreement, f"{name}_by_class": ours.agreement_by_class},
+        **measured_on,
+        extractor=real.extractor.description,
+        accuracy_on_reference=real.agreement,
+    )

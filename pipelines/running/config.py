@@ -1,0 +1,105 @@
+"""Settings as a file: what a run leaves, and what `--config` reads. YAML, TOML or JSON, by the names of the settings.
+
+Nothing here imports torch.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from codegrid.errors import InputError, reason_of
+from codegrid.files import SETTINGS_FILE
+from codegrid.limits import check_value, short
+
+from .options import bare_type, resolve_options
+from .settings import Command, Training
+
+NOT_SAVED = ("options", "overwrite", "dry_run", "quiet", "verbose", "json")  # of one call, and not of its results
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return what a .yaml, .yml, .toml or .json file maps names of settings to.
+
+    Raises `InputError` where it cannot be read, or is no such mapping.
+    """
+    file = Path(path)
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": _read_yaml,
+        ".yml": _read_yaml,
+        ".toml": _read_toml,
+        ".json": json.loads,
+    }
+    if file.suffix not in readers:
+        raise InputError(f"`config` {path}: give a file that ends in {', '.join(readers)}")
+    try:
+        values = readers[file.suffix](file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"`config` {path}: {error.strerror or error}: give a file of settings") from error
+    except Exception as error:  # each reader has types of its own
+        raise InputError(f"`config` {path}: it cannot be read ({reason_of(error)}): correct it") from error
+    if not isinstance(values, dict):
+        raise InputError(f"`config` {path}: it must map names of settings to values, as `steps: 1000` does")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def check_config(path: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a file as their types say.
+
+    Raises `InputError`, naming the file, where there is no such setting, or a value is out of its range.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            close = get_close_matches(name, hints, n=1)
+            meant = f"did you mean {close[0]}?" if close else "the settings are named as the flags that --help lists"
+            raise InputError(f"{path}: there is no setting {short(name)}: {meant}")
+        checked[name] = _as_typed(value, hints[name])
+        try:
+            check_value(name, checked[name], hints[name])
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return checked
+
+
+def describe_settings(settings: Command, command: str, output: Path) -> str:
+    """Return all settings of a run into a folder as YAML, options of its model included."""
+    values = {name: value for name, value in asdict(settings).items() if name not in NOT_SAVED}
+    values["output"] = str(output)
+    if isinstance(settings, Training):
+        values |= resolve_options(settings)
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    text = import_module("yaml").safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return f"# codegrid {command} --config {SETTINGS_FILE}\n{text}"
+
+
+def _read_yaml(text: str) -> Any:
+    return import_module("yaml").safe_load(text) or {}
+
+
+def _read_toml(text: str) -> Any:
+    try:
+        reader = import_module("tomllib")
+    except ImportError:  # Python 3.10
+        reader = import_module("tomli")
+    return reader.loads(text)
+
+
+def _as_typed(value: Any, hint: Any) -> Any:
+    """Take one value for a list of one, a number for a name, and what YAML takes for a text, `1e-3`, for a number."""
+    kind, many = bare_type(hint)
+    if value is None:
+        return None
+    if many:
+        return tuple(_as_typed(item, kind) for item in (value if isinstance(value, list) else [value]))
+    if kind is str and type(value) in (int, float):
+        return str(value)
+    if kind is float and type(value) in (int, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

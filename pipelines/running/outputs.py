@@ -1,0 +1,111 @@
+"""Folders that results go into: which one, if none was named, and how an earlier run's is emptied."""
+
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+from codegrid.command import COMMANDS
+from codegrid.data.digests import DIGESTS
+from codegrid.data.image_files import NUMBER
+from codegrid.data.manifest import MANIFEST
+from codegrid.errors import InputError
+from codegrid.files import SETTINGS_FILE, STAGING
+from codegrid.limits import short
+from codegrid.locks import LOCK, OWNER, hold
+from codegrid.tensors import read_json
+
+from .places import RUNS
+from .settings import Leaves
+
+RUN_FILE = "run.json"
+HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
+SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
+FOLDERS = {"state", "best", "last"}  # of files with these suffixes, and folders of them
+PICTURES = ("samples", "completions", "images")  # folders of numbered pictures
+LOGS = "logs"  # of other packages
+MOST = 10_000  # numbered folders
+
+Opened = TypeVar("Opened")
+
+
+def open_output(settings: Leaves, open_folder: Callable[[Path], Opened]) -> Opened:
+    """Return what `open_folder` makes of `output`, or where that is left out of the first folder it does not refuse.
+
+    These are runs/samples, runs/samples-2 and so on, or such folders below `run`.
+    """
+    settings.check_output()
+    if settings.output:
+        return open_folder(Path(settings.output))
+    first = Path(settings.run or RUNS) / settings.place
+    for number in count(1):
+        try:
+            return open_folder(first if number == 1 else first.with_name(f"{first.name}-{number}"))
+        except InputError:
+            if number == MOST:
+                raise
+    raise AssertionError
+
+
+def visible(folder: Path) -> set[str]:
+    """Return the names of what a user sees in a folder."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
+
+
+def clear_output(folder: Path) -> None:
+    """Remove what an earlier run of ours left in a folder, and keep other processes out of it.
+
+    Raises `InputError`, and removes nothing, where the folder is not that of a run, or holds something else as well.
+    """
+    folder = folder.resolve()
+    if not visible(folder):
+        return
+    _check_own(folder)
+    hold(folder)
+    _check_own(folder)  # what came before the lock
+    marks = {RUN_FILE, MANIFEST, SETTINGS_FILE}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name in marks):  # last: a killed one can be run again
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, OWNER):
+            path.unlink()
+
+
+def _check_own(folder: Path) -> None:
+    """Raise `InputError` where a folder holds anything that no run of ours leaves there."""
+    if not _is_of_a_run(folder):
+        raise InputError(f"{folder} is not the folder of a run, which `overwrite` would empty: choose another `output`")
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder).parts
+        if not _is_ours(path, inside):
+            raise InputError(
+                f"{folder} also holds {short('/'.join(inside))}, which no run leaves there: move that elsewhere, or "
+                "choose another `output`"
+            )
+
+
+def _is_ours(path: Path, inside: tuple[str, ...]) -> bool:
+    """Whether runs leave such a thing. `inside` is the path below the run's folder."""
+    if path.is_symlink():
+        return False
+    if inside[0] in HIDDEN or inside[0] == LOGS:
+        return True
+    if inside[0] in PICTURES:
+        return path.is_dir() or NUMBER.fullmatch(path.name) is not None
+    if path.is_dir() or len(inside) > 1:
+        return inside[0] in FOLDERS and (path.is_dir() or path.suffix in SUFFIXES)
+    return path.suffix in SUFFIXES
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether a file of ours says so."""
+    try:
+        if (folder / RUN_FILE).is_file():
+            return read_json(folder / RUN_FILE).get("command") in COMMANDS
+        if (folder / MANIFEST).is_file():
+            return str(read_json(folder / MANIFEST).get("format")).startswith("codegrid codes")
+        with (folder / SETTINGS_FILE).open(encoding="utf-8") as file:
+            return file.readline(100).startswith("# codegrid ")
+    except (InputError, OSError, UnicodeDecodeError):
+        return False

@@ -1,0 +1,27 @@
+"""Where the parts of a run are: `tokenizer/`, `codes/`, `codes_test/`, `prior/` below one folder.
+
+Nothing here imports torch.
+"""
+
+from pathlib import Path
+
+PARTS = {"tokenizer": "tokenizer", "codes": "codes", "validation_codes": "codes_test"}  # setting → folder
+RUNS = "runs"  # where results go if nothing else is said
+
+
+def find_part(run: str | Path, setting: str) -> str | tuple[str, ...]:
+    """Return the folder below a run's that a setting can name, `prior` several; empty where there is none."""
+    if setting == "prior":
+        return tuple(find_priors(run))
+    folder = Path(run) / PARTS[setting]
+    return str(folder) if folder.is_dir() else ""
+
+
+def find_priors(run: str | Path) -> list[str]:
+    """Return the priors' folders below a run's folder: prior/, or prior-0/, prior-1/, ... coarse to fine."""
+    if (Path(run) / "prior").is_dir():
+        return [str(Path(run) / "prior")]
+    found: list[str] = []
+    while (Path(run) / f"prior-{len(found)}").is_dir():
+        found.append(str(Path(run) / f"prior-{len(found)}"))
+    return found

@@ -1,0 +1,90 @@
+"""A dry run of training: how large the model is, how often it sees the data, and how much memory that takes."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from codegrid.codes import Moment
+from codegrid.data.loading import check_shares, load_batches
+from codegrid.noise import Noise
+from codegrid.pipelines.running.cli import print_plan
+from codegrid.pipelines.running.device import ComputeConfig, autocast
+from codegrid.pipelines.running.processes import shut_down
+from codegrid.pipelines.running.settings import Training
+
+from .objective import Objective, Player
+
+COPIES = 4  # of each weight: itself, its gradient, and two numbers of Adam
+TRIED = 8  # items of the batch that is tried
+
+
+def plan_training(
+    objective: Objective, settings: Training, compute: ComputeConfig, accelerator: Accelerator, found: str
+) -> None:
+    """Say what training would do, and end the run of all processes.
+
+    Args:
+        found: the data, in words.
+    """
+    check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
+    modules = [player.module for player in objective.players.values()]
+    weights = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    epochs = settings.steps * settings.batch_size / len(objective.dataset)
+    model, step = expected_memory(objective, settings, compute, accelerator)
+    print_plan(
+        f"data: {found}",
+        f"model: {settings.model}, {weights:,} weights",  # type: ignore[attr-defined]
+        f"steps: {settings.steps:,} of {settings.batch_size:,} {objective.items}, {epochs:,.1f} epochs",
+        f"memory: about {_gigabytes(model + step)} on {accelerator.device}, beside PyTorch and the data:\n"
+        f"  {_gigabytes(model)} for the model, {_gigabytes(step)} for a step",
+    )
+    shut_down(accelerator)
+
+
+def expected_memory(
+    objective: Objective, settings: Training, compute: ComputeConfig, accelerator: Accelerator
+) -> tuple[int, int]:
+    """Return bytes that each process needs for weights and optimizers, and for what a step keeps to go backward.
+
+    The second is measured on a few items, and grows with their number.
+    """
+    model = sum(
+        (COPIES + (player.average is not None) + objective.keep_best) * _bytes_of(player.module)
+        for player in objective.players.values()
+    )
+    count = min(TRIED, len(objective.dataset))
+    (batch,) = load_batches(objective.dataset, [list(range(count))])
+    moment = Moment(0, settings.steps, Noise(settings.seed, 0, count, accelerator.device, ("dry run",)))
+    step = max(
+        _kept_bytes(objective, name, player, batch, moment, autocast(compute.precision, accelerator.device))
+        for name, player in objective.players.items()
+    )
+    at_once = settings.batch_size // accelerator.num_processes // settings.accumulate
+    return model, step * at_once // count
+
+
+def _kept_bytes(
+    objective: Objective, name: str, player: Player, batch: object, moment: Moment, precision: torch.autocast
+) -> int:
+    """Go forward, and return the bytes of everything that the way back would need."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in player.module.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    player.module.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), precision:
+        objective.losses(name, player.module, batch, moment)
+    return sum(kept[place].untyped_storage().nbytes() for place in kept.keys() - weights)
+
+
+def _bytes_of(module: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
