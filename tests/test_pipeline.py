@@ -43,7 +43,9 @@ def test_numbers_are_never_taken_for_names(pipeline):
     (prior,) = pipeline.priors
     prior.provenance["classes"] = ["1", "0"]
     assert pipeline.sample(2, labels=[1, 0]).labels.tolist() == [1, 0]
-    assert pipeline.sample(2, labels=["1", "0"]).labels.tolist() == [0, 1]
+    assert pipeline.sample(2, labels=[":1", ":0"]).labels.tolist() == [1, 0]
+    with pytest.raises(InputError, match="'1' may be class 0"):
+        pipeline.sample(2, labels=["1", "0"])
 
 
 def test_a_prior_for_each_grid_draws_what_one_batch_or_many_give(tokenizer):
