@@ -49,6 +49,11 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def is_below(path: str | Path, folder: str | Path) -> bool:
+    """Return whether a path leads to something in a folder, once all links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def _flush(path: Path) -> None:
     """Ask the operating system to have a file, or a folder's list of names, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -39,9 +39,12 @@ def load_folder(
         raise InputError(f"no folder {root}: `data_root` must be a folder of pictures")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if (root / "train").is_dir() and test:
-        train = list_pictures(root / "train")
-        paths, labels, classes = train if split == "train" else list_pictures(test)
-        if classes != train[2]:
+        train, held_out = list_pictures(root / "train"), list_pictures(test)
+        paths, labels, classes = train if split == "train" else held_out
+        if split == "all":
+            paths = train[0] + held_out[0]
+            labels = None if labels is None or train[1] is None else np.concatenate([train[1], labels])
+        if held_out[2] != train[2]:
             raise InputError(f"{test} has other class folders than {root / 'train'}: they must be the same")
     else:
         only_train = (root / "train").is_dir() and len([path for path in root.iterdir() if path.is_dir()]) == 1

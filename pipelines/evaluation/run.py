@@ -41,7 +41,7 @@ class Metrics:
     values: dict[str, Any] = field(default_factory=dict)
     measured_on: dict[str, dict[str, Any]] = field(default_factory=dict)
     grids: list[dict[str, Any]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # sentences
+    left_out: list[str] = field(default_factory=list)  # sentences, and what the others must be read with
 
     def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
         """Add metrics that were measured on the same things."""
@@ -69,13 +69,14 @@ class Metrics:
 def evaluate(settings: Evaluate) -> None:
     """Write metrics.json, usage.png and reconstructions.png into `settings.output`."""
     inputs = load_inputs(settings)
+    settings = inputs.settings
     run = Run(settings.output, settings, **inputs.depends_on)
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
     run.start()
     inputs.need_extractor()
     tokenizer, images = inputs.tokenizer, inputs.images
-    metrics, usage = Metrics(), LayoutUsage(tokenizer.layout)
+    metrics, usage = Metrics(left_out=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)

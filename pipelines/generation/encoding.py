@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, shard_ranges, write_codes
-from codegrid.data.hub import public_name
 from codegrid.data.images import to_float
 from codegrid.data.loading import load_batches
 from codegrid.data.manifest import LABELS, CodeHeader
+from codegrid.data.names import public_name
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
 from codegrid.data.sources import Images
@@ -33,6 +33,7 @@ from codegrid.pipelines.running.run_folder import Run, missing_codes
 from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for
+from .chosen_data import choose_data
 
 # of images of so many axes: up to a fifth faster on a CPU
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -45,8 +46,9 @@ def export_codes(settings: ExportCodes) -> None:
     accelerator = start_accelerator(settings.device)
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
     tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))
+    settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
-        images = load_images_for(tokenizer, settings.dataset, settings.data_root, settings.split)
+        images = load_images_for(tokenizer, str(settings.dataset), settings.data_root, settings.split)
     header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint())
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
@@ -135,7 +137,7 @@ def _write(
 ) -> None:
     """Write the shards as they come."""
     if settings.format == "codegrid":
-        provenance = {"dataset": public_name(settings.dataset)}
+        provenance = {"dataset": public_name(str(settings.dataset))}
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))
     write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
     file = f"codes.{settings.format}"

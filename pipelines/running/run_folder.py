@@ -13,6 +13,7 @@ from typing import Any
 from codegrid.command import COMMANDS
 from codegrid.data.code_writer import missing_ranges
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
+from codegrid.data.names import make_absolute
 from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
 from codegrid.limits import short
@@ -21,7 +22,7 @@ from codegrid.tensors import digest_of, read_json
 
 from .cli import is_main_process, name_of
 from .options import resolve_options
-from .settings import Command, Training
+from .settings import Command, Training, UsesImages
 
 RUN_FILE = "run.json"
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
@@ -62,6 +63,8 @@ class Run:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
+        if isinstance(settings, UsesImages) and settings.dataset:
+            self.record["data"] = make_absolute(settings.dataset, settings.data_root)
         self.finished = False
         self._compare()
         if not self.finished and is_main_process():
@@ -106,6 +109,18 @@ class Run:
         # by itself, so that there is a record at every moment
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, {**self.record, "finished": True})
+
+
+def read_data(folder: Path) -> tuple[str, str | None] | None:
+    """Return the name and the place of the images that a tokenizer in this folder learns; None where nothing tells."""
+    try:
+        record = read_json(folder / RUN_FILE)
+    except (InputError, OSError):
+        return None
+    data = record.get("data") if record.get("command") == "train-tokenizer" else None
+    if not isinstance(data, list) or len(data) != 2 or not isinstance(data[0], str):
+        return None
+    return data[0], data[1] if isinstance(data[1], str) else None
 
 
 def _visible(folder: Path) -> set[str]:

@@ -10,14 +10,16 @@ from torch import nn
 from tqdm import tqdm
 
 from codegrid.data.augmentation import Augmentation
-from codegrid.data.hub import public_name
 from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
+from codegrid.data.names import public_name
 from codegrid.data.sources import Images, load_images
+from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
+from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, start_accelerator, without_compiling
 from codegrid.pipelines.running.options import resolve_options
@@ -106,17 +108,21 @@ class TokenizerObjective:
 def train_tokenizer(settings: TrainTokenizer) -> None:
     """Train the tokenizer and save its model folder in `settings.output`."""
     resolve_options(settings)  # what does not fit is refused before anything is read
+    settings = choose_data(settings)
+    dataset = str(settings.dataset)
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
-        images = load_images(settings.dataset, settings.data_root, "train", settings.image_size)
-        validation = load_images(settings.dataset, settings.data_root, "test", images.image_size, images.in_channels)
+        images = load_images(dataset, settings.data_root, "train", settings.image_size)
+        validation = load_images(dataset, settings.data_root, "test", images.image_size, images.in_channels)
     if settings.shift >= min(images.image_size):
         raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
     run = Run(settings.output, settings, precision=compute.precision, data=images.fingerprint())
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
     print_once(f"{len(images)} images of {'×'.join(map(str, images.signal.shape))}; {compute}")
+    for line in warn_of_few(len(validation), "images"):
+        print_once(line)
 
     tokenizer = build_tokenizer(settings, images)
     place(cast(nn.Module, tokenizer), accelerator.device)
@@ -142,7 +148,7 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
         size = "×".join(map(str, images.image_size))
         raise InputError(f"images of {size} would become a single code each: choose a smaller `downsampling`")
     tokenizer.provenance = {
-        "dataset": public_name(settings.dataset),
+        "dataset": public_name(str(settings.dataset)),
         "classes": images.classes,
         "steps": settings.steps,
     }
