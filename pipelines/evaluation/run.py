@@ -41,7 +41,8 @@ class Metrics:
     values: dict[str, Any] = field(default_factory=dict)
     measured_on: dict[str, dict[str, Any]] = field(default_factory=dict)
     grids: list[dict[str, Any]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # sentences, and what the others must be read with
+    left_out: list[str] = field(default_factory=list)  # sentences
+    notes: list[str] = field(default_factory=list)  # sentences on what makes the metrics less than they seem
 
     def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
         """Add metrics that were measured on the same things."""
@@ -63,7 +64,7 @@ class Metrics:
                     f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
                     "deficient); compare it with distances of as many images only"
                 )
-        return lines + self.left_out
+        return lines + self.notes + self.left_out
 
 
 def evaluate(settings: Evaluate) -> None:
@@ -76,7 +77,7 @@ def evaluate(settings: Evaluate) -> None:
     run.start()
     inputs.need_extractor()
     tokenizer, images = inputs.tokenizer, inputs.images
-    metrics, usage = Metrics(left_out=inputs.notes()), LayoutUsage(tokenizer.layout)
+    metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
@@ -85,7 +86,7 @@ def evaluate(settings: Evaluate) -> None:
 
     def write_results(folder: Path) -> None:
         described = {"images": len(images), "split": settings.split, **inputs.depends_on}
-        parts = {"grids": metrics.grids, "measured_on": metrics.measured_on, "left_out": metrics.left_out}
+        parts = {name: getattr(metrics, name) for name in ("grids", "measured_on", "left_out", "notes")}
         write_json(folder / "metrics.json", {**metrics.values, **described, **parts})
         save_usage(folder / "usage.png", usage.counts)
         save_pairs(folder / "reconstructions.png", shown, again)
