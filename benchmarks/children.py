@@ -23,7 +23,7 @@ BODIES = (
     "training.tokenizer", "training.prior", "generation.encoding", "generation.sampling", "generation.decoding",
     "evaluation.run",
 )  # fmt: skip
-SILENT = {".lock", "run.json"}  # run.json tells the command line
+SILENT = {".lock", "run.json", "metrics.jsonl"}  # the command line, and how fast it went
 
 
 def import_everything() -> None:

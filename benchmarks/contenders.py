@@ -23,7 +23,6 @@ from codegrid.data.code_writer import shard_ranges
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, ImageDataset, to_float
 from codegrid.data.sources import load_images
-from codegrid.locks import release_all
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
 from codegrid.pipelines.running.device import ComputeConfig, autocast, start_accelerator
@@ -195,6 +194,5 @@ def export_pass(folder: str, batch: int) -> Step:
         shutil.rmtree(settings.output, ignore_errors=True)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             export_codes(settings)
-        release_all()  # as a command does at its end: the next pass removes the folder
 
     return step

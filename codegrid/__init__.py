@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .codes import HIDDEN, NO_LABEL, Condition, Grid, Known, Layout, Progress, Signal
     from .data.codes import CodeDataset
+    from .data.conversion import as_images
     from .errors import InputError
     from .noise import Noise
     from .pipelines.generation.pipeline import TwoStagePipeline
@@ -34,6 +35,7 @@ _HOMES = {
     "Signal": "codes",
     "TwoStagePipeline": "pipelines.generation.pipeline",
     "VQVAE": "stage1_vqvae.tokenizer",
+    "as_images": "data.conversion",
     "load": "registry",
     "register": "registry",
     "sample": "stage2_prior.sampling.draw",
@@ -55,6 +57,7 @@ __all__ = [
     "SamplingConfig",
     "Signal",
     "TwoStagePipeline",
+    "as_images",
     "load",
     "register",
     "sample",

@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 
+from .console import steady_streams
+
 COMMANDS = {
     "demo": "both stages on handwritten digits, in minutes",
     "train-tokenizer": "stage 1: learn to turn images into codes and back",
@@ -24,6 +26,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first word names."""
+    steady_streams()
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())

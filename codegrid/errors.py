@@ -1,6 +1,7 @@
-"""The one exception for what a user can fix, and short reasons of other libraries' errors."""
+"""The one exception for what a user can fix, and short words for the errors of other libraries."""
 
 import importlib
+import re
 from types import ModuleType
 
 
@@ -16,6 +17,31 @@ class InputError(ValueError):
 def reason_of(error: BaseException) -> str:
     """Return what an error of another library says, in one short line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+# what others say, in any type of error → what to do about it
+OF_FOLDERS = {
+    r"No usable temporary directory|MPLCONFIGDIR": "there is no folder for temporary files: set TMPDIR to one",
+    r"determine home directory": "there is no home folder: set HOME to one",
+}
+NO_MEMORY = "not enough memory: use a smaller batch, or `accumulate`"
+OF_PROCESSES = {
+    r"can't start new thread": "there is no room for another thread: end other programs, or raise the limits (ulimit)",
+    r"^DataLoader (worker|timed out)|shared memory": "a process that reads data was killed, hangs, or has too "
+    "little memory: use `num_workers` 0, or give it more",
+    r"onnection (closed|reset|refused)|Broken pipe|Socket Timeout|TCPStore|timed out": "another process of this run "
+    "has ended, or cannot be reached: see its message. Without torchrun, unset RANK, LOCAL_RANK and WORLD_SIZE",
+    r"out of memory|can't allocate memory": NO_MEMORY,
+}
+
+
+def remedy_for(error: BaseException) -> str:
+    """Return what to do about an error of another library, with what it says; empty where no one can tell."""
+    if isinstance(error, MemoryError):
+        return NO_MEMORY
+    kinds = [OF_FOLDERS] if isinstance(error, OSError) else [OF_FOLDERS, OF_PROCESSES]
+    found = next((words for kind in kinds for pattern, words in kind.items() if re.search(pattern, str(error))), "")
+    return found and f"{found} ({reason_of(error)})"
 
 
 def import_extra(module: str, use: str, extra: str) -> ModuleType:

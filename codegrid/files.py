@@ -1,13 +1,16 @@
-"""The one way files get onto the disk: written aside, flushed, renamed."""
+"""The one way files get onto the disk: written aside, flushed, renamed. And how files of strangers are opened."""
 
-import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from .errors import InputError
 from .locks import check_held
+from .strict_json import to_json
 
 STAGING = ".partial"
 
@@ -21,13 +24,13 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
     index is taken away before the first file is replaced. Without an index each file stands for itself. If the block
     raises, `folder` is as it was.
 
-    Raises `InputError` where the folder is that of a run, and someone has removed it.
+    Raises `InputError` where the folder is that of a run, and someone has removed it, or put a link in its place.
     """
     folder = Path(folder)
     staging = folder / STAGING
     check_held(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(staging, ignore_errors=True)  # what a killed writer left
+    _remove(staging)  # what a killed writer left
     staging.mkdir()
     try:
         yield staging
@@ -41,12 +44,69 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
             os.replace(staging / name, folder / name)
         _flush(folder)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove(staging)
+
+
+def remove_folder(folder: Path, names: Iterable[str]) -> None:
+    """Remove a folder that `write_folder` wrote: its files of these names, in order, and itself if no others are there.
+
+    What cannot be removed stays. No link is followed.
+    """
+    if folder.is_symlink():
+        return
+    _remove(folder / STAGING)
+    for name in names:
+        with suppress(OSError):
+            (folder / name).unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def write_json(path: Path, value: object) -> None:
     """Write `value` as readable JSON: for use inside a `write_folder` block."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    path.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
+
+
+def open_plain(path: str | Path) -> BinaryIO:
+    """Open a file of a stranger for reading.
+
+    Raises `InputError` where there is something else under its name: a pipe would be waited for, a device has no end.
+    """
+    _refuse_other_kinds(path, os.stat(path).st_mode)  # first: some devices act when they are opened
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _refuse_other_kinds(path, os.fstat(descriptor).st_mode)
+    except InputError:
+        file.close()
+        raise
+    return file
+
+
+def read_plain(path: str | Path, at_most: int) -> bytes:
+    """Return the content of a file of a stranger.
+
+    Raises `InputError` where it is longer than `at_most` bytes, or not a plain file.
+    """
+    with open_plain(path) as file:
+        content, size = file.read(at_most + 1), os.fstat(file.fileno()).st_size
+    if len(content) > at_most:
+        raise InputError(f"{path} is damaged ({size:,} bytes, at most {at_most:,} are read): copy or make it again")
+    return content
+
+
+def _refuse_other_kinds(path: str | Path, mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    raise InputError(f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a file: give a plain file")
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or a link in its place."""
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def is_below(path: str | Path, folder: str | Path) -> bool:

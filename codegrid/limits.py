@@ -5,7 +5,6 @@ limits a few bytes of JSON would ask for terabytes, or for an hour of building l
 """
 
 import math
-import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -79,6 +78,11 @@ class Odd:
     def words(self, whole: bool) -> str:
         """Return them in words."""
         return f"an odd number from {self.low} to {self.high}"
+
+
+@dataclass(frozen=True)
+class AtStart:
+    """Marks an option that says how training begins: a model that starts from another one leaves it at its default."""
 
 
 # settings that several places take
@@ -162,11 +166,3 @@ def is_list_of(value: object, kind: type) -> bool:
 def short(value: object) -> str:
     """Return a value as Python writes it, cut to what fits into a message."""
     return reprlib.repr(value)
-
-
-def machine_memory() -> int:
-    """Return the bytes of memory that this machine has; where it cannot tell, a terabyte."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 2**40

@@ -6,10 +6,15 @@ that lock; so it serves on Windows alone, where there is no other.
 
 import errno
 import os
+import re
 import socket
-from contextlib import suppress
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import InputError
 
@@ -19,96 +24,187 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+OWNER = ".lock-owner"  # where the disk has no locks: a file that only one can make
+NOT_OURS = (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO)  # a link, a folder, a socket
+HOLDER = re.compile(r"process (\d+) on (.*)")
 
-_held: dict[Path, int] = {}  # folders and the open files in them that carry the locks
-_made: set[Path] = set()  # those of them that were not there before
-_held_by_filelock: dict[Path, Any] = {}
+
+class _Held(NamedTuple):
+    """A folder that this process holds."""
+
+    was_made: bool  # it was not there before
+    thread: int
+    name: str  # of the file in it that keeps others out
+    descriptor: int  # of that file
+    lock: Any = None  # of filelock
 
 
-def hold(folder: str | Path) -> None:
-    """Keep other processes out of a folder, which is made where there is none, until `release_all` or this one's end.
+_held: dict[Path, _Held] = {}
 
-    Raises `InputError` where another one holds it.
+
+def real_path(path: str | Path) -> Path:
+    """Return a path without links, also where they lead in a circle or to nothing."""
+    return Path(os.path.realpath(path))
+
+
+def hold(folder: str | Path) -> Path:
+    """Keep other runs out of a folder, which is made where there is none, until `releasing` or this process ends.
+
+    Returns its path without links: the same folder, wherever a link to it is moved.
+
+    Raises `InputError` where another run holds it.
     """
-    folder = Path(folder).resolve()
-    if folder in _held or folder in _held_by_filelock:
-        return
-    if not folder.exists():
-        _made.add(folder)
+    folder = real_path(folder)
+    if folder in _held:
+        if _held[folder].thread != threading.get_ident():
+            raise _in_use(folder, "in another thread of this program")
+        return folder
+    was_made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        _held_by_filelock[folder] = _lock_by_filelock(folder)
-        return
-    descriptor = _open_locked(folder)
-    if descriptor is not None:
+    name, descriptor, lock = _lock(folder) if fcntl else _lock_by_filelock(folder)
+    if lock is None:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        _held[folder] = descriptor
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    _held[folder] = _Held(was_made, threading.get_ident(), name, descriptor, lock)
+    return folder
 
 
-def release_all() -> None:
-    """Let others into every folder that this process holds."""
-    for folder, descriptor in _held.items():
-        with suppress(OSError):  # what cannot be tidied up stays: a lock that no one holds keeps no one out
-            if _is_there(folder, descriptor):
-                (folder / LOCK).unlink()
-                if folder in _made and not any(folder.iterdir()):  # for nothing
-                    folder.rmdir()
-        os.close(descriptor)
-    for folder, lock in _held_by_filelock.items():
-        lock.release()
-        with suppress(OSError):
-            (folder / LOCK).unlink(missing_ok=True)
-            if folder in _made and not any(folder.iterdir()):
-                folder.rmdir()
-    _held.clear()
-    _held_by_filelock.clear()
-    _made.clear()
+@contextmanager
+def releasing() -> Iterator[None]:
+    """Let others into the folders that are held within. It is also the decorator of a function that holds some."""
+    earlier = set(_held)
+    try:
+        yield
+    finally:
+        for folder, held in list(_held.items()):
+            if folder not in earlier and held.thread == threading.get_ident():
+                _release(folder, _held.pop(folder))
 
 
 def check_held(folder: Path) -> None:
-    """Raise `InputError` where a folder, or one around it, that this process held has been taken away."""
-    folder = folder.resolve()
-    for held, descriptor in _held.items():
-        if held in (folder, *folder.parents) and not _is_there(held, descriptor):
+    """Raise `InputError` where a folder that this process holds was taken away, or a link leads out of it.
+
+    Args:
+        folder: the one that is held, or one below it.
+    """
+    path = Path(os.path.abspath(folder))  # links are not followed
+    target = real_path(path)
+    for held in _held:
+        if held in (target, *target.parents) and not _is_there(held):
             raise InputError(f"{held} was removed or replaced while a run used it: run the same command again")
+        if held in path.parents and target != path:
+            raise InputError(f"{path} is a link, or behind one, and a run writes into its own folder alone: remove it")
 
 
-def _open_locked(folder: Path) -> int | None:
-    """The lock's open file; None where the disk has no locks."""
+def _release(folder: Path, held: _Held) -> None:
+    if held.lock is not None:
+        held.lock.release()
+    with suppress(OSError):  # what cannot be tidied up stays: a lock that no one holds keeps no one out
+        if held.lock is not None or _is_same(folder / held.name, held.descriptor):
+            (folder / held.name).unlink()
+            if held.was_made and not any(folder.iterdir()):  # for nothing
+                folder.rmdir()
+    if held.lock is None:
+        os.close(held.descriptor)
+
+
+def _lock(folder: Path) -> tuple[str, int, None]:
+    """Lock a file in the folder, or where the disk has no locks, make one that no one else can make."""
     while True:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open_own(folder / LOCK, os.O_CREAT)
         try:
             # a lock of the process and not of the open file: that one a killed run's data loading workers would keep
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            holder = _read(descriptor)
             os.close(descriptor)
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise _in_use(folder, holder) from error
-            return None
-        if _is_there(folder, descriptor):  # else its holder has just removed it
-            return descriptor
+                raise _in_use(folder, f"({holder or 'another process'})") from error
+            (folder / LOCK).unlink(missing_ok=True)
+            print(f"{folder}: this disk has no file locks; the file {OWNER} keeps other runs out", file=sys.stderr)
+            return OWNER, _make_owner(folder), None
+        if _is_same(folder / LOCK, descriptor):  # else its holder has just removed it
+            return LOCK, descriptor, None
         os.close(descriptor)
 
 
-def _lock_by_filelock(folder: Path) -> Any:
+def _make_owner(folder: Path) -> int:
+    """Make the file of the folder's owner. One that a dead process of this machine has left is replaced."""
+    path = folder / OWNER
+    for _ in range(2):
+        with suppress(FileExistsError):
+            return _open_own(path, os.O_CREAT | os.O_EXCL)
+        descriptor = _open_own(path)
+        holder = _read(descriptor)
+        os.close(descriptor)
+        if not _has_ended(holder):
+            break
+        path.unlink(missing_ok=True)
+    raise _in_use(folder, f"({holder or 'another process'}; if it has ended, remove {path})")
+
+
+def _open_own(path: Path, flags: int = 0) -> int:
+    """Open a file of our own. Whatever else has its name is refused: its target, or its content, would be lost."""
+    try:
+        # no pipe is waited for, no link followed
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)
+    except OSError as error:
+        if error.errno in NOT_OURS:
+            raise _not_ours(path) from error
+        raise
+    found = os.fstat(descriptor)
+    content = _read(descriptor) if stat.S_ISREG(found.st_mode) else "other"
+    if found.st_nlink > 1 or (content and not content.startswith("process ")):
+        os.close(descriptor)
+        raise _not_ours(path)
+    return descriptor
+
+
+def _read(descriptor: int) -> str:
+    return os.pread(descriptor, 200, 0).decode(errors="replace")
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether a process of this machine is no more."""
+    found = HOLDER.fullmatch(holder)
+    if found is None or found[2] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    return False
+
+
+def _lock_by_filelock(folder: Path) -> tuple[str, int, Any]:
     import filelock  # comes with torch
 
     lock = filelock.FileLock(folder / LOCK)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        raise _in_use(folder, "another process") from error
-    return lock
+        raise _in_use(folder, "(another process)") from error
+    return LOCK, -1, lock
 
 
-def _in_use(folder: Path, holder: str) -> InputError:
-    return InputError(f"{folder} is in use by another run ({holder}): wait for its end, or choose another `output`")
+def _in_use(folder: Path, by: str) -> InputError:
+    return InputError(f"{folder} is in use by another run {by}: wait for its end, or choose another `output`")
 
 
-def _is_there(folder: Path, descriptor: int) -> bool:
+def _not_ours(path: Path) -> InputError:
+    return InputError(f"{path} is not a lock of codegrid: remove it, or choose another `output`")
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether a folder that is held is still the one that it was."""
+    held = _held[folder]
+    return held.lock is not None or _is_same(folder / held.name, held.descriptor)
+
+
+def _is_same(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(folder / LOCK), os.fstat(descriptor))
+        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except OSError:
         return False

@@ -56,6 +56,12 @@ def render_card(fields: Mapping[str, Any], with_picture: bool) -> str:
     return f"---\n{front.to_yaml()}\n---\n\n" + BLANK.sub("\n\n", text)
 
 
+def render_pipeline_card(parts: str) -> str:
+    """Return the text of README.md for a folder that holds both stages, which `parts` describes."""
+    front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS["prior"], tags=TAGS["prior"])
+    return f"---\n{front.to_yaml()}\n---\n\n" + Template(_read_template("pipeline")).substitute(parts=parts)
+
+
 def _has_template(name: str) -> bool:
     return (files(__package__) / "cards" / f"{name}.md").is_file()
 

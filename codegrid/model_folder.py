@@ -7,8 +7,7 @@ them, the model's card, is for people: it is neither checked nor needed.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -17,18 +16,22 @@ from typing import Any, ClassVar
 import torch
 from typing_extensions import Self
 
+from .budget import check_memory
+from .devices import find_device
 from .errors import InputError, reason_of
 from .files import write_folder, write_json
+from .hub import HUB_PREFIX, fetch, push_folder
+from .inherit import Rows, inherit_tensors
 from .limits import is_list_of, short
 from .model_card import read_picture, render_card, write_card
 from .registry import TABLES
-from .tensors import digest_of, read_json, read_tensors, sha256, write_tensors
+from .tensors import check_finite, digest_of, read_json, read_tensors, sha256, write_tensors
+from .usable import CONFIG, WEIGHTS, load_usable
 
 FORMAT = "codegrid model 2"
 OLD_FORMAT = "codegrid model 1"
-HUB_PREFIX = "hf:"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KINDS = ("tokenizer", "prior")
+COPIES = 3  # of the weights while they are loaded: the file, its tensors, the model
 FIELDS = {"kind": str, "model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
 
 
@@ -44,6 +47,26 @@ class ModelFolder:
     config: dict[str, Any]
     provenance: dict[str, Any]
     loaded_from: Path | None = None
+    # what the tensors are after a cast that rounded them, and what they were before; empty where there was none
+    _rounded: tuple[dict[str, Any], ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.__init__ = _in_float32()(cls.__init__)  # type: ignore[method-assign]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move or cast all tensors, as `.to`, `.half()` and the like ask for it."""
+        rounds = fn(torch.zeros(1)).dtype.itemsize < torch.float32.itemsize and self.device.type != "meta"
+        before = self._description() if rounds else {}
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        if rounds:
+            self._rounded = (describe(self.state_dict()), before)  # type: ignore[attr-defined]
+        return self
+
+    def _description(self) -> dict[str, Any]:
+        """The tensors as the fingerprint knows them; a cast of the whole model does not change that."""
+        found = describe(self.state_dict())  # type: ignore[attr-defined]
+        return self._rounded[1] if self._rounded and found == self._rounded[0] else found
 
     @property
     def device(self) -> torch.device:
@@ -53,17 +76,24 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """Return the SHA-256 over the model's name, its config and its tensors, by name, shape and bytes.
 
-        Buffers named `running_...` are left out: they steer further training, and change no output.
+        Buffers named `running_...` are left out: they steer further training, and change no output. It is that of the
+        tensors in float32, as they are saved, and stays when the model is cast: `.half()`, `.bfloat16()`.
         """
-        return fingerprint_of(_name_of(self), self.config, self.state_dict())  # type: ignore[attr-defined]
+        return digest_of([_name_of(self), self.config, self._description()])
 
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
         """Write the model folder, with its card; a README.md there that is no such card stays.
 
         Args:
             picture: a PNG file that the card shows: some reconstructions.
+
+        Raises `InputError` where a weight is infinite or not a number, or all were rounded by a cast since the model
+        was made or loaded.
         """
         name, tensors = _name_of(self), _as_saved(self.state_dict())  # type: ignore[attr-defined]
+        check_finite(folder, tensors)
+        if self._rounded and describe(tensors) == self._rounded[0]:
+            raise InputError("the weights were rounded by a cast, such as `.half()`: save the model before it is cast")
         with write_folder(folder, index=CONFIG) as staging:
             checksum = write_tensors(staging / WEIGHTS, tensors)
             fields = {
@@ -77,9 +107,20 @@ class ModelFolder:
             write_json(staging / CONFIG, {**fields, "sha256": {WEIGHTS: checksum, CONFIG: digest_of(fields)}})
             write_card(staging, Path(folder), render_card(fields, bool(picture)), picture)
 
+    def inherit(self, other: ModelFolder) -> list[str]:
+        """Take over the weights of another model of this class, as far as they fit; return what stays new, in words."""
+        ours, theirs = (model.state_dict() for model in (self, other))  # type: ignore[attr-defined]
+        return inherit_tensors(ours, theirs, self.shared_rows(other))
+
+    def shared_rows(self, other: Any) -> dict[str, Rows]:
+        """Return which rows of tensors become which of another model's, where it is not those of the same numbers."""
+        return {}
+
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
         """Load a model of this class, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+
+        Of a training run that has not finished, the best model so far is taken, else the last.
 
         Raises `InputError` where the folder does not exist, is incomplete, damaged or holds another model.
         """
@@ -87,16 +128,19 @@ class ModelFolder:
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload the model folder, card included, to the Hugging Face hub as `owner/name` and return its address."""
-        from huggingface_hub import HfApi  # here, so that tests can put another one in its place
+        return push_folder(lambda folder: self.save_pretrained(folder, picture_of(self)), repo_id, private)
 
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, read_picture(self.loaded_from) if self.loaded_from else b"")
-            HfApi().create_repo(repo_id, private=private, exist_ok=True)
-            return str(HfApi().upload_folder(repo_id=repo_id, folder_path=folder))
+
+def picture_of(model: Any) -> bytes:
+    """Return the picture that the card showed where a model was loaded from; empty where there was none."""
+    folder = getattr(model, "loaded_from", None)
+    return read_picture(folder) if folder else b""
 
 
 def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str = "") -> Any:
     """Load any tokenizer or prior, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+
+    Of a training run that has not finished, the best model so far is taken, else the last.
 
     Args:
         kind: `tokenizer` or `prior`, where it must be one.
@@ -109,12 +153,16 @@ def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str
 
 def fingerprint_of(model: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
     """Return the fingerprint of a model, by its name in the table, with these weights."""
-    described = {
+    return digest_of([model, config, describe(tensors)])
+
+
+def describe(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return shape and SHA-256 of each tensor that the outputs depend on, by name."""
+    return {
         name: [list(tensor.shape), sha256(tensor.contiguous().numpy().tobytes())]
         for name, tensor in _as_saved(tensors).items()
         if not name.rpartition(".")[2].startswith("running_")
     }
-    return digest_of([model, config, described])
 
 
 def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str, Any]:
@@ -129,8 +177,9 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
         raise InputError(f"no folder {folder}: give the folder of a trained {wanted}, or {HUB_PREFIX}owner/name")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            unfinished = "its training has not finished: run the same command again"
-            remedy = unfinished if (folder / "state").is_dir() else "train or copy it again"
+            unfinished = "its training has not validated yet: wait, or run the same command again"
+            runs = any((folder / trace).exists() for trace in ("state", "metrics.jsonl"))
+            remedy = unfinished if runs else "train or copy it again"
             raise InputError(f"{folder} is incomplete: it holds no {name}; {remedy}")
     path = folder / CONFIG
     fields = read_json(path)
@@ -168,20 +217,26 @@ def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) ->
 
 
 def _load(source: str | Path, device: str | torch.device, kind: str, model: str = "") -> Any:
-    folder = _download(str(source)) if str(source).startswith(HUB_PREFIX) else Path(source)
+    device, folder = find_device(device), fetch(source)
+    return load_usable(folder, lambda place: _load_folder(place, device, kind, model))
+
+
+def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> Any:
     fields = read_model_config(folder, kind, model)
     cls = TABLES[fields["kind"]][fields["model"]]
     try:
-        with torch.device("meta"), _in_float32():  # takes no memory, whatever sizes the config claims
+        with torch.device("meta"):  # takes no memory, whatever sizes the config claims
             outline = cls(**fields["config"])
     except Exception as error:  # a stranger's values can break a constructor in any way
         raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason_of(error)}") from error
     _check_classes(folder, fields)
+    numbers = sum(tensor.numel() for tensor in chain(outline.parameters(), outline.buffers()))
+    check_memory(f"the weights of {folder}", 4 * COPIES * numbers, "load it on a larger one")
     tensors = read_tensors(folder / WEIGHTS, fields["sha256"][WEIGHTS], like=outline.state_dict())
+    check_finite(folder / WEIGHTS, _as_saved(tensors))
     if fingerprint_of(fields["model"], fields["config"], tensors) != fields["fingerprint"]:
         raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
-    with _in_float32():
-        loaded = cls(**fields["config"])
+    loaded = cls(**fields["config"])
     loaded.load_state_dict(tensors)
     loaded.provenance, loaded.loaded_from = fields["provenance"], folder
     return loaded.to(device).eval()
@@ -217,12 +272,3 @@ def _in_float32() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(default)
-
-
-def _download(source: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source.removeprefix(HUB_PREFIX), allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:  # the hub's errors have many types, and each means: no model
-        raise InputError(f"cannot download {source}: {reason_of(error)}") from error

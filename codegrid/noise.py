@@ -12,6 +12,8 @@ import math
 import numpy as np
 import torch
 
+from .devices import widest
+
 Purpose = str | int
 
 
@@ -57,16 +59,25 @@ class Noise:
         self.device, self.purpose = device, purpose
 
     def uniforms(self, name: str, *shape: int) -> torch.Tensor:
-        """Return (b, *shape) float64 in [0, 1). The same name and shape give the same numbers, however often asked."""
+        """Return (b, *shape) in [0, 1), in the `widest` type of the device.
+
+        The same name and shape give the same numbers, however often asked.
+        """
+        return self._on_device(self._draw(name, *shape))
+
+    def _draw(self, name: str, *shape: int) -> torch.Tensor:
         bits = np.random.PCG64(_key(self.seed, (*self.purpose, "sample", name, *shape)))
         # each number takes one step of the generator: so sample i's are found without those before it
         bits.advance(self.first_index * math.prod(shape))
         numbers = np.random.Generator(bits).random((self.count, *shape))
-        return torch.from_numpy(numbers).to(self.device)
+        return torch.from_numpy(numbers)
+
+    def _on_device(self, numbers: torch.Tensor) -> torch.Tensor:
+        return numbers.to(self.device, widest(self.device))
 
     def normals(self, name: str, *shape: int) -> torch.Tensor:
-        """Return (b, *shape) float64 of the standard normal distribution, as `uniforms` does uniform ones."""
-        return torch.special.ndtri(self.uniforms(f"normal {name}", *shape).clamp_min(2.0**-54))
+        """Return (b, *shape) of the standard normal distribution, as `uniforms` does uniform ones."""
+        return self._on_device(torch.special.ndtri(self._draw(f"normal {name}", *shape).clamp_min(2.0**-54)))
 
     def of(self, *purpose: Purpose) -> Noise:
         """Return other noise of the same samples, for a part of the work: `of("grid", 1)`, `of("frame", 7)`."""

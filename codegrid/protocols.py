@@ -79,8 +79,14 @@ class Model(Protocol):
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
         """Write the model folder, with the picture, a PNG file, for its card."""
 
+    def inherit(self, other: Any) -> list[str]:
+        """Take over the weights of another model of this class, as far as they fit; return what stays new, in words."""
+
     def eval(self) -> Any:
         """Go to eval mode, as samplers and measurements need it."""
+
+    def to(self, device: torch.device | str) -> Any:
+        """Move the weights to a device."""
 
 
 class Tokenizer(Model, Protocol):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, reason_of
+from .hub import PIPELINE_FOLDERS, fetch
 from .limits import short
 
 if TYPE_CHECKING:
@@ -156,20 +157,22 @@ def load_plugin(module: str) -> None:
 def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
     """Load whatever a folder holds: a tokenizer, a prior, or, where it holds both in folders, the pipeline.
 
+    Of a training run that has not finished, its best model so far is taken, else the last one that was validated.
+
     Args:
         source: a model folder, a folder with `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ...), or
-            `hf:owner/name` on the Hugging Face hub.
+            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder of that.
         device: where the model goes.
 
     Raises `InputError` where the folder is missing, incomplete or damaged, or its model is not registered.
 
     >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
     """
-    if (Path(source) / "tokenizer").is_dir():
-        return import_module(f"{__package__}.pipelines.generation.pipeline").TwoStagePipeline.from_pretrained(
-            source, device
-        )
-    return import_module(f"{__package__}.model_folder").load_model(source, device)
+    folder = fetch(source, ("", *PIPELINE_FOLDERS))
+    if (folder / "tokenizer").is_dir():
+        pipeline = import_module(f"{__package__}.pipelines.generation.pipeline")
+        return pipeline.TwoStagePipeline.from_pretrained(folder, device)
+    return import_module(f"{__package__}.model_folder").load_model(folder, device)
 
 
 def _find(target: str) -> type:

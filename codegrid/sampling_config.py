@@ -1,10 +1,13 @@
 """How codes are drawn. Nothing here imports torch: command lines are made from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from .errors import InputError
 from .limits import Range, check_fields
+
+Setting = float | Sequence[float]  # one value, or one for each prior, coarse to fine
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,23 @@ class SamplingConfig:
                 raise InputError(f"`{name}` means nothing to a {prior} prior: leave it out")
 
 
-def sampling_configs(num_priors: int, **values: Any) -> tuple[SamplingConfig, ...]:
-    """Return how each of so many priors draws, from the fields of `SamplingConfig`.
+def sampling_configs(
+    num_priors: int,
+    temperature: Setting = 1.0,
+    top_k: Setting = 0,
+    top_p: Setting = 1.0,
+    guidance_scale: Setting = 1.0,
+    num_inference_steps: Setting | None = None,
+) -> tuple[SamplingConfig, ...]:
+    """Return how each of so many priors draws, coarse to fine.
 
-    Args:
-        num_priors: how many priors, coarse to fine.
-        values: for a field one value, or a list or tuple with one for each prior.
+    Each setting is a field of `SamplingConfig`: one value, or a list or tuple with one for each prior.
 
     Raises `InputError` where there are more values or fewer, or one is out of its range.
     """
-    columns = {}
-    for name, value in values.items():
+    settings = (temperature, top_k, top_p, guidance_scale, num_inference_steps)
+    columns: dict[str, list[Any]] = {}
+    for name, value in zip((field.name for field in fields(SamplingConfig)), settings, strict=True):
         several = list(value) if isinstance(value, list | tuple) else [value]
         if len(several) not in (1, num_priors):
             raise InputError(f"`{name}`: {len(several)} values for {num_priors} priors: give one, or one for each")

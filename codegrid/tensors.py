@@ -1,7 +1,7 @@
-"""Tensors on disk: safetensors files and the SHA-256 beside them."""
+"""Tensors on disk, safetensors files and the SHA-256 beside them; and whether tensors hold what they should."""
 
 import hashlib
-import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
 
+from .budget import check_not_hollow
 from .errors import InputError
+from .files import open_plain, read_plain
 from .limits import short
+from .strict_json import parse_json, to_json
 
 MAX_JSON = 2**26  # bytes
+MAX_HEADER = 100_000_000  # bytes, of a safetensors file
 FLOATS = {torch.float16, torch.float32, torch.float64}
 MAX_DEPTH = 100  # levels of JSON
+MAX_VALUE = 2.0  # of an image in [-1, 1]: what decoders and sharp resizing give lies a little outside
 
 
 def sha256(content: bytes | numpy.ndarray) -> str:
@@ -26,7 +31,7 @@ def sha256(content: bytes | numpy.ndarray) -> str:
 
 def digest_of(value: object) -> str:
     """Return the SHA-256 of a JSON value, whatever the order of its keys."""
-    return sha256(json.dumps(value, sort_keys=True).encode())
+    return sha256(to_json(value, sort_keys=True).encode())
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> str:
@@ -51,6 +56,10 @@ def read_tensors(
         like: tensors, on the meta device perhaps, whose names and shapes the file must hold: this is found out before
             anything is read into memory. Numbers may have another precision.
     """
+    if like is not None:
+        most = MAX_HEADER + sum(tensor.numel() * max(8, tensor.itemsize) for tensor in like.values())
+        if path.stat().st_size > most:
+            raise InputError(f"{path} does not fit its config.json (it is too large): copy or make it again")
     if digest_of_file(path) != expected_sha256:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): copy or make it again")
     try:
@@ -82,10 +91,49 @@ def _refuse_other_shapes(path: Path, shapes: dict[str, list[int]], like: dict[st
             )
 
 
+def check_finite(place: object, tensors: dict[str, torch.Tensor]) -> None:
+    """Raise `InputError`, naming the tensor, where weights are infinite or not numbers."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel():
+            for bound in tensor.detach().aminmax():
+                if not bound.isfinite():
+                    raise InputError(
+                        f"{place}: {name} holds {float(bound)}, where weights must be finite: train or copy it again"
+                    )
+
+
+def check_images(name: str, images: torch.Tensor) -> None:
+    """Raise `InputError` where the values of images, called `name`, cannot be floats in [-1, 1].
+
+    A decoder's output may lie a little outside. Images in 0 ... 1 are warned of: they could be very bright ones.
+    """
+    if not images.is_floating_point():
+        kind = str(images.dtype).removeprefix("torch.")
+        raise InputError(f"`{name}` holds {kind}: it must be floats in [-1, 1], as codegrid.as_images makes them")
+    if not images.numel():
+        return
+    least, largest = (float(value) for value in images.detach().aminmax())
+    if not -MAX_VALUE <= least <= largest <= MAX_VALUE:  # not a number, too
+        raise InputError(
+            f"`{name}` holds values from {least:.3g} to {largest:.3g}: they must be in [-1, 1]; of whole numbers "
+            "0 ... 255 codegrid.as_images makes such"
+        )
+    if 0 <= least < largest <= 1:
+        warnings.warn(
+            f"`{name}` holds values from {least:.3g} to {largest:.3g}: if these are images in 0 ... 1, make it "
+            f"2 * {name} - 1, in [-1, 1]",
+            stacklevel=3,
+        )
+
+
 def digest_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file, which is read piece by piece."""
+    """Return the SHA-256 of a file, which is read piece by piece.
+
+    Raises `InputError` where it is mostly holes.
+    """
+    check_not_hollow(path)
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while piece := file.read(2**20):
             digest.update(piece)
     return digest.hexdigest()
@@ -93,11 +141,9 @@ def digest_of_file(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a size and depth that this project writes."""
-    size = path.stat().st_size
-    if size > MAX_JSON:
-        raise InputError(f"{path} is damaged ({size:,} bytes, at most {MAX_JSON:,} are read): copy or make it again")
+    content = read_plain(path, MAX_JSON)
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(content)
     except (ValueError, RecursionError) as error:  # wrong encoding is a ValueError, too
         raise InputError(f"{path} is damaged (not JSON): copy or make it again") from error
     if not isinstance(value, dict):

@@ -18,14 +18,15 @@ from codegrid.limits import MAX_CLASSES
 from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
 
-from .codes import CodeBatch, CodeDataset
+from .codes import CodeBatch, CodeDataset, IndexedCodes
 from .loading import Indices, item_numbers
-from .manifest import LABELS, CodeHeader
+from .manifest import FILE_COLUMN, FILES, LABELS, CodeHeader
 from .npz import code_names, read_npy, read_npz
 from .parquet import read_parquet
 from .shards import Column
 
 PLAIN = (".npz", ".npy", ".parquet")
+AT_ONCE = 1024  # rows that are read for their names
 
 
 class Assumed(NamedTuple):
@@ -39,13 +40,14 @@ class Assumed(NamedTuple):
 NOTHING = Assumed()
 
 
-class CodeArray:
+class CodeArray(IndexedCodes):
     """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding and training need.
 
     Args:
         file: where they came from.
         codes: (n, *shape) whole numbers, for each grid.
         labels: (n,) or None; NO_LABEL where there is none.
+        files: (n,) the names of the files that the rows were made of, or None.
         layout: the grids.
         known: the header that the file has, or what is assumed in its place.
     """
@@ -55,25 +57,29 @@ class CodeArray:
         file: Path,
         codes: Sequence[np.ndarray],
         labels: np.ndarray | None,
+        files: np.ndarray | None,
         layout: Layout,
         known: CodeHeader | Assumed = NOTHING,
     ) -> None:
-        self.folder, self.codes, self.labels, self.layout, self._known = file, tuple(codes), labels, layout, known
+        self.folder, self.codes, self.labels, self.files = file, tuple(codes), labels, files
+        self.layout, self._known = layout, known
 
     def __len__(self) -> int:
         return len(self.codes[0])
 
     def batch(self, indices: Indices) -> CodeBatch:
         """Return some rows, in the order of their numbers."""
-        chosen = item_numbers(indices)
+        chosen = item_numbers(indices, len(self))
         columns: dict[str, Column] = {}
         if self.labels is not None:
             columns[LABELS] = torch.from_numpy(self.labels[chosen].astype(np.int64))
+        if self.files is not None:
+            columns[FILES] = self.files[chosen].tolist()
         return CodeBatch(tuple(torch.from_numpy(grid[chosen].astype(np.int64)) for grid in self.codes), columns)
 
     def fingerprint(self) -> str:
         """Return a digest that tells two sets of arrays apart."""
-        return digest_of(asdict(self.header))
+        return digest_of([asdict(self.header), None if self.files is None else self.files.tolist()])
 
     @property
     def classes(self) -> list[str]:
@@ -93,7 +99,9 @@ class CodeArray:
         if isinstance(self._known, CodeHeader):
             return replace(self._known, source=source)
         grids = [grid.as_json() for grid in self.layout]
-        return CodeHeader(len(self), grids, self.classes, "", self._known.tokenizer_fingerprint, source)
+        columns = {} if self.files is None else {FILES: dict(FILE_COLUMN)}
+        fingerprint = self._known.tokenizer_fingerprint
+        return CodeHeader(len(self), grids, self.classes, "", fingerprint, source, columns=columns)
 
 
 AnyCodes = CodeDataset | CodeArray
@@ -171,8 +179,8 @@ def check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> Non
 
 def _check_arrays(
     path: Path, arrays: dict[str, np.ndarray], layout: Layout
-) -> tuple[list[np.ndarray], np.ndarray | None]:
-    """Return the codes of each grid, and the labels, once they are such."""
+) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray | None]:
+    """Return the codes of each grid, the labels and the names of files, once they are such."""
     arrays = _named(arrays, len(layout))
     names = code_names(len(layout))
     codes = [_check_grids(path, name, arrays.get(name), grid) for name, grid in zip(names, layout, strict=True)]
@@ -185,7 +193,10 @@ def _check_arrays(
     if labels is not None and not NO_LABEL <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
         outlier = int(labels.min()) if labels.min() < NO_LABEL else int(labels.max())
         raise InputError(f"{path}: label {outlier}: labels must be from 0, or -1 for none, to {MAX_CLASSES - 1}")
-    return codes, labels
+    files = arrays.get(FILES)
+    if files is not None and (files.shape != (count,) or files.dtype.kind not in "UO"):  # O: of texts, where it is read
+        raise InputError(f"{path}: `{FILES}` must hold one name for each of {count} grids")
+    return codes, labels, files
 
 
 def _named(arrays: dict[str, np.ndarray], num_grids: int) -> dict[str, np.ndarray]:
@@ -206,6 +217,16 @@ def _layout_of(path: Path, arrays: dict[str, np.ndarray]) -> Layout:
             raise InputError(f"{path}: `{name}` must be whole numbers of shape (n, t), (n, h, w) or (n, t, h, w)")
         layout.append(Grid(codes.shape[1:], max(1, int(codes.max()) + 1)))
     return tuple(layout)
+
+
+def files_of(codes: AnyCodes, rows: range) -> list[str] | None:
+    """Return the names of the files that some rows were made of; None where the codes do not tell."""
+    if isinstance(codes, CodeArray):
+        return None if codes.files is None else codes.files[rows.start : rows.stop].tolist()
+    if codes.header.columns.get(FILES) != FILE_COLUMN:
+        return None
+    pieces = (codes.batch(rows[first : first + AT_ONCE]).columns[FILES] for first in range(0, len(rows), AT_ONCE))
+    return [str(name) for piece in pieces for name in piece]
 
 
 def _check_grids(path: Path, name: str, codes: np.ndarray | None, grid: Grid) -> np.ndarray:

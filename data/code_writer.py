@@ -1,13 +1,13 @@
 """Code datasets, written shard by shard: an export that was stopped goes on where it was.
 
-While an export runs, `.digests.json` keeps the SHA-256 of each shard that is whole. It goes when the manifest, which
-holds them too, is there.
+The digests of the shards that are written go when the manifest, which holds them too, is there.
 
 Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column.
 """
 
-import json
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +17,15 @@ import torch
 from codegrid.codes import Codes
 from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
-from codegrid.tensors import digest_of, digest_of_file, read_json, write_tensors
+from codegrid.strict_json import parse_json, to_json
+from codegrid.tensors import digest_of, write_tensors
 
+from .digests import DIGESTS, read_digests, unwritten, write_digests
 from .manifest import FORMAT, MANIFEST, TABLES, CodeHeader, shard_name
 from .shards import Column, pack_shard, read_metadata
 
 SHARD_SIZE = 8192  # images
-DIGESTS = ".digests.json"
+SHARD = re.compile(r"codes-\d{5,}\.safetensors")
 METADATA = (
     "codegrid"  # one key with all in it: the library writes several in any order, and equal files should be equal
 )
@@ -55,9 +57,20 @@ def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
             _refuse_another_export(path, header)
         elif path.name != TABLES:
             raise InputError(f"{folder} already holds other files ({path.name}): choose a new or empty `output`")
-    digests = _read_digests(folder)
-    whole = {path.name for path in found if path.name in digests and digest_of_file(path) == digests[path.name]}
-    return [images for images in shard_ranges(header.num_images) if _file_of(images) not in whole]
+    shards = {shard_name(number): images for number, images in enumerate(shard_ranges(header.num_images))}
+    return list(unwritten(folder, shards).values())
+
+
+def find_lost(folder: Path | str, manifest: dict[str, Any]) -> str:
+    """Return the name of a file that a finished export has lost; empty where there is none."""
+    files = [record["file"] for record in manifest["shards"]] + ([TABLES] if manifest["tables"] else [])
+    return next((name for name in files if not (Path(folder) / name).is_file()), "")
+
+
+def reopen(folder: str | Path, manifest: dict[str, Any]) -> None:
+    """Make a finished export an unfinished one, which can be continued."""
+    write_digests(folder, {record["file"]: record["sha256"] for record in manifest["shards"]})
+    (Path(folder) / MANIFEST).unlink()
 
 
 def write_codes(
@@ -79,16 +92,15 @@ def write_codes(
     Raises `InputError` where a shard does not hold what the header says.
     """
     folder = Path(folder)
-    digests = _read_digests(folder)
-    metadata = {METADATA: json.dumps(asdict(header), sort_keys=True)}
+    digests = read_digests(folder)
+    metadata = {METADATA: to_json(asdict(header), sort_keys=True)}
     for images, shard in zip(missing, shards, strict=True):
         arrays = pack_shard(*shard, len(images) * header.views, header)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         name = _file_of(images)
         with write_folder(folder, index=name) as staging:
             digests[name] = write_tensors(staging / name, tensors, metadata)
-        with write_folder(folder, index=DIGESTS) as staging:
-            write_json(staging / DIGESTS, digests)
+        write_digests(folder, digests)
     records = [
         {"file": _file_of(images), "num_images": len(images), "sha256": digests[_file_of(images)]}
         for images in shard_ranges(header.num_images)
@@ -102,22 +114,24 @@ def write_codes(
     (folder / DIGESTS).unlink(missing_ok=True)
 
 
+def remove_codes(folder: str | Path) -> None:
+    """Remove a code dataset, and its folder where nothing else is in it."""
+    folder = Path(folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name in (MANIFEST, TABLES, DIGESTS) or SHARD.fullmatch(path.name):
+            path.unlink()
+    with suppress(OSError):  # something else is there
+        folder.rmdir()
+
+
 def _file_of(images: range) -> str:
     return shard_name(images.start // SHARD_SIZE)
-
-
-def _read_digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each shard that this export, or an earlier run of it, has written; none where nobody can tell."""
-    try:
-        return read_json(folder / DIGESTS)
-    except (InputError, OSError):
-        return {}
 
 
 def _refuse_another_export(path: Path, header: CodeHeader) -> None:
     """Raise `InputError`, naming the difference, where a shard was written under another header."""
     try:
-        earlier = json.loads(read_metadata(path)[METADATA])
+        earlier = parse_json(read_metadata(path)[METADATA])
         different = [name for name, value in asdict(header).items() if earlier[name] != value]
     except Exception:  # damaged, which has many types: it will be made again
         return

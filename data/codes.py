@@ -2,14 +2,15 @@
 
 A folder holds shards `codes-00000.safetensors`, ..., whose tensors `shards.py` describes, `tables.safetensors` with
 the entries of the quantizer (`entries.0` (K, D) for the first grid, ...; missing where they cannot be listed), and
-`manifest.json`, which is written last and makes the folder whole. A shard is checked when it is first read from.
+`manifest.json`, which is written last and makes the folder whole. A shard is checked when it is first read from. Up
+to `IN_MEMORY_BYTES` it is then kept in memory: nothing that happens to the file can change what was checked. More is
+mapped, and checked again where the file is not the one that was.
 
 Shapes: n rows, b batch, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
 
 import operator
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +19,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from codegrid.codes import Codes, Layout
+from codegrid.codes import Codes, Layout, describe_layout
 from codegrid.errors import InputError
-from codegrid.tensors import digest_of, read_tensors
+from codegrid.tensors import check_finite, digest_of, read_tensors
 
 from .loading import Indices, item_numbers
 from .manifest import LABELS, TABLES, CodeHeader, read_manifest
 from .shards import COLUMN_TYPES, Arrays, Column, read_shard, texts_of
 
-Stamp = tuple[int, int, int]  # inode, bytes and time of a file
+IN_MEMORY_BYTES = 2**30
+Stamp = tuple[int, int, int, int]  # inode, bytes and times of a file
 
 
 class CodeBatch(NamedTuple):
@@ -41,11 +43,42 @@ class CodeBatch(NamedTuple):
         return self.columns.get(LABELS)  # type: ignore[return-value]
 
 
-class CodeDataset(Dataset[CodeBatch]):
-    """A code dataset, read through a memory map.
+class IndexedCodes(Dataset[CodeBatch]):
+    """Rows of codes as a data set of torch, for those that can read a `batch`.
 
-    A row, with views one encoding of an image, is an item: `dataset[3]`, `dataset[-1]`. Slices and lists of numbers
-    give batches, as `dataset.batch` does. `torch.utils.data.DataLoader(dataset, batch_size=32)` reads it as it is.
+    A number gives a row: `dataset[3]`, `dataset[-1]`. A slice, a list, array or tensor of numbers, or a mask (n,) bool
+    gives those rows as one batch, as `dataset.batch` does.
+    """
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch(self, indices: Indices) -> CodeBatch:
+        """Return some rows, in the order of their numbers, which may be repeated or count from the end."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: Any) -> CodeBatch:
+        if isinstance(index, slice):
+            return self.batch(range(len(self))[index])
+        if np.ndim(index):
+            return self.batch(index)
+        return self.__getitems__([operator.index(index)])[0]
+
+    def __getitems__(self, indices: Indices) -> list[CodeBatch]:
+        """Return rows for a `DataLoader` to collate, read all at once."""
+        codes, columns = self.batch(indices)
+        return [
+            CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
+            for i in range(len(indices))
+        ]
+
+
+class CodeDataset(IndexedCodes):
+    """A code dataset, read shard by shard.
+
+    A row, with views one encoding of an image, is an item, a `CodeBatch` without batch axis; slices, lists, arrays and
+    masks give batches. `torch.utils.data.DataLoader` reads it as it is, shuffled and by workers, and collates items to
+    a `CodeBatch`; `batch` is faster for whoever has the numbers.
 
     Raises `InputError` where the folder is missing, incomplete or damaged: a shard's damage when it is first read from.
 
@@ -60,40 +93,29 @@ class CodeDataset(Dataset[CodeBatch]):
         self._records: list[dict[str, Any]] = manifest["shards"]
         self._tables_sha256: str = manifest["tables"]
         self._firsts = np.cumsum([0, *(record["num_images"] * self.header.views for record in self._records)])
-        self._mapped: dict[int, tuple[Stamp, Arrays]] = {}
+        self._checked: dict[int, tuple[Stamp, Arrays]] = {}
+        size = 0
         for record in self._records:
             if not (self.folder / record["file"]).is_file():
                 raise self._incomplete(record["file"])
+            size += (self.folder / record["file"]).stat().st_size
+        self._in_memory = size <= IN_MEMORY_BYTES
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mapped": {}}  # other processes map the shards anew: a pickled map is a copy
+        return {**self.__dict__, "_checked": {}}  # other processes read the shards themselves
 
     def __len__(self) -> int:
         return self.header.num_rows
 
-    def __getitem__(self, index: Any) -> CodeBatch:
-        if isinstance(index, slice):
-            return self.batch(range(len(self))[index])
-        if np.ndim(index):
-            return self.batch(index)
-        codes, columns = self.batch([operator.index(index)])
-        return CodeBatch(tuple(grid[0] for grid in codes), {name: column[0] for name, column in columns.items()})
-
-    def __getitems__(self, indices: Sequence[int]) -> list[CodeBatch]:
-        """Return items for a `DataLoader` to collate, read all at once."""
-        codes, columns = self.batch(indices)
-        return [
-            CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
-            for i in range(len(indices))
-        ]
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        views = f", {self.header.views} of each image" if self.header.views > 1 else ""
+        what = f"{len(self):,} rows of {describe_layout(self.layout)}{views}{classes}, {self.header.split}"
+        return f"{type(self).__name__}({str(self.folder)!r}: {what})"
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their numbers, which may be negative or repeated."""
-        chosen, length = item_numbers(indices), len(self)
-        outside = chosen[(chosen < -length) | (chosen >= length)]
-        if outside.size:
-            raise IndexError(f"row {outside[0]}, but {self.folder} has {length:,}")
-        chosen = np.where(chosen < 0, chosen + length, chosen)
+        """Return some rows, in the order of their numbers, which may be repeated or count from the end."""
+        chosen = item_numbers(indices, len(self))
         shard_of = np.searchsorted(self._firsts, chosen, side="right") - 1
         codes = [np.empty((len(chosen), *grid.shape), dtype=np.int64) for grid in self.layout]
         columns = {
@@ -122,7 +144,7 @@ class CodeDataset(Dataset[CodeBatch]):
 
     def fingerprint(self) -> str:
         """Return a digest that tells two code datasets apart."""
-        return digest_of(asdict(self.header))
+        return digest_of([asdict(self.header), [record["sha256"] for record in self._records], self._tables_sha256])
 
     def tables(self) -> dict[str, torch.Tensor]:
         """Return the quantizer's tables: `entries.0` (K, D) for the first grid, and so on; empty where there are none.
@@ -135,6 +157,7 @@ class CodeDataset(Dataset[CodeBatch]):
         if not path.is_file():
             raise self._incomplete(TABLES)
         tables = read_tensors(path, self._tables_sha256)
+        check_finite(path, tables)
         for number, grid in enumerate(self.layout):
             entries = tables.get(f"entries.{number}")
             if entries is not None and (entries.ndim != 2 or len(entries) != grid.num_embeddings):
@@ -162,16 +185,19 @@ class CodeDataset(Dataset[CodeBatch]):
         return np.concatenate([self._shard(number)[f"columns.{LABELS}"] for number in range(len(self._records))])
 
     def _shard(self, number: int) -> Arrays:
-        """Map a shard, and check it where it is new, or not the file that was checked."""
-        record = self._records[number]
+        """Return a shard, checked where it is new, or not the file that was checked."""
+        record, known = self._records[number], self._checked.get(number)
+        if known and self._in_memory:
+            return known[1]
         path = self.folder / record["file"]
-        stamp, known = _stamp(path), self._mapped.get(number)
+        stamp = _stamp(path)
         if known and stamp in (None, known[0]):  # a map outlives the file
             return known[1]
         if stamp is None:
             raise self._incomplete(record["file"])
-        arrays = read_shard(path, record["num_images"] * self.header.views, record["sha256"], self.header)
-        self._mapped[number] = stamp, arrays
+        rows = record["num_images"] * self.header.views
+        arrays = read_shard(path, rows, record["sha256"], self.header, self._in_memory)
+        self._checked[number] = stamp, arrays
         return arrays
 
     def _incomplete(self, name: str) -> InputError:
@@ -184,4 +210,4 @@ def _stamp(path: Path) -> Stamp | None:
         found = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,61 +1,65 @@
 """A folder of pictures, with or without class folders, as uint8 images."""
 
+from __future__ import annotations
+
+import copy
+import math
 import os
-import warnings
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from codegrid.budget import check_memory
 from codegrid.codes import Signal
-from codegrid.errors import InputError, reason_of
-from codegrid.tensors import digest_of
+from codegrid.errors import InputError
+from codegrid.file_names import printable
+from codegrid.tensors import digest_of, digest_of_file
 
-from .images import MAX_PIXELS, ImageBatch, ImageDataset, evenly_spaced, variance_of
-from .loading import Indices, item_numbers
+from .found import Found, count_classes
+from .images import ImageBatch, ImageDataset, evenly_spaced, variance_of
+from .listing import TEST, TRAIN, list_folder
+from .loading import Indices, in_batches, item_numbers
+from .pictures import Unreadable, look_at, read_picture
 from .splits import split_indices
 
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others may start programs to be read
 IN_MEMORY_BYTES = 2 * 2**30
-TEST_FOLDERS = ("test", "val", "valid", "validation")
+FLOATS = 6  # bytes for each value of a batch: read, put together, and made a float
+LOOKED_AT = 32  # pictures that stand for all, where not all are read at once
+CHECKED = 10_000  # pictures that are looked through for more damage once one is damaged
+NAMED = 10  # damaged pictures in a message
+AT_ONCE = 4096  # pictures that threads are given
 
-# by the filter and not around each call: pictures are decoded in threads
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+def load_folder(root: Path, split: str, size: tuple[int, int] | None, channels: int | None) -> FolderImages:
+    """Find the pictures below `root`, as `codegrid.data.listing` tells parts and classes; none is decoded yet.
 
-def load_folder(
-    root: Path, split: str, size: tuple[int, int] | None, channels: int | None
-) -> "ImageDataset | FolderImages":
-    """Load the pictures below `root`; its folders `train` and `test` (or `val`) are the parts, where it has both.
-
-    What takes at most 2 GiB decoded is kept in memory; more is decoded batch by batch.
+    Raises `InputError` where it is not clear what is meant.
     """
     if not root.is_dir():
         raise InputError(f"no folder {root}: `data_root` must be a folder of pictures")
-    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and test:
-        train, held_out = list_pictures(root / "train"), list_pictures(test)
-        paths, labels, classes = train if split == "train" else held_out
-        if split == "all":
-            paths = train[0] + held_out[0]
-            labels = None if labels is None or train[1] is None else np.concatenate([train[1], labels])
-        if held_out[2] != train[2]:
-            raise InputError(f"{test} has other class folders than {root / 'train'}: they must be the same")
-    else:
-        only_train = (root / "train").is_dir() and len([path for path in root.iterdir() if path.is_dir()]) == 1
-        paths, labels, classes = list_pictures(root / "train" if only_train else root)
+    contents = list_folder(root)
+    (paths, labels, classes), num_train = contents.listing, contents.num_train
+    if num_train is None:
         chosen = split_indices(labels, len(paths), split)
-        paths, labels = [paths[i] for i in chosen], None if labels is None else labels[chosen]
-    pictures = FolderImages(root, paths, labels, classes, size, channels)
-    height, width = pictures.image_size
-    if len(paths) * pictures.in_channels * height * width <= IN_MEMORY_BYTES:
-        return pictures.in_memory()
-    return pictures
+    else:
+        parts = {TRAIN: range(num_train), TEST: range(num_train, len(paths))}
+        chosen = np.array(parts.get(split, range(len(paths))))
+    others = {} if split == "all" else {TRAIN if split == TEST else TEST: len(paths) - len(chosen)}
+    notes = ("test is held out",) * (num_train is None and split != "all")
+    paths, labels = [paths[number] for number in chosen], None if labels is None else labels[chosen]
+    found = Found(
+        len(paths), count_classes(labels, classes), str(root), split, others, contents.left_out, notes + contents.notes
+    )
+    return FolderImages(root, paths, labels, classes, size, channels, found)
 
 
 class FolderImages:
@@ -77,154 +81,183 @@ class FolderImages:
         classes: list[str],
         size: tuple[int, int] | None,
         channels: int | None,
+        found: Found | None = None,
     ) -> None:
         self.root = root
         self.paths = paths
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.classes = classes
+        self.found = found or Found(len(paths), count_classes(labels, classes))
         # what is not asked for is read off some of the pictures
-        some = [_look_at(paths[i]) for i in evenly_spaced(len(paths), 32)] if paths else []
+        some = [look for i in evenly_spaced(len(paths), LOOKED_AT) if (look := _look(paths[i]))]
         grey = bool(some) and all(is_grey for is_grey, _ in some)
         self.in_channels = channels or (1 if grey else 3)
         self.resized = size is not None
         self.image_size = size or (some[0][1] if some else (1, 1))
+        self.remedy = ""  # for damaged pictures
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        return ImageBatch(self._decode(self.paths[index]), None if self.labels is None else self.labels[index])
+        image, _ = self._decode(self.paths[index])
+        return ImageBatch(image, None if self.labels is None else self.labels[index])
 
     def batch(self, indices: Indices) -> ImageBatch:
-        """Return some images, in the order of their numbers."""
+        """Return some images, in the order of their numbers.
+
+        Raises `InputError` that names all damaged pictures, as far as they can be found in a minute or so.
+        """
         numbers = item_numbers(indices)
-        images = torch.stack([self._decode(self.paths[number]) for number in numbers.tolist()])
-        return ImageBatch(images, None if self.labels is None else self.labels[torch.from_numpy(numbers)])
+        needed = FLOATS * len(numbers) * self.in_channels * math.prod(self.image_size)
+        check_memory(f"{len(numbers):,} pictures", needed, "choose a smaller `batch_size` or `image_size`")
+        decoded = []
+        for number in numbers.tolist():
+            try:
+                decoded.append(self._decode(self.paths[number])[0])
+            except Unreadable as error:
+                others = (np.arange(number, number + min(len(self), CHECKED)) % len(self)).tolist()
+                raise self._damaged(self._read(others)[0] or {number: error}) from error
+        return ImageBatch(torch.stack(decoded), None if self.labels is None else self.labels[torch.from_numpy(numbers)])
 
     @property
     def signal(self) -> Signal:
         """The images as a tokenizer is told of them."""
         return Signal("image", self.in_channels, self.image_size)
 
+    @cached_property
+    def files(self) -> list[str] | None:
+        """The paths of the files below the folder, printable."""
+        return [printable(path.relative_to(self.root).as_posix()) for path in self.paths]
+
     def fingerprint(self) -> str:
-        """Return a digest of the names and sizes of the files, and of what is made of them."""
+        """Return a digest of the files and of what is made of them.
+
+        Of all files it takes names and sizes. Their content is read, too, but of as many, evenly spaced, as take 2 GiB.
+        """
         files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
-        return digest_of([files, list(self.image_size), self.in_channels, self.classes])
+        with ThreadPoolExecutor() as pool:
+            some = list(pool.map(digest_of_file, (self.paths[i] for i in affordable([size for _, size in files]))))
+        return digest_of([files, some, list(self.image_size), self.in_channels, self.classes])
 
     def variance(self) -> float:
         """Return the variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
         counts = torch.zeros(256, dtype=torch.int64)
         for i in tqdm(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
-            counts += torch.bincount(self._decode(self.paths[i]).flatten(), minlength=256)
+            counts += torch.bincount(self.batch([i]).images.flatten(), minlength=256)
         return variance_of(counts)
 
-    def in_memory(self) -> ImageDataset:
-        """Decode every picture now."""
-        images = torch.empty(len(self), self.in_channels, *self.image_size, dtype=torch.uint8)
-        threads = os.cpu_count() or 1
-        with ThreadPoolExecutor(threads) as pool:  # PIL lets go of the interpreter while it decodes
-            decoded = pool.map(self._decode, self.paths, chunksize=64)
-            for i, image in enumerate(tqdm(decoded, desc="reading pictures", total=len(self), leave=False)):
-                images[i] = image
-        return ImageDataset(images, self.labels, self.classes)
+    def ready(self, skip_unreadable: bool = False) -> ImageDataset | FolderImages:
+        """Return the images in memory, where they take at most 2 GiB, or else as they are; `found` tells more then.
 
-    def _decode(self, path: Any) -> torch.Tensor:
-        """One picture → (c, H, W) uint8, upright, resized and centre-cropped."""
-        height, width = self.image_size
-        with _open(path) as picture:
+        Args:
+            skip_unreadable: leave out damaged pictures. All are decoded now, to find them.
+
+        Raises `InputError` that names the damaged pictures, if they are to be read.
+        """
+        length, shape = len(self), (self.in_channels, *self.image_size)
+        self.remedy = ", or leave such pictures out by `skip_unreadable`"
+        fits = length * int(np.prod(shape)) <= IN_MEMORY_BYTES
+        images = torch.empty(length, *shape, dtype=torch.uint8) if fits else None
+        reads_all = fits or skip_unreadable
+        damaged, told = self._read(range(length) if reads_all else evenly_spaced(length, LOOKED_AT), images)
+        if len(damaged) == length or (damaged and not skip_unreadable):
+            if not reads_all:
+                damaged |= self._read(range(min(length, CHECKED)))[0]
+            raise self._damaged(damaged)
+        whole = self._without(sorted(damaged)) if damaged else self
+        of = "" if reads_all else f" of {min(length, LOOKED_AT)} looked at"
+        notes = [f"{count:,}{of} {words}" for words, count in sorted(told.items())]
+        whole.found = replace(whole.found, notes=(*whole.found.notes, *notes))
+        if images is None:
+            return whole
+        if damaged:
+            images = images[[number for number in range(length) if number not in damaged]]
+        return ImageDataset(images, whole.labels, whole.classes, whole.files, whole.found)
+
+    def _without(self, numbers: list[int]) -> FolderImages:
+        """These pictures without some."""
+        rest = copy.copy(self)
+        kept = np.delete(np.arange(len(self)), numbers)
+        left_out = Counter(self._name(number) for number in numbers)
+        rest.paths = self._paths_of(kept)
+        rest.labels = None if self.labels is None else self.labels[torch.from_numpy(kept)]
+        of_classes = count_classes(None if rest.labels is None else rest.labels.numpy(), self.classes)
+        rest.found = replace(
+            self.found,
+            images=len(kept),
+            classes=of_classes,
+            left_out={**self.found.left_out, "unreadable": left_out},
+        )
+        return rest
+
+    def _paths_of(self, numbers: np.ndarray) -> Any:
+        """The paths with these numbers."""
+        return [self.paths[number] for number in numbers.tolist()]
+
+    def _name(self, number: int) -> str:
+        path = self.paths[number]
+        return path.relative_to(self.root).as_posix() if isinstance(path, Path) else str(path)
+
+    def _read(
+        self, numbers: Sequence[int], images: torch.Tensor | None = None
+    ) -> tuple[dict[int, Unreadable], Counter[str]]:
+        """Decode pictures, into `images` (n, c, H, W) where given; return the damaged ones, and what is told of all."""
+        damaged: dict[int, Unreadable] = {}
+        told: Counter[str] = Counter()
+
+        def read(number: int) -> tuple[str, ...] | Unreadable:
             try:
-                if self.resized:
-                    picture.draft("RGB", (2 * width, 2 * height))  # large JPEGs decode at a fraction of their size
-                upright = _on_white(_as_8_bit(path, ImageOps.exif_transpose(picture), picture.format)).convert(
-                    "L" if self.in_channels == 1 else "RGB"
-                )
-            except InputError:
-                raise
-            except Exception as error:  # what a damaged picture raises has many types
-                raise _unreadable(path, error) from error
+                image, words = self._decode(self.paths[number])
+            except Unreadable as error:
+                return error
+            if images is not None:
+                images[number] = image
+            return words
+
+        bar = tqdm(desc="reading pictures", total=len(numbers), leave=False)
+        with bar, ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # PIL lets go of the interpreter while it decodes
+            for piece in in_batches(numbers, AT_ONCE):
+                for number, result in zip(piece, pool.map(read, piece), strict=True):
+                    if isinstance(result, Unreadable):
+                        damaged[number] = result
+                    else:
+                        told.update(result)
+                    bar.update()
+        return damaged, told
+
+    def _damaged(self, damaged: dict[int, Unreadable]) -> InputError:
+        """Return one error about all damaged pictures: the first with its reason, the others by name."""
+        first, *others = sorted(damaged)
+        more = ""
+        if others:
+            names = ", ".join(self._name(number) for number in others[:NAMED]) + ", …" * (len(others) > NAMED)
+            more = f"; {len(others):,} more cannot be read: {names}"
+        return InputError(f"{damaged[first]}{self.remedy if len(damaged) < len(self) else ''}{more}")
+
+    def _decode(self, path: Any) -> tuple[torch.Tensor, tuple[str, ...]]:
+        """One picture → (c, H, W) uint8, upright, resized and centre-cropped; and what is to be told of it."""
+        height, width = self.image_size
+        picture, told = read_picture(path, self.in_channels, self.image_size if self.resized else None)
         if self.resized:
-            upright = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
-        elif upright.size != (width, height):
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+        elif picture.size != (width, height):
             raise InputError(
-                f"{path} is {upright.height}×{upright.width}, others are {height}×{width}: "
+                f"{path} is {picture.height}×{picture.width}, others are {height}×{width}: "
                 "give `image_size` to bring them to one size"
             )
-        pixels = torch.from_numpy(np.array(upright))
-        return pixels[None] if self.in_channels == 1 else pixels.permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(picture))
+        return pixels[None] if self.in_channels == 1 else pixels.permute(2, 0, 1), told
 
 
-def _open(path: Any) -> Image.Image:
-    """Read a picture's header."""
+def affordable(sizes: Sequence[int] | np.ndarray) -> list[int]:
+    """Return the numbers of files, evenly spaced, whose content a fingerprint can take in: about 2 GiB of it."""
+    return evenly_spaced(len(sizes), max(1, int(IN_MEMORY_BYTES / max(1, sum(sizes)) * len(sizes))))
+
+
+def _look(path: Any) -> tuple[bool, tuple[int, int]] | None:
+    """Whether a picture is grey, and its (H, W); None of a damaged one, which is told of when it is read."""
     try:
-        picture = Image.open(path if isinstance(path, Path) else path.open(), formats=FORMATS)
-    except InputError:
-        raise
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
-        raise InputError(
-            f"{path} has {picture.height}×{picture.width} pixels, at most {MAX_PIXELS:,} are read: "
-            "make it smaller or remove it"
-        )
-    return picture
-
-
-def _look_at(path: Any) -> tuple[bool, tuple[int, int]]:
-    """Whether a picture is grey, and its (H, W) once it is upright."""
-    with _open(path) as picture:
-        try:
-            on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        except Exception as error:
-            raise _unreadable(path, error) from error
-        size = (picture.width, picture.height) if on_its_side else (picture.height, picture.width)
-        return picture.mode in ("1", "L", "I") or picture.mode.startswith("I;16"), size
-
-
-def _as_8_bit(path: Any, picture: Image.Image, file_format: str | None) -> Image.Image:
-    """16-bit grey scaled down: PIL's own conversion clips it, to white."""
-    # PIL keeps the 16 bits of some formats in 32
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format in ("PNG", "PPM")):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise InputError(f"{path} has values of 32 bits, whose range is not known: save it with 8 or 16")
-    return picture
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    """Transparent parts become white: dropping alpha would show colours that no one sees, black mostly."""
-    if not picture.has_transparency_data:
-        return picture
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-
-
-def _unreadable(path: Any, error: Exception) -> InputError:
-    reason = reason_of(error)
-    return InputError(f"{path} is not a readable picture ({reason}): fix or remove it")
-
-
-def list_pictures(root: Path) -> tuple[list[Path], np.ndarray | None, list[str]]:
-    """Return paths, labels and class names: one class a folder, in the order of the names; no folders, no labels."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    by_class = [(folder.name, pictures) for folder in folders if (pictures := _pictures_below(folder))]
-    loose = [path for path in sorted(root.iterdir()) if _is_picture(path)]
-    if not loose and not by_class:
-        raise InputError(f"no pictures in {root}: it needs files that end in {' '.join(sorted(EXTENSIONS))}")
-    if loose and by_class:
-        raise InputError(
-            f"{root} holds pictures both loose ({loose[0].name}) and in folders ({by_class[0][0]}): "
-            "put all into class folders, or none"
-        )
-    if loose:
-        return loose, None, []
-    labels = np.concatenate([np.full(len(pictures), i, dtype=np.int64) for i, (_, pictures) in enumerate(by_class)])
-    return [path for _, pictures in by_class for path in pictures], labels, [name for name, _ in by_class]
-
-
-def _pictures_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_picture(path))
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+        return look_at(path)
+    except Unreadable:
+        return None

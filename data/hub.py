@@ -7,19 +7,21 @@ lies outside of it, wherever its paths and links lead.
 
 import io
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from codegrid.errors import InputError, import_extra, reason_of
+from codegrid.file_names import printable
 from codegrid.files import is_below
 from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
-from .folder import IN_MEMORY_BYTES, FolderImages
-from .images import ImageDataset, evenly_spaced
+from .folder import FolderImages, affordable
 from .names import HUB_PREFIX, is_local
+from .pictures import Unreadable
 from .splits import split_indices
 
 TESTS = ("test", "validation", "valid", "val")
@@ -38,7 +40,7 @@ class HubPicture:
     def open(self) -> io.BytesIO:
         """Return its bytes, as they are encoded.
 
-        Raises `InputError` where they are missing, or are those of a file outside of the data set.
+        Raises `Unreadable` where they are missing, or are those of a file outside of the data set.
         """
         (value,) = self.pictures.column[self.row].values()
         content, name = (value, None) if isinstance(value, bytes) else _parts_of(value)
@@ -47,7 +49,7 @@ class HubPicture:
         path = name and self.pictures.find(name)
         if not path:
             outside = f" ({name} is no file of the data set)" if name else ""
-            raise InputError(f"{self} is missing{outside}: fix the data set, or remove the row")
+            raise Unreadable(f"{self} is missing{outside}: fix the data set, or remove the row")
         return io.BytesIO(path.read_bytes())
 
 
@@ -105,19 +107,26 @@ class HubImages(FolderImages):
 
     paths: HubPictures
 
+    @cached_property
+    def files(self) -> None:
+        """Of no file on this machine."""
+        return None
+
+    def _paths_of(self, numbers: np.ndarray) -> HubPictures:
+        return HubPictures(self.paths.column, self.paths.name, self.paths.rows[numbers], self.paths.folders)
+
     def fingerprint(self) -> str:
         """Return a digest of the sizes of the encoded pictures, the labels and some pictures."""
-        some = [sha256(self.paths[i].open().getvalue()) for i in evenly_spaced(len(self), 32)]
+        sizes = self.paths.sizes()
+        some = [sha256(self.paths[i].open().getvalue()) for i in affordable(sizes.clip(0))]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
-        return digest_of(
-            [sha256(self.paths.sizes()), some, labels, list(self.image_size), self.in_channels, self.classes]
-        )
+        return digest_of([sha256(sizes), some, labels, list(self.image_size), self.in_channels, self.classes])
 
 
 def load_hub(
     dataset: str, data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None
-) -> ImageDataset | HubImages:
-    """Load the `train` or the `test` part of `hf:NAME`, or both as `all`.
+) -> HubImages:
+    """Find the `train` or the `test` part of `hf:NAME`, or both as `all`; no picture is decoded yet.
 
     It is downloaded below `data_root`, by default to where `datasets` keeps all.
 
@@ -134,11 +143,7 @@ def load_hub(
     labels, classes = _labels(name, part)
     rows = split_indices(labels, len(part), split) if whole else np.arange(len(part))
     found = HubPictures(column, dataset, rows, folders)
-    pictures = HubImages(Path(), found, None if labels is None else labels[rows], classes, size, channels)
-    height, width = pictures.image_size
-    if len(pictures) * pictures.in_channels * height * width <= IN_MEMORY_BYTES:
-        return pictures.in_memory()
-    return pictures
+    return HubImages(Path(), found, None if labels is None else labels[rows], classes, size, channels)
 
 
 def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]:
@@ -220,7 +225,7 @@ def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
     if column is None:
         return None, []
     labels = part.data.column(column).cast("int64").fill_null(-1).to_numpy()
-    classes = list(part.features[column].names)
+    classes = list(map(printable, part.features[column].names))
     if (labels == -1).all():
         return None, []
     if len(classes) > MAX_CLASSES or not 0 <= labels.min() <= labels.max() < len(classes):

@@ -7,23 +7,52 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
+from codegrid.budget import check_memory
 from codegrid.codes import Signal
+from codegrid.errors import InputError
 from codegrid.tensors import digest_of, sha256
 
+from .found import Found, count_classes
 from .loading import Indices, item_numbers
 
 MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 0 ... 255 into float32 in [-1, 1]."""
+    """Turn uint8 0 ... 255 into float32 in [-1, 1]. Raises `InputError` where no memory holds so many."""
+    check_memory(f"{len(images):,} images", 4 * images.numel(), "read fewer at once (`batch_size`)")
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Turn floats in [-1, 1] into the nearest uint8; what lies outside is clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def fit(images: torch.Tensor, size: tuple[int, int] | None = None, channels: int | None = None) -> torch.Tensor:
+    """Bring float images (b, c, H, W) to 1 or 3 channels, and resize and centre-crop them to a size.
+
+    torchvision's resize of uint8 is off by one in a fifth of the pixels, and takes seconds to import.
+
+    Raises `InputError` where a strip would be blown up to what no memory holds.
+    """
+    if channels == 1 and images.shape[1] == 3:
+        red, green, blue = images.unbind(1)  # ITU-R 601, as PIL converts
+        images = (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+    elif channels == 3 and images.shape[1] == 1:
+        images = images.expand(-1, 3, -1, -1)
+    height, width = images.shape[2:]
+    if size is None or size == (height, width):
+        return images
+    scale = max(size[0] / height, size[1] / width)
+    covering = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
+    if covering[0] * covering[1] > MAX_PIXELS:
+        raise InputError(f"images of {height}×{width} cannot be brought to {size[0]}×{size[1]}: choose another size")
+    resized = F.interpolate(images, covering, mode="bilinear", antialias=True)
+    top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
+    return resized[:, :, top : top + size[0], left : left + size[1]]
 
 
 class ImageBatch(NamedTuple):
@@ -40,12 +69,24 @@ class ImageDataset:
         images: (n, c, H, W) uint8, c 1 or 3.
         labels: (n,) int64, or None.
         classes: the name of each label, in order; empty where there are no labels.
+        files: (n) the printable path of the file of each image, where they came from files.
+        found: what the data set was read as; by default what is seen of its images.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor | None = None, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        classes: Sequence[str] = (),
+        files: list[str] | None = None,
+        found: Found | None = None,
+    ) -> None:
         self.images = images
         self.labels = labels
         self.classes = list(classes)
+        self.files = files
+        of_classes = count_classes(None if labels is None else labels.numpy(), self.classes)
+        self.found = found or Found(len(images), of_classes)
 
     def __len__(self) -> int:
         return len(self.images)

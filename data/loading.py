@@ -3,19 +3,26 @@
 Shapes: n items of the data set.
 """
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from codegrid.errors import InputError
 from codegrid.noise import rng
 
 Items = TypeVar("Items")
 Indices = Sequence[int] | np.ndarray | torch.Tensor
+
+PATIENCE = 600  # seconds that workers may take for a batch
+PREFETCHED = 2  # batches of each worker
+SHARED_MEMORY = "/dev/shm"
 
 
 class StepSampler(Sampler[list[int]]):
@@ -80,23 +87,37 @@ def _piece(value: Any, number: int, count: int) -> Any:
 def load_batches(dataset: Any, batches: Sampler[list[int]] | Sequence[Sequence[int]], num_workers: int = 0) -> Iterator:
     """Yield the data set's batches for lists of item numbers.
 
-    Pictures that are decoded on demand (`dataset.on_demand`) are read by workers. `InputError`s come from them too.
+    Pictures that are decoded on demand (`dataset.on_demand`) are read by workers. Their errors are raised here;
+    RuntimeError where one is killed, or takes longer than `PATIENCE`.
     """
+    workers = num_workers if getattr(dataset, "on_demand", False) else 0
     loader: DataLoader[Any] = DataLoader(
         _Reader(dataset),  # type: ignore[arg-type]
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_as_it_is,
-        num_workers=num_workers if getattr(dataset, "on_demand", False) else 0,
+        num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
+        timeout=PATIENCE if workers else 0,
         worker_init_fn=ignore_in_worker,
     )
     for batch in loader:
-        if isinstance(batch, InputError):
+        if isinstance(batch, InputError | OSError):
             raise batch
-        yield batch
+        yield tree_map_only(np.ndarray, torch.from_numpy, batch.content) if isinstance(batch, _Piped) else batch
+
+
+class _Piped(NamedTuple):
+    """A batch that goes through a pipe: its tensors are arrays."""
+
+    content: Any
 
 
 class _Reader:
-    """Hands an InputError on as a value: raised in a worker, it would come back wrapped in a traceback."""
+    """Hands an InputError or OSError on as a value: raised in a worker, it would come back wrapped in a traceback.
+
+    Tensors come from a worker in shared memory. Where that has no room for all workers (a container has 64 MB of it)
+    they would be lost, and waited for without end: then they go through a pipe, which is slower.
+    """
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -106,27 +127,68 @@ class _Reader:
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         try:
-            return self.dataset.batch(indices)
-        except InputError as error:
+            batch = self.dataset.batch(indices)
+        except (InputError, OSError) as error:
             return error
+        worker = get_worker_info()
+        if worker is None or _bytes_of(batch) * PREFETCHED * worker.num_workers < _shared_room():
+            return batch
+        return _Piped(tree_map_only(torch.Tensor, torch.Tensor.numpy, batch))
+
+
+def _bytes_of(batch: Any) -> int:
+    return sum(part.untyped_storage().nbytes() for part in tree_leaves(batch) if isinstance(part, torch.Tensor))
+
+
+def _shared_room() -> float:
+    """Return the free bytes of memory that processes can share; without end where it has no limit of its own."""
+    try:
+        found = os.statvfs(SHARED_MEMORY)
+    except (AttributeError, OSError):
+        return float("inf")
+    return found.f_bavail * found.f_frsize
 
 
 def ignore_in_worker(worker: int) -> None:
-    """Let a data loading worker ignore signals to a whole group of processes: the main process decides."""
+    """Let a data loading worker ignore a signal to a whole group of processes: the main process decides.
+
+    A second SIGTERM, from the main process, ends it, even if it is stuck.
+    """
+
+    def once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, once)
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def item_numbers(indices: Indices) -> np.ndarray:
-    """Return item numbers as an array (b,) int64. Raises TypeError where they are something else: a mask, say."""
-    numbers = np.asarray(indices)
+def item_numbers(indices: Indices, length: int | None = None) -> np.ndarray:
+    """Return item numbers as an array (b,) int64.
+
+    Args:
+        indices: a list, an array or a tensor of whole numbers.
+        length: of the data set, if known: then `indices` may also be a mask (length,), and may count from the end.
+
+    Raises TypeError where they are something else, and IndexError where the data set is shorter.
+    """
+    numbers = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
+    if length is not None and numbers.dtype == bool and numbers.ndim == 1:
+        if len(numbers) != length:
+            raise IndexError(f"a mask of {len(numbers):,} items, but there are {length:,}")
+        return np.flatnonzero(numbers)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise TypeError(f"item numbers {indices!r:.60}: they must be a list of whole numbers")
-    return numbers.astype(np.int64)
+    numbers = numbers.astype(np.int64)
+    if length is None:
+        return numbers
+    outside = numbers[(numbers < -length) | (numbers >= length)]
+    if outside.size:
+        raise IndexError(f"item {outside[0]}, but there are {length:,}")
+    return np.where(numbers < 0, numbers + length, numbers)
 
 
 def in_order(length: int, batch_size: int) -> list[range]:

@@ -19,11 +19,13 @@ from typing import IO
 import numpy as np
 import torch
 
+from codegrid.budget import check_memory, check_not_hollow
 from codegrid.errors import InputError, reason_of
 from codegrid.files import write_folder
-from codegrid.limits import machine_memory
+from codegrid.tensors import digest_of_file
 
 from .code_writer import CodeShard
+from .digests import note_written
 from .images import to_float
 from .loading import in_order
 from .manifest import CodeHeader
@@ -46,14 +48,6 @@ def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]
     return {f"{name}-{i:05d}.npz": numbers for i, numbers in enumerate(in_order(num_images, shard_size))}
 
 
-def missing_files(folder: str | Path, files: dict[str, range], with_labels: bool) -> dict[str, range]:
-    """Return the files that are not there, or not whole: the work that a stopped run has left."""
-    arrays = ["arr_0.npy", "arr_1.npy"][: 1 + with_labels]
-    return {
-        name: numbers for name, numbers in files.items() if not _is_whole(Path(folder) / name, len(numbers), arrays)
-    }
-
-
 def write_images(
     folder: str | Path,
     file: str,
@@ -61,14 +55,20 @@ def write_images(
     batches: Iterable[torch.Tensor],
     labels: np.ndarray | None,
 ) -> None:
-    """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W)."""
+    """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W).
+
+    The file is noted as whole: see `unwritten`.
+    """
     count, channels, height, width = shape
-    with write_folder(folder, index=file) as staging, zipfile.ZipFile(staging / file, "w") as archive:
-        with _open_array(archive, "arr_0", np.uint8, (count, height, width, channels)) as entry:
-            for images in batches:
-                entry.write(images.permute(0, 2, 3, 1).contiguous().numpy())
-        if labels is not None:
-            _write_array(archive, "arr_1", labels.astype(np.int64))
+    with write_folder(folder, index=file) as staging:
+        with zipfile.ZipFile(staging / file, "w") as archive:
+            with _open_array(archive, "arr_0", np.uint8, (count, height, width, channels)) as entry:
+                for images in batches:
+                    entry.write(images.permute(0, 2, 3, 1).contiguous().numpy())
+            if labels is not None:
+                _write_array(archive, "arr_1", labels.astype(np.int64))
+        digest = digest_of_file(staging / file)
+    note_written(folder, file, digest)
 
 
 def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch.Tensor:
@@ -116,14 +116,16 @@ def code_names(num_grids: int) -> list[str]:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return all arrays of an npz file; pickled ones are refused, and other files in it are left out."""
+    check_not_hollow(path)
     try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a single array, or a pickle
+            raise ValueError("it is no zip file")
         with np.load(path, allow_pickle=False) as file:
             entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
-            size, memory = sum(entry.file_size for entry in entries), machine_memory()
-            if size > memory:  # zeros are packed a thousand to one: a small file can fill any machine
-                raise InputError(
-                    f"{path} holds {size:,} bytes of arrays, but this machine has {memory:,}: cut it into several files"
-                )
+            # zeros are packed a thousand to one: a small file can fill any machine
+            check_memory(
+                f"the arrays of {path}", sum(entry.file_size for entry in entries), "cut it into several files"
+            )
             arrays = {entry.filename.removesuffix(".npy"): file[entry.filename] for entry in entries}
     except InputError:
         raise
@@ -136,10 +138,13 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def read_npy(path: Path) -> np.ndarray:
     """Return the array of an npy file; a pickled one is refused."""
+    check_not_hollow(path)
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no header makes it larger than the file
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no header makes it larger than the file
     except Exception as error:  # header and pickle errors have many types: each means a file we cannot read
         raise InputError(f"{path} is not a readable npy file ({reason_of(error)}): save it with numpy.save") from error
+    check_memory(f"the numbers of {path}", array.nbytes, "cut it into several files")
+    return array
 
 
 def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
@@ -177,12 +182,3 @@ def _read_shape(entry: IO[bytes]) -> tuple[int, ...]:
     """The shape of the array whose .npy file begins here; its bytes follow."""
     np.lib.format.read_magic(entry)
     return np.lib.format.read_array_header_1_0(entry)[0]
-
-
-def _is_whole(path: Path, num_images: int, arrays: list[str]) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as entry:
-            sound = archive.namelist() == arrays and archive.testzip() is None  # its checksums
-            return sound and _read_shape(entry)[0] == num_images
-    except Exception:  # zipfile's errors for damage have many types, and each means: make the file again
-        return False

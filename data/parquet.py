@@ -7,7 +7,6 @@ that these are lists and numbers, and the header of the code dataset to us.
 Shapes: n rows, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -16,16 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from codegrid.budget import check_memory, check_not_hollow
 from codegrid.errors import InputError, import_extra, reason_of
-from codegrid.limits import machine_memory
+from codegrid.strict_json import parse_json, to_json
 
 from .code_writer import CodeShard
-from .manifest import LABELS, CodeHeader, check_header
+from .manifest import FILES, LABELS, CodeHeader, check_header
 from .npz import code_names
 from .shards import COLUMN_TYPES, smallest_dtype
 
 GROUP_CODES = 2**22  # about so many codes in a row group: written, and read, at once
 COMPRESSION = "zstd"
+COPIES, LEVELS = 2, 4  # of a number that is read, and bytes that tell how deep it lies
+STRINGS = ("string", "large_string")  # names of types
 
 
 def write_parquet(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> None:
@@ -65,7 +67,7 @@ def _schema(pa: Any, header: CodeHeader) -> Any:
         if 2 <= len(shape) <= 5 and dtype != "string":  # Arrow's mark of an extension type; others see the lists
             marks = {
                 "ARROW:extension:name": f"datasets.features.features.Array{len(shape)}DExtensionType",
-                "ARROW:extension:metadata": json.dumps([list(shape), dtype]),
+                "ARROW:extension:metadata": to_json([list(shape), dtype]),
             }
             features[name] = {"shape": list(shape), "dtype": dtype, "_type": f"Array{len(shape)}D"}
         else:
@@ -74,8 +76,8 @@ def _schema(pa: Any, header: CodeHeader) -> Any:
     if len(set(header.classes)) == len(header.classes) > 0:  # classes of one name are not for a ClassLabel
         features["label"] = {"names": header.classes, "_type": "ClassLabel"}
     metadata = {
-        "huggingface": json.dumps({"info": {"features": features}}),
-        "codegrid": json.dumps(asdict(header)),
+        "huggingface": to_json({"info": {"features": features}}),
+        "codegrid": to_json(asdict(header)),
     }
     return pa.schema(fields, metadata=metadata)
 
@@ -98,14 +100,16 @@ def _nest(pa: Any, values: np.ndarray, shape: Sequence[int]) -> Any:
 
 
 def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
-    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), and `labels` (n,); and the header of the code dataset.
+    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), `labels` and `files` (n,); and the header.
 
-    There may be no labels. The header is None in files of other programs. Raises `InputError` where the file
-    cannot be read.
+    There may be no labels and no files. The header is that of the code dataset, None in files of other programs.
+    Raises `InputError` where the file cannot be read.
     """
     pq = import_extra("pyarrow.parquet", path.name, "hub")
+    check_not_hollow(path)
     try:
-        with pq.ParquetFile(path) as file:
+        texts = [field.name for field in pq.read_schema(path) if field.name == FILES and str(field.type) in STRINGS]
+        with pq.ParquetFile(path, read_dictionary=texts) as file:  # a long name that is told often stays one name
             return _read(path, file)
     except InputError:
         raise
@@ -120,31 +124,52 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], CodeHeader | No
     names = file.schema_arrow.names
     of_codes = [name for name in names if name == "codes" or name.startswith("codes.")]
     label = [name for name in ("label", "labels") if name in names][:1]
+    files = [FILES] if FILES in names and "dictionary<" in str(file.schema_arrow.field(FILES).type) else []
     if not of_codes or not file.metadata.num_rows:
         raise InputError(f"{path}: a column `codes` of grids is needed, and at least one grid")
+    needed = sum(_bytes_of(path, file, name) for name in (*of_codes, *label))
+    needed += sum(column.total_uncompressed_size for name in files for column in _columns(file, name))
+    check_memory(f"the codes of {path}", needed, "cut it into several files")
     groups = range(file.metadata.num_row_groups)
-    size = sum(_num_values(file.metadata.row_group(group), name) for group in groups for name in of_codes) * 8
-    if size > machine_memory():  # equal codes are packed a thousand to one: a small file can fill any machine
-        memory = f"this machine has {machine_memory():,}"
-        raise InputError(f"{path} holds {size:,} bytes of codes, but {memory}: cut it into several files")
-    found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label]}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label, *files]}
     for group in groups:
         table = file.read_row_group(group, columns=list(found))
         for name, arrays in found.items():
-            arrays += [_unnest(path, name, chunk) for chunk in table[name].chunks if len(chunk)]
+            read = _names if name in files else _unnest
+            arrays += [read(path, name, chunk) for chunk in table[name].chunks if len(chunk)]
     if any(len({array.shape[1:] for array in arrays}) > 1 for arrays in found.values()):
         raise InputError(f"{path}: its grids are not all of one size: export the codes again")
     joined = {LABELS if name in label else name: np.concatenate(arrays) for name, arrays in found.items()}
     return joined, _header(path, file.schema_arrow.metadata or {})
 
 
-def _num_values(group: Any, name: str) -> int:
-    columns = [group.column(number) for number in range(group.num_columns)]
-    return sum(
-        column.num_values
-        for column in columns
-        if column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.")
-    )
+def _bytes_of(path: Path, file: Any, name: str) -> int:
+    """Return what a column takes while it is read; refuse any but lists of lists of ... of whole numbers."""
+    import pyarrow as pa
+
+    kind = file.schema_arrow.field(name).type
+    kind = getattr(kind, "storage_type", kind)  # `datasets`, once it is imported, makes an own type of lists
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    if not pa.types.is_integer(kind):
+        raise InputError(f"{path}: `{name}` holds {str(kind)[:60]}: codes and labels must be whole numbers")
+    values = sum(column.num_values for column in _columns(file, name))
+    return values * (COPIES * kind.bit_width // 8 + LEVELS)
+
+
+def _columns(file: Any, name: str) -> list[Any]:
+    """Return what the file says of a column, in each of its groups of rows."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return [column for column in columns if f"{column.path_in_schema}.".startswith(f"{name}.")]
+
+
+def _names(path: Path, name: str, chunk: Any) -> np.ndarray:
+    """An array of n texts → (n,) str."""
+    if chunk.null_count:
+        raise InputError(f"{path}: `{name}` must be names of files, none of them missing")
+    texts = chunk.dictionary.to_pylist()
+    return np.array(texts, dtype=object)[chunk.indices.to_numpy()]
 
 
 def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:
@@ -163,7 +188,7 @@ def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:
 
 
 def _header(path: Path, metadata: dict[bytes, bytes]) -> CodeHeader | None:
-    header = json.loads(metadata.get(b"codegrid", b"null"))
+    header = parse_json(metadata.get(b"codegrid", b"null"))
     if header is None:
         return None
     try:

@@ -10,7 +10,6 @@ A shard of m rows holds
 Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from codegrid.budget import check_not_hollow
 from codegrid.codes import Codes, Grid
 from codegrid.errors import InputError
+from codegrid.files import open_plain
 from codegrid.limits import short
+from codegrid.strict_json import parse_json
 from codegrid.tensors import sha256
 
 from .manifest import LABELS, CodeHeader
@@ -134,12 +136,14 @@ def texts_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarray
     return np.array(texts, dtype=object).reshape(len(rows), *column["shape"]).tolist()
 
 
-def read_shard(path: Path, num_rows: int, expected_sha256: str, header: CodeHeader) -> Arrays:
-    """Map a shard whose bytes, shapes and codes are as they must be.
+def read_shard(
+    path: Path, num_rows: int, expected_sha256: str, header: CodeHeader, into_memory: bool = False
+) -> Arrays:
+    """Map a shard whose bytes, shapes and codes are as they must be, or read it into memory.
 
     Raises `InputError` where they are not.
     """
-    content = _map_bytes(path)
+    content = _read_bytes(path) if into_memory else _map_bytes(path)
     if sha256(content) != expected_sha256:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
     arrays = _parse(path, content)[1]
@@ -154,9 +158,15 @@ def read_metadata(path: Path) -> dict[str, str]:
     return _parse(path, _map_bytes(path))[0]
 
 
+def _read_bytes(path: Path) -> np.ndarray:
+    with open_plain(path) as file:
+        return np.frombuffer(file.read(), dtype=np.uint8)
+
+
 def _map_bytes(path: Path) -> np.ndarray:
     if not path.stat().st_size:
         raise InputError(f"{path} is damaged (it is empty): export the codes again")
+    check_not_hollow(path)
     return np.memmap(path, dtype=np.uint8, mode="r")
 
 
@@ -170,7 +180,7 @@ def _parse(path: Path, content: np.ndarray) -> tuple[dict[str, str], Arrays]:
         if length > min(len(content) - 8, MAX_SHARD_HEADER):
             raise ValueError("the header is longer than the file")
         data = content[8 + length :]
-        entries = json.loads(content[8 : 8 + length].tobytes())
+        entries = parse_json(content[8 : 8 + length].tobytes())
         metadata = entries.pop("__metadata__", {})
         arrays = {}
         for name, entry in entries.items():

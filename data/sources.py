@@ -1,21 +1,23 @@
 """Every data set by name → images as uint8, in the size and with the channels that are asked for."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from codegrid.budget import check_memory
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.limits import MAX_SIDE
 
 from .arrays import read_images
 from .folder import FolderImages, load_folder
 from .hub import load_hub
-from .images import MAX_PIXELS, ImageDataset
-from .names import find_data
+from .images import ImageDataset, fit
+from .names import find_data, public_name
 from .splits import split_indices
 
 Images = ImageDataset | FolderImages
@@ -28,8 +30,9 @@ def load_images(
     split: str,
     image_size: tuple[int, ...] = (),
     in_channels: int | None = None,
+    skip_unreadable: bool = False,
 ) -> Images:
-    """Load one part of a data set.
+    """Load one part of a data set; `str(images.found)` says in one line what it was read as.
 
     Args:
         dataset: a name in `SOURCES`; `hf:NAME`, of the Hugging Face hub or a local folder; or the path of a folder of
@@ -39,6 +42,7 @@ def load_images(
             1,000 images more (`splits.held_out_mask`).
         image_size: (), the images' own size; (size,) or (H, W), resized and centre-cropped to it.
         in_channels: 1 or 3 to convert to; None keeps what the images have.
+        skip_unreadable: leave out picture files that cannot be read.
 
     Raises `InputError` where the data cannot be had.
     """
@@ -54,6 +58,10 @@ def load_images(
     if max(images.image_size) > MAX_SIDE:
         height, width = images.image_size
         raise InputError(f"the images of {dataset} are {height}×{width}: give `image_size`, at most {MAX_SIDE}")
+    if isinstance(images, FolderImages):
+        images = images.ready(skip_unreadable)
+    if not images.found.part:
+        images.found = replace(images.found, name=public_name(dataset), part=split)
     return images
 
 
@@ -157,31 +165,15 @@ def _from_arrays(
 ) -> ImageDataset:
     """NHWC arrays → the data set, resized and converted where that was asked for."""
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
-    if channels == 1 and images.shape[1] == 3:
-        red, green, blue = images.float().unbind(1)  # ITU-R 601, as PIL converts
-        images = (0.299 * red + 0.587 * green + 0.114 * blue).round().to(torch.uint8)[:, None]
-    elif channels == 3 and images.shape[1] == 1:
-        images = images.expand(-1, 3, -1, -1).contiguous()
-    if size and size != tuple(images.shape[2:]):
-        images = torch.cat([_resize_and_crop(piece, size) for piece in images.split(1024)])
+    shape = (len(images), channels or images.shape[1], *(size or images.shape[2:]))
+    check_memory(f"{len(images):,} images", math.prod(shape), "choose a smaller `image_size`, or give fewer")
+    if shape != images.shape:
+        images = torch.cat([_fit_pixels(piece, size, channels) for piece in images.split(1024)])
     return ImageDataset(images, None if labels is None else torch.from_numpy(labels.astype(np.int64)), classes)
 
 
-def _resize_and_crop(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize so that the smaller side just covers `size`, and crop the centre.
-
-    torchvision's resize of uint8 is off by one in a fifth of the pixels, and takes seconds to import.
-    """
-    height, width = images.shape[2:]
-    scale = max(size[0] / height, size[1] / width)
-    covering = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
-    if covering[0] * covering[1] > MAX_PIXELS:  # a strip would be blown up to what no memory holds
-        raise InputError(
-            f"images of {height}×{width} cannot be brought to {size[0]}×{size[1]}: choose another `image_size`"
-        )
-    resized = F.interpolate(images.float(), covering, mode="bilinear", antialias=True).round().clamp(0, 255)
-    top, left = (covering[0] - size[0]) // 2, (covering[1] - size[1]) // 2
-    return resized[:, :, top : top + size[0], left : left + size[1]].to(torch.uint8)
+def _fit_pixels(images: torch.Tensor, size: tuple[int, int] | None, channels: int | None) -> torch.Tensor:
+    return fit(images.float(), size, channels).round().clamp(0, 255).to(torch.uint8)
 
 
 def _held_out(images: ImageDataset, split: str) -> ImageDataset:

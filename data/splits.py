@@ -3,9 +3,6 @@
 Shapes: n items.
 """
 
-from collections.abc import Sequence
-from typing import Any, cast
-
 import numpy as np
 
 from codegrid.codes import Layout
@@ -13,7 +10,7 @@ from codegrid.errors import InputError
 from codegrid.tensors import digest_of, sha256
 
 from .code_files import AnyCodes, Assumed, open_to_learn
-from .codes import CodeBatch, CodeDataset
+from .codes import CodeBatch, IndexedCodes
 from .loading import Indices, item_numbers
 
 SHARE = 10  # one of so many is held out
@@ -61,7 +58,7 @@ def warn_of_few(count: int, items: str) -> list[str]:
     return [f"only {count} held-out {items}: figures that are measured on them are rough"] if count < FEW else []
 
 
-class Subset:
+class Subset(IndexedCodes):
     """Some rows of a code dataset, as a data set.
 
     Args:
@@ -69,22 +66,18 @@ class Subset:
         numbers: (n,) the rows of it.
     """
 
-    def __init__(self, codes: CodeDataset, numbers: np.ndarray) -> None:
+    def __init__(self, codes: AnyCodes, numbers: np.ndarray) -> None:
         self.codes, self.numbers = codes, np.asarray(numbers, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: Any) -> CodeBatch:
-        return self.codes[self.numbers[index]]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[CodeBatch]:
-        """Return items for a `DataLoader` to collate, read all at once."""
-        return self.codes.__getitems__(self.numbers[item_numbers(indices)])
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self):,} rows of {self.codes!r})"
 
     def batch(self, indices: Indices) -> CodeBatch:
         """Return some rows, in the order of their numbers in this part."""
-        return self.codes.batch(self.numbers[item_numbers(indices)])
+        return self.codes.batch(self.numbers[item_numbers(indices, len(self))])
 
     def fingerprint(self) -> str:
         """Return a digest that tells two parts apart."""
@@ -114,7 +107,7 @@ def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | 
     together or hold the same images.
     """
     if validation_codes is None:
-        parts = [Subset(cast("CodeDataset", codes), numbers) for numbers in _split_rows(codes)]
+        parts = [Subset(codes, numbers) for numbers in _split_rows(codes)]
         if not all(len(part) for part in parts):
             raise InputError(f"{codes.folder} holds {len(codes)} grids: too few to train and validate on")
         return parts[0], parts[1]

@@ -4,7 +4,7 @@ codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
@@ -13,7 +13,9 @@ from codegrid.pipelines.running.settings import Compute
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeCodes(Compute):
-    """Turn codes back into images. Leaves images.png and images.npz.
+    """Turn codes back into images. Leaves images.png, a sheet, and images.npz, or with --format png the folder images/.
+
+    Where the pictures that the codes were made of are known, files.json has their names.
 
     codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
     """
@@ -26,6 +28,8 @@ class DecodeCodes(Compute):
     """Folder for the images."""
     batch_size: BatchSize = 256
     """Items decoded at once."""
+    format: Literal["npz", "png"] = "npz"
+    """npz: images as arrays; png: a file for each image."""
     shard_size: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Images in one .npz file; more are cut into several."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from codegrid.limits import NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Folders
+from codegrid.pipelines.running.settings import Compute, Dataset, Flag, Folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class Doctor(Compute):
     they are still there."""
     data_root: str | None = None
     """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache."""
+    skip_unreadable: Flag = False
+    """Leave out pictures that cannot be read, instead of stopping with their names."""
     num_samples: NumSamples | None = 256
     """How many samples to draw from the prior, to be compared with as many held-out ones; None: none."""
     seed: Seed = 0

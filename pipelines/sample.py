@@ -18,8 +18,8 @@ from codegrid.pipelines.running.settings import Drawing, Flag, Folders, check_pr
 class Sample(Drawing):
     """Draw new codes from the prior and decode them.
 
-    Leaves samples.png and samples.npz (or several such files, or with --format codegrid a code dataset); with
-    --complete completions.png and completions.npz.
+    Leaves samples.png, a sheet, and samples.npz (or several such files, or with --format png the folder samples/, or
+    with --format codegrid a code dataset); with --complete they are called completions.
 
     codegrid sample --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/sevens --labels 7
     """
@@ -44,8 +44,9 @@ class Sample(Drawing):
     """Sample i follows from the seed and i alone, whatever the batch size and the number of processes."""
     batch_size: BatchSize = 128
     """Images drawn at once, in each process."""
-    format: Literal["npz", "codegrid"] = "npz"
-    """npz: images; codegrid: the codes alone, as a code dataset that decode-codes and train-prior read."""
+    format: Literal["npz", "png", "codegrid"] = "npz"
+    """npz: images as arrays; png: a file for each image; codegrid: the codes alone, as a code dataset that decode-codes
+    and train-prior read."""
     shard_size: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Images in one .npz file; more are cut into several."""
     compile: Flag = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from codegrid.errors import InputError
-from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, PowerOfTwo, Range, check_fields
+from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, PowerOfTwo, Range, check_fields
 from codegrid.registry import NameOf
 
 Distance = Literal["euclidean", "cosine"]
@@ -45,7 +45,7 @@ class CodebookOptions:
     """Entries below this share of uniform use move to random latents; 0: never. None: 0.3, or 0 for clustered."""
     distance: Distance = "euclidean"
     """Distance by which the nearest entry is found; cosine only chooses, the entries stay as they are."""
-    kmeans_steps: Annotated[int, Range(0, 2**31)] = 0
+    kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
     """First steps in which the codebook is set to the k-means of the batch's latents."""
 
 

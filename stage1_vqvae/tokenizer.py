@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codegrid.budget import check_memory
 from codegrid.codes import Codes, Condition, Losses, Moment, Signal
 from codegrid.errors import InputError
 from codegrid.limits import Range, check_value, make_options, short
@@ -19,11 +20,13 @@ from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
+from codegrid.tensors import check_images
 
 from .networks import Decoder, Encoder
 from .options import VQVAEOptions
 
 IMAGE_CHANNELS = (1, 3)
+WORKED_ON = 3  # tensors of the decoder's largest layer at once: they are half the image's size, and half as wide
 
 
 class VQVAE(ModelFolder, nn.Module):
@@ -69,9 +72,8 @@ class VQVAE(ModelFolder, nn.Module):
             settings.hidden_channels, settings.residual_channels, settings.num_residual_blocks,
             self.quantizer.embedding_dim, settings.downsampling,
         )  # fmt: skip
-        # in float32, whatever the default is where it is built
-        self.encoder = Encoder(self.signal.channels, *sizes).float()
-        self.decoder = Decoder(self.signal.channels, *sizes).float()
+        self.encoder = Encoder(self.signal.channels, *sizes)
+        self.decoder = Decoder(self.signal.channels, *sizes)
         self.layout = self.quantizer.layout(self._sites(self.signal.size))
         self.config = {
             "signal": self.signal.as_json(),
@@ -97,9 +99,10 @@ class VQVAE(ModelFolder, nn.Module):
     def encode(self, x: torch.Tensor) -> Codes:
         """(b, c, H, W) in [-1, 1] → codes (b, h, w) int64, one tensor for each grid. Changes nothing, in training too.
 
-        Raises `InputError` where x is not a batch of images with as many channels.
+        Raises `InputError` where x is not a batch of images with as many channels, in this range.
         """
-        return self.quantizer.encode(self.encode_latents(x))
+        check_images("x", x)
+        return self.quantizer.encode(self.encode_latents(x.to(next(self.encoder.parameters()).dtype)))
 
     @torch.no_grad()
     def decode(
@@ -114,15 +117,19 @@ class VQVAE(ModelFolder, nn.Module):
         `size` is the (H, W) to crop to: by default that of `signal` where the grids are those of such images,
         otherwise the grid times the down-sampling factor.
 
-        Raises `InputError` where a code, or the number of grids, is not of this tokenizer.
+        Raises `InputError` where a code, or the number of grids, is not of this tokenizer, or no memory holds so many.
         """
         self._check_codes(codes)
+        self._check_memory(codes)
         as_trained = all(of_grid.shape[1:] == grid.shape for of_grid, grid in zip(codes, self.layout, strict=True))
         images = self.decoder(self.quantizer.look_up(tuple(of_grid.long() for of_grid in codes)))
         return self._crop(images, size or (self.signal.size if as_trained else images.shape[2:]))
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, c, H, W) in [-1, 1] → encoded and decoded again, in the size of x."""
+        """(b, c, H, W) in [-1, 1] → encoded and decoded again, in the size of x.
+
+        Raises `InputError` as `encode` does.
+        """
         return self.decode(self.encode(x), tuple(x.shape[2:]))
 
     def encode_latents(self, x: torch.Tensor) -> torch.Tensor:
@@ -187,6 +194,9 @@ class VQVAE(ModelFolder, nn.Module):
             found = "one tensor" if isinstance(codes, torch.Tensor) else f"a tuple of {len(codes)}"
             raise InputError(f"`codes` is {found}: it must be a tuple of {len(self.layout)}, a tensor for each grid")
         for number, (of_grid, grid) in enumerate(zip(codes, self.layout, strict=True)):
+            if of_grid.dtype == torch.bool or of_grid.is_floating_point():
+                kind = str(of_grid.dtype).removeprefix("torch.")
+                raise InputError(f"`codes` of grid {number} are {kind}: they must be whole numbers")
             if of_grid.ndim != 1 + len(grid.shape):
                 raise InputError(
                     f"`codes` of grid {number} have the shape {tuple(of_grid.shape)}: it must be (b, h, w)"
@@ -197,6 +207,13 @@ class VQVAE(ModelFolder, nn.Module):
             if not 0 <= least <= largest < grid.num_embeddings:
                 code = largest if largest >= grid.num_embeddings else least
                 raise InputError(f"code {code} in grid {number}: its codes are 0 to {grid.num_embeddings - 1}")
+
+    def _check_memory(self, codes: Codes) -> None:
+        """Refuse more images at once than this machine can decode."""
+        if self.device.type == "cpu":  # others say themselves that they are full
+            pixels = max(of_grid.numel() for of_grid in codes) * self.downsampling**2
+            floats = WORKED_ON * pixels * max(self.signal.channels, self.config["hidden_channels"] // 8)
+            check_memory(f"{len(codes[0]):,} decoded images", 4 * floats, "decode fewer at once (`batch_size`)")
 
     def _quietest(self, grid: int) -> int:
         """Return the code of a grid whose vector is nearest to zero; 0 where the vectors cannot be listed."""

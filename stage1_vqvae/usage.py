@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from codegrid.codes import Codes, Layout
+from codegrid.devices import widest
 
 
 class Usage(NamedTuple):
@@ -20,7 +21,7 @@ class Usage(NamedTuple):
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
     """exp(−Σ p_k log p_k) () of codes that occurred `counts` (K,) times."""
-    p = counts.double() / counts.sum().clamp_min(1)
+    p = counts.to(widest(counts.device)) / counts.sum().clamp_min(1)
     return torch.special.entr(p).sum().exp()
 
 

@@ -45,6 +45,13 @@ class Conditions:
     classes: tuple[str, ...] = ()
     unlabelled: bool = False
 
+    @property
+    def rows_by_name(self) -> dict[str | int, int]:
+        """The row of a table of embeddings that each class has, and NO_LABEL, if it has one."""
+        names = self.classes or map(str, range(self.num_classes))
+        rows: dict[str | int, int] = {name: row for row, name in enumerate(names)}
+        return {**rows, NO_LABEL: self.num_classes} if self.unlabelled else rows
+
     def resolve(
         self,
         labels: Labels | None,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codegrid.codes import Codes, Condition
+from codegrid.devices import widest
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
 
@@ -30,7 +31,8 @@ def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
 
 def bits_per_code(nats: Sequence[Tensor]) -> float:
     """Return the mean bits of all codes of several grids, from their nats."""
-    return sum(float(grid.double().sum()) for grid in nats) / math.log(2) / sum(grid.numel() for grid in nats)
+    total = sum(float(grid.to(widest(grid.device)).sum()) for grid in nats)
+    return total / math.log(2) / sum(grid.numel() for grid in nats)
 
 
 class Bits(NamedTuple):
@@ -74,7 +76,7 @@ def measure(prior: Prior, batches: Batches, seed: int = 0, num_inference_steps: 
         )
         if nats is None:
             return None
-        of_batch = [grid.double().sum(0).cpu() for grid in nats]
+        of_batch = [grid.to(widest(grid.device)).sum(0).cpu().double() for grid in nats]
         sums = [old + new for old, new in zip(sums, of_batch, strict=True)] if sums else of_batch
         count += len(codes[0])
     return Bits(tuple(grid / math.log(2) / count for grid in sums), count)

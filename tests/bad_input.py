@@ -99,7 +99,7 @@ BAD = {
         ("{data} --tokenizer {damaged} --output {new}", "is damaged"),
         ("{data} --tokenizer {picture} --output {new}", "no folder"),
         ("{data} --tokenizer {forged} --output {new}", "`num_residual_blocks` 1000000000"),
-        ("{data} --tokenizer {stopped} --output {new}", "its training has not finished"),
+        ("{data} --tokenizer {stopped} --output {new}", "its training has not validated yet"),
         ("{data} --tokenizer {run}/codes --output {new}", "holds no config.json"),
         ("{data} --tokenizer {run}/tokenizer --output {new} --num-workers 257", "--num-workers 257"),
         ("{data} --tokenizer {run}/tokenizer --output {new} --batch-size 10000000", "--batch-size 10000000"),

@@ -1,11 +1,17 @@
 """Training states on disk: what is taken for sound, whatever the optimizer, and what is not."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
 
-from codegrid.pipelines.training.checkpoints import Checkpoints, Trainable
+from codegrid.errors import InputError
+from codegrid.files import write_json
+from codegrid.locks import hold, releasing
+from codegrid.pipelines.training.checkpoints import Checkpoints, Trainable, drop_states, saved_states
 from codegrid.pipelines.training.trainer import fused_adam
+from codegrid.tensors import digest_of, read_json
 
 
 def checkpoints_of(folder, module, run="run", optimizer=fused_adam, buffers=None):
@@ -85,3 +91,90 @@ def test_a_state_of_another_run_is_not_taken_for_ones_own(tmp_path, capsys):
     states.save(1, [])
     assert checkpoints_of(tmp_path, module)[0].load() == (0, [])
     assert "state of another run" in capsys.readouterr().out
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """States of a module, of which one is saved, and the module."""
+    module = nn.Linear(2, 2)
+    states, optimizer = checkpoints_of(tmp_path / "state", module)
+    moved_once(module, optimizer)
+    states.save(1, [{"step": 1, "loss": 0.5}])
+    return states
+
+
+def test_states_follow_each_other_by_number_however_long_it_is(saved):
+    for step in (99_999_998, 99_999_999, 100_000_000, 1_000_000_000):
+        saved.save(step, [])
+    assert [path.name for path in saved_states(saved.folder)] == ["step-100000000", "step-1000000000"]
+    assert saved.load() == (1_000_000_000, [])
+
+
+def test_what_others_keep_among_the_states_is_neither_read_nor_removed(saved, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "state.json").write_text("{}")
+    for name in ("notes.txt", "step-1", "step-00000002x"):
+        (saved.folder / name).write_text("mine")
+    (saved.folder / "step-00000009").symlink_to(mine)
+    (saved.folder / "thesis").mkdir()
+    (saved.folder / "step-00000001" / "notes.txt").write_text("mine")
+    for step in (3, 4, 5):
+        saved.save(step, [])
+    assert saved.load() == (5, [])
+    drop_states(saved.folder)
+    kept = ["notes.txt", "step-00000001", "step-00000002x", "step-00000009", "step-1", "thesis"]
+    assert sorted(path.name for path in saved.folder.iterdir()) == kept
+    assert (mine / "state.json").exists() and (saved.folder / "step-00000001" / "notes.txt").exists()
+
+
+def test_states_are_not_written_behind_a_link(tmp_path):
+    mine = tmp_path / "mine"
+    (mine / "step-00000001").mkdir(parents=True)
+    (mine / "step-00000001" / "state.json").write_text("{}")
+    with releasing():
+        folder = hold(tmp_path / "run") / "state"
+        folder.symlink_to(mine)
+        states, _ = checkpoints_of(folder, nn.Linear(2, 2))
+        assert states.load() == (0, [])
+        with pytest.raises(InputError, match="is a link"):
+            states.save(5, [])
+        drop_states(folder)
+    assert (mine / "step-00000001" / "state.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"step": "1"}, {"step": None}, {"history": {}}, {"history": [7]}, {"history": [{"loss": 0.5}]},
+        {"history": [{"step": 1, "loss": "low"}]}, {"history": [{"step": 2}]}, {"optimizers": []}, {"optimizers": {}},
+        {"optimizers": {"player": None}}, {"optimizers": {"player": {"state": [], "groups": [{}]}}},
+        {"optimizers": {"player": {"state": {"x": {}}, "groups": [{}]}}},
+        {"optimizers": {"player": {"state": {}, "groups": [{"lr": "high"}]}}},
+        {"optimizers": {"player": {"state": {"7": {"step": 1}}, "groups": [{}]}}}, {"tensors": 3},
+    ],
+)  # fmt: skip
+def test_a_forged_state_is_skipped_with_a_line(saved, forged, capsys):
+    path = saved.folder / "step-00000001" / "state.json"
+    fields = {**read_json(path), **forged}
+    fields.pop("sha256")
+    write_json(path, {**fields, "sha256": digest_of(fields)})
+    before = [value.clone() for value in saved.trainable.modules["player.model"].state_dict().values()]
+    assert saved.load() == (0, [])
+    assert capsys.readouterr().out.startswith("skipping a damaged training state: ")
+    after = saved.trainable.modules["player.model"].state_dict().values()
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_a_pipe_in_the_place_of_a_state_is_not_waited_for(saved, capsys):
+    path = saved.folder / "step-00000001" / "state.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert saved.load() == (0, []) and "is a pipe, not a file" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(saved, monkeypatch, capsys):
+    assert saved.load()[0] == 1 and not capsys.readouterr().out
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
+    assert saved.load()[0] == 1
+    assert "going on with 7 threads on cpu, torch" in (line := capsys.readouterr().out) and "begun with" in line

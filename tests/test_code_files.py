@@ -10,8 +10,9 @@ from written_codes import COUNT, HEADER, LABELS, LAYOUTS, draw_codes, export, sh
 
 from codegrid.codes import Grid
 from codegrid.data import CodeDataset
-from codegrid.data.code_files import Assumed, open_codes, open_to_learn
+from codegrid.data.code_files import Assumed, files_of, open_codes, open_to_learn
 from codegrid.data.code_writer import shard_ranges
+from codegrid.data.manifest import FILE_COLUMN, FILES
 from codegrid.data.npz import code_names, read_npz, write_npz
 from codegrid.data.parquet import read_parquet, write_parquet
 from codegrid.data.splits import hold_out
@@ -86,6 +87,27 @@ def test_columns_have_their_own_names(tmp_path, form):
         assert np.array_equal(arrays[name], columns[name])
 
 
+NAMES = [f"cat/{i}.png" for i in range(COUNT - 1)] + ["ein längerer Name.png"]
+
+
+@pytest.mark.parametrize("form", [None, *FORMATS])
+@pytest.mark.parametrize("with_names", [True, False])
+def test_the_names_of_files_come_back_with_their_rows(tmp_path, form, with_names, monkeypatch):
+    monkeypatch.setattr("codegrid.data.code_files.AT_ONCE", 7)
+    pytest.importorskip("pyarrow" if form == "parquet" else "numpy")
+    columns = {"labels": LABELS} | ({FILES: NAMES} if with_names else {})
+    header = replace(HEADER, columns={FILES: FILE_COLUMN} if with_names else {})
+    path = tmp_path / f"codes.{form}"
+    if form:
+        FORMATS[form](path, header, (shard_of(rows, columns=columns) for rows in shard_ranges(COUNT)))
+    else:
+        export(path, header, lambda rows: shard_of(rows, columns=columns))
+    opened = open_codes(path, tokenizer_of(HEADER.layout))
+    assert files_of(opened, range(3, 25)) == (NAMES[3:25] if with_names else None)
+    assert opened.batch([24, 0]).columns.get(FILES) == ([NAMES[24], NAMES[0]] if with_names else None)
+    assert len(opened.fingerprint()) == 64
+
+
 def test_arrays_of_one_grid_and_of_several_are_named():
     assert code_names(1) == ["codes"] and code_names(2) == ["codes.0", "codes.1"]
 
@@ -143,6 +165,8 @@ CODES = np.zeros((4, 3, 5), dtype=np.int64)
         ({"codes": CODES, "labels": np.zeros(3, dtype=int)}, "one whole number for each of 4"),
         ({"codes": CODES, "labels": np.full(4, -2)}, "label -2"),
         ({"codes": CODES, "labels": np.full(4, 10**6)}, "label 1000000"),
+        ({"codes": CODES, "files": np.array(["a.png"])}, "`files` must hold one name for each of 4"),
+        ({"codes": CODES, "files": np.arange(4)}, "`files` must hold one name for each of 4"),
     ],
 )
 def test_arrays_that_are_not_codes_are_refused(tmp_path, arrays, reason):

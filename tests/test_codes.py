@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, random_split
 from written_codes import CODES, COUNT, HEADER, LABELS, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid.codes import Grid
 from codegrid.data import CodeDataset
-from codegrid.data.code_writer import CodeShard
+from codegrid.data.code_writer import CodeShard, write_codes
 from codegrid.data.loading import StepSampler, in_order, load_batches, pieces_of
 from codegrid.data.manifest import CodeHeader
 from codegrid.data.shards import smallest_dtype
 from codegrid.data.splits import Subset, hold_out
 from codegrid.errors import InputError
+from codegrid.locks import releasing
+from codegrid.pipelines.running.run_folder import missing_codes
 
 
 @pytest.fixture(autouse=True)
@@ -171,20 +173,41 @@ def test_items_slices_and_lists_are_read_as_from_any_torch_data_set(folder):
     assert equal(dataset[5:21:3].codes, rows_of(CODES, slice(5, 21, 3)))
     assert equal(dataset[np.array([3, 1])].codes, rows_of(CODES, [3, 1]))
     assert len(list(dataset)) == COUNT and dataset.batch([]).codes[0].shape == (0, 3, 5)
-    for wrong in (COUNT, -COUNT - 1, [0, COUNT]):
-        with pytest.raises(IndexError, match="has 25"):
+    for wrong in (COUNT, -COUNT - 1, np.int64(COUNT), [0, COUNT], [True] * 3):
+        with pytest.raises(IndexError, match="there are 25"):
             dataset[wrong]
-    with pytest.raises(TypeError, match="whole numbers"):
-        dataset[torch.ones(COUNT, dtype=torch.bool)]
+    for wrong in ([0.5], [[1]], "1", None, 1.0):
+        with pytest.raises(TypeError):
+            dataset[wrong]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_loader_of_torch_reads_batches(tmp_path, num_workers):
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
+def test_a_mask_gives_the_rows_where_it_is_true(folder, kind):
+    dataset = CodeDataset(folder)
+    part = Subset(dataset, np.arange(5, 15))
+    assert equal(dataset[kind(dataset.labels == 1)].codes, rows_of(CODES, slice(1, None, 2)))
+    assert equal(part[kind(part.labels == 1)].codes, rows_of(CODES, slice(5, 15, 2)))
+    assert dataset[kind(dataset.labels > 1)].codes[0].shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_of_torch_reads_batches_in_any_order(tmp_path, num_workers):
     export(tmp_path / "c", replace(HEADER, columns=KINDS), lambda rows: shard_of(rows, columns=COLUMNS))
-    batches = list(DataLoader(CodeDataset(tmp_path / "c"), batch_size=10, num_workers=num_workers))
-    assert torch.equal(torch.cat([batch.codes[0] for batch in batches]), CODES[0])
-    assert torch.equal(torch.cat([batch.labels for batch in batches]), LABELS)
-    assert [name for batch in batches for name in batch.columns["file"]] == COLUMNS["file"]
+    dataset = CodeDataset(tmp_path / "c")
+    batches = list(DataLoader(dataset, batch_size=10, shuffle=True, num_workers=num_workers))
+    files = [name for batch in batches for name in batch.columns["file"]]
+    order = [COLUMNS["file"].index(name) for name in files]
+    assert sorted(order) == list(range(COUNT)) and order != sorted(order)
+    assert torch.equal(torch.cat([batch.codes[0] for batch in batches]), CODES[0][order])
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), LABELS[order])
+    parts = random_split(dataset, [20, 5])
+    assert [len(next(iter(DataLoader(part, batch_size=8))).labels) for part in parts] == [8, 5]
+
+
+def test_a_code_dataset_and_a_part_of_it_say_what_they_are(folder):
+    dataset = CodeDataset(folder)
+    words = f"CodeDataset({str(folder)!r}: 25 rows of 3×5 codes out of 300, 2 classes, train)"
+    assert repr(dataset) == words and repr(Subset(dataset, np.arange(7))) == f"Subset(7 rows of {words})"
 
 
 def test_a_part_reads_its_rows(folder):
@@ -317,7 +340,7 @@ def test_a_shard_is_hashed_once_when_it_is_written(tmp_path, monkeypatch):
     def refuse(*args):
         raise AssertionError("hashed again")
 
-    monkeypatch.setattr("codegrid.data.code_writer.digest_of_file", refuse)
+    monkeypatch.setattr("codegrid.data.digests.digest_of_file", refuse)
     monkeypatch.setattr("codegrid.data.shards.sha256", refuse)
     export(tmp_path / "c")
 
@@ -344,13 +367,44 @@ def test_one_flipped_bit_of_a_shard_is_found_when_it_is_first_read_from(folder, 
             read()
 
 
-def test_a_shard_that_is_changed_while_it_is_read_from_is_found(folder):
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_shard_that_is_changed_while_it_is_read_from_is_as_it_was_or_refused(folder, in_memory, monkeypatch):
+    monkeypatch.setattr("codegrid.data.codes.IN_MEMORY_BYTES", 2**30 * in_memory)
     dataset = CodeDataset(folder)
     dataset.batch(range(COUNT))
     path = folder / "codes-00001.safetensors"
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(InputError, match=r"codes-00001\.safetensors is damaged"):
-        dataset.batch([10])
+    before = path.stat()
+    flip(path, -1)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if in_memory:
+        os.truncate(path, 0)  # a page of a map behind the end would kill the process
+        assert equal(dataset.batch([10]).codes, rows_of(CODES, [10]))
+    else:
+        with pytest.raises(InputError, match=r"codes-00001\.safetensors is damaged"):
+            dataset.batch([10])
+
+
+def test_codes_that_another_machine_encoded_otherwise_are_others(folder, tmp_path):
+    export(tmp_path / "other", encode=lambda rows: shard_of(rows, (CODES[0].flip(0),)))
+    ours, theirs = CodeDataset(folder), CodeDataset(tmp_path / "other")
+    assert ours.header == theirs.header and ours.fingerprint() != theirs.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["codes-00001.safetensors", "tables.safetensors"])
+def test_a_finished_export_whose_files_are_gone_is_one_to_go_on_with(tmp_path, name, capsys):
+    tables = {"entries.0": torch.rand(300, 4)}
+    export(tmp_path / "c", tables=tables)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
+    provenance = {"dataset": "bars"}
+    assert missing_codes(tmp_path / "c", HEADER, provenance) is None
+    (tmp_path / "c" / name).unlink()
+    with releasing():
+        missing = missing_codes(tmp_path / "c", HEADER, provenance)
+        assert (
+            missing == [range(10, 20)] * name.startswith("codes") and f"but {name} is gone" in capsys.readouterr().out
+        )
+        write_codes(tmp_path / "c", HEADER, missing, map(shard_of, missing), provenance, tables)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()} == expected
 
 
 @pytest.mark.parametrize("on_demand", [False, True])  # in a worker, then

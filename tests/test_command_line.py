@@ -35,7 +35,7 @@ DATA = "--dataset npz --data-root d --num-workers 1"
 DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
-    "--device cpu --save-every 5 --log-with tensorboard"
+    "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard"
 )
 TOLD = [
     (TrainTokenizer, f"--output o {DATA} --image-size 48 64 {TRAINING} --model vqvae --quantizer gradient"),
@@ -52,7 +52,7 @@ TOLD = [
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile"),
     (Sample, "--tokenizer t --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
     (ExportCodes, "--tokenizer t --output o --dataset pictures --split all"),
-    (DecodeCodes, "--tokenizer t --codes c --output o --batch-size 8 --shard-size 10 --device cpu"),
+    (DecodeCodes, "--tokenizer t --codes c --output o --format png --batch-size 8 --shard-size 10 --device cpu"),
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),

@@ -12,7 +12,7 @@ from codegrid.data.code_writer import shard_ranges
 from codegrid.data.codes import CodeDataset
 from codegrid.data.images import ImageDataset, to_float
 from codegrid.data.sources import load_images
-from codegrid.locks import release_all
+from codegrid.errors import InputError
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
 from codegrid.pipelines.running.device import start_accelerator
@@ -33,10 +33,7 @@ def export(bars_file, small_run, tmp_path):
     def call(name, **settings):
         folder = tmp_path / name
         models = {"tokenizer": str(small_run / "tokenizer"), "output": str(folder)}
-        try:
-            export_codes(ExportCodes(dataset="npz", data_root=str(bars_file), **models, **settings))
-        finally:
-            release_all()  # as the command line does
+        export_codes(ExportCodes(dataset="npz", data_root=str(bars_file), **models, **settings))
         return folder
 
     return call
@@ -77,15 +74,46 @@ def test_plain_codes_of_several_shards_are_those_of_the_code_dataset(export):
     assert json.loads((plain / "run.json").read_text())["finished"]
 
 
-def test_plain_codes_that_could_not_be_written_leave_nothing(export, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "form,method", [("npz", "zipfile._ZipWriteFile.write"), ("parquet", "pyarrow.parquet.ParquetWriter.write_table")]
+)
+def test_plain_codes_that_could_not_be_written_leave_no_half_and_are_not_encoded_again(
+    form, method, export, tmp_path, monkeypatch
+):
+    pytest.importorskip("pyarrow")
+
     def fill(self, content):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr("zipfile._ZipWriteFile.write", fill)
+        patch.setattr(method, fill)
+        export("plain", format=form)
+    assert {path.name for path in (tmp_path / "plain").iterdir()} == {"run.json", "state"}
+    monkeypatch.setattr("codegrid.pipelines.generation.encoding._encode", lambda *batch: pytest.fail("encoded again"))
+    plain = export("plain", format=form)
+    assert {path.name for path in plain.iterdir()} == {"run.json", f"codes.{form}"}
+
+
+def test_plain_codes_go_on_where_they_were_stopped(export, monkeypatch):
+    whole = export("whole", format="npz")
+    asked = []
+
+    def stop_early(tokenizer, images, ranges, *rest):
+        asked.append(ranges)
+        for number, shard in enumerate(encode_ranges(tokenizer, images, ranges, *rest)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield shard
+
+    monkeypatch.setattr("codegrid.pipelines.generation.encoding.encode_ranges", stop_early)
+    with pytest.raises(KeyboardInterrupt):
         export("plain", format="npz")
-    assert not (tmp_path / "plain" / "codes.npz").exists()
-    assert (export("plain", format="npz") / "codes.npz").exists()
+    plain = export("plain", format="npz")
+    assert asked == [shard_ranges(IMAGES), shard_ranges(IMAGES)[2:]]
+    arrays, expected = np.load(plain / "codes.npz"), np.load(whole / "codes.npz")
+    assert all(np.array_equal(arrays[name], expected[name]) for name in ("codes", "labels"))
+    with pytest.raises(InputError, match="was made with"):
+        export("plain", format="parquet")
 
 
 def test_an_export_that_goes_on_makes_only_what_is_missing(export, at_once):

@@ -12,7 +12,7 @@ from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
 
 from codegrid.errors import InputError
-from codegrid.locks import hold, release_all
+from codegrid.locks import hold, releasing
 from codegrid.pipelines.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -157,8 +157,8 @@ def test_a_second_run_into_a_folder_is_refused_while_the_first_lives(tmp_path):
         hold(folder)
     os.kill(holder.pid, signal.SIGKILL)  # its worker lives on
     holder.wait()
-    hold(folder)
-    release_all()
+    with releasing():
+        hold(folder)
     holder.stdout.close()
     assert not any(folder.iterdir())
 

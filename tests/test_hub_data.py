@@ -86,7 +86,7 @@ def test_an_image_folder_is_read_as_our_own_reader_does(tmp_path, load):
     for number, image in enumerate(draw_bars(20, channels=3)[0]):
         folder = tmp_path / "d" / NAMES[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{number}.png")
+        Image.fromarray(image).save(folder / f"{number:02}.png")  # the hub knows no natural order
     ours, theirs = load_images("imagefolder", tmp_path / "d", "train"), load()
     assert theirs.classes == ours.classes and sorted(theirs.labels.tolist()) == sorted(ours.labels.tolist())
     assert sorted(image.numpy().tobytes() for image in theirs.images) == sorted(
@@ -114,7 +114,7 @@ def test_turned_transparent_and_16_bit_pictures_are_decoded_as_those_of_a_folder
 
 def test_what_does_not_fit_in_memory_is_decoded_on_demand_in_other_processes_too(bars, load, monkeypatch):
     kept = load(size=(8, 8))
-    monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 0)
     on_demand = pickle.loads(pickle.dumps(load(size=(8, 8))))
     assert isinstance(on_demand, HubImages)
     one, other = kept.batch(range(36)), on_demand.batch(range(36))
@@ -128,7 +128,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(bars, tmp_path, l
     save(tmp_path / "other", [encode(image) for image in images[::-1]], labels)
     save(tmp_path / "relabelled", [encode(image) for image in images], 1 - labels)
     for memory in (2**31, 0):
-        monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", memory)
+        monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", memory)
         here, copy, *others = (load(name=name).fingerprint() for name in ("d", "copy", "other", "relabelled"))
         assert here == copy == load().fingerprint() and here not in others
 
@@ -143,7 +143,7 @@ def test_pictures_that_nobody_called_so_and_labels_that_are_hidden(tmp_path, loa
 
 
 def test_pictures_that_are_named_and_not_held_are_told_apart_by_the_sizes_of_their_files(tmp_path, load, monkeypatch):
-    monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 0)
     (tmp_path / "d").mkdir()
     for number, image in enumerate(draw_bars(40)[0]):
         Image.fromarray(image[..., 0]).save(tmp_path / "d" / f"{number:02}.png")
@@ -179,7 +179,7 @@ def test_pictures_that_are_named_are_read_from_below_the_data_set(tmp_path, load
 @pytest.mark.parametrize("memory", [2**31, 0])
 @pytest.mark.parametrize("name", ["../mine.png", "{mine}", "link.png", "linked/mine.png", "a\0b", ""])
 def test_no_picture_is_read_from_outside_of_the_data_set(tmp_path, load, monkeypatch, name, memory):
-    monkeypatch.setattr("codegrid.data.hub.IN_MEMORY_BYTES", memory)
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", memory)
     mine = write_picture(tmp_path / "mine.png")
     ours = write_picture(tmp_path / "d" / "a.png")
     (tmp_path / "d" / "link.png").symlink_to(mine)
@@ -244,7 +244,7 @@ def test_what_cannot_be_read_is_one_line(make, reason, tmp_path, load):
 
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, load, monkeypatch):
     save(tmp_path / "d", [encode(np.zeros((8, 8), np.uint8))] * 3)
-    monkeypatch.setattr("codegrid.data.folder.MAX_PIXELS", 63)
+    monkeypatch.setattr("codegrid.data.pictures.MAX_PIXELS", 63)
     with pytest.raises(InputError, match="at most 63 are read"):
         load()
 

@@ -14,7 +14,7 @@ from conftest import draw_bars
 from PIL import Image
 
 from codegrid.codes import Signal
-from codegrid.data.folder import FolderImages, load_folder
+from codegrid.data.folder import FolderImages, affordable
 from codegrid.data.images import ImageDataset, evenly_spaced, to_float, to_uint8
 from codegrid.data.sources import load_images
 from codegrid.data.splits import split_indices, warn_of_few
@@ -180,9 +180,9 @@ def test_folders_named_train_and_test_are_the_parts(tmp_path):
 
 def test_pictures_read_on_demand_equal_those_kept_in_memory(tmp_path, monkeypatch):
     root = write_folder_of_bars(tmp_path)
-    kept = load_folder(root, "train", (8, 8), None)
+    kept = load_images("imagefolder", root, "train", (8, 8))
     monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 0)
-    on_demand = load_folder(root, "train", (8, 8), None)
+    on_demand = load_images("imagefolder", root, "train", (8, 8))
     assert isinstance(on_demand, FolderImages)
     chosen = [5, 0, 11]
     for ours, theirs in zip(on_demand.batch(chosen), kept.batch(chosen), strict=True):
@@ -193,6 +193,19 @@ def test_pictures_read_on_demand_equal_those_kept_in_memory(tmp_path, monkeypatc
         with pytest.raises(TypeError, match="whole numbers"):
             images.batch(images.labels == 0)
     assert kept.signal == on_demand.signal == Signal("image", 3, (8, 8))
+
+
+def test_folders_too_large_for_memory_are_told_apart_by_the_content_of_their_files(tmp_path, monkeypatch):
+    prints = []
+    for number, grey in enumerate((7, 7, 8)):
+        root = tmp_path / str(number)
+        root.mkdir()
+        for name in ("a.bmp", "b.bmp", "c.bmp"):  # of one size, whatever they show
+            Image.new("L", (4, 4), grey if name == "b.bmp" else 0).save(root / name)
+        prints.append(FolderImages(root, sorted(root.iterdir()), None, [], None, None).fingerprint())
+    assert prints[0] == prints[1] != prints[2]
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 50)
+    assert affordable([10] * 100) == [0, 20, 40, 60, 80] and affordable([10, 1000]) == [0] and affordable([]) == []
 
 
 def test_the_fingerprint_follows_pixels_labels_and_names():

@@ -10,7 +10,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from codegrid import load
 from codegrid.errors import InputError
-from codegrid.locks import release_all
 from codegrid.pipelines.running.cli import Stopped
 from codegrid.pipelines.running.run_folder import NEUTRAL
 from codegrid.pipelines.train_prior import TrainPrior
@@ -46,7 +45,6 @@ def logged(tokenizer_settings, prior_settings, tmp_path_factory):
     ):  # fmt: skip
         train(replace(settings, output=str(folder / name)))
         train(replace(settings, output=str(folder / f"plain-{name}"), log_with="none"))
-    release_all()
     return folder
 
 
@@ -103,19 +101,12 @@ def stop_at(step, monkeypatch):
     monkeypatch.setattr(TokenizerObjective, "losses", count)
 
 
-def train_and_release(settings, **changes):
-    try:
-        train_tokenizer(replace(settings, **changes))
-    finally:
-        release_all()
-
-
 def test_a_resumed_run_continues_in_the_same_curves(tokenizer_settings, logged, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_at(17, patch)  # the last saved state is that of step 10: steps 11 to 17 are run again
-        train_and_release(tokenizer_settings, output=str(tmp_path))
+        train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
     assert (tmp_path / "logs").is_dir()
-    train_and_release(tokenizer_settings, output=str(tmp_path))
+    train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
     for name in ("validation/reconstruction_error", "validation/psnr"):
         first, second = read_logs(logged / "tokenizer").Scalars(name), read_logs(tmp_path).Scalars(name)
         assert [(event.step, event.value) for event in second] == [(event.step, event.value) for event in first]
@@ -126,8 +117,8 @@ def test_a_run_that_was_killed_before_its_first_state_starts_its_curves_again(
 ):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_at(7, patch)
-        train_and_release(tokenizer_settings, output=str(tmp_path))
-    train_and_release(tokenizer_settings, output=str(tmp_path))
+        train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
+    train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
     steps = [event.step for event in read_logs(tmp_path).Scalars("validation/psnr")]
     assert steps == sorted(set(steps)) and steps[0] == 2
 
@@ -135,8 +126,8 @@ def test_a_run_that_was_killed_before_its_first_state_starts_its_curves_again(
 def test_a_run_may_continue_without_its_log(tokenizer_settings, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_at(5, patch)
-        train_and_release(tokenizer_settings, output=str(tmp_path), steps=6, save_every=3)
-    train_and_release(tokenizer_settings, output=str(tmp_path), steps=6, save_every=3, log_with="none")
+        train_tokenizer(replace(tokenizer_settings, output=str(tmp_path), steps=6, save_every=3))
+    train_tokenizer(replace(tokenizer_settings, output=str(tmp_path), steps=6, save_every=3, log_with="none"))
     assert (tmp_path / "model.safetensors").exists() and "log_with" in NEUTRAL
 
 

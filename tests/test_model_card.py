@@ -5,13 +5,14 @@ import functools
 import json
 import re
 import threading
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
-from codegrid import VQVAE, GatedPixelCNN, Grid, Signal, load
+from codegrid import VQVAE, GatedPixelCNN, Grid, Signal, TwoStagePipeline, load
 from codegrid.data.names import public_name
 from codegrid.model_card import PNG, escape, read_picture, render_card
 
@@ -187,6 +188,30 @@ def test_a_pushed_model_arrives_with_its_card_and_loads_again(tmp_path, monkeypa
     for name, content in hub.files.items():
         (tmp_path / "there" / name).write_bytes(content)
     assert load(tmp_path / "there").fingerprint() == tokenizer.fingerprint()
+
+
+def test_a_pushed_pipeline_is_one_repository_that_is_loaded_again(small_run, tmp_path, monkeypatch, hub):
+    monkeypatch.setattr("huggingface_hub.HfApi", functools.partial(HfApi, endpoint=hub.address, token="none"))
+    load(small_run).push_to_hub("owner/name")
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked[name] = [path for path in sorted(hub.files) if any(fnmatch(path, one) for one in allow_patterns)]
+        for path in asked[name]:
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_bytes(hub.files[path])
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    models = [f"{part}/{file}" for part in ("prior", "tokenizer") for file in ("config.json", "model.safetensors")]
+    assert sorted(hub.files) == sorted([*models, *(f"{part}README.md" for part in ("", "prior/", "tokenizer/")),
+                                        "tokenizer/reconstructions.png"])  # fmt: skip
+    assert ModelCard(hub.files["README.md"].decode()).data.pipeline_tag == "unconditional-image-generation"
+    for pipeline in (load("hf:owner/name"), TwoStagePipeline.from_pretrained("hf:owner/name")):
+        assert pipeline.tokenizer.fingerprint() == load(small_run / "tokenizer").fingerprint()
+        assert asked == {"owner/name": models}
+    assert load("hf:owner/name/prior").fingerprint() == load(small_run / "prior").fingerprint()
+    assert asked == {"owner/name": models[:2]}
 
 
 def test_only_the_model_itself_is_downloaded(tmp_path, monkeypatch):

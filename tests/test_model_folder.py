@@ -71,6 +71,63 @@ def test_a_model_has_float32_weights_and_one_fingerprint_whatever_the_default_pr
     assert all(value.dtype in (torch.float32, torch.int64) for again in loaded for value in again.state_dict().values())
 
 
+@pytest.mark.parametrize("build", [build_tokenizer, build_prior])
+@pytest.mark.parametrize("default", [torch.float64, torch.float16])
+def test_a_model_has_the_same_weights_whatever_the_default_precision_is_where_it_is_made(build, default):
+    expected = build()
+    torch.set_default_dtype(default)
+    try:
+        model = build()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.fingerprint() == expected.fingerprint()
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+
+
+CASTS = {
+    "half": lambda model: model.half(),
+    "bfloat16": lambda model: model.to(torch.bfloat16),
+    "double": lambda model: model.double(),
+    "there and back": lambda model: model.half().float(),
+    "twice": lambda model: model.bfloat16().half(),
+}
+
+
+@pytest.mark.parametrize("build", [build_tokenizer, build_prior])
+@pytest.mark.parametrize("cast", CASTS)
+def test_a_cast_changes_no_fingerprint(build, cast):
+    assert CASTS[cast](build()).fingerprint() == build().fingerprint()
+
+
+def test_weights_that_change_after_a_cast_change_the_fingerprint():
+    model = build_tokenizer().half()
+    model.quantizer.codebook[0, 0] += 1
+    assert model.fingerprint() != build_tokenizer().fingerprint()
+
+
+def test_a_model_that_was_rounded_by_a_cast_is_not_saved_over_what_it_was(folder):
+    model = VQVAE.from_pretrained(folder)
+    with pytest.raises(InputError, match="rounded by a cast"):
+        model.half().save_pretrained(folder)
+    assert VQVAE.from_pretrained(folder).fingerprint() == model.fingerprint()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path, value):
+    model = build_tokenizer()
+    model.quantizer.codebook[3, 2] = value
+    with pytest.raises(InputError, match=rf"quantizer\.codebook holds {value}"):
+        model.save_pretrained(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_facts_that_are_no_numbers_are_saved_as_null(tmp_path):
+    model = build_prior()
+    model.provenance = {"metrics": {"psnr": float("inf")}, "history": [{"nll": float("nan")}]}
+    model.save_pretrained(tmp_path)
+    assert load(tmp_path).provenance == {"metrics": {"psnr": None}, "history": [{"nll": None}]}
+
+
 def test_a_model_knows_its_device_and_kind(tmp_path):
     assert build_prior().device == torch.device("cpu") and build_prior().to("meta").device.type == "meta"
     build_prior().save_pretrained(tmp_path)
@@ -102,7 +159,9 @@ def test_a_changed_field_of_the_config_is_found(folder, field):
         VQVAE.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\x80", b'{"sha256": 3}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"\x80", b'{"sha256": 3}', b'{"a": NaN}', b'{"a": -Infinity}', b'{"a": 1e999}']
+)
 def test_a_file_that_is_not_a_config_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
@@ -322,6 +381,8 @@ BOOK = "quantizer.codebook"
         (lambda tensors: tensors.update({BOOK: torch.zeros(16, 4, dtype=torch.int64)}), "int64"),
         (lambda tensors: tensors.update({BOOK: torch.zeros(16, 4)}), "fingerprint"),
         (lambda tensors: tensors.update({BOOK: torch.zeros(16, 4).bfloat16()}), "bfloat16"),
+        (lambda tensors: tensors.update({BOOK: torch.full((16, 4), torch.nan)}), "codebook holds nan"),
+        (lambda tensors: tensors.update({BOOK: torch.full((16, 4), 1e300, dtype=torch.float64)}), "codebook holds inf"),
     ],
 )
 def test_forged_weights_are_refused_by_name(folder, change, reason):

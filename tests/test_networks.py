@@ -94,11 +94,38 @@ def test_decode_refuses_a_code_outside_the_codebook(code):
         (torch.zeros(1, 7, 5), "`codes` is one tensor: it must be a tuple of 1"),
         ((), "`codes` is a tuple of 0"),
         ((torch.zeros(7, 5, dtype=torch.int64),), r"grid 0 have the shape \(7, 5\)"),
+        ((torch.zeros(1, 7, 5),), "grid 0 are float32"),
     ],
 )
 def test_decode_refuses_what_is_not_a_tuple_of_grids(codes, message):
     with pytest.raises(InputError, match=message):
         build().decode(codes)
+
+
+@pytest.mark.parametrize("call", ["encode", "reconstruct"])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((1, 3, 28, 20), 255, dtype=torch.uint8), "`x` holds uint8: .*as_images"),
+        (draw_images() * 127.5 + 127.5, "`x` holds values from .* to 25.*as_images"),
+        (torch.full((1, 3, 28, 20), torch.nan), "`x` holds values from nan"),
+        (draw_images() * torch.inf, "`x` holds values from -inf"),
+    ],
+)
+def test_images_out_of_their_range_are_refused(call, images, message):
+    with pytest.raises(InputError, match=message):
+        getattr(build(), call)(images)
+
+
+def test_images_of_0_to_1_are_warned_of():
+    with pytest.warns(UserWarning, match=r"2 \* x - 1"):
+        build().encode(draw_images().abs())
+
+
+def test_images_of_another_precision_have_the_same_codes():
+    tokenizer, images = build(), draw_images()
+    assert torch.equal(*tokenizer.encode(images.double()), *tokenizer.encode(images))
+    tokenizer.half().encode(images)
 
 
 def test_images_latents_and_masks_of_another_shape_are_refused():

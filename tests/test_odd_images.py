@@ -76,6 +76,22 @@ def test_a_picture_that_pillow_finds_large_is_read_without_noise(tmp_path):
     assert result.returncode == 0 and "Bomb" not in result.stderr
 
 
+def jpeg_of(scans):
+    """A progressive JPEG whose last scan stands there so often that there are this many."""
+    content = saved(PHOTO, "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * (scans - content.count(b"\xff\xda") + 1) + content[-2:]
+
+
+def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused(tmp_path):
+    for i, scans in enumerate((101, 30)):
+        (tmp_path / f"{i}.jpg").write_bytes(jpeg_of(scans))
+    with pytest.raises(InputError, match=r"0.jpg is a JPEG of more than 100 scans"):
+        load_images("imagefolder", tmp_path, "train")
+    (tmp_path / "0.jpg").write_bytes(jpeg_of(30) + jpeg_of(101) * 9)  # a film behind the picture, say
+    assert len(load_images("imagefolder", tmp_path, "train")) == 1
+
+
 @pytest.mark.parametrize(
     "name,content",
     [
@@ -105,6 +121,73 @@ def test_sixteen_bits_of_other_formats_keep_their_shades_too(tmp_path):
                 Image.fromarray(RAMP).save(root / f"{i}.tif")
         image = load_images("imagefolder", root, "train").images[0, 0]
         assert torch.equal(image, torch.from_numpy((RAMP >> 8).astype(np.uint8)))
+
+
+def tiff_of(pixels, extra_samples=None):
+    """An uncompressed TIFF file of colour (H, W, c); `extra_samples` says what the bands beyond the third are."""
+    height, width, bands = pixels.shape
+    tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * bands, 259: [1], 262: [2], 273: [8],
+            277: [bands], 278: [height], 279: [pixels.nbytes]}  # fmt: skip
+    if extra_samples is not None:
+        tags[338] = [extra_samples] * (bands - 3)
+    data, entries = pixels.tobytes(), b""
+    for tag, values in tags.items():
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if len(packed) > 4:
+            packed, data = struct.pack("<I", 8 + len(data)), data + packed
+        entries += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory
+
+
+SCENE = np.full((4, 4, 5), (30, 60, 90, 240, 50), dtype=np.uint8)  # red, green, blue, near infrared and more
+
+
+@pytest.mark.parametrize(
+    "name,content",
+    [
+        ("unsaid.tif", tiff_of(SCENE[..., :4])),
+        ("other.tif", tiff_of(SCENE[..., :4], 0)),
+        ("five.tif", tiff_of(SCENE, 0)),
+        ("five_with_alpha.tif", tiff_of(SCENE, 2)),
+        ("four.jp2", saved(Image.fromarray(SCENE[..., :4].copy()), "JPEG2000")),
+    ],
+)
+def test_bands_that_may_be_anything_are_refused(tmp_path, name, content):
+    for i in range(2):
+        (tmp_path / f"{i}{name}").write_bytes(content)
+    with pytest.raises(InputError, match=f"0{name} has more bands than colours.*: save it with 1 or 3 bands"):
+        load_images("imagefolder", tmp_path, "train")
+
+
+FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (4, 4))]}
+RGB = Image.fromarray(SCENE[..., :3].copy())
+
+
+@pytest.mark.parametrize(
+    "name,content,told",
+    [
+        ("alpha.tif", tiff_of(SCENE[..., :4], 2), "with transparent parts (laid on white)"),
+        ("alpha.png", saved(Image.fromarray(SCENE[..., :4].copy()), "PNG"), "with transparent parts (laid on white)"),
+        ("opaque.png", saved(RGB.convert("RGBA"), "PNG"), ""),
+        ("deep.tif", tiff_of(SCENE[..., :3].astype(np.uint16) * 257), "with more than 8 bits (the upper 8 are kept)"),
+        ("deep.png", saved(Image.fromarray(RAMP), "PNG"), "with more than 8 bits (the upper 8 are kept)"),
+        ("deep.ppm", b"P6 1 1 65535\n\1\2\3\4\5\6", "with more than 8 bits (the upper 8 are kept)"),
+        ("pages.tif", saved(RGB, "TIFF", **FRAMES), "with several pages or frames (the first is read)"),
+        ("film.gif", saved(RGB, "GIF", **FRAMES), "with several pages or frames (the first is read)"),
+        ("film.webp", saved(RGB, "WEBP", **FRAMES), "with several pages or frames (the first is read)"),
+        ("print.jpg", saved(RGB.convert("CMYK"), "JPEG"), "in CMYK (converted to RGB)"),
+        ("plain.tif", tiff_of(SCENE[..., :3]), ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+@pytest.mark.parametrize("limit", [2**31, 0], ids=["in memory", "on demand"])
+def test_what_is_dropped_of_pictures_is_told(tmp_path, name, content, told, limit, monkeypatch):
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", limit)
+    for i in range(3):
+        (tmp_path / f"{i}{name}").write_bytes(content)
+    said = str(load_images("imagefolder", tmp_path, "train").found).split("; ")
+    assert said[-1] == (f"2{'' if limit else ' of 2 looked at'} {told}" if told else "test is held out")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +272,8 @@ def test_entries_that_are_not_arrays_are_left_out(tmp_path):
 def test_an_npz_that_no_memory_holds_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", np.zeros((10, 1000, 1000), dtype=np.uint8))
     assert (tmp_path / "a.npz").stat().st_size < 20_000
-    monkeypatch.setattr("codegrid.data.npz.machine_memory", lambda: 10**6)
-    with pytest.raises(InputError, match="holds 10,000,128 bytes of arrays, but this machine has 1,000,000"):
+    monkeypatch.setattr("codegrid.budget.machine_memory", lambda: 10**6)
+    with pytest.raises(InputError, match="would take 10,000,128 bytes, but this machine has 1,000,000"):
         load_images("npz", tmp_path / "a.npz", "train")
 
 

@@ -107,6 +107,7 @@ GRID = [[0] * 5] * 3
         ({"codes": [GRID], "label": [None]}, "whole numbers"),
         ({"codes": [GRID], "label": [0.0]}, "whole numbers"),
         ({"codes": [GRID], "label": [[0, 1]]}, "one whole number for each"),
+        ({"codes": [GRID, GRID], "files": ["a.png", None]}, "`files` must be names of files, none of them missing"),
     ],
     ids=str,
 )
@@ -118,9 +119,10 @@ def test_codes_that_are_not_codes_are_refused(columns, reason, tmp_path):
 
 def test_other_kinds_of_lists_are_read_as_well(tmp_path):
     kind = pa.list_(pa.large_list(pa.int32()), 3)
-    pq.write_table(pa.table({"codes": pa.array([GRID, GRID], kind), "labels": [1, 0]}), tmp_path / "codes.parquet")
+    table = {"codes": pa.array([GRID, GRID], kind), "labels": [1, 0], "files": [["a.png"], []]}
+    pq.write_table(pa.table(table), tmp_path / "codes.parquet")
     codes = open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
-    assert codes.codes[0].shape == (2, 3, 5) and codes.labels.tolist() == [1, 0]
+    assert codes.codes[0].shape == (2, 3, 5) and codes.labels.tolist() == [1, 0] and codes.files is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
@@ -134,8 +136,16 @@ def test_a_damaged_file_is_one_line(damage, tmp_path):
 
 def test_codes_that_no_memory_holds_are_refused(tmp_path, monkeypatch):
     write_parquet(tmp_path / "codes.parquet", HEADER, [shard_of(range(COUNT))])
-    monkeypatch.setattr("codegrid.data.parquet.machine_memory", lambda: 100)
-    with pytest.raises(InputError, match="3,000 bytes of codes, but this machine has 100"):
+    monkeypatch.setattr("codegrid.budget.machine_memory", lambda: 100)
+    with pytest.raises(InputError, match="would take 3,500 bytes, but this machine has 100"):
+        open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
+
+
+def test_columns_that_are_not_numbers_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    long = pa.array(["x" * 1000] * 10).dictionary_encode()
+    pq.write_table(pa.table({"codes": [GRID] * 10, "label": long}), tmp_path / "codes.parquet")
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *rest, **options: pytest.fail("was read"))
+    with pytest.raises(InputError, match=r"`label` holds dictionary<.*whole numbers"):
         open_codes(tmp_path / "codes.parquet", tokenizer_of(LAYOUTS["hw"]))
 
 

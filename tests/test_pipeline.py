@@ -1,11 +1,15 @@
-"""Both stages from Python: which tokenizers and priors belong together, labels, and what a run left."""
+"""Both stages from Python: which tokenizers and priors belong together, labels, images in and out, what a run left."""
 
+import inspect
 import shutil
+from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, TwoStagePipeline, load
+from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, SamplingConfig, TwoStagePipeline, load, sample
 from codegrid.codes import Signal
 from codegrid.data.splits import warn_of_few
 from codegrid.pipelines.generation.artifacts import find_artifacts, load_artifacts
@@ -99,6 +103,83 @@ def test_settings_that_a_prior_cannot_follow_are_refused(tokenizer, pipeline):
     ):
         with pytest.raises(InputError, match=reason):
             one.sample(**settings)
+
+
+def test_every_call_draws_new_images_that_its_seed_gives_again(pipeline):
+    one, other = pipeline(3), pipeline(3)
+    assert one.seed != other.seed and not torch.equal(one.images, other.images)
+    again = pipeline.sample(3, seed=one.seed)
+    assert torch.equal(again.images, one.images) and again.seed == one.seed
+    completed = pipeline.complete(one.images, 1)
+    assert torch.equal(pipeline.complete(one.images, 1, seed=completed.seed).images, completed.images)
+    assert pipeline.complete(one.images, 1).seed != completed.seed
+
+
+@pytest.mark.parametrize(
+    "draws", [TwoStagePipeline.__call__, TwoStagePipeline.sample, TwoStagePipeline.complete, sample]
+)
+def test_whatever_draws_names_every_setting_of_drawing(draws):
+    named = inspect.signature(draws).parameters
+    assert {field.name: named[field.name].default for field in fields(SamplingConfig)} == vars(SamplingConfig())
+
+
+def test_a_bar_shows_how_far_drawing_is_unless_told_not_to(pipeline, capsys):
+    with_bar = pipeline.sample(5, seed=1, batch_size=2)
+    assert "drawing 5: 100%" in capsys.readouterr().err
+    assert torch.equal(pipeline.sample(5, seed=1, batch_size=2, progress=False).images, with_bar.images)
+    assert not capsys.readouterr().err
+
+
+def test_images_come_as_tensors_arrays_or_pictures(pipeline, tmp_path):
+    tensors, arrays, pictures = (pipeline.sample(3, seed=1, output_type=kind) for kind in ("pt", "np", "pil"))
+    assert tensors.images.shape == (3, 1, 12, 20) and tensors.images.min() < -0.5
+    assert arrays.images.shape == (3, 12, 20, 1) and 0 <= arrays.images.min() < 0.25 and arrays.images.max() <= 1
+    assert [(picture.size, picture.mode) for picture in pictures.images] == [((20, 12), "L")] * 3
+    saved = [samples.save(tmp_path / str(number)) for number, samples in enumerate((tensors, arrays, pictures))]
+    assert [path.name for path in saved[0]] == ["00000-0.png", "00001-1.png", "00002-0.png"]
+    for number, picture in enumerate(pictures.images):
+        pixels = np.array(picture)
+        assert np.array_equal(pixels, np.round(arrays.images[number, ..., 0] * 255))
+        assert all(np.array_equal(np.array(Image.open(paths[number])), pixels) for paths in saved)
+    with pytest.raises(InputError, match="`output_type` 'latent': choose one of pt, np, pil"):
+        pipeline.sample(1, output_type="latent")
+
+
+def test_pictures_and_arrays_are_taken_as_tensors_are(pipeline):
+    tensors, arrays, pictures = (pipeline.sample(2, seed=1, output_type=kind).images for kind in ("pt", "np", "pil"))
+    (expected,) = pipeline.encode(tensors)
+    colour = [picture.convert("RGB") for picture in pictures]
+    for images in (arrays, pictures, colour, [np.array(picture) for picture in pictures]):
+        assert (pipeline.encode(images)[0] == expected).float().mean() > 0.9  # but for rounding to 8 bits
+    one = pictures[0].resize((40, 24))
+    assert pipeline.reconstruct(one, "pil")[0].size == pipeline.complete(one, 1, output_type="pil").images[0].size
+    assert abs(pipeline.reconstruct(pictures) - pipeline.reconstruct(tensors)).mean() < 0.1
+    assert pipeline.reconstruct(torch.zeros(1, 1, 16, 24)).shape == (1, 1, 16, 24)
+
+
+def test_a_pipeline_says_what_it_is_and_moves_as_one(tokenizer):
+    pipeline = TwoStagePipeline(tokenizer, make_prior(tokenizer, 0, num_classes=2), make_prior(tokenizer, 1))
+    assert repr(pipeline).splitlines() == [
+        "TwoStagePipeline(",
+        "  tokenizer: VQVAE, 1×12×20 images as 2 grids of 3×5 codes out of 16",
+        "  prior-0: GatedPixelCNN, 3×5 codes out of 16",
+        "  prior-1: GatedPixelCNN, 3×5 codes out of 16",
+        "  classes: 2",
+        "  device: cpu",
+        ")",
+    ]
+    assert pipeline.to("meta") is pipeline and pipeline.device.type == "meta"
+    assert {prior.device.type for prior in pipeline.priors} == {"meta"}
+
+
+def test_a_saved_pipeline_is_loaded_again_and_mixes_with_no_other(tokenizer, pipeline, tmp_path):
+    two = TwoStagePipeline(tokenizer, make_prior(tokenizer, 0, num_classes=2), make_prior(tokenizer, 1))
+    two.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "prior-0", "prior-1", "tokenizer"]
+    for again in (load(tmp_path), TwoStagePipeline.from_pretrained(tmp_path)):
+        assert torch.equal(again.sample(2, seed=1).images, two.sample(2, seed=1).images)
+    with pytest.raises(InputError, match=r"holds other priors \(prior-0, prior-1\)"):
+        pipeline.save_pretrained(tmp_path)
 
 
 def test_rows_are_kept_in_finer_grids_too():

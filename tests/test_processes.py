@@ -176,7 +176,7 @@ def test_two_processes_train_what_one_trains(tokenizer_of_two, small_run):
     for key in alone:
         torch.testing.assert_close(together[key], alone[key], atol=2e-3, rtol=2e-3)
     left = sorted(path.name for path in tokenizer_of_two.iterdir())
-    assert left == ["README.md", "config.json", "model.safetensors", "reconstructions.png", "run.json"]
+    assert left == ["README.md", "config.json", "metrics.jsonl", "model.safetensors", "reconstructions.png", "run.json"]
 
 
 def test_two_processes_that_are_killed_end_as_two_that_never_stopped(tokenizer_of_two, tokenizer_flags, tmp_path):
@@ -208,4 +208,4 @@ def test_export_and_prior_of_two_processes_are_one_of_everything(small_run, tmp_
 
     torchrun("train_prior", "--codes", tmp_path / "codes", "--output", tmp_path / "prior", *TINY_PRIOR)
     left = sorted(path.name for path in (tmp_path / "prior").iterdir())
-    assert left == ["README.md", "config.json", "model.safetensors", "run.json", "state"]
+    assert left == ["README.md", "config.json", "metrics.jsonl", "model.safetensors", "run.json", "state"]

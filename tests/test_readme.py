@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import codegrid.pipelines.running.cli as cli
 
@@ -23,6 +24,7 @@ COMMANDS = [
 def test_its_python_runs(small_run, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(small_run)
+    Image.new("RGB", (64, 48)).save(tmp_path / "digit.jpg")
     monkeypatch.chdir(tmp_path)
     blocks = [block for language, block in BLOCKS if language == "python"]
     assert blocks

@@ -46,7 +46,7 @@ def test_a_training_run_leaves_a_model_folder_and_a_record(small_run):
         ("prior", ["state"]),
     ):  # the state holds the weights that were not averaged
         left = sorted(path.name for path in (small_run / name).iterdir())
-        assert left == sorted(["README.md", "config.json", "model.safetensors", "run.json", *more])
+        assert left == sorted(["README.md", "config.json", "metrics.jsonl", "model.safetensors", "run.json", *more])
         record = json.loads((small_run / name / "run.json").read_text())
         assert record["finished"] and record["seed"] == 0 and "torch" in record["versions"]
         assert record["command"] == f"train-{name}"
@@ -154,8 +154,18 @@ def test_an_image_folder_of_odd_sizes_goes_through_both_stages(tmp_path, run):
     data = ("--dataset", "imagefolder", "--data-root", tmp_path / "pictures")
     tokenizer = ("--image-size", 13, 22, "--downsampling", 2, *TINY_TOKENIZER)
     run("train_tokenizer", *data, "--output", tmp_path / "tokenizer", *tokenizer)
-    run("export_codes", *data, "--tokenizer", tmp_path / "tokenizer", "--output", tmp_path / "codes")
-    assert [grid.shape for grid in CodeDataset(tmp_path / "codes").layout] == [(7, 11)]
+    tokens = ("--tokenizer", tmp_path / "tokenizer")
+    run("export_codes", *data, *tokens, "--output", tmp_path / "codes")
+    codes = CodeDataset(tmp_path / "codes")
+    assert [grid.shape for grid in codes.layout] == [(7, 11)]
+    names = codes.batch(range(len(codes))).columns["files"]
+    assert names[:2] == ["lying/000.png", "lying/002.png"] and len(names) == 36
+    run("decode_codes", *tokens, "--codes", tmp_path / "codes", "--output", tmp_path / "decoded")
+    assert json.loads((tmp_path / "decoded" / "files.json").read_text()) == names
+    said = run("evaluate", *data, *tokens, "--output", tmp_path / "judged")
+    assert said.startswith(f"{tmp_path / 'pictures'}, test: 4 images in 2 classes (lying 2, upright 2); train: 36")
+    shown = json.loads((tmp_path / "judged" / "metrics.json").read_text())["shown_files"]
+    assert len(shown) == 4 and {*shown}.isdisjoint(names)
     run("train_prior", "--codes", tmp_path / "codes", "--output", tmp_path / "prior", *TINY_PRIOR)
     images = TwoStagePipeline.from_pretrained(tmp_path).sample(3, labels=["lying"]).images
     assert images.shape == (3, 3, 13, 22)
@@ -165,7 +175,7 @@ def test_a_full_disk_is_one_line(parts, tmp_path, run_script, monkeypatch):
     def fill(*arguments):
         raise OSError(28, "No space left on device", str(tmp_path / "samples.npz"))
 
-    monkeypatch.setattr("codegrid.pipelines.generation.sampling.write_images", fill)
+    monkeypatch.setattr("codegrid.data.image_files.write_images", fill)
     result = run_script("sample", *parts, "--output", tmp_path / "s", "--num-samples", 2)
     assert result.code == 2 and "no room is left on the disk" in result.err.strip().splitlines()[-1]
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["run.json"]

@@ -15,7 +15,6 @@ from codegrid.codes import Losses, Moment, make_layout
 from codegrid.data.images import ImageBatch
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
-from codegrid.locks import release_all
 from codegrid.noise import Noise
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
@@ -24,12 +23,6 @@ from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_toke
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
 NARROW = {"hidden_channels": 16}
-
-
-@pytest.fixture(autouse=True)
-def released():
-    yield
-    release_all()
 
 
 @pytest.fixture
@@ -179,7 +172,6 @@ def test_a_prior_of_a_fine_grid_is_given_the_coarser_ones(prior_settings):
 def test_a_prior_that_cannot_be_given_coarser_grids_is_refused_for_a_fine_one(prior_settings, tmp_path):
     with pytest.raises(InputError, match="`grid` 1: a pixelcnn prior cannot be given the coarser grids"):
         train_prior(replace(prior_settings, grid=(1,), model="pixelcnn"))
-    release_all()
     assert not (tmp_path / "prior").exists()
 
 
@@ -211,7 +203,6 @@ def test_a_prior_learns_arrays_of_other_programs_and_of_a_tokenizer_that_is_name
     said = capsys.readouterr().out
     assert "codes.npz does not tell its tokenizer: taken for 3×5 codes out of" in said and "only 5 held-out" in said
     assert load(settings.output).provenance["tokenizer_fingerprint"] == ""
-    release_all()
     train_prior(replace(settings, output=str(tmp_path / "b"), tokenizer=str(small_run / "tokenizer")))
     assert load(small_run / "tokenizer").layout == load(tmp_path / "b").layout
     TwoStagePipeline.from_parts(small_run / "tokenizer", tmp_path / "b")  # raises where they do not go together

@@ -1,5 +1,8 @@
 """The training loop, by small objectives of its own: players, gradients, states, and that a stopped run goes on."""
 
+import os
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +15,8 @@ from toy_objective import COMPUTE, WIDTH, Points, Toy, TrainToy
 from codegrid.codes import Losses
 from codegrid.data.loading import StepSampler, check_shares, in_order, pieces_of
 from codegrid.errors import InputError
-from codegrid.locks import release_all
+from codegrid.locks import releasing
+from codegrid.pipelines.running.cli import Stopped
 from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.training import checkpoints, loop
@@ -24,10 +28,8 @@ from codegrid.pipelines.training.trainer import Trainer, fused_adam, lr_factor
 
 def train_toy(folder, toy, **settings):
     settings = TrainToy(output=str(folder), **settings)
-    try:
+    with releasing():
         return train(toy, settings, COMPUTE, Run(folder, settings), Accelerator(cpu=True))
-    finally:
-        release_all()
 
 
 class Killed(Exception):
@@ -201,7 +203,7 @@ def test_the_best_average_is_kept_and_validated_in_place_of_the_weights(tmp_path
 
     averages = []
     toy = Worse()
-    train_toy(tmp_path, toy)
+    train_toy(tmp_path / "best", toy)
     kept = toy.players["painter"].kept.state_dict()
     assert len(averages) == 10 and all(torch.equal(kept[name], averages[5][name]) for name in kept)
     averages.clear()
@@ -250,6 +252,22 @@ def test_training_stops_at_the_step_at_which_a_figure_is_not_finite(name, value,
         train_toy(tmp_path, Lost())
     state = load_file(tmp_path / "state" / "step-00000012" / "state.safetensors")
     assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
+
+
+def test_a_signal_while_a_batch_is_waited_for_ends_the_wait_and_saves_what_is_done(tmp_path):
+    toy = Toy()
+    read = toy.dataset.batch
+
+    def hang_at_the_tenth(indices):
+        if len(toy.steps) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return read(indices)
+
+    toy.dataset.batch = hang_at_the_tenth
+    with pytest.raises(Stopped):
+        train_toy(tmp_path, toy, save_every=None)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-00000009"]
 
 
 def test_by_default_a_state_is_saved_after_seconds_and_not_after_steps(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from codegrid.codes import Layout
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, in_order, load_batches
 from codegrid.files import write_json
+from codegrid.locks import releasing
 from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.generation.artifacts import Artifacts, find_artifacts
 from codegrid.pipelines.running.cli import print_once, with_flags
@@ -28,12 +29,15 @@ MAX_CODES = 20_000_000  # that frequencies are counted over: what a small machin
 MAX_COMPARED = 50_000_000_000  # pairs of codes that are compared for copies: a minute or so
 
 
+@releasing()
 def doctor(settings: Doctor) -> None:
     """Print what is wrong with the parts of a run; with `settings.output` also write doctor.json there."""
     found = find_artifacts(
         choose_device(settings.device), settings.run, settings.tokenizer, settings.prior, settings.codes,
-        settings.validation_codes, settings.dataset, settings.data_root,
+        settings.validation_codes, settings.dataset, settings.data_root, settings.skip_unreadable,
     )  # fmt: skip
+    if found.images is not None:
+        print_once(str(found.images.found))
     run = Run(settings.output, settings, **found.facts()) if settings.output else None
     if run and not run.finished:
         run.start()

@@ -87,7 +87,7 @@ def plot_samples(material: Material, settings: Plot) -> Figure:
     numbers = list(range(len(classes)))[:: -(-len(classes) // MAX_CLASSES) or 1]
     count = len(numbers) or 6
     labels = [number for number in numbers for _ in range(columns)] or None
-    drawn = pipeline.sample(count * columns, labels=labels, seed=settings.seed, batch_size=settings.batch_size)
+    drawn = pipeline.sample(count * columns, labels, settings.seed, settings.batch_size, progress=False)
     images = to_unit(drawn.images).split(columns)
     names = [_shortened(classes[number]) for number in numbers] or [""] * count
     rows = [Row(name, row, 0.08) for name, row in zip(names, images, strict=True)]

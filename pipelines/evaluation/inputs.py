@@ -17,6 +17,7 @@ from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, make_request
+from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
 from codegrid.protocols import Prior, Tokenizer
 
@@ -87,9 +88,10 @@ def load_inputs(settings: Evaluate) -> Inputs:
     dataset = str(settings.dataset)
 
     def load(split: str) -> Images:
-        return load_images_for(tokenizer, dataset, settings.data_root, split)
+        return load_images_for(tokenizer, dataset, settings.data_root, split, settings.skip_unreadable)
 
     images = found.images = load(settings.split)
+    print_once(str(images.found))
     if pipeline and pipeline.classes and list(pipeline.classes) != list(images.classes):
         raise InputError(f"the prior knows other classes than {dataset} has: evaluate it on the data it learnt")
     check_features(settings.features, images, dataset)

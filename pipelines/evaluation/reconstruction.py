@@ -11,6 +11,7 @@ import torch
 from codegrid.codes import Codes, Condition
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, to_float
+from codegrid.devices import widest
 from codegrid.noise import Noise
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.stage1_vqvae.usage import LayoutUsage
@@ -60,7 +61,7 @@ def measure_tokenizer(
         output = tokenizer.decode(codes, tuple(x.shape[2:]), noise=noise)
         for watcher in watchers:
             watcher(Reconstruction(images, batch.labels, codes, output))
-        errors.append((output.clamp(-1, 1) - x).square().double().flatten(1).mean(1).cpu())
+        errors.append((output.clamp(-1, 1) - x).square().to(widest(x.device)).flatten(1).mean(1).cpu().double())
         first += len(images)
     mse = torch.cat(errors)
     return {

@@ -14,6 +14,7 @@ from codegrid.data.loading import in_order
 from codegrid.data.manifest import LABELS
 from codegrid.data.shards import Column
 from codegrid.files import write_json
+from codegrid.locks import releasing
 from codegrid.pipelines.drawing.codebook import save_usage
 from codegrid.pipelines.drawing.sheets import save_pairs
 from codegrid.pipelines.evaluate import Evaluate
@@ -67,6 +68,7 @@ class Metrics:
         return lines + self.notes + self.left_out
 
 
+@releasing()
 def evaluate(settings: Evaluate) -> None:
     """Write metrics.json, usage.png and reconstructions.png into `settings.output`."""
     inputs = load_inputs(settings)
@@ -81,12 +83,15 @@ def evaluate(settings: Evaluate) -> None:
     real = measure_reconstructions(inputs, usage, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
-    shown = to_float(images.batch(evenly_spaced(len(images), NUM_SHOWN)).images)
+    numbers = evenly_spaced(len(images), NUM_SHOWN)
+    shown = to_float(images.batch(numbers).images)
     again = tokenizer.reconstruct(shown.to(tokenizer.device))
 
     def write_results(folder: Path) -> None:
         described = {"images": len(images), "split": settings.split, **inputs.depends_on}
         parts = {name: getattr(metrics, name) for name in ("grids", "measured_on", "left_out", "notes")}
+        if images.files is not None:  # of reconstructions.png, row by row
+            parts["shown_files"] = [images.files[number] for number in numbers]
         write_json(folder / "metrics.json", {**metrics.values, **described, **parts})
         save_usage(folder / "usage.png", usage.counts)
         save_pairs(folder / "reconstructions.png", shown, again)

@@ -23,7 +23,8 @@ from codegrid.model_folder import load_model
 from codegrid.protocols import Prior, Tokenizer
 
 from .chosen_data import learnt_data, recorded_data
-from .pipeline import TwoStagePipeline, check_pairing, find_priors
+from .pairing import check_pairing, find_priors, prior_names
+from .pipeline import TwoStagePipeline
 
 VALIDATION = "codes_test"  # where a run keeps the codes that its prior did not learn
 
@@ -109,6 +110,7 @@ def find_artifacts(
     validation_codes: str | None = None,
     dataset: str | None = None,
     data_root: str | None = None,
+    skip_unreadable: bool = False,
 ) -> Artifacts:
     """Load whatever is there, whether it belongs together or not; `left_out` tells what is missing.
 
@@ -117,8 +119,8 @@ def find_artifacts(
         run: a folder that holds tokenizer/, prior/ (or prior-0/, prior-1/, ...), codes/ and codes_test/, as far as it
             does.
         tokenizer, prior, codes, validation_codes: folders in the place of those.
-        dataset, data_root: the images, of which the test part is loaded. By default those that the tokenizer was
-            trained on, where they are at hand.
+        dataset, data_root, skip_unreadable: the images, of which the test part is loaded. By default those that the
+            tokenizer was trained on, where they are at hand.
 
     Raises `InputError` where nothing is there, or something is damaged.
     """
@@ -150,7 +152,7 @@ def find_artifacts(
         found.left_out.append(f"{folder}: codes/ has its images, too; some grids of codes/ stand in")
         found.validation = None
     if found.tokenizer is not None:
-        found.images = _find_images(found.tokenizer, dataset, data_root, found)
+        found.images = _find_images(found, found.tokenizer, dataset, data_root, skip_unreadable)
     return found
 
 
@@ -159,14 +161,11 @@ def load_priors(folders: Sequence[str], device: torch.device) -> tuple[Prior, ..
     return tuple(load_model(folder, device, "prior") for folder in folders)
 
 
-def load_images_for(tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str) -> Images:
+def load_images_for(
+    tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str, skip_unreadable: bool = False
+) -> Images:
     """Load one part of a data set, brought to the tokenizer's size and channels."""
-    return load_images(dataset, data_root, split, tokenizer.signal.size, tokenizer.signal.channels)
-
-
-def prior_names(count: int) -> list[str]:
-    """Return what so many priors are called, and their folders in a run: prior, or prior-0, prior-1, ..."""
-    return ["prior"] if count == 1 else [f"prior-{i}" for i in range(count)]
+    return load_images(dataset, data_root, split, tokenizer.signal.size, tokenizer.signal.channels, skip_unreadable)
 
 
 def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:
@@ -186,7 +185,9 @@ def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:
     return told
 
 
-def _find_images(tokenizer: Tokenizer, dataset: str | None, data_root: str | None, found: Artifacts) -> Images | None:
+def _find_images(
+    found: Artifacts, tokenizer: Tokenizer, dataset: str | None, data_root: str | None, skip_unreadable: bool
+) -> Images | None:
     """Load the test part of what was named, or of what the tokenizer learnt; where it is not there, say so."""
     is_named = dataset is not None or data_root is not None
     at_hand = tokenizer.provenance.get("dataset") in AT_HAND or recorded_data(tokenizer) is not None
@@ -197,7 +198,7 @@ def _find_images(tokenizer: Tokenizer, dataset: str | None, data_root: str | Non
         return None
     try:
         chosen, place = find_data(dataset, data_root) if dataset else learnt_data(tokenizer, data_root)
-        images = load_images_for(tokenizer, chosen, place, "test")
+        images = load_images_for(tokenizer, chosen, place, "test", skip_unreadable)
     except InputError as error:
         if is_named:
             raise

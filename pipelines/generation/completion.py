@@ -11,11 +11,14 @@ from typing import NamedTuple
 import torch
 
 from codegrid.codes import Codes, Known
-from codegrid.data.folder import FolderImages, list_pictures
+from codegrid.data.folder import FolderImages
+from codegrid.data.found import Found
 from codegrid.data.images import to_float
+from codegrid.data.listing import list_pictures
 from codegrid.data.loading import in_order, load_batches
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.sheets import save_sheet
+from codegrid.pipelines.running.cli import print_once
 from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
 
@@ -28,6 +31,7 @@ class Pictures(NamedTuple):
 
     codes: Codes  # (p, *shape) int64, one for each grid, on the CPU
     shown: torch.Tensor  # (at most SHOWN, c, H, W) in [-1, 1]
+    files: list[str]  # (p) where each is below the folder
     fingerprint: str
 
 
@@ -37,7 +41,10 @@ def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
     if not root.is_dir():
         raise InputError(f"no folder {root}: give `complete` a folder of pictures")
     height, width = tokenizer.signal.size
-    images = FolderImages(root, *list_pictures(root), (height, width), tokenizer.signal.channels)
+    contents = list_pictures(root)
+    found = Found(len(contents.paths), name=str(root), left_out=contents.left_out)
+    images = FolderImages(root, contents.paths, None, [], (height, width), tokenizer.signal.channels, found)
+    print_once(str(found))
     batches = [
         tokenizer.encode(to_float(batch.images).to(tokenizer.device))
         for batch in load_batches(images, in_order(len(images), BATCH_SIZE))
@@ -45,7 +52,8 @@ def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
     codes = tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
     shown = images.batch(range(min(len(images), SHOWN))).images
     parts = [[list(part.shape), sha256(part.contiguous().numpy())] for part in (*codes, shown)]
-    return Pictures(codes, to_float(shown), digest_of(parts))
+    files = images.files or []
+    return Pictures(codes, to_float(shown), files, digest_of([parts, files]))
 
 
 def save_completions(

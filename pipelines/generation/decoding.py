@@ -6,16 +6,22 @@ Shapes: b batch, c channels, H W image.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from codegrid.codes import Codes
-from codegrid.data.code_files import CodeArray, open_codes
+from codegrid.data.code_files import CodeArray, files_of, open_codes
 from codegrid.data.codes import CodeDataset
+from codegrid.data.image_files import make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
 from codegrid.data.loading import in_batches, load_batches
-from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+from codegrid.data.manifest import FILES, FILES_JSON
+from codegrid.data.npz import ON_A_PAGE
+from codegrid.files import write_json
+from codegrid.locks import releasing
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
@@ -26,24 +32,41 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.protocols import Tokenizer
 
 
+@releasing()
 def decode_codes(settings: DecodeCodes) -> None:
-    """Write images.npz, in shards where there are many, and images.png into `settings.output`."""
+    """Write the images, in shards where there are many, and a sheet of the first ones into `settings.output`.
+
+    Where the codes tell the files that they were made of, files.json has their names, in the order of the images.
+    """
     tokenizer = load_model(settings.tokenizer, choose_device(settings.device), "tokenizer")
     codes = open_codes(settings.codes, tokenizer)
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
+    shape, names = (len(codes), *tokenizer.signal.shape), partial(names_of_rows, codes)
+    files = make_files(settings.format, run.folder, "images", shape, codes.labels, names, settings.shard_size)
     run.start()
-    files, labels = image_files("images", len(codes), settings.shard_size), codes.labels
-    missing = missing_files(settings.output, files, labels is not None)
-    left = sum(map(len, missing.values()))
+    missing = files.missing()
+    left = sum(map(len, missing))
     with tqdm(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
-        for file, numbers in missing.items():
-            images = decode_rows(tokenizer, codes, numbers, settings.batch_size, bar)
-            of_these = None if labels is None else labels[numbers.start : numbers.stop]
-            write_images(settings.output, file, (len(numbers), *tokenizer.signal.shape), images, of_these)
-    run.finish_with(lambda folder: save_sheet(folder / "images.png", read_first(settings.output, files, ON_A_PAGE)))
-    print_once(f"{settings.output}: {len(codes):,} images in {describe(files)}, some in images.png")
+        for numbers in missing:
+            files.write(numbers, decode_rows(tokenizer, codes, numbers, settings.batch_size, bar))
+    of_files = files_of(codes, range(len(codes)))
+
+    def write_results(folder: Path) -> None:
+        save_sheet(folder / "images.png", files.read_first(ON_A_PAGE))
+        if of_files is not None:
+            write_json(folder / FILES_JSON, of_files)
+
+    run.finish_with(write_results, written=files.results())
+    print_once(f"{settings.output}: {len(codes):,} images in {files}, some in images.png")
+
+
+def names_of_rows(codes: CodeDataset | CodeArray, rows: range) -> list[str]:
+    """Return what some rows are of, for the names of files: the picture's file, or its class, as far as known."""
+    batch, classes = codes.batch(rows), getattr(codes, "classes", [])
+    files = batch.columns.get(FILES)
+    return names_of_labels(batch.labels, classes, len(rows)) if files is None else names_of_files(files)
 
 
 def decode_rows(

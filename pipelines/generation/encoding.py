@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -15,15 +15,18 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from codegrid.codes import Codes, describe_layout
-from codegrid.data.code_writer import CodeShard, shard_ranges, write_codes
+from codegrid.data.code_writer import SHARD_SIZE, CodeShard, missing_ranges, remove_codes, write_codes
+from codegrid.data.codes import CodeDataset
 from codegrid.data.images import to_float
-from codegrid.data.loading import load_batches
-from codegrid.data.manifest import LABELS, CodeHeader
+from codegrid.data.loading import in_order, load_batches
+from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, CodeHeader, is_whole
 from codegrid.data.names import public_name
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
+from codegrid.data.shards import Column
 from codegrid.data.sources import Images
 from codegrid.errors import import_extra
+from codegrid.locks import real_path, releasing
 from codegrid.model_folder import load_model
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.running.cli import print_once
@@ -35,21 +38,28 @@ from codegrid.protocols import Tokenizer
 from .artifacts import load_images_for
 from .chosen_data import choose_data
 
+STATE = "state"  # the folder of the codes that a plain file is made from
 # of images of so many axes: up to a fifth faster on a CPU
 MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
+@releasing()
 def export_codes(settings: ExportCodes) -> None:
     """Write the codes into `settings.output`, shard by shard. Every process encodes its share of each batch."""
     if settings.format == "parquet":
         import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
+    settings = replace(settings, output=str(real_path(settings.output)))  # a link may move while images are encoded
     accelerator = start_accelerator(settings.device)
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
     tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
-        images = load_images_for(tokenizer, str(settings.dataset), settings.data_root, settings.split)
-    header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint())
+        images = load_images_for(
+            tokenizer, str(settings.dataset), settings.data_root, settings.split, settings.skip_unreadable
+        )
+    print_once(str(images.found))
+    with_files = images.files is not None
+    header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
         print_once(f"{settings.output} is finished: nothing to do")
@@ -93,8 +103,13 @@ def encode_ranges(
     for numbers in ranges:
         batches = map_across_ranks(encode, numbers, batch_size, accelerator, progress)
         codes = tuple(map(torch.cat, zip(*batches, strict=True)))
-        labels = images.labels if images.classes else None
-        yield CodeShard(codes, {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]})
+        rows = slice(numbers.start, numbers.stop)
+        columns: dict[str, Column] = {}
+        if images.labels is not None and images.classes:
+            columns[LABELS] = images.labels[rows]
+        if images.files is not None:
+            columns[FILES] = images.files[rows]
+        yield CodeShard(codes, columns)
 
 
 @torch.inference_mode()
@@ -109,10 +124,13 @@ def memory_format_of(tokenizer: Tokenizer) -> torch.memory_format:
     return MEMORY_FORMATS.get(len(tokenizer.signal.size), torch.contiguous_format)
 
 
-def make_header(tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str) -> CodeHeader:
+def make_header(
+    tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str, with_files: bool = False
+) -> CodeHeader:
     """Return the header of a dataset of a tokenizer's codes, with labels where there are classes."""
     grids = [grid.as_json() for grid in tokenizer.layout]
-    return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source)
+    columns = {FILES: dict(FILE_COLUMN)} if with_files else {}
+    return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source, columns=columns)
 
 
 def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
@@ -125,7 +143,11 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
     """Return the images still to be encoded, a range for each shard; None where the export is finished."""
     if settings.format == "codegrid":
         return missing_codes(settings.output, header)
-    return None if _plain_run(settings, header).finished else shard_ranges(header.num_images)
+    run = _plain_run(settings, header)
+    if run.finished:
+        remove_codes(run.folder / STATE)
+        return None
+    return [] if is_whole(run.folder / STATE) else missing_ranges(run.folder / STATE, header)
 
 
 def _write(
@@ -135,13 +157,19 @@ def _write(
     missing: list[range],
     shards: Iterator[CodeShard],
 ) -> None:
-    """Write the shards as they come."""
+    """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
+    provenance = {"dataset": public_name(str(settings.dataset))}
     if settings.format == "codegrid":
-        provenance = {"dataset": public_name(str(settings.dataset))}
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))
+    run = _plain_run(settings, header)
+    run.start()
+    if not is_whole(run.folder / STATE):
+        write_codes(run.folder / STATE, header, missing, shards, provenance)
+    codes = CodeDataset(run.folder / STATE)
     write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
-    file = f"codes.{settings.format}"
-    _plain_run(settings, header).finish_with(lambda folder: write(folder / file, header, shards))
+    whole = (CodeShard(*codes.batch(rows)) for rows in in_order(len(codes), SHARD_SIZE))
+    run.finish_with(lambda folder: write(folder / f"codes.{settings.format}", header, whole))
+    remove_codes(run.folder / STATE)
 
 
 def _plain_run(settings: ExportCodes, header: CodeHeader) -> Run:

@@ -5,40 +5,42 @@ Shapes: n samples, b samples of a batch, c channels, H W image, *shape the sites
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
+from tqdm import tqdm
 from typing_extensions import Self
 
-from codegrid.codes import Codes, Condition, Layout, Progress
+from codegrid.codes import Codes, Condition, Layout, Progress, describe_layout
+from codegrid.data.conversion import as_images
 from codegrid.data.loading import in_order
 from codegrid.errors import InputError
+from codegrid.files import write_folder
+from codegrid.hub import PIPELINE_FOLDERS, fetch, push_folder
 from codegrid.limits import BatchSize, check_value
-from codegrid.model_folder import load_model
+from codegrid.model_card import render_pipeline_card, write_card
+from codegrid.model_folder import load_model, picture_of
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
-from codegrid.sampling_config import sampling_configs
+from codegrid.sampling_config import Setting, sampling_configs
 from codegrid.stage2_prior.conditions import Conditions, Labels
 from codegrid.stage2_prior.sampling.draw import draw
 
+from .pairing import check_pairing, find_priors, prior_names
 from .request import Keep, Request, complete_codes, conditions_of, kept_masks, make_request
+from .samples import Images, OutputType, Samples, as_output
 
 Source = str | Path
-Setting = float | Sequence[float]  # one value, or one for each prior, coarse to fine
-
-
-class Samples(NamedTuple):
-    """Samples of a pipeline."""
-
-    images: torch.Tensor  # (n, c, H, W), float in [-1, 1]
-    codes: Codes  # (n, *shape) int64, one for each grid
-    labels: torch.Tensor | None  # (n,) int64, -1 for no particular class
+Tell = Callable[[float], object]
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 class TwoStagePipeline:
     """A tokenizer, and priors that were trained on its codes and draw all of its grids together.
+
+    Calling it draws samples: `pipeline(16, labels=["cat"]).images` is `pipeline.sample(16, labels=["cat"]).images`.
 
     Args:
         tokenizer: any tokenizer.
@@ -53,10 +55,23 @@ class TwoStagePipeline:
         self.tokenizer = tokenizer
         self.priors = priors
 
+    def __repr__(self) -> str:
+        signal, classes = self.tokenizer.signal, self.conditions.num_classes
+        lines = [f"tokenizer: {type(self.tokenizer).__name__}, {'×'.join(map(str, signal.shape))} {signal.kind}s as "]
+        lines[0] += describe_layout(self.layout)
+        for name, prior in zip(prior_names(len(self.priors)), self.priors, strict=True):
+            lines.append(f"{name}: {type(prior).__name__}, {describe_layout(prior.layout)}")
+        lines += [f"classes: {classes or 'none'}", f"device: {self.device}"]
+        return "\n  ".join([f"{type(self).__name__}(", *lines]) + "\n)"
+
     @classmethod
     def from_pretrained(cls, folder: Source, device: str | torch.device = "cpu") -> Self:
-        """Load a folder that holds `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ... coarse to fine)."""
-        return cls.from_parts(Path(folder) / "tokenizer", find_priors(folder) or Path(folder) / "prior", device)
+        """Load a folder, or a repository of the hub as `hf:owner/name`, that `save_pretrained` or a run has left.
+
+        It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine.
+        """
+        found = fetch(folder, PIPELINE_FOLDERS)
+        return cls.from_parts(found / "tokenizer", find_priors(found) or found / "prior", device)
 
     @classmethod
     def from_parts(
@@ -67,6 +82,30 @@ class TwoStagePipeline:
         return cls(
             load_model(tokenizer, device, "tokenizer"), *(load_model(prior, device, "prior") for prior in several)
         )
+
+    def save_pretrained(self, folder: Source) -> None:
+        """Write all models into folders of one folder, which `from_pretrained` reads, and a card.
+
+        Raises `InputError` where priors lie there that would be read in the place of these.
+        """
+        folder, names = Path(folder), prior_names(len(self.priors))
+        others = {Path(prior).name for prior in find_priors(folder)} - set(names)
+        if others:
+            raise InputError(f"{folder} holds other priors ({', '.join(sorted(others))}): choose another folder")
+        for name, model in zip(("tokenizer", *names), (self.tokenizer, *self.priors), strict=True):
+            model.save_pretrained(folder / name, picture_of(model))
+        with write_folder(folder) as staging:
+            write_card(staging, folder, render_pipeline_card(repr(self)), b"")
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload all models to the Hugging Face hub, into one repository `owner/name`, and return its address."""
+        return push_folder(self.save_pretrained, repo_id, private)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move all models to a device, and return the pipeline."""
+        for model in (self.tokenizer, *self.priors):
+            model.to(device)
+        return self
 
     @property
     def layout(self) -> Layout:
@@ -92,22 +131,24 @@ class TwoStagePipeline:
         self,
         num_samples: int = 1,
         labels: Labels | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         batch_size: int = 128,
         temperature: Setting = 1.0,
         top_k: Setting = 0,
         top_p: Setting = 1.0,
         guidance_scale: Setting = 1.0,
-        num_inference_steps: int | Sequence[int] | None = None,
+        num_inference_steps: Setting | None = None,
         backend: str = "auto",
+        output_type: OutputType = "pt",
+        progress: bool = True,
     ) -> Samples:
-        """Draw new images. Settings from `temperature` on may be lists with one value for each prior, coarse to fine.
+        """Draw new images. Settings from `temperature` to `num_inference_steps` may be lists, a value for each prior.
 
         Args:
             num_samples: n.
             labels: numbers or names of classes, or `none`; one for each sample or one for all. None: all classes in
                 turn.
-            seed: sample i follows from (seed, i) alone.
+            seed: sample i follows from (seed, i) alone. None: a new one at each call, which the result names.
             batch_size: samples drawn at once.
             temperature: below 1 for likelier samples, 0 for the likeliest code at each site.
             top_k: draw among so many codes only, the likeliest at each site. 0: among all.
@@ -115,72 +156,92 @@ class TwoStagePipeline:
             guidance_scale: above 1 for more of what makes the class, where a prior also learnt grids without a label.
             num_inference_steps: of priors that draw many sites at once. None: the prior's own number.
             backend: how the priors compute; it changes no code, but for rounding.
+            output_type: pt for tensors (n, c, H, W) in [-1, 1], as all of this package are; np for arrays (n, H, W, c)
+                in [0, 1]; pil for pictures of PIL.
+            progress: show a bar.
 
         Raises `InputError` where a prior cannot follow.
         """
-        configs = sampling_configs(
-            len(self.priors), temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
-        )  # fmt: skip
+        configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
         request = make_request(self.priors, num_samples, labels, seed, configs)
-        return self.answer(request, batch_size, backend)
+        return self.answer(request, batch_size, backend, output_type, progress)
+
+    __call__ = sample
 
     def complete(
         self,
-        images: torch.Tensor,
+        images: Images,
         keep: Keep,
         num_completions: int = 1,
         labels: Labels | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         batch_size: int = 128,
         temperature: Setting = 1.0,
         top_k: Setting = 0,
         top_p: Setting = 1.0,
         guidance_scale: Setting = 1.0,
-        num_inference_steps: int | Sequence[int] | None = None,
+        num_inference_steps: Setting | None = None,
         backend: str = "auto",
+        output_type: OutputType = "pt",
+        progress: bool = True,
     ) -> Samples:
         """Keep a part of images and draw the rest.
 
         Args:
-            images: (p, c, H, W) in [-1, 1], of the tokenizer's size.
+            images: as for `encode`.
             keep: how many rows of codes, from the top, of the coarsest grid; or a mask over the sites of grids that are
                 all of one shape; or a mask (H, W) over the pixels that are known.
             num_completions: of each image; they stand behind each other.
             labels: as for `sample`, one for each image or one for all. None: of no particular class, where the prior
                 learnt such.
-            seed, batch_size, temperature, top_k, top_p, guidance_scale, num_inference_steps, backend: as for `sample`.
+            seed, batch_size, temperature, top_k, top_p, guidance_scale, num_inference_steps, backend, output_type,
+                progress: as for `sample`.
 
         Raises `InputError` where the images are of another size, or a prior cannot keep these codes.
         """
-        configs = sampling_configs(
-            len(self.priors), temperature=temperature, top_k=top_k, top_p=top_p, guidance_scale=guidance_scale,
-            num_inference_steps=num_inference_steps,
-        )  # fmt: skip
+        configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
         masks = kept_masks(self.tokenizer, keep)
         codes = self.encode(images, batch_size)
         request = complete_codes(self.priors, codes, masks, num_completions, labels, seed, configs)
-        return self.answer(request, batch_size, backend)
+        return self.answer(request, batch_size, backend, output_type, progress)
 
-    def answer(self, request: Request, batch_size: int = 128, backend: str = "auto") -> Samples:
+    def answer(
+        self,
+        request: Request,
+        batch_size: int = 128,
+        backend: str = "auto",
+        output_type: OutputType = "pt",
+        progress: bool = False,
+    ) -> Samples:
         """Draw all samples of a request; they are left on the CPU."""
         check_value("batch_size", batch_size, BatchSize)
-        batches = [self.sample_rows(request, rows, backend) for rows in in_order(request.num_samples, batch_size)]
+        check_value("output_type", output_type, OutputType)  # now, and not when all is drawn
+        batches = []
+        words = f"drawing {request.num_samples:,}"
+        with tqdm(total=request.num_samples, desc=words, bar_format=BAR, disable=not progress) as bar:
+            for rows in in_order(request.num_samples, batch_size):
+
+                def tell(done: float, rows: range = rows) -> None:
+                    bar.update(rows.start + done * len(rows) - bar.n)
+
+                batches.append(self.sample_rows(request, rows, backend, tell if progress else None))
         images = torch.cat([batch.images.cpu() for batch in batches])
         codes = tuple(torch.cat(grids).cpu() for grids in zip(*[batch.codes for batch in batches], strict=True))
-        return Samples(images, codes, request.labels)
+        return Samples(as_output(images, output_type), codes, request.labels, request.seed, tuple(self.classes))
 
-    def sample_rows(self, request: Request, rows: range, backend: str = "auto") -> Samples:
-        """Draw some samples of a request; they are left where the models are."""
-        codes = self.sample_codes(request, rows, backend)
+    def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
+        """Draw some samples of a request; they are left where the models are. `tell` is told the share that is done."""
+        codes = self.sample_codes(request, rows, backend, tell)
         given = request.given(rows).to(self.device)
         images = self.decode(codes, given, self.noise_of(request, rows).of("decoder"))
-        return Samples(images, codes, request.given(rows).labels)
+        return Samples(images, codes, request.given(rows).labels, request.seed, tuple(self.classes))
 
-    def sample_codes(self, request: Request, rows: range, backend: str = "auto") -> Codes:
+    def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
         """Draw the codes (b, *shape) of some samples of a request, where the priors are."""
-        *_, last = self.sample_steps(request, rows, backend, watch=False)
-        return last.codes
+        for step in self.sample_steps(request, rows, backend, watch=tell is not None):
+            if tell:
+                tell(step.done)
+        return step.codes
 
     def sample_steps(
         self, request: Request, rows: range, backend: str = "auto", watch: bool = True
@@ -193,9 +254,16 @@ class TwoStagePipeline:
         """Return the random numbers that some samples of a request follow from."""
         return Noise(request.seed, rows.start, len(rows), self.device)
 
-    def encode(self, images: torch.Tensor, batch_size: int = 128) -> Codes:
-        """Return the codes of images (n, c, H, W) in [-1, 1], on the CPU. Raises `InputError` for another size."""
-        expected = self.tokenizer.signal.shape
+    def encode(self, images: Images, batch_size: int = 128) -> Codes:
+        """Return the codes of images, on the CPU.
+
+        Args:
+            images: (n, c, H, W) float in [-1, 1], of the tokenizer's size; or whatever else `codegrid.as_images` takes,
+                such as pictures of PIL and NumPy arrays, one or a list, which are brought to its size and channels.
+
+        Raises `InputError` where they are of another size, or no images.
+        """
+        images, expected = self._prepare(images), self.tokenizer.signal.shape
         if tuple(images.shape[1:]) != expected:
             raise InputError(f"`images` of shape {tuple(images.shape)}: this tokenizer takes (n, *{expected})")
         batches = [self.tokenizer.encode(batch.to(self.device)) for batch in images.split(batch_size)]
@@ -203,49 +271,15 @@ class TwoStagePipeline:
 
     def decode(self, codes: Codes, given: Condition = NO_CONDITION, noise: Noise | None = None) -> torch.Tensor:
         """Return the images (n, c, H, W) in [-1, 1] of codes (n, *shape)."""
-        return self.tokenizer.decode(codes, given=given, noise=noise).clamp(-1, 1)
+        here = tuple(grid.to(self.device) for grid in codes)
+        return self.tokenizer.decode(here, given=given, noise=noise).clamp(-1, 1)
 
-    def reconstruct(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images (n, c, H, W) in [-1, 1], encoded and decoded again, on the CPU."""
-        return self.tokenizer.reconstruct(images.to(self.device)).clamp(-1, 1).cpu()
+    def reconstruct(self, images: Images, output_type: OutputType = "pt") -> Any:
+        """Return images, as for `encode` or of another size, encoded and decoded again, on the CPU."""
+        images = self._prepare(images).to(self.device)
+        return as_output(self.tokenizer.reconstruct(images).clamp(-1, 1).cpu(), output_type)
 
-
-def find_priors(folder: Source) -> list[str]:
-    """Return the priors' folders below a run's folder: prior/, or prior-0/, prior-1/, ... coarse to fine."""
-    if (Path(folder) / "prior").is_dir():
-        return [str(Path(folder) / "prior")]
-    found: list[str] = []
-    while (Path(folder) / f"prior-{len(found)}").is_dir():
-        found.append(str(Path(folder) / f"prior-{len(found)}"))
-    return found
-
-
-def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:
-    """Raise `InputError` where priors are not of this tokenizer's codes, or do not draw each of its grids once."""
-    if not priors:
-        raise InputError("`prior`: at least one is needed to draw codes")
-    fingerprint, layout = tokenizer.fingerprint(), tokenizer.layout
-    names = ["this prior"] if len(priors) == 1 else [f"prior {number}" for number in range(len(priors))]
-    for name, prior in zip(names, priors, strict=True):
-        if prior.provenance.get("tokenizer_fingerprint") != fingerprint:
-            raise InputError(
-                f"{name} was trained on the codes of another tokenizer (the fingerprints differ): give the tokenizer "
-                "that made them, or train a prior on this one's codes"
-            )
-        for number, grid in zip(prior.grids, prior.layout, strict=True):
-            if number >= len(layout) or layout[number] != grid:
-                there = f"has {layout[number]}" if number < len(layout) else f"has {len(layout)} grids only"
-                raise InputError(
-                    f"{name} draws {grid} as grid {number}, where the tokenizer {there}: train a prior on this "
-                    "tokenizer's codes"
-                )
-    drawn = [number for prior in priors for number in prior.grids]
-    for number, grid in enumerate(layout):
-        if drawn.count(number) != 1:
-            which = "no prior draws" if number not in drawn else "several priors draw"
-            raise InputError(f"{which} grid {number} of the tokenizer ({grid}): give the priors that draw each once")
-    if drawn != sorted(drawn):
-        raise InputError("the priors are not in order: give them coarse to fine, as their grids are numbered")
-    learnt = [prior.conditions.classes for prior in priors if prior.conditions.num_classes]
-    if any(classes != learnt[0] for classes in learnt):
-        raise InputError("the priors learnt different classes: train them on the same codes")
+    def _prepare(self, images: Images) -> torch.Tensor:
+        if isinstance(images, torch.Tensor) and images.is_floating_point():
+            return images
+        return as_images(images, self.tokenizer.signal.size, self.tokenizer.signal.channels)

@@ -5,6 +5,7 @@ Shapes: n samples, p pictures, *size the pixels of a picture, *shape the sites o
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def make_request(
     priors: Sequence[Prior],
     num_samples: int = 1,
     labels: Labels | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     configs: Sequence[SamplingConfig] = (),
     of: str = "samples",
 ) -> Request:
@@ -66,13 +67,14 @@ def make_request(
         num_samples: how many.
         labels: numbers or names of classes, or `none`, as `Conditions.resolve` reads them: one for each sample, or one
             for all. None: all classes in turn.
-        seed: sample i follows from (seed, i) alone.
+        seed: sample i follows from (seed, i) alone. None: a new one, which the request names.
         configs: how each prior draws; empty: from its distribution as it is.
         of: what messages call the samples.
 
     Raises `InputError` where a prior cannot follow.
     """
     check_value("num_samples", num_samples, NumSamples)
+    seed = secrets.randbelow(2**32) if seed is None else seed
     check_value("seed", seed, Seed)
     configs = tuple(configs) or sampling_configs(len(priors))
     condition = conditions_of(priors).resolve(labels, num_samples, of)
@@ -87,7 +89,7 @@ def complete_codes(
     masks: tuple[torch.Tensor, ...],
     num_completions: int = 1,
     labels: Labels | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     configs: Sequence[SamplingConfig] = (),
 ) -> Request:
     """Ask for completions of pictures; those of one picture stand behind each other.

@@ -17,9 +17,13 @@ from tqdm import tqdm
 
 from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import CodeShard, write_codes
+from codegrid.data.image_files import ImageFiles, make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
-from codegrid.data.manifest import LABELS
-from codegrid.data.npz import ON_A_PAGE, describe, image_files, missing_files, read_first, write_images
+from codegrid.data.manifest import FILES, FILES_JSON, LABELS
+from codegrid.data.npz import ON_A_PAGE
+from codegrid.data.shards import Column
+from codegrid.files import write_json
+from codegrid.locks import real_path, releasing
 from codegrid.pipelines.drawing.sheets import save_sheet
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import start_accelerator
@@ -51,6 +55,10 @@ class Job(NamedTuple):
         """Return the name of the results, and their files."""
         return "completions" if self.pictures else "samples"
 
+    def files_of(self, rows: range) -> list[str] | None:
+        """Return the name of the picture that each of some samples completes."""
+        return self.pictures and [self.pictures.files[row // self.request.of_each] for row in rows]
+
     def facts(self) -> dict[str, Any]:
         """Return what the samples depend on beside the settings."""
         return {
@@ -58,6 +66,19 @@ class Job(NamedTuple):
             "priors": [prior.fingerprint() for prior in self.pipeline.priors],
             "complete": self.pictures and self.pictures.fingerprint,
         }
+
+    def files(self, folder: Path) -> ImageFiles:
+        """Return the files in a folder that the images go to."""
+        settings, request = self.settings, self.request
+        labels = None if request.labels is None else request.labels.numpy()
+        shape = (request.num_samples, *self.pipeline.tokenizer.signal.shape)
+        return make_files(settings.format, folder, self.name, shape, labels, self.names_of, settings.shard_size)
+
+    def names_of(self, rows: range) -> list[str]:
+        """Return what some samples are of, for the names of files: the picture that they complete, or their class."""
+        if self.pictures is not None:
+            return names_of_files(self.pictures.files[row // self.request.of_each] for row in rows)
+        return names_of_labels(self.request.given(rows).labels, self.pipeline.classes, len(rows))
 
     def bar(self, missing: int) -> tqdm:
         """Return a bar for so many samples that are still to be drawn."""
@@ -68,6 +89,7 @@ class Job(NamedTuple):
         )  # fmt: skip
 
 
+@releasing()
 def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
     accelerator = start_accelerator(settings.device)
@@ -96,34 +118,28 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
 
 
 def leave_images(job: Job) -> None:
-    """Leave images in .npz files, and a sheet of the first ones."""
-    settings, request, main = job.settings, job.request, job.accelerator.is_main_process
-    files = image_files(job.name, request.num_samples, settings.shard_size)
-    run = broadcast_from_main(job.accelerator, lambda: _start(job))
+    """Leave images in files, and a sheet of the first ones."""
+    settings, request = job.settings, job.request
+    run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, **job.facts()))
     if run.finished:
         return print_once(f"{settings.output} is finished: nothing to do")
-    missing = broadcast_from_main(
-        job.accelerator, lambda: missing_files(settings.output, files, request.labels is not None)
-    )
-    channels, height, width = job.pipeline.tokenizer.signal.shape
-    with job.bar(sum(map(len, missing.values()))) as bar:
-        for file, numbers in missing.items():
+    files = job.files(run.folder)
+    missing = broadcast_from_main(job.accelerator, lambda: _start(run, files))
+    with job.bar(sum(map(len, missing))) as bar:
+        for numbers in missing:
             images = _draw_images(job, numbers, bar)
-            if main:
-                labels = None if request.labels is None else request.labels[numbers.start : numbers.stop].numpy()
-                write_images(settings.output, file, (len(numbers), channels, height, width), images, labels)
+            if job.accelerator.is_main_process:
+                files.write(numbers, images)
             else:
                 deque(images, maxlen=0)  # only take part
-    if main:
-        run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"))
-    print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {describe(files)}, some in {job.name}.png")
+    if job.accelerator.is_main_process:
+        run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"), written=files.results())
+    print_once(f"{settings.output}: {request.num_samples:,} {job.name} in {files}, some in {job.name}.png")
 
 
-def _start(job: Job) -> Run:
-    run = Run(job.settings.output, job.settings, **job.facts())
-    if not run.finished:
-        run.start()
-    return run
+def _start(run: Run, files: ImageFiles) -> list[range]:
+    run.start()
+    return files.missing()
 
 
 def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
@@ -135,19 +151,21 @@ def _draw_images(job: Job, numbers: range, bar: tqdm) -> Iterator[torch.Tensor]:
     return map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
 
 
-def _save_sheet(job: Job, files: dict[str, range], path: Path) -> None:
+def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
     """Save a sheet of the first samples, or of completions beside their pictures."""
     known, of_each = job.request.known, job.request.of_each
     if job.pictures is None or known is None:
-        return save_sheet(path, read_first(job.settings.output, files, ON_A_PAGE))
+        return save_sheet(path, files.read_first(ON_A_PAGE))
     shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // of_each))
-    images = read_first(job.settings.output, files, min(of_each * shown, ON_A_PAGE))
+    images = files.read_first(min(of_each * shown, ON_A_PAGE))
     save_completions(path, job.pipeline.tokenizer, known, of_each, job.pictures, images)
+    write_json(path.with_name(FILES_JSON), job.files_of(range(job.request.num_samples)))
 
 
 def leave_codes(job: Job) -> None:
     """Leave the codes alone, as a code dataset."""
     settings, request, pipeline = job.settings, job.request, job.pipeline
+    output = real_path(settings.output)
     labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
     configs = [asdict(config) for config in request.configs]
     drawing = {
@@ -157,14 +175,15 @@ def leave_codes(job: Job) -> None:
     }  # fmt: skip
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
-    header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source)
-    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(settings.output, header, drawing))
+    with_files = job.pictures is not None
+    header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source, with_files)
+    missing = broadcast_from_main(job.accelerator, lambda: missing_codes(output, header, drawing))
     if missing is None:
         return print_once(f"{settings.output} is finished: nothing to do")
     with job.bar(sum(map(len, missing))) as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
         if job.accelerator.is_main_process:
-            write_codes(settings.output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
+            write_codes(output, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
         else:
             deque(shards, maxlen=0)  # only take part
     print_once(f"{settings.output}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
@@ -178,4 +197,6 @@ def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: tqdm
 
     batches = map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
     codes = tuple(map(torch.cat, zip(*batches, strict=True)))
-    return CodeShard(codes, {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]})
+    columns: dict[str, Column] = {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]}
+    files = job.files_of(numbers)
+    return CodeShard(codes, columns if files is None else columns | {FILES: files})

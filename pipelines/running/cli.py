@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import MISSING, field, fields, make_dataclass
 from importlib import import_module
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 
-from codegrid.errors import InputError
-from codegrid.locks import release_all
+from codegrid.console import steady_streams
+from codegrid.errors import InputError, remedy_for
 from codegrid.registry import load_plugin
 
 from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
@@ -54,6 +54,7 @@ def run_command(settings_type: type[Command], body: str) -> None:
 
     An error that the user can fix ends in one line and exit code 2, and with --verbose in a traceback before it.
     """
+    steady_streams()
     argv = sys.argv[1:]
     verbose = not {"-v", "--verbose"}.isdisjoint(argv)
     output = None
@@ -65,16 +66,20 @@ def run_command(settings_type: type[Command], body: str) -> None:
     except InputError as error:
         _fail(with_flags(str(error), settings_type), verbose)
     except OSError as error:
+        if words := remedy_for(error):
+            _fail(words, verbose)
         if error.errno not in DISK_ERRORS:  # of no disk, such as too many open files
             raise
         where = error.filename or output
         _fail(f"{where}: {DISK_ERRORS[error.errno]}" if where else DISK_ERRORS[error.errno], verbose)
+    except (RuntimeError, MemoryError) as error:
+        if not (words := remedy_for(error)):
+            raise
+        _fail(with_flags(words, settings_type), verbose)
     except KeyboardInterrupt:
         _end_stopped(signal.SIGINT, "stopped; run the same command again")
     except Stopped as stop:
         _end_stopped(stop.args[0], "stopped and saved; the same command goes on")
-    finally:
-        release_all()
 
 
 def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
@@ -117,7 +122,8 @@ def name_of(settings_type: type[Command]) -> str:
 
 def is_main_process() -> bool:
     """Return whether this is the first of the processes that torchrun started, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    # a RANK alone has been left by an earlier one
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def print_once(line: str) -> None:
@@ -185,7 +191,7 @@ def with_flags(message: str, settings_type: type) -> str:
     return re.sub(r"`(\w+)`", as_flag, message)
 
 
-def _fail(message: str, verbose: bool) -> None:
+def _fail(message: str, verbose: bool) -> NoReturn:
     if verbose:
         traceback.print_exc()
     in_one_line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 
+from codegrid.devices import find_device
 from codegrid.errors import InputError
 from codegrid.stage2_prior.sampling.backends import require_compiler
 
@@ -20,16 +23,32 @@ from .settings import Training
 
 def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> Accelerator:
     """Join the other processes that torchrun started, if any, and choose the device; `options` are `Accelerator`'s."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("`device` cuda, but torch sees no GPU: use `device` cpu")
-    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    chosen = find_device(device)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and chosen.index is not None:
+        raise InputError(f"`device` {device}: of several processes each takes its own: use `device` {chosen.type}")
     keep_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32: a GPU's convolutions would round to 10 bits
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", **options)
+    if not several and PartialState._shared_state and PartialState().device != chosen:
+        AcceleratorState._reset_state(reset_partial_state=True)  # an earlier call of this program took another device
+    with _environment({} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
+        accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="no", **options)
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         print_once(f"device: {accelerator.device}{processes}")
     return accelerator
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables of the environment within."""
+    earlier = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in earlier.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def choose_device(device: str) -> torch.device:
@@ -95,5 +114,7 @@ def without_compiling() -> AbstractContextManager[None]:
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu":
+        return False
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # without them bf16 is emulated, and slow
     return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 
 from codegrid.errors import InputError
-from codegrid.limits import make_options
+from codegrid.limits import AtStart, make_options
 from codegrid.registry import TABLES, NameOf
 
 from .settings import Command, Training
@@ -40,6 +40,11 @@ class Option:
     def is_switch(self) -> bool:
         """Whether the flag takes no value."""
         return _bare(self.hint)[0] is bool
+
+    @property
+    def is_of_the_start(self) -> bool:
+        """Whether it only says how training begins."""
+        return any(isinstance(marker, AtStart) for marker in getattr(self.hint, "__metadata__", ()))
 
     @property
     def unset(self) -> Any:

@@ -20,7 +20,7 @@ Made = TypeVar("Made", torch.Tensor, tuple[torch.Tensor, ...])
 
 
 def broadcast_from_main(accelerator: Accelerator, decide: Callable[[], Decision]) -> Decision:
-    """Return on every process what `decide` returns on the main one; an `InputError` that it raises, likewise.
+    """Return on every process what `decide` returns on the main one; an `InputError` or OSError of it, likewise.
 
     For what depends on the disk: processes that look at different times see different files.
     """
@@ -28,10 +28,10 @@ def broadcast_from_main(accelerator: Accelerator, decide: Callable[[], Decision]
     if accelerator.is_main_process:
         try:
             outcome = [decide()]
-        except InputError as error:  # the others would wait for ever
+        except (InputError, OSError) as error:  # the others would wait for ever
             outcome = [error]
     broadcast_object_list(outcome)
-    if isinstance(outcome[0], InputError):
+    if isinstance(outcome[0], InputError | OSError):
         raise outcome[0]
     return outcome[0]
 
@@ -44,6 +44,15 @@ def check_same_step(accelerator: Accelerator, step: int) -> None:
             f"the processes see training states of different steps ({', '.join(map(str, sorted(steps)))}): "
             "`output` must be a folder that all machines share"
         )
+
+
+def describe_machine(device: torch.device) -> str:
+    """Return in words what the last digits of a result depend on, beside the settings."""
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads = torch.get_num_threads()
+    counts = [f"{threads} thread{'s' * (threads > 1)}"] + [f"{processes} processes"] * (processes > 1)
+    return f"{' in each of '.join(counts)} on {name}, torch {torch.__version__}"
 
 
 def shut_down(accelerator: Accelerator) -> None:

@@ -4,23 +4,23 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from codegrid.command import COMMANDS
-from codegrid.data.code_writer import missing_ranges
+from codegrid.data.code_writer import find_lost, missing_ranges, reopen
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.data.names import make_absolute
 from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
 from codegrid.limits import short
-from codegrid.locks import hold
+from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
-from .cli import is_main_process, name_of
+from .cli import is_main_process, name_of, print_once
 from .options import resolve_options
 from .settings import Command, Training, UsesImages
 
@@ -31,7 +31,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "log_with", "verbose", "plugin",
+    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable",
 }  # fmt: skip
 
 
@@ -39,16 +39,18 @@ class Run:
     """One command's run into one folder.
 
     Args:
-        folder: the command's `output`.
+        folder: the command's `output`. What a link leads to is found out once: everything is written there.
         settings: the command's settings. Options of the model are recorded beside them, the defaults too.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
-    The main process keeps others out of the folder from here on. Raises `InputError` where another run uses it or has
-    used it.
+    The main process keeps others out of the folder from here on. A run whose results are gone is not finished. A
+    training at a constant learning rate may go on for more steps: `is_longer` where it had finished.
+
+    Raises `InputError` where another run uses the folder or has used it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
-        self.folder = Path(folder)
+        self.folder = real_path(folder)
         recorded = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
         if isinstance(settings, Training):
             del recorded["options"]
@@ -65,11 +67,15 @@ class Run:
         }
         if isinstance(settings, UsesImages) and settings.dataset:
             self.record["data"] = make_absolute(settings.dataset, settings.data_root)
-        self.finished = False
+        self.finished = self.is_longer = False
+        self._lost = ""
+        self._hint = f" with `init_from` {self.folder}" * isinstance(settings, Training)
         self._compare()
         if not self.finished and is_main_process():
             hold(self.folder)
             self._compare()  # another run may have ended in between
+        if self._lost:
+            print_once(f"{self.folder} was finished, but {self._lost} is gone or was changed: it is made again")
 
     def _compare(self) -> None:
         path = self.folder / RUN_FILE
@@ -84,31 +90,66 @@ class Run:
             raise InputError(f"{path} is damaged (it tells no settings): choose another `output`")
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
-        self.finished = earlier.get("finished") is True
-        if self.finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
-            refuse_differences(self.folder, earlier.get("settings", {}), self.record["settings"])
+        was_finished = earlier.get("finished") is True
+        before, now = earlier["settings"], self.record["settings"]
+        longer = _is_longer(before, now)
+        if longer:
+            before = {**before, "steps": now["steps"]}
+        self.is_longer = was_finished and longer
+        self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished and not longer else ""
+        self.finished = was_finished and not longer and not self._lost
+        if was_finished or _visible(self.folder) > {RUN_FILE}:  # otherwise there is nothing to lose
+            refuse_differences(self.folder, before, now, self._hint)
 
     @property
     def identity(self) -> str:
         """A digest of everything that the result depends on."""
-        return digest_of([self.record["command"], self.record["settings"]])
+        settings = self.record["settings"]
+        if _is_constant(settings):  # each step is the same, however many follow
+            settings = {name: value for name, value in settings.items() if name != "steps"}
+        return digest_of([self.record["command"], settings])
 
     def start(self) -> None:
         """Note that work into the folder has begun. Called by the main process alone."""
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, self.record)
 
-    def finish_with(self, write_results: Callable[[Path], None] = lambda staging: None) -> None:
+    def finish_with(
+        self, write_results: Callable[[Path], None] = lambda staging: None, written: Iterable[str] = ()
+    ) -> None:
         """Write the results and, last, that the run is finished. Called by the main process alone.
 
         Args:
             write_results: writes files into the folder it is given; they appear in the run's folder together.
+            written: names of results that are there already.
         """
         with write_folder(self.folder) as staging:
             write_results(staging)
+            results = [*written, *(path.name for path in staging.iterdir())]
+        files = {name: (self.folder / name).stat().st_size for name in sorted(results)}
         # by itself, so that there is a record at every moment
         with write_folder(self.folder, index=RUN_FILE) as staging:
-            write_json(staging / RUN_FILE, {**self.record, "finished": True})
+            write_json(staging / RUN_FILE, {**self.record, "finished": True, "files": files})
+
+
+def _first_lost(folder: Path, files: object) -> str:
+    """Return the name of a result that is not there any more, or has another size; empty where there is none."""
+    for name, size in files.items() if isinstance(files, dict) else ():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size:
+            return str(name)
+    return ""
+
+
+def _is_constant(settings: dict[str, Any]) -> bool:
+    """Return whether the steps of a training do not depend on how many there are."""
+    return settings.get("lr_schedule") == "constant"
+
+
+def _is_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether a training only asks for more steps than before, and may."""
+    steps = before.get("steps")
+    return _is_constant(before) and _is_constant(now) and type(steps) is int and now["steps"] > steps
 
 
 def read_data(folder: Path) -> tuple[str, str | None] | None:
@@ -139,6 +180,8 @@ def missing_codes(
 ) -> list[range] | None:
     """Return what a code dataset still lacks, a range for each shard; None where it is whole. Keeps other runs out.
 
+    One whose files are gone is no longer whole.
+
     Raises `InputError` where the folder holds another one, made with another header or provenance.
     """
     if not is_whole(folder):
@@ -149,11 +192,24 @@ def missing_codes(
     earlier = {name: manifest["provenance"].get(name) for name in provenance or {}}
     refuse_differences(folder, earlier, provenance or {})
     refuse_differences(folder, manifest["header"], asdict(header))
-    return None
+    lost = find_lost(folder, manifest)
+    if not lost:
+        return None
+    hold(folder)
+    print_once(f"{folder} was finished, but {lost} is gone: it is made again")
+    reopen(folder, manifest)
+    return missing_ranges(folder, header)
 
 
-def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `InputError`, naming what differs, where a folder was made with other settings."""
+WHY = {"steps": " (the learning rate of each step depends on it, but for `lr_schedule` constant)"}
+
+
+def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any], hint: str = "") -> None:
+    """Raise `InputError`, naming what differs, where a folder was made with other settings.
+
+    Args:
+        hint: how another `output` can use this one.
+    """
     as_read = json.loads(json.dumps(now))  # a tuple reads back as a list
     for name in sorted(as_read.keys() | earlier.keys()):
         if name not in earlier:
@@ -161,7 +217,8 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
             raise InputError(
-                f"{folder} was made with {name} {was}, not {wanted}: choose another `output`, or the earlier settings"
+                f"{folder} was made with {name} {was}, not {wanted}{WHY.get(name, '')}: choose another `output`{hint}, "
+                "or the earlier settings"
             )
 
 

@@ -15,7 +15,7 @@ from codegrid.sampling_config import SamplingConfig, sampling_configs
 
 Dataset = Annotated[str, tyro.conf.arg(metavar="PATH|hf:NAME|{" + ",".join(NAMES) + "}")]
 Split = Literal["train", "test"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
 Backend = Literal["auto", "plain", "torch", "compiled", "native"]
 Tracker = Literal["none", "tensorboard", "wandb"]
@@ -45,7 +45,7 @@ class Compute(Command):
     title: ClassVar[str] = "general"
 
     device: Device = "auto"
-    """auto: cuda where there is a GPU."""
+    """auto: cuda where there is a GPU. Or any device that torch has here, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,8 @@ class UsesImages(Compute):
     data_root: str | None = None
     """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
     --dataset, the images themselves."""
+    skip_unreadable: Flag = False
+    """Leave out pictures that cannot be read, instead of stopping with their names."""
     num_workers: Annotated[int, Range(0, 256)] = 2
     """Processes that decode pictures that do not fit in memory."""
 
@@ -88,8 +90,15 @@ class Training(Compute):
     """Pieces that a step's batch is worked through in, for less memory. A codebook still moves once a step."""
     seed: Seed = 0
     """Everything random follows from it."""
+    init_from: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
+    """Start from the weights of this model, as far as they fit: for other data, another rate or a larger codebook.
+    Options that are not given are those of that model."""
+    validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
+    """Steps between two validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of all."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two saved training states. By default as many as take ten seconds."""
+    finish_now: Flag = False
+    """End a run that was stopped: one step more, and its model is the finished one. SIGUSR1 ends a running one so."""
     log_with: Tracker = "none"
     """Also log metrics and pictures with this tracker, below OUTPUT/logs; needs its package."""
     options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)

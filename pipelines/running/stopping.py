@@ -1,25 +1,43 @@
-"""Ctrl-C and SIGTERM while training: the step is finished and saved before the run ends."""
+"""Signals while training: the step is finished and saved before the run ends.
+
+Ctrl-C and SIGTERM stop it, so that it can go on later; SIGUSR1 says that it is enough.
+"""
 
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from typing_extensions import Self
 
+FINISH = int(getattr(signal, "SIGUSR1", 10))  # which Windows cannot send
+NOTED = {signal.SIGINT, signal.SIGTERM, FINISH} & set(signal.valid_signals())
+Item = TypeVar("Item")
+
+
+class _Interrupted(BaseException):
+    """A wait that a signal has ended."""
+
 
 class StopSignals:
-    """Within this context the first SIGINT or SIGTERM is noted; a second one acts at once."""
+    """Within this context the first SIGINT or SIGTERM is noted, a second one acts at once; so is SIGUSR1.
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    Args:
+        finish: begin as if SIGUSR1 had come.
+    """
+
+    def __init__(self, finish: bool = False) -> None:
+        self.received: int | None = FINISH if finish else None
+        self.interrupted: int | None = None  # the signal that has ended a wait
+        self._waits = False
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others cannot
-            self._earlier = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._earlier = {number: signal.signal(number, self._note) for number in NOTED}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -27,7 +45,30 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        if number == FINISH:
+            return
         self._restore()
+        if self._waits:
+            raise _Interrupted
+
+    def until_stopped(self, items: Iterable[Item], accelerator: Accelerator) -> Iterator[Item]:
+        """Hand items on. A signal that comes while one is waited for ends the wait, which may be long, and the row.
+
+        Of several processes none may leave alone: they go on waiting.
+        """
+        iterator, alone = iter(items), accelerator.num_processes == 1
+        while True:
+            try:
+                self._waits = alone
+                item = next(iterator)
+            except StopIteration:
+                return
+            except _Interrupted:
+                self.interrupted = self.received
+                return
+            finally:
+                self._waits = False
+            yield item
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():

@@ -1,20 +1,25 @@
 """The state of a training run on disk: everything that a continued run needs to equal one that never stopped."""
 
-import shutil
+import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from codegrid.errors import InputError
-from codegrid.files import write_folder, write_json
+from codegrid.errors import InputError, reason_of
+from codegrid.files import remove_folder, write_folder, write_json
 from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.processes import describe_machine
 from codegrid.tensors import digest_of, read_json, read_tensors, write_tensors
 
 from .objective import Metrics
 
+STATES = "state"  # the folder, below the output folder
+FILES = ("state.json", "state.safetensors")  # of a state, the one that makes it whole first
+NAME = re.compile(r"step-(\d{8,})")
 SECONDS = 9.0  # of work that may be lost, with a step and the saving itself below ten
 KEPT = 2  # the last states; the older one serves where the newer one is damaged
 Tensors = dict[str, torch.Tensor]
@@ -29,7 +34,7 @@ class Trainable(NamedTuple):
 
 
 class Checkpoints:
-    """The training states of a run, in its folder `state`.
+    """The training states of a run, in its folder `state`. What others put there is neither read nor removed.
 
     Args:
         folder: where they are.
@@ -57,21 +62,21 @@ class Checkpoints:
         with write_folder(self.folder / f"step-{step:08d}", index="state.json") as staging:
             checksum = write_tensors(staging / "state.safetensors", tensors)
             fields = {"run": self.run, "step": step, "history": history, "optimizers": numbers, "tensors": checksum}
+            fields["machine"] = self._machine()
             write_json(staging / "state.json", {**fields, "sha256": digest_of(fields)})
         # what lies beyond this step was passed over as damaged
-        kept = [path for path in self._saved() if int(path.name.removeprefix("step-")) <= step][-KEPT:]
-        for other in set(self.folder.iterdir()) - set(kept):  # older ones, and what a killed run left half-written
-            shutil.rmtree(other, ignore_errors=True)
+        drop_states(self.folder, but=[path for path in saved_states(self.folder) if _step_of(path) <= step][-KEPT:])
         self._last = time.monotonic()
 
     def load(self) -> tuple[int, list[Metrics]]:
         """Load the newest state that is sound: its step and history. Step 0 and no history where there is none."""
-        for saved in reversed(self._saved()):
+        states = saved_states(self.folder)
+        for saved in reversed(states):
             try:
                 return self._load(saved)
             except (InputError, OSError) as error:
                 print_once(f"skipping a damaged training state: {error}")
-        if self._saved():
+        if states:
             print_once("no sound training state is left: starting from the first step")
         return 0, []
 
@@ -79,27 +84,42 @@ class Checkpoints:
         fields = read_json(saved / "state.json")
         if fields.pop("sha256", None) != digest_of(fields):
             raise InputError(f"{saved / 'state.json'} is not what was written")
-        if fields.get("run") != self.run or saved.name != f"step-{fields.get('step'):08}":
+        if fields.get("run") != self.run or fields.get("step") != _step_of(saved):
             raise InputError(f"{saved} is the state of another run")
-        numbers = fields.get("optimizers")
-        if not isinstance(fields.get("history"), list) or not isinstance(numbers, dict):
+        if not _is_history(fields.get("history"), fields["step"]) or not isinstance(fields.get("optimizers"), dict):
             raise InputError(f"{saved / 'state.json'} is not a training state")
         tensors = read_tensors(saved / "state.safetensors", str(fields.get("tensors")))
-        states = {
-            name: OptimizerState(_take(tensors, f"{name}.optimizer"), numbers.get(name))
-            for name in self.trainable.optimizers
-        }
         # all of it first: half-loaded weights would be worse than none
-        fit = _shapes(tensors) == _shapes(self._held()) and numbers.keys() == states.keys()
-        if not fit or not all(states[name].fits(each) for name, each in self.trainable.optimizers.items()):
-            raise InputError(f"{saved} does not hold what this run trains")
+        states = self._fitting(saved, tensors, fields["optimizers"])
         for name, module in self.trainable.modules.items():
             module.load_state_dict(_take(tensors, name))
         for name, buffer in self.trainable.buffers.items():
             buffer.copy_(tensors[f"buffers.{name}"])
         for name, optimizer in self.trainable.optimizers.items():
             states[name].load_into(optimizer)
+        now = self._machine()
+        if fields.get("machine") not in (None, now):
+            was = fields["machine"]
+            print_once(f"going on with {now}, begun with {was}: its last digits can differ from those of a whole run")
         return fields["step"], fields["history"]
+
+    def _fitting(self, saved: Path, tensors: Tensors, numbers: dict[str, Any]) -> dict[str, "OptimizerState"]:
+        """Take the optimizers' states out of the tensors of a file.
+
+        Raises `InputError` where they, or what is left, cannot be of this run.
+        """
+        states = {
+            name: OptimizerState(_take(tensors, f"{name}.optimizer"), numbers.get(name))
+            for name in self.trainable.optimizers
+        }
+        try:
+            fit = _shapes(tensors) == _shapes(self._held()) and numbers.keys() == states.keys()
+            fit = fit and all(states[name].fits(each) for name, each in self.trainable.optimizers.items())
+        except Exception as error:  # anyone can compute a digest: values can be wrong in any way
+            raise InputError(f"{saved} is not a training state ({reason_of(error)})") from error
+        if not fit:
+            raise InputError(f"{saved} does not hold what this run trains")
+        return states
 
     def _held(self) -> Tensors:
         """Return the tensors of modules and buffers, under the names they have on disk."""
@@ -108,9 +128,34 @@ class Checkpoints:
             tensors |= _under(name, module.state_dict())
         return tensors
 
-    def _saved(self) -> list[Path]:
-        """Return the whole states, the newest last."""
-        return sorted(path.parent for path in self.folder.glob("step-" + "[0-9]" * 8 + "/state.json"))
+    def _machine(self) -> str:
+        return describe_machine(next(iter(self._held().values())).device)
+
+
+def saved_states(folder: Path) -> list[Path]:
+    """Return the whole states in a folder, the newest last."""
+    return sorted((path for path in _own(folder) if (path / FILES[0]).exists()), key=_step_of)
+
+
+def drop_states(folder: Path, but: Collection[Path] = ()) -> None:
+    """Remove all states in a folder, and those that a killed run left half-written, but the given ones."""
+    for path in _own(folder):
+        if path not in but:
+            remove_folder(path, FILES)
+    if not but:
+        remove_folder(folder, ())
+
+
+def _own(folder: Path) -> list[Path]:
+    """Return the folders of states, whole or not; links are others'."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()]
+
+
+def _step_of(state: Path) -> int:
+    """Return the step that a state's folder is named for."""
+    return int(state.name.removeprefix("step-"))
 
 
 class OptimizerState(NamedTuple):
@@ -145,13 +190,15 @@ class OptimizerState(NamedTuple):
         groups = optimizer.state_dict()["param_groups"]
         if len(self.numbers["groups"]) != len(groups):
             return False
+        held = [*self.numbers["groups"], *self.numbers["state"].values()]
+        if not all(isinstance(value, int | float | None) for values in held for value in values.values()):
+            return False
         parameters, names = _parameters(optimizer), self._names()
         for group in groups:
             if len({frozenset(names.pop(number)) for number in group["params"] if number in names}) > 1:
                 return False
         return not names and all(
-            value.ndim == 0 or value.shape == parameters[int(key.partition(".")[0])].shape
-            for key, value in self.tensors.items()
+            value.shape in ((), parameters[int(key.partition(".")[0])].shape) for key, value in self.tensors.items()
         )
 
     def load_into(self, optimizer: torch.optim.Optimizer) -> None:
@@ -185,6 +232,17 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)  # a bool says how it computes, and may differ on another machine
+
+
+def _is_history(value: object, step: int) -> bool:
+    """Whether a JSON value is the metrics over the steps up to this one."""
+    return isinstance(value, list) and all(
+        isinstance(metrics, dict)
+        and all(isinstance(value, int | float) for value in metrics.values())
+        and type(metrics.get("step")) is int
+        and metrics["step"] <= step
+        for metrics in value
+    )
 
 
 def _shapes(tensors: Tensors) -> dict[str, torch.Size]:

@@ -1,33 +1,42 @@
 """The training loop of every stage."""
 
 import math
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from codegrid.errors import InputError
+from codegrid.model_folder import CONFIG, WEIGHTS, read_model_config
 from codegrid.pipelines.running.cli import Stopped
 from codegrid.pipelines.running.device import ComputeConfig
 from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
-from codegrid.pipelines.running.stopping import StopSignals
+from codegrid.pipelines.running.stopping import FINISH, StopSignals
 
-from .checkpoints import Checkpoints
+from .checkpoints import STATES, Checkpoints, drop_states, saved_states
+from .metrics_file import MetricsFile
 from .objective import Metrics, Objective
 from .trackers import Log
 from .trainer import Figures, Trainer
+from .usable import remove_usable, write_usable
 
 Batch = TypeVar("Batch")
 
-REPORTS = 10  # validations in a run
 EVERY = 20  # steps between two looks at the metrics
+
+
+class Trained(NamedTuple):
+    """A finished model, as a training function returns it."""
+
+    folder: Path
+    step: int  # after so many steps its weights were taken
+    metrics: dict[str, Any]  # of these weights, on validation data
 
 
 def train(
@@ -39,46 +48,73 @@ def train(
     """
     is_main = accelerator.is_main_process
     trainer = Trainer(objective, settings, compute, accelerator)
-    checkpoints = Checkpoints(run.folder / "state", run.identity, trainer.trainable(), settings.save_every)
+    checkpoints = Checkpoints(run.folder / STATES, run.identity, trainer.trainable(), settings.save_every)
     start, history = checkpoints.load()
-    check_same_step(accelerator, start)
+    check_start(start, run, settings.finish_now, accelerator)
     if is_main:
         run.start()
     throughput = Throughput(settings.batch_size, objective.items)
-    batches = throughput.time(trainer.batches(start))
-    check = FiniteCheck(checkpoints.folder)
-    look_every = 1 if accelerator.device.type == "cpu" else EVERY  # a look at a GPU's figures waits for it
+    check = FiniteCheck(checkpoints.folder, every=1 if accelerator.device.type == "cpu" else EVERY)
     bar = tqdm(total=settings.steps, initial=start, desc=run.folder.name, disable=not is_main)
-    with bar, Log(accelerator, run, settings, start) as log, StopSignals() as signals:
+    signals, lines = StopSignals(settings.finish_now), MetricsFile(run.folder, start, is_main)
+    with bar, Log(accelerator, run, settings, start) as log, lines, signals:
+        done, stop = start, None
+        batches = signals.until_stopped(throughput.time(trainer.batches(start)), accelerator)
         for step, batch in enumerate(batches, start):
             done, is_end, stop = step + 1, step + 1 == settings.steps, None
             figures = trainer.find_gradients(batch, step)
             check.note(done, figures | trainer.limit_gradients(step))
-            if done % look_every == 0 or is_end:
+            if done % check.every == 0 or is_end:
                 check.look()
                 stop = signals.agreed(accelerator)
+                is_end = is_end or stop == FINISH
             trainer.update(step)
             bar.update()
 
+            row: Metrics = {}
             if is_main and (done % EVERY == 0 or is_end):
                 bar.set_postfix(_readable(figures, history), refresh=False)
-                log.log(done, {**figures, **trainer.learning_rates()}, "train")
-            if is_main and (done % max(1, settings.steps // REPORTS) == 0 or is_end):
+                row = {**_as_numbers(figures), **trainer.learning_rates()}
+                log.log(done, row, "train")
+            if is_main and (trainer.validates(done) or is_end):
                 log.log(done, speed := throughput.read(), "speed")  # not in the history, which must not vary
                 with throughput.pause():
                     check.look_at(done, measured := trainer.validate())
-                    trainer.remember_best(measured, history)
+                    is_best = trainer.remember_best(measured, history)
+                    history.append({"step": done, **_as_numbers(figures), **measured})
+                    write_usable(run.folder, objective, history, is_best)
                     log.log(done, measured, "validation")
                     log.show(done, objective)
-                history.append({"step": done, **{name: value.item() for name, value in figures.items()}, **measured})
+                row = {**history[-1], **trainer.learning_rates(), **speed}
                 bar.write("  ".join(f"{name} {_short(value)}" for name, value in {**history[-1], **speed}.items()))
+            if row:
+                lines.write({"step": done, **row})
             if is_main and (is_end or stop or checkpoints.due(done)):
                 check.look()
                 with throughput.pause():
                     checkpoints.save(done, history)
-            if stop:
+            if stop and stop != FINISH:
                 raise Stopped(stop)
+            if stop:
+                break
+        if signals.interrupted:  # while it waited for a batch
+            check.look()
+            if done > start:
+                checkpoints.save(done, history)
+            raise Stopped(signals.interrupted)
     return history
+
+
+def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator) -> None:
+    """Raise `InputError` where processes start at different steps, or at the first though the run must go on."""
+    check_same_step(accelerator, start)
+    if not start and finish_now:
+        raise InputError(f"{run.folder} holds no training state: `finish_now` is for a run that was stopped")
+    if not start and run.is_longer:
+        raise InputError(
+            f"{run.folder} holds no training state any more, from which more `steps` could go on: choose another "
+            f"`output`, where `init_from` {run.folder} starts from its model"
+        )
 
 
 class Throughput:
@@ -125,8 +161,8 @@ class Throughput:
 class FiniteCheck:
     """Looks at losses and gradients: on a GPU not at every step, because each look waits for it."""
 
-    def __init__(self, states: Path) -> None:
-        self.states = states
+    def __init__(self, states: Path, every: int) -> None:
+        self.states, self.every = states, every
         self._seen: list[tuple[int, Figures]] = []
 
     def note(self, step: int, figures: Figures) -> None:
@@ -148,26 +184,45 @@ class FiniteCheck:
 
     def _refuse(self, step: int, words: str) -> None:
         """Raise `InputError` with what is wrong after a step, and what there is that is not."""
-        saved = sorted(path.parent.name for path in self.states.glob("step-*/state.json"))
-        last = f"the last good state is {self.states / saved[-1]}" if saved else "no state was saved yet"
+        saved = saved_states(self.states)
+        last = f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
         raise InputError(f"step {step}: {words}; {last}. Start again with a smaller `lr`, in another `output`")
 
 
-def finish(run: Run, keep_state: bool = False) -> None:
-    """Mark a run as finished, once its model is saved: its training states have served, but for what only they hold."""
-    run.finish_with()
-    states = sorted((run.folder / "state").glob("step-*"))
-    for state in states[:-1] if keep_state else states:
-        shutil.rmtree(state, ignore_errors=True)
-    if not keep_state:
-        shutil.rmtree(run.folder / "state", ignore_errors=True)
+def finish(run: Run, keep_state: bool = False) -> Trained:
+    """Mark a run as finished, once its model is saved, and return what it left.
+
+    What served while it ran is removed: the models so far, and training states, but for the last one where it alone
+    holds something, or more steps can go on from it.
+    """
+    run.finish_with(written=[CONFIG, WEIGHTS])
+    remove_usable(run.folder)
+    states = run.folder / STATES
+    drop_states(states, but=saved_states(states)[-1:] if keep_state else [])
+    return read_trained(run)
+
+
+def read_trained(run: Run) -> Trained:
+    """Return what a finished run left. Raises `InputError` where that is not there any more, or damaged."""
+    try:
+        told = read_model_config(run.folder)["provenance"]
+    except InputError as error:
+        raise InputError(
+            f"{run.folder} is finished, but its model is gone or damaged: remove the folder, or choose another `output`"
+        ) from error
+    rows = {row["step"]: row for row in told["history"]}
+    return Trained(run.folder, told["step"], told.get("metrics", rows[told["step"]]))
 
 
 def _readable(figures: Figures, history: list[Metrics]) -> dict[str, str]:
     """Return the figures of this batch, and those last measured on validation data, for the bar."""
-    now = {name: value.item() for name, value in figures.items()}
+    now = _as_numbers(figures)
     measured = {name: value for name, value in (history[-1] if history else {}).items() if name not in ("step", *now)}
     return {name: _short(value) for name, value in {**now, **measured}.items()}
+
+
+def _as_numbers(figures: Figures) -> Metrics:
+    return {name: value.item() for name, value in figures.items()}
 
 
 def _short(value: float) -> str:

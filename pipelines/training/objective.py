@@ -16,6 +16,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from codegrid.codes import Losses, Moment
 
 Metrics = dict[str, float]
@@ -94,7 +96,7 @@ class Objective(Protocol):
     players: dict[str, Player]
     items: str  # what the data set holds, `images` for example
     num_workers: int
-    criterion: str  # a validated metric; the lower, the better. Empty: there is none
+    criterion: str  # the validated metric that tells the best; the lower, the better. Empty: there is none
     keep_best: bool  # whether the players are remembered as they were when the criterion was lowest
     buffers: dict[str, torch.Tensor]  # what `after_step` moves beside the modules, an adaptive weight for example
 
@@ -113,6 +115,9 @@ class Objective(Protocol):
 
     def draw(self) -> Pages:
         """Return pictures for a tracker, of `validated` of the players, in eval mode."""
+
+    def save(self, folder: Path, history: list[Metrics]) -> None:
+        """Write `validated` of the players as a model folder that tells its history up to now."""
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out, warn_of_few
 from codegrid.errors import InputError
+from codegrid.locks import releasing
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
@@ -28,12 +30,15 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 
-from .loop import finish, train
+from .initial import load_initial, start_from
+from .loop import Trained, finish, read_trained, train
 from .objective import Batches, Metrics, Pages, Player
 from .trackers import tracker_options
 from .trainer import fused_adam, place, seed_torch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from codegrid.codes import Losses, Moment
     from codegrid.pipelines.train_prior import TrainPrior
     from codegrid.protocols import Prior
@@ -101,19 +106,34 @@ class PriorObjective:
             pages[name] = make_grid(painted, nrow=DRAWN // 2, padding=4, pad_value=1.0)
         return pages
 
+    def save(self, folder: Path, history: list[Metrics]) -> None:
+        """Write the average as it is now."""
+        prior = cast("Prior", self.players["prior"].validated)
+        prior.provenance |= {"step": history[-1]["step"], "history": history}
+        prior.save_pretrained(folder)
 
-def train_prior(settings: TrainPrior) -> None:
-    """Train the prior and save its model folder in `settings.output`."""
+
+@releasing()
+def train_prior(settings: TrainPrior) -> Trained | None:
+    """Train the prior and save its model folder in `settings.output`.
+
+    Returns what it became; where several processes work together, the first one alone knows, and the others get None.
+    """
     resolve_options(settings)  # what does not fit is refused before anything is read
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     codes = open_codes_to_learn(settings)
     training, validation = hold_out(codes, settings.validation_codes)
+    with accelerator.main_process_first():  # only one downloads
+        settings, source = load_initial(settings, "prior", settings.model)
     facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
+    facts["init_from"] = None if source is None else source.fingerprint()
     run = Run(settings.output, settings, precision=compute.precision, **facts)
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        print_once(f"{settings.output} is finished: nothing to do")
+        return read_trained(run)
     prior = build_prior(settings, codes)
+    start_from(prior, source, settings.init_from)
     place(cast(nn.Module, prior), accelerator.device)
     classes = prior.conditions.num_classes
     condition = f"{classes} classes" if classes else "unconditional"
@@ -125,10 +145,12 @@ def train_prior(settings: TrainPrior) -> None:
     if settings.keep == "best" and not objective.keep_best:
         print_once(f"a {settings.model} prior has no likelihood that tells which is best: the last is kept")
     history = train(objective, settings, compute, run, accelerator)
+    trained = None
     if accelerator.is_main_process:
-        save(objective, history, settings)
-        finish(run, keep_state=True)  # which alone holds the weights that were not averaged
+        save(objective, history, settings, run.folder)
+        trained = finish(run, keep_state=True)  # which alone holds the weights that were not averaged
     shut_down(accelerator)
+    return trained
 
 
 def open_codes_to_learn(settings: TrainPrior) -> AnyCodes:
@@ -190,13 +212,13 @@ def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:
     return grids
 
 
-def save(objective: PriorObjective, history: list[Metrics], settings: TrainPrior) -> None:
+def save(objective: PriorObjective, history: list[Metrics], settings: TrainPrior, folder: Path) -> None:
     """Save the average that is kept, with what was measured."""
     kept, metrics = cast("Prior", objective.players["prior"].kept.eval()), history[-1]
     if objective.keep_best:
         metrics = min(history, key=lambda each: each[objective.criterion])
     kept.provenance |= {"step": metrics["step"], "history": history}
-    kept.save_pretrained(settings.output)
+    kept.save_pretrained(folder)
     bits = f"{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
     which = "best" if objective.keep_best else "last"
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -16,6 +18,7 @@ from codegrid.data.names import public_name
 from codegrid.data.sources import Images, load_images
 from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
+from codegrid.locks import releasing
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
@@ -28,12 +31,15 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexity
 
-from .loop import finish, train
-from .objective import Pages, Player
+from .initial import load_initial, start_from
+from .loop import Trained, finish, read_trained, train
+from .objective import Metrics, Pages, Player
 from .trackers import tracker_options
 from .trainer import channels_last, fused_adam, place, seed_torch
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from codegrid.codes import Codes, Losses, Moment
     from codegrid.pipelines.train_tokenizer import TrainTokenizer
     from codegrid.protocols import Tokenizer
@@ -53,7 +59,7 @@ class TokenizerObjective:
         settings: of the command.
     """
 
-    items, criterion, keep_best = "images", "", False
+    items, criterion, keep_best = "images", "reconstruction_error", False
 
     def __init__(self, tokenizer: Tokenizer, images: Images, validation: Images, settings: TrainTokenizer) -> None:
         self.tokenizer, self.dataset, self.validation = tokenizer, images, validation
@@ -94,6 +100,11 @@ class TokenizerObjective:
         originals, again = reconstruct_some(self.tokenizer, self.validation, 8)
         return {"reconstructions": make_pairs(originals, again, columns=8)}
 
+    def save(self, folder: Path, history: list[Metrics]) -> None:
+        """Write the tokenizer as it is now."""
+        self.tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
+        self.tokenizer.save_pretrained(folder)
+
     def _usage(self, codes: Codes) -> dict[str, torch.Tensor]:
         """Return the perplexity of a batch's codes: the mean over the grids, and of several grids also each."""
         hits = (
@@ -105,34 +116,53 @@ class TokenizerObjective:
         return {"batch_perplexity": torch.stack(each).mean(), **of_grids}
 
 
-def train_tokenizer(settings: TrainTokenizer) -> None:
-    """Train the tokenizer and save its model folder in `settings.output`."""
+@releasing()
+def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
+    """Train the tokenizer and save its model folder in `settings.output`.
+
+    Returns what it became; where several processes work together, the first one alone knows, and the others get None.
+    """
     resolve_options(settings)  # what does not fit is refused before anything is read
     settings = choose_data(settings)
-    dataset = str(settings.dataset)
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
-        images = load_images(dataset, settings.data_root, "train", settings.image_size)
-        validation = load_images(dataset, settings.data_root, "test", images.image_size, images.in_channels)
+        settings, source = load_initial(settings, "tokenizer", settings.model)
+        images, validation = load_parts(settings)
+    print_once(str(images.found))
     if settings.shift >= min(images.image_size):
         raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
-    run = Run(settings.output, settings, precision=compute.precision, data=images.fingerprint())
+    facts = {"data": images.fingerprint(), "init_from": None if source is None else source.fingerprint()}
+    run = Run(settings.output, settings, precision=compute.precision, **facts)
     if run.finished:
-        return print_once(f"{settings.output} is finished: nothing to do")
+        print_once(f"{settings.output} is finished: nothing to do")
+        return read_trained(run)
     print_once(f"{len(images)} images of {'×'.join(map(str, images.signal.shape))}; {compute}")
     for line in warn_of_few(len(validation), "images"):
         print_once(line)
 
     tokenizer = build_tokenizer(settings, images)
+    check_codebook(tokenizer, source)
+    start_from(tokenizer, source, settings.init_from)
     place(cast(nn.Module, tokenizer), accelerator.device)
     objective = TokenizerObjective(tokenizer, images, validation, settings)
-    tokenizer.provenance["history"] = train(objective, settings, compute, run, accelerator)
+    history = train(objective, settings, compute, run, accelerator)
     shut_down(accelerator)  # the others need not wait for the rest
-    if accelerator.is_main_process:
-        tokenizer.eval()
-        save_with_metrics(tokenizer, validation, settings)
-        finish(run)
+    if not accelerator.is_main_process:
+        return None
+    tokenizer.eval()
+    tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
+    save_with_metrics(tokenizer, validation, settings, run.folder)
+    return finish(run, keep_state=settings.lr_schedule == "constant")
+
+
+def load_parts(settings: TrainTokenizer) -> tuple[Images, Images]:
+    """Load the images to train and to validate on, of one size and number of channels."""
+    dataset, root, skip = str(settings.dataset), settings.data_root, settings.skip_unreadable
+    images = load_images(dataset, root, "train", settings.image_size, skip_unreadable=skip)
+    validation = load_images(dataset, root, "test", images.image_size, images.in_channels, skip)
+    images.found = replace(images.found, others={"test": len(validation)})
+    return images, validation
 
 
 def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
@@ -155,9 +185,21 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
     return tokenizer
 
 
-def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer) -> None:
+def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
+    """Raise `InputError` where a codebook is to start from a larger one of its kind."""
+    if source is None or type(source.quantizer) is not type(tokenizer.quantizer):
+        return
+    for ours, theirs in zip(tokenizer.layout, source.layout, strict=False):
+        if ours.num_embeddings < theirs.num_embeddings:
+            raise InputError(
+                f"`init_from`: its grids have {theirs.num_embeddings:,} codes, and {ours.num_embeddings:,} are asked "
+                "for: a codebook can only grow"
+            )
+
+
+def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer, folder: Path) -> None:
     """Save the trained tokenizer, measure it on all validation images, and save it again with metrics and a picture."""
-    tokenizer.save_pretrained(settings.output)  # first: what is measured may turn out to be unreadable
+    tokenizer.save_pretrained(folder)  # first: what is measured may turn out to be unreadable
     batches = in_order(len(validation), BATCH)
     bar = tqdm(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
     with without_compiling():
@@ -165,9 +207,10 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
         at_most = max(1, min(24, MAX_CARD_PIXELS // math.prod(validation.image_size)))
         picture = pairs_png(*reconstruct_some(tokenizer, validation, at_most))
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
-    tokenizer.save_pretrained(settings.output, picture)
+    tokenizer.save_pretrained(folder, picture)
     print_once(
-        f"{settings.output}, on {len(validation)} validation images: "
+        f"{settings.output}, after {tokenizer.provenance['step']:,} of {settings.steps:,} steps, on {len(validation)} "
+        "validation images: "
         f"reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB, "
         f"perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
         f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"

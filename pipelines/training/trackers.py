@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +15,7 @@ from accelerate.utils import ProjectConfiguration
 from typing_extensions import Self
 
 from codegrid.errors import import_extra
+from codegrid.locks import check_held, real_path
 from codegrid.pipelines.drawing.sheets import to_pixels
 from codegrid.pipelines.running.device import without_compiling
 
@@ -35,7 +35,7 @@ def tracker_options(settings: Training) -> dict[str, Any]:
     if name == "none":
         return {}
     import_extra(name, f"`log_with` {name}", "log" if name == "tensorboard" else name)
-    folder = Path(settings.output)
+    folder = real_path(settings.output)
     return {"log_with": name, "project_config": ProjectConfiguration(str(folder), logging_dir=str(folder / FOLDER))}
 
 
@@ -55,6 +55,7 @@ class Log:
         if name == "none" or not accelerator.is_main_process:
             return
         folder = run.folder / FOLDER
+        check_held(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if name == "tensorboard":
             # it would make each resumption a run of its own of the settings; they are in run.json

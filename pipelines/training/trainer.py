@@ -22,6 +22,7 @@ Module = TypeVar("Module", bound=nn.Module)
 Figures = dict[str, torch.Tensor]  # (), by name
 
 WARMUP_STEPS = 500  # at most a tenth of all
+REPORTS = 10  # validations in a run
 
 
 class Acting(NamedTuple):
@@ -114,6 +115,10 @@ class Trainer:
             if player.average is not None:
                 player.average.update_parameters(player.module)
 
+    def validates(self, done: int) -> bool:
+        """Return whether it is time to validate, after so many steps."""
+        return done % (self.settings.validate_every or max(1, self.settings.steps // REPORTS)) == 0
+
     def validate(self) -> Metrics:
         """Measure the players, or their averages: the numbers among the metrics."""
         for player in self.objective.players.values():
@@ -122,13 +127,16 @@ class Trainer:
             measured = self.objective.validate()
         return {name: value for name, value in measured.items() if isinstance(value, int | float)}
 
-    def remember_best(self, measured: Metrics, history: list[Metrics]) -> None:
-        """Remember the players, or their averages, if they are better than ever before."""
-        objective = self.objective
-        earlier = [metrics[objective.criterion] for metrics in history if objective.criterion in metrics]
-        if objective.keep_best and measured[objective.criterion] < min(earlier, default=math.inf):
-            for player in objective.players.values():
+    def remember_best(self, measured: Metrics, history: list[Metrics]) -> bool:
+        """Return whether the players, or their averages, are better than ever before; remember them where asked to."""
+        criterion = self.objective.criterion
+        if criterion not in measured:
+            return False
+        is_best = measured[criterion] < min((row[criterion] for row in history if criterion in row), default=math.inf)
+        if is_best and self.objective.keep_best:
+            for player in self.objective.players.values():
                 player.remember()
+        return is_best
 
     def learning_rates(self) -> Metrics:
         """Return the learning rate of each player."""

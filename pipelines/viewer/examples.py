@@ -42,7 +42,7 @@ def find_examples(pipeline: TwoStagePipeline, run: Path | None, count: int = COU
     with suppress(InputError, OSError):
         if run is not None:
             return _samples_of(pipeline, run / "samples" / "samples.npz", count)
-    drawn = pipeline.sample(count)
+    drawn = pipeline.sample(count, seed=0, progress=False)
     return Examples(drawn.images, drawn.labels, "samples of the prior")
 
 

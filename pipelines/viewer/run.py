@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codegrid.errors import InputError, import_extra
-from codegrid.pipelines.generation.pipeline import TwoStagePipeline, find_priors
+from codegrid.pipelines.generation.pairing import find_priors
+from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codegrid.devices import widest
 from codegrid.noise import torch_rng
 from codegrid.stage1_vqvae.options import ClusteredOptions
 
@@ -142,7 +143,8 @@ class ProbabilisticAnchors(nn.Module):
         scale = 0.5 if self.distance == "cosine" else 1.0  # ‖z − e‖² = 2 (1 − cos) on the sphere
         tile = tile_for(latents.device)
         pieces = entries.split(max(1, tile.pairs // max(1, len(latents))))  # the matrix (m, n) is never held whole
-        draws = torch.rand(len(entries), generator=torch_rng(seed, *purpose), dtype=torch.float64).to(latents.device)
+        draws = torch.rand(len(entries), generator=torch_rng(seed, *purpose), dtype=torch.float64)
+        draws = draws.to(latents.device, widest(latents.device))
         ours = torch.ones_like(moved, dtype=torch.bool)
         if is_distributed():
             masses = torch.cat([_log_weights(piece, points, scale).logsumexp(1) for piece in pieces])
@@ -169,8 +171,8 @@ def _as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
 
 
 def _log_weights(entries: torch.Tensor, latents: torch.Tensor, scale: float) -> torch.Tensor:
-    """−scale · ‖z − e‖² (m, n), in float64: thousands of small shares are added up."""
-    return -scale * torch.cdist(entries, latents).square().double()
+    """−scale · ‖z − e‖² (m, n), in the widest type: thousands of small shares are added up."""
+    return -scale * torch.cdist(entries, latents).square().to(widest(latents.device))
 
 
 ANCHORS: dict[str, type[nn.Module]] = {

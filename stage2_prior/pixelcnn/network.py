@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
 from codegrid.errors import InputError
+from codegrid.inherit import Rows
 from codegrid.limits import MAX_CLASSES, check_whole, make_options
 from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
@@ -193,6 +194,13 @@ class GatedPixelCNN(ModelFolder, nn.Module):
     ) -> Iterator[Progress]:
         """Draw `noise.count` samples code by code; see `sample_sequential`."""
         return sample_sequential(self, given, noise, config, known, backend, watch)
+
+    def shared_rows(self, other: GatedPixelCNN) -> dict[str, Rows]:
+        """Return which rows of the layers' conditions stand for the same class, by its name."""
+        ours, theirs = self.conditions.rows_by_name, other.conditions.rows_by_name
+        shared = [name for name in ours if name in theirs]
+        rows = [ours[name] for name in shared], [theirs[name] for name in shared]
+        return {f"network.layers.{i}.condition.weight": rows for i in range(len(self.network.layers)) if ours}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network; checks and random numbers would only break its graph."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codegrid.budget import check_memory
 from codegrid.codes import Codes, Condition, Grid, Known, Layout
 from codegrid.errors import InputError
 from codegrid.protocols import Prior
@@ -60,7 +61,12 @@ def spread_known(known: Known | None, layout: Layout, count: int, device: torch.
 def start_grids(
     layout: Layout, count: int, device: torch.device, known: Known | None = None
 ) -> tuple[Codes, tuple[Tensor, ...]]:
-    """Return codes (b, *shape) int64 of each grid, 0 but for those that are known, and bool of those."""
+    """Return codes (b, *shape) int64 of each grid, 0 but for those that are known, and bool of those.
+
+    Raises `InputError` where no memory holds so many.
+    """
+    codes_and_masks = 9 * count * sum(grid.num_sites for grid in layout)
+    check_memory(f"the codes of {count:,} samples", codes_and_masks, "draw fewer at once (`batch_size`)")
     if known is not None:
         codes = tuple(torch.where(kept, grid, 0).contiguous() for grid, kept in zip(*known, strict=True))
         return codes, tuple(kept.clone(memory_format=torch.contiguous_format) for kept in known.mask)

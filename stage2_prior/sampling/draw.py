@@ -6,7 +6,7 @@ Shapes: n samples, b batch, *shape the sites of a grid.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from codegrid.errors import InputError
 from codegrid.limits import BatchSize, NumSamples, Seed, check_value
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
-from codegrid.sampling_config import SamplingConfig, sampling_configs
+from codegrid.sampling_config import SamplingConfig, Setting, sampling_configs
 
 from .checks import spread_known, start_grids
 
@@ -33,7 +33,11 @@ def sample(
     codes: Codes = (),
     actions: Tensor | None = None,
     backend: str = "auto",
-    **controls: Any,
+    temperature: Setting = 1.0,
+    top_k: Setting = 0,
+    top_p: Setting = 1.0,
+    guidance_scale: Setting = 1.0,
+    num_inference_steps: Setting | None = None,
 ) -> Codes:
     """Draw codes (n, *shape) of every grid, on the prior's device.
 
@@ -50,8 +54,8 @@ def sample(
         actions: (n, frames), for a prior over frames.
         backend: auto, plain (one forward pass a step: the reference), torch (nothing is computed twice), compiled or
             native: the same codes, but for rounding.
-        controls: the fields of `SamplingConfig`: temperature, top_k, top_p, guidance_scale, num_inference_steps. With
-            several priors one value, or a list with one for each.
+        temperature, top_k, top_p, guidance_scale, num_inference_steps: the fields of `SamplingConfig`. With several
+            priors one value, or a list with one for each.
 
     Raises `InputError` where a prior needs something that is missing, or cannot follow.
 
@@ -63,7 +67,7 @@ def sample(
     ):  # fmt: skip
         check_value(name, value, hint)
     priors = cast("list[Prior]", list(prior) if isinstance(prior, list | tuple) else [prior])
-    configs = sampling_configs(len(priors), **controls)
+    configs = sampling_configs(len(priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
     layout = layout_of(priors)
     device = priors[0].device
     asked = next((one for one in priors if one.conditions.num_classes), priors[0]).conditions

@@ -6,6 +6,7 @@ Shapes: b batch, n sites, K num_embeddings.
 import torch
 from torch import Tensor
 
+from codegrid.devices import widest
 from codegrid.sampling_config import SamplingConfig
 
 
@@ -29,7 +30,7 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 def probabilities_of(logits: Tensor, config: SamplingConfig) -> Tensor:
     """Return what temperature, top-k and top-p leave of the probabilities (..., K), not normalised."""
-    logits = logits if config.temperature == 1 else logits.double() / config.temperature
+    logits = logits if config.temperature == 1 else logits.to(widest(logits.device)) / config.temperature
     return top_k_top_p(torch.softmax(logits, -1), config.top_k, config.top_p)
 
 
@@ -51,8 +52,8 @@ def top_k_top_p(probabilities: Tensor, top_k: int = 0, top_p: float = 1.0) -> Te
 
 def draw_codes(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Return the codes (...) at which the cumulative probability (..., K) passes u (...), normalised or not."""
-    # summed in float64, so that rounding does not decide between K codes
-    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    # summed in the widest type, so that rounding does not decide between K codes
+    cumulative = probabilities.cumsum(-1, dtype=widest(probabilities.device))
     thresholds = uniforms[..., None] * cumulative[..., -1:]
     codes = torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)
     return codes.clamp_max(probabilities.shape[-1] - 1)

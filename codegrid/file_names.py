@@ -1,0 +1,38 @@
+"""Names that strangers gave to files and folders: how they are written, and in which order they stand."""
+
+import re
+import unicodedata
+
+UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, bytes that are no text, ends of lines and paragraphs
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # let text run the other way
+NUMBER = re.compile("([0-9]+)")
+
+
+def printable(name: object) -> str:
+    r"""Return a name as text that every file and terminal takes; different names stay different.
+
+    A byte that is no UTF-8 becomes `\xe9`, a control character its escape in Python, and a backslash two of them.
+
+    >>> printable(b"caf\xe9".decode(errors="surrogateescape"))
+    'caf\\xe9'
+    """
+    return "".join(map(_escaped, str(name)))
+
+
+def _escaped(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a file name that is no UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    if letter == "\\":
+        return "\\\\"
+    if letter < "\x7f" and letter.isprintable():
+        return letter
+    if unicodedata.category(letter) not in UNWRITABLE and not TURNING.match(letter):
+        return letter
+    # not \x80 ... \xff, which are bytes
+    return letter.encode("unicode_escape").decode() if letter < "\x80" else f"\\u{ord(letter):04x}"
+
+
+def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
+    """Return a key that sorts 2 before 10; no two names have the same."""
+    parts = NUMBER.split(name)  # texts and numbers in turn
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name

@@ -1,0 +1,61 @@
+"""The model of a training run's folder, whenever one looks: the finished one, else the best so far, else the last.
+
+OUTPUT/best and OUTPUT/last are model folders, written anew at each validation and removed when the finished model lies
+in OUTPUT itself.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from .errors import InputError
+from .files import STAGING
+
+BEST, LAST = "best", "last"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TRIES, PAUSE = 5, 0.3  # seconds: a folder is replaced in less
+
+Loaded = TypeVar("Loaded")
+
+
+def find_usable(folder: Path) -> Path:
+    """Return `folder` where it holds a whole model, else its `best`, else its `last`; `folder` where there is none."""
+    places = (folder, folder / BEST, folder / LAST)
+    return next((place for place in places if all((place / name).is_file() for name in (CONFIG, WEIGHTS))), folder)
+
+
+def load_usable(folder: Path, load: Callable[[Path], Loaded]) -> Loaded:
+    """Return what `load` makes of the model that `find_usable` finds. Tries again where it was replaced meanwhile.
+
+    Says which model that is, where it is not the finished one.
+    """
+    tries = 0
+    while True:
+        place = find_usable(folder)
+        before = _version(place)
+        try:
+            loaded = load(place)
+        except (InputError, OSError):
+            tries += 1
+            if tries == TRIES or (_version(place) == before and not _is_being_written(folder)):
+                raise
+            time.sleep(PAUSE)
+            continue
+        if place != folder:
+            print(f"{folder} is not finished: its {place.name} model so far is taken", file=sys.stderr)
+        return loaded
+
+
+def _version(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a model folder from the one that replaces it."""
+    try:
+        status = (folder / CONFIG).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _is_being_written(folder: Path) -> bool:
+    return any((place / STAGING).exists() for place in (folder, folder / BEST, folder / LAST))

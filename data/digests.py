@@ -1,0 +1,41 @@
+"""The files that a run has written so far: `.digests.json` in its folder keeps the SHA-256 of each that is whole.
+
+A run that was stopped makes the others again, and those that were changed since.
+"""
+
+from pathlib import Path
+
+from codegrid.errors import InputError
+from codegrid.files import write_folder, write_json
+from codegrid.tensors import digest_of_file, read_json
+
+DIGESTS = ".digests.json"
+
+
+def unwritten(folder: str | Path, files: dict[str, range]) -> dict[str, range]:
+    """Return those of the files, by name, that are not in the folder as a run has written them."""
+    digests = read_digests(folder)
+
+    def is_whole(path: Path) -> bool:
+        return path.name in digests and path.is_file() and digest_of_file(path) == digests[path.name]
+
+    return {name: numbers for name, numbers in files.items() if not is_whole(Path(folder) / name)}
+
+
+def note_written(folder: str | Path, name: str, digest: str) -> None:
+    """Note that a file is whole."""
+    write_digests(folder, {**read_digests(folder), name: digest})
+
+
+def read_digests(folder: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that is whole, by its name; none where nobody can tell."""
+    try:
+        return read_json(Path(folder) / DIGESTS)
+    except (InputError, OSError):
+        return {}
+
+
+def write_digests(folder: str | Path, digests: dict[str, str]) -> None:
+    """Write the SHA-256 of all files that are whole."""
+    with write_folder(folder, index=DIGESTS) as staging:
+        write_json(staging / DIGESTS, digests)

@@ -1,0 +1,77 @@
+"""Found: one line for people about a data set, so that nobody takes it for another one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from codegrid.file_names import printable
+
+SHOWN = 8  # classes that are named one by one
+EXAMPLES = 3  # names of what was left out, for each reason
+LENGTH = 24  # letters of a name
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set as it was read: `str(found)` is one line.
+
+    Args:
+        images: how many the part has.
+        classes: the printable name of each class, and its images in the part; empty without labels.
+        name: of the data set.
+        part: `train` or `test`; empty where nothing is known of parts.
+        others: images of the other parts.
+        left_out: what was not read, by reason: how often each name, or ending of names, was met.
+        notes: what else is to be known.
+    """
+
+    images: int
+    classes: tuple[tuple[str, int], ...] = ()
+    name: str = ""
+    part: str = ""
+    others: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, Counter[str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        heading = ", ".join(filter(None, (printable(self.name), self.part)))
+        parts = [f"{heading}: {_images(self.images)}{self._in_classes()}" if heading else _images(self.images)]
+        parts += [f"{part}: {_images(count)}" for part, count in self.others.items()]
+        left_out = [f"{sum(names.values()):,} {reason} ({_some(names)})" for reason, names in self.left_out.items()]
+        parts += [f"left out: {', '.join(left_out)}"] * bool(left_out)
+        return "; ".join([*parts, *self.notes])
+
+    def _in_classes(self) -> str:
+        """Say how many images each class has."""
+        if not self.classes:
+            return " without labels"
+        counts = [count for _, count in self.classes]
+        if len(self.classes) <= SHOWN:
+            each = ", ".join(f"{_short(name)} {count:,}" for name, count in self.classes)
+            return f" in {len(counts)} {'class' if len(counts) == 1 else 'classes'} ({each})"
+        few, many = min(counts), max(counts)
+        return f" in {len(counts):,} classes of {few:,}{f' to {many:,}' * (few < many)}"
+
+
+def count_classes(labels: np.ndarray | None, classes: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Return the name of each class, and how often its label (n,) occurs; nothing where there are no classes."""
+    if labels is None:
+        return ()
+    return tuple(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=False))
+
+
+def _images(count: int) -> str:
+    return f"{count:,} {'image' if count == 1 else 'images'}"
+
+
+def _some(names: Counter[str]) -> str:
+    more = ", …" if len(names) > EXAMPLES else ""
+    return ", ".join(_short(printable(name)) for name in sorted(names)[:EXAMPLES]) + more
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LENGTH else f"{name[: LENGTH - 1]}…"

@@ -1,0 +1,182 @@
+"""One picture file → 8-bit pixels, upright. What a file library would guess or drop in silence is refused or told.
+
+Every format is read that the installed Pillow reads, with its plugins, but for those that are no pictures.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from codegrid.errors import InputError, reason_of
+
+from .images import MAX_PIXELS
+from .jpeg import MAX_SCANS, has_too_many_scans
+
+# by the filter and not around each call: pictures are decoded in threads
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# films, documents, tables of measurements; and those that are read by starting a program
+NO_PICTURES = {
+    "BUFR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "PDF", "SPIDER", "WMF", "XVTHUMB",
+}  # fmt: skip
+OF_OTHERS = {"MPO": "JPEG"}  # a format that the reader of another one reads
+FRAMED = {"MPO", "PSD"}  # their further frames are previews and layers, which nobody takes for pictures
+# samples of a TIFF file's pixel that are colours, by its tag PhotometricInterpretation
+TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES, BITS = 262, 277, 338, 258
+ALPHA = (1, 2, 999)  # of EXTRA_SAMPLES; the last one is Corel Draw's
+
+DEEP = "with more than 8 bits (the upper 8 are kept)"
+SEVERAL = "with several pages or frames (the first is read)"
+TRANSPARENT = "with transparent parts (laid on white)"
+INKS = "in CMYK (converted to RGB)"
+
+
+class Unreadable(InputError):
+    """A picture that cannot be read, or not without a guess; the message names it."""
+
+
+class Picture(NamedTuple):
+    """A picture, decoded."""
+
+    image: Image.Image  # L or RGB, upright
+    told: tuple[str, ...]  # what is not seen of it, among the sentences above
+
+
+def formats() -> dict[str, bool]:
+    """Return the formats that are read, by Pillow's names, and whether their files tell it by their first bytes."""
+    _load_plugins()
+    return {name: accept is not None for name, (_, accept) in Image.OPEN.items() if name not in NO_PICTURES}
+
+
+def endings() -> dict[str, str]:
+    """Return the endings of pictures' names, such as `.png`, and the format of each."""
+    known = formats()
+    named = {ending: OF_OTHERS.get(name, name) for ending, name in Image.registered_extensions().items()}
+    return {ending: name for ending, name in sorted(named.items()) if name in known}
+
+
+@cache
+def _load_plugins() -> None:
+    Image.init()
+    with suppress(ImportError):  # an extra of the user's
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def open_picture(path: Any) -> Image.Image:
+    """Read a picture's header: of a file, or of anything with an `open()` that Pillow can read from.
+
+    Raises `Unreadable`.
+    """
+    known = formats()
+    of_name = Image.EXTENSION.get(path.suffix.lower()) if isinstance(path, Path) else None
+    # a format without first bytes of its own would take damaged files of the others for its pictures
+    known = {name: is_told for name, is_told in known.items() if is_told or name == of_name}
+    try:
+        picture = Image.open(path if isinstance(path, Path) else path.open(), formats=list(known))
+    except InputError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise Unreadable(
+            f"{path} has {picture.height}×{picture.width} pixels, at most {MAX_PIXELS:,} are read: make it smaller or "
+            "remove it"
+        )
+    if has_too_many_scans(picture):
+        picture.close()
+        raise Unreadable(f"{path} is a JPEG of more than {MAX_SCANS} scans: save it again or remove it")
+    return picture
+
+
+def look_at(path: Any) -> tuple[bool, tuple[int, int]]:
+    """Return whether a picture is grey, and its (H, W) once it is upright. Raises `Unreadable`."""
+    with open_picture(path) as picture:
+        try:
+            on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        except Exception as error:
+            raise _damaged(path, error) from error
+        size = (picture.width, picture.height) if on_its_side else (picture.height, picture.width)
+        return picture.mode in ("1", "L", "I") or picture.mode.startswith("I;16"), size
+
+
+def read_picture(path: Any, channels: int, at_least: tuple[int, int] | None = None) -> Picture:
+    """Decode a picture with 1 or 3 channels.
+
+    Args:
+        at_least: (H, W) that are needed: large JPEGs decode faster at a fraction of their size.
+
+    Raises `Unreadable`.
+    """
+    with open_picture(path) as picture:
+        try:
+            told = _check_bands(path, picture)
+            if at_least:
+                picture.draft("RGB", (2 * at_least[1], 2 * at_least[0]))
+            image, is_seen = flatten(path, picture)
+            told += [TRANSPARENT] * is_seen
+            return Picture(image.convert("L" if channels == 1 else "RGB"), tuple(told))
+        except InputError:
+            raise
+        except Exception as error:  # what a damaged picture raises has many types
+            raise _damaged(path, error) from error
+
+
+def flatten(path: Any, picture: Image.Image) -> tuple[Image.Image, bool]:
+    """Return a picture upright, with 8 bits and without transparency, and whether white is seen through it."""
+    image = _as_8_bit(path, ImageOps.exif_transpose(picture), picture.format)
+    return _on_white(image) if image.has_transparency_data else (image, False)
+
+
+def _check_bands(path: Any, picture: Image.Image) -> list[str]:
+    """Return what Pillow drops of a picture; `Unreadable` where it has bands that nobody can tell the meaning of."""
+    tags, extra = getattr(picture, "tag_v2", None) if picture.format == "TIFF" else None, 0
+    coded = [tile[3] for tile in getattr(picture, "tile", ())]  # how the pixels are, in words of the reader
+    bits = 16 * (picture.mode.startswith(("I", "F")) or any(";16" in str(words) for words in coded))
+    if tags is not None:
+        bits = max(tags.get(BITS, (1,)))
+        extra = tags.get(SAMPLES, 1) - TIFF_COLOURS.get(tags.get(PHOTOMETRIC), 1)
+        alphas = [kind for kind in tags.get(EXTRA_SAMPLES, ()) if kind in ALPHA]
+        extra -= bool(alphas)
+    elif picture.format == "JPEG2000":  # Pillow takes a fourth band for alpha, whatever the file says
+        extra = len(picture.getbands()) in (2, 4) and picture.mode != "CMYK"
+    elif picture.format == "PPM":
+        bits = max([bits, *(16 for words in coded if isinstance(words, tuple) and words[1] > 255)])
+    if extra > 0:
+        raise Unreadable(
+            f"{path} has more bands than colours, and does not say that they are transparency (near infrared?): "
+            "save it with 1 or 3 bands"
+        )
+    several = getattr(picture, "is_animated", False) and picture.format not in FRAMED
+    return [DEEP] * (bits > 8) + [SEVERAL] * several + [INKS] * (picture.mode == "CMYK")
+
+
+def _as_8_bit(path: Any, picture: Image.Image, file_format: str | None) -> Image.Image:
+    """16-bit grey scaled down: PIL's own conversion clips it, to white."""
+    # PIL keeps the 16 bits of some formats in 32
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise Unreadable(f"{path} has values of 32 bits, whose range is not known: save it with 8 or 16")
+    return picture
+
+
+def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
+    """Make transparent parts white, and say whether there are any: without alpha they are black mostly."""
+    picture = picture.convert("RGBA")
+    is_seen = bool((np.asarray(picture.getchannel("A")) < 255).any())
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture), is_seen
+
+
+def _damaged(path: Any, error: Exception) -> Unreadable:
+    return Unreadable(f"{path} is not a readable picture ({reason_of(error)}): fix or remove it")

@@ -1,0 +1,55 @@
+"""Tokenizer and priors that belong together: their folders in a run, and the check that they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from codegrid.errors import InputError
+from codegrid.protocols import Prior, Tokenizer
+
+
+def prior_names(count: int) -> list[str]:
+    """Return what so many priors are called, and their folders in a run: prior, or prior-0, prior-1, ..."""
+    return ["prior"] if count == 1 else [f"prior-{i}" for i in range(count)]
+
+
+def find_priors(folder: str | Path) -> list[str]:
+    """Return the priors' folders below a run's folder: prior/, or prior-0/, prior-1/, ... coarse to fine."""
+    if (Path(folder) / "prior").is_dir():
+        return [str(Path(folder) / "prior")]
+    found: list[str] = []
+    while (Path(folder) / f"prior-{len(found)}").is_dir():
+        found.append(str(Path(folder) / f"prior-{len(found)}"))
+    return found
+
+
+def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:
+    """Raise `InputError` where priors are not of this tokenizer's codes, or do not draw each of its grids once."""
+    if not priors:
+        raise InputError("`prior`: at least one is needed to draw codes")
+    fingerprint, layout = tokenizer.fingerprint(), tokenizer.layout
+    names = ["this prior"] if len(priors) == 1 else [f"prior {number}" for number in range(len(priors))]
+    for name, prior in zip(names, priors, strict=True):
+        if prior.provenance.get("tokenizer_fingerprint") != fingerprint:
+            raise InputError(
+                f"{name} was trained on the codes of another tokenizer (the fingerprints differ): give the tokenizer "
+                "that made them, or train a prior on this one's codes"
+            )
+        for number, grid in zip(prior.grids, prior.layout, strict=True):
+            if number >= len(layout) or layout[number] != grid:
+                there = f"has {layout[number]}" if number < len(layout) else f"has {len(layout)} grids only"
+                raise InputError(
+                    f"{name} draws {grid} as grid {number}, where the tokenizer {there}: train a prior on this "
+                    "tokenizer's codes"
+                )
+    drawn = [number for prior in priors for number in prior.grids]
+    for number, grid in enumerate(layout):
+        if drawn.count(number) != 1:
+            which = "no prior draws" if number not in drawn else "several priors draw"
+            raise InputError(f"{which} grid {number} of the tokenizer ({grid}): give the priors that draw each once")
+    if drawn != sorted(drawn):
+        raise InputError("the priors are not in order: give them coarse to fine, as their grids are numbered")
+    learnt = [prior.conditions.classes for prior in priors if prior.conditions.num_classes]
+    if any(classes != learnt[0] for classes in learnt):
+        raise InputError("the priors learnt different classes: train them on the same codes")

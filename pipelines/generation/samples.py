@@ -1,0 +1,62 @@
+"""Samples of a pipeline: images as tensors, arrays or pictures, with their codes, labels and seed.
+
+Shapes: n samples, c channels, H W image, *shape the sites of each grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from codegrid.codes import Codes
+from codegrid.data.image_files import names_of_labels, to_pictures, write_pictures
+from codegrid.data.images import to_uint8
+from codegrid.errors import InputError
+from codegrid.limits import check_value
+
+OutputType = Literal["pt", "np", "pil"]
+Images = torch.Tensor | np.ndarray | Image.Image | Sequence[Any]  # in; what `codegrid.as_images` takes
+
+
+class Samples(NamedTuple):
+    """Samples of a pipeline."""
+
+    images: Any  # (n, c, H, W) float in [-1, 1]; or arrays or pictures, as `as_output` says
+    codes: Codes  # (n, *shape) int64, one for each grid
+    labels: torch.Tensor | None  # (n,) int64, -1 for no particular class
+    seed: int  # that gives the same samples again
+    classes: tuple[str, ...] = ()  # the names of the labels; empty where they have none
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Save each image as a PNG file with its number and class, `00012-cat.png`, and return the paths."""
+        pictures, labels = self.images, self.labels
+        if isinstance(pictures, np.ndarray):
+            pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
+        if isinstance(pictures, torch.Tensor):
+            pictures = as_output(pictures, "pil")
+        names = names_of_labels(labels, self.classes, len(pictures))
+        return write_pictures(folder, pictures, len(pictures), lambda rows: names[rows.start : rows.stop])
+
+
+def as_output(images: torch.Tensor, output_type: OutputType) -> Any:
+    """Turn images (n, c, H, W) in [-1, 1] into what is asked for.
+
+    Args:
+        output_type: pt: tensors as they are, as all of this package are; np: arrays (n, H, W, c) float32 in [0, 1], as
+            matplotlib and diffusers have them; pil: a list of pictures of PIL, grey or RGB.
+
+    Raises `InputError` where pictures of PIL cannot show their channels.
+    """
+    check_value("output_type", output_type, OutputType)
+    if output_type == "pt":
+        return images
+    if output_type == "np":
+        return ((images.float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    if images.shape[1] not in (1, 3):
+        raise InputError(f"`output_type` pil: images have {images.shape[1]} channels, and pictures 1 or 3: use np")
+    return to_pictures(to_uint8(images))

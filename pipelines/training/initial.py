@@ -1,0 +1,67 @@
+"""Training that starts from the weights of another model: `init_from`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from codegrid.errors import InputError
+from codegrid.model_folder import load_model
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.options import list_options, resolve_options
+from codegrid.pipelines.running.settings import Training
+from codegrid.registry import TABLES
+
+if TYPE_CHECKING:
+    from codegrid.protocols import Model
+
+Settings = TypeVar("Settings", bound=Training)
+SHOWN = 6  # names of tensors in a line
+
+
+def load_initial(settings: Settings, kind: str, system: str) -> tuple[Settings, Any]:
+    """Load the model that `init_from` names, if it does, and return it with settings whose open options are its own.
+
+    Args:
+        settings: of the training.
+        kind: `tokenizer` or `prior`.
+        system: the name of the class that is trained.
+
+    Raises `InputError` where there is no such model, or it is of another class.
+    """
+    if settings.init_from is None:
+        return settings, None
+    source = load_model(settings.init_from, kind=kind)
+    found = TABLES[kind].name_of(type(source))
+    if found != system:
+        raise InputError(f"`init_from` {settings.init_from} is a {found} {kind}: give `model` {found}")
+    return with_options_of(settings, source.config), source
+
+
+def with_options_of(settings: Settings, config: dict[str, Any]) -> Settings:
+    """Return settings in which options that are not given are those of a model's config, where they are options now.
+
+    Options that only say how training begins stay as they are.
+    """
+    lasting = {name for name, option in list_options(type(settings)).items() if not option.is_of_the_start}
+    while True:  # an option may choose a part that has more of them
+        there = resolve_options(settings)
+        taken = {name: config[name] for name in lasting & there.keys() & config.keys() - settings.options.keys()}
+        if not taken:
+            return settings
+        settings = replace(settings, options={**taken, **settings.options})
+
+
+def start_from(model: Model, source: Model | None, name: str | None) -> None:
+    """Give a model the weights of another one, as far as they fit, and say what differs."""
+    if source is None:
+        return
+    fresh = model.inherit(source)
+    differs = [key for key, value in model.config.items() if source.config.get(key) != value]
+    print_once(f"starting from {name}{_list('other settings', differs)}{_list('new weights', fresh)}")
+    model.provenance["init_from"] = source.fingerprint()
+
+
+def _list(title: str, names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return f"; {title}: {', '.join(names[:SHOWN])}{more}" if names else ""
