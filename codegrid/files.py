@@ -110,6 +110,11 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def is_below(path: str | Path, folder: str | Path) -> bool:
+    """Return whether a path leads to something in a folder, once all links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def _flush(path: Path) -> None:
     """Ask the operating system to have a file, or a folder's list of names, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)

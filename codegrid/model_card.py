@@ -137,9 +137,12 @@ def _is_ours(card: bytes) -> bool:
 
 
 def _read(path: Path, at_most: int) -> bytes:
-    """Return a file's bytes; empty where it cannot be read or is too long."""
+    """Return a file's bytes; empty where it cannot be read, is too long, or lies elsewhere.
+
+    What a link shows would be uploaded with the card: in a stranger's folder it may lead to any file of the user's.
+    """
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if path.is_symlink() or not path.is_file():  # a pipe would be waited for
             return b""
         with path.open("rb") as file:
             content = file.read(at_most + 1)

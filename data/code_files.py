@@ -1,15 +1,18 @@
-"""Codes to decode: from a code dataset, or as plain arrays from an .npz or a Parquet file.
+"""Codes to decode or to learn: from a code dataset, or as plain arrays from an .npz, .npy or Parquet file.
 
 Shapes: n rows, b batch, *shape the sites of a grid, K num_embeddings.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from codegrid.codes import NO_LABEL, Grid, Layout, describe_layout
+from codegrid.codes import MAX_AXES, NO_LABEL, Grid, Layout, describe_layout
 from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES
 from codegrid.protocols import Tokenizer
@@ -17,28 +20,49 @@ from codegrid.tensors import digest_of, sha256
 
 from .codes import CodeBatch, CodeDataset, IndexedCodes
 from .loading import Indices, item_numbers
-from .manifest import FILE_COLUMN, FILES, LABELS
-from .npz import code_names, read_npz
+from .manifest import FILE_COLUMN, FILES, LABELS, CodeHeader
+from .npz import code_names, read_npy, read_npz
 from .parquet import read_parquet
 from .shards import Column
 
-PLAIN = (".npz", ".parquet")
+PLAIN = (".npz", ".npy", ".parquet")
 AT_ONCE = 1024  # rows that are read for their names
 
 
+class Assumed(NamedTuple):
+    """Facts that are taken for granted of arrays of codes where a file does not tell them."""
+
+    layout: Layout = ()  # of the tokenizer; empty: the arrays' own shapes, and as many entries as their codes need
+    tokenizer_fingerprint: str = ""
+    classes: Sequence[str] = ()  # empty: as many as the labels need
+
+
+NOTHING = Assumed()
+
+
 class CodeArray(IndexedCodes):
-    """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding needs.
+    """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding and training need.
 
     Args:
+        file: where they came from.
         codes: (n, *shape) whole numbers, for each grid.
         labels: (n,) or None; NO_LABEL where there is none.
         files: (n,) the names of the files that the rows were made of, or None.
+        layout: the grids.
+        known: the header that the file has, or what is assumed in its place.
     """
 
     def __init__(
-        self, codes: Sequence[np.ndarray], labels: np.ndarray | None = None, files: np.ndarray | None = None
+        self,
+        file: Path,
+        codes: Sequence[np.ndarray],
+        labels: np.ndarray | None,
+        files: np.ndarray | None,
+        layout: Layout,
+        known: CodeHeader | Assumed = NOTHING,
     ) -> None:
-        self.codes, self.labels, self.files = tuple(codes), labels, files
+        self.folder, self.codes, self.labels, self.files = file, tuple(codes), labels, files
+        self.layout, self._known = layout, known
 
     def __len__(self) -> int:
         return len(self.codes[0])
@@ -55,38 +79,87 @@ class CodeArray(IndexedCodes):
 
     def fingerprint(self) -> str:
         """Return a digest that tells two sets of arrays apart."""
+        return digest_of([asdict(self.header), None if self.files is None else self.files.tolist()])
+
+    @property
+    def classes(self) -> list[str]:
+        """The name of each label, or its number; empty where there are no labels."""
+        if self.labels is None:
+            return []
+        count, names = int(self.labels.max()) + 1, list(self._known.classes)
+        return names if count <= len(names) else [str(label) for label in range(count)]
+
+    @cached_property
+    def header(self) -> CodeHeader:
+        """What a code dataset would tell of these codes; its `source` is a digest of the arrays."""
         arrays = [*self.codes, *([] if self.labels is None else [self.labels])]
-        parts = [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
-        return digest_of([parts, None if self.files is None else self.files.tolist()])
+        source = digest_of(
+            [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
+        )
+        if isinstance(self._known, CodeHeader):
+            return replace(self._known, source=source)
+        grids = [grid.as_json() for grid in self.layout]
+        columns = {} if self.files is None else {FILES: dict(FILE_COLUMN)}
+        fingerprint = self._known.tokenizer_fingerprint
+        return CodeHeader(len(self), grids, self.classes, "", fingerprint, source, columns=columns)
 
 
-def open_codes(source: str | Path, tokenizer: Tokenizer) -> CodeDataset | CodeArray:
+AnyCodes = CodeDataset | CodeArray
+
+
+def open_codes(source: str | Path, tokenizer: Tokenizer) -> AnyCodes:
     """Open codes that this tokenizer can decode.
 
     Args:
-        source: the folder of a code dataset, or an .npz or .parquet file.
+        source: the folder of a code dataset, or an .npz, .npy or .parquet file.
 
     Raises `InputError` where they are another tokenizer's, or not codes of its layout.
     """
     path = Path(source)
     if path.suffix not in PLAIN:
         dataset = CodeDataset(path)
-        _check_fingerprint(path, dataset.header.tokenizer_fingerprint, tokenizer)
+        check_fingerprint(path, dataset.header.tokenizer_fingerprint, tokenizer)
         if not _fits(dataset.layout, tokenizer.layout):
             raise InputError(
                 f"{source} holds {describe_layout(dataset.layout)}, but this tokenizer has "
                 f"{describe_layout(tokenizer.layout)}: export the codes again"
             )
         return dataset
+    arrays, header = _read_plain(path)
+    if header:
+        check_fingerprint(path, header.tokenizer_fingerprint, tokenizer)
+    return CodeArray(path, *_check_arrays(path, arrays, tokenizer.layout), tokenizer.layout)
+
+
+def open_to_learn(source: str | Path, assumed: Assumed = NOTHING) -> AnyCodes:
+    """Open codes that a prior can learn.
+
+    Args:
+        source: the folder of a code dataset, or an .npz, .npy or .parquet file.
+        assumed: of arrays that do not tell it.
+
+    Raises `InputError` where they are no codes, or where some have labels and others have none.
+    """
+    path = Path(source)
+    if path.suffix not in PLAIN:
+        return CodeDataset(path)
+    arrays, header = _read_plain(path)
+    layout = header.layout if header else assumed.layout or _layout_of(path, arrays)
+    codes = CodeArray(path, *_check_arrays(path, arrays, layout), layout, header or assumed)
+    if header and (header.num_rows != len(codes) or header.classes != codes.classes):
+        raise InputError(f"{path} is damaged (it does not hold what its header says): export the codes again")
+    if codes.labels is not None and codes.labels.min() < 0:
+        raise InputError(f"{path}: some labels are {NO_LABEL}: give each grid a class, or leave the labels out")
+    return codes
+
+
+def _read_plain(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
+    """The arrays of a file, and the header that Parquet files of ours have."""
     if not path.is_file():
-        raise InputError(f"no file {source}: give an .npz or .parquet file of codes, or a folder of exported codes")
+        raise InputError(f"no file {path}: give a file of codes ({' '.join(PLAIN)}), or a folder of exported codes")
     if path.suffix == ".parquet":
-        arrays, fingerprint = read_parquet(path)
-        if fingerprint is not None:
-            _check_fingerprint(path, fingerprint, tokenizer)
-    else:
-        arrays = read_npz(path)
-    return _check_arrays(path, arrays, tokenizer.layout)
+        return read_parquet(path)
+    return ({"codes": read_npy(path)} if path.suffix == ".npy" else read_npz(path)), None
 
 
 def _fits(layout: Layout, decodable: Layout) -> bool:
@@ -96,18 +169,19 @@ def _fits(layout: Layout, decodable: Layout) -> bool:
     )
 
 
-def _check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
+def check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
+    """Raise `InputError` where codes from this path are not of this tokenizer."""
     if fingerprint != tokenizer.fingerprint():
         raise InputError(
             f"{path} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
         )
 
 
-def _check_arrays(path: Path, arrays: dict[str, np.ndarray], layout: Layout) -> CodeArray:
-    """Plain arrays, once they are grids that can be decoded, and labels of them."""
-    if len(layout) == 1 and "codes" not in arrays and "arr_0" in arrays:  # saved without names
-        names_of = {"arr_0": "codes", "arr_1": "labels"}
-        arrays = {names_of.get(name, name): array for name, array in arrays.items()}
+def _check_arrays(
+    path: Path, arrays: dict[str, np.ndarray], layout: Layout
+) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray | None]:
+    """Return the codes of each grid, the labels and the names of files, once they are such."""
+    arrays = _named(arrays, len(layout))
     names = code_names(len(layout))
     codes = [_check_grids(path, name, arrays.get(name), grid) for name, grid in zip(names, layout, strict=True)]
     count = len(codes[0])
@@ -122,10 +196,30 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], layout: Layout) -> 
     files = arrays.get(FILES)
     if files is not None and (files.shape != (count,) or files.dtype.kind not in "UO"):  # O: of texts, where it is read
         raise InputError(f"{path}: `{FILES}` must hold one name for each of {count} grids")
-    return CodeArray(codes, labels, files)
+    return codes, labels, files
 
 
-def files_of(codes: CodeDataset | CodeArray, rows: range) -> list[str] | None:
+def _named(arrays: dict[str, np.ndarray], num_grids: int) -> dict[str, np.ndarray]:
+    """Give arrays that were saved without names, which a single grid may be, those that they have elsewhere."""
+    if num_grids != 1 or "codes" in arrays or "arr_0" not in arrays:
+        return arrays
+    names_of = {"arr_0": "codes", "arr_1": "labels"}
+    return {names_of.get(name, name): array for name, array in arrays.items()}
+
+
+def _layout_of(path: Path, arrays: dict[str, np.ndarray]) -> Layout:
+    """The grids that arrays of codes have, as far as these codes tell: those without a name may be images."""
+    names = code_names(1 if "codes" in arrays else max(1, sum(name.startswith("codes.") for name in arrays)))
+    layout = []
+    for name in names:
+        codes = arrays.get(name)
+        if codes is None or not 2 <= codes.ndim <= 1 + MAX_AXES or codes.dtype.kind not in "iu" or not codes.size:
+            raise InputError(f"{path}: `{name}` must be whole numbers of shape (n, t), (n, h, w) or (n, t, h, w)")
+        layout.append(Grid(codes.shape[1:], max(1, int(codes.max()) + 1)))
+    return tuple(layout)
+
+
+def files_of(codes: AnyCodes, rows: range) -> list[str] | None:
     """Return the names of the files that some rows were made of; None where the codes do not tell."""
     if isinstance(codes, CodeArray):
         return None if codes.files is None else codes.files[rows.start : rows.stop].tolist()

@@ -1,11 +1,12 @@
 """Image data sets of the Hugging Face hub, or of a local folder that `datasets` can read, as uint8 images.
 
-`hf:owner/name` is downloaded (`hf:owner/name:config` where it has several configurations); `hf:./folder` stays on this
-machine. No code that comes with a data set is ever run.
+`hf:owner/name` is downloaded (`hf:owner/name:config` where it has several configurations); `hf:./folder`, or
+`hf:./file.parquet`, stays on this machine. No code that comes with a data set is ever run, and no file is read that
+lies outside of it, wherever its paths and links lead.
 """
 
 import io
-import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,42 +15,42 @@ import numpy as np
 
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.file_names import printable
+from codegrid.files import is_below
 from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
 from .folder import FolderImages, affordable
+from .names import HUB_PREFIX, is_local
 from .pictures import Unreadable
 from .splits import split_indices
 
-PREFIX = "hf:"
-LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # how a path begins, and no name on the hub
 TESTS = ("test", "validation", "valid", "val")
 IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")  # preferred where there are several
-
-
-def public_name(dataset: str) -> str:
-    """Return the name of a data set for those who were not there: of a local folder the last part alone."""
-    name = dataset.removeprefix(PREFIX)
-    is_local = dataset.startswith(PREFIX) and LOCAL.match(name)
-    return PREFIX + re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_local else dataset
 
 
 class HubPicture:
     """One picture of a data set: read when it is opened, and named in messages."""
 
-    def __init__(self, column: Any, row: int, name: str) -> None:
-        self.column, self.row, self.name = column, row, name
+    def __init__(self, pictures: "HubPictures", row: int) -> None:
+        self.pictures, self.row = pictures, row
 
     def __str__(self) -> str:
-        return f"{self.name}, picture {self.row}"
+        return f"{self.pictures.name}, picture {self.row}"
 
     def open(self) -> io.BytesIO:
-        """Return its bytes, as they are encoded."""
-        (value,) = self.column[self.row].values()
-        content, path = (value, None) if isinstance(value, bytes) else _parts_of(value)
-        if content is None and (path is None or not Path(path).is_file()):
-            raise Unreadable(f"{self} is missing: fix the data set, or remove the row")
-        return io.BytesIO(content if content is not None else Path(str(path)).read_bytes())
+        """Return its bytes, as they are encoded.
+
+        Raises `Unreadable` where they are missing, or are those of a file outside of the data set.
+        """
+        (value,) = self.pictures.column[self.row].values()
+        content, name = (value, None) if isinstance(value, bytes) else _parts_of(value)
+        if content is not None:
+            return io.BytesIO(content)
+        path = name and self.pictures.find(name)
+        if not path:
+            outside = f" ({name} is no file of the data set)" if name else ""
+            raise Unreadable(f"{self} is missing{outside}: fix the data set, or remove the row")
+        return io.BytesIO(path.read_bytes())
 
 
 def _parts_of(value: dict | None) -> tuple[bytes | None, str | None]:
@@ -57,16 +58,32 @@ def _parts_of(value: dict | None) -> tuple[bytes | None, str | None]:
 
 
 class HubPictures:
-    """The pictures of some rows of a column."""
+    """The pictures of some rows of a column.
 
-    def __init__(self, column: Any, name: str, rows: np.ndarray) -> None:
-        self.column, self.name, self.rows = column, name, rows
+    Args:
+        column: `datasets.Dataset` of a column of encoded pictures.
+        name: of the data set, for messages.
+        rows: (n,) numbers of the rows.
+        folders: where files of the data set may lie. A path that is not absolute begins at the first of them.
+    """
+
+    def __init__(self, column: Any, name: str, rows: np.ndarray, folders: Sequence[Path]) -> None:
+        self.column, self.name, self.rows, self.folders = column, name, rows, folders
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> HubPicture:
-        return HubPicture(self.column, int(self.rows[index]), self.name)
+        return HubPicture(self, int(self.rows[index]))
+
+    def find(self, name: str) -> Path | None:
+        """Return the file of the data set that a row names; None where there is no such file in it."""
+        path = self.folders[0] / name
+        try:
+            is_ours = any(is_below(path, folder) for folder in self.folders)
+            return path if is_ours and path.is_file() else None
+        except (OSError, ValueError):  # of a name that no file can have
+            return None
 
     def sizes(self) -> np.ndarray:
         """Return (n,) bytes of each encoded picture, without reading one."""
@@ -78,8 +95,9 @@ class HubPictures:
             lengths = pc.binary_length(chunk.field("bytes") if of_structs else chunk)
             sizes = lengths.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False).copy()
             for row in np.flatnonzero(sizes < 0) if of_structs else ():  # a file's name in place of its bytes
-                path = _parts_of(chunk[int(row)].as_py())[1]
-                sizes[row] = Path(path).stat().st_size if path and Path(path).is_file() else -1
+                name = _parts_of(chunk[int(row)].as_py())[1]
+                path = name and self.find(name)
+                sizes[row] = path.stat().st_size if path else -1
             found.append(sizes)
         return np.concatenate(found)[self.rows]
 
@@ -95,7 +113,7 @@ class HubImages(FolderImages):
         return None
 
     def _paths_of(self, numbers: np.ndarray) -> HubPictures:
-        return HubPictures(self.paths.column, self.paths.name, self.paths.rows[numbers])
+        return HubPictures(self.paths.column, self.paths.name, self.paths.rows[numbers], self.paths.folders)
 
     def fingerprint(self) -> str:
         """Return a digest of the sizes of the encoded pictures, the labels and some pictures."""
@@ -108,44 +126,72 @@ class HubImages(FolderImages):
 def load_hub(
     dataset: str, data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None
 ) -> HubImages:
-    """Find the `train` or `test` part of `hf:NAME`; no picture is decoded yet.
+    """Find the `train` or the `test` part of `hf:NAME`, or both as `all`; no picture is decoded yet.
 
     It is downloaded below `data_root`, by default to where `datasets` keeps all.
 
-    A part called validation serves as `test` where there is none; otherwise every tenth picture of each class does.
+    A part called validation serves as `test` where there is none; otherwise some of all pictures are held out.
     """
-    parts = _load(dataset, data_root)
+    parts, folders = _load(dataset, data_root)
     test = next((name for name in TESTS if name in parts), "")
     whole = not test or "train" not in parts
     part = parts["train" if "train" in parts else next(iter(parts))] if whole or split == "train" else parts[test]
+    if split == "all" and not whole:
+        part = import_extra("datasets", f"`dataset` {dataset}", "hub").concatenate_datasets([parts["train"], part])
     name = dataset if whole else f"{dataset}, {split}"
     column = _image_column(dataset, part)
     labels, classes = _labels(name, part)
     rows = split_indices(labels, len(part), split) if whole else np.arange(len(part))
-    return HubImages(
-        Path(), HubPictures(column, dataset, rows), None if labels is None else labels[rows], classes, size, channels
-    )
+    found = HubPictures(column, dataset, rows, folders)
+    return HubImages(Path(), found, None if labels is None else labels[rows], classes, size, channels)
 
 
-def _load(dataset: str, cache: Path | None) -> dict[str, Any]:
-    """The parts of a data set, by name."""
+def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]:
+    """The parts of a data set, by name, and the folders in which its files may lie."""
     datasets = import_extra("datasets", f"`dataset` {dataset}", "hub")
-    name = dataset.removeprefix(PREFIX)
-    local = bool(LOCAL.match(name))
-    if not name or (local and not Path(name).expanduser().is_dir()):
+    name = dataset.removeprefix(HUB_PREFIX)
+    local, path = is_local(dataset), Path(name).expanduser().resolve()
+    if not name or (local and not path.exists()):
         raise InputError(f"no folder {name}: give the folder of a data set, as hf:./folder, or hf:owner/name")
     if not local and Path(name).exists():  # `datasets` would take it for what is meant
         raise InputError(f"{dataset} may be on the hub, and {name} is here: write hf:./{name}, or start elsewhere")
-    source, _, config = (str(Path(name).expanduser().resolve()), "", "") if local else name.partition(":")
+    of_hub, _, config = name.partition(":")
+    source: dict[str, Any] = {"path": str(path)} if local else {"path": of_hub, "name": config or None}
+    if local and path.is_file():
+        source = {"path": "parquet", "data_files": str(path)}
     try:
-        parts = datasets.load_dataset(source, config or None, cache_dir=None if cache is None else str(cache))
+        builder = datasets.load_dataset_builder(**source, cache_dir=None if cache is None else str(cache))
+        if local:
+            _check_files(dataset, builder, path)
+        builder.download_and_prepare()
+        parts = builder.as_dataset()
+    except InputError:
+        raise
     except Exception as error:  # what is said of names, networks and files has many types
         reason = reason_of(error)
         remedy = "fix its files" if local else "check the name and the network, or give a local folder as hf:./folder"
         raise InputError(f"cannot load {dataset} ({reason}): {remedy}") from error
     if not parts:
         raise InputError(f"{dataset} holds no data: choose another one")
-    return dict(parts)
+    unpacked = Path(datasets.config.DOWNLOADED_DATASETS_PATH) if cache is None else cache / "downloads"
+    own = path if local else _folder_of_download(of_hub)
+    return dict(parts), [own, unpacked]  # of a file nothing is below: what lies beside it is not of its data set
+
+
+def _check_files(dataset: str, builder: Any, folder: Path) -> None:
+    """Refuse a folder whose settings name files that lie elsewhere; `datasets` itself does so for those of the hub."""
+    for files in (builder.config.data_files or {}).values():
+        for file in map(str, files):
+            if "://" in file or not is_below(file, folder):
+                raise InputError(f"{dataset} names {file}, which lies outside of it: copy it there, or do not trust it")
+
+
+def _folder_of_download(name: str) -> Path:
+    """The folder into which a data set of the hub is downloaded."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
 
 
 def _image_column(dataset: str, part: Any) -> Any:

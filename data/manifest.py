@@ -42,8 +42,8 @@ class CodeHeader:
         num_images: n.
         grids: shape and num_embeddings of each grid, coarse to fine. A `Layout` is turned into them.
         classes: the name of each label; empty where there are no labels.
-        split: `train`, `test` or `sampled`.
-        tokenizer_fingerprint: of the tokenizer that made the codes.
+        split: `train`, `test`, `all` of both, `sampled`, or empty where it is not known.
+        tokenizer_fingerprint: of the tokenizer that made the codes; empty where it is not known.
         source: fingerprint of the images.
         views: v, encodings of each image; the rows i·v ... i·v + v-1 belong to image i.
         columns: kind and shape of what each row has beside its codes, by name: `{"kind": "int", "shape": []}`. A

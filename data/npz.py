@@ -136,6 +136,17 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
 
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array of an npy file; a pickled one is refused."""
+    check_not_hollow(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no header makes it larger than the file
+    except Exception as error:  # header and pickle errors have many types: each means a file we cannot read
+        raise InputError(f"{path} is not a readable npy file ({reason_of(error)}): save it with numpy.save") from error
+    check_memory(f"the numbers of {path}", array.nbytes, "cut it into several files")
+    return array
+
+
 def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """The entries of an archive; ValueError where damage to its directory, which has no checksum, hides some.
 

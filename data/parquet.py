@@ -20,7 +20,7 @@ from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.strict_json import parse_json, to_json
 
 from .code_writer import CodeShard
-from .manifest import FILES, LABELS, CodeHeader
+from .manifest import FILES, LABELS, CodeHeader, check_header
 from .npz import code_names
 from .shards import COLUMN_TYPES, smallest_dtype
 
@@ -99,10 +99,10 @@ def _nest(pa: Any, values: np.ndarray, shape: Sequence[int]) -> Any:
     return nested
 
 
-def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), `labels` and `files` (n,); and a fingerprint.
+def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
+    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), `labels` and `files` (n,); and the header.
 
-    There may be no labels and no files. The fingerprint is that of their tokenizer, None in files of other programs.
+    There may be no labels and no files. The header is that of the code dataset, None in files of other programs.
     Raises `InputError` where the file cannot be read.
     """
     pq = import_extra("pyarrow.parquet", path.name, "hub")
@@ -120,7 +120,7 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], str | None]:
         ) from error
 
 
-def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], str | None]:
+def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
     names = file.schema_arrow.names
     of_codes = [name for name in names if name == "codes" or name.startswith("codes.")]
     label = [name for name in ("label", "labels") if name in names][:1]
@@ -140,7 +140,7 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], str | None]:
     if any(len({array.shape[1:] for array in arrays}) > 1 for arrays in found.values()):
         raise InputError(f"{path}: its grids are not all of one size: export the codes again")
     joined = {LABELS if name in label else name: np.concatenate(arrays) for name, arrays in found.items()}
-    return joined, _fingerprint(file.schema_arrow.metadata or {})
+    return joined, _header(path, file.schema_arrow.metadata or {})
 
 
 def _bytes_of(path: Path, file: Any, name: str) -> int:
@@ -187,7 +187,12 @@ def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:
     return numbers.reshape(shape)
 
 
-def _fingerprint(metadata: dict[bytes, bytes]) -> str | None:
-    header = parse_json(metadata.get(b"codegrid", b"{}"))
-    fingerprint = header.get("tokenizer_fingerprint") if isinstance(header, dict) else None
-    return fingerprint if isinstance(fingerprint, str) else None
+def _header(path: Path, metadata: dict[bytes, bytes]) -> CodeHeader | None:
+    header = parse_json(metadata.get(b"codegrid", b"null"))
+    if header is None:
+        return None
+    try:
+        check_header(header)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; export the codes again") from error
+    return CodeHeader(**header)

@@ -1,7 +1,7 @@
 """Every data set by name → images as uint8, in the size and with the channels that are asked for."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,17 @@ import torch
 
 from codegrid.budget import check_memory
 from codegrid.errors import InputError, import_extra, reason_of
-from codegrid.limits import MAX_CLASSES, MAX_SIDE
+from codegrid.limits import MAX_SIDE
 
-from . import hub
+from .arrays import read_images
 from .folder import FolderImages, load_folder
+from .hub import load_hub
 from .images import ImageDataset, fit
-from .npz import read_npz
+from .names import find_data, public_name
 from .splits import split_indices
 
 Images = ImageDataset | FolderImages
-Arrays = tuple[np.ndarray, np.ndarray, list[str]]  # images NHWC uint8, labels, names of the classes
+Arrays = tuple[np.ndarray, np.ndarray | None, list[str]]  # images NHWC uint8, labels, names of the classes
 
 
 def load_images(
@@ -34,23 +35,24 @@ def load_images(
     """Load one part of a data set; `str(images.found)` says in one line what it was read as.
 
     Args:
-        dataset: a name in `SOURCES`, or `hf:NAME`, of the Hugging Face hub or a local folder.
+        dataset: a name in `SOURCES`; `hf:NAME`, of the Hugging Face hub or a local folder; or the path of a folder of
+            pictures, or of a file of arrays or in Parquet.
         data_root: where its files are; a default folder for downloads where None.
-        split: `train` or `test`. A source without a test part holds out every tenth image of each class.
+        split: `train`, `test`, or both as `all`. A source without a test part holds out a tenth, and of fewer than
+            1,000 images more (`splits.held_out_mask`).
         image_size: (), the images' own size; (size,) or (H, W), resized and centre-cropped to it.
         in_channels: 1 or 3 to convert to; None keeps what the images have.
         skip_unreadable: leave out picture files that cannot be read.
 
     Raises `InputError` where the data cannot be had.
     """
-    if dataset not in SOURCES and not dataset.startswith(hub.PREFIX):
-        raise InputError(f"`dataset` {dataset!r}: choose one of {', '.join(SOURCES)}, {hub.PREFIX}NAME")
+    dataset, place = find_data(dataset, None if data_root is None else str(data_root))
     if len(image_size) > 2 or not all(1 <= side <= MAX_SIDE for side in image_size):
         words = f"give one number from 1 to {MAX_SIDE}, or height and width"
         raise InputError(f"`image_size` {' '.join(map(str, image_size))}: {words}")
     size = (image_size[0], image_size[-1]) if image_size else None
-    load = SOURCES.get(dataset) or partial(hub.load_hub, dataset)
-    images = load(None if data_root is None else Path(data_root), split, size, in_channels)
+    load = SOURCES.get(dataset) or partial(load_hub, dataset)
+    images = load(None if place is None else Path(place).expanduser(), split, size, in_channels)
     if not len(images):
         raise InputError(f"the {split} part of {dataset} holds no images: give more, or choose the other split")
     if max(images.image_size) > MAX_SIDE:
@@ -59,7 +61,7 @@ def load_images(
     if isinstance(images, FolderImages):
         images = images.ready(skip_unreadable)
     if not images.found.part:
-        images.found = replace(images.found, name=hub.public_name(dataset), part=split)
+        images.found = replace(images.found, name=public_name(dataset), part=split)
     return images
 
 
@@ -77,8 +79,9 @@ def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Callabl
         root = data_root or Path.home() / ".cache" / "codegrid"
         if root.is_file():
             raise InputError(f"{root} is a file: `data_root` must be the folder that holds, or will hold, {name}")
+        wanted = (True, False) if split == "all" else (split == "train",)
         try:
-            pixels, labels, classes = read(name, root, split == "train")
+            pixels, labels, classes = _joined([read(name, root, is_train) for is_train in wanted])
         except InputError:
             raise
         except Exception as error:  # what is said of damaged files has many types
@@ -117,25 +120,24 @@ def _read_cifar10(name: str, root: Path, train: bool) -> Arrays:
 
 
 def _npz(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
-    """`arr_0` uint8 NHWC or NHW, and `arr_1` labels if there are any."""
+    """Arrays of images in a file, .npz or .npy."""
     if data_root is None or not data_root.is_file():
-        raise InputError(f"`data_root` {data_root}: the npz data set needs a file, FILE.npz")
-    arrays = read_npz(data_root)
-    pixels, labels = arrays.get("arr_0"), arrays.get("arr_1")
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
-        raise InputError(f"{data_root}: arr_0 must be uint8 images of shape (n, H, W) or (n, H, W, c)")
-    pixels = pixels if pixels.ndim == 4 else pixels[..., None]
-    if pixels.shape[3] not in (1, 3) or 0 in pixels.shape[1:]:
-        raise InputError(f"{data_root}: arr_0 has shape {pixels.shape}: 1 or 3 channels, last, are needed")
-    classes: list[str] = []
-    if labels is not None:
-        if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
-            raise InputError(f"{data_root}: arr_1 must hold one whole number from 0 for each of {len(pixels)} images")
-        largest = int(labels.max()) if len(labels) else -1
-        if largest >= MAX_CLASSES:
-            raise InputError(f"{data_root}: label {largest} in arr_1: labels must be below {MAX_CLASSES:,}")
-        classes = [str(label) for label in range(largest + 1)]
-    return _held_out(_from_arrays(pixels, labels, classes, size, channels), split)
+        raise InputError(f"`data_root` {data_root}: the npz data set needs a file, FILE.npz or FILE.npy")
+    parts = read_images(data_root)
+    if split in parts:
+        return _from_arrays(*parts[split], size, channels)
+    if "all" in parts:
+        return _held_out(_from_arrays(*parts["all"], size, channels), split)
+    return _from_arrays(*_joined(list(parts.values())), size, channels)
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    """The parts of a data set, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    images, labels, classes = zip(*parts, strict=True)
+    joined = None if any(each is None for each in labels) else np.concatenate(labels)
+    return np.concatenate(images), joined, classes[0]
 
 
 def _image_folder(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> Images:

@@ -9,33 +9,53 @@ from codegrid.codes import Layout
 from codegrid.errors import InputError
 from codegrid.tensors import digest_of, sha256
 
-from .codes import CodeBatch, CodeDataset, IndexedCodes
+from .code_files import AnyCodes, Assumed, open_to_learn
+from .codes import CodeBatch, IndexedCodes
 from .loading import Indices, item_numbers
 
-HELD_OUT = 10  # every tenth image of each class
+SHARE = 10  # one of so many is held out
+HELD_OUT, TO_LEARN = 100, 400  # a small data set holds out more, up to so many, as long as so many are left to learn
+# of a share measured on 100 items, such as an accuracy, the standard error is up to 5 points
+FEW = 100
 
 
 def held_out_mask(labels: np.ndarray | None, length: int) -> np.ndarray:
-    """Return (n,) bool, True for every tenth image of each class, or of all without labels: the part held out.
+    """Return (n,) bool, True for the part held out: a tenth of all, or up to 100 where at least 400 are left to learn.
 
-    A class of fewer than ten images keeps them all for training. Where that leaves nothing to test on,
-    the last image of the data set is held out.
+    Each class gives its share of them, to within one, at even distances in the order of the data; what a class gives
+    depends on nothing but its own items and the sizes of the classes. A class of one item keeps it for training, as
+    long as the others can do without. At least one item is held out where there are two.
     """
     labels = np.zeros(length, dtype=np.int64) if labels is None else np.asarray(labels)
-    mask = np.zeros(length, dtype=bool)
+    count = max(length // SHARE, min(HELD_OUT, length - TO_LEARN), min(1, length - 1), 0)
     order = np.argsort(labels, kind="stable")
-    _, first, class_of = np.unique(labels[order], return_index=True, return_inverse=True)
-    number_in_class = np.arange(length) - first[class_of]
-    mask[order] = number_in_class % HELD_OUT == HELD_OUT - 1
-    if length > 1 and not mask.any():
-        mask[-1] = True
+    _, firsts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    giving = np.where(sizes > 1, sizes, 0)
+    if giving.sum() < 2 * count:
+        giving = sizes
+    # rounded sums, and not sums of what is rounded: together they are `count`
+    sums = (np.cumsum(giving) * count + giving.sum() // 2) // max(1, giving.sum())
+    mask = np.zeros(length, dtype=bool)
+    for first, size, given in zip(firsts, sizes, np.diff(sums, prepend=0), strict=True):
+        mask[order[first + np.arange(1, given + 1) * size // max(1, given) - 1]] = True
     return mask
 
 
 def split_indices(labels: np.ndarray | None, length: int, split: str) -> np.ndarray:
-    """Return the indices of the `train` or the `test` part, in order."""
+    """Return the indices of the `train` or the `test` part, or of `all`, in order."""
+    if split == "all":
+        return np.arange(length)
     mask = held_out_mask(labels, length)
     return np.flatnonzero(mask if split == "test" else ~mask)
+
+
+def warn_of_few(count: int, items: str) -> list[str]:
+    """Return a sentence where so few items are held out that figures of them are rough; otherwise none.
+
+    >>> warn_of_few(9, "images")
+    ['only 9 held-out images: figures that are measured on them are rough']
+    """
+    return [f"only {count} held-out {items}: figures that are measured on them are rough"] if count < FEW else []
 
 
 class Subset(IndexedCodes):
@@ -46,7 +66,7 @@ class Subset(IndexedCodes):
         numbers: (n,) the rows of it.
     """
 
-    def __init__(self, codes: CodeDataset, numbers: np.ndarray) -> None:
+    def __init__(self, codes: AnyCodes, numbers: np.ndarray) -> None:
         self.codes, self.numbers = codes, np.asarray(numbers, dtype=np.int64)
 
     def __len__(self) -> int:
@@ -80,17 +100,19 @@ class Subset(IndexedCodes):
         return None if labels is None else labels[self.numbers]
 
 
-def hold_out(codes: CodeDataset, validation_codes: str | None) -> tuple[CodeDataset | Subset, CodeDataset | Subset]:
-    """Return codes to train and to validate on: those of another folder, or every tenth of each class.
+def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | Subset, AnyCodes | Subset]:
+    """Return codes to train and to validate on: all and those of another folder or file, or the two parts of them.
 
-    All views of an image are in one part.
+    All views of an image are in one part. Raises `InputError` where there are too few, or where the two do not go
+    together or hold the same images.
     """
     if validation_codes is None:
         parts = [Subset(codes, numbers) for numbers in _split_rows(codes)]
         if not all(len(part) for part in parts):
             raise InputError(f"{codes.folder} holds {len(codes)} grids: too few to train and validate on")
         return parts[0], parts[1]
-    other = CodeDataset(validation_codes)
+    assumed = Assumed(codes.layout, codes.header.tokenizer_fingerprint, codes.classes)
+    other = open_to_learn(validation_codes, assumed)
     if other.header.tokenizer_fingerprint != codes.header.tokenizer_fingerprint:
         raise InputError(
             f"{validation_codes} and {codes.folder} come from different tokenizers: export one of them again"
@@ -98,10 +120,15 @@ def hold_out(codes: CodeDataset, validation_codes: str | None) -> tuple[CodeData
     for name, ours, theirs in (("grids", codes.layout, other.layout), ("classes", codes.classes, other.classes)):
         if ours != theirs:
             raise InputError(f"{validation_codes} and {codes.folder} have different {name}: export one of them again")
+    splits = (codes.header.split, other.header.split)
+    if codes.header.source == other.header.source or splits in (("all", "train"), ("all", "test")):
+        raise InputError(
+            f"{validation_codes} has images that {codes.folder} has, too: leave `validation_codes` out, or give others"
+        )
     return codes, other
 
 
-def _split_rows(codes: CodeDataset) -> list[np.ndarray]:
+def _split_rows(codes: AnyCodes) -> list[np.ndarray]:
     """The rows of the train and of the test part."""
     views, labels = codes.header.views, codes.labels
     labels = None if labels is None else labels[::views]

@@ -27,11 +27,12 @@ class Doctor(Compute, Overwrites, GivesFigures):
     codes: Folder | None = None
     """Folder of the codes that the prior learnt, in the place of codes/."""
     validation_codes: Folder | None = None
-    """Folder of codes that it did not learn, in the place of codes_test/. Without it, every tenth item of --codes."""
+    """Folder of codes that it did not learn, in the place of codes_test/. Without it, some of --codes."""
     dataset: Dataset | None = None
-    """The images, for the decoder. By default mnist5k where the tokenizer learnt it, otherwise none."""
+    """The images, for the decoder: a path, hf:NAME or a name. By default those that the tokenizer was trained on, where
+    they are still there."""
     data_root: Folder | None = None
-    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache."""
     skip_unreadable: Flag = False
     """Leave out pictures that cannot be read, instead of stopping with their names."""
     num_samples: NumSamples | None = 256

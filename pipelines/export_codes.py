@@ -30,8 +30,8 @@ class ExportCodes(UsesImages, Leaves):
     """Folder of a trained tokenizer, or hf:owner/name."""
     output: Folder = ""
     """Folder for the codes. The same command again finishes an export that was stopped."""
-    split: Split = "train"
-    """Which part of the data set. Images are brought to the tokenizer's size and channels."""
+    split: Literal[Split, "all"] = "train"
+    """Which part of the data set; all: both. Images are brought to the tokenizer's size and channels."""
     format: Literal["codegrid", "npz", "parquet"] = "codegrid"
     """codegrid: checked shards and a manifest, what train-prior reads; npz: plain arrays of codes and labels;
     parquet: columns of codes and labels, for Hugging Face `datasets`."""

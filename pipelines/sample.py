@@ -39,8 +39,9 @@ class Sample(Drawing, Leaves):
     num_samples: NumSamples | None = None
     """How many images: by default one for each of several labels, otherwise 100; with --complete 4 for each picture."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL [LABEL ...]")] = ()
-    """Numbers or names of classes, or none: one for each sample, or one for all. By default all classes in turn. With
-    --complete one for each picture, and by default none."""
+    """Numbers or names of classes, or none: one for each sample, or one for all. Where a class is called 3 or none,
+    :3 is class number 3, and :none no class. By default all classes in turn. With --complete one for each picture, and
+    by default none."""
     complete: Folder | None = None
     """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""
     keep_rows: Annotated[int, Range(1, MAX_SIDE)] | None = None

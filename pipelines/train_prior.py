@@ -28,15 +28,18 @@ class TrainPrior(Training):
     run: Folder | None = None
     """Folder that holds codes/ and perhaps codes_test/, and where the model goes: into prior/."""
     codes: Folder = ""
-    """Folder of exported codes."""
+    """Folder of exported codes, or an .npz, .npy or .parquet file of codes and, if there are any, labels."""
     output: Folder = ""
     """Folder for the model. The same command again continues a run that was stopped."""
     model: Annotated[str, NameOf("prior")] = "pixelcnn"
     """Kind of prior."""
     grid: Annotated[tuple[int, ...], Range(0, 999), tyro.conf.arg(metavar="N [N ...]")] = ()
     """Numbers of the grids that this prior learns, 0 the coarsest; it is given the coarser ones. By default all."""
+    tokenizer: Folder | None = None
+    """Folder of the tokenizer that made the codes, or hf:owner/name: for files that do not tell it, so that samples
+    can be decoded."""
     validation_codes: Folder | None = None
-    """Folder of codes to validate on. By default every tenth item of each class of --codes is held out for it."""
+    """Folder or file of codes to validate on. By default a tenth of --codes is held out for it, or more of few."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 20_000
     """Optimizer steps."""
     batch_size: BatchSize = 128

@@ -32,15 +32,17 @@ def digits(output: str = "runs/demo") -> Recipe:
     tokenizer, prior = str(place / "tokenizer"), str(place / "prior")
     codes, codes_test = str(place / "codes"), str(place / "codes_test")
     return Recipe(
-        TrainTokenizer(output=tokenizer, steps=2000, options={"num_embeddings": 256, "hidden_channels": 64}),
-        ExportCodes(tokenizer=tokenizer, output=codes),
-        ExportCodes(tokenizer=tokenizer, output=codes_test, split="test"),
+        TrainTokenizer(
+            dataset="mnist5k", output=tokenizer, steps=2000, options={"num_embeddings": 256, "hidden_channels": 64}
+        ),
+        ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes),
+        ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes_test, split="test"),
         TrainPrior(
             codes=codes, validation_codes=codes_test, output=prior, steps=2000, batch_size=64, lr=0.002, keep="last",
             options={"num_layers": 8, "dropout": 0.2, "label_dropout": 0.0},
         ),
         Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples")),
-        Evaluate(tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
+        Evaluate(dataset="mnist5k", tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
     )  # fmt: skip
 
 

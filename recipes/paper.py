@@ -55,7 +55,7 @@ def cifar10(output: str = "runs/cifar10", data_root: str | None = None) -> Recip
 def faces128(output: str = "runs/faces", data_root: str | None = "FACES") -> Recipe:
     """Return the recipe of faces, 128×128 → 32×32 codes. Not one of the paper's data sets.
 
-    `data_root` is any folder of portraits without class folders, aligned best; every tenth is held out.
+    `data_root` is any folder of portraits without class folders, aligned best; a tenth is held out.
     """
     images = {"dataset": "imagefolder", "data_root": data_root}
     return _recipe(output, images, {"channels": 128, "num_layers": 20}, image_size=(128,), flip=True)

@@ -1,11 +1,16 @@
 """Conditions that a prior can be asked for.
 
+A label is written as the name of a class, as its number, or as `none` for no particular class. What can be read in two
+ways, because a class is called `3` or `none`, is refused: `:3` is always a number, and `:none` always no class. So are
+3 and NO_LABEL, which is -1, from Python.
+
 Shapes: n samples, b batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +23,9 @@ from codegrid.limits import short
 LEARNT_NONE_WITHOUT = "this prior learnt no grids without a label: train it with `label_dropout` 0.1"
 UNCONDITIONAL = "this prior is unconditional; leave them out"
 Labels = Sequence[int | str] | Tensor | int | str
+NONE = "none"
+NUMBER = re.compile("0|[1-9][0-9]{0,8}")
+EXACTLY = ":"  # before a number, or none, that is not meant as a name
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,8 @@ class Conditions:
         """Return the condition of samples from what a user wrote.
 
         Args:
-            labels: numbers or names of classes, `"none"` or NO_LABEL for no particular one; one for each sample or
-                one for all. None: all classes in turn.
+            labels: numbers or names of classes, `"none"` or NO_LABEL for no particular one, `":3"` and `":none"` where
+                a class has such a name; one for each sample or one for all. None: all classes in turn.
             num_samples: n.
             of: what the samples are called in messages.
             first_index: number of the first sample, from which the classes go in turn.
@@ -66,9 +74,7 @@ class Conditions:
         """
         if prompts is not None:
             raise InputError("`prompts`: this prior is not conditioned on texts; leave them out")
-        if isinstance(labels, int | str):
-            labels = [labels]
-        written = [] if labels is None else labels.tolist() if isinstance(labels, Tensor) else list(labels)
+        written = _as_list(labels)
         if not self.num_classes:
             if written:
                 raise InputError(f"`labels`: {UNCONDITIONAL}")
@@ -128,20 +134,44 @@ class Conditions:
         if low == NO_LABEL and not self.unlabelled:
             raise InputError(f"`labels`: {LEARNT_NONE_WITHOUT}, or give one for each sample")
 
-    def _number(self, label: int | str) -> int:
-        if isinstance(label, str) and label in self.classes:
-            return self.classes.index(label)
-        if str(label).isdecimal() and int(label) < self.num_classes:
-            return int(label)
-        if label in ("none", NO_LABEL):
-            if not self.unlabelled:
-                raise InputError(f"`labels` {label}: {LEARNT_NONE_WITHOUT}")
-            return NO_LABEL
-        raise self._unknown(label)
+    def _number(self, label: object) -> int:
+        readings = self._readings(label)
+        if not readings:
+            raise self._unknown(label)
+        if len(readings) > 1:
+            meanings = [f"class {each} ({self.classes[each]})" if each != NO_LABEL else "no class" for each in readings]
+            ways = [EXACTLY + (str(each) if each != NO_LABEL else NONE) for each in readings]
+            raise InputError(f"`labels` {short(label)} may be {' or '.join(meanings)}: write {' or '.join(ways)}")
+        if readings == {NO_LABEL} and not self.unlabelled:
+            raise InputError(f"`labels` {NONE}: {LEARNT_NONE_WITHOUT}")
+        return readings.pop()
 
-    def _unknown(self, label: int | str) -> InputError:
+    def _readings(self, label: object) -> set[int]:
+        """Return the numbers that a label may mean."""
+        named: set[int] = set()
+        if isinstance(label, str):
+            word = label.removeprefix(EXACTLY)
+            numbers = {NO_LABEL} if word == NONE else {int(word)} if NUMBER.fullmatch(word) else set()
+            if word == label or not numbers:
+                named = {number for number, name in enumerate(self.classes) if name == label}
+        else:
+            numbers = {label} if isinstance(label, int) and not isinstance(label, bool) else set()
+        return named | {number for number in numbers if NO_LABEL <= number < self.num_classes}
+
+    def _unknown(self, label: object) -> InputError:
         names = f" ({', '.join(self.classes[:20])})" if self.classes else ""
         return InputError(f"`labels` {short(label)}: there are classes 0 to {self.num_classes - 1}{names}")
+
+
+def _as_list(labels: Labels | None) -> list[object]:
+    """Return labels one by one, whatever holds them: a text is one label, and so is a number."""
+    if labels is None:
+        return []
+    if hasattr(labels, "tolist"):  # of a tensor or an array, even of a single number
+        labels = labels.tolist()
+    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
+        return [labels]
+    return [label.item() if hasattr(label, "item") else label for label in labels]
 
 
 def refuse_parts(given: Condition, takes: Sequence[str]) -> None:

@@ -10,11 +10,12 @@ from written_codes import COUNT, HEADER, LABELS, LAYOUTS, draw_codes, export, sh
 
 from codegrid.codes import Grid
 from codegrid.data import CodeDataset
-from codegrid.data.code_files import files_of, open_codes
+from codegrid.data.code_files import Assumed, files_of, open_codes, open_to_learn
 from codegrid.data.code_writer import shard_ranges
 from codegrid.data.manifest import FILE_COLUMN, FILES
 from codegrid.data.npz import code_names, read_npz, write_npz
 from codegrid.data.parquet import read_parquet, write_parquet
+from codegrid.data.splits import hold_out
 from codegrid.errors import InputError
 
 FORMATS = {"npz": write_npz, "parquet": write_parquet}
@@ -199,6 +200,46 @@ def test_fingerprints_follow_the_arrays(tmp_path):
 
 
 def test_the_header_travels_with_a_parquet_file(tmp_path):
-    arrays, fingerprint = read_parquet(write(tmp_path / "codes", LAYOUTS["residual"], "parquet"))
-    assert arrays.keys() == {"codes.0", "codes.1", "labels"} and fingerprint == HEADER.tokenizer_fingerprint
+    arrays, header = read_parquet(write(tmp_path / "codes", LAYOUTS["residual"], "parquet"))
+    assert arrays.keys() == {"codes.0", "codes.1", "labels"} and header == replace(HEADER, grids=LAYOUTS["residual"])
     assert arrays["codes.0"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_codes_to_learn_are_the_same_from_every_format(tmp_path, name):
+    layout = LAYOUTS[name]
+    assumed = Assumed(layout, HEADER.tokenizer_fingerprint, HEADER.classes)
+    for form in (None, *FORMATS):
+        codes = open_to_learn(write(tmp_path / f"codes{form}", layout, form), assumed)
+        assert codes.layout == layout and codes.classes == ["ant", "bee"]
+        assert codes.header.tokenizer_fingerprint == HEADER.tokenizer_fingerprint
+        parts = hold_out(codes, None)
+        assert [len(part) for part in parts] == [23, 2]
+        held_out = LABELS.numpy()[parts[1].numbers]
+        assert parts[1].labels.tolist() == parts[1].batch([0, 1]).labels.tolist() == held_out.tolist()
+
+
+def test_arrays_of_other_programs_tell_their_grids_by_their_shape_and_largest_code(tmp_path):
+    codes = np.arange(4 * 15).reshape(4, 3, 5)
+    np.save(tmp_path / "a.npy", codes)
+    np.savez(tmp_path / "a.npz", codes=codes, labels=np.array([0, 2, 0, 0]))
+    np.savez(tmp_path / "b.npz", **{"codes.0": codes, "codes.1": codes[:, 0]})
+    alone = open_to_learn(tmp_path / "a.npy")
+    assert alone.layout == (Grid((3, 5), 60),) and alone.classes == [] and alone.header.tokenizer_fingerprint == ""
+    assert open_to_learn(tmp_path / "a.npz").classes == ["0", "1", "2"]
+    assert open_to_learn(tmp_path / "b.npz").layout == (Grid((3, 5), 60), Grid((5,), 50))
+
+
+@pytest.mark.parametrize(
+    "arrays,reason",
+    [
+        ({"codes": CODES * 0.5}, "`codes` must be whole numbers"), ({"codes": CODES - 1}, "code -1"),
+        ({"codes": CODES[:, 0, 0]}, r"of shape \(n, t\)"), ({"arr_0": CODES}, "`codes` must be"),
+        ({"codes.0": CODES, "codes.2": CODES}, r"`codes\.1` must be"),
+        ({"codes": CODES, "labels": np.array([0, 1, -1, 0])}, "some labels are -1"),
+    ],
+)  # fmt: skip
+def test_arrays_that_cannot_be_learnt_are_refused(tmp_path, arrays, reason):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=reason):
+        open_to_learn(tmp_path / "a.npz")

@@ -232,6 +232,16 @@ def test_other_codes_to_validate_on_must_fit(folder, tmp_path, change, reason):
         hold_out(CodeDataset(folder), str(tmp_path / "other"))
 
 
+@pytest.mark.parametrize(
+    "splits,source", [(("train", "test"), "s" * 64), (("all", "test"), "t"), (("all", "train"), "t")]
+)
+def test_codes_of_images_that_are_learnt_validate_nothing(tmp_path, splits, source):
+    for name, change in (("learnt", {}), ("other", {"source": source})):
+        export(tmp_path / name, replace(HEADER, split=splits[name == "other"], **change))
+    with pytest.raises(InputError, match=r"other has images that .*learnt has, too: leave `validation_codes` out"):
+        hold_out(CodeDataset(tmp_path / "learnt"), str(tmp_path / "other"))
+
+
 def test_the_tables_are_those_of_the_quantizer(tmp_path):
     tables = {"entries.0": torch.rand(300, 4), "phi": torch.rand(2)}
     export(tmp_path / "c", tables=tables)

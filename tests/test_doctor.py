@@ -225,7 +225,7 @@ def test_parts_that_are_missing_are_said_and_their_checks_left_out(sound_run, as
     report, answer = ask(**parts)
     assert ask(**parts) == (report, answer)
     assert "no tokenizer/ (give --tokenizer): the decoder is not looked at" in report
-    assert "no codes_test/ (give --validation-codes): every tenth grid of codes/ stands in" in report
+    assert "no codes_test/ (give --validation-codes): some grids of codes/ stand in" in report
     assert answer["metrics"] == {} and "held_out_bits" in answer["priors"][0]["metrics"]
 
 

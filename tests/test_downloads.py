@@ -54,7 +54,7 @@ def cifar(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("split,seeds", [("train", (0, 1)), ("test", (2,))])
+@pytest.mark.parametrize("split,seeds", [("train", (0, 1)), ("test", (2,)), ("all", (0, 1, 2))])
 def test_the_files_of_cifar_are_read(cifar, split, seeds):
     batches = [cifar_batch(seed) for seed in seeds]
     images = load_images("cifar10", cifar, split)

@@ -17,6 +17,7 @@ from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 
 datasets = pytest.importorskip("datasets")
+pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 NAMES = ["upright", "lying"]
 
 
@@ -24,6 +25,9 @@ def encode(pixels, form="PNG", **options):
     file = io.BytesIO()
     Image.fromarray(np.asarray(pixels).squeeze()).save(file, form, **options)
     return file.getvalue()
+
+
+BLACK = encode(np.zeros((8, 8), np.uint8))
 
 
 def save(folder, pictures, labels=None, part="train", column="image", names=NAMES, **more):
@@ -75,7 +79,7 @@ def test_a_part_for_testing_is_used_where_there_is_one(bars, tmp_path, load, par
             [0] * (expected + number),
             part,
         )
-    assert len(load()) == 40 and len(load("test")) == expected
+    assert len(load()) == 40 and len(load("test")) == expected and len(load("all")) == 40 + expected
 
 
 def test_an_image_folder_is_read_as_our_own_reader_does(tmp_path, load):
@@ -152,13 +156,68 @@ def test_pictures_that_are_named_and_not_held_are_told_apart_by_the_sizes_of_the
     assert load().fingerprint() != earlier
 
 
+def name_files(folder, paths):
+    """Write a data set that names its pictures' files in place of their bytes."""
+    folder.mkdir(exist_ok=True)
+    rows = [{"bytes": None, "path": str(path)} for path in paths]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), folder / "train.parquet")
+
+
+def write_picture(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(np.full((8, 8), value, np.uint8)))
+    return path
+
+
+def test_pictures_that_are_named_are_read_from_below_the_data_set(tmp_path, load):
+    paths = [write_picture(tmp_path / "d" / "pictures" / f"{number}.png", number) for number in range(4)]
+    name_files(tmp_path / "d", ["pictures/0.png", paths[1], "pictures/../pictures/2.png", paths[3]])
+    assert load("all").images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("memory", [2**31, 0])
+@pytest.mark.parametrize("name", ["../mine.png", "{mine}", "link.png", "linked/mine.png", "a\0b", ""])
+def test_no_picture_is_read_from_outside_of_the_data_set(tmp_path, load, monkeypatch, name, memory):
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", memory)
+    mine = write_picture(tmp_path / "mine.png")
+    ours = write_picture(tmp_path / "d" / "a.png")
+    (tmp_path / "d" / "link.png").symlink_to(mine)
+    (tmp_path / "d" / "linked").symlink_to(tmp_path)
+    name_files(tmp_path / "d", [ours] * 3 + [name.format(mine=mine)])
+    with pytest.raises(InputError, match="picture 3 is missing"):
+        load("all").batch([3])
+
+
+def test_a_lone_file_reads_nothing_beside_it(tmp_path):
+    write_picture(tmp_path / "d" / "mine.png")
+    name_files(tmp_path / "d", ["mine.png"] * 2)
+    with pytest.raises(InputError, match="is missing"):
+        load_images(str(tmp_path / "d" / "train.parquet"), None, "all")
+    save(tmp_path / "d", [BLACK] * 4, [0, 1, 0, 1])
+    assert len(load_images(str(tmp_path / "d" / "train-00000-of-00001.parquet"), None, "all")) == 4
+
+
+@pytest.mark.parametrize("files", ["../mine.csv", "{mine}", "linked/*.csv"])
+def test_a_data_set_whose_settings_name_files_elsewhere_is_refused(tmp_path, load, files):
+    mine = tmp_path / "mine" / "mine.csv"
+    mine.parent.mkdir()
+    mine.write_text("image\na\n")
+    (tmp_path / "mine.csv").write_text("image\na\n")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "linked").symlink_to(mine.parent)
+    settings = f"configs:\n- config_name: default\n  data_files: {files.format(mine=mine)}\n"
+    (tmp_path / "d" / "README.md").write_text(f"---\n{settings}---\n")
+    with pytest.raises(InputError, match="lies outside of it"):
+        load()
+
+
 def test_the_column_called_image_is_preferred(tmp_path, load):
     dark, light = (encode(np.full((8, 8), value, dtype=np.uint8)) for value in (0, 255))
     save(tmp_path / "d", [light] * 4, mask=[dark] * 4)
     assert load().images.min() == 255
 
 
-BLACK = encode(np.zeros((8, 8), np.uint8))
 LONG = encode(np.zeros((8, 9), np.uint8))
 
 
@@ -195,7 +254,7 @@ def test_a_name_that_cannot_be_loaded_says_what_to_do(monkeypatch):
         assert "trust_remote_code" not in options
         raise ConnectionError("no route\nto the hub")
 
-    monkeypatch.setattr("datasets.load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset_builder", fail)
     with pytest.raises(InputError, match=r"no route.*check the name and the network"):
         load_images("hf:owner/name", None, "train")
 

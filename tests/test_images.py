@@ -17,7 +17,7 @@ from codegrid.codes import Signal
 from codegrid.data.folder import FolderImages, affordable
 from codegrid.data.images import ImageDataset, evenly_spaced, to_float, to_uint8
 from codegrid.data.sources import load_images
-from codegrid.data.splits import split_indices
+from codegrid.data.splits import split_indices, warn_of_few
 from codegrid.errors import InputError
 
 
@@ -42,15 +42,51 @@ def test_the_variance_is_that_of_the_floats(bars_file):
     assert images.variance() == pytest.approx(to_float(images.images).double().var(correction=0).item(), rel=1e-6)
 
 
+def counts_by_class(labels, split):
+    return np.bincount(np.asarray(labels)[split_indices(labels, len(labels), split)], minlength=max(labels) + 1)
+
+
 def test_sorted_data_are_split_class_by_class():
     labels = np.repeat([0, 1, 2], [50, 30, 5])
     train, test = (split_indices(labels, 85, split) for split in ("train", "test"))
-    assert sorted([*train, *test]) == list(range(85))
-    assert np.bincount(labels[test], minlength=3).tolist() == [5, 3, 0]
+    assert sorted([*train, *test]) == list(range(85)) == split_indices(labels, 85, "all").tolist()
+    assert counts_by_class(labels, "test").tolist() == [5, 3, 0]
 
 
-def test_two_images_without_labels_still_give_something_to_test_on():
-    assert split_indices(None, 2, "test").tolist() == [1]
+@pytest.mark.parametrize(
+    "length,held_out",
+    [(1, 0), (2, 1), (9, 1), (60, 6), (400, 40), (450, 50), (500, 100), (999, 100), (1500, 150), (5000, 500)],
+)
+def test_a_tenth_is_held_out_and_more_of_few_as_long_as_enough_is_left_to_learn(length, held_out):
+    for labels in (None, np.arange(length) % 3, np.arange(length) // 7):
+        assert len(split_indices(labels, length, "test")) == held_out
+
+
+def test_small_classes_give_their_share_together_and_none_gives_all():
+    people = np.repeat(np.arange(300), 9)
+    assert counts_by_class(people, "test").sum() == 270 and counts_by_class(people, "test").max() == 1
+    uneven = np.repeat([0, 1, 2, 3], [300, 295, 4, 1])
+    assert counts_by_class(uneven, "test").tolist() == [50, 49, 1, 0]
+    alone = np.arange(1000)
+    assert counts_by_class(alone, "test").sum() == 100, "where each class has one item, labels cannot be looked at"
+
+
+def test_what_is_held_out_of_a_class_does_not_depend_on_where_the_others_lie():
+    sizes = {0: 50, 1: 30, 2: 20}
+    there = [np.concatenate([np.full(sizes[label], label) for label in order]) for order in ((0, 1, 2), (2, 0, 1))]
+    mixed = np.random.default_rng(0).permutation(there[0])
+    held_out = []
+    for labels in (*there, mixed):
+        chosen = split_indices(labels, 100, "test")
+        held_out.append(
+            [np.searchsorted(np.flatnonzero(labels == c), chosen[labels[chosen] == c]).tolist() for c in sizes]
+        )
+    assert held_out[0] == held_out[1] == held_out[2] == [[9, 19, 29, 39, 49], [9, 19, 29], [9, 19]]
+
+
+def test_figures_that_rest_on_few_are_called_rough():
+    assert warn_of_few(99, "images") == ["only 99 held-out images: figures that are measured on them are rough"]
+    assert not warn_of_few(100, "images")
 
 
 def test_evenly_spaced_items_meet_every_class_of_sorted_data():
@@ -136,7 +172,10 @@ def test_a_lone_train_folder_keeps_its_classes(tmp_path):
 def test_folders_named_train_and_test_are_the_parts(tmp_path):
     write_folder_of_bars(tmp_path / "train", count=6)
     write_folder_of_bars(tmp_path / "test", count=4)
-    assert [len(load_images("imagefolder", tmp_path, split)) for split in ("train", "test")] == [6, 4]
+    train, test, both = (load_images("imagefolder", tmp_path, split) for split in ("train", "test", "all"))
+    assert (len(train), len(test), len(both)) == (6, 4, 10)
+    assert torch.equal(both.images, torch.cat([train.images, test.images]))
+    assert torch.equal(both.labels, torch.cat([train.labels, test.labels]))
 
 
 def test_pictures_read_on_demand_equal_those_kept_in_memory(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from codegrid.command import COMMANDS
-from codegrid.pipelines.running.settings import DATASETS
+from codegrid.data.names import NAMES
 from codegrid.registry import BUILT_IN, TABLES
 
 ROOT = Path(__file__).parent.parent
@@ -163,7 +163,7 @@ def test_every_console_script_leads_to_a_function():
 
 def test_the_flags_offer_every_data_set():
     sources = pytest.importorskip("codegrid.data.sources")
-    assert set(DATASETS) == {*sources.SOURCES, "hf:NAME"}
+    assert tuple(sources.SOURCES) == NAMES
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)

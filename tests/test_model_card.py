@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 from codegrid import VQVAE, GatedPixelCNN, Grid, Signal, TwoStagePipeline, load
-from codegrid.data.hub import public_name
+from codegrid.data.names import public_name
 from codegrid.model_card import PNG, escape, read_picture, render_card
 
 PICTURE = PNG + b"drawn"
@@ -121,6 +121,16 @@ def test_where_a_local_data_set_lies_is_not_told():
     for name, told in (("hf:/home/me/secret/birds/", "hf:birds"), ("hf:~/birds", "hf:birds"), ("mnist", "mnist"),
                        ("hf:owner/birds", "hf:owner/birds")):  # fmt: skip
         assert public_name(name) == told
+
+
+def test_a_picture_that_is_a_link_is_not_shown_and_so_not_uploaded(tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(PNG + b"mine")
+    card_of(build_tokenizer(), tmp_path / "model", PNG + b"theirs")
+    assert read_picture(tmp_path / "model") == PNG + b"theirs"
+    (tmp_path / "model" / "reconstructions.png").unlink()
+    (tmp_path / "model" / "reconstructions.png").symlink_to(secret)
+    assert read_picture(tmp_path / "model") == b""
 
 
 class StandIn(BaseHTTPRequestHandler):

@@ -193,11 +193,9 @@ def test_what_is_dropped_of_pictures_is_told(tmp_path, name, content, told, limi
 @pytest.mark.parametrize(
     "arrays,reason",
     [
-        ({"arr_0": np.zeros((4, 8, 8), dtype=np.float32)}, "uint8"),
         ({"arr_0": np.zeros((4, 8, 8, 2), dtype=np.uint8)}, "1 or 3 channels"),
         ({"arr_0": np.zeros((0, 8, 8), dtype=np.uint8)}, "no images"),
         ({"arr_0": np.zeros((4, 8, 8), dtype=np.uint8), "arr_1": np.zeros(3, dtype=np.int64)}, "arr_1"),
-        ({"other": np.zeros((4, 8, 8), dtype=np.uint8)}, "arr_0"),
         ({"arr_0": np.array([{"a": 1}], dtype=object)}, "not a readable npz"),
     ],
 )
@@ -213,15 +211,14 @@ PIXELS = np.zeros((4, 8, 8), dtype=np.uint8)
 @pytest.mark.parametrize(
     "labels,reason",
     [
-        (np.array([0, 1, 2, 10**12]), "label 1000000000000 in arr_1: labels must be below 1,000,000"),
+        (np.array([0, 1, 2, 10**12]), "arr_1: label 1000000000000: labels must be below 1,000,000"),
         (np.array([0, 1, 2, 2**64 - 1], dtype=np.uint64), "labels must be below"),
-        (np.array([0, 1, 2, -1]), "one whole number from 0"),
-        (np.array([0.0, 1, 2, 3]), "one whole number from 0"),
-        (np.array([True, True, False, False]), "one whole number from 0"),
-        (np.array(["a", "b", "c", "d"]), "one whole number from 0"),
-        (np.zeros(4, dtype=[("a", int)]), "one whole number from 0"),
-        (np.zeros((4, 1), dtype=int), "one whole number from 0"),
-        (np.array([], dtype=int), "one whole number from 0"),
+        (np.array([0, 1, 2, -1]), "whole numbers from 0"),
+        (np.array([0.0, 1, 2, 3]), "one class number from 0"),
+        (np.array([True, True, False, False]), "one class number from 0"),
+        (np.zeros(4, dtype=[("a", int)]), "one class number from 0"),
+        (np.zeros((4, 2), dtype=int), "one class number from 0"),
+        (np.array([], dtype=int), "one class number from 0"),
     ],
 )
 def test_labels_that_are_not_class_numbers_are_refused(tmp_path, labels, reason):
@@ -259,7 +256,7 @@ def entry_of(shape, kind="'|u1'", data=b""):
 def test_an_npz_entry_that_is_not_what_its_header_says_is_refused(tmp_path, entry):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("arr_0.npy", entry)
-    with pytest.raises(InputError, match=r"not a readable npz|arr_0 must be"):
+    with pytest.raises(InputError, match=r"not a readable npz|holds no arrays"):
         load_images("npz", tmp_path / "a.npz", "train")
 
 

@@ -72,8 +72,8 @@ def test_codes_are_let_go_as_they_are_written(tmp_path):
             del codes
 
     write_parquet(tmp_path / "codes.parquet", header, shards())
-    arrays, fingerprint = read_parquet(tmp_path / "codes.parquet")
-    assert arrays.keys() == {"codes"} and arrays["codes"].dtype == np.uint16 and fingerprint == "f"
+    arrays, known = read_parquet(tmp_path / "codes.parquet")
+    assert arrays.keys() == {"codes"} and arrays["codes"].dtype == np.uint16 and known == header
     assert arrays["codes"].shape == (60, 64, 64) and arrays["codes"][::20, 0, 0].tolist() == [0, 20, 40]
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -513,6 +514,12 @@ def test_classes_are_asked_for_by_number_or_by_name():
     conditions = Conditions(3, ("cat", "dog", "7"), unlabelled=True)
     for written, numbers in (
         (["dog", 2, "0", "none", NO_LABEL], [1, 2, 0, NO_LABEL, NO_LABEL]),
+        ([":1", ":none", np.int64(1), np.str_("cat"), torch.tensor(2)], [1, NO_LABEL, 1, 0, 2]),
+        (np.array([2, 1, 0, 0, 2], dtype=np.uint8), [2, 1, 0, 0, 2]),
+        ("dog", [1] * 5),
+        (np.int64(1), [1] * 5),
+        (torch.tensor(1), [1] * 5),
+        (range(1, 2), [1] * 5),
         (None, [0, 1, 2, 0, 1]),
         ("7", [2] * 5),
         (1, [1] * 5),
@@ -522,3 +529,48 @@ def test_classes_are_asked_for_by_number_or_by_name():
     assert conditions.resolve(None, 2, first_index=4).labels.tolist() == [1, 2]
     assert Conditions().resolve(None, 5) == Condition() == Conditions().given(torch.tensor([1]))
     assert conditions.given(torch.tensor([1])).labels.tolist() == [1] and conditions.given(None) == Condition()
+
+
+NAMED_AS_NUMBERS = ("10", "2", "none", "1", ":0", "cat", "cat")
+
+
+@pytest.mark.parametrize(
+    "written,number",
+    [
+        ("10", 0),
+        (1, 1),
+        (":1", 1),
+        ("3", 3),
+        (":2", 2),
+        (":none", NO_LABEL),
+        (NO_LABEL, NO_LABEL),
+        (":5", 5),
+        (":0", 0),
+    ],
+)
+def test_a_label_that_can_be_read_in_one_way_is_read_so(written, number):
+    assert Conditions(7, NAMED_AS_NUMBERS, unlabelled=True).resolve(written, 1).labels.tolist() == [number]
+
+
+@pytest.mark.parametrize(
+    "written,reason",
+    [
+        ("1", r"'1' may be class 1 \(2\) or class 3 \(1\): write :1 or :3"),
+        ("2", r"'2' may be class 1 \(2\) or class 2 \(none\): write :1 or :2"),
+        ("none", r"may be class 2 \(none\) or no class: write :2 or :none"),
+        ("cat", r"may be class 5 \(cat\) or class 6 \(cat\)"),
+    ],
+)
+def test_a_label_that_can_be_read_in_two_ways_is_refused_with_both(written, reason):
+    with pytest.raises(InputError, match=reason):
+        Conditions(7, NAMED_AS_NUMBERS, unlabelled=True).resolve(written, 1)
+
+
+@pytest.mark.parametrize(
+    "written", [7, -2, "7", "07", ":cat", "all", True, 1.0, b"1", "²", "9" * 5000, [[1]], {1: 2}.keys]
+)
+def test_what_is_no_label_is_refused(written):
+    with pytest.raises(InputError, match="there are classes 0 to 6"):
+        Conditions(7, NAMED_AS_NUMBERS).resolve([written], 1)
+    with pytest.raises(InputError, match="classes 0 to 6"):
+        Conditions(7, NAMED_AS_NUMBERS).resolve(written, 1)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from toy_priors import UniformPrior
 from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
 
-from codegrid import load, register
+from codegrid import CodeDataset, TwoStagePipeline, load, register
 from codegrid.codes import Losses, Moment, make_layout
 from codegrid.data.images import ImageBatch
 from codegrid.data.sources import load_images
@@ -190,3 +190,24 @@ def test_a_prior_keeps_its_averages_and_the_weights_stay_in_the_state(prior_sett
     (state,) = (tmp_path / "prior" / "state").glob("step-*/state.safetensors")
     tensors = load_file(state)
     assert torch.equal(tensors["prior.average.module.number"], kept) and tensors["prior.model.number"] < kept
+
+
+def test_a_prior_learns_arrays_of_other_programs_and_of_a_tokenizer_that_is_named(small_run, tmp_path, capsys):
+    codes = CodeDataset(small_run / "codes")
+    np.savez(tmp_path / "codes.npz", codes=codes.batch(range(54)).codes[0], labels=codes.labels)
+    settings = TrainPrior(
+        output=str(tmp_path / "a"), codes=str(tmp_path / "codes.npz"), steps=1, batch_size=4, precision="fp32",
+        options={"channels": 8, "num_layers": 2},
+    )  # fmt: skip
+    train_prior(settings)
+    said = capsys.readouterr().out
+    assert "codes.npz does not tell its tokenizer: taken for 3×5 codes out of" in said and "only 5 held-out" in said
+    assert load(settings.output).provenance["tokenizer_fingerprint"] == ""
+    train_prior(replace(settings, output=str(tmp_path / "b"), tokenizer=str(small_run / "tokenizer")))
+    assert load(small_run / "tokenizer").layout == load(tmp_path / "b").layout
+    TwoStagePipeline.from_parts(small_run / "tokenizer", tmp_path / "b")  # raises where they do not go together
+
+
+def test_a_prior_remembers_which_part_it_learnt(prior_settings, pyramid):
+    train_prior(prior_settings)
+    assert load(prior_settings.output).provenance["split"] == CodeDataset(pyramid).header.split == "train"

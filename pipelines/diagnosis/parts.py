@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from codegrid.codes import Codes, Condition
+from codegrid.data.code_files import AnyCodes
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, in_order, load_batches
@@ -22,7 +23,7 @@ from codegrid.protocols import Prior
 
 BATCH = 256
 
-CodeRows = CodeDataset | Subset
+CodeRows = AnyCodes | Subset
 
 
 class Rows(NamedTuple):
@@ -80,7 +81,7 @@ def code_dataset(found: Artifacts) -> CodeDataset | None:
 def codes_for(found: Artifacts, name: str, prior: Prior) -> tuple[CodeRows | None, CodeRows | None]:
     """Return the codes that a prior learnt from, and held-out ones; None where there are none that fit it.
 
-    Without validation codes every tenth of the others stands in.
+    Without validation codes some of the others stand in.
     """
     codes = code_dataset(found)
     training = codes if _fits(found, "codes", codes, name, prior) else None

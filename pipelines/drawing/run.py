@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from codegrid.errors import InputError
 from codegrid.locks import releasing
-from codegrid.pipelines.generation.artifacts import load_artifacts
+from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
+from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
@@ -40,12 +41,13 @@ FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
 @releasing()
 def plot(settings: Plot) -> None:
     """Write a PNG for each figure into `settings.output`."""
-    artifacts = load_artifacts(
-        choose_device(settings.device), settings.tokenizer, settings.prior, settings.codes, settings.dataset,
-        settings.data_root, settings.split, settings.skip_unreadable,
-    )  # fmt: skip
-    if artifacts.images is not None:
-        print_once(str(artifacts.images.found))
+    artifacts = load_artifacts(choose_device(settings.device), settings.tokenizer, settings.prior, settings.codes)
+    assert artifacts.tokenizer is not None
+    settings = choose_data(settings, artifacts.tokenizer)
+    artifacts.images = load_images_for(
+        artifacts.tokenizer, str(settings.dataset), settings.data_root, settings.split, settings.skip_unreadable
+    )
+    print_once(str(artifacts.images.found))
     material = Material(artifacts, settings.batch_size, settings.num_workers)
     names = choose(settings.what, material)
     if settings.projection == "umap" and "codebook" in names:

@@ -9,9 +9,11 @@ import torch
 from codegrid.data.images import ImageBatch, to_float
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.sources import Images
+from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
+from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, make_request
 from codegrid.pipelines.running.cli import print_once
@@ -48,6 +50,14 @@ class Inputs:
             "fingerprint": self.depends_on["data"],
         }  # fmt: skip
 
+    def notes(self) -> list[str]:
+        """Return sentences on what makes the metrics less than they seem."""
+        notes = warn_of_few(len(self.images), "images") if self.settings.split == "test" else []
+        learnt = [prior.provenance.get("split") for prior in self.priors]
+        if self.settings.split == "test" and ("all" in learnt or "test" in learnt):
+            notes.append("bits are not those of unseen images: the prior learnt codes of the test part")
+        return notes
+
     def batches(self, images: Images, numbers: Sequence[int], name: str) -> Iterator[ImageBatch]:
         """Return batches of some images, and show how far they are read."""
         lists = in_batches(numbers, self.settings.batch_size)
@@ -74,17 +84,17 @@ def load_inputs(settings: Evaluate) -> Inputs:
     tokenizer, pipeline = found.tokenizer, found.pipeline if found.priors else None
     assert tokenizer is not None
     request = _make_request(settings, found.priors)  # before images are read: its errors need none
+    settings = choose_data(settings, tokenizer)
+    dataset = str(settings.dataset)
 
     def load(split: str) -> Images:
-        return load_images_for(tokenizer, settings.dataset, settings.data_root, split, settings.skip_unreadable)
+        return load_images_for(tokenizer, dataset, settings.data_root, split, settings.skip_unreadable)
 
     images = found.images = load(settings.split)
     print_once(str(images.found))
     if pipeline and pipeline.classes and list(pipeline.classes) != list(images.classes):
-        raise InputError(
-            f"the prior knows other classes than {settings.dataset} has: evaluate it on the data it learnt"
-        )
-    check_features(settings.features, images, settings.dataset)
+        raise InputError(f"the prior knows other classes than {dataset} has: evaluate it on the data it learnt")
+    check_features(settings.features, images, dataset)
     if settings.features != "none" and len(images) < 2:
         raise InputError(f"the {settings.split} part holds a single image: `features` needs at least 2")
     train = None

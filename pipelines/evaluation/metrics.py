@@ -16,6 +16,7 @@ class Metrics:
     measured_on: dict[str, dict[str, Any]] = field(default_factory=dict)
     grids: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # sentences
+    notes: list[str] = field(default_factory=list)  # sentences on what makes the metrics less than they seem
 
     def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
         """Add metrics that were measured on the same things."""
@@ -24,7 +25,7 @@ class Metrics:
 
     def as_json(self, **described: Any) -> dict[str, Any]:
         """Return all of it as JSON values, with what describes it besides."""
-        parts = {"grids": self.grids, "measured_on": self.measured_on, "left_out": self.left_out}
+        parts = {name: getattr(self, name) for name in ("grids", "measured_on", "left_out", "notes")}
         return {**self.values, **described, **parts}
 
     def lines(self) -> list[str]:
@@ -42,7 +43,7 @@ class Metrics:
                     f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
                     "deficient); compare it with distances of as many images only"
                 )
-        return lines + self.left_out
+        return lines + self.notes + self.left_out
 
 
 def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:

@@ -44,6 +44,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     if settings.images is not None:
         return compare_pictures(settings)
     inputs = load_inputs(settings)
+    settings = inputs.settings
     run = Run(settings.output, settings, **inputs.depends_on)
     if run.finished:
         print_once(f"{run.shown} is finished: nothing to do")
@@ -54,7 +55,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     run.start()
     inputs.need_extractor()
     tokenizer, images = inputs.tokenizer, inputs.images
-    metrics, usage = Metrics(), LayoutUsage(tokenizer.layout)
+    metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)

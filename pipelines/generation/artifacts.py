@@ -15,16 +15,18 @@ import torch
 
 from codegrid.data.code_files import CodeArray, open_codes
 from codegrid.data.codes import CodeDataset
+from codegrid.data.names import AT_HAND, find_data
 from codegrid.data.sources import Images, load_images
+from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.model_folder import load_model
 from codegrid.pipelines.running.places import PARTS, find_priors
 from codegrid.protocols import Prior, Tokenizer
 
+from .chosen_data import learnt_data, recorded_data
 from .pairing import check_pairing, prior_names
 from .pipeline import TwoStagePipeline
 
-AT_HAND = ("mnist5k",)  # data sets that are there without a download
 VALIDATION = PARTS["validation_codes"]  # where a run keeps the codes that its prior did not learn
 
 
@@ -38,7 +40,7 @@ class Artifacts:
     validation: CodeDataset | None = None  # codes that the priors did not learn
     images: Images | None = None
     device: torch.device | str = "cpu"
-    # where each part is: tokenizer, codes, validation_codes, and prior, or prior-0, prior-1, ... of several
+    # where each part is: tokenizer, codes, validation_codes, images, and prior, or prior-0, prior-1, ... of several
     folders: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # sentences: what is missing, and what follows
 
@@ -78,19 +80,14 @@ def load_artifacts(
     tokenizer: str,
     prior: Sequence[str] = (),
     codes: str | None = None,
-    dataset: str | None = None,
-    data_root: str | None = None,
-    split: str = "test",
-    skip_unreadable: bool = False,
 ) -> Artifacts:
-    """Load parts that must belong together.
+    """Load parts that must belong together; images are loaded by `load_images_for`, once it is known which.
 
     Args:
         device: where the models go.
         tokenizer: a model folder, or hf:owner/name on the hub.
         prior: such folders of priors, coarse to fine; may be empty.
-        codes: a code dataset, or an .npz or .parquet file of codes.
-        dataset, data_root, split, skip_unreadable: images, brought to the tokenizer's size and channels. None: none.
+        codes: a code dataset, or an .npz, .npy or .parquet file of codes.
 
     Raises `InputError` where a part is missing or damaged, or they do not belong together.
     """
@@ -102,8 +99,6 @@ def load_artifacts(
     if codes is not None:
         found.codes = open_codes(codes, model)
         found.folders["codes"] = codes
-    if dataset is not None:
-        found.images = load_images_for(model, dataset, data_root, split, skip_unreadable)
     return found
 
 
@@ -126,7 +121,7 @@ def find_artifacts(
             does.
         tokenizer, prior, codes, validation_codes: folders in the place of those.
         dataset, data_root, skip_unreadable: the images, of which the test part is loaded. By default those that the
-            tokenizer learnt, where they are at hand.
+            tokenizer was trained on, where they are at hand.
 
     Raises `InputError` where nothing is there, or something is damaged.
     """
@@ -153,8 +148,12 @@ def find_artifacts(
     found.priors = load_priors(priors, device)
     found.codes = CodeDataset(folders["codes"]) if "codes" in folders else None
     found.validation = CodeDataset(folders["validation_codes"]) if "validation_codes" in folders else None
+    if found.codes and found.validation and found.codes.header.split == "all" != found.validation.header.split:
+        folder = found.folders.pop("validation_codes")
+        found.left_out.append(f"{folder}: codes/ has its images, too; some grids of codes/ stand in")
+        found.validation = None
     if found.tokenizer is not None:
-        found.images = _find_images(found.tokenizer, dataset, data_root, skip_unreadable, found.left_out)
+        found.images = _find_images(found, found.tokenizer, dataset, data_root, skip_unreadable)
     return found
 
 
@@ -181,26 +180,31 @@ def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:
         bits = "; what the prior saves on training grids, and copies of them, are not looked at" if has_prior else ""
         told.append("no codes/ (give `codes`): the codebook is judged by images, if there are any" + bits)
     if "validation_codes" not in folders and has_prior:
-        stands_in = "every tenth grid of codes/ stands in, though the prior may have learnt it"
+        stands_in = "some grids of codes/ stand in, though the prior may have learnt them"
         words = stands_in if "codes" in folders else "there are no held-out grids"
         told.append(f"no {VALIDATION}/ (give `validation_codes`): {words}")
     return told
 
 
 def _find_images(
-    tokenizer: Tokenizer, dataset: str | None, data_root: str | None, skip_unreadable: bool, left_out: list[str]
+    found: Artifacts, tokenizer: Tokenizer, dataset: str | None, data_root: str | None, skip_unreadable: bool
 ) -> Images | None:
     """Load the test part of what was named, or of what the tokenizer learnt; where it is not there, say so."""
-    learnt = tokenizer.provenance.get("dataset")
-    chosen = dataset or (learnt if learnt in AT_HAND else None)
-    if chosen is None:
+    is_named = dataset is not None or data_root is not None
+    at_hand = tokenizer.provenance.get("dataset") in AT_HAND or recorded_data(tokenizer) is not None
+    if not is_named and not at_hand:  # nothing is downloaded that nobody asked for
+        learnt = tokenizer.provenance.get("dataset")
         name = f"`dataset` {learnt}" if isinstance(learnt, str) else "`dataset`"
-        left_out.append(f"no images (give {name}, and `data_root` where they are): the decoder is not looked at")
+        found.left_out.append(f"no images (give {name}, and `data_root` where they are): the decoder is not looked at")
         return None
     try:
-        return load_images_for(tokenizer, chosen, data_root, "test", skip_unreadable)
+        chosen, place = find_data(dataset, data_root) if dataset else learnt_data(tokenizer, data_root)
+        images = load_images_for(tokenizer, chosen, place, "test", skip_unreadable)
     except InputError as error:
-        if dataset:
+        if is_named:
             raise
-        left_out.append(f"no images ({error}): the decoder is not looked at")
+        found.left_out.append(f"no images ({error}): the decoder is not looked at")
         return None
+    found.folders["images"] = place or chosen
+    found.left_out += warn_of_few(len(images), "images")
+    return images

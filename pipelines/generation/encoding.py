@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.code_writer import SHARD_SIZE, CodeShard, missing_ranges, remove_codes, write_codes
 from codegrid.data.codes import CodeDataset
-from codegrid.data.hub import public_name
 from codegrid.data.images import to_float
 from codegrid.data.loading import in_order, load_batches
 from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, CodeHeader, is_whole
+from codegrid.data.names import public_name
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
 from codegrid.data.shards import Column
@@ -37,6 +37,7 @@ from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for
+from .chosen_data import choose_data
 
 STATE = "state"  # the folder of the codes that a plain file is made from
 # of images of so many axes: up to a fifth faster on a CPU
@@ -53,9 +54,10 @@ def export_codes(settings: ExportCodes) -> None:
     accelerator = start_accelerator(settings.device)
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
     tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))
+    settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
         images = load_images_for(
-            tokenizer, settings.dataset, settings.data_root, settings.split, settings.skip_unreadable
+            tokenizer, str(settings.dataset), settings.data_root, settings.split, settings.skip_unreadable
         )
     print_once(str(images.found))
     with_files = images.files is not None
@@ -162,7 +164,7 @@ def _write(
     shards: Iterator[CodeShard],
 ) -> None:
     """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
-    provenance = {"dataset": public_name(settings.dataset)}
+    provenance = {"dataset": public_name(str(settings.dataset))}
     if settings.format == "codegrid":
         save_settings(Path(settings.output), settings)
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))

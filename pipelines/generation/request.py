@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from codegrid.codes import Codes, Condition, Known, Layout, describe_layout
+from codegrid.codes import NO_LABEL, Codes, Condition, Known, Layout, describe_layout
 from codegrid.errors import InputError
 from codegrid.limits import NumSamples, Seed, check_value, check_whole
 from codegrid.protocols import Prior, Tokenizer
@@ -65,7 +65,8 @@ def make_request(
     Args:
         priors: of one tokenizer, coarse to fine.
         num_samples: how many.
-        labels: numbers or names of classes, or `none`: one for each sample, or one for all. None: all classes in turn.
+        labels: numbers or names of classes, or `none`, as `Conditions.resolve` reads them: one for each sample, or one
+            for all. None: all classes in turn.
         seed: sample i follows from (seed, i) alone. None: a new one, which the request names.
         configs: how each prior draws; empty: from its distribution as it is.
         of: what messages call the samples.
@@ -106,7 +107,7 @@ def complete_codes(
     for prior in priors:
         check_keeps(prior, masks)
     if labels is None and conditions_of(priors).num_classes:
-        labels = "none"
+        labels = NO_LABEL
     (num_pictures,) = {len(grid) for grid in codes}
     request = make_request(priors, num_pictures, labels, seed, configs, "pictures")
     known = Known(codes, tuple(mask.expand_as(grid) for mask, grid in zip(masks, codes, strict=True)))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from codegrid.command import COMMANDS
 from codegrid.data.code_writer import find_lost, missing_ranges, reopen
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
+from codegrid.data.names import make_absolute
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, write_folder, write_json
 from codegrid.limits import short
@@ -23,7 +24,7 @@ from .cli import is_main_process, name_of, print_once
 from .config import describe_settings
 from .options import resolve_options
 from .outputs import RUN_FILE, clear_output, open_output, visible
-from .settings import Command, Leaves, Training
+from .settings import Command, Leaves, Training, UsesImages
 
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 
@@ -68,6 +69,8 @@ class Run:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
+        if isinstance(settings, UsesImages) and settings.dataset:
+            self.record["data"] = make_absolute(settings.dataset, settings.data_root)
         if folder or not isinstance(settings, Leaves):
             self._open(Path(folder))
         else:
@@ -173,6 +176,18 @@ def save_settings(folder: Path, settings: Command) -> None:
     with write_folder(folder) as staging:
         text = describe_settings(settings, name_of(type(settings)), folder)
         (staging / SETTINGS_FILE).write_text(text, encoding="utf-8")
+
+
+def read_data(folder: Path) -> tuple[str, str | None] | None:
+    """Return the name and the place of the images that a tokenizer in this folder learns; None where nothing tells."""
+    try:
+        record = read_json(folder / RUN_FILE)
+    except (InputError, OSError):
+        return None
+    data = record.get("data") if record.get("command") == "train-tokenizer" else None
+    if not isinstance(data, list) or len(data) != 2 or not isinstance(data[0], str):
+        return None
+    return data[0], data[1] if isinstance(data[1], str) else None
 
 
 def _command_line() -> str:

@@ -9,14 +9,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from codegrid.data.names import NAMES
 from codegrid.errors import InputError
 from codegrid.limits import MAX_STEPS, BatchSize, Range, Seed, check_fields
 from codegrid.sampling_config import SamplingConfig, sampling_configs
 
 from .places import find_part
 
-DATASETS = ("mnist5k", "mnist", "fashion-mnist", "cifar10", "imagefolder", "npz", "hf:NAME")
-Dataset = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(DATASETS) + "}")]  # hf:NAME stands for many
+Dataset = Annotated[str, tyro.conf.arg(metavar="PATH|hf:NAME|{" + ",".join(NAMES) + "}")]
 Split = Literal["train", "test"]
 Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -130,11 +130,12 @@ class UsesImages(ReadsData):
 
     title: ClassVar[str] = "image"
 
-    dataset: Dataset = "mnist5k"
-    """imagefolder: any folder of pictures; npz: arr_0 uint8 NHWC or NHW, arr_1 labels; hf:NAME: of the Hugging Face
-    hub, or hf:./folder."""
+    dataset: Dataset | None = None
+    """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; a data set of the Hugging Face hub, or
+    hf:./folder; or a name. By default that which the tokenizer was trained on."""
     data_root: str | None = None
-    """Folder (or .npz file) of the data set; by default a download folder below ~/.cache."""
+    """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
+    --dataset, the images themselves."""
     skip_unreadable: Flag = False
     """Leave out pictures that cannot be read, instead of stopping with their names."""
     num_workers: Annotated[int, Range(0, 256)] = 2

@@ -11,12 +11,14 @@ from torch import nn
 from torchvision.utils import make_grid
 
 from codegrid.codes import describe_layout
-from codegrid.data.codes import CodeBatch, CodeDataset
+from codegrid.data.code_files import AnyCodes, Assumed, check_fingerprint, open_to_learn
+from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
-from codegrid.data.splits import hold_out
+from codegrid.data.splits import hold_out, warn_of_few
 from codegrid.errors import InputError
 from codegrid.locks import releasing
+from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
@@ -121,7 +123,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     resolve_options(settings)  # what does not fit is refused before anything is read
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
-    codes = CodeDataset(settings.codes)
+    codes = open_codes_to_learn(settings)
     training, validation = hold_out(codes, settings.validation_codes)
     with accelerator.main_process_first():  # only one downloads
         settings, source = load_initial(settings, "prior", settings.model)
@@ -138,6 +140,8 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     classes = prior.conditions.num_classes
     condition = f"{classes} classes" if classes else "unconditional"
     print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
+    for line in warn_of_few(len(validation), "grids"):
+        print_once(line)
 
     objective = PriorObjective(prior, training, validation, settings)
     if settings.dry_run:
@@ -155,7 +159,23 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     return trained
 
 
-def build_prior(settings: TrainPrior, codes: CodeDataset) -> Prior:
+def open_codes_to_learn(settings: TrainPrior) -> AnyCodes:
+    """Open the codes, and check that they are of the tokenizer, if one is named."""
+    if settings.tokenizer is None:
+        codes = open_to_learn(settings.codes)
+        if not codes.header.tokenizer_fingerprint:
+            print_once(
+                f"{settings.codes} does not tell its tokenizer: taken for {describe_layout(codes.layout)}, and the "
+                "prior's samples are codes alone (--tokenizer names one that decodes them)"
+            )
+        return codes
+    tokenizer = load_model(settings.tokenizer, "cpu", "tokenizer")
+    codes = open_to_learn(settings.codes, Assumed(tokenizer.layout, tokenizer.fingerprint()))
+    check_fingerprint(codes.folder, codes.header.tokenizer_fingerprint, tokenizer)
+    return codes
+
+
+def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
     """Return the prior to be trained on these codes, with weights that follow from the seed."""
     grids = choose_grids(settings.grid, len(codes.layout))
     cls = TABLES["prior"][settings.model]
@@ -176,6 +196,7 @@ def build_prior(settings: TrainPrior, codes: CodeDataset) -> Prior:
     prior.provenance = {
         "tokenizer_fingerprint": codes.header.tokenizer_fingerprint,
         "layout": [grid.as_json() for grid in codes.layout],
+        "split": codes.header.split,
         "classes": classes,
         "steps": settings.steps,
     }

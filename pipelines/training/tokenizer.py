@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 from codegrid.data.augmentation import Augmentation
-from codegrid.data.hub import public_name
 from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
+from codegrid.data.names import public_name
 from codegrid.data.sources import Images, load_images
+from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
+from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, start_accelerator, without_compiling
 from codegrid.pipelines.running.options import resolve_options
@@ -122,6 +124,7 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     Returns what it became; where several processes work together, the first one alone knows, and the others get None.
     """
     resolve_options(settings)  # what does not fit is refused before anything is read
+    settings = choose_data(settings)
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
@@ -137,6 +140,8 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
         print_once(f"{settings.output} is finished: nothing to do")
         return read_trained(run)
     print_once(f"{len(images)} images of {'×'.join(map(str, images.signal.shape))}; {compute}")
+    for line in warn_of_few(len(validation), "images"):
+        print_once(line)
 
     tokenizer = build_tokenizer(settings, images)
     check_codebook(tokenizer, source)
@@ -160,7 +165,7 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
 
 def load_parts(settings: TrainTokenizer) -> tuple[Images, Images]:
     """Load the images to train and to validate on, of one size and number of channels."""
-    dataset, root, skip = settings.dataset, settings.data_root, settings.skip_unreadable
+    dataset, root, skip = str(settings.dataset), settings.data_root, settings.skip_unreadable
     images = load_images(dataset, root, "train", settings.image_size, skip_unreadable=skip)
     validation = load_images(dataset, root, "test", images.image_size, images.in_channels, skip)
     images.found = replace(images.found, others={"test": len(validation)})
@@ -180,7 +185,7 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
         size = "×".join(map(str, images.image_size))
         raise InputError(f"images of {size} would become a single code each: choose a smaller `downsampling`")
     tokenizer.provenance = {
-        "dataset": public_name(settings.dataset),
+        "dataset": public_name(str(settings.dataset)),
         "classes": images.classes,
         "steps": settings.steps,
     }

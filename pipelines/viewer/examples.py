@@ -10,10 +10,11 @@ from typing import NamedTuple
 import torch
 
 from codegrid.data.images import evenly_spaced, to_float
+from codegrid.data.names import AT_HAND
 from codegrid.data.npz import read_npz
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.images import class_names
-from codegrid.pipelines.generation.artifacts import AT_HAND, load_images_for
+from codegrid.pipelines.generation.artifacts import load_images_for
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
 

@@ -1,0 +1,175 @@
+"""Images in files of arrays: those of MedMNIST, of Keras, of our own samples, and plain ones.
+
+Images are (n, H, W), (n, H, W, c) or (n, c, H, W) with 1 or 3 channels c; whole numbers 0 ... 255, floats 0 ... 1 or
+0 ... 255, or true and false. Labels are (n,) or (n, 1): class numbers, or names. What may be meant in two ways is
+refused. A part for validation is read where there is none for testing.
+
+Shapes: n images, c channels, H W image.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from codegrid.errors import InputError
+from codegrid.limits import MAX_CLASSES
+
+from .npz import read_npy, read_npz
+
+# the names of images and labels, of the training part and of the test part
+PARTS = (
+    (("train_images", "train_labels"), ("test_images", "test_labels")),
+    (("train_images", "train_labels"), ("val_images", "val_labels")),
+    (("x_train", "y_train"), ("x_test", "y_test")),
+    (("x_train", "y_train"), ("x_val", "y_val")),
+)
+WHOLES = (
+    ("arr_0", "arr_1"),
+    ("images", "labels"),
+    ("x", "y"),
+    ("x_train", "y_train"),
+    ("train_images", "train_labels"),
+)
+CHANNELS = (1, 3)
+AT_ONCE = 1024  # images that are converted at once
+
+
+class LabelledImages(NamedTuple):
+    """Images of one part, with their classes."""
+
+    images: np.ndarray  # (n, H, W, c) uint8
+    labels: np.ndarray | None  # (n,) int64
+    classes: list[str]  # the name of each label; empty where there are none
+
+
+def read_images(path: Path) -> dict[str, LabelledImages]:
+    """Return the parts of a file of arrays, .npz or .npy: `train` and `test`, or `all` where it tells none.
+
+    Raises `InputError`, naming the array, where it cannot be read, or where it is not clear what it means.
+    """
+    arrays = {"": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path)
+    names = _choose_names(path, arrays)
+    images = {part: _check_shape(_said(path, name), arrays[name]) for part, (name, _) in names.items()}
+    scale = _scale_of(path, {names[part][0]: array for part, array in images.items()})
+    labels = {part: name for part, (_, name) in names.items() if name is not None and name in arrays}
+    classes, numbers = _number_labels(path, arrays, labels, {part: len(array) for part, array in images.items()})
+    return {part: LabelledImages(_as_bytes(images[part], scale), numbers[part], classes) for part in names}
+
+
+def _said(path: Path, name: str) -> str:
+    """Return how messages call an array of a file."""
+    return f"{path}: {name}" if name else str(path)
+
+
+def _choose_names(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str | None]]:
+    """Return the names of images and labels of each part."""
+    for train, test in PARTS:
+        if train[0] in arrays and test[0] in arrays:
+            return {"train": train, "test": test}
+    for names in WHOLES:
+        if names[0] in arrays:
+            return {"all": names}
+    if len(arrays) == 1:
+        return {"all": (next(iter(arrays)), None)}
+    known = ", ".join(dict.fromkeys(names[0] for names in WHOLES))
+    raise InputError(f"{path} holds {', '.join(arrays) or 'no arrays'}: name the images one of {known}")
+
+
+def _check_shape(said: str, images: np.ndarray) -> np.ndarray:
+    """Return images as (n, H, W, c)."""
+    shape = images.shape
+    if images.ndim == 3 and shape[2] not in (3, 4):
+        return images[..., None]
+    if images.ndim == 4 and 0 not in shape[1:]:
+        last, first = shape[3] in CHANNELS, shape[1] in CHANNELS
+        if last and not (first and shape[3] == shape[1] == 3):
+            return images
+        if first and not last:
+            return images.transpose(0, 2, 3, 1)
+    may_be_one = ", and this may be a single picture" if images.ndim == 3 else ""
+    raise InputError(
+        f"{said} has the shape {shape}: images are (n, H, W), (n, H, W, c) or (n, c, H, W), with 1 or 3 channels "
+        f"c{may_be_one}"
+    )
+
+
+def _scale_of(path: Path, images: Mapping[str, np.ndarray]) -> float:
+    """Return what values are multiplied with to be 0 ... 255, the same for all arrays of images, by name."""
+    all_said = _said(path, " and ".join(images))
+    if all(array.dtype == bool for array in images.values()):
+        return 255.0
+    largest = 0.0
+    for name, array in images.items():
+        if array.dtype.kind not in "iuf":
+            raise InputError(f"{_said(path, name)} is of type {array.dtype}: images are whole numbers, floats or bools")
+        for first in range(0, len(array), AT_ONCE):
+            low, high = (float(edge(array[first : first + AT_ONCE])) for edge in (np.min, np.max))
+            if not (low >= 0 and high <= 255):  # NaN is neither
+                outlier = low if not low >= 0 else high
+                words = "images are 0 ... 255, or floats 0 ... 1; convert it first"
+                raise InputError(f"{_said(path, name)} holds {outlier:g}: {words}")
+            largest = max(largest, high)
+    is_float = {array.dtype.kind == "f" for array in images.values()}
+    if len(is_float) > 1:
+        raise InputError(f"{all_said} are of different types: convert them to one")
+    if is_float == {True} and largest <= 1:
+        return 255.0
+    if (0 < largest <= 1) or (is_float == {True} and largest < 2):
+        raise InputError(
+            f"{all_said}: the largest value is {largest:g}, which is neither 0 ... 1 as floats nor 0 ... 255: multiply "
+            "or clip it first"
+        )
+    return 1.0
+
+
+def _as_bytes(images: np.ndarray, scale: float) -> np.ndarray:
+    """(n, H, W, c) → the same as uint8, in C order."""
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    converted = np.empty(images.shape, dtype=np.uint8)
+    for first in range(0, len(images), AT_ONCE):
+        piece = slice(first, first + AT_ONCE)
+        converted[piece] = np.rint(images[piece].astype(np.float32) * scale)
+    return converted
+
+
+def _number_labels(
+    path: Path, arrays: Mapping[str, np.ndarray], names: Mapping[str, str], counts: Mapping[str, int]
+) -> tuple[list[str], dict[str, np.ndarray | None]]:
+    """Return the names of the classes, and the labels (n,) of each part, of which `counts` has the images."""
+    if not names:
+        return [], dict.fromkeys(counts)
+    if len(names) < len(counts):
+        raise InputError(
+            f"{path} holds {', '.join(names.values())}, but no labels of the other part: give both, or none"
+        )
+    there = {part: _check_labels(_said(path, name), arrays[name], counts[part]) for part, name in names.items()}
+    together = np.concatenate(list(there.values()))
+    if together.dtype.kind == "U":
+        named, together = np.unique(together, return_inverse=True)
+        classes = named.tolist()
+    else:
+        classes = [str(number) for number in range(int(together.max(initial=-1)) + 1)]
+    cuts = np.cumsum([len(labels) for labels in there.values()])[:-1]
+    return classes, dict(zip(there, np.split(together.astype(np.int64), cuts), strict=True))
+
+
+def _check_labels(said: str, labels: np.ndarray, count: int) -> np.ndarray:
+    """Return labels (n,): whole numbers from 0, or names."""
+    flat = labels[:, 0] if labels.shape == (count, 1) else labels
+    if flat.shape != (count,) or flat.dtype.kind not in "iuU":
+        raise InputError(
+            f"{said} has the shape {labels.shape} and the type {labels.dtype}: labels are one class number from 0, or "
+            f"one name, for each of {count} images; leave them out, or save such"
+        )
+    if flat.dtype.kind != "U" and count:
+        low, high = int(flat.min()), int(flat.max())
+        if low < 0:
+            raise InputError(
+                f"{said} holds {low}: class numbers are whole numbers from 0; leave it out, or number anew"
+            )
+        if high >= MAX_CLASSES:
+            raise InputError(f"{said}: label {high}: labels must be below {MAX_CLASSES:,}")
+    return flat

@@ -1,0 +1,63 @@
+"""Data sets by name, or by the path of what holds them. Nothing here imports torch."""
+
+import os
+import re
+from pathlib import Path
+
+from codegrid.errors import InputError
+from codegrid.limits import short
+
+HUB_PREFIX = "hf:"
+AT_HAND = ("mnist5k",)  # there without a download
+DOWNLOADS = ("mnist", "fashion-mnist", "cifar10")
+NAMES = (*AT_HAND, *DOWNLOADS, "imagefolder", "npz")
+LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # how a path begins, and no name on the hub
+READERS = {".npz": "npz", ".npy": "npz", ".parquet": HUB_PREFIX}
+PATHS = f"a folder of pictures or a file that ends in {' '.join(READERS)}"
+
+
+def find_data(dataset: str | None, data_root: str | None) -> tuple[str, str | None]:
+    """Return the name of a data set, and where its files are.
+
+    Args:
+        dataset: a name in `NAMES`; `hf:NAME`; or the path of a folder of pictures or of a file. A name comes first:
+            a folder that is called `mnist` is given as `./mnist`.
+        data_root: where the files are. Without a name, the folder or file that is read.
+
+    Raises `InputError` where there is no such name or path, or one is given that the data set does not read.
+    """
+    if dataset in AT_HAND and data_root is not None:
+        raise InputError(f"`data_root` {data_root}: {dataset} reads no files: leave out `data_root`, or `dataset`")
+    if dataset in NAMES or (dataset or "").startswith(HUB_PREFIX):
+        return str(dataset), data_root
+    name = "data_root" if dataset is None else "dataset"
+    given = str(data_root if dataset is None else dataset)
+    path = Path(given).expanduser()
+    if not given or not path.exists():
+        raise InputError(f"`{name}` {short(given)}: choose one of {', '.join(NAMES)}, {HUB_PREFIX}NAME, or {PATHS}")
+    if dataset is not None and data_root is not None:
+        raise InputError(f"`dataset` {dataset} is itself what is read: leave `data_root` out")
+    reader = "imagefolder" if path.is_dir() else READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"`{name}` {path} is not read: give {PATHS}")
+    if reader == HUB_PREFIX:
+        return HUB_PREFIX + os.path.join(".", path), None
+    return reader, str(path)
+
+
+def is_local(dataset: str) -> bool:
+    """Whether a data set is `hf:` and a path on this machine."""
+    return dataset.startswith(HUB_PREFIX) and LOCAL.match(dataset.removeprefix(HUB_PREFIX)) is not None
+
+
+def public_name(dataset: str) -> str:
+    """Return the name of a data set for those who were not there: of a local folder the last part alone."""
+    name = dataset.removeprefix(HUB_PREFIX)
+    return HUB_PREFIX + re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_local(dataset) else dataset
+
+
+def make_absolute(dataset: str, data_root: str | None) -> tuple[str, str | None]:
+    """Return a data set and its place so that they mean the same in every working folder."""
+    if is_local(dataset):
+        dataset = HUB_PREFIX + str(Path(dataset.removeprefix(HUB_PREFIX)).expanduser().absolute())
+    return dataset, None if data_root is None else str(Path(data_root).expanduser().absolute())

@@ -1,0 +1,70 @@
+"""The data set of a command: the one that its settings name, or else the one that the tokenizer was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from codegrid.data.names import AT_HAND, DOWNLOADS, HUB_PREFIX, PATHS, find_data, is_local
+from codegrid.errors import InputError
+from codegrid.limits import short
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.run_folder import read_data
+from codegrid.pipelines.running.settings import UsesImages
+from codegrid.protocols import Tokenizer
+
+Settings = TypeVar("Settings", bound=UsesImages)
+
+
+def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Settings:
+    """Return settings whose `dataset` is a name, and say which one it is where they had none.
+
+    Args:
+        settings: of a command that reads images.
+        tokenizer: that was trained on some; None: it is still to be trained, by default on the digits that need no
+            download.
+
+    Raises `InputError` where there is no such data set, or where nothing tells which one is meant.
+    """
+    named = settings.dataset or (tokenizer is None and settings.data_root)
+    if named:
+        dataset, data_root = find_data(settings.dataset, settings.data_root)
+    elif tokenizer is None:
+        dataset, data_root = AT_HAND[0], None
+        print_once(f"no data set is given: {dataset}, handwritten digits (--dataset PATH: pictures of your own)")
+    else:
+        dataset, data_root = learnt_data(tokenizer, settings.data_root)
+        print_once(f"data set of the tokenizer: {' '.join(filter(None, (dataset, data_root)))}")
+    return replace(settings, dataset=dataset, data_root=data_root)
+
+
+def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str, str | None]:
+    """Return the data set that a tokenizer was trained on, and where it is.
+
+    Args:
+        data_root: where it is now, if that is known.
+
+    Raises `InputError` where it is not known, or is no longer there.
+    """
+    recorded = recorded_data(tokenizer)
+    told = tokenizer.provenance.get("dataset")
+    name = recorded[0] if recorded else told
+    if data_root is not None:
+        return find_data(name if name in DOWNLOADS else None, data_root)
+    remedy = f"give `dataset`, {PATHS}, or a name"
+    if recorded:
+        place = recorded[0].removeprefix(HUB_PREFIX) if is_local(recorded[0]) else recorded[1]
+        if place is not None and not Path(place).exists():
+            raise InputError(f"the tokenizer was trained on {place}, which is no longer there: {remedy}")
+        return recorded
+    if isinstance(told, str) and (told in AT_HAND + DOWNLOADS or (told.startswith(HUB_PREFIX) and "/" in told)):
+        return find_data(told, None)
+    known = f" ({short(told)}, elsewhere)" if isinstance(told, str) else ""
+    raise InputError(f"the images that the tokenizer was trained on{known} are not known here: {remedy}")
+
+
+def recorded_data(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
+    """Return the data set that was noted where a tokenizer was trained, or below; None where nothing was."""
+    folder: Path | None = getattr(tokenizer, "loaded_from", None)
+    return None if folder is None else read_data(folder) or read_data(folder.parent)
