@@ -94,7 +94,10 @@ def ask(tmp_path, capsys):
         folders = {name: str(value) if name != "num_samples" else value for name, value in settings.items()}
         capsys.readouterr()
         doctor(Doctor(output=str(tmp_path / output), prior=tuple(map(str, prior)), **folders))
-        report, answer = capsys.readouterr().out, json.loads((tmp_path / output / "doctor.json").read_text())
+        said, answer = capsys.readouterr().out, json.loads((tmp_path / output / "doctor.json").read_text())
+        found = f"{settings['dataset']}, test: " if "dataset" in settings else ""  # a line about the images comes first
+        assert said.startswith(found)
+        report = said.split("\n", 1)[1] if found else said
         assert report.startswith(answer["verdict"] + "\n")
         for finding in answer["findings"]:
             assert finding["metrics"] and finding["remedy"] and finding["words"].endswith(".")
