@@ -31,7 +31,7 @@ SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evalua
 
 # every flag that has been told to users, with a value
 PARTS = "--tokenizer t --prior p --output o --device cpu -v"
-DATA = "--dataset npz --data-root d --num-workers 1"
+DATA = "--dataset npz --data-root d --num-workers 1 --skip-unreadable"
 DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
@@ -55,7 +55,7 @@ TOLD = [
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
-    (Doctor, "--num-samples None --seed 1 --output o --device cpu"),
+    (Doctor, "--num-samples None --seed 1 --output o --device cpu --skip-unreadable"),
     (View, "--run r --host 0.0.0.0 --port 80 --device cpu"),
     (View, "--tokenizer t --prior p q"),
     (Demo, "--output o --plugin json"),
