@@ -5,6 +5,7 @@ Every format is read that the installed Pillow reads, with its plugins, but for 
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,9 @@ from PIL import ExifTags, Image, ImageOps
 from codegrid.errors import InputError, reason_of
 
 from .images import MAX_PIXELS
+
+# by the filter and not around each call: pictures are decoded in threads
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # films, documents, tables of measurements; and those that are read by starting a program
 NO_PICTURES = {

@@ -185,7 +185,7 @@ def test_what_cannot_be_read_is_one_line(make, reason, tmp_path, load):
 
 def test_large_pictures_are_refused_before_they_are_decoded(tmp_path, load, monkeypatch):
     save(tmp_path / "d", [encode(np.zeros((8, 8), np.uint8))] * 3)
-    monkeypatch.setattr("codegrid.data.folder.MAX_PIXELS", 63)
+    monkeypatch.setattr("codegrid.data.pictures.MAX_PIXELS", 63)
     with pytest.raises(InputError, match="at most 63 are read"):
         load()
 
