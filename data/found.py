@@ -39,7 +39,7 @@ class Found:
 
     def __str__(self) -> str:
         heading = ", ".join(filter(None, (printable(self.name), self.part)))
-        parts = [f"{heading}: {_images(self.images)}{self._in_classes()}" if heading else _images(self.images)]
+        parts = [f"{heading}{': ' * bool(heading)}{_images(self.images)}{self._in_classes()}"]
         parts += [f"{part}: {_images(count)}" for part, count in self.others.items()]
         left_out = [f"{sum(names.values()):,} {reason} ({_some(names)})" for reason, names in self.left_out.items()]
         parts += [f"left out: {', '.join(left_out)}"] * bool(left_out)

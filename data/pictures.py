@@ -22,6 +22,9 @@ from .jpeg import MAX_SCANS, has_too_many_scans
 # by the filter and not around each call: pictures are decoded in threads
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+# by the filter and not around each call: pictures are decoded in threads
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 # films, documents, tables of measurements; and those that are read by starting a program
 NO_PICTURES = {
     "BUFR", "EPS", "FITS", "FLI", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "PDF", "SPIDER", "WMF", "XVTHUMB",

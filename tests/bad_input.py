@@ -247,8 +247,8 @@ BAD = {
     "view": [
         ("--run {new}", "no folder"),
         ("--run {bars}", "no folder"),
-        ("--run {empty}", "no folder"),
-        ("--run {stopped}", "no folder"),
+        ("--run {empty}", "is incomplete"),
+        ("--run {stopped}", "has not validated yet"),
         ("--run {run} --port 0", "--port 0"),
         ("--run {run} --port 65536", "--port 65536"),
         ("--run {run} --port -1", "--port -1"),

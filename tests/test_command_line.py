@@ -63,7 +63,8 @@ TOLD = [
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
     (Doctor, "--num-samples None --seed 1 --output o --device cpu --overwrite --quiet --json --skip-unreadable"),
-    (View, "--run r --host 0.0.0.0 --port 80 --device cpu --quiet"),
+    (View, "--run r --host 0.0.0.0 --port 80 --device cpu --quiet --trusted-hosts a b"),
+    (View, "--tokenizer t --dataset npz --data-root d"),
     (View, "--tokenizer t --prior p q"),
     (Demo, "--output o --plugin json --quiet --json"),
 ]

@@ -86,7 +86,7 @@ def test_an_image_folder_is_read_as_our_own_reader_does(tmp_path, load):
     for number, image in enumerate(draw_bars(20, channels=3)[0]):
         folder = tmp_path / "d" / NAMES[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{number:02}.png")  # the hub knows no natural order
+        Image.fromarray(image).save(folder / f"{number:02d}.png")  # or else in another order: ours has 2 before 10
     ours, theirs = load_images("imagefolder", tmp_path / "d", "train"), load()
     assert theirs.classes == ours.classes and sorted(theirs.labels.tolist()) == sorted(ours.labels.tolist())
     assert sorted(image.numpy().tobytes() for image in theirs.images) == sorted(

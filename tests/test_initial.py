@@ -96,7 +96,7 @@ def test_tensors_of_other_shapes_stay_as_they_are():
 
 def test_a_model_of_another_class_is_no_start(tmp_path):
     make_prior([]).save_pretrained(tmp_path)
-    settings = TrainPrior(output="", codes="", init_from=str(tmp_path))
+    settings = TrainPrior(output="o", codes="c", init_from=str(tmp_path))
     with pytest.raises(InputError, match=r"`init_from` .* is a pixelcnn prior: give `model` pixelcnn"):
         load_initial(settings, "prior", "another")
     with pytest.raises(InputError, match="holds a prior"):

@@ -123,13 +123,13 @@ def test_sixteen_bits_of_other_formats_keep_their_shades_too(tmp_path):
         assert torch.equal(image, torch.from_numpy((RAMP >> 8).astype(np.uint8)))
 
 
-def tiff_of(pixels, extra_samples=None):
-    """An uncompressed TIFF file of colour (H, W, c); `extra_samples` says what the bands beyond the third are."""
+def tiff_of(pixels, *extra_samples):
+    """An uncompressed TIFF file of colour (H, W, c); `extra_samples` say what the bands beyond the third are."""
     height, width, bands = pixels.shape
     tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * bands, 259: [1], 262: [2], 273: [8],
             277: [bands], 278: [height], 279: [pixels.nbytes]}  # fmt: skip
-    if extra_samples is not None:
-        tags[338] = [extra_samples] * (bands - 3)
+    if extra_samples:
+        tags[338] = extra_samples
     data, entries = pixels.tobytes(), b""
     for tag, values in tags.items():
         packed = struct.pack(f"<{len(values)}H", *values)
@@ -148,8 +148,8 @@ SCENE = np.full((4, 4, 5), (30, 60, 90, 240, 50), dtype=np.uint8)  # red, green,
     [
         ("unsaid.tif", tiff_of(SCENE[..., :4])),
         ("other.tif", tiff_of(SCENE[..., :4], 0)),
-        ("five.tif", tiff_of(SCENE, 0)),
-        ("five_with_alpha.tif", tiff_of(SCENE, 2)),
+        ("five.tif", tiff_of(SCENE, 0, 0)),
+        ("five_with_alpha.tif", tiff_of(SCENE, 2, 0)),
         ("four.jp2", saved(Image.fromarray(SCENE[..., :4].copy()), "JPEG2000")),
     ],
 )

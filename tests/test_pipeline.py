@@ -2,6 +2,7 @@
 
 import inspect
 import shutil
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -123,7 +124,8 @@ def test_whatever_draws_names_every_setting_of_drawing(draws):
     assert {field.name: named[field.name].default for field in fields(SamplingConfig)} == vars(SamplingConfig())
 
 
-def test_a_bar_shows_how_far_drawing_is_unless_told_not_to(pipeline, capsys):
+def test_a_bar_shows_how_far_drawing_is_unless_told_not_to(pipeline, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with_bar = pipeline.sample(5, seed=1, batch_size=2)
     assert "drawing 5: 100%" in capsys.readouterr().err
     assert torch.equal(pipeline.sample(5, seed=1, batch_size=2, progress=False).images, with_bar.images)
