@@ -22,6 +22,7 @@ class Report:
     priors: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # sentences
     looked_at: dict[str, str] = field(default_factory=dict)  # folders by name
+    images: str = ""  # that were looked at, in one line
 
     @property
     def verdict(self) -> str:
@@ -37,6 +38,7 @@ class Report:
         lines += [f"({len(self.findings) - 1} more below)"] if len(self.findings) > 1 else []
         lines += [""]
         lines += [f"Looked at: {', '.join(str(Path(folder)) for folder in self.looked_at.values())}"]
+        lines += [f"Images:    {self.images}"] * bool(self.images)
         lines += [f"Left out:  {words}" for words in self.left_out] + [""]
         for number, finding in enumerate(self.findings, 1):
             lines += _describe(number, finding)
@@ -56,6 +58,7 @@ class Report:
             "priors": self.priors,
             "left_out": self.left_out,
             "looked_at": self.looked_at,
+            "images": self.images,
         }
 
     def _table(self, table: Table) -> list[str]:

@@ -36,8 +36,6 @@ def doctor(settings: Doctor) -> dict[str, Any]:
         choose_device(settings.device), settings.run, settings.tokenizer, settings.prior, settings.codes,
         settings.validation_codes, settings.dataset, settings.data_root, settings.skip_unreadable,
     )  # fmt: skip
-    if found.images is not None:
-        print_once(str(found.images.found))
     run = Run(settings.output, settings, **found.facts()) if settings.output else None
     if run and not run.finished:
         run.start()
@@ -62,6 +60,7 @@ def examine(found: Artifacts, num_samples: int | None = 256, seed: int = 0) -> R
         seed: of the samples.
     """
     report = Report(find_strangers(found), left_out=list(found.left_out), looked_at=dict(found.folders))
+    report.images = "" if found.images is None else str(found.images.found)
     _examine_tokenizer(found, report)
     for name, prior in zip(found.prior_names, found.priors, strict=True):
         _examine_prior(found, name, prior, num_samples, seed, report)
