@@ -91,7 +91,7 @@ class CodeArray(IndexedCodes):
 
     @cached_property
     def header(self) -> CodeHeader:
-        """What a code dataset would tell of these codes; its `source` is a digest of the arrays."""
+        """The header of a code dataset of these codes; its `source` is a digest of the arrays."""
         arrays = [*self.codes, *([] if self.labels is None else [self.labels])]
         source = digest_of(
             [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]

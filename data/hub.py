@@ -16,11 +16,12 @@ import numpy as np
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.file_names import printable
 from codegrid.files import is_below
+from codegrid.hub import HUB_PREFIX
 from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
 from .folder import FolderImages, affordable
-from .names import HUB_PREFIX, is_local
+from .names import is_local
 from .pictures import Unreadable
 from .splits import split_indices
 

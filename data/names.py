@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 from codegrid.errors import InputError
+from codegrid.hub import HUB_PREFIX
 from codegrid.limits import short
 
-HUB_PREFIX = "hf:"
 AT_HAND = ("mnist5k",)  # there without a download
 DOWNLOADS = ("mnist", "fashion-mnist", "cifar10")
 NAMES = (*AT_HAND, *DOWNLOADS, "imagefolder", "npz")

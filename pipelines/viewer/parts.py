@@ -18,7 +18,7 @@ SAVE = "const link = document.createElement('a'); link.href = content"
 
 
 class Drawing(NamedTuple):
-    """What draws something, and what shows it."""
+    """The parts of the page that start a drawing, stop it and show it."""
 
     event: dict[str, Any]  # of the button; the page repeats it
     button: gr.Button
@@ -29,7 +29,7 @@ class Drawing(NamedTuple):
 
     @property
     def outputs(self) -> list:
-        """What it changes, in the order of what `Answers.sample` gives."""
+        """The parts that a drawing changes, in the order of the answers of `Answers.sample`."""
         return [self.sheet, self.drawn, self.progress]
 
 
