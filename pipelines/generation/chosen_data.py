@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from codegrid.data.names import AT_HAND, DOWNLOADS, HUB_PREFIX, PATHS, find_data, is_local
+from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, find_data, is_local
 from codegrid.errors import InputError
+from codegrid.hub import HUB_PREFIX
 from codegrid.limits import short
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.run_folder import read_data
