@@ -116,9 +116,8 @@ def test_many_samples_are_cut_into_shards_that_hold_what_one_file_would(draw):
         assert abs(one.astype(int) - cut).max() <= 1 and len(one) == 11
 
 
-def test_a_stopped_run_goes_on_with_the_shards_it_lacks(draw, tmp_path, monkeypatch):
-    settings = {"num_samples": 11, "shard_size": 4}
-    whole = read(draw("whole", **settings))
+def stop_at_the_third_batch(monkeypatch):
+    """Let drawing end as by Ctrl-C at its third batch; returns the rows of the batches so far."""
     draw_rows, calls = TwoStagePipeline.sample_rows, []
 
     def stop_at_the_third(self, request, rows, *more):
@@ -128,6 +127,13 @@ def test_a_stopped_run_goes_on_with_the_shards_it_lacks(draw, tmp_path, monkeypa
         return draw_rows(self, request, rows, *more)
 
     monkeypatch.setattr(TwoStagePipeline, "sample_rows", stop_at_the_third)
+    return calls
+
+
+def test_a_stopped_run_goes_on_with_the_shards_it_lacks(draw, tmp_path, monkeypatch):
+    settings = {"num_samples": 11, "shard_size": 4}
+    whole = read(draw("whole", **settings))
+    calls = stop_at_the_third_batch(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         draw("stopped", **settings)
     damaged = tmp_path / "stopped" / "samples-00000.npz"
@@ -169,15 +175,7 @@ def test_picture_files_are_named_after_the_pictures_that_they_come_from(draw, pi
 def test_picture_files_go_on_where_they_were_stopped(draw, monkeypatch):
     settings = {"num_samples": 9, "format": "png", "batch_size": 3}
     whole = draw("whole", **settings) / "samples"
-    draw_rows, calls = TwoStagePipeline.sample_rows, []
-
-    def stop_at_the_third(self, request, rows, *more):
-        calls.append(rows)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return draw_rows(self, request, rows, *more)
-
-    monkeypatch.setattr(TwoStagePipeline, "sample_rows", stop_at_the_third)
+    calls = stop_at_the_third_batch(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         draw("stopped", **settings)
     stopped = whole.parent.parent / "stopped" / "samples"

@@ -5,8 +5,6 @@ Nothing here imports torch: flags are parsed before it is loaded.
 
 import errno
 import inspect
-import json
-import math
 import os
 import re
 import signal
@@ -25,6 +23,7 @@ from codegrid.console import steady_streams
 from codegrid.errors import InputError, remedy_for
 from codegrid.progress import keep_quiet, say
 from codegrid.registry import load_plugin
+from codegrid.strict_json import to_json
 
 from .config import check_config, read_config
 from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
@@ -81,7 +80,7 @@ def run_command(settings_type: type[Command], body: str) -> None:
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             figures = getattr(import_module(module), function)(settings)
         if as_json and is_main_process():
-            print(json.dumps(_without_nan(figures), allow_nan=False))
+            print(to_json(figures))
     except InputError as error:
         _fail(with_flags(str(error), settings_type), verbose)
     except OSError as error:
@@ -261,15 +260,6 @@ def _fail(message: str, verbose: bool) -> NoReturn:
     in_one_line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
     print("error: " + in_one_line, file=sys.stderr)
     sys.exit(2)
-
-
-def _without_nan(value: Any) -> Any:
-    """Return a value as strict JSON can hold it: null in the place of what is not a finite number."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _end_stopped(number: int, words: str) -> None:
