@@ -1,14 +1,16 @@
-"""Gradient, EMA and clustered codebooks side by side on CIFAR-10, 10,000 steps of 32 images each.
+"""All quantizers side by side on CIFAR-10, 10,000 steps of 32 images each.
 
 python -m benchmarks.codebooks --data-root CIFAR --output runs/codebooks
 
-CIFAR holds train/CLASS/* and test/CLASS/*. Prints a table of the whole test part and leaves curves.png. What is trained
-already is not trained again; `--only ema-512` trains one of them, so that several can run side by side.
+CIFAR holds train/CLASS/* and test/CLASS/*. Prints a table of the whole test part and leaves curves.png. Compare by bits
+an image: K says little where a site has several codes, or no codebook. What is trained already is not trained again;
+`--only ema-512` trains one of them, so that several can run side by side.
 """
 
 import argparse
 import time
 from dataclasses import replace
+from math import log2, prod
 from pathlib import Path
 from statistics import median
 
@@ -46,6 +48,10 @@ def make_runs(data_root: str, output: Path, toy: bool) -> dict[str, TrainTokeniz
     for size in SIZES:
         for kind in KINDS:
             runs[f"{kind}-{size}"] = replace(common, quantizer=kind, options={**options, "num_embeddings": size})
+    runs["fsq-8x8x8"] = replace(common, quantizer="fsq", options={**options, "fsq_levels": (8, 8, 8)})
+    for size in (32, 512):
+        settings = {**options, "num_quantizers": 2, "num_embeddings": size}
+        runs[f"residual-2x{size}"] = replace(common, quantizer="residual", options=settings)
     return {name: replace(run, output=str(output / name)) for name, run in runs.items()}
 
 
@@ -78,10 +84,11 @@ def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> Non
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
-    colours = {"gradient": "#c8553d", "ema": "#3b6ea5", "clustered": "#4c9f70", "authors": "#777777"}
+    colours = {"gradient": "#c8553d", "ema": "#3b6ea5", "clustered": "#4c9f70", "authors": "#777777",
+               "fsq": "#8e6bbf", "residual": "#c79a2b"}  # fmt: skip
     for name, history in histories.items():
         kind, size = name.split("-")[0], name.rpartition("-")[2]
-        line = ":" if "no-revival" in name else "-" if size == "512" else "--"
+        line = ":" if "no-revival" in name else "--" if size in ("1024", "2x32") else "-"
         style = {"color": colours[kind], "linestyle": line, "label": name.replace("-", " ")}
         steps = [report["step"] for report in history]
         for axes, figure_name in zip(panels, ("reconstruction_error", "perplexity"), strict=True):
@@ -112,11 +119,14 @@ def main() -> None:
         return
     told = {name: read_json(Path(run.output) / "config.json")["provenance"] for name, run in runs.items()}
     speeds = time_steps(runs, load_images("imagefolder", flags.data_root, "train"), 1 if flags.toy else 5)
-    print(f"{'codebook':24} {'error':>7} {'PSNR':>6} {'perplexity':>10} {'never used':>10} {'images/s':>9}")
+    print(
+        f"{'quantizer':22} {'bits':>5} {'error':>7} {'PSNR':>6} {'perplexity':>10} {'never used':>10} {'images/s':>9}"
+    )
     for name, provenance in told.items():
-        at = provenance["metrics"]
+        at, layout = provenance["metrics"], load(runs[name].output).layout
+        bits = sum(prod(grid.shape) * log2(grid.num_embeddings) for grid in layout)
         print(
-            f"{name:24} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} {at['perplexity']:10.1f} "
+            f"{name:22} {bits:5.0f} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} {at['perplexity']:10.1f} "
             f"{at['unused_entries']:10} {speeds[name]:9.0f}"
         )
     save_curves(flags.output / "curves.png", {name: provenance["history"] for name, provenance in told.items()})
