@@ -66,7 +66,8 @@ def build_tokenizer(size: int = 32, entries: int = 512) -> Any:
 
 def loop_step(objective: Objective, settings: Any, batch: Any) -> Step:
     """A step of the training loop, always with the same batch."""
-    trainer = Trainer(objective, settings, ComputeConfig(settings.precision), start_accelerator("cpu", False))
+    compute = ComputeConfig(settings.precision, settings.compile)
+    trainer = Trainer(objective, settings, compute, start_accelerator(settings.device, False))
     numbers = count()
 
     def step() -> None:
@@ -78,11 +79,15 @@ def loop_step(objective: Objective, settings: Any, batch: Any) -> Step:
     return step
 
 
-def tokenizer_step(precision: str = "bf16", batch: int = FULL.images, size: int = 32, entries: int = 512) -> Step:
-    """Stage 1: uint8 images → float, forward, backward, Adam, the codebook."""
+def tokenizer_step(
+    precision: str = "bf16", batch: int = FULL.images, size: int = 32, entries: int = 512, **compute: Any
+) -> Step:
+    """Stage 1: uint8 images → float, forward, backward, Adam, the codebook; `compute` is `device` and `compile`."""
     images = ImageDataset(draw_images(batch, size))
-    settings = TrainTokenizer(output="", batch_size=batch, steps=10**6, precision=precision)
-    tokenizer = place(build_tokenizer(size, entries), CPU)
+    settings = TrainTokenizer(
+        output="", batch_size=batch, steps=10**6, precision=precision, **{"device": "cpu", **compute}
+    )
+    tokenizer = place(build_tokenizer(size, entries), torch.device(settings.device))
     objective = TokenizerObjective(tokenizer, images, images, settings)
     return loop_step(objective, settings, ImageBatch(images.images, None))
 
@@ -111,13 +116,16 @@ def plain_tokenizer_step(batch: int, with_quantizer: bool = True) -> Step:
     return _plain_step(model, lambda: model(to_float(images)))
 
 
-def prior_step(precision: str = "bf16", batch: int = FULL.grids, num_layers: int = FULL.num_layers) -> Step:
+def prior_step(
+    precision: str = "bf16", batch: int = FULL.grids, num_layers: int = FULL.num_layers, side: int = 8, **compute: Any
+) -> Step:
     """Stage 2: forward with dropout, backward, clipping, Adam, and the moving average of the weights."""
-    grid = Grid((8, 8), 512)
-    prior = place(TABLES["prior"]["pixelcnn"](layout=(grid,), num_classes=10, num_layers=num_layers), CPU)
-    settings = TrainPrior(output="", codes="codes", batch_size=batch, steps=10**6, precision=precision)
-    objective = PriorObjective(prior, [], [], settings)
-    grids, labels = draw_grids(batch)
+    settings = TrainPrior(
+        output="", codes="codes", batch_size=batch, steps=10**6, precision=precision, **{"device": "cpu", **compute}
+    )
+    prior = TABLES["prior"]["pixelcnn"](layout=(Grid((side, side), 512),), num_classes=10, num_layers=num_layers)
+    objective = PriorObjective(place(prior, torch.device(settings.device)), [], [], settings)
+    grids, labels = draw_grids(batch, side)
     return loop_step(objective, settings, CodeBatch((grids,), {"labels": labels}))
 
 
@@ -128,9 +136,9 @@ def plain_prior_step(batch: int, num_layers: int) -> Step:
     return _plain_step(prior, lambda: F.cross_entropy(prior(grids, labels), grids))
 
 
-def draw_grids(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes (b, 8, 8) of 512, labels (b,) of 10."""
-    return torch.randint(0, 512, (batch, 8, 8)), torch.randint(0, 10, (batch,))
+def draw_grids(batch: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (b, side, side) of 512, labels (b,) of 10."""
+    return torch.randint(0, 512, (batch, side, side)), torch.randint(0, 10, (batch,))
 
 
 def _plain_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Step:

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "codebooks": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "demo_quality": ["--run", "{run}", "--dataset", "npz", "--data-root", "{bars}"],
     "faults": [],
+    "gpu": [],
     "liveness": ["--dataset", "npz", "--data-root", "{bars}", "--output", "{folder}/runs", "--batch-sizes", "32"],
     "quantizer": [],
     "sampling": [],

@@ -12,6 +12,7 @@ Shapes: b batch, c channels, h w code grid, l layers, K num_embeddings of a grid
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,15 +41,22 @@ class PixelCNNSteps:
     ) -> None:
         self.order = site_by_site(layout)
         self.height, self.width = layout[0].shape
-        self.row = self.column = self.grid = 0
-        self.embeddings = [table.weight for table in network.tables()]
-        self.vertical = VerticalStack(network, batch_size, self.width, conditions)
-        self.horizontal = (CompiledStack if compiled else HorizontalStack)(network, batch_size, self.width)
-        like = self.embeddings[0]
+        weights = network.folded()
+        self.embeddings = weights.embeddings
+        self.vertical = VerticalStack(weights.vertical, batch_size, self.width, conditions)
+        self.horizontal = (CompiledStack if compiled else HorizontalStack)(weights.horizontal, batch_size, self.width)
         # of the row that is being drawn, for each grid
-        self.codes = [torch.zeros(self.width, batch_size, dtype=torch.int64, device=like.device) for _ in layout]
+        of_row = torch.zeros(self.width, batch_size, dtype=torch.int64, device=self.embeddings[0].device)
+        self.codes = [of_row.clone() for _ in layout]
         self.of_site: list[torch.Tensor] = []  # codes (b,) of the site that is being drawn
+        self.start(conditions)
+
+    def start(self, conditions: torch.Tensor | None) -> None:
+        """Begin new grids, under other conditions (b,)."""
+        self.row = self.column = self.grid = 0
+        self.of_site.clear()
         self.logits: torch.Tensor | None = None
+        self.vertical.start(conditions)
         self.vertical.start_row(self.horizontal.start_row())
 
     def next_logits(self) -> torch.Tensor:
@@ -107,42 +115,55 @@ class PixelCNNSteps:
 class VerticalStack:
     """A row of all samples is one matrix: column after column, and within a column sample after sample.
 
-    So a step to the next column is a step of b rows of the matrix, and a convolution along the row is dilated by b. The
-    rows that a kernel sees are in slots, of which the newest row takes the oldest one's.
+    So a step to the next column is a step of b rows of the matrix, and a convolution along the row is dilated by b. Of
+    each layer's input the rows that a kernel sees are kept, the newest one last.
     """
 
-    def __init__(self, network: PixelCNNNetwork, batch_size: int, width: int, conditions: torch.Tensor | None) -> None:
-        self.weights = VerticalWeights(network, conditions)
-        self.row, self.width, self.batch_size = 0, width, batch_size
-        self.seen, self.slots = [], []
-        for layer in network.gated_layers():
-            rows, columns = layer.vertical.kernel_size
+    def __init__(self, weights: VerticalWeights, batch_size: int, width: int, conditions: torch.Tensor | None) -> None:
+        self.weights = weights
+        self.width, self.batch_size = width, batch_size
+        self.for_gates, self.for_horizontal = weights.added(conditions)
+        self.seen, self.rows = [], []
+        for kernel in weights.kernels:
+            _, channels, rows, columns = kernel.shape
             margin = columns // 2  # stays 0: what lies beyond the grid's edges
-            seen = self.weights.biases[0].new_zeros(rows, width + 2 * margin, batch_size, layer.vertical.in_channels)
+            seen = kernel.new_zeros(rows, width + 2 * margin, batch_size, channels)
             self.seen.append(seen)
-            self.slots.append(seen[:, margin : margin + width].unbind(0))
+            self.rows.append(seen[:, margin : margin + width].unbind(0))
+
+    def start(self, conditions: torch.Tensor | None) -> None:
+        """Forget all rows, and take in other conditions (b,)."""
+        for seen in self.seen:
+            seen.zero_()
+        for_gates, for_horizontal = self.weights.added(conditions)
+        if self.for_gates is not None and for_gates is not None:
+            self.for_gates.copy_(for_gates)
+            self.for_horizontal.copy_(for_horizontal)
 
     def take_in(self, embedded: torch.Tensor) -> None:
         """Remember the embedded codes (w, b, c) of the row just finished."""
-        self.slots[0][(self.row - 1) % len(self.slots[0])].copy_(embedded)
+        self._next_row(0).copy_(embedded)
 
     def start_row(self, from_above: torch.Tensor) -> None:
         """Write what a new row's sites get from above into `from_above` (w, l, b, 2c)."""
         weights, last = self.weights, len(self.seen) - 1
         for i, seen in enumerate(self.seen):
             as_image = seen.flatten(1, 2).permute(2, 0, 1)[None]  # (1, c, r, columns·b), its channels last in memory
-            # the first layer's input is the row above
-            kernel = weights.kernels[i][(self.row - (i == 0)) % len(seen)]
-            above = F.conv2d(as_image, kernel, weights.biases[i], dilation=(1, self.batch_size))
-            torch.add(self._by_column(F.conv2d(above, weights.onward[i])), weights.constants[i], out=from_above[:, i])
+            above = F.conv2d(as_image, weights.kernels[i], weights.biases[i], dilation=(1, self.batch_size))
+            onward = self._by_column(F.conv2d(above, weights.onward[i]))
+            torch.add(onward, self.for_horizontal[i], out=from_above[:, i])
             if i < last:
                 gated = self._by_column(above)
-                if weights.conditions is not None:
-                    gated += weights.conditions[i]
-                slots = self.slots[i + 1]
+                if self.for_gates is not None:
+                    gated += self.for_gates[i]
                 values, gate = gated.chunk(2, dim=2)
-                _gate(gated, values, gate, out=slots[self.row % len(slots)])
-        self.row += 1
+                _gate(gated, values, gate, out=self._next_row(i + 1))
+
+    def _next_row(self, layer: int) -> torch.Tensor:
+        """Return where the input (w, b, c) of a layer's newest row goes: the others move up, the oldest one is gone."""
+        for older, newer in pairwise(self.rows[layer]):
+            older.copy_(newer)
+        return self.rows[layer][-1]
 
     def _by_column(self, image: torch.Tensor) -> torch.Tensor:
         """(1, 2c, 1, w·b) → (w, b, 2c)."""
@@ -152,22 +173,21 @@ class VerticalStack:
 class HorizontalStack:
     """The chain of all layers at one site, and what the site gives to those on its right."""
 
-    def __init__(self, network: PixelCNNNetwork, batch_size: int, width: int) -> None:
-        self.weights = HorizontalWeights(network)
-        like = network.tables()[0].weight
-        layers, channels, reach = len(network.layers), like.shape[1], len(self.weights.tables[0])
+    def __init__(self, weights: HorizontalWeights, batch_size: int, width: int) -> None:
+        self.weights, like = weights, weights.out
+        layers, channels, reach = *like.shape[:2], len(weights.tables[0])
         self.width, self.channels = width, channels
         # what sites get from above and, in the first layer, from the left; beyond the last column nobody looks
         self.from_above = like.new_zeros(width + reach, layers, batch_size, 2 * channels)
         columns = [column.unbind(0) for column in self.from_above[:width].unbind(0)]
         self.chains = [[(left, *left.chunk(2, dim=1)) for left in column] for column in columns]
         # of each layer but the first the inputs that its kernel reaches, the own site's last
-        sites = self.weights.kernels.shape[1] // channels
+        sites = weights.kernels.shape[1] // channels
         self.seen = like.new_zeros(layers - 1, batch_size, sites * channels)
         self.own = self.seen[:, :, -channels:]
         self.result = like.new_empty(batch_size, channels)  # what the heads read
         self.inputs, self.kernels, self.out = (
-            stacked.unbind(0) for stacked in (self.seen, self.weights.kernels, self.weights.out)
+            stacked.unbind(0) for stacked in (self.seen, weights.kernels, weights.out)
         )
         self.features = [*self.own.unbind(0), self.result]  # the residual stream behind each layer
         self.gated = like.new_empty(batch_size, channels)

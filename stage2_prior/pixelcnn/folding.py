@@ -14,10 +14,10 @@ Shapes: b batch, c channels, l layers, K num_embeddings of a grid, r rows that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 if TYPE_CHECKING:
@@ -29,34 +29,41 @@ GATE_SIGN = -1  # of what a folded gate gives
 class VerticalWeights:
     """The vertical stack's, and the way from it to the horizontal one."""
 
-    def __init__(self, network: PixelCNNNetwork, conditions: torch.Tensor | None) -> None:
-        layers, double = network.gated_layers(), _double_values(network)
-        # for each layer its kernel (2c, c, r, k), for rows in slots of which number 0, 1, ... is the newest
-        first = _for_slots(layers[0].vertical.weight[None] * double[:, None, None, None])
-        self.kernels: list[Sequence[torch.Tensor]] = [[kernel[0] for kernel in first]]
-        if len(layers) > 1:
-            rest = torch.stack([layer.vertical.weight for layer in layers[1:]])
-            rest *= GATE_SIGN * double[:, None, None, None]
-            self.kernels += zip(*_for_slots(rest), strict=True)
+    def __init__(self, network: PixelCNNNetwork) -> None:
+        layers = network.gated_layers()
+        self.double = double = _double_values(network)
+        # of each layer (2c, c, r, k)
+        signs = [double if layer.first else GATE_SIGN * double for layer in layers]
+        self.kernels = [
+            _channels_last(layer.vertical.weight * sign[:, None, None, None])
+            for layer, sign in zip(layers, signs, strict=True)
+        ]
         self.biases = [_bias(layer.vertical) * double for layer in layers]
         # reads what the gate does, with the values' half doubled
         onward = torch.stack([layer.vertical_to_horizontal.weight for layer in layers])
         self.onward = (onward * (double[:, None] / double)[:, :, None, None]).unbind(0)
-        added = [
-            layer.condition(conditions).chunk(2, dim=1)
-            for layer in layers
-            if layer.condition is not None and conditions is not None
-        ]
-        self.conditions = [double * vertical for vertical, _ in added] or None
-        # all that is the same in every row, (2c,) or (b, 2c)
-        self.constants = []
+        # the same for every condition
+        constants = []
         missing = double.new_zeros(len(double) // 2)
-        for i, layer in enumerate(layers):
+        for layer in layers:
             constant = _bias(layer.vertical_to_horizontal) + _bias(layer.horizontal)
-            if i:
+            if not layer.first:
                 constant = constant + layer.horizontal.weight[:, :, 0, -1] @ missing
-            self.constants.append(double * (constant + added[i][1] if added else constant))
+            constants.append(double * constant)
             missing = missing + _bias(layer.horizontal_out)
+        self.constants = torch.stack(constants)[:, None]  # (l, 1, 2c)
+        self.conditions = [layer.condition.weight.clone() for layer in layers if layer.condition is not None]
+
+    def added(self, conditions: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return what is added to the gates of each layer at every site, of conditions (b,): (l, b, 2c) each.
+
+        First what the vertical gates get, then what the horizontal ones do; without conditions None and (l, 1, 2c).
+        """
+        if conditions is None:
+            return None, self.constants
+        added = torch.stack([F.embedding(conditions, table) for table in self.conditions])
+        vertical, horizontal = added.chunk(2, dim=2)
+        return self.double * vertical, self.constants + self.double * horizontal
 
 
 class HeadWeights(NamedTuple):
@@ -94,10 +101,20 @@ class HorizontalWeights:
             _, hidden, _, logits = cast("list[nn.Conv2d]", list(head.children()))
             weight = hidden.weight.flatten(1).T
             bias = _bias(hidden) + missing[-1] @ weight
-            self.heads.append(HeadWeights(weight, bias, logits.weight.flatten(1).T, _bias(logits)))
+            self.heads.append(
+                HeadWeights(weight.clone(), bias, logits.weight.flatten(1).T.clone(), _bias(logits).clone())
+            )
         self.within_site = [
-            cast(nn.Embedding, table).weight for table in network.within_site
+            cast(nn.Embedding, table).weight.clone() for table in network.within_site
         ]  # (K, c) of each grid but the last
+
+
+class FoldedWeights:
+    """All weights of a network, folded. None is a tensor of the network's own."""
+
+    def __init__(self, network: PixelCNNNetwork) -> None:
+        self.embeddings = [table.weight.clone() for table in network.tables()]  # (K, c) of each grid
+        self.vertical, self.horizontal = VerticalWeights(network), HorizontalWeights(network)
 
 
 def _bias(layer: nn.Conv2d) -> torch.Tensor:
@@ -111,7 +128,5 @@ def _double_values(network: PixelCNNNetwork) -> torch.Tensor:
     return torch.cat([2 * ones, ones])
 
 
-def _for_slots(kernels: torch.Tensor) -> list[torch.Tensor]:
-    """Roll kernels (l, 2c, c, r, k), whose last row is for the newest, once for every slot that may hold that."""
-    in_memory = kernels.permute(0, 1, 3, 4, 2).contiguous()  # channels last, as the rows are: else both are copied
-    return [in_memory.roll(newest + 1, dims=2).permute(0, 1, 4, 2, 3) for newest in range(kernels.shape[3])]
+def _channels_last(kernel: torch.Tensor) -> torch.Tensor:
+    return kernel.contiguous(memory_format=torch.channels_last)  # as the rows are: else both are copied

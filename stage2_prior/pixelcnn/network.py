@@ -6,12 +6,13 @@ Shapes: b batch, h w code grid, c channels, K num_embeddings of a grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
 from codegrid.errors import InputError
@@ -28,7 +29,10 @@ from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
 from .cache import PixelCNNSteps
+from .folding import FoldedWeights
+from .kept import Kept, of_use_everywhere
 from .layers import GatedLayer
+from .rows import sample_by_rows
 
 
 class PixelCNNNetwork(nn.Module):
@@ -57,6 +61,7 @@ class PixelCNNNetwork(nn.Module):
         )
         # what the codes of a site tell the heads of its later grids
         self.within_site = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout[:-1])
+        self.kept = Kept()
 
     def tables(self) -> list[nn.Embedding]:
         """Return the embedding of each grid."""
@@ -65,6 +70,23 @@ class PixelCNNNetwork(nn.Module):
     def gated_layers(self) -> list[GatedLayer]:
         """Return the layers, the first one first."""
         return cast("list[GatedLayer]", list(self.layers))
+
+    def folded(self) -> FoldedWeights:
+        """Return the weights as the cached steps use them."""
+        weights = self.kept.check(self.parameters())
+        folded = self.kept.take("folded") or of_use_everywhere(lambda: FoldedWeights(self))
+        self.kept.put("folded", folded, weights)
+        return cast(FoldedWeights, folded)
+
+    def train(self, mode: bool = True) -> Self:
+        """Go to train mode, or to eval mode; training has better use for the memory of what samplers keep."""
+        if mode:
+            self.kept.clear()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.kept.clear()  # nothing of it stays behind on the old device
+        return super()._apply(fn, recurse)
 
     def forward(self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None) -> tuple[Tensor, ...]:
         """Codes (b, h, w), rows (b,) of conditions, bool (b, h, w) of codes that are not hidden → (b, K, h, w) each."""
@@ -192,7 +214,9 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         backend: str = "auto",
         watch: bool = False,
     ) -> Iterator[Progress]:
-        """Draw `noise.count` samples code by code; see `sample_sequential`."""
+        """Draw `noise.count` samples code by code; see `sample_sequential`. On a CUDA device as graphs of rows."""
+        if choose_backend(backend, self.device) == "graph":
+            return sample_by_rows(self, given, noise, config, known, watch, or_else=backend == "auto")
         return sample_sequential(self, given, noise, config, known, backend, watch)
 
     def shared_rows(self, other: GatedPixelCNN) -> dict[str, Rows]:

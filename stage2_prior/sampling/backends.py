@@ -12,13 +12,13 @@ from codegrid.limits import check_name
 if TYPE_CHECKING:
     import torch
 
-# plain: a forward pass a step, the reference; torch: nothing computed twice; compiled: that with torch.compile, on a
-# GPU as CUDA graphs: each batch size is compiled once, in a minute, and on a CPU `torch` is faster
-BACKENDS = ("auto", "plain", "torch", "compiled", "native")
+# plain: a forward pass a step, the reference; torch: nothing computed twice; graph: that on a GPU, a row of sites as
+# one CUDA graph; compiled: that with torch.compile, which takes a minute for each batch size, and is slower on a CPU
+BACKENDS = ("auto", "plain", "torch", "graph", "compiled", "native")
 
 
 def choose_backend(backend: str, device: torch.device) -> str:
-    """Return the backend that a name stands for on a device: `plain`, `torch` or `compiled`.
+    """Return the backend that a name stands for on a device: `plain`, `torch`, `graph` or `compiled`.
 
     Raises `InputError` where there is none of this name, or the machine lacks what it needs.
     """
@@ -27,7 +27,11 @@ def choose_backend(backend: str, device: torch.device) -> str:
         raise InputError("`backend` native: there is no native sampler of this prior; choose torch, or leave it out")
     if backend == "compiled":
         require_compiler(device, "`backend` compiled")
-    return "torch" if backend == "auto" else backend
+    if backend == "graph" and device.type != "cuda":
+        raise InputError(f"`backend` graph: CUDA graphs need a GPU, and the prior is on {device}: choose torch")
+    if backend == "auto":
+        return "graph" if device.type == "cuda" else "torch"
+    return backend
 
 
 def require_compiler(device: torch.device, use: str) -> None:

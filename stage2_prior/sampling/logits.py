@@ -46,7 +46,7 @@ def top_k_top_p(probabilities: Tensor, top_k: int = 0, top_p: float = 1.0) -> Te
         ordered[..., top_k:] = 0
     if top_p < 1:
         likelier = ordered.cumsum(-1) - ordered
-        ordered[likelier >= top_p * ordered.sum(-1, keepdim=True)] = 0
+        ordered.masked_fill_(likelier >= top_p * ordered.sum(-1, keepdim=True), 0)
     return torch.zeros_like(probabilities).scatter_(-1, order, ordered)
 
 

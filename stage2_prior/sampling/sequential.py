@@ -73,7 +73,7 @@ def _take_steps(
     times = 1 + config.guided
     steps = prior.steps(with_hidden(given) if config.guided else given, times * noise.count, backend)
     order, sites, marks = steps.order, flatten(codes), flatten(drawn)
-    first, mixed = (0, 0) if known is None else _count_known(known, order)
+    first, mixed = (0, 0) if known is None else count_known(known, order)
     leading = [sites[grid][:, here.start : here.stop] for grid, here in order[:first]]
     if leading:
         steps.append(torch.cat(leading, dim=1).repeat(times, 1))
@@ -133,7 +133,7 @@ def _ends_row(order: Order, number: int, layout: Layout) -> bool:
     return here.stop % row == 0 and order[number + 1][1] != here
 
 
-def _count_known(known: Known, order: Order) -> tuple[int, int]:
+def count_known(known: Known, order: Order) -> tuple[int, int]:
     """Return how many first steps all samples know wholly, and how many some sample knows in part.
 
     Raises `InputError` where a sample knows codes of a step, but not all of the steps before it.
