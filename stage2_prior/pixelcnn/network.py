@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
 from codegrid.errors import InputError
-from codegrid.inherit import Rows
 from codegrid.limits import MAX_CLASSES, check_whole, make_options
 from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
@@ -26,6 +25,7 @@ from codegrid.stage2_prior.likelihood import cross_entropy
 from codegrid.stage2_prior.options import PixelCNNOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
+from codegrid.tensors import Rows
 
 from .cache import PixelCNNSteps
 from .layers import GatedLayer
