@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codegrid.stage1_vqvae.networks import Decoder, Encoder
+from codegrid.stage1_vqvae.options import VQVAEOptions
 
 
 class PlainQuantizer(nn.Module):
@@ -47,8 +48,8 @@ class PlainVQVAE(nn.Module):
 
     def __init__(self, quantizer: nn.Module | None) -> None:
         super().__init__()
-        sizes = (128, 32, 2, 64, 4)
-        self.encoder, self.decoder, self.quantizer = Encoder(3, *sizes), Decoder(3, *sizes), quantizer
+        options = VQVAEOptions()
+        self.encoder, self.decoder, self.quantizer = Encoder(3, 64, options), Decoder(3, 64, options), quantizer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(b, 3, H, W) → the loss."""

@@ -19,57 +19,32 @@ if TYPE_CHECKING:
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
     from .stage2_prior.sampling.draw import sample
 
-_HOMES = {
-    "CodeDataset": "data.codes",
-    "Condition": "codes",
-    "GatedPixelCNN": "stage2_prior.pixelcnn.network",
-    "Grid": "codes",
-    "HIDDEN": "codes",
-    "InputError": "errors",
-    "Known": "codes",
-    "Layout": "codes",
-    "NO_LABEL": "codes",
-    "Noise": "noise",
-    "Progress": "codes",
-    "SamplingConfig": "sampling_config",
-    "Signal": "codes",
-    "TwoStagePipeline": "pipelines.generation.pipeline",
-    "VQVAE": "stage1_vqvae.tokenizer",
-    "as_images": "data.conversion",
-    "load": "registry",
-    "register": "registry",
-    "sample": "stage2_prior.sampling.draw",
-}
-
 __all__ = [
-    "HIDDEN",
-    "NO_LABEL",
-    "VQVAE",
-    "CodeDataset",
-    "Condition",
-    "GatedPixelCNN",
-    "Grid",
-    "InputError",
-    "Known",
-    "Layout",
-    "Noise",
-    "Progress",
-    "SamplingConfig",
-    "Signal",
-    "TwoStagePipeline",
-    "as_images",
-    "load",
-    "register",
-    "sample",
-]
+    "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "Condition", "GatedPixelCNN", "Grid", "InputError", "Known", "Layout",
+    "Noise", "Progress", "SamplingConfig", "Signal", "TwoStagePipeline", "as_images", "load", "register", "sample",
+]  # fmt: skip
+
+_HOMES = {
+    "codes": "HIDDEN NO_LABEL Condition Grid Known Layout Progress Signal",
+    "data.codes": "CodeDataset",
+    "data.conversion": "as_images",
+    "errors": "InputError",
+    "noise": "Noise",
+    "pipelines.generation.pipeline": "TwoStagePipeline",
+    "registry": "load register",
+    "sampling_config": "SamplingConfig",
+    "stage1_vqvae.tokenizer": "VQVAE",
+    "stage2_prior.pixelcnn.network": "GatedPixelCNN",
+    "stage2_prior.sampling.draw": "sample",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # found without this function from now on
-    return value
+    for module, names in _HOMES.items():
+        if name in names.split():
+            globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)  # found at once from now on
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

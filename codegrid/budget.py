@@ -19,12 +19,12 @@ SMALL = 2**30  # bytes that are read in a second or two, hollow or not
 
 @cache
 def machine_memory() -> int:
-    """Return the bytes of memory that this machine has, or this container may use; a terabyte where nobody can tell."""
+    """Return the bytes of memory that this machine has, or this container may use; a terabyte where that is unknown."""
     limits = [2**40]
     with suppress(AttributeError, OSError, ValueError):
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for path in CONTAINER_LIMITS:
-        with suppress(OSError, ValueError):  # "max" is no number
+        with suppress(OSError, ValueError):  # "max" is not a number
             limits.append(int(path.read_text()))
     return min(limit for limit in limits if limit > 0)
 
@@ -44,7 +44,5 @@ def check_not_hollow(path: Path) -> None:
     on_disk = 512 * status.st_blocks
     with path.open("rb") as file, suppress(OSError):  # not every file system knows of holes
         if on_disk * HOLLOW < status.st_size and os.lseek(file.fileno(), 0, os.SEEK_HOLE) < status.st_size:
-            raise InputError(
-                f"{path} is damaged ({status.st_size:,} bytes, of which {on_disk:,} are on the disk): copy or make it "
-                "again"
-            )
+            sizes = f"{status.st_size:,} bytes, of which {on_disk:,} are on the disk"
+            raise InputError(f"{path} is damaged ({sizes}): copy or make it again")

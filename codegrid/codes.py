@@ -7,6 +7,7 @@ Shapes: b batch, *shape the sites of a grid, D embedding_dim, K num_embeddings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from .noise import Noise
 
 NO_LABEL = HIDDEN = -1  # in the place of a class: of no particular one; in the place of a code: not known
-PAD = 0  # behind the end of a text; a row of PAD is no text
+PAD = 0  # behind the end of a text; a row of PAD stands for no text
 MAX_AXES = 3  # of a grid
+
+Sides = tuple[int, ...]  # of a grid or an image: (t,), (h, w) or (t, h, w)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Grid:
     Raises `InputError` where a size is out of its range.
     """
 
-    shape: tuple[int, ...]
+    shape: Sides
     num_embeddings: int
 
     def __post_init__(self) -> None:
@@ -48,10 +51,7 @@ class Grid:
     @property
     def num_sites(self) -> int:
         """The product of the sides."""
-        sites = 1
-        for side in self.shape:
-            sites *= side
-        return sites
+        return math.prod(self.shape)
 
     def __str__(self) -> str:
         return f"{'×'.join(map(str, self.shape))} codes out of {self.num_embeddings:,}"
@@ -90,7 +90,7 @@ class Signal:
 
     kind: str = "image"
     channels: int = 3
-    size: tuple[int, ...] = (32, 32)
+    size: Sides = (32, 32)
     rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -113,7 +113,7 @@ class Condition(NamedTuple):
     """Everything that is known beside the codes; every part may be missing."""
 
     labels: Tensor | None = None  # (b,) int64, NO_LABEL where hidden
-    text: Tensor | None = None  # (b, t) int64, PAD on the right; a row of PAD is no text
+    text: Tensor | None = None  # (b, t) int64, PAD on the right; a row of PAD stands for no text
     codes: Codes = ()  # (b, *shape) coarser grids or earlier frames, the oldest first; HIDDEN where not known
     actions: Tensor | None = None  # (b, frames) int64
     features: tuple[Tensor, ...] = ()  # (b, D, *sites) with gradient
@@ -126,17 +126,10 @@ class Condition(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """Return the condition with every tensor changed alike."""
-
-        def if_there(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else change(tensor)
-
-        return Condition(
-            if_there(self.labels),
-            if_there(self.text),
-            tuple(map(change, self.codes)),
-            if_there(self.actions),
-            tuple(map(change, self.features)),
+        labels, text, actions = (
+            part if part is None else change(part) for part in (self.labels, self.text, self.actions)
         )
+        return Condition(labels, text, tuple(map(change, self.codes)), actions, tuple(map(change, self.features)))
 
     def rows(self, index: Any) -> Condition:
         """Return the condition of some samples: a slice, or numbers (m,)."""

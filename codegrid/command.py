@@ -42,13 +42,25 @@ complete -F _codegrid codegrid
 for name in NAMES; do complete -F _codegrid_load "codegrid-$name"; done
 unset name"""
 
+OVERVIEW = """\
+usage: codegrid COMMAND [FLAGS]
+
+Two-stage discrete image models: image → codes → prior → codes → image.
+
+COMMANDS
+
+`codegrid COMMAND --help` explains the flags of each; `codegrid --version` tells the version.
+Bash completes them after: eval "$(codegrid --completion)\""""
+
 
 def main() -> None:
     """Run the command that the first word names."""
     steady_streams()
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview())
+        width = max(map(len, COMMANDS))
+        lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+        print(OVERVIEW.replace("COMMANDS", lines))
     elif words[0] in ("--version", "-V"):
         print(f"codegrid {version('codegrid')}")
     elif words[0] == "--completion":
@@ -62,20 +74,3 @@ def main() -> None:
         meant = f": did you mean {close[0]}?" if close else "; `codegrid --help` lists them"
         print(f"error: there is no command {words[0]}{meant}", file=sys.stderr)
         sys.exit(2)
-
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: codegrid COMMAND [FLAGS]",
-            "",
-            "Two-stage discrete image models: image → codes → prior → codes → image.",
-            "",
-            *lines,
-            "",
-            "`codegrid COMMAND --help` explains the flags of each; `codegrid --version` tells the version.",
-            'Bash completes them after: eval "$(codegrid --completion)"',
-        ]
-    )

@@ -13,7 +13,7 @@ def steady_streams() -> None:
     What nobody can read is lost; a letter that cannot be printed is a question mark. Streams that someone has put in
     the place of the usual ones, a notebook for example, stay as they are.
     """
-    # a file that is opened later would else get the number of a closed stream, and what is printed into it
+    # a file that is opened later would otherwise get the number of a closed stream, and what is printed into it
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

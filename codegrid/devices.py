@@ -4,10 +4,11 @@ import torch
 
 from .errors import InputError
 
+Device = str | torch.device
 NO_FLOAT64 = {"mps"}
 
 
-def find_device(name: str | torch.device) -> torch.device:
+def find_device(name: Device) -> torch.device:
     """Return a device: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu` or another that torch knows; `auto` is cuda or cpu.
 
     Raises `InputError` where torch does not see it on this machine.
@@ -18,16 +19,12 @@ def find_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
         count = torch.get_device_module(device).device_count()
     except Exception as error:  # of a name, or a kind, that torch does not have; each has its own errors
-        raise InputError(
-            f"`device` {name}: torch has no such device: use cpu, cuda, cuda:1, mps or the like"
-        ) from error
+        raise InputError(f"`device` {name}: torch has no such device: use cpu, cuda, cuda:1, mps, ...") from error
     if (device.index or 0) >= count:
-        raise InputError(
-            f"`device` {name}: torch sees {count or 'none'} of this kind on this machine: use `device` cpu"
-        )
+        raise InputError(f"`device` {name}: torch sees {count or 'none'} of these on this machine: use `device` cpu")
     return device
 
 
-def widest(device: torch.device | str) -> torch.dtype:
+def widest(device: Device) -> torch.dtype:
     """Return float64, in which sums and draws are computed, or float32 where a device has no such numbers."""
     return torch.float32 if torch.device(device).type in NO_FLOAT64 else torch.float64

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, bytes that are no text, ends of lines and paragraphs
+UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, bytes that are not text, ends of lines and paragraphs
 TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # let text run the other way
 NUMBER = re.compile("([0-9]+)")
 
@@ -11,7 +11,7 @@ NUMBER = re.compile("([0-9]+)")
 def printable(name: object) -> str:
     r"""Return a name as text that every file and terminal takes; different names stay different.
 
-    A byte that is no UTF-8 becomes `\xe9`, a control character its escape in Python, and a backslash two of them.
+    A byte that is not UTF-8 becomes `\xe9`, a control character its escape in Python, and a backslash two of them.
 
     >>> printable(b"caf\xe9".decode(errors="surrogateescape"))
     'caf\\xe9'
@@ -20,7 +20,7 @@ def printable(name: object) -> str:
 
 
 def _escaped(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a file name that is no UTF-8
+    if "\udc80" <= letter <= "\udcff":  # how Python keeps a byte of a file name that is not UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"
     if letter == "\\":
         return "\\\\"

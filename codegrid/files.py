@@ -12,6 +12,7 @@ from .errors import InputError
 from .locks import check_held
 from .strict_json import to_json
 
+Stamp = tuple[int, int, int, int]  # inode, bytes and times of a file
 STAGING = ".partial"
 SETTINGS_FILE = "settings.yaml"  # the settings of the run that wrote a folder, which `--config` reads
 
@@ -108,6 +109,15 @@ def _remove(path: Path) -> None:
     if path.is_symlink():
         path.unlink()
     shutil.rmtree(path, ignore_errors=True)
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return what tells a file from one that replaces or changes it; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def is_below(path: str | Path, folder: str | Path) -> bool:

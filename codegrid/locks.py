@@ -89,10 +89,10 @@ def check_held(folder: Path) -> None:
     """
     path = Path(os.path.abspath(folder))  # links are not followed
     target = real_path(path)
-    for held in _held:
-        if held in (target, *target.parents) and not _is_there(held):
-            raise InputError(f"{held} was removed or replaced while a run used it: run the same command again")
-        if held in path.parents and target != path:
+    for root, held in list(_held.items()):  # other threads hold and release folders meanwhile
+        if root in (target, *target.parents) and not _is_there(root, held):
+            raise InputError(f"{root} was removed or replaced while a run used it: run the same command again")
+        if root in path.parents and target != path:
             raise InputError(f"{path} is a link, or behind one, and a run writes into its own folder alone: remove it")
 
 
@@ -100,7 +100,7 @@ def _release(folder: Path, held: _Held) -> None:
     if held.lock is not None:
         held.lock.release()
     with suppress(OSError):  # what cannot be tidied up stays: a lock that no one holds keeps no one out
-        if held.lock is not None or _is_same(folder / held.name, held.descriptor):
+        if _is_there(folder, held):
             (folder / held.name).unlink()
             if held.was_made and not any(folder.iterdir()):  # for nothing
                 folder.rmdir()
@@ -165,16 +165,14 @@ def _read(descriptor: int) -> str:
 
 
 def _has_ended(holder: str) -> bool:
-    """Whether a process of this machine is no more."""
+    """Whether a process of this machine has ended."""
     found = HOLDER.fullmatch(holder)
     if found is None or found[2] != socket.gethostname():
         return False
     try:
         os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # another user's
-        return False
+    except OSError as error:  # else it is another user's
+        return isinstance(error, ProcessLookupError)
     return False
 
 
@@ -197,9 +195,8 @@ def _not_ours(path: Path) -> InputError:
     return InputError(f"{path} is not a lock of codegrid: remove it, or choose another `output`")
 
 
-def _is_there(folder: Path) -> bool:
+def _is_there(folder: Path, held: _Held) -> bool:
     """Whether a folder that is held is still the one that it was."""
-    held = _held[folder]
     return held.lock is not None or _is_same(folder / held.name, held.descriptor)
 
 

@@ -14,12 +14,16 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from .errors import InputError
+from .files import read_plain
+from .registry import BUILT_IN
+
 CARD = "README.md"
 PICTURE = "reconstructions.png"
 OURS = b"library_name: codegrid\n"  # in the front matter of our cards, and of no other file
 SHOWN = f"]({PICTURE})"
 CAPTION = "*Odd rows: pictures that were held out. Below each: what is left of it after encoding and decoding.*"
-MAX_CARD = MAX_PICTURE = 2**24  # bytes
+MAX_BYTES = 2**24  # of a card, and of its picture
 MAX_NAMES = 200  # of classes: a card is read by people
 MAX_ROWS = 100  # of a table
 MAX_LENGTH = 200  # characters of one value
@@ -41,9 +45,8 @@ def render_card(fields: Mapping[str, Any], with_picture: bool) -> str:
     """
     kind, model = fields["kind"], fields["model"]
     front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS[kind], tags=[*TAGS[kind], model])
-    title, _, about = (
-        _read_template(model).partition("\n") if _has_template(model) else (f"{kind.capitalize()} {model}", "", "")
-    )
+    words = _read_template(model) if model in BUILT_IN[kind] else f"{kind.capitalize()} {model}"
+    title, _, about = words.partition("\n")
     picture = f"![Pictures, and below each row its reconstructions{SHOWN}\n\n{CAPTION}"
     text = Template(_read_template(kind)).substitute(
         title=title.removeprefix("# "),
@@ -60,10 +63,6 @@ def render_pipeline_card(parts: str) -> str:
     """Return the text of README.md for a folder that holds both stages, which `parts` describes."""
     front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS["prior"], tags=TAGS["prior"])
     return f"---\n{front.to_yaml()}\n---\n\n" + Template(_read_template("pipeline")).substitute(parts=parts)
-
-
-def _has_template(name: str) -> bool:
-    return (files(__package__) / "cards" / f"{name}.md").is_file()
 
 
 def _read_template(name: str) -> str:
@@ -114,7 +113,7 @@ def _in_words(value: object) -> str:
 
 def write_card(staging: Path, folder: Path, text: str, picture: bytes) -> None:
     """Add card and picture to the files that are about to be moved into `folder`; a README.md not ours is kept."""
-    if (folder / CARD).exists() and not _is_ours(_read(folder / CARD, MAX_CARD)):
+    if (folder / CARD).exists() and not _is_ours(_read(folder / CARD)):
         return
     (staging / CARD).write_text(text, encoding="utf-8")
     if picture:
@@ -123,10 +122,10 @@ def write_card(staging: Path, folder: Path, text: str, picture: bytes) -> None:
 
 def read_picture(folder: Path) -> bytes:
     """Return the picture that the card in a folder shows; empty where there is none."""
-    card = _read(folder / CARD, MAX_CARD)
+    card = _read(folder / CARD)
     if not _is_ours(card) or SHOWN.encode() not in card:
         return b""  # one that lies there may be another model's
-    picture = _read(folder / PICTURE, MAX_PICTURE)
+    picture = _read(folder / PICTURE)
     return picture if picture.startswith(PNG) else b""
 
 
@@ -136,16 +135,12 @@ def _is_ours(card: bytes) -> bool:
     return front.startswith(b"---\n") and OURS in front + b"\n"
 
 
-def _read(path: Path, at_most: int) -> bytes:
+def _read(path: Path) -> bytes:
     """Return a file's bytes; empty where it cannot be read, is too long, or lies elsewhere.
 
     What a link shows would be uploaded with the card: in a stranger's folder it may lead to any file of the user's.
     """
     try:
-        if path.is_symlink() or not path.is_file():  # a pipe would be waited for
-            return b""
-        with path.open("rb") as file:
-            content = file.read(at_most + 1)
-    except OSError:
+        return b"" if path.is_symlink() else read_plain(path, MAX_BYTES)
+    except (InputError, OSError):
         return b""
-    return content if len(content) <= at_most else b""

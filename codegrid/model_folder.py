@@ -17,15 +17,23 @@ import torch
 from typing_extensions import Self
 
 from .budget import check_memory
-from .devices import find_device
+from .devices import Device, find_device
 from .errors import InputError, reason_of
 from .files import write_folder, write_json
 from .hub import HUB_PREFIX, fetch, push_folder
-from .inherit import Rows, inherit_tensors
 from .limits import is_list_of, short
 from .model_card import read_picture, render_card, write_card
 from .registry import TABLES
-from .tensors import check_finite, digest_of, read_json, read_tensors, sha256, write_tensors
+from .tensors import (
+    Rows,
+    check_finite,
+    digest_of,
+    inherit_tensors,
+    read_json,
+    read_tensors,
+    sha256,
+    write_tensors,
+)  # fmt: skip
 from .usable import CONFIG, WEIGHTS, load_usable
 
 FORMAT = "codegrid model 2"
@@ -79,10 +87,10 @@ class ModelFolder:
         Buffers named `running_...` are left out: they steer further training, and change no output. It is that of the
         tensors in float32, as they are saved, and stays when the model is cast: `.half()`, `.bfloat16()`.
         """
-        return digest_of([_name_of(self), self.config, self._description()])
+        return digest_of([TABLES[self.kind].name_of(type(self)), self.config, self._description()])
 
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
-        """Write the model folder, with its card; a README.md there that is no such card stays.
+        """Write the model folder, with its card; a README.md there that is not such a card stays.
 
         Args:
             picture: a PNG file that the card shows: some reconstructions.
@@ -90,7 +98,7 @@ class ModelFolder:
         Raises `InputError` where a weight is infinite or not a number, or all were rounded by a cast since the model
         was made or loaded.
         """
-        name, tensors = _name_of(self), _as_saved(self.state_dict())  # type: ignore[attr-defined]
+        name, tensors = TABLES[self.kind].name_of(type(self)), _as_saved(self.state_dict())  # type: ignore[attr-defined]
         check_finite(folder, tensors)
         if self._rounded and describe(tensors) == self._rounded[0]:
             raise InputError("the weights were rounded by a cast, such as `.half()`: save the model before it is cast")
@@ -117,7 +125,7 @@ class ModelFolder:
         return {}
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, device: str | torch.device = "cpu") -> Self:
+    def from_pretrained(cls, source: str | Path, device: Device = "cpu") -> Self:
         """Load a model of this class, in eval mode, from a folder, or from the hub as `hf:owner/name`.
 
         Of a training run that has not finished, the best model so far is taken, else the last.
@@ -137,7 +145,7 @@ def picture_of(model: Any) -> bytes:
     return read_picture(folder) if folder else b""
 
 
-def load_model(source: str | Path, device: str | torch.device = "cpu", kind: str = "") -> Any:
+def load_model(source: str | Path, device: Device = "cpu", kind: str = "") -> Any:
     """Load any tokenizer or prior, in eval mode, from a folder, or from the hub as `hf:owner/name`.
 
     Of a training run that has not finished, the best model so far is taken, else the last.
@@ -210,13 +218,11 @@ def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) ->
         wanted = f"a {kind} ({model})" if model else f"a {kind}"
         raise InputError(f"{folder} holds {found}, but {wanted} is needed here")
     if fields["model"] not in TABLES[fields["kind"]]:
-        raise InputError(
-            f"{folder} holds {found}, which is not registered: name the module that registers it (`plugin`), or call "
-            "codegrid.register first"
-        )
+        remedy = "name the module that registers it (`plugin`), or call codegrid.register first"
+        raise InputError(f"{folder} holds {found}, which is not registered: {remedy}")
 
 
-def _load(source: str | Path, device: str | torch.device, kind: str, model: str = "") -> Any:
+def _load(source: str | Path, device: Device, kind: str, model: str = "") -> Any:
     device, folder = find_device(device), fetch(source)
     return load_usable(folder, lambda place: _load_folder(place, device, kind, model))
 
@@ -249,10 +255,6 @@ def _check_classes(folder: Path, fields: dict[str, Any]) -> None:
     if not is_list_of(classes, str) or not (as_many or needed == len(classes)):
         words = "names" if needed is None else f"the names of {needed} classes"
         raise InputError(f"{folder}: the classes in its provenance must be {words}: copy or make it again")
-
-
-def _name_of(model: ModelFolder) -> str:
-    return TABLES[model.kind].name_of(type(model))
 
 
 def _as_saved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import torch
 
-from .devices import widest
+from .devices import Device, widest
 
 Purpose = str | int
 
@@ -48,12 +48,7 @@ class Noise:
     """
 
     def __init__(
-        self,
-        seed: int,
-        first_index: int = 0,
-        count: int = 1,
-        device: torch.device | str = "cpu",
-        purpose: tuple[Purpose, ...] = (),
+        self, seed: int, first_index: int = 0, count: int = 1, device: Device = "cpu", purpose: tuple[Purpose, ...] = ()
     ) -> None:
         self.seed, self.first_index, self.count = seed, first_index, count
         self.device, self.purpose = device, purpose
@@ -63,21 +58,18 @@ class Noise:
 
         The same name and shape give the same numbers, however often asked.
         """
-        return self._on_device(self._draw(name, *shape))
+        return self._draw(name, *shape).to(self.device, widest(self.device))
 
     def _draw(self, name: str, *shape: int) -> torch.Tensor:
         bits = np.random.PCG64(_key(self.seed, (*self.purpose, "sample", name, *shape)))
         # each number takes one step of the generator: so sample i's are found without those before it
         bits.advance(self.first_index * math.prod(shape))
-        numbers = np.random.Generator(bits).random((self.count, *shape))
-        return torch.from_numpy(numbers)
-
-    def _on_device(self, numbers: torch.Tensor) -> torch.Tensor:
-        return numbers.to(self.device, widest(self.device))
+        return torch.from_numpy(np.random.Generator(bits).random((self.count, *shape)))
 
     def normals(self, name: str, *shape: int) -> torch.Tensor:
         """Return (b, *shape) of the standard normal distribution, as `uniforms` does uniform ones."""
-        return self._on_device(torch.special.ndtri(self._draw(f"normal {name}", *shape).clamp_min(2.0**-54)))
+        numbers = torch.special.ndtri(self._draw(f"normal {name}", *shape).clamp_min(2.0**-54))
+        return numbers.to(self.device, widest(self.device))
 
     def of(self, *purpose: Purpose) -> Noise:
         """Return other noise of the same samples, for a part of the work: `of("grid", 1)`, `of("frame", 7)`."""

@@ -3,9 +3,8 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from typing import Any
-
-from typing_extensions import Self
 
 SECONDS, SHARE = 60.0, 0.1  # between two lines of a log: at least so many, and that share of the time so far
 
@@ -33,29 +32,26 @@ def progress_bar(
     desc: str = "",
     total: int | None = None,
     initial: int = 0,
-    unit: str = "it",
-    leave: bool = True,
     disable: bool = False,
-    bar_format: str | None = None,
+    **options: Any,
 ) -> Any:
-    """Return a tqdm bar, or where standard error is no terminal `Lines` in its place.
+    """Return a tqdm bar, or `Lines` in its place where standard error is not a terminal.
 
     Args:
         iterable: is handed on, item by item. Without one, `update` counts.
-        desc, total, initial, unit, leave, bar_format: as for tqdm.
+        desc, total, initial: as for tqdm.
         disable: show nothing, as in all processes but the first.
+        options: more of tqdm's, such as `unit` and `leave`.
     """
     if not _on_terminal():
         return Lines(iterable, desc, total, initial, disable or _quiet)
     from tqdm import tqdm  # here: a command answers --help without it
 
-    return tqdm(
-        iterable, desc, total, leave, initial=initial, unit=unit, disable=disable or _quiet, dynamic_ncols=True,
-        bar_format=bar_format,
-    )  # fmt: skip
+    options |= {"initial": initial, "disable": disable or _quiet, "dynamic_ncols": True}
+    return tqdm(iterable, desc, total, **options)
 
 
-class Lines:
+class Lines(AbstractContextManager[Any]):
     """A bar for log files: few lines on standard error, the fewer the longer it takes. Short work prints none."""
 
     def __init__(
@@ -87,9 +83,6 @@ class Lines:
 
     def set_postfix(self, *arguments: object, **options: object) -> None:
         """Leave out what changes with every step."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         pass

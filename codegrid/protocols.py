@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from .codes import Codes, Condition, Known, Layout, Losses, Moment, Progress, Signal
+from .codes import Codes, Condition, Known, Layout, Losses, Moment, Progress, Sides, Signal
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +44,8 @@ class Quantizer(Protocol):
 
     embedding_dim: int  # D
 
-    def layout(self, sites: tuple[int, ...]) -> Layout:
-        """Return the grids of latents with so many sites."""
+    def layout(self, sites: Sides) -> Layout:
+        """Return the grids of latents with these sites."""
 
     def __call__(self, latents: Tensor, moment: Moment | None = None) -> Quantized:
         """Quantize (b, D, *sites); with a moment, note what `after_step` needs, in no buffer."""
@@ -104,11 +104,7 @@ class Tokenizer(Model, Protocol):
         """Return the codes of x (b, c, *size) in [-1, 1]."""
 
     def decode(
-        self,
-        codes: Codes,
-        size: tuple[int, ...] | None = None,
-        given: Condition = NO_CONDITION,
-        noise: Noise | None = None,
+        self, codes: Codes, size: Sides | None = None, given: Condition = NO_CONDITION, noise: Noise | None = None
     ) -> Tensor:
         """Return (b, c, *size), about [-1, 1]."""
 

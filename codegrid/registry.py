@@ -96,24 +96,19 @@ class Table(Mapping[str, type]):
     def name_of(self, cls: type) -> str:
         """Return the name of a class. Raises `InputError` where it was not registered."""
         target = f"{cls.__module__.removeprefix(__package__ + '.')}:{cls.__qualname__}"
-        for name, (ours, _) in BUILT_IN[self.kind].items():
-            if ours == target:
-                return name
-        for name, registered in _registered[self.kind].items():
-            if registered is cls:
-                return name
-        raise InputError(
-            f"{cls.__name__} has no name yet: codegrid.register({self.kind!r}, 'its-name', {cls.__name__}) gives it one"
-        )
+        names = [name for name, (ours, _) in BUILT_IN[self.kind].items() if ours == target]
+        names += [name for name, registered in _registered[self.kind].items() if registered is cls]
+        if names:
+            return names[0]
+        call = f"codegrid.register({self.kind!r}, 'its-name', {cls.__name__})"
+        raise InputError(f"{cls.__name__} has no name yet: {call} gives it one")
 
     def check(self, name: object, parameter: str = "") -> None:
         """Raise `InputError`, naming the parameter, where there is no system of this name."""
         if name not in self:
-            raise InputError(
-                f"`{parameter or self.kind}` {short(name)}: there is no {self.kind} of this name, only "
-                f"{', '.join(self)}; one of your own must be registered first, by codegrid.register in a module that "
-                "`plugin` names"
-            )
+            words = f"there is no {self.kind} of this name, only {', '.join(self)}"
+            remedy = "register one of your own first, by codegrid.register in a module that `plugin` names"
+            raise InputError(f"`{parameter or self.kind}` {short(name)}: {words}; {remedy}")
 
 
 TABLES = {kind: Table(kind) for kind in BUILT_IN}
@@ -124,7 +119,7 @@ def register(kind: str, name: str, cls: type) -> None:
 
     Args:
         kind: `quantizer`, `tokenizer` or `prior`.
-        name: what command lines and model folders call it: small letters, digits and hyphens.
+        name: what command lines and model folders call it: lower-case letters, digits and hyphens.
         cls: the class. Its attribute `options`, if there is one, is a dataclass of its keyword options, from which
             the command line is made.
 
@@ -133,12 +128,11 @@ def register(kind: str, name: str, cls: type) -> None:
     if kind not in BUILT_IN:
         raise InputError(f"`kind` {kind!r}: choose one of {', '.join(BUILT_IN)}")
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InputError(f"`name` {name!r}: it must be small letters, digits and hyphens, and begin with a letter")
+        raise InputError(f"`name` {name!r}: it must be lower-case letters, digits and hyphens, and begin with a letter")
     options = getattr(cls, "options", None)
     if options is not None and not (isinstance(options, type) and is_dataclass(options)):
         raise InputError(f"`cls` {cls.__name__}: its `options` must be a dataclass")
-    taken = name in BUILT_IN[kind] or _registered[kind].get(name, cls) is not cls
-    if taken:
+    if name in BUILT_IN[kind] or _registered[kind].get(name, cls) is not cls:
         raise InputError(f"`name` {name!r}: there is a {kind} of this name already; choose another")
     _registered[kind][name] = cls
 

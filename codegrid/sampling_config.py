@@ -20,7 +20,7 @@ class SamplingConfig:
     temperature: Annotated[float, Range(0)] = 1.0
     """Below 1 for likelier samples, 0 for the likeliest code at each site."""
     top_k: Annotated[int, Range(0, 10**12)] = 0
-    """Draw among so many codes only, the likeliest at each site. 0: among all."""
+    """Draw only among this many codes, the likeliest at each site. 0: among all."""
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0
     """Draw among the fewest codes that have this probability together. 1: among all."""
     guidance_scale: Annotated[float, Range()] = 1.0
@@ -38,8 +38,7 @@ class SamplingConfig:
 
     def changed(self) -> dict[str, float | int | None]:
         """Return the fields that differ from their defaults, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {field.name: values[field.name] for field in fields(self) if values[field.name] != field.default}
+        return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
     def check_controls(self, controls: frozenset[str], prior: str) -> None:
         """Raise `InputError` where a field is set that means nothing to a prior that knows only some `controls`."""
@@ -56,17 +55,17 @@ def sampling_configs(
     guidance_scale: Setting = 1.0,
     num_inference_steps: Setting | None = None,
 ) -> tuple[SamplingConfig, ...]:
-    """Return how each of so many priors draws, coarse to fine.
+    """Return how each prior draws, coarse to fine.
 
     Each setting is a field of `SamplingConfig`: one value, or a list or tuple with one for each prior.
 
     Raises `InputError` where there are more values or fewer, or one is out of its range.
     """
     settings = (temperature, top_k, top_p, guidance_scale, num_inference_steps)
-    columns: dict[str, list[Any]] = {}
+    columns: list[list[Any]] = []
     for name, value in zip((field.name for field in fields(SamplingConfig)), settings, strict=True):
         several = list(value) if isinstance(value, list | tuple) else [value]
         if len(several) not in (1, num_priors):
             raise InputError(f"`{name}`: {len(several)} values for {num_priors} priors: give one, or one for each")
-        columns[name] = several * num_priors if len(several) == 1 else several
-    return tuple(SamplingConfig(**{name: column[i] for name, column in columns.items()}) for i in range(num_priors))
+        columns.append(several * num_priors if len(several) == 1 else several)
+    return tuple(SamplingConfig(*values) for values in zip(*columns, strict=True))

@@ -18,7 +18,7 @@ def to_json(value: object, **options: Any) -> str:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return the value of JSON. Raises ValueError where it is none, or a number is infinite or not a number."""
+    """Return the value of JSON. Raises ValueError where it is not JSON, or a number is infinite or not a number."""
     return json.loads(content, parse_float=_finite, parse_constant=_finite)
 
 

@@ -1,18 +1,18 @@
-"""Tensors on disk, safetensors files and the SHA-256 beside them; and whether tensors hold what they should."""
+"""Tensors on disk, checked by SHA-256; whether they hold what they should; and how one model takes over another's."""
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from safetensors import safe_open
 from safetensors.torch import load, save
 
 from .budget import check_not_hollow
-from .errors import InputError
+from .errors import InputError, reason_of
 from .files import open_plain, read_plain
 from .limits import short
 from .strict_json import parse_json, to_json
@@ -22,6 +22,7 @@ MAX_HEADER = 100_000_000  # bytes, of a safetensors file
 FLOATS = {torch.float16, torch.float32, torch.float64}
 MAX_DEPTH = 100  # levels of JSON
 MAX_VALUE = 2.0  # of an image in [-1, 1]: what decoders and sharp resizing give lies a little outside
+Rows = tuple[list[int], list[int]]  # of the new tensor, and those of the old one that they become
 
 
 def sha256(content: bytes | numpy.ndarray) -> str:
@@ -53,42 +54,38 @@ def read_tensors(
     """Read a safetensors file whose bytes must have the given SHA-256.
 
     Args:
-        like: tensors, on the meta device perhaps, whose names and shapes the file must hold: this is found out before
-            anything is read into memory. Numbers may have another precision.
+        like: tensors, on the meta device perhaps, whose names and shapes the file must hold; numbers may have another
+            precision. A file too large for them is not read.
     """
+    most = path.stat().st_size
     if like is not None:
-        most = MAX_HEADER + sum(tensor.numel() * max(8, tensor.itemsize) for tensor in like.values())
-        if path.stat().st_size > most:
+        at_most = MAX_HEADER + sum(tensor.numel() * max(8, tensor.itemsize) for tensor in like.values())
+        if most > at_most:
             raise InputError(f"{path} does not fit its config.json (it is too large): copy or make it again")
-    if digest_of_file(path) != expected_sha256:
+    check_not_hollow(path)
+    content = read_plain(path, most)
+    if sha256(content) != expected_sha256:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): copy or make it again")
     try:
-        with safe_open(path, framework="pt") as file:
-            if like is not None:
-                _refuse_other_shapes(path, {name: file.get_slice(name).get_shape() for name in file.keys()}, like)  # noqa: SIM118
-        tensors = load(path.read_bytes())
-    except (InputError, OSError):
-        raise
+        tensors = load(content)
     except Exception as error:  # an unknown type is a KeyError, say
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a safetensors file ({reason}): copy or make it again") from error
-    for name, expected in (like or {}).items():
-        found = tensors[name].dtype
-        if found != expected.dtype and not {found, expected.dtype} <= FLOATS:
-            raise InputError(f"{path}: {name} holds {found}, not {expected.dtype}: copy or make it again")
+        raise InputError(f"{path} is not a safetensors file ({reason_of(error)}): copy or make it again") from error
+    if like is not None:
+        _check_likeness(path, tensors, like)
     return tensors
 
 
-def _refuse_other_shapes(path: Path, shapes: dict[str, list[int]], like: dict[str, torch.Tensor]) -> None:
-    different = sorted(shapes.keys() ^ like.keys())
+def _check_likeness(path: Path, tensors: dict[str, torch.Tensor], like: dict[str, torch.Tensor]) -> None:
+    different = sorted(tensors.keys() ^ like.keys())
     if different:
         raise InputError(f"{path} does not fit its config.json ({short(different[0])}): copy or make it again")
     for name, expected in like.items():
-        if shapes[name] != list(expected.shape):
-            raise InputError(
-                f"{path} does not fit its config.json ({name} has the shape {shapes[name]}, not "
-                f"{list(expected.shape)}): copy or make it again"
-            )
+        found = tensors[name]
+        if found.shape != expected.shape:
+            difference = f"{name} has the shape {list(found.shape)}, not {list(expected.shape)}"
+            raise InputError(f"{path} does not fit its config.json ({difference}): copy or make it again")
+        if found.dtype != expected.dtype and not {found.dtype, expected.dtype} <= FLOATS:
+            raise InputError(f"{path}: {name} holds {found.dtype}, not {expected.dtype}: copy or make it again")
 
 
 def check_finite(place: object, tensors: dict[str, torch.Tensor]) -> None:
@@ -114,16 +111,11 @@ def check_images(name: str, images: torch.Tensor) -> None:
         return
     least, largest = (float(value) for value in images.detach().aminmax())
     if not -MAX_VALUE <= least <= largest <= MAX_VALUE:  # not a number, too
-        raise InputError(
-            f"`{name}` holds values from {least:.3g} to {largest:.3g}: they must be in [-1, 1]; of whole numbers "
-            "0 ... 255 codegrid.as_images makes such"
-        )
+        remedy = "they must be in [-1, 1], as codegrid.as_images makes them"
+        raise InputError(f"`{name}` holds values from {least:.3g} to {largest:.3g}: {remedy}")
     if 0 <= least < largest <= 1:
-        warnings.warn(
-            f"`{name}` holds values from {least:.3g} to {largest:.3g}: if these are images in 0 ... 1, make it "
-            f"2 * {name} - 1, in [-1, 1]",
-            stacklevel=3,
-        )
+        remedy = f"if these are images in 0 ... 1, make it 2 * {name} - 1, in [-1, 1]"
+        warnings.warn(f"`{name}` holds values from {least:.3g} to {largest:.3g}: {remedy}", stacklevel=3)
 
 
 def digest_of_file(path: Path) -> str:
@@ -157,10 +149,37 @@ def _is_flat(value: object) -> bool:
     """Whether a JSON value is nested so little that it can be walked through by recursion."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for container in level
-            for child in (container.values() if isinstance(container, dict) else container)
-            if isinstance(child, dict | list)
-        ]
+        children = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
+        level = [child for child in children if isinstance(child, dict | list)]
     return not level
+
+
+@torch.no_grad()
+def inherit_tensors(
+    new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor], rows: Mapping[str, Rows]
+) -> list[str]:
+    """Set tensors in place to those of the same name, as far as they fit. Returns what stays as it was, in words.
+
+    A tensor with more rows than the old one, a larger codebook for example, takes them all, and keeps its own others.
+
+    Args:
+        new: the tensors to set.
+        old: those to take.
+        rows: which rows become which, by the tensor's name, where it is not the same numbers that belong together.
+    """
+    fresh = []
+    for name, tensor in new.items():
+        source = old.get(name)
+        if source is None or source.ndim != tensor.ndim or source.shape[1:] != tensor.shape[1:]:
+            fresh.append(name)
+        elif source.shape == tensor.shape and name not in rows:
+            tensor.copy_(source)
+        elif len(source) > len(tensor) and name not in rows:
+            fresh.append(name)
+        else:
+            shared = list(range(len(source)))
+            ours, theirs = rows.get(name, (shared, shared))
+            tensor[ours] = source[theirs].to(tensor.dtype)
+            if len(ours) < len(tensor):
+                fresh.append(f"{len(tensor) - len(ours)} of {len(tensor)} rows of {name}")
+    return fresh

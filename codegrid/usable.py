@@ -7,11 +7,12 @@ in OUTPUT itself.
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 from .errors import InputError
-from .files import STAGING
+from .files import STAGING, stamp_of
 
 BEST, LAST = "best", "last"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -31,31 +32,17 @@ def load_usable(folder: Path, load: Callable[[Path], Loaded]) -> Loaded:
 
     Says which model that is, where it is not the finished one.
     """
-    tries = 0
-    while True:
+    for tries in count(1):
         place = find_usable(folder)
-        before = _version(place)
+        before = stamp_of(place / CONFIG)
         try:
             loaded = load(place)
+            break
         except (InputError, OSError):
-            tries += 1
-            if tries == TRIES or (_version(place) == before and not _is_being_written(folder)):
+            is_being_written = any((each / STAGING).exists() for each in (folder, folder / BEST, folder / LAST))
+            if tries == TRIES or (stamp_of(place / CONFIG) == before and not is_being_written):
                 raise
             time.sleep(PAUSE)
-            continue
-        if place != folder:
-            print(f"{folder} is not finished: its {place.name} model so far is taken", file=sys.stderr)
-        return loaded
-
-
-def _version(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a model folder from the one that replaces it."""
-    try:
-        status = (folder / CONFIG).stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns
-
-
-def _is_being_written(folder: Path) -> bool:
-    return any((place / STAGING).exists() for place in (folder, folder / BEST, folder / LAST))
+    if place != folder:
+        print(f"{folder} is not finished: its {place.name} model so far is taken", file=sys.stderr)
+    return loaded

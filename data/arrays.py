@@ -16,6 +16,7 @@ import numpy as np
 from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES
 
+from .images import CHANNELS
 from .npz import read_npy, read_npz
 
 # the names of images and labels, of the training part and of the test part
@@ -26,13 +27,8 @@ PARTS = (
     (("x_train", "y_train"), ("x_val", "y_val")),
 )
 WHOLES = (
-    ("arr_0", "arr_1"),
-    ("images", "labels"),
-    ("x", "y"),
-    ("x_train", "y_train"),
-    ("train_images", "train_labels"),
-)
-CHANNELS = (1, 3)
+    ("arr_0", "arr_1"), ("images", "labels"), ("x", "y"), ("x_train", "y_train"), ("train_images", "train_labels"),
+)  # fmt: skip
 AT_ONCE = 1024  # images that are converted at once
 
 
@@ -88,11 +84,9 @@ def _check_shape(said: str, images: np.ndarray) -> np.ndarray:
             return images
         if first and not last:
             return images.transpose(0, 2, 3, 1)
+    words = "images are (n, H, W), (n, H, W, c) or (n, c, H, W), with 1 or 3 channels c"
     may_be_one = ", and this may be a single picture" if images.ndim == 3 else ""
-    raise InputError(
-        f"{said} has the shape {shape}: images are (n, H, W), (n, H, W, c) or (n, c, H, W), with 1 or 3 channels "
-        f"c{may_be_one}"
-    )
+    raise InputError(f"{said} has the shape {shape}: {words}{may_be_one}")
 
 
 def _scale_of(path: Path, images: Mapping[str, np.ndarray]) -> float:
@@ -117,10 +111,8 @@ def _scale_of(path: Path, images: Mapping[str, np.ndarray]) -> float:
     if is_float == {True} and largest <= 1:
         return 255.0
     if (0 < largest <= 1) or (is_float == {True} and largest < 2):
-        raise InputError(
-            f"{all_said}: the largest value is {largest:g}, which is neither 0 ... 1 as floats nor 0 ... 255: multiply "
-            "or clip it first"
-        )
+        words = "which is neither 0 ... 1 as floats nor 0 ... 255: multiply or clip it first"
+        raise InputError(f"{all_said}: the largest value is {largest:g}, {words}")
     return 1.0
 
 
@@ -142,9 +134,8 @@ def _number_labels(
     if not names:
         return [], dict.fromkeys(counts)
     if len(names) < len(counts):
-        raise InputError(
-            f"{path} holds {', '.join(names.values())}, but no labels of the other part: give both, or none"
-        )
+        given = ", ".join(names.values())
+        raise InputError(f"{path} holds {given}, but no labels of the other part: give both, or none")
     there = {part: _check_labels(_said(path, name), arrays[name], counts[part]) for part, name in names.items()}
     together = np.concatenate(list(there.values()))
     if together.dtype.kind == "U":
@@ -160,16 +151,13 @@ def _check_labels(said: str, labels: np.ndarray, count: int) -> np.ndarray:
     """Return labels (n,): whole numbers from 0, or names."""
     flat = labels[:, 0] if labels.shape == (count, 1) else labels
     if flat.shape != (count,) or flat.dtype.kind not in "iuU":
-        raise InputError(
-            f"{said} has the shape {labels.shape} and the type {labels.dtype}: labels are one class number from 0, or "
-            f"one name, for each of {count} images; leave them out, or save such"
-        )
+        found = f"has the shape {labels.shape} and the type {labels.dtype}"
+        words = f"labels are one class number from 0, or one name, for each of {count} images"
+        raise InputError(f"{said} {found}: {words}; fix them, or leave them out")
     if flat.dtype.kind != "U" and count:
         low, high = int(flat.min()), int(flat.max())
         if low < 0:
-            raise InputError(
-                f"{said} holds {low}: class numbers are whole numbers from 0; leave it out, or number anew"
-            )
+            raise InputError(f"{said} holds {low}: class numbers are whole numbers from 0; leave it out or renumber")
         if high >= MAX_CLASSES:
             raise InputError(f"{said}: label {high}: labels must be below {MAX_CLASSES:,}")
     return flat

@@ -45,24 +45,37 @@ class CodeArray(IndexedCodes):
 
     Args:
         file: where they came from.
-        codes: (n, *shape) whole numbers, for each grid.
-        labels: (n,) or None; NO_LABEL where there is none.
-        files: (n,) the names of the files that the rows were made of, or None.
+        arrays: `codes`, or `codes.0`, `codes.1`, ... of several grids, (n, *shape) whole numbers; perhaps `labels`
+            (n,), NO_LABEL where there is none, and `files` (n,), the names of the files that the rows were made of.
         layout: the grids.
         known: the header that the file has, or what is assumed in its place.
+
+    Raises `InputError` where the arrays are something else.
     """
 
     def __init__(
-        self,
-        file: Path,
-        codes: Sequence[np.ndarray],
-        labels: np.ndarray | None,
-        files: np.ndarray | None,
-        layout: Layout,
-        known: CodeHeader | Assumed = NOTHING,
+        self, file: Path, arrays: dict[str, np.ndarray], layout: Layout, known: CodeHeader | Assumed = NOTHING
     ) -> None:
-        self.folder, self.codes, self.labels, self.files = file, tuple(codes), labels, files
-        self.layout, self._known = layout, known
+        self.folder, self.layout, self._known = file, layout, known
+        names = code_names(len(layout))
+        if len(layout) == 1 and "codes" not in arrays:  # saved without names
+            arrays = {{"arr_0": "codes", "arr_1": "labels"}.get(name, name): array for name, array in arrays.items()}
+        pairs = zip(names, layout, strict=True)
+        self.codes = tuple(_check_grids(file, name, arrays.get(name), grid) for name, grid in pairs)
+        count = len(self.codes[0])
+        if any(len(grids) != count for grids in self.codes):
+            raise InputError(f"{file}: {', '.join(names)} must hold as many grids each")
+        self.labels, self.files = arrays.get("labels"), arrays.get(FILES)
+        if self.labels is not None:
+            if self.labels.shape != (count,) or self.labels.dtype.kind not in "iu":
+                raise InputError(f"{file}: `labels` must hold one whole number for each of {count} grids")
+            low, high = int(self.labels.min()), int(self.labels.max())
+            if low < NO_LABEL or high >= MAX_CLASSES:
+                words = f"labels must be from 0, or {NO_LABEL} for none, to {MAX_CLASSES - 1}"
+                raise InputError(f"{file}: label {low if low < NO_LABEL else high}: {words}")
+        # O: texts, as they are read from Parquet
+        if self.files is not None and (self.files.shape != (count,) or self.files.dtype.kind not in "UO"):
+            raise InputError(f"{file}: `{FILES}` must hold one name for each of {count} grids")
 
     def __len__(self) -> int:
         return len(self.codes[0])
@@ -93,9 +106,8 @@ class CodeArray(IndexedCodes):
     def header(self) -> CodeHeader:
         """The header of a code dataset of these codes; its `source` is a digest of the arrays."""
         arrays = [*self.codes, *([] if self.labels is None else [self.labels])]
-        source = digest_of(
-            [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
-        )
+        parts = [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
+        source = digest_of(parts)
         if isinstance(self._known, CodeHeader):
             return replace(self._known, source=source)
         grids = [grid.as_json() for grid in self.layout]
@@ -116,19 +128,17 @@ def open_codes(source: str | Path, tokenizer: Tokenizer) -> AnyCodes:
     Raises `InputError` where they are another tokenizer's, or not codes of its layout.
     """
     path = Path(source)
-    if path.suffix not in PLAIN:
+    if _is_folder(path):
         dataset = CodeDataset(path)
         check_fingerprint(path, dataset.header.tokenizer_fingerprint, tokenizer)
         if not _fits(dataset.layout, tokenizer.layout):
-            raise InputError(
-                f"{source} holds {describe_layout(dataset.layout)}, but this tokenizer has "
-                f"{describe_layout(tokenizer.layout)}: export the codes again"
-            )
+            theirs, ours = describe_layout(dataset.layout), describe_layout(tokenizer.layout)
+            raise InputError(f"{source} holds {theirs}, but this tokenizer has {ours}: export the codes again")
         return dataset
     arrays, header = _read_plain(path)
     if header:
         check_fingerprint(path, header.tokenizer_fingerprint, tokenizer)
-    return CodeArray(path, *_check_arrays(path, arrays, tokenizer.layout), tokenizer.layout)
+    return CodeArray(path, arrays, tokenizer.layout)
 
 
 def open_to_learn(source: str | Path, assumed: Assumed = NOTHING) -> AnyCodes:
@@ -138,14 +148,14 @@ def open_to_learn(source: str | Path, assumed: Assumed = NOTHING) -> AnyCodes:
         source: the folder of a code dataset, or an .npz, .npy or .parquet file.
         assumed: of arrays that do not tell it.
 
-    Raises `InputError` where they are no codes, or where some have labels and others have none.
+    Raises `InputError` where they are not codes, or where some have labels and others have none.
     """
     path = Path(source)
-    if path.suffix not in PLAIN:
+    if _is_folder(path):
         return CodeDataset(path)
     arrays, header = _read_plain(path)
     layout = header.layout if header else assumed.layout or _layout_of(path, arrays)
-    codes = CodeArray(path, *_check_arrays(path, arrays, layout), layout, header or assumed)
+    codes = CodeArray(path, arrays, layout, header or assumed)
     if header and (header.num_rows != len(codes) or header.classes != codes.classes):
         raise InputError(f"{path} is damaged (it does not hold what its header says): export the codes again")
     if codes.labels is not None and codes.labels.min() < 0:
@@ -153,58 +163,31 @@ def open_to_learn(source: str | Path, assumed: Assumed = NOTHING) -> AnyCodes:
     return codes
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() not in PLAIN
+
+
 def _read_plain(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
     """The arrays of a file, and the header that Parquet files of ours have."""
     if not path.is_file():
         raise InputError(f"no file {path}: give a file of codes ({' '.join(PLAIN)}), or a folder of exported codes")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return read_parquet(path)
-    return ({"codes": read_npy(path)} if path.suffix == ".npy" else read_npz(path)), None
+    return ({"codes": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path)), None
 
 
 def _fits(layout: Layout, decodable: Layout) -> bool:
     """Whether a decoder of one layout can decode codes of the other: it may know more entries than there were."""
-    return [grid.shape for grid in layout] == [grid.shape for grid in decodable] and all(
-        grid.num_embeddings <= known.num_embeddings for grid, known in zip(layout, decodable, strict=True)
+    return len(layout) == len(decodable) and all(
+        grid.shape == known.shape and grid.num_embeddings <= known.num_embeddings
+        for grid, known in zip(layout, decodable, strict=True)
     )
 
 
 def check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
     """Raise `InputError` where codes from this path are not of this tokenizer."""
     if fingerprint != tokenizer.fingerprint():
-        raise InputError(
-            f"{path} holds codes of another tokenizer (the fingerprints differ): give the one that made them"
-        )
-
-
-def _check_arrays(
-    path: Path, arrays: dict[str, np.ndarray], layout: Layout
-) -> tuple[list[np.ndarray], np.ndarray | None, np.ndarray | None]:
-    """Return the codes of each grid, the labels and the names of files, once they are such."""
-    arrays = _named(arrays, len(layout))
-    names = code_names(len(layout))
-    codes = [_check_grids(path, name, arrays.get(name), grid) for name, grid in zip(names, layout, strict=True)]
-    count = len(codes[0])
-    if any(len(grids) != count for grids in codes):
-        raise InputError(f"{path}: {', '.join(names)} must hold as many grids each")
-    labels = arrays.get("labels")
-    if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
-        raise InputError(f"{path}: `labels` must hold one whole number for each of {count} grids")
-    if labels is not None and not NO_LABEL <= int(labels.min()) <= int(labels.max()) < MAX_CLASSES:
-        outlier = int(labels.min()) if labels.min() < NO_LABEL else int(labels.max())
-        raise InputError(f"{path}: label {outlier}: labels must be from 0, or -1 for none, to {MAX_CLASSES - 1}")
-    files = arrays.get(FILES)
-    if files is not None and (files.shape != (count,) or files.dtype.kind not in "UO"):  # O: of texts, where it is read
-        raise InputError(f"{path}: `{FILES}` must hold one name for each of {count} grids")
-    return codes, labels, files
-
-
-def _named(arrays: dict[str, np.ndarray], num_grids: int) -> dict[str, np.ndarray]:
-    """Give arrays that were saved without names, which a single grid may be, those that they have elsewhere."""
-    if num_grids != 1 or "codes" in arrays or "arr_0" not in arrays:
-        return arrays
-    names_of = {"arr_0": "codes", "arr_1": "labels"}
-    return {names_of.get(name, name): array for name, array in arrays.items()}
+        raise InputError(f"{path} holds codes of another tokenizer (fingerprints differ): give the one that made them")
 
 
 def _layout_of(path: Path, arrays: dict[str, np.ndarray]) -> Layout:

@@ -10,32 +10,23 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from codegrid.codes import Codes
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, write_folder, write_json
 from codegrid.strict_json import parse_json, to_json
 from codegrid.tensors import digest_of, write_tensors
 
+from .codes import CodeBatch
 from .digests import DIGESTS, read_digests, unwritten, write_digests
 from .manifest import FORMAT, MANIFEST, TABLES, CodeHeader, shard_name
-from .shards import Column, pack_shard, read_metadata
+from .shards import pack_shard, read_metadata
 
 SHARD_SIZE = 8192  # images
 SHARD = re.compile(r"codes-\d{5,}\.safetensors")
-METADATA = (
-    "codegrid"  # one key with all in it: the library writes several in any order, and equal files should be equal
-)
-
-
-class CodeShard(NamedTuple):
-    """A stretch of a data set, encoded: the content of a shard."""
-
-    codes: Codes  # (m, *shape) int64, one for each grid
-    columns: dict[str, Column]  # (m, *shape) or texts, by name
+METADATA = "codegrid"  # one key with all in it: several are written in any order, and equal files should be equal
 
 
 def shard_ranges(num_images: int) -> list[range]:
@@ -77,7 +68,7 @@ def write_codes(
     folder: str | Path,
     header: CodeHeader,
     missing: list[range],
-    shards: Iterable[CodeShard],
+    shards: Iterable[CodeBatch],
     provenance: dict[str, Any],
     tables: dict[str, torch.Tensor] | None = None,
 ) -> None:
@@ -85,7 +76,7 @@ def write_codes(
 
     Args:
         missing: the answer of `missing_ranges`.
-        shards: the shard of each missing range, in turn.
+        shards: the rows of each missing range, in turn.
         provenance: facts about the export, for the manifest.
         tables: the quantizer's entries, `entries.0` (K, D) for the first grid, and so on.
 
@@ -101,10 +92,8 @@ def write_codes(
         with write_folder(folder, index=name) as staging:
             digests[name] = write_tensors(staging / name, tensors, metadata)
         write_digests(folder, digests)
-    records = [
-        {"file": _file_of(images), "num_images": len(images), "sha256": digests[_file_of(images)]}
-        for images in shard_ranges(header.num_images)
-    ]
+    files = {_file_of(images): len(images) for images in shard_ranges(header.num_images)}
+    records = [{"file": name, "num_images": count, "sha256": digests[name]} for name, count in files.items()]
     fields = {"format": FORMAT, "header": asdict(header), "shards": records, "tables": "", "provenance": provenance}
     with write_folder(folder, index=MANIFEST) as staging:
         if tables:

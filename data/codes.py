@@ -10,7 +10,6 @@ Shapes: n rows, b batch, *shape the sites of a grid or the shape of a column, K 
 """
 
 import operator
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +18,16 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from codegrid.codes import Codes, Layout, describe_layout
+from codegrid.codes import Codes, describe_layout
 from codegrid.errors import InputError
+from codegrid.files import Stamp, stamp_of
 from codegrid.tensors import check_finite, digest_of, read_tensors
 
 from .loading import Indices, item_numbers
 from .manifest import LABELS, TABLES, CodeHeader, read_manifest
-from .shards import COLUMN_TYPES, Arrays, Column, read_shard, texts_of
+from .shards import COLUMN_TYPES, Arrays, Column, column_of, read_shard
 
 IN_MEMORY_BYTES = 2**30
-Stamp = tuple[int, int, int, int]  # inode, bytes and times of a file
 
 
 class CodeBatch(NamedTuple):
@@ -90,15 +89,15 @@ class CodeDataset(IndexedCodes):
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
         self.header = CodeHeader(**manifest["header"])
+        self.layout, self.classes = self.header.layout, self.header.classes
         self._records: list[dict[str, Any]] = manifest["shards"]
         self._tables_sha256: str = manifest["tables"]
         self._firsts = np.cumsum([0, *(record["num_images"] * self.header.views for record in self._records)])
         self._checked: dict[int, tuple[Stamp, Arrays]] = {}
-        size = 0
         for record in self._records:
             if not (self.folder / record["file"]).is_file():
                 raise self._incomplete(record["file"])
-            size += (self.folder / record["file"]).stat().st_size
+        size = sum((self.folder / record["file"]).stat().st_size for record in self._records)
         self._in_memory = size <= IN_MEMORY_BYTES
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,24 +118,16 @@ class CodeDataset(IndexedCodes):
         shard_of = np.searchsorted(self._firsts, chosen, side="right") - 1
         codes = [np.empty((len(chosen), *grid.shape), dtype=np.int64) for grid in self.layout]
         columns = {
-            name: np.empty((len(chosen), *column["shape"]), COLUMN_TYPES[column["kind"]])
-            if column["kind"] != "text"
-            else np.empty(len(chosen), dtype=object)
+            name: np.empty((len(chosen), *column["shape"]), COLUMN_TYPES.get(column["kind"], object))
             for name, column in self.header.columns.items()
         }
         for number in np.unique(shard_of):
-            arrays = self._shard(int(number))
-            here = np.flatnonzero(shard_of == number)
+            arrays, here = self._shard(int(number)), np.flatnonzero(shard_of == number)
             rows = chosen[here] - self._firsts[number]
             for grid, values in enumerate(codes):
                 values[here] = arrays[f"codes.{grid}"][rows]
             for name, values in columns.items():
-                column = self.header.columns[name]
-                if column["kind"] != "text":
-                    values[here] = arrays[f"columns.{name}"][rows]
-                    continue
-                for place, text in zip(here, texts_of(arrays, name, column, rows), strict=True):
-                    values[place] = text
+                values[here] = column_of(arrays, name, self.header.columns[name], rows)
         return CodeBatch(
             tuple(map(torch.from_numpy, codes)),
             {name: v.tolist() if v.dtype == object else torch.from_numpy(v) for name, v in columns.items()},
@@ -161,21 +152,9 @@ class CodeDataset(IndexedCodes):
         for number, grid in enumerate(self.layout):
             entries = tables.get(f"entries.{number}")
             if entries is not None and (entries.ndim != 2 or len(entries) != grid.num_embeddings):
-                raise InputError(
-                    f"{path}: entries.{number} has the shape {list(entries.shape)}, not {grid.num_embeddings} rows: "
-                    "export the codes again"
-                )
+                words = f"has the shape {list(entries.shape)}, not {grid.num_embeddings} rows"
+                raise InputError(f"{path}: entries.{number} {words}: export the codes again")
         return tables
-
-    @property
-    def layout(self) -> Layout:
-        """The grids, coarse to fine."""
-        return self.header.layout
-
-    @property
-    def classes(self) -> list[str]:
-        """The name of each label; empty where there are no labels."""
-        return self.header.classes
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -190,7 +169,7 @@ class CodeDataset(IndexedCodes):
         if known and self._in_memory:
             return known[1]
         path = self.folder / record["file"]
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         if known and stamp in (None, known[0]):  # a map outlives the file
             return known[1]
         if stamp is None:
@@ -202,12 +181,3 @@ class CodeDataset(IndexedCodes):
 
     def _incomplete(self, name: str) -> InputError:
         return InputError(f"{self.folder} is incomplete: it holds no {name}; export the codes again")
-
-
-def _stamp(path: Path) -> Stamp | None:
-    """Return what tells a file from a later one; None where there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

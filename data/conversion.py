@@ -16,10 +16,9 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_SIDE, short
 from codegrid.tensors import check_images
 
-from .images import fit, to_float
+from .images import CHANNELS, Size, fit, to_float
 from .pictures import flatten
 
-CHANNELS = (1, 3)
 RGBA = 4  # channels, the most that a picture has as an array: a longer last axis is its width
 
 
@@ -58,21 +57,19 @@ def as_images(images: Any, size: Sequence[int] | None = None, channels: int | No
     return torch.cat(batches)
 
 
-def _convert(image: Any, size: tuple[int, int] | None, channels: int | None) -> torch.Tensor:
+def _convert(image: Any, size: Size | None, channels: int | None) -> torch.Tensor:
     """One picture or array → (b, c, H, W) in [-1, 1]."""
     if isinstance(image, Image.Image):
         return _of_picture(image, size, channels)
     if isinstance(image, np.ndarray):
-        values = _of_array(image)
+        values, needed = _of_array(image), "an array must be (n, H, W) or (n, H, W, c)"
     elif isinstance(image, torch.Tensor):
-        values = image[None] if image.ndim == 2 else image
-        values = values[None] if values.ndim == 3 else values
+        values = image[(None,) * (4 - image.ndim)] if image.ndim in (2, 3) else image
+        needed = "a tensor must be (c, H, W) or (b, c, H, W)"
     else:
         raise InputError(f"`images` {short(image)}: give PIL pictures (PIL.Image.open), NumPy arrays or tensors")
     if values.ndim != 4 or values.shape[1] not in CHANNELS or not values.numel():
-        needed = "(n, H, W) or (n, H, W, c)" if isinstance(image, np.ndarray) else "(c, H, W) or (b, c, H, W)"
-        kind = "an array" if isinstance(image, np.ndarray) else "a tensor"
-        raise InputError(f"`images` of shape {tuple(image.shape)}: {kind} must be {needed}, of 1 or 3 channels")
+        raise InputError(f"`images` of shape {tuple(image.shape)}: {needed}, of 1 or 3 channels")
     if values.is_floating_point():
         check_images("images", values)
         return fit(values.float(), size, channels)
@@ -85,7 +82,7 @@ def _convert(image: Any, size: tuple[int, int] | None, channels: int | None) -> 
     return to_float(fit(values.float(), size, channels).round().clamp(0, 255))
 
 
-def _of_picture(picture: Image.Image, size: tuple[int, int] | None, channels: int | None) -> torch.Tensor:
+def _of_picture(picture: Image.Image, size: Size | None, channels: int | None) -> torch.Tensor:
     """A PIL picture → (1, c, H, W) in [-1, 1], by the same steps as a file of a folder."""
     upright, _ = flatten("a picture", picture)
     is_grey = channels == 1 or (channels is None and upright.mode in ("1", "L"))
@@ -103,10 +100,8 @@ def _of_array(array: np.ndarray) -> torch.Tensor:
     if array.dtype.kind == "f":
         least, largest = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
         if not -0.01 <= least <= largest <= 1.01:  # not a number, too
-            raise InputError(
-                f"`images` of {array.dtype} from {least:.3g} to {largest:.3g}: floats of a NumPy array must be from 0 "
-                "to 1; give whole numbers for 0 ... 255, or a tensor for [-1, 1]"
-            )
+            words = "floats of an array must be from 0 to 1; give whole numbers for 0 ... 255, or a tensor for [-1, 1]"
+            raise InputError(f"`images` of {array.dtype} from {least:.3g} to {largest:.3g}: {words}")
         array = array.astype(np.float32).clip(0, 1) * 2 - 1
     elif array.dtype != np.uint8:
         array = array.astype(bool if array.dtype == bool else np.int64)

@@ -15,16 +15,9 @@ DIGESTS = ".digests.json"
 def unwritten(folder: str | Path, files: dict[str, range]) -> dict[str, range]:
     """Return those of the files, by name, that are not in the folder as a run has written them."""
     digests = read_digests(folder)
-
-    def is_whole(path: Path) -> bool:
-        return path.name in digests and path.is_file() and digest_of_file(path) == digests[path.name]
-
-    return {name: numbers for name, numbers in files.items() if not is_whole(Path(folder) / name)}
-
-
-def note_written(folder: str | Path, name: str, digest: str) -> None:
-    """Note that a file is whole."""
-    write_digests(folder, {**read_digests(folder), name: digest})
+    paths = {name: Path(folder) / name for name in files if name in digests}
+    whole = {name for name, path in paths.items() if path.is_file() and digest_of_file(path) == digests[name]}
+    return {name: numbers for name, numbers in files.items() if name not in whole}
 
 
 def read_digests(folder: str | Path) -> dict[str, str]:

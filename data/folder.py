@@ -25,7 +25,7 @@ from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, digest_of_file
 
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, evenly_spaced, variance_of
+from .images import ImageBatch, ImageDataset, Size, evenly_spaced, variance_of
 from .listing import TEST, TRAIN, list_folder
 from .loading import Indices, in_batches, item_numbers
 from .pictures import Unreadable, look_at, read_picture
@@ -39,13 +39,13 @@ NAMED = 10  # damaged pictures in a message
 AT_ONCE = 4096  # pictures that threads are given
 
 
-def load_folder(root: Path, split: str, size: tuple[int, int] | None, channels: int | None) -> FolderImages:
+def load_folder(root: Path | None, split: str, size: Size | None, channels: int | None) -> FolderImages:
     """Find the pictures below `root`, as `codegrid.data.listing` tells parts and classes; none is decoded yet.
 
     Raises `InputError` where it is not clear what is meant.
     """
-    if not root.is_dir():
-        raise InputError(f"no folder {root}: `data_root` must be a folder of pictures")
+    if root is None or not root.is_dir():
+        raise InputError(f"no folder {root or 'is given'}: `data_root` must be a folder of pictures")
     contents = list_folder(root)
     (paths, labels, classes), num_train = contents.listing, contents.num_train
     if num_train is None:
@@ -54,11 +54,10 @@ def load_folder(root: Path, split: str, size: tuple[int, int] | None, channels: 
         parts = {TRAIN: range(num_train), TEST: range(num_train, len(paths))}
         chosen = np.array(parts.get(split, range(len(paths))))
     others = {} if split == "all" else {TRAIN if split == TEST else TEST: len(paths) - len(chosen)}
-    notes = ("test is held out",) * (num_train is None and split != "all")
+    notes = ("test is held out",) * (num_train is None and split != "all") + contents.notes
     paths, labels = [paths[number] for number in chosen], None if labels is None else labels[chosen]
-    found = Found(
-        len(paths), count_classes(labels, classes), str(root), split, others, contents.left_out, notes + contents.notes
-    )
+    of_classes = count_classes(labels, classes)
+    found = Found(len(paths), of_classes, str(root), split, others, contents.left_out, notes)
     return FolderImages(root, paths, labels, classes, size, channels, found)
 
 
@@ -79,7 +78,7 @@ class FolderImages:
         paths: Any,
         labels: np.ndarray | None,
         classes: list[str],
-        size: tuple[int, int] | None,
+        size: Size | None,
         channels: int | None,
         found: Found | None = None,
     ) -> None:
@@ -89,7 +88,7 @@ class FolderImages:
         self.classes = classes
         self.found = found or Found(len(paths), count_classes(labels, classes))
         # what is not asked for is read off some of the pictures
-        some = [look for i in evenly_spaced(len(paths), LOOKED_AT) if (look := _look(paths[i]))]
+        some = [look for i in evenly_spaced(len(paths), LOOKED_AT) if (look := look_at(paths[i]))]
         grey = bool(some) and all(is_grey for is_grey, _ in some)
         self.in_channels = channels or (1 if grey else 3)
         self.resized = size is not None
@@ -182,13 +181,9 @@ class FolderImages:
         left_out = Counter(self._name(number) for number in numbers)
         rest.paths = self._paths_of(kept)
         rest.labels = None if self.labels is None else self.labels[torch.from_numpy(kept)]
-        of_classes = count_classes(None if rest.labels is None else rest.labels.numpy(), self.classes)
-        rest.found = replace(
-            self.found,
-            images=len(kept),
-            classes=of_classes,
-            left_out={**self.found.left_out, "unreadable": left_out},
-        )
+        of_classes = count_classes(rest.labels, self.classes)
+        reasons = {**self.found.left_out, "unreadable": left_out}
+        rest.found = replace(self.found, images=len(kept), classes=of_classes, left_out=reasons)
         return rest
 
     def _paths_of(self, numbers: np.ndarray) -> Any:
@@ -242,10 +237,8 @@ class FolderImages:
         if self.resized:
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
         elif picture.size != (width, height):
-            raise InputError(
-                f"{path} is {picture.height}×{picture.width}, others are {height}×{width}: "
-                "give `image_size` to bring them to one size"
-            )
+            sizes = f"{picture.height}×{picture.width}, others are {height}×{width}"
+            raise InputError(f"{path} is {sizes}: give `image_size` to bring them to one size")
         pixels = torch.from_numpy(np.array(picture))
         return pixels[None] if self.in_channels == 1 else pixels.permute(2, 0, 1), told
 
@@ -253,11 +246,3 @@ class FolderImages:
 def affordable(sizes: Sequence[int] | np.ndarray) -> list[int]:
     """Return the numbers of files, evenly spaced, whose content a fingerprint can take in: about 2 GiB of it."""
     return evenly_spaced(len(sizes), max(1, int(IN_MEMORY_BYTES / max(1, sum(sizes)) * len(sizes))))
-
-
-def _look(path: Any) -> tuple[bool, tuple[int, int]] | None:
-    """Whether a picture is grey, and its (H, W); None of a damaged one, which is told of when it is read."""
-    try:
-        return look_at(path)
-    except Unreadable:
-        return None

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from codegrid.file_names import printable
 
@@ -57,7 +58,7 @@ class Found:
         return f" in {len(counts):,} classes of {few:,}{f' to {many:,}' * (few < many)}"
 
 
-def count_classes(labels: np.ndarray | None, classes: Sequence[str]) -> tuple[tuple[str, int], ...]:
+def count_classes(labels: ArrayLike | None, classes: Sequence[str]) -> tuple[tuple[str, int], ...]:
     """Return the name of each class, and how often its label (n,) occurs; nothing where there are no classes."""
     if labels is None:
         return ()

@@ -7,7 +7,6 @@ lies outside of it, wherever its paths and links lead.
 
 import io
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
 from .folder import FolderImages, affordable
+from .images import Size
 from .names import is_local
 from .pictures import Unreadable
 from .splits import split_indices
@@ -44,18 +44,15 @@ class HubPicture:
         Raises `Unreadable` where they are missing, or are those of a file outside of the data set.
         """
         (value,) = self.pictures.column[self.row].values()
-        content, name = (value, None) if isinstance(value, bytes) else _parts_of(value)
-        if content is not None:
-            return io.BytesIO(content)
+        parts: dict[str, Any] = {"bytes": value} if isinstance(value, bytes) else value or {}
+        if parts.get("bytes") is not None:
+            return io.BytesIO(parts["bytes"])
+        name = parts.get("path")
         path = name and self.pictures.find(name)
         if not path:
-            outside = f" ({name} is no file of the data set)" if name else ""
+            outside = f" ({name} is not a file of the data set)" if name else ""
             raise Unreadable(f"{self} is missing{outside}: fix the data set, or remove the row")
         return io.BytesIO(path.read_bytes())
-
-
-def _parts_of(value: dict | None) -> tuple[bytes | None, str | None]:
-    return (value.get("bytes"), value.get("path")) if value else (None, None)
 
 
 class HubPictures:
@@ -96,7 +93,7 @@ class HubPictures:
             lengths = pc.binary_length(chunk.field("bytes") if of_structs else chunk)
             sizes = lengths.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False).copy()
             for row in np.flatnonzero(sizes < 0) if of_structs else ():  # a file's name in place of its bytes
-                name = _parts_of(chunk[int(row)].as_py())[1]
+                name = (chunk[int(row)].as_py() or {}).get("path")
                 path = name and self.find(name)
                 sizes[row] = path.stat().st_size if path else -1
             found.append(sizes)
@@ -107,11 +104,7 @@ class HubImages(FolderImages):
     """Pictures of a data set that are decoded when they are asked for."""
 
     paths: HubPictures
-
-    @cached_property
-    def files(self) -> None:
-        """Of no file on this machine."""
-        return None
+    files = None  # they are not of this machine
 
     def _paths_of(self, numbers: np.ndarray) -> HubPictures:
         return HubPictures(self.paths.column, self.paths.name, self.paths.rows[numbers], self.paths.folders)
@@ -124,9 +117,7 @@ class HubImages(FolderImages):
         return digest_of([sha256(sizes), some, labels, list(self.image_size), self.in_channels, self.classes])
 
 
-def load_hub(
-    dataset: str, data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None
-) -> HubImages:
+def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None, channels: int | None) -> HubImages:
     """Find the `train` or the `test` part of `hf:NAME`, or both as `all`; no picture is decoded yet.
 
     It is downloaded below `data_root`, by default to where `datasets` keeps all.
@@ -149,6 +140,9 @@ def load_hub(
 
 def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]:
     """The parts of a data set, by name, and the folders in which its files may lie."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
     datasets = import_extra("datasets", f"`dataset` {dataset}", "hub")
     name = dataset.removeprefix(HUB_PREFIX)
     local, path = is_local(dataset), Path(name).expanduser().resolve()
@@ -169,14 +163,14 @@ def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]
     except InputError:
         raise
     except Exception as error:  # what is said of names, networks and files has many types
-        reason = reason_of(error)
         remedy = "fix its files" if local else "check the name and the network, or give a local folder as hf:./folder"
-        raise InputError(f"cannot load {dataset} ({reason}): {remedy}") from error
+        raise InputError(f"cannot load {dataset} ({reason_of(error)}): {remedy}") from error
     if not parts:
         raise InputError(f"{dataset} holds no data: choose another one")
     unpacked = Path(datasets.config.DOWNLOADED_DATASETS_PATH) if cache is None else cache / "downloads"
-    own = path if local else _folder_of_download(of_hub)
-    return dict(parts), [own, unpacked]  # of a file nothing is below: what lies beside it is not of its data set
+    if not local:
+        path = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=of_hub, repo_type="dataset")
+    return dict(parts), [path, unpacked]  # of a file nothing is below: what lies beside it is not of its data set
 
 
 def _check_files(dataset: str, builder: Any, folder: Path) -> None:
@@ -187,14 +181,6 @@ def _check_files(dataset: str, builder: Any, folder: Path) -> None:
                 raise InputError(f"{dataset} names {file}, which lies outside of it: copy it there, or do not trust it")
 
 
-def _folder_of_download(name: str) -> Path:
-    """The folder into which a data set of the hub is downloaded."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="dataset")
-
-
 def _image_column(dataset: str, part: Any) -> Any:
     """The column of encoded pictures, alone."""
     from datasets import Image, Value
@@ -202,7 +188,8 @@ def _image_column(dataset: str, part: Any) -> Any:
     features = part.features
     names = [name for name, feature in features.items() if isinstance(feature, Image)]
     if not names and len(features) == 1:  # encoded pictures that no one called so
-        names = [name for name, kind in features.items() if kind == Value("binary") or _is_encoded(kind)]
+        ((name, kind),) = features.items()
+        names = [name] * (kind == Value("binary") or (isinstance(kind, dict) and "bytes" in kind))
     preferred = [name for name in IMAGES if name in names] or names
     if not names or (len(names) > 1 and preferred == names):
         found = f"several columns of images ({', '.join(names)})" if names else f"none in {', '.join(features)}"
@@ -210,11 +197,6 @@ def _image_column(dataset: str, part: Any) -> Any:
     column = part.select_columns([preferred[0]])
     kind = features[preferred[0]]
     return column.cast_column(preferred[0], Image(decode=False)) if isinstance(kind, Image) else column
-
-
-def _is_encoded(kind: object) -> bool:
-    """Whether a feature is what `datasets` keeps of an image."""
-    return isinstance(kind, dict) and "bytes" in kind
 
 
 def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:

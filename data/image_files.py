@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from codegrid.files import write_folder
 
 from .digests import unwritten
 from .images import to_float
-from .npz import describe, image_files, read_first, write_images
+from .npz import Shape, image_files, read_first, write_images
 
 Names = Callable[[range], Sequence[str]]  # numbers of images → what else than its number a file's name says of each
 
@@ -28,85 +27,39 @@ MAX_NAME = 48  # characters, of up to four bytes: no file system takes more than
 NUMBER = re.compile(r"(\d+)(?:-.*)?\.png")
 
 
-class ImageFiles(Protocol):
-    """Files for images (c, H, W) with the numbers 0 ... n-1."""
-
-    def missing(self) -> list[range]:
-        """Return the numbers of images that are not there, or not whole: the work that a stopped run has left."""
-
-    def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
-        """Write the images (b, c, H, W) uint8 of one of the missing ranges as they come."""
-
-    def read_first(self, count: int) -> torch.Tensor:
-        """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
-
-    def results(self) -> list[str]:
-        """Return the names of the files by which a finished run can tell that they are there."""
-
-    def __str__(self) -> str:
-        """Say where the images are."""
-
-
-def make_files(
-    file_format: str,
-    folder: Path,
-    name: str,
-    shape: tuple[int, int, int, int],
-    labels: np.ndarray | None,
-    names: Names,
-    shard_size: int,
-) -> ImageFiles:
-    """Return the files for n images of shape (n, c, H, W) in a folder: NAME.npz, or NAME/00000.png and so on.
-
-    Args:
-        file_format: npz or png.
-        labels: (n,), for the .npz files, or None.
-        names: for the names of PNG files.
-        shard_size: images in one .npz file.
-
-    Raises `InputError` where they have no colours that a PNG file could show.
-    """
-    if file_format == "npz":
-        return NpzFiles(folder, image_files(name, shape[0], shard_size), shape, labels)
-    if shape[1] not in (1, 3):
-        raise InputError(f"`format` png: images have {shape[1]} channels, and pictures 1 or 3: use npz")
-    return PngFiles(folder / name, shape, names)
-
-
 class NpzFiles:
-    """Images as arrays in one .npz file or several; see `codegrid.data.npz`."""
+    """Images (c, H, W) with the numbers 0 ... n-1 as arrays in one .npz file or several; see `codegrid.data.npz`."""
 
-    def __init__(
-        self, folder: Path, files: dict[str, range], shape: tuple[int, int, int, int], labels: np.ndarray | None
-    ) -> None:
+    def __init__(self, folder: Path, files: dict[str, range], shape: Shape, labels: np.ndarray | None) -> None:
         self.folder, self.files, self.shape, self.labels = folder, files, shape, labels
         self._file_of = {numbers: file for file, numbers in files.items()}
 
     def __str__(self) -> str:
-        return describe(self.files)
+        names = list(self.files)
+        return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
     def results(self) -> list[str]:
-        """Return the names of the files."""
+        """Return the names of the files by which a finished run can tell that they are there."""
         return list(self.files)
 
     def missing(self) -> list[range]:
-        """Return the numbers in each file that is not there, or not whole."""
+        """Return the numbers in each file that is not there, or not whole: the work that a stopped run has left."""
         return list(unwritten(self.folder, self.files).values())
 
     def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
-        """Write the images of one file."""
+        """Write the images (b, c, H, W) uint8 of one of the missing ranges as they come."""
         labels = None if self.labels is None else self.labels[numbers.start : numbers.stop]
         write_images(self.folder, self._file_of[numbers], (len(numbers), *self.shape[1:]), batches, labels)
 
     def read_first(self, count: int) -> torch.Tensor:
-        """Return the first `count` images (n, c, H, W) in [-1, 1]."""
+        """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
         return read_first(self.folder, self.files, count)
 
 
 class PngFiles:
-    """Images as a PNG file each, `00012-cat.png`."""
+    """Images (c, H, W) with the numbers 0 ... n-1 as a PNG file each, `00012-cat.png`, by the calls of `NpzFiles`."""
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int, int], names: Names) -> None:
+    def __init__(self, folder: Path, shape: Shape, names: Names) -> None:
         self.folder, self.shape, self.names = folder, shape, names
 
     def __str__(self) -> str:
@@ -126,14 +79,14 @@ class PngFiles:
         return [range(int(run[0]), int(run[-1]) + 1) for run in runs]
 
     def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
-        """Write a file for each image."""
+        """Write a file for each image (b, c, H, W) uint8 of one of the missing ranges as they come."""
         first = numbers.start
         for images in batches:
             write_pictures(self.folder, to_pictures(images), self.shape[0], self.names, first)
             first += len(images)
 
     def read_first(self, count: int) -> torch.Tensor:
-        """Return the first `count` images (n, c, H, W) in [-1, 1]."""
+        """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
         channels, height, width = self.shape[1:]
         found = dict(self._found())
         pixels = [np.array(Image.open(found[number])) for number in range(min(count, self.shape[0]))]
@@ -144,6 +97,29 @@ class PngFiles:
             match = NUMBER.fullmatch(name)
             if match and int(match[1]) < self.shape[0]:
                 yield int(match[1]), self.folder / name
+
+
+ImageFiles = NpzFiles | PngFiles
+
+
+def make_files(
+    file_format: str, folder: Path, name: str, shape: Shape, labels: np.ndarray | None, names: Names, shard_size: int
+) -> ImageFiles:
+    """Return the files for n images of shape (n, c, H, W) in a folder: NAME.npz, or NAME/00000.png and so on.
+
+    Args:
+        file_format: npz or png.
+        labels: (n,), for the .npz files, or None.
+        names: for the names of PNG files.
+        shard_size: images in one .npz file.
+
+    Raises `InputError` where they have no colours that a PNG file could show.
+    """
+    if file_format == "npz":
+        return NpzFiles(folder, image_files(name, shape[0], shard_size), shape, labels)
+    if shape[1] not in (1, 3):
+        raise InputError(f"`format` png: images have {shape[1]} channels, and pictures 1 or 3: use npz")
+    return PngFiles(folder / name, shape, names)
 
 
 def to_pictures(images: torch.Tensor) -> list[Image.Image]:
@@ -163,7 +139,9 @@ def write_pictures(
         first: number of the first one.
     """
     numbers = range(first, first + len(pictures))
-    files = [_file_name(*one, count) for one in zip(numbers, names(numbers), strict=True)]
+    kept = (UNSAFE.sub("_", name).strip("_")[:MAX_NAME] for name in names(numbers))
+    digits = max(5, len(str(count - 1)))
+    files = [f"{n:0{digits}d}{'-' * bool(name)}{name}.png" for n, name in zip(numbers, kept, strict=True)]
     with write_folder(folder) as staging:
         for file, picture in zip(files, pictures, strict=True):
             picture.save(staging / file, "PNG")
@@ -171,7 +149,7 @@ def write_pictures(
 
 
 def names_of_labels(labels: Iterable[int] | None, classes: Sequence[str], count: int) -> list[str]:
-    """Return the class that each of so many images was asked or known to be of, by its name or number, or none."""
+    """Return the class that each of `count` images was asked or known to be of, by its name or number, or none."""
     if labels is None:
         return [""] * count
     return ["none" if label == NO_LABEL else classes[label] if classes else str(label) for label in map(int, labels)]
@@ -182,12 +160,7 @@ def names_of_files(files: Iterable[object]) -> list[str]:
     return [PurePosixPath(str(file)).stem for file in files]
 
 
-def _file_name(number: int, name: str, count: int) -> str:
-    kept = UNSAFE.sub("_", name).strip("_")[:MAX_NAME]
-    return f"{number:0{max(5, len(str(count - 1)))}d}{'-' if kept else ''}{kept}.png"
-
-
-def _is_whole(path: Path, shape: tuple[int, int, int, int]) -> bool:
+def _is_whole(path: Path, shape: Shape) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             fits = picture.size == (shape[3], shape[2]) and picture.mode == ("L" if shape[1] == 1 else "RGB")

@@ -17,11 +17,13 @@ from codegrid.tensors import digest_of, sha256
 from .found import Found, count_classes
 from .loading import Indices, item_numbers
 
+Size = tuple[int, int]  # (H, W)
+CHANNELS = (1, 3)
 MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 0 ... 255 into float32 in [-1, 1]. Raises `InputError` where no memory holds so many."""
+    """Turn uint8 0 ... 255 into float32 in [-1, 1]. Raises `InputError` where memory cannot hold that many."""
     check_memory(f"{len(images):,} images", 4 * images.numel(), "read fewer at once (`batch_size`)")
     return images.float() / 127.5 - 1
 
@@ -31,7 +33,7 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def fit(images: torch.Tensor, size: tuple[int, int] | None = None, channels: int | None = None) -> torch.Tensor:
+def fit(images: torch.Tensor, size: Size | None = None, channels: int | None = None) -> torch.Tensor:
     """Bring float images (b, c, H, W) to 1 or 3 channels, and resize and centre-crop them to a size.
 
     torchvision's resize of uint8 is off by one in a fifth of the pixels, and takes seconds to import.
@@ -82,11 +84,12 @@ class ImageDataset:
         found: Found | None = None,
     ) -> None:
         self.images = images
+        self.in_channels, *size = images.shape[1:]
+        self.image_size = (size[0], size[1])
         self.labels = labels
         self.classes = list(classes)
         self.files = files
-        of_classes = count_classes(None if labels is None else labels.numpy(), self.classes)
-        self.found = found or Found(len(images), of_classes)
+        self.found = found or Found(len(images), count_classes(labels, self.classes))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,16 +105,6 @@ class ImageDataset:
         else:
             chosen = torch.from_numpy(item_numbers(indices))
         return ImageBatch(self.images[chosen], None if self.labels is None else self.labels[chosen])
-
-    @property
-    def in_channels(self) -> int:
-        """1 or 3."""
-        return self.images.shape[1]
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.images.shape[2], self.images.shape[3]
 
     @property
     def signal(self) -> Signal:

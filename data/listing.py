@@ -16,6 +16,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ PART = re.compile(
     rf"{WORDS}(?:(?P<train>train(?:ing)?)|(?P<test>test(?:ing)?)|(?P<validation>val(?:id(?:ation)?)?|dev|eval(?:uation)?))"
     rf"{WORDS}(?:(?:19|20)\d\d)?"
 )
-# what file managers, archives and disks leave; in small letters
+# what file managers, archives and disks leave, in lower case
 LITTER = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
           "desktop.ini"}  # fmt: skip
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt")  # that may hold labels
@@ -46,13 +47,6 @@ class Listing(NamedTuple):
     paths: list[Path]
     labels: np.ndarray | None  # (n,) int64
     classes: list[str]  # printable
-
-
-class Pictures(NamedTuple):
-    """All pictures below a folder, and what is left out of it by reason."""
-
-    paths: list[Path]
-    left_out: dict[str, Counter[str]]
 
 
 class Contents(NamedTuple):
@@ -78,8 +72,8 @@ def list_folder(root: Path) -> Contents:
     return _Walk(root).contents()
 
 
-def list_pictures(root: Path) -> Pictures:
-    """Find all pictures below a folder, whatever its folders are called, without labels.
+def list_pictures(root: Path) -> Contents:
+    """Find all pictures below a folder, whatever its folders are called, without labels and parts.
 
     Raises `InputError` where there are none, or where a folder cannot be read.
     """
@@ -87,7 +81,7 @@ def list_pictures(root: Path) -> Pictures:
     pictures = list(walk.below(root, may_hold_parts=True))
     if not pictures:
         raise walk.nothing_in(root)
-    return Pictures(pictures, walk.left_out)
+    return Contents(Listing(pictures, None, []), None, walk.left_out, ())
 
 
 class _Walk:
@@ -128,10 +122,8 @@ class _Walk:
     def _join(self, train: Listing, test: Listing) -> Listing:
         if train.classes != test.classes:
             one = sorted({*train.classes} ^ {*test.classes})[0]
-            raise InputError(
-                f"the parts of {self.root} have different class folders ({one} is in one of them only): they must be "
-                "the same"
-            )
+            difference = f"have different class folders ({one} is in one of them only)"
+            raise InputError(f"the parts of {self.root} {difference}: they must be the same")
         labels = None if train.labels is None or test.labels is None else np.concatenate([train.labels, test.labels])
         return Listing(train.paths + test.paths, labels, train.classes)
 
@@ -214,20 +206,18 @@ class _Walk:
             with os.scandir(folder) as scan:
                 found = sorted(scan, key=lambda entry: natural_key(entry.name))
         except OSError as error:
-            raise InputError(
-                f"{folder} cannot be read ({reason_of(error)}): allow it, or take the folder away"
-            ) from error
+            raise InputError(f"{folder} cannot be read ({reason_of(error)}): allow it, or move it away") from error
         for entry in found:
             path, ending = folder / entry.name, os.path.splitext(entry.name)[1].lower()
             if entry.name.startswith(".") or entry.name.lower() in LITTER:
                 self._leave("hidden", path)
-            elif _is_folder(entry):
+            elif (kind := _kind_of(entry)) == "folder":
                 if entry.is_symlink() and not self._may_follow(path):
                     self._leave("linked", path)
                 else:
                     folders.append(path)
-            elif not _is_file(entry):
-                self._leave("that are no files", path)
+            elif not kind:
+                self._leave("that are not files", path)
             elif ending in self.endings:
                 pictures.append(path)
             else:
@@ -266,15 +256,8 @@ class _Walk:
                 yield f"{name} names pictures, and is not read: labels come from folders alone"
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
+def _kind_of(entry: os.DirEntry[str]) -> str:
+    """Return `folder` or `file`; empty for anything else."""
+    with suppress(OSError):  # of a link to itself
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    return ""

@@ -6,12 +6,13 @@ Shapes: n items of the data set.
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from codegrid.errors import InputError
@@ -69,19 +70,17 @@ def pieces_of(batch: Items, count: int) -> list[Items]:
     Tensors are cut along their first axis, and so are lists of texts. Tuples, named tuples, dicts and lists of
     tensors are gone through, however nested; anything else is in every piece.
     """
-    return [batch] if count == 1 else [_piece(batch, number, count) for number in range(count)]
+    if count == 1:
+        return [batch]
 
+    def cut(part: Any, number: int) -> Any:
+        rows = -(-len(part) // count) if isinstance(part, torch.Tensor | list) else 0
+        return part[number * rows : (number + 1) * rows] if rows else part
 
-def _piece(value: Any, number: int, count: int) -> Any:
-    if isinstance(value, dict):
-        return {name: _piece(part, number, count) for name, part in value.items()}
-    if isinstance(value, tuple) or (isinstance(value, list) and value and isinstance(value[0], torch.Tensor)):
-        parts = [_piece(part, number, count) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, torch.Tensor | list):
-        rows = -(-len(value) // count)
-        return value[number * rows : (number + 1) * rows]
-    return value
+    def is_texts(part: Any) -> bool:
+        return isinstance(part, list) and not (part and isinstance(part[0], torch.Tensor))
+
+    return [tree_map(partial(cut, number=number), batch, is_leaf=is_texts) for number in range(count)]
 
 
 def load_batches(dataset: Any, batches: Sampler[list[int]] | Sequence[Sequence[int]], num_workers: int = 0) -> Iterator:
@@ -131,13 +130,11 @@ class _Reader:
         except (InputError, OSError) as error:
             return error
         worker = get_worker_info()
-        if worker is None or _bytes_of(batch) * PREFETCHED * worker.num_workers < _shared_room():
+        tensors = (part for part in tree_leaves(batch) if isinstance(part, torch.Tensor))
+        size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+        if worker is None or size * PREFETCHED * worker.num_workers < _shared_room():
             return batch
         return _Piped(tree_map_only(torch.Tensor, torch.Tensor.numpy, batch))
-
-
-def _bytes_of(batch: Any) -> int:
-    return sum(part.untyped_storage().nbytes() for part in tree_leaves(batch) if isinstance(part, torch.Tensor))
 
 
 def _shared_room() -> float:

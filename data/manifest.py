@@ -4,13 +4,13 @@ Shapes: n images, v views, *shape the sites of a grid, K num_embeddings.
 """
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from codegrid.codes import Grid, Layout
+from codegrid.codes import Grid, Layout, make_layout
 from codegrid.errors import InputError
-from codegrid.limits import MAX_CLASSES, check_name, check_whole, is_list_of, short
+from codegrid.limits import MAX_CLASSES, Range, check_fields, check_name, check_whole, is_list_of, short
 from codegrid.tensors import digest_of, read_json
 
 FORMAT = "codegrid codes 2"
@@ -27,7 +27,6 @@ FILES_JSON = "files.json"  # such a list beside images
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 TAKEN = ("codes", "label")  # names that codes and labels have in files of other formats
 MAX_IMAGES = 10**12
-MAX_VIEWS = 10_000
 MAX_GRIDS = MAX_COLUMNS = 1000
 MAX_COLUMN_AXES = 8
 MAX_COLUMN_SIDE = 2**24
@@ -52,28 +51,28 @@ class CodeHeader:
     Raises `InputError` where a value is out of its range.
     """
 
-    num_images: int
+    num_images: Annotated[int, Range(1, MAX_IMAGES)]
     grids: list[dict[str, Any]]
     classes: list[str]
     split: str
     tokenizer_fingerprint: str
     source: str
-    views: int = 1
+    views: Annotated[int, Range(1, 10_000)] = 1
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        grids = [(grid if isinstance(grid, Grid) else Grid(**grid)).as_json() for grid in self.grids]
-        columns = {name: {**column, "shape": list(column["shape"])} for name, column in self.columns.items()}
-        if self.classes and LABELS not in columns:
-            columns = {LABELS: dict(LABEL_COLUMN), **columns}
-        for name, value in (("grids", grids), ("columns", columns), ("classes", list(self.classes))):
-            object.__setattr__(self, name, value)
-        check_header({field.name: getattr(self, field.name) for field in fields(self)})
+        check_fields(self)
+        if not isinstance(self.grids, list | tuple) or not 1 <= len(self.grids) <= MAX_GRIDS:
+            raise InputError(f"`grids` {short(self.grids)}: it must be a list of 1 to {MAX_GRIDS} grids")
+        if not is_list_of(self.classes, str) or len(self.classes) > MAX_CLASSES:
+            raise InputError(f"`classes` {short(self.classes)}: it must be a list of at most {MAX_CLASSES:,} names")
+        object.__setattr__(self, "grids", [_grid_of(grid).as_json() for grid in self.grids])
+        object.__setattr__(self, "columns", _columns_of(self.columns, bool(self.classes)))
 
     @property
     def layout(self) -> Layout:
         """The grids, coarse to fine."""
-        return tuple(Grid(**grid) for grid in self.grids)
+        return make_layout(self.grids)
 
     @property
     def num_rows(self) -> int:
@@ -101,12 +100,10 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"no folder {folder}: give the folder of exported codes")
     if not is_whole(folder):
         raise InputError(f"{folder} is not a whole code dataset (it has no {MANIFEST}): run its export again")
-    manifest = read_json(folder / MANIFEST)
-    expected = manifest.pop("sha256", None)
-    if expected != digest_of(manifest):
-        raise InputError(
-            f"{folder / MANIFEST} is damaged (its SHA-256 is not the recorded one): export the codes again"
-        )
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if manifest.pop("sha256", None) != digest_of(manifest):
+        raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
     if manifest.get("format") == FORMER:
         raise InputError(f"{folder} was made by codegrid 0.1: export the codes again")
     if manifest.get("format") != FORMAT:
@@ -114,7 +111,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         check_manifest(manifest)  # the digest is sound, but anyone can compute it
     except InputError as error:
-        raise InputError(f"{folder / MANIFEST}: {error}; export the codes again") from error
+        raise InputError(f"{path}: {error}; export the codes again") from error
     return manifest
 
 
@@ -124,7 +121,7 @@ def check_manifest(manifest: dict[str, Any]) -> None:
         raise InputError(f"`provenance` {short(manifest.get('provenance'))}: it must be an object")
     if not isinstance(manifest.get("tables"), str):
         raise InputError(f"`tables` {short(manifest.get('tables'))}: it must be the SHA-256 of {TABLES}, or empty")
-    check_header(manifest.get("header"))
+    header = parse_header(manifest.get("header"))
     shards: Any = manifest.get("shards")
     if not is_list_of(shards, dict):
         raise InputError(f"`shards` {short(shards)}: it must be a list of objects")
@@ -135,44 +132,49 @@ def check_manifest(manifest: dict[str, Any]) -> None:
             raise InputError(f"`file` {short(record['file'])}: shard {number} must be {shard_name(number)}")
         check_whole("num_images", record["num_images"], 1, MAX_IMAGES)
     total = sum(record["num_images"] for record in shards)
-    if total != manifest["header"]["num_images"]:
-        raise InputError(f"its shards hold {total} images, not {manifest['header']['num_images']}")
+    if total != header.num_images:
+        raise InputError(f"its shards hold {total} images, not {header.num_images}")
 
 
-def check_header(header: object) -> None:
-    """Raise `InputError` where the JSON values of a header lack a field, or a value cannot be."""
+def parse_header(value: object) -> CodeHeader:
+    """Return the header that JSON values are; `InputError` where they lack a field, or a value cannot be."""
     names = [field.name for field in fields(CodeHeader)]
-    if not isinstance(header, dict) or header.keys() != set(names):
-        raise InputError(f"`header` {short(header)}: it must have {', '.join(names)}")
-    check_whole("num_images", header["num_images"], 1, MAX_IMAGES)
-    check_whole("views", header["views"], 1, MAX_VIEWS)
-    if not is_list_of(header["grids"], dict) or not 1 <= len(header["grids"]) <= MAX_GRIDS:
-        raise InputError(f"`grids` {short(header['grids'])}: it must be a list of 1 to {MAX_GRIDS} objects")
-    for grid in header["grids"]:
-        if grid.keys() != {"shape", "num_embeddings"} or not is_list_of(grid["shape"], int):
-            raise InputError(f"grid {short(grid)}: it must have a shape, a list, and num_embeddings")
-        Grid(**grid)
-    if not is_list_of(header["classes"], str) or len(header["classes"]) > MAX_CLASSES:
-        raise InputError(f"`classes` {short(header['classes'])}: it must be a list of at most {MAX_CLASSES:,} names")
-    for name in ("split", "tokenizer_fingerprint", "source"):
-        if not isinstance(header[name], str):
-            raise InputError(f"`{name}` {short(header[name])}: it must be a string")
-    _check_columns(header["columns"], bool(header["classes"]))
+    if not isinstance(value, dict) or value.keys() != set(names):
+        raise InputError(f"`header` {short(value)}: it must have {', '.join(names)}")
+    header = CodeHeader(**value)
+    if asdict(header) != value:
+        raise InputError(f"`columns` {short(value['columns'])}: `{LABELS}` is missing, though there are classes")
+    return header
 
 
-def _check_columns(columns: object, with_classes: bool) -> None:
+def _grid_of(value: Any) -> Grid:
+    if isinstance(value, Grid):
+        return value
+    is_complete = isinstance(value, dict) and value.keys() == {"shape", "num_embeddings"}
+    if not is_complete or not is_list_of(value["shape"], int):
+        raise InputError(f"grid {short(value)}: it must have a shape, a list, and num_embeddings")
+    return Grid(**value)
+
+
+def _columns_of(columns: Any, with_classes: bool) -> dict[str, dict[str, Any]]:
+    """Return columns as they are written, that of the labels among them."""
     if not isinstance(columns, dict) or len(columns) > MAX_COLUMNS:
         raise InputError(f"`columns` {short(columns)}: it must be an object of at most {MAX_COLUMNS} columns")
+    if with_classes and LABELS not in columns:
+        columns = {LABELS: LABEL_COLUMN, **columns}
     for name, column in columns.items():
         if not COLUMN_NAME.fullmatch(name) or name in TAKEN:
-            words = f"up to 64 small letters, digits and underscores, and none of {', '.join(TAKEN)}"
+            words = f"up to 64 lower-case letters, digits and underscores, and none of {', '.join(TAKEN)}"
             raise InputError(f"column {short(name)}: its name must be {words}")
-        if not isinstance(column, dict) or column.keys() != {"kind", "shape"} or not is_list_of(column["shape"], int):
+        shape = column.get("shape") if isinstance(column, dict) and column.keys() == {"kind", "shape"} else None
+        if not isinstance(shape, list | tuple):
             raise InputError(f"column {name} {short(column)}: it must have a kind and a shape, a list")
         check_name("kind", column["kind"], KINDS)
-        check_whole("column axes", len(column["shape"]), 0, MAX_COLUMN_AXES)
-        for side in column["shape"]:
+        check_whole("column axes", len(shape), 0, MAX_COLUMN_AXES)
+        for side in shape:
             check_whole("column shape", side, 1, MAX_COLUMN_SIDE)
+    columns = {name: {**column, "shape": list(column["shape"])} for name, column in columns.items()}
     if columns.get(LABELS) != (LABEL_COLUMN if with_classes else None):
         words = "a column `labels` of one whole number is needed" if with_classes else "labels need names of classes"
         raise InputError(f"column {LABELS} {short(columns.get(LABELS))}: {words}")
+    return columns

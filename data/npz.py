@@ -24,21 +24,16 @@ from codegrid.errors import InputError, reason_of
 from codegrid.files import write_folder
 from codegrid.tensors import digest_of_file
 
-from .code_writer import CodeShard
-from .digests import note_written
+from .codes import CodeBatch
+from .digests import read_digests, write_digests
 from .images import to_float
 from .loading import in_order
 from .manifest import CodeHeader
 from .shards import COLUMN_TYPES, smallest_dtype
 
+Shape = tuple[int, int, int, int]  # (n, c, H, W) of images
 ON_A_PAGE = 100
 COPIED = 2**22  # bytes at once: whole numbers of every type
-
-
-def describe(files: dict[str, range]) -> str:
-    """Return the names of the files, for people."""
-    names = list(files)
-    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
 def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]:
@@ -49,11 +44,7 @@ def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]
 
 
 def write_images(
-    folder: str | Path,
-    file: str,
-    shape: tuple[int, int, int, int],
-    batches: Iterable[torch.Tensor],
-    labels: np.ndarray | None,
+    folder: str | Path, file: str, shape: Shape, batches: Iterable[torch.Tensor], labels: np.ndarray | None
 ) -> None:
     """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W).
 
@@ -68,7 +59,7 @@ def write_images(
             if labels is not None:
                 _write_array(archive, "arr_1", labels.astype(np.int64))
         digest = digest_of_file(staging / file)
-    note_written(folder, file, digest)
+    write_digests(folder, {**read_digests(folder), file: digest})
 
 
 def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch.Tensor:
@@ -76,7 +67,8 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
     read = []
     for name in files:
         with zipfile.ZipFile(Path(folder) / name) as archive, archive.open("arr_0.npy") as entry:
-            length, *image = _read_shape(entry)
+            np.lib.format.read_magic(entry)
+            length, *image = np.lib.format.read_array_header_1_0(entry)[0]
             length = min(length, count)
             pixels = np.frombuffer(entry.read(length * math.prod(image)), dtype=np.uint8)
         read.append(torch.from_numpy(pixels.copy()).view(length, *image))
@@ -86,7 +78,7 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
     return to_float(torch.cat(read).permute(0, 3, 1, 2))
 
 
-def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> None:
+def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> None:
     """Write the codes of each grid as int64, and the columns, out of shards that come one after the other."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in header.columns}
     with ExitStack() as stack:
@@ -119,19 +111,17 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     check_not_hollow(path)
     try:
         if not zipfile.is_zipfile(path):  # numpy would take it for a single array, or a pickle
-            raise ValueError("it is no zip file")
+            raise ValueError("it is not a zip file")
         with np.load(path, allow_pickle=False) as file:
             entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
             # zeros are packed a thousand to one: a small file can fill any machine
-            check_memory(
-                f"the arrays of {path}", sum(entry.file_size for entry in entries), "cut it into several files"
-            )
+            needed = sum(entry.file_size for entry in entries)
+            check_memory(f"the arrays of {path}", needed, "cut it into several files")
             arrays = {entry.filename.removesuffix(".npy"): file[entry.filename] for entry in entries}
     except InputError:
         raise
     except Exception as error:  # zip, header and pickle errors have many types: each means a file we cannot read
-        reason = reason_of(error)
-        raise InputError(f"{path} is not a readable npz file ({reason}): save it with numpy.savez") from error
+        raise InputError(f"{path} is not a readable npz file ({reason_of(error)}): save it with numpy.savez") from error
     # numpy hands out the bytes of an entry that is named as an array, and is not one
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
@@ -176,9 +166,3 @@ def _open_array(archive: zipfile.ZipFile, name: str, dtype: type | np.dtype, sha
 def _write_array(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
     with _open_array(archive, name, array.dtype, array.shape) as entry:
         entry.write(np.ascontiguousarray(array).tobytes())
-
-
-def _read_shape(entry: IO[bytes]) -> tuple[int, ...]:
-    """The shape of the array whose .npy file begins here; its bytes follow."""
-    np.lib.format.read_magic(entry)
-    return np.lib.format.read_array_header_1_0(entry)[0]

@@ -19,18 +19,18 @@ from codegrid.budget import check_memory, check_not_hollow
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.strict_json import parse_json, to_json
 
-from .code_writer import CodeShard
-from .manifest import FILES, LABELS, CodeHeader, check_header
+from .codes import CodeBatch
+from .manifest import FILES, LABELS, CodeHeader, parse_header
 from .npz import code_names
 from .shards import COLUMN_TYPES, smallest_dtype
 
-GROUP_CODES = 2**22  # about so many codes in a row group: written, and read, at once
+GROUP_CODES = 2**22  # in a row group, about: written, and read, at once
 COMPRESSION = "zstd"
 COPIES, LEVELS = 2, 4  # of a number that is read, and bytes that tell how deep it lies
 STRINGS = ("string", "large_string")  # names of types
 
 
-def write_parquet(path: Path, header: CodeHeader, shards: Iterable[CodeShard]) -> None:
+def write_parquet(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> None:
     """Write the codes of the shards as they come, in the smallest type that holds K, and the columns."""
     pa, pq = (import_extra(module, "`format` parquet", "hub") for module in ("pyarrow", "pyarrow.parquet"))
     schema = _schema(pa, header)
@@ -60,34 +60,23 @@ def _schema(pa: Any, header: CodeHeader) -> Any:
     names = [*code_names(len(header.grids)), *("label" if name == LABELS else name for name in header.columns)]
     fields, features = [], {}
     for name, (shape, dtype) in zip(names, kinds, strict=True):
-        kind = pa.type_for_alias(dtype)
+        kind: Any = pa.type_for_alias(dtype)
+        feature: dict[str, Any] = {"dtype": dtype, "_type": "Value"}
         for _ in shape:
-            kind = pa.list_(kind)
+            kind, feature = pa.list_(kind), {"feature": feature, "_type": "List"}
         marks = None
         if 2 <= len(shape) <= 5 and dtype != "string":  # Arrow's mark of an extension type; others see the lists
             marks = {
                 "ARROW:extension:name": f"datasets.features.features.Array{len(shape)}DExtensionType",
                 "ARROW:extension:metadata": to_json([list(shape), dtype]),
             }
-            features[name] = {"shape": list(shape), "dtype": dtype, "_type": f"Array{len(shape)}D"}
-        else:
-            features[name] = _listed(shape, dtype)
+            feature = {"shape": list(shape), "dtype": dtype, "_type": f"Array{len(shape)}D"}
+        features[name] = feature
         fields.append(pa.field(name, kind, metadata=marks))
     if len(set(header.classes)) == len(header.classes) > 0:  # classes of one name are not for a ClassLabel
         features["label"] = {"names": header.classes, "_type": "ClassLabel"}
-    metadata = {
-        "huggingface": to_json({"info": {"features": features}}),
-        "codegrid": to_json(asdict(header)),
-    }
+    metadata = {"huggingface": to_json({"info": {"features": features}}), "codegrid": to_json(asdict(header))}
     return pa.schema(fields, metadata=metadata)
-
-
-def _listed(shape: Sequence[int], dtype: str) -> dict[str, Any]:
-    """The feature of `datasets` for lists of lists of values."""
-    feature: dict[str, Any] = {"dtype": dtype, "_type": "Value"}
-    for _ in shape:
-        feature = {"feature": feature, "_type": "List"}
-    return feature
 
 
 def _nest(pa: Any, values: np.ndarray, shape: Sequence[int]) -> Any:
@@ -115,9 +104,7 @@ def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
         raise
     except Exception as error:  # what is said of damaged files has many types
         reason = reason_of(error)
-        raise InputError(
-            f"{path} is not a readable Parquet file of codes ({reason}): export the codes again"
-        ) from error
+        raise InputError(f"{path} is not a readable Parquet file of codes ({reason}): export them again") from error
 
 
 def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
@@ -130,9 +117,8 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], CodeHeader | No
     needed = sum(_bytes_of(path, file, name) for name in (*of_codes, *label))
     needed += sum(column.total_uncompressed_size for name in files for column in _columns(file, name))
     check_memory(f"the codes of {path}", needed, "cut it into several files")
-    groups = range(file.metadata.num_row_groups)
     found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label, *files]}
-    for group in groups:
+    for group in range(file.metadata.num_row_groups):
         table = file.read_row_group(group, columns=list(found))
         for name, arrays in found.items():
             read = _names if name in files else _unnest
@@ -148,7 +134,7 @@ def _bytes_of(path: Path, file: Any, name: str) -> int:
     import pyarrow as pa
 
     kind = file.schema_arrow.field(name).type
-    kind = getattr(kind, "storage_type", kind)  # `datasets`, once it is imported, makes an own type of lists
+    kind = getattr(kind, "storage_type", kind)  # `datasets`, once it is imported, makes a type of its own of lists
     while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
     if not pa.types.is_integer(kind):
@@ -176,7 +162,7 @@ def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:
     """An array of n lists of ... of whole numbers → (n, *shape)."""
     shape = [len(chunk)]
     while hasattr(values := getattr(chunk, "storage", chunk), "value_lengths"):  # `datasets`, once it is imported,
-        lengths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))  # makes an own type of it
+        lengths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))  # makes a type of its own of it
         if values.null_count or len(lengths) != 1:
             raise InputError(f"{path}: `{name}` must hold lists of rows, of one size: export the codes again")
         shape.append(int(lengths[0]))
@@ -192,7 +178,6 @@ def _header(path: Path, metadata: dict[bytes, bytes]) -> CodeHeader | None:
     if header is None:
         return None
     try:
-        check_header(header)
+        return parse_header(header)
     except InputError as error:
         raise InputError(f"{path}: {error}; export the codes again") from error
-    return CodeHeader(**header)

@@ -1,10 +1,13 @@
 """One picture file → 8-bit pixels, upright. What a file library would guess or drop in silence is refused or told.
 
-Every format is read that the installed Pillow reads, with its plugins, but for those that are no pictures.
+Every format is read that the installed Pillow reads, with its plugins, except for those that are not pictures.
 """
 
 from __future__ import annotations
 
+import io
+import mmap
+import re
 import warnings
 from contextlib import suppress
 from functools import cache
@@ -16,11 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from codegrid.errors import InputError, reason_of
 
-from .images import MAX_PIXELS
-from .jpeg import MAX_SCANS, has_too_many_scans
-
-# by the filter and not around each call: pictures are decoded in threads
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+from .images import MAX_PIXELS, Size
 
 # by the filter and not around each call: pictures are decoded in threads
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -35,6 +34,11 @@ FRAMED = {"MPO", "PSD"}  # their further frames are previews and layers, which n
 TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES, BITS = 262, 277, 338, 258
 ALPHA = (1, 2, 999)  # of EXTRA_SAMPLES; the last one is Corel Draw's
+
+MAX_SCANS = 100  # of a JPEG: an honest one goes over its pixels in up to twenty, one that is to stall in thousands
+END, SCAN = b"\xd9", b"\xda"
+# a marker of a JPEG; in the data of a scan 255 is followed by 0, or by the number of a restart
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 
 DEEP = "with more than 8 bits (the upper 8 are kept)"
 SEVERAL = "with several pages or frames (the first is read)"
@@ -80,40 +84,37 @@ def open_picture(path: Any) -> Image.Image:
 
     Raises `Unreadable`.
     """
-    known = formats()
     of_name = Image.EXTENSION.get(path.suffix.lower()) if isinstance(path, Path) else None
     # a format without first bytes of its own would take damaged files of the others for its pictures
-    known = {name: is_told for name, is_told in known.items() if is_told or name == of_name}
+    tried = [name for name, is_told in formats().items() if is_told or name == of_name]
     try:
-        picture = Image.open(path if isinstance(path, Path) else path.open(), formats=list(known))
+        picture = Image.open(path if isinstance(path, Path) else path.open(), formats=tried)
     except InputError:
         raise
     except Exception as error:
         raise _damaged(path, error) from error
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
-        raise Unreadable(
-            f"{path} has {picture.height}×{picture.width} pixels, at most {MAX_PIXELS:,} are read: make it smaller or "
-            "remove it"
-        )
-    if has_too_many_scans(picture):
+        words = f"at most {MAX_PIXELS:,} are read: make it smaller or remove it"
+        raise Unreadable(f"{path} has {picture.height}×{picture.width} pixels, {words}")
+    if _has_too_many_scans(picture):
         picture.close()
         raise Unreadable(f"{path} is a JPEG of more than {MAX_SCANS} scans: save it again or remove it")
     return picture
 
 
-def look_at(path: Any) -> tuple[bool, tuple[int, int]]:
-    """Return whether a picture is grey, and its (H, W) once it is upright. Raises `Unreadable`."""
-    with open_picture(path) as picture:
-        try:
+def look_at(path: Any) -> tuple[bool, Size] | None:
+    """Return whether a picture is grey, and its (H, W) once it is upright; None of a damaged one."""
+    try:
+        with open_picture(path) as picture:
             on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-        except Exception as error:
-            raise _damaged(path, error) from error
-        size = (picture.width, picture.height) if on_its_side else (picture.height, picture.width)
-        return picture.mode in ("1", "L", "I") or picture.mode.startswith("I;16"), size
+            size = (picture.width, picture.height) if on_its_side else (picture.height, picture.width)
+            return picture.mode in ("1", "L", "I") or picture.mode.startswith("I;16"), size
+    except Exception:  # what damage raises has many types; it is told of when the picture is read
+        return None
 
 
-def read_picture(path: Any, channels: int, at_least: tuple[int, int] | None = None) -> Picture:
+def read_picture(path: Any, channels: int, at_least: Size | None = None) -> Picture:
     """Decode a picture with 1 or 3 channels.
 
     Args:
@@ -156,10 +157,8 @@ def _check_bands(path: Any, picture: Image.Image) -> list[str]:
     elif picture.format == "PPM":
         bits = max([bits, *(16 for words in coded if isinstance(words, tuple) and words[1] > 255)])
     if extra > 0:
-        raise Unreadable(
-            f"{path} has more bands than colours, and does not say that they are transparency (near infrared?): "
-            "save it with 1 or 3 bands"
-        )
+        words = "and does not say that they are transparency (near infrared?): save it with 1 or 3 bands"
+        raise Unreadable(f"{path} has more bands than colours, {words}")
     several = getattr(picture, "is_animated", False) and picture.format not in FRAMED
     return [DEEP] * (bits > 8) + [SEVERAL] * several + [INKS] * (picture.mode == "CMYK")
 
@@ -183,3 +182,17 @@ def _on_white(picture: Image.Image) -> tuple[Image.Image, bool]:
 
 def _damaged(path: Any, error: Exception) -> Unreadable:
     return Unreadable(f"{path} is not a readable picture ({reason_of(error)}): fix or remove it")
+
+
+def _has_too_many_scans(picture: Image.Image) -> bool:
+    """Whether an open picture is a JPEG whose decoding would take hours: each scan goes over all of it."""
+    file: Any = getattr(picture, "fp", None)
+    if picture.format not in ("JPEG", "MPO"):
+        return False
+    in_memory = isinstance(file, io.BytesIO)
+    with file.getbuffer() if in_memory else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        scans, place = 0, 2
+        while scans <= MAX_SCANS and (marker := MARKER.search(content, place)) and marker[1] != END:
+            scans += marker[1] == SCAN
+            place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return scans > MAX_SCANS

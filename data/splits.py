@@ -5,7 +5,6 @@ Shapes: n items.
 
 import numpy as np
 
-from codegrid.codes import Layout
 from codegrid.errors import InputError
 from codegrid.tensors import digest_of, sha256
 
@@ -13,8 +12,8 @@ from .code_files import AnyCodes, Assumed, open_to_learn
 from .codes import CodeBatch, IndexedCodes
 from .loading import Indices, item_numbers
 
-SHARE = 10  # one of so many is held out
-HELD_OUT, TO_LEARN = 100, 400  # a small data set holds out more, up to so many, as long as so many are left to learn
+SHARE = 10  # one item in ten is held out
+HELD_OUT, TO_LEARN = 100, 400  # a small data set holds out up to 100, as long as 400 are left to learn
 # of a share measured on 100 items, such as an accuracy, the standard error is up to 5 points
 FEW = 100
 
@@ -68,6 +67,7 @@ class Subset(IndexedCodes):
 
     def __init__(self, codes: AnyCodes, numbers: np.ndarray) -> None:
         self.codes, self.numbers = codes, np.asarray(numbers, dtype=np.int64)
+        self.layout, self.classes = codes.layout, codes.classes
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -84,16 +84,6 @@ class Subset(IndexedCodes):
         return digest_of([self.codes.fingerprint(), sha256(self.numbers)])
 
     @property
-    def layout(self) -> Layout:
-        """The grids, coarse to fine."""
-        return self.codes.layout
-
-    @property
-    def classes(self) -> list[str]:
-        """The name of each label; empty where there are no labels."""
-        return self.codes.classes
-
-    @property
     def labels(self) -> np.ndarray | None:
         """(n,) int64; None where there are none."""
         labels = self.codes.labels
@@ -107,30 +97,23 @@ def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | 
     together or hold the same images.
     """
     if validation_codes is None:
-        parts = [Subset(codes, numbers) for numbers in _split_rows(codes)]
-        if not all(len(part) for part in parts):
+        views, labels = codes.header.views, codes.labels
+        of_images = None if labels is None else labels[::views]
+        rows = np.arange(len(codes)).reshape(-1, views)
+        training, test = (split_indices(of_images, len(rows), split) for split in ("train", "test"))
+        if not len(training) or not len(test):
             raise InputError(f"{codes.folder} holds {len(codes)} grids: too few to train and validate on")
-        return parts[0], parts[1]
+        return Subset(codes, rows[training].ravel()), Subset(codes, rows[test].ravel())
     assumed = Assumed(codes.layout, codes.header.tokenizer_fingerprint, codes.classes)
     other = open_to_learn(validation_codes, assumed)
     if other.header.tokenizer_fingerprint != codes.header.tokenizer_fingerprint:
-        raise InputError(
-            f"{validation_codes} and {codes.folder} come from different tokenizers: export one of them again"
-        )
+        raise InputError(f"{validation_codes} and {codes.folder} come from different tokenizers: export one again")
     for name, ours, theirs in (("grids", codes.layout, other.layout), ("classes", codes.classes, other.classes)):
         if ours != theirs:
-            raise InputError(f"{validation_codes} and {codes.folder} have different {name}: export one of them again")
+            raise InputError(f"{validation_codes} and {codes.folder} have different {name}: export one again")
     splits = (codes.header.split, other.header.split)
     if codes.header.source == other.header.source or splits in (("all", "train"), ("all", "test")):
         raise InputError(
             f"{validation_codes} has images that {codes.folder} has, too: leave `validation_codes` out, or give others"
         )
     return codes, other
-
-
-def _split_rows(codes: AnyCodes) -> list[np.ndarray]:
-    """The rows of the train and of the test part."""
-    views, labels = codes.header.views, codes.labels
-    labels = None if labels is None else labels[::views]
-    rows = np.arange(len(codes)).reshape(-1, views)
-    return [rows[split_indices(labels, len(rows), split)].ravel() for split in ("train", "test")]

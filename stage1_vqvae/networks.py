@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from .options import VQVAEOptions
+
 
 class ResidualBlock(nn.Module):
     """x + (ReLU, 3×3, ReLU, 1×1)(x)."""
@@ -30,50 +32,30 @@ class ResidualBlock(nn.Module):
 class Encoder(nn.Sequential):
     """(b, c, H, W) → (b, D, h, w): one 4×4 convolution of stride 2 for each halving, then the residual blocks."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        residual_channels: int,
-        num_residual_blocks: int,
-        embedding_dim: int,
-        downsampling: int,
-    ) -> None:
-        halvings = downsampling.bit_length() - 1  # of a power of two
-        widths = [in_channels, hidden_channels // 2] + [hidden_channels] * (halvings - 1)
-        widths = widths[: halvings + 1]
+    def __init__(self, in_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
+        hidden, halvings = options.hidden_channels, options.downsampling.bit_length() - 1  # of a power of two
+        widths = [in_channels, hidden // 2, *[hidden] * (halvings - 1)][: halvings + 1]
         layers: list[nn.Module] = []
         for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
-        layers += [nn.Conv2d(widths[-1], hidden_channels, 3, padding=1)]
-        layers += [ResidualBlock(hidden_channels, residual_channels) for _ in range(num_residual_blocks)]
-        layers += [nn.ReLU(), nn.Conv2d(hidden_channels, embedding_dim, 1)]
-        super().__init__(*layers)
+        layers += [nn.Conv2d(widths[-1], hidden, 3, padding=1)]
+        layers += [ResidualBlock(hidden, options.residual_channels) for _ in range(options.num_residual_blocks)]
+        super().__init__(*layers, nn.ReLU(), nn.Conv2d(hidden, embedding_dim, 1))
 
 
 class Decoder(nn.Sequential):
     """(b, D, h, w) → (b, c, H, W): the encoder's mirror, with transposed convolutions."""
 
-    def __init__(
-        self,
-        out_channels: int,
-        hidden_channels: int,
-        residual_channels: int,
-        num_residual_blocks: int,
-        embedding_dim: int,
-        downsampling: int,
-    ) -> None:
-        halvings = downsampling.bit_length() - 1  # of a power of two
-        widths = [hidden_channels] * halvings
-        if halvings > 1:
-            widths[-1] = hidden_channels // 2
-        layers: list[nn.Module] = [nn.Conv2d(embedding_dim, hidden_channels, 3, padding=1)]
-        layers += [ResidualBlock(hidden_channels, residual_channels) for _ in range(num_residual_blocks)]
+    def __init__(self, out_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
+        hidden, halvings = options.hidden_channels, options.downsampling.bit_length() - 1  # of a power of two
+        widths = [*[hidden] * max(1, halvings - 1), hidden // 2][:halvings]
+        layers: list[nn.Module] = [nn.Conv2d(embedding_dim, hidden, 3, padding=1)]
+        layers += [ResidualBlock(hidden, options.residual_channels) for _ in range(options.num_residual_blocks)]
         layers += [nn.ReLU()]
         for wide, narrow in pairwise(widths):
             layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1), nn.ReLU()]
         if halvings:
             layers += [nn.ConvTranspose2d(widths[-1], out_channels, 4, stride=2, padding=1)]
         else:
-            layers += [nn.Conv2d(hidden_channels, out_channels, 3, padding=1)]
+            layers += [nn.Conv2d(hidden, out_channels, 3, padding=1)]
         super().__init__(*layers)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from codegrid.errors import InputError
-from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, PowerOfTwo, Range, check_fields
+from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, OneOf, Range, check_fields
 from codegrid.registry import NameOf
 
+Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 1, 2, 4, 8, ... {MAX_SIDE:,}")]
 Distance = Literal["euclidean", "cosine"]
 Anchors = Literal["random", "closest", "probabilistic"]
 
@@ -25,7 +26,7 @@ class VQVAEOptions:
     """Width inside a residual block."""
     num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 2
     """Residual blocks in the encoder, and in the decoder."""
-    downsampling: Annotated[int, PowerOfTwo(MAX_SIDE)] = 4
+    downsampling: Factor = 4
     """Image size over code grid size: a power of two."""
 
 
@@ -82,7 +83,5 @@ class FSQOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.fsq_levels or math.prod(self.fsq_levels) > MAX_ENTRIES:
-            raise InputError(
-                f"`fsq_levels` {list(self.fsq_levels)}: give at least one number, with a product of at most "
-                f"{MAX_ENTRIES:,}, for example 8 8 8"
-            )
+            words = f"give at least one number, with a product of at most {MAX_ENTRIES:,}, for example 8 8 8"
+            raise InputError(f"`fsq_levels` {list(self.fsq_levels)}: {words}")

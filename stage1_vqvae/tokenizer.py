@@ -4,7 +4,6 @@ Shapes: b batch, c channels, H W image, h w code grid (h = ⌈H / downsampling�
 (b, h, w), one for each grid of the quantizer.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Annotated, Any, ClassVar
 
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codegrid.budget import check_memory
-from codegrid.codes import Codes, Condition, Losses, Moment, Signal
+from codegrid.codes import Codes, Condition, Losses, Moment, Sides, Signal
 from codegrid.errors import InputError
 from codegrid.limits import Range, check_value, make_options, short
 from codegrid.model_folder import ModelFolder
@@ -25,6 +24,7 @@ from codegrid.tensors import check_images
 from .networks import Decoder, Encoder
 from .options import VQVAEOptions
 
+RGB = Signal()
 IMAGE_CHANNELS = (1, 3)
 WORKED_ON = 3  # tensors of the decoder's largest layer at once: they are half the image's size, and half as wide
 
@@ -49,11 +49,7 @@ class VQVAE(ModelFolder, nn.Module):
     options: ClassVar[type] = VQVAEOptions
 
     def __init__(
-        self,
-        signal: Signal | Mapping[str, Any] = Signal(),  # noqa: B008 - frozen
-        data_variance: float = 1.0,
-        quantizer: str = "ema",
-        **options: Any,
+        self, signal: Signal | dict[str, Any] = RGB, data_variance: float = 1.0, quantizer: str = "ema", **options: Any
     ) -> None:
         super().__init__()
         self.signal = signal if isinstance(signal, Signal) else Signal(**signal)
@@ -68,12 +64,8 @@ class VQVAE(ModelFolder, nn.Module):
         self.data_variance = data_variance
         self.downsampling: int = settings.downsampling
         self.quantizer = TABLES["quantizer"][quantizer](**of_quantizer)
-        sizes = (
-            settings.hidden_channels, settings.residual_channels, settings.num_residual_blocks,
-            self.quantizer.embedding_dim, settings.downsampling,
-        )  # fmt: skip
-        self.encoder = Encoder(self.signal.channels, *sizes)
-        self.decoder = Decoder(self.signal.channels, *sizes)
+        self.encoder = Encoder(self.signal.channels, self.quantizer.embedding_dim, settings)
+        self.decoder = Decoder(self.signal.channels, self.quantizer.embedding_dim, settings)
         self.layout = self.quantizer.layout(self._sites(self.signal.size))
         self.config = {
             "signal": self.signal.as_json(),
@@ -90,10 +82,8 @@ class VQVAE(ModelFolder, nn.Module):
         vectors, codes, losses = self.quantizer(self.encoder(self._pad(x)), moment)
         output = self._crop(self.decoder(vectors), x.shape[2:])
         # −log p(x | z_q) of a Gaussian with the data's variance, up to a constant
-        reconstruction_loss = F.mse_loss(output, x) / self.data_variance
-        return Reconstructed(
-            output, codes, Losses({"reconstruction_loss": reconstruction_loss, **losses.terms}, losses.figures)
-        )
+        terms = {"reconstruction_loss": F.mse_loss(output, x) / self.data_variance, **losses.terms}
+        return Reconstructed(output, codes, Losses(terms, losses.figures))
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> Codes:
@@ -106,18 +96,14 @@ class VQVAE(ModelFolder, nn.Module):
 
     @torch.no_grad()
     def decode(
-        self,
-        codes: Codes,
-        size: tuple[int, ...] | None = None,
-        given: Condition = NO_CONDITION,
-        noise: Noise | None = None,
+        self, codes: Codes, size: Sides | None = None, given: Condition = NO_CONDITION, noise: Noise | None = None
     ) -> torch.Tensor:
         """Codes (b, h, w), one tensor for each grid → images (b, c, H, W), about [-1, 1]. Nothing here is random.
 
         `size` is the (H, W) to crop to: by default that of `signal` where the grids are those of such images,
         otherwise the grid times the down-sampling factor.
 
-        Raises `InputError` where a code, or the number of grids, is not of this tokenizer, or no memory holds so many.
+        Raises `InputError` where a code, or the number of grids, is not of this tokenizer, or memory cannot hold them.
         """
         self._check_codes(codes)
         self._check_memory(codes)
@@ -162,11 +148,11 @@ class VQVAE(ModelFolder, nn.Module):
 
         An image is 0, grey, where no grid has a code; where only some have, the others add as little as they can.
         """
-        filled = tuple(
-            torch.where(known, of_grid, self._quietest(grid))
-            for grid, (of_grid, known) in enumerate(zip(codes, drawn, strict=True))
-        )
-        images = self.decode(filled)
+        # in the place of others: the code whose vector is nearest to zero, 0 where the vectors cannot be listed
+        tables = [self.quantizer.entries(grid) for grid in range(len(codes))]
+        quietest = [0 if table is None else int(table.norm(dim=1).argmin()) for table in tables]
+        parts = zip(drawn, codes, quietest, strict=True)
+        images = self.decode(tuple(torch.where(known, code, quiet) for known, code, quiet in parts))
         padded = [side * self.downsampling for side in self._sites(images.shape[2:])]
         of_grids = [F.interpolate(known[:, None].float(), padded, mode="nearest-exact") for known in drawn]
         shown = torch.stack(of_grids).amax(0)
@@ -180,8 +166,7 @@ class VQVAE(ModelFolder, nn.Module):
         Raises `InputError` where the mask has another size than the images.
         """
         if tuple(mask.shape) != self.signal.size:
-            raise InputError(f"`mask` has the shape {tuple(mask.shape)}: it must be that of the images, "
-                             f"{self.signal.size}")  # fmt: skip
+            raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
         unknown = self._pad((~mask.bool()).float()[None, None])
         return tuple(F.adaptive_max_pool2d(unknown, grid.shape)[0, 0] == 0 for grid in self.layout)
 
@@ -198,9 +183,7 @@ class VQVAE(ModelFolder, nn.Module):
                 kind = str(of_grid.dtype).removeprefix("torch.")
                 raise InputError(f"`codes` of grid {number} are {kind}: they must be whole numbers")
             if of_grid.ndim != 1 + len(grid.shape):
-                raise InputError(
-                    f"`codes` of grid {number} have the shape {tuple(of_grid.shape)}: it must be (b, h, w)"
-                )
+                raise InputError(f"`codes` of grid {number} have the shape {tuple(of_grid.shape)}, not (b, h, w)")
             if not of_grid.numel():
                 continue
             least, largest = int(of_grid.min()), int(of_grid.max())
@@ -215,12 +198,7 @@ class VQVAE(ModelFolder, nn.Module):
             floats = WORKED_ON * pixels * max(self.signal.channels, self.config["hidden_channels"] // 8)
             check_memory(f"{len(codes[0]):,} decoded images", 4 * floats, "decode fewer at once (`batch_size`)")
 
-    def _quietest(self, grid: int) -> int:
-        """Return the code of a grid whose vector is nearest to zero; 0 where the vectors cannot be listed."""
-        entries = self.quantizer.entries(grid)
-        return 0 if entries is None else int(entries.norm(dim=1).argmin())
-
-    def _sites(self, size: tuple[int, ...]) -> tuple[int, ...]:
+    def _sites(self, size: Sides) -> Sides:
         """Return (h, w) of the latents of images (H, W)."""
         return tuple(-(-side // self.downsampling) for side in size)
 
@@ -231,5 +209,5 @@ class VQVAE(ModelFolder, nn.Module):
         return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
 
     @staticmethod
-    def _crop(images: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    def _crop(images: torch.Tensor, size: Sides) -> torch.Tensor:
         return images[..., : size[0], : size[1]]

@@ -31,40 +31,20 @@ def usage_of(counts: torch.Tensor) -> Usage:
     return Usage(float(perplexity(counts)), 1 - unused / len(counts), unused)
 
 
-class UsageCounter:
-    """Counts codes batch by batch; the figures do not depend on how they were cut into batches."""
-
-    def __init__(self, num_embeddings: int) -> None:
-        self.counts = torch.zeros(num_embeddings, dtype=torch.int64)
-
-    def add(self, codes: torch.Tensor) -> None:
-        """Count codes of any shape."""
-        self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts)).cpu()
-
-    def figures(self) -> Usage:
-        """Return perplexity and usage of all codes so far."""
-        return usage_of(self.counts)
-
-
 class LayoutUsage:
-    """Counts the codes of each grid of a layout, batch by batch."""
+    """Counts the codes of each grid of a layout, batch by batch; how they were cut into batches does not matter."""
 
     def __init__(self, layout: Layout) -> None:
-        self.counters = [UsageCounter(grid.num_embeddings) for grid in layout]
-
-    @property
-    def counts(self) -> list[torch.Tensor]:
-        """How often each code of each grid occurred, (K,) for each grid."""
-        return [counter.counts for counter in self.counters]
+        self.counts = [torch.zeros(grid.num_embeddings, dtype=torch.int64) for grid in layout]  # (K,) for each grid
 
     def add(self, codes: Codes) -> None:
         """Count codes (b, *shape), one tensor for each grid."""
-        for counter, of_grid in zip(self.counters, codes, strict=True):
-            counter.add(of_grid)
+        for counts, of_grid in zip(self.counts, codes, strict=True):
+            counts += torch.bincount(of_grid.flatten(), minlength=len(counts)).cpu()
 
     def by_grid(self) -> list[Usage]:
         """Return the figures of each grid."""
-        return [counter.figures() for counter in self.counters]
+        return [usage_of(counts) for counts in self.counts]
 
     def figures(self) -> Usage:
         """Return one figure of each kind over all grids: the mean perplexity, share and number of all their entries.

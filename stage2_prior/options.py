@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from codegrid.limits import MAX_KERNEL, MAX_LAYERS, MAX_WIDTH, Odd, Range
+from codegrid.limits import MAX_KERNEL, MAX_LAYERS, MAX_WIDTH, OneOf, Range
 
-Kernel = Annotated[int, Odd(3, MAX_KERNEL)]
+Kernel = Annotated[int, OneOf(range(3, MAX_KERNEL + 1, 2), f"an odd number from 3 to {MAX_KERNEL}")]
 Share = Annotated[float, Range(0, below=1)]
 
 

@@ -195,7 +195,7 @@ BAD = {
         ("--tokenizer {run}/tokenizer --codes {named} --output {new}", "one whole number for each"),
         ("--tokenizer {run}/tokenizer --codes {bars} --output {new}", "whole numbers of shape"),
         ("--tokenizer {run}/tokenizer --codes {run}/prior --output {new}", "not a whole code dataset"),
-        ("--tokenizer {run}/tokenizer --codes {folder_npz} --output {new}", "no file"),
+        ("--tokenizer {run}/tokenizer --codes {folder_npz} --output {new}", "not a whole code dataset"),
         ("--tokenizer {run}/tokenizer --codes {pickled} --output {new}", "not a readable npz"),
         ("--tokenizer {run}/tokenizer --codes {plain} --output {new}", "not a readable npz"),
         ("--tokenizer {run}/tokenizer --codes {picture} --output {new}", "no folder"),

@@ -30,7 +30,7 @@ def load_part(tmp_path):
 
 CLAIMS = {
     "the weights of .*: load it": load_part,
-    "60 images .*`image_size`": lambda tmp_path: load_images("npz", tmp_path / "bars.npz", "train", (100,)),
+    "54 images .*`image_size`": lambda tmp_path: load_images("npz", tmp_path / "bars.npz", "train", (100,)),
     "20,000 images .*`batch_size`": lambda tmp_path: to_float(torch.zeros(20_000, 1, dtype=torch.uint8)),
     "2 pictures .*`batch_size`": read_part,
     "the codes of 900 samples .*`batch_size`": lambda tmp_path: sample(build_prior().eval(), 900, batch_size=900),

@@ -9,9 +9,9 @@ import torch
 from written_codes import COUNT, HEADER, LABELS, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid.codes import Grid
-from codegrid.data import CodeDataset
 from codegrid.data.code_files import Assumed, files_of, open_codes, open_to_learn
 from codegrid.data.code_writer import shard_ranges
+from codegrid.data.codes import CodeDataset
 from codegrid.data.manifest import FILE_COLUMN, FILES
 from codegrid.data.npz import code_names, read_npz, write_npz
 from codegrid.data.parquet import read_parquet, write_parquet
@@ -147,6 +147,14 @@ def test_arrays_that_were_saved_without_names_are_codes_and_labels(tmp_path):
     np.savez(tmp_path / "a.npz", codes, LABELS)
     opened = open_codes(tmp_path / "a.npz", tokenizer_of(LAYOUTS["hw"]))
     assert np.array_equal(opened.codes[0], codes) and np.array_equal(opened.labels, LABELS)
+
+
+@pytest.mark.parametrize("name,form", [("CODES.NPZ", "npz"), ("folder.npz", None)])
+def test_a_file_is_one_in_capitals_too_and_a_folder_one_whatever_its_name(tmp_path, name, form):
+    layout = LAYOUTS["hw"]
+    write(tmp_path / name, layout, form).rename(tmp_path / name)
+    for opened in (open_codes(tmp_path / name, tokenizer_of(layout)), open_to_learn(tmp_path / name)):
+        assert torch.equal(opened.batch(range(COUNT)).codes[0], draw_codes(layout)[0])
 
 
 CODES = np.zeros((4, 3, 5), dtype=np.int64)

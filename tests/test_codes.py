@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, random_split
 from written_codes import CODES, COUNT, HEADER, LABELS, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid.codes import Grid
-from codegrid.data import CodeDataset
-from codegrid.data.code_writer import CodeShard, write_codes
+from codegrid.data.code_writer import write_codes
+from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.loading import StepSampler, in_order, load_batches, pieces_of
 from codegrid.data.manifest import CodeHeader
 from codegrid.data.shards import smallest_dtype
@@ -115,7 +115,7 @@ def test_columns_of_each_kind_are_read_as_they_were_written(tmp_path):
     "columns,reason",
     [
         ({"note": {"kind": "image", "shape": []}}, "choose one of int, float, text"),
-        ({"Note": {"kind": "int", "shape": []}}, "small letters"),
+        ({"Note": {"kind": "int", "shape": []}}, "lower-case letters"),
         ({"codes": {"kind": "int", "shape": []}}, "none of codes, label"),
         ({"note": {"kind": "int", "shape": [0]}}, "column shape"),
         ({"labels": {"kind": "int", "shape": [2]}}, "`labels` of one whole number"),
@@ -129,14 +129,14 @@ def test_a_header_with_columns_that_cannot_be_is_refused(columns, reason):
 @pytest.mark.parametrize(
     "shard,reason",
     [
-        (CodeShard((CODES[0][:10] + 290,), {"labels": LABELS[:10]}), "codes must be from 0 to 299"),
-        (CodeShard((CODES[0][:10] - 2**20,), {"labels": LABELS[:10]}), "codes must be from 0 to 299"),
-        (CodeShard((CODES[0][:9],), {"labels": LABELS[:10]}), "codes.0"),
-        (CodeShard(CODES * 2, {"labels": LABELS[:10]}), "grids and columns"),
-        (CodeShard((CODES[0][:10],), {}), "grids and columns"),
-        (CodeShard((CODES[0][:10],), {"labels": LABELS[:10] + 1}), "the labels 1 to 2, of 2 classes"),
-        (CodeShard((CODES[0][:10],), {"labels": LABELS[:10] * 0.5}), "kind int"),
-        (CodeShard((CODES[0][:10],), {"labels": LABELS[:9]}), "column labels"),
+        (CodeBatch((CODES[0][:10] + 290,), {"labels": LABELS[:10]}), "codes must be from 0 to 299"),
+        (CodeBatch((CODES[0][:10] - 2**20,), {"labels": LABELS[:10]}), "codes must be from 0 to 299"),
+        (CodeBatch((CODES[0][:9],), {"labels": LABELS[:10]}), "codes.0"),
+        (CodeBatch(CODES * 2, {"labels": LABELS[:10]}), "grids and columns"),
+        (CodeBatch((CODES[0][:10],), {}), "grids and columns"),
+        (CodeBatch((CODES[0][:10],), {"labels": LABELS[:10] + 1}), "the labels 1 to 2, of 2 classes"),
+        (CodeBatch((CODES[0][:10],), {"labels": LABELS[:10] * 0.5}), "kind int"),
+        (CodeBatch((CODES[0][:10],), {"labels": LABELS[:9]}), "column labels"),
     ],
 )
 def test_a_shard_that_is_not_what_the_header_says_is_not_written(tmp_path, shard, reason):

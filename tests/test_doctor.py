@@ -11,8 +11,8 @@ from conftest import draw_bars
 from toy_priors import BoundPrior, SilentPrior
 
 from codegrid.codes import Grid, Moment, Signal
-from codegrid.data import CodeDataset
-from codegrid.data.code_writer import CodeShard, missing_ranges, write_codes
+from codegrid.data.code_writer import missing_ranges, write_codes
+from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import to_float
 from codegrid.data.manifest import CodeHeader
 from codegrid.noise import Noise
@@ -20,7 +20,7 @@ from codegrid.pipelines.diagnosis.likelihood import count_frequencies, edge_of, 
 from codegrid.pipelines.diagnosis.run import doctor
 from codegrid.pipelines.diagnosis.samples import find_faults_of_samples
 from codegrid.pipelines.doctor import Doctor
-from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage2_prior import GatedPixelCNN
 
 K, SIDE = 16, 4
@@ -40,7 +40,7 @@ def save_codes(folder, codes, fingerprint, source, num_embeddings=K):
     codes = codes if isinstance(codes, tuple) else (codes,)
     layout = tuple(Grid(tuple(grid.shape[1:]), num_embeddings) for grid in codes)
     header = CodeHeader(len(codes[0]), layout, [], "train", fingerprint, source)
-    write_codes(folder, header, missing_ranges(folder, header), [CodeShard(codes, {})], {})
+    write_codes(folder, header, missing_ranges(folder, header), [CodeBatch(codes, {})], {})
 
 
 def save_prior(folder, fingerprint, codes=None, steps=0):

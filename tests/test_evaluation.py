@@ -23,7 +23,7 @@ from codegrid.pipelines.evaluation.features import check_features, make_extracto
 from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, measure_tokenizer, structural_similarity
 from codegrid.pipelines.evaluation.run import evaluate
-from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage2_prior import GatedPixelCNN
 
 CPU = torch.device("cpu")

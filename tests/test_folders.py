@@ -109,7 +109,7 @@ def test_a_class_may_be_a_link_and_other_links_to_folders_are_left_out(tmp_path)
         (root / link).symlink_to(target)
     assert files_of(root) == ["cat/1.png", "dog/2.png", "dog/deeper/3.png"]
     line = str(load(root).found)
-    assert "3 linked (again, all, cat/more)" in line and "2 that are no files (cat/gone.png, self)" in line
+    assert "3 linked (again, all, cat/more)" in line and "2 that are not files (cat/gone.png, self)" in line
 
 
 def test_a_folder_that_may_not_be_read_does_not_shift_the_numbers_of_classes(tmp_path, monkeypatch):

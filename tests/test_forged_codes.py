@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from written_codes import HEADER, export, shard_of
 
-from codegrid.data import CodeDataset
 from codegrid.data.code_writer import missing_ranges
+from codegrid.data.codes import CodeDataset
 from codegrid.errors import InputError
 from codegrid.tensors import digest_of
 

@@ -3,10 +3,6 @@
 Shapes: n images, c channels, H W image.
 """
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -164,11 +160,6 @@ def test_transparent_parts_of_a_picture_are_white(tmp_path, mode):
     assert (images[0, :, 3:6] == 0).all() and (images[0, :, 6:] == 255).all()
 
 
-def test_a_lone_train_folder_keeps_its_classes(tmp_path):
-    write_folder_of_bars(tmp_path / "train")
-    assert load_images("imagefolder", tmp_path, "train").classes == ["lying", "upright"]
-
-
 def test_folders_named_train_and_test_are_the_parts(tmp_path):
     write_folder_of_bars(tmp_path / "train", count=6)
     write_folder_of_bars(tmp_path / "test", count=4)
@@ -220,31 +211,10 @@ def test_the_fingerprint_follows_pixels_labels_and_names():
     assert prints[0] == prints[1] and len(set(prints)) == 5
 
 
-def test_class_numbers_do_not_depend_on_hash_order(tmp_path):
-    root = write_folder_of_bars(tmp_path, classes=("zebra", "ant"))
-    load = f"load_images('imagefolder', {str(root)!r}, 'train')"
-    program = f"from codegrid.data.sources import load_images; print({load}.classes)"
-    result = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True
-    )
-    assert result.stdout == "['ant', 'zebra']\n"
-    assert load_images("imagefolder", root, "train").classes == ["ant", "zebra"]  # here the seed is another one
-
-
-def break_a_picture(root):
-    (root / "lying" / "000.png").write_bytes(b"no picture")
-    return "000.png is not a readable picture"
-
-
 def cut_a_picture(root):
     path = sorted((root / "upright").iterdir())[0]
     path.write_bytes(path.read_bytes()[:100])
     return f"{path.name} is not a readable picture"
-
-
-def add_a_loose_picture(root):
-    Image.new("RGB", (20, 12)).save(root / "loose.png")
-    return "both loose"
 
 
 def add_another_size(root):
@@ -258,7 +228,7 @@ def empty_it(root):
     return "no pictures"
 
 
-@pytest.mark.parametrize("damage", [break_a_picture, cut_a_picture, add_a_loose_picture, add_another_size, empty_it])
+@pytest.mark.parametrize("damage", [cut_a_picture, add_another_size, empty_it])
 def test_a_folder_that_cannot_be_used_is_named_with_the_reason(tmp_path, damage):
     root = write_folder_of_bars(tmp_path)
     reason = damage(root)

@@ -5,7 +5,6 @@ import torch
 
 from codegrid.codes import Grid, Moment, Signal
 from codegrid.errors import InputError
-from codegrid.inherit import inherit_tensors
 from codegrid.noise import Noise
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.train_prior import TrainPrior
@@ -14,6 +13,7 @@ from codegrid.pipelines.training.initial import load_initial, start_from, with_o
 from codegrid.pipelines.training.tokenizer import check_codebook
 from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage2_prior.pixelcnn.network import GatedPixelCNN
+from codegrid.tensors import inherit_tensors
 
 
 def make_vqvae(quantizer="ema", num_embeddings=16, **options):

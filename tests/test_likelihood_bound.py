@@ -13,7 +13,7 @@ from codegrid.data.sources import load_images
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.likelihood_bound import bits_per_dim, fit_scales, image_nll
 from codegrid.pipelines.evaluation.run import evaluate
-from codegrid.stage1_vqvae import VQVAE
+from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage2_prior import GatedPixelCNN
 
 K, SCALE = 3, 30.0

@@ -65,6 +65,13 @@ def test_the_card_of_a_prior_says_how_to_sample(small_run):
     assert "reconstructions.png" not in text and "bits\\_per\\_code" in text
 
 
+@pytest.mark.parametrize("name", ["pipeline", "prior", "vqvae"])  # those of our own cards' texts
+def test_a_model_of_the_users_own_has_a_card_of_its_own(name):
+    fields = {"kind": "prior", "model": name, "config": {}, "provenance": {}, "fingerprint": ""}
+    text = render_card(fields, with_picture=False)
+    assert f"# Prior {name}\n\nIt draws new grids" in text and "wo-stage image model" not in text and "1711" not in text
+
+
 @pytest.mark.parametrize("change", ["remove", "edit", "empty", "folder", "binary"])
 def test_a_card_that_was_changed_or_removed_hinders_nothing(tmp_path, change):
     tokenizer = build_tokenizer()

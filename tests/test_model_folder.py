@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, Signal, load
+from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, Signal, load, tensors
 from codegrid.model_folder import fingerprint_of, load_model
 from codegrid.registry import BUILT_IN
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
@@ -394,6 +394,16 @@ def test_forged_weights_are_refused_by_name(folder, change, reason):
     forge_weights(folder, change)
     with pytest.raises(InputError, match=reason):
         VQVAE.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("check", ["sha256", "digest_of_file"])
+def test_the_bytes_that_are_loaded_are_those_that_were_checked(tmp_path, check, monkeypatch):
+    path, digest = tmp_path / "a.safetensors", getattr(tensors, check)
+    write_tensors(path, {"a": torch.ones(2)})
+    ones, checksum = path.read_bytes(), write_tensors(path, {"a": torch.zeros(2)})
+    # someone replaces the file once its digest is known
+    monkeypatch.setattr(tensors, check, lambda given: (digest(given), path.write_bytes(ones))[0])
+    assert not tensors.read_tensors(path, checksum)["a"].any()
 
 
 def test_a_config_is_neither_read_when_huge_nor_followed_into_the_deep(folder):

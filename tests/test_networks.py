@@ -8,9 +8,10 @@ import torch
 from codegrid.codes import Grid, Moment, Signal
 from codegrid.errors import InputError
 from codegrid.noise import Noise
-from codegrid.stage1_vqvae import VQVAE
 from codegrid.stage1_vqvae.networks import Decoder, Encoder, ResidualBlock
+from codegrid.stage1_vqvae.options import VQVAEOptions
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage1_vqvae.usage import LayoutUsage
 
 SIZES = [(32, 32), (28, 20), (13, 31), (1, 1)]
@@ -37,7 +38,8 @@ def test_a_residual_block_leaves_its_input_unchanged():
 
 @pytest.mark.parametrize("network", [Encoder, Decoder])
 def test_every_residual_block_has_weights_of_its_own(network):
-    counts = [sum(p.numel() for p in network(3, 8, 4, blocks, 5, 4).parameters()) for blocks in (1, 2, 3)]
+    options = [VQVAEOptions(hidden_channels=8, residual_channels=4, num_residual_blocks=n) for n in (1, 2, 3)]
+    counts = [sum(p.numel() for p in network(3, 5, each).parameters()) for each in options]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
 
 

@@ -12,7 +12,7 @@ from written_codes import CODES, COUNT, HEADER, LABELS, LAYOUTS, draw_codes, sha
 
 from codegrid.codes import Grid
 from codegrid.data.code_files import open_codes
-from codegrid.data.code_writer import CodeShard
+from codegrid.data.codes import CodeBatch
 from codegrid.data.manifest import CodeHeader
 from codegrid.data.parquet import read_parquet, write_parquet
 from codegrid.errors import InputError
@@ -68,7 +68,7 @@ def test_codes_are_let_go_as_they_are_written(tmp_path):
             assert sum(codes() is not None for codes in written) <= 1  # the last one, at most
             codes = torch.full((20, 64, 64), first)
             written.append(weakref.ref(codes))
-            yield CodeShard((codes,), {})
+            yield CodeBatch((codes,), {})
             del codes
 
     write_parquet(tmp_path / "codes.parquet", header, shards())

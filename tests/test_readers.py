@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from test_model_folder import build_prior, build_tokenizer
 from written_codes import HEADER, export, shard_of
 
-from codegrid.data import CodeDataset
+from codegrid.data.codes import CodeDataset
 from codegrid.data.npz import read_npz
 from codegrid.errors import InputError
 from codegrid.model_folder import fingerprint_of, load_model

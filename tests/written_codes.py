@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from codegrid.codes import Grid
-from codegrid.data.code_writer import CodeShard, missing_ranges, write_codes
+from codegrid.data.code_writer import missing_ranges, write_codes
+from codegrid.data.codes import CodeBatch
 from codegrid.data.manifest import CodeHeader
 
 COUNT = 25
@@ -42,7 +43,7 @@ def shard_of(rows, codes=CODES, columns=None):
     """The rows of codes and columns, by default labels."""
     part = slice(rows.start, rows.stop)
     columns = {"labels": LABELS} if columns is None else columns
-    return CodeShard(tuple(grid[part] for grid in codes), {name: column[part] for name, column in columns.items()})
+    return CodeBatch(tuple(grid[part] for grid in codes), {name: column[part] for name, column in columns.items()})
 
 
 def export(folder, header=HEADER, encode=shard_of, tables=None):

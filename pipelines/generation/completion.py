@@ -42,8 +42,9 @@ def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
         raise InputError(f"no folder {root}: give `complete` a folder of pictures")
     height, width = tokenizer.signal.size
     contents = list_pictures(root)
-    found = Found(len(contents.paths), name=str(root), left_out=contents.left_out)
-    images = FolderImages(root, contents.paths, None, [], (height, width), tokenizer.signal.channels, found)
+    paths = contents.listing.paths
+    found = Found(len(paths), name=str(root), left_out=contents.left_out)
+    images = FolderImages(root, paths, None, [], (height, width), tokenizer.signal.channels, found)
     print_once(str(found))
     batches = [
         tokenizer.encode(to_float(batch.images).to(tokenizer.device))

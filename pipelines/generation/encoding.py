@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 
 from codegrid.codes import Codes, describe_layout
-from codegrid.data.code_writer import SHARD_SIZE, CodeShard, missing_ranges, remove_codes, write_codes
-from codegrid.data.codes import CodeDataset
+from codegrid.data.code_writer import SHARD_SIZE, missing_ranges, remove_codes, write_codes
+from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import to_float
 from codegrid.data.loading import in_order, load_batches
 from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, CodeHeader, is_whole
@@ -92,7 +92,7 @@ def encode_ranges(
     num_workers: int,
     accelerator: Accelerator,
     progress: Callable[[int], object] = lambda count: None,
-) -> Iterator[CodeShard]:
+) -> Iterator[CodeBatch]:
     """Encode each range of images in turn; every process sees all codes, and encodes its share of every batch.
 
     One data loader reads the shares of all ranges: its workers start once, and read on while codes are written.
@@ -115,7 +115,7 @@ def encode_ranges(
             columns[LABELS] = images.labels[rows]
         if images.files is not None:
             columns[FILES] = images.files[rows]
-        yield CodeShard(codes, columns)
+        yield CodeBatch(codes, columns)
 
 
 @torch.inference_mode()
@@ -161,7 +161,7 @@ def _write(
     tokenizer: Tokenizer,
     header: CodeHeader,
     missing: list[range],
-    shards: Iterator[CodeShard],
+    shards: Iterator[CodeBatch],
 ) -> None:
     """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
     provenance = {"dataset": public_name(str(settings.dataset))}
@@ -174,7 +174,7 @@ def _write(
         write_codes(run.folder / STATE, header, missing, shards, provenance)
     codes = CodeDataset(run.folder / STATE)
     write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
-    whole = (CodeShard(*codes.batch(rows)) for rows in in_order(len(codes), SHARD_SIZE))
+    whole = map(codes.batch, in_order(len(codes), SHARD_SIZE))
     run.finish_with(lambda folder: write(folder / f"codes.{settings.format}", header, whole))
     remove_codes(run.folder / STATE)
 

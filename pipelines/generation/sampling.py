@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 
 from codegrid.codes import NO_LABEL, Codes, describe_layout
-from codegrid.data.code_writer import CodeShard, write_codes
+from codegrid.data.code_writer import write_codes
+from codegrid.data.codes import CodeBatch
 from codegrid.data.image_files import ImageFiles, make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
 from codegrid.data.manifest import FILES, FILES_JSON, LABELS
@@ -194,7 +195,7 @@ def leave_codes(job: Job) -> None:
     print_once(f"{shown}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
 
 
-def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any) -> CodeShard:
+def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any) -> CodeBatch:
     """Draw the codes of some samples on all processes."""
 
     def draw(rows: range) -> Codes:
@@ -204,4 +205,4 @@ def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any)
     codes = tuple(map(torch.cat, zip(*batches, strict=True)))
     columns: dict[str, Column] = {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]}
     files = job.files_of(numbers)
-    return CodeShard(codes, columns if files is None else columns | {FILES: files})
+    return CodeBatch(codes, columns if files is None else columns | {FILES: files})

@@ -33,9 +33,6 @@ class Clustered(CodebookQuantizer):
         anchor_once: move entries in the first step only.
         options: those of every quantizer with a codebook. Revival is off by default over EMA, where unused entries
             move anyhow.
-
-    Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
-    → vectors (8, 64, 7, 7), codes ((8, 7, 7),) in 0 ... 511.
     """
 
     options: ClassVar[type] = ClusteredOptions
@@ -84,13 +81,21 @@ class ClusteredGradientQuantizer(Clustered, GradientQuantizer):
 # → (m, D), the same on each process.
 
 
-class RandomAnchors(nn.Module):
+class Anchors(nn.Module):
+    """Latents that entries move toward."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
+        super().__init__()
+        self.distance = distance
+
+
+class RandomAnchors(Anchors):
     """Random latents of a pool of K, which the last batches have filled."""
 
     running_pool: torch.Tensor
 
     def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
-        super().__init__()
+        super().__init__(num_embeddings, embedding_dim, distance)
         self.register_buffer("running_pool", torch.zeros(num_embeddings, embedding_dim, dtype=torch.float32))
 
     def forward(
@@ -105,12 +110,8 @@ class RandomAnchors(nn.Module):
         return self.running_pool[moved]
 
 
-class ClosestAnchors(nn.Module):
+class ClosestAnchors(Anchors):
     """The latent of the joint batch that is closest to the entry."""
-
-    def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
-        super().__init__()
-        self.distance = distance
 
     def forward(
         self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int
@@ -125,12 +126,8 @@ class ClosestAnchors(nn.Module):
         return gather_rows(latents, rows, all_gather(gaps).argmin(0) == rank())
 
 
-class ProbabilisticAnchors(nn.Module):
+class ProbabilisticAnchors(Anchors):
     """A latent of the joint batch drawn for each entry with probability softmax(−‖z − e‖²), or softmax(cos(z, e))."""
-
-    def __init__(self, num_embeddings: int, embedding_dim: int, distance: str) -> None:
-        super().__init__()
-        self.distance = distance
 
     def forward(
         self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from codegrid.codes import Codes, Grid, Layout, Losses, Moment
+from codegrid.codes import Codes, Grid, Layout, Losses, Moment, Sides
 from codegrid.limits import make_options
 from codegrid.noise import torch_rng
 from codegrid.protocols import Quantized
@@ -51,6 +51,9 @@ class CodebookQuantizer(nn.Module):
         kmeans_steps: training steps at the start in which the codebook is what k-means makes of the batch's latents.
 
     Raises `InputError` where it has no such option, or a value is out of its range.
+
+    Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
+    → vectors (8, 64, 7, 7), codes ((8, 7, 7),) in 0 ... 511.
     """
 
     options: ClassVar[type] = CodebookOptions
@@ -74,8 +77,8 @@ class CodebookQuantizer(nn.Module):
         self.register_buffer("running_hits", torch.ones(self.num_embeddings, dtype=torch.float32))
         self._notes: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def layout(self, sites: tuple[int, ...]) -> Layout:
-        """Return the one grid of latents with so many sites."""
+    def layout(self, sites: Sides) -> Layout:
+        """Return the one grid of latents with these sites."""
         return (Grid(sites, self.num_embeddings),)
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
@@ -181,9 +184,6 @@ class EMAQuantizer(CodebookQuantizer):
     """A codebook by exponential moving averages (van den Oord et al. 2017, Appendix A.1).
 
     Each entry is the running mean of the latents that chose it; the codebook term of the loss drops out.
-
-    Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
-    → vectors (8, 64, 7, 7), codes ((8, 7, 7),) in 0 ... 511.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -201,11 +201,7 @@ class EMAQuantizer(CodebookQuantizer):
 
 
 class GradientQuantizer(CodebookQuantizer):
-    """A codebook by gradient: ‖sg[z_e] − e‖² (Eq. 3) pulls each chosen entry to its latents.
-
-    Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
-    → vectors (8, 64, 7, 7), codes ((8, 7, 7),) in 0 ... 511.
-    """
+    """A codebook by gradient: ‖sg[z_e] − e‖² (Eq. 3) pulls each chosen entry to its latents."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

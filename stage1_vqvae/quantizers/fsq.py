@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from codegrid.codes import Codes, Grid, Layout, Losses, Moment
+from codegrid.codes import Codes, Grid, Layout, Losses, Moment, Sides
 from codegrid.limits import make_options
 from codegrid.protocols import Quantized
 from codegrid.stage1_vqvae.options import FSQOptions
@@ -49,8 +49,8 @@ class FSQuantizer(nn.Module):
         self.register_buffer("places", torch.tensor(places), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=torch.float32), persistent=False)  # has the model's type
 
-    def layout(self, sites: tuple[int, ...]) -> Layout:
-        """Return the one grid of latents with so many sites."""
+    def layout(self, sites: Sides) -> Layout:
+        """Return the one grid of latents with these sites."""
         return (Grid(sites, self.num_embeddings),)
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:

@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from codegrid.codes import Codes, Layout, Losses, Moment
+from codegrid.codes import Codes, Layout, Losses, Moment, Sides
 from codegrid.errors import InputError
 from codegrid.limits import make_options
 from codegrid.protocols import Quantized
@@ -55,8 +55,8 @@ class ResidualQuantizer(nn.Module):
         self.kmeans_steps: int = books[0].kmeans_steps
         self._notes: list[torch.Tensor] = []
 
-    def layout(self, sites: tuple[int, ...]) -> Layout:
-        """Return the q grids of latents with so many sites."""
+    def layout(self, sites: Sides) -> Layout:
+        """Return the q grids of latents with these sites."""
         return tuple(grid for book in self._each() for grid in book.layout(sites))
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:

@@ -16,7 +16,6 @@ from typing_extensions import Self
 
 from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
 from codegrid.errors import InputError
-from codegrid.inherit import Rows
 from codegrid.limits import MAX_CLASSES, check_whole, make_options
 from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
@@ -27,6 +26,7 @@ from codegrid.stage2_prior.likelihood import cross_entropy
 from codegrid.stage2_prior.options import PixelCNNOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
+from codegrid.tensors import Rows
 
 from .cache import PixelCNNSteps
 from .folding import FoldedWeights
