@@ -50,7 +50,8 @@ class Row(NamedTuple):
 class Figure(NamedTuple):
     """A metric as a report shows it, beside its usual range."""
 
-    of: str  # the table that it is in
+    of: str  # the subject of its table, and that table's title
+    title: str
     metric: str
     words: str
     value: float
@@ -76,7 +77,7 @@ class Table(NamedTuple):
                 low, high = self._bound(row.low, -math.inf), self._bound(row.high, math.inf)
                 mark = LOW if value < low else "" if value <= high else HIGH  # of NaN, too
                 usual = _in_words(low, high, row.style)
-                found.append(Figure(self.of, name, row.words, value, f"{value:{row.style}}", usual, mark))
+                found.append(Figure(self.of, self.title, name, row.words, value, f"{value:{row.style}}", usual, mark))
         return found
 
     def _bound(self, bound: Bound, unknown: float) -> float:

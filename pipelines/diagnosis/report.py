@@ -40,7 +40,7 @@ class Report:
         if self.marks:
             first, *others = self.marks
             more = f"; {len(others)} more below" if others else ""
-            return f"Not as usual: {first.words}: {first.shown} (usual: {first.usual}){more}."
+            return f"Not as usual: {first.title}, {first.words}: {first.shown} (usual: {first.usual}){more}."
         looked = any(table.figures() for table in self.tables if table.rows is not OF_TRAINING)
         return SOUND if looked else "Nothing was looked at: too many parts are missing."
 
