@@ -4,15 +4,20 @@ codegrid doctor --run runs/demo
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from codegrid.limits import NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.settings import Compute, Dataset, Flag, Folder, Folders, GivesFigures, Overwrites
 
+SOUND = "Nothing found."  # the verdict on a run without findings and marks
+
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(Compute, Overwrites, GivesFigures):
-    """Say in words which stage of a run is at fault, and what to try. Exits with 0 whatever it finds.
+    """Say in words which stage of a run is at fault, and what to try; mark every figure that is not as usual.
+
+    Exits with 0 whatever it finds; with --strict only where it looked and nothing is found or marked, else with 1.
 
     codegrid doctor --run runs/demo
     """
@@ -39,8 +44,14 @@ class Doctor(Compute, Overwrites, GivesFigures):
     """How many samples to draw from the prior, to be compared with as many held-out grids; None: draw none."""
     seed: Seed = 0
     """Seed of the samples: sample i follows from it and i alone."""
+    strict: Flag = False
+    """Exit with code 1 where anything is found, or marked as not usual, or nothing could be looked at."""
     output: Folder | None = None
     """Folder for doctor.json, which holds all of it for programs. By default nothing is written."""
+
+    def exit_code(self, result: Any) -> int:
+        """Return 1 where a strict doctor is not content with its report, as `doctor` returns it; else 0."""
+        return int(self.strict and result["verdict"] != SOUND)
 
 
 def main() -> None:

@@ -62,7 +62,10 @@ TOLD = [
     (Evaluate, "--images a --against b --features inception --json"),
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
-    (Doctor, "--num-samples None --seed 1 --output o --device cpu --overwrite --quiet --json --skip-unreadable"),
+    (
+        Doctor,
+        "--num-samples None --seed 1 --output o --device cpu --overwrite --quiet --json --skip-unreadable --strict",
+    ),
     (View, "--run r --host 0.0.0.0 --port 80 --device cpu --quiet --trusted-hosts a b"),
     (View, "--tokenizer t --dataset npz --data-root d"),
     (View, "--tokenizer t --prior p q"),

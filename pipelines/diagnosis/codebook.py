@@ -20,11 +20,11 @@ MIN_USED = 0.5
 MOSTLY_USED = 0.8  # below it capacity is wasted, though the codebook lives
 
 ROWS = {
-    "perplexity": Row("perplexity of the codes, at most K", "0.6 K to 0.9 K", ".1f"),
-    "num_embeddings": Row("K, entries of the codebook", "", ".0f"),
-    "perplexity_share": Row("perplexity over what these codes could reach", f"above {MIN_PERPLEXITY}"),
-    "used_share": Row("entries in use, over what these codes could reach", f"above {MOSTLY_USED}"),
-    "unused_entries": Row("entries that no code names", "few", ".0f"),
+    "perplexity": Row("perplexity of the codes, at most K", ".1f"),
+    "num_embeddings": Row("K, entries of the codebook", ",.0f"),
+    "perplexity_share": Row("perplexity, of what as many codes could reach", low=0.5),
+    "used_share": Row("entries in use, of what they could reach", low=MOSTLY_USED),
+    "unused_entries": Row("entries that no code names", ",.0f"),
 }
 CODEBOOK = Subject("The codebook")
 THEN = "usage.png of codegrid evaluate shows the codebook. Then export the codes and train the prior anew."

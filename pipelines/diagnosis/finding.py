@@ -1,14 +1,18 @@
 """Findings of the doctor, and the rows of its tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 Metrics = dict[str, float]
+Bound = float | Callable[[Metrics], float]
 
 FAULT: Final = "fault"
 WARNING: Final = "warning"
 SEVERITIES = (FAULT, WARNING)  # the worst first
+LOW: Final = "LOW"  # marks of figures that are not as usual
+HIGH: Final = "HIGH"
 STAGES = ("pairing", "tokenizer", "prior", "samples")  # in the order of cause and effect
 
 
@@ -32,11 +36,28 @@ class Subject(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of a table: what a metric is, and which values are usual."""
+    """A line of a table: a metric in words, how its value is written, and from where to where it usually is.
+
+    A bound that depends on other metrics of the table is a function of them.
+    """
 
     words: str
-    usual: str
-    style: str = ".2f"  # of the value
+    style: str = ".2f"
+    low: Bound = -math.inf
+    high: Bound = math.inf
+
+
+class Figure(NamedTuple):
+    """A metric as a report shows it, beside its usual range."""
+
+    of: str  # the subject of its table, and that table's title
+    title: str
+    metric: str
+    words: str
+    value: float
+    shown: str
+    usual: str  # "at most 0.10"; empty where nothing is known to be usual
+    mark: str  # LOW or HIGH where the value is outside of that
 
 
 class Table(NamedTuple):
@@ -46,6 +67,32 @@ class Table(NamedTuple):
     rows: Mapping[str, Row]
     metrics: Metrics
     of: str = ""
+
+    def figures(self) -> list[Figure]:
+        """Return the metrics that there are, in the order of the rows, each marked where it is not as usual."""
+        found = []
+        for name, row in self.rows.items():
+            if name in self.metrics:
+                value = self.metrics[name]
+                low, high = self._bound(row.low, -math.inf), self._bound(row.high, math.inf)
+                mark = LOW if value < low else "" if value <= high else HIGH  # of NaN, too
+                usual = _in_words(low, high, row.style)
+                found.append(Figure(self.of, self.title, name, row.words, value, f"{value:{row.style}}", usual, mark))
+        return found
+
+    def _bound(self, bound: Bound, unknown: float) -> float:
+        """Return a bound as a number; `unknown` where metrics that it depends on are missing."""
+        try:
+            return bound(self.metrics) if callable(bound) else bound
+        except KeyError:
+            return unknown
+
+
+def _in_words(low: float, high: float, style: str) -> str:
+    if math.isfinite(low) and math.isfinite(high):
+        return f"{low:{style}} to {high:{style}}"
+    least = f"at least {low:{style}}" * math.isfinite(low)
+    return least or f"at most {high:{style}}" * math.isfinite(high)
 
 
 def by_importance(findings: Iterable[Finding]) -> list[Finding]:

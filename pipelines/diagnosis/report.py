@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .finding import Finding, Metrics, Table
+from codegrid.pipelines.doctor import SOUND
 
-WIDTH = 110  # letters of a line of text
-WORDS = 74  # letters that describe a metric
+from .finding import HIGH, LOW, Figure, Finding, Metrics, Table
+from .training import ROWS as OF_TRAINING
+
+WIDTH = 80  # letters of a line of text
+WORDS = 46  # letters that describe a metric
 
 
 @dataclass
@@ -17,7 +20,7 @@ class Report:
 
     findings: list[Finding] = field(default_factory=list)  # the most important first
     tables: list[Table] = field(default_factory=list)
-    metrics: Metrics = field(default_factory=dict)  # of the reconstructions
+    metrics: Metrics = field(default_factory=dict)  # of the tokenizer: its training, its reconstructions
     grids: list[dict[str, Any]] = field(default_factory=list)  # of the codebook, grid by grid
     priors: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # sentences
@@ -25,21 +28,31 @@ class Report:
     images: str = ""  # that were looked at, in one line
 
     @property
+    def marks(self) -> list[Figure]:
+        """All figures that are not as usual."""
+        return [figure for table in self.tables for figure in table.figures() if figure.mark]
+
+    @property
     def verdict(self) -> str:
-        """One sentence: the first finding, or that there is none."""
+        """One sentence: the first finding, or else what is not as usual, or that there is neither."""
         if self.findings:
             return self.findings[0].words
-        looked = any(table.metrics for table in self.tables)
-        return "Nothing found." if looked else "Nothing was looked at: too many parts are missing."
+        if self.marks:
+            first, *others = self.marks
+            more = f"; {len(others)} more below" if others else ""
+            return f"Not as usual: {first.title}, {first.words}: {first.shown} (usual: {first.usual}){more}."
+        looked = any(table.figures() for table in self.tables if table.rows is not OF_TRAINING)
+        return SOUND if looked else "Nothing was looked at: too many parts are missing."
 
     def as_text(self) -> str:
         """Return all of it as text."""
         lines = [self.verdict]
-        lines += [f"({len(self.findings) - 1} more below)"] if len(self.findings) > 1 else []
-        lines += [""]
-        lines += [f"Looked at: {', '.join(str(Path(folder)) for folder in self.looked_at.values())}"]
-        lines += [f"Images:    {self.images}"] * bool(self.images)
-        lines += [f"Left out:  {words}" for words in self.left_out] + [""]
+        more = [f"{len(self.findings) - 1} more below"] if len(self.findings) > 1 else []
+        more += [f"figures that are not as usual are marked {LOW} or {HIGH}"] if self.marks else []
+        lines += [f"({'; '.join(more)})"] if more else []
+        lines += ["", *_wrap(f"Looked at: {', '.join(str(Path(folder)) for folder in self.looked_at.values())}")]
+        lines += _wrap(f"Images:    {self.images}") if self.images else []
+        lines += [line for words in self.left_out for line in _wrap(f"Left out:  {words}")] + [""]
         for number, finding in enumerate(self.findings, 1):
             lines += _describe(number, finding)
         if len(self.findings) > 1:
@@ -53,6 +66,7 @@ class Report:
         return {
             "verdict": self.verdict,
             "findings": [finding._asdict() for finding in self.findings],
+            "marks": [figure._asdict() for figure in self.marks],
             "metrics": self.metrics,
             "grids": self.grids,
             "priors": self.priors,
@@ -63,22 +77,23 @@ class Report:
 
     def _table(self, table: Table) -> list[str]:
         """Return metrics with what is usual, and in front of each the number of the first finding that rests on it."""
-        here = {name: row for name, row in table.rows.items() if name in table.metrics}
-        if not here:
+        figures = table.figures()
+        if not figures:
             return []
-        lines = [f"{table.title:{WORDS + 3}} {'':8}   usual"]
+        lines = [f"{table.title:{WORDS + 3}} {'':8} {'':4} usual"]
         mine = [(number, one.metrics) for number, one in enumerate(self.findings, 1) if one.of == table.of]
-        for name, row in here.items():
-            number = next((str(number) for number, metrics in mine if name in metrics), "")
-            value = f"{table.metrics[name]:{row.style}}"
-            lines.append(f"{number:2} {row.words:{WORDS}} {value:>8}   {row.usual}".rstrip())
+        for figure in figures:
+            number = next((str(number) for number, metrics in mine if figure.metric in metrics), "")
+            words = f"{number:2} {figure.words:{WORDS}} {figure.shown:>8} {figure.mark:4} {figure.usual}"
+            lines.append(words.rstrip())
         return [*lines, ""]
 
 
 def _describe(number: int, finding: Finding) -> list[str]:
-    indent = "   "
-    words = textwrap.fill(
-        f"{number}. {finding.severity}, {finding.stage}: {finding.words}", WIDTH, subsequent_indent=indent
-    )
-    remedy = textwrap.fill(f"Try: {finding.remedy}", WIDTH, initial_indent=indent, subsequent_indent=indent)
-    return [words, remedy, ""]
+    words = _wrap(f"{number}. {finding.severity}, {finding.stage}: {finding.words}", 3)
+    return [*words, *_wrap(f"   Try: {finding.remedy}", 3), ""]
+
+
+def _wrap(words: str, indent: int = 11) -> list[str]:
+    """Return lines that fit the page. Paths and flags are not broken."""
+    return textwrap.wrap(words, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)

@@ -13,11 +13,11 @@ from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.generation.artifacts import Artifacts, find_artifacts
 from codegrid.pipelines.running.cli import print_once, with_flags
 from codegrid.pipelines.running.device import choose_device
-from codegrid.pipelines.running.run_folder import Run
-from codegrid.protocols import Prior
+from codegrid.pipelines.running.run_folder import Run, read_record
+from codegrid.protocols import Prior, Tokenizer
 from codegrid.stage1_vqvae.usage import LayoutUsage
 
-from . import codebook, decoder, likelihood, samples
+from . import codebook, decoder, likelihood, samples, training
 from .finding import Metrics, Subject, Table, by_importance
 from .pairing import find_strangers
 from .parts import BATCH, all_rows, code_dataset, codes_for, read_rows
@@ -71,14 +71,21 @@ def examine(found: Artifacts, num_samples: int | None = 256, seed: int = 0) -> R
 def _examine_tokenizer(found: Artifacts, report: Report) -> None:
     """Look at reconstructions, if there are images, and at the usage of codes, or else of these images' codes."""
     config: Mapping[str, Any] = {} if found.tokenizer is None else found.tokenizer.config
+    codes = code_dataset(found)
+    if found.tokenizer is not None:
+        record = read_record(Path(found.folders["tokenizer"]), "train-tokenizer")
+        if codes is not None and codes.header.source == record.get("settings", {}).get("data"):
+            record.setdefault("items", codes.header.num_images)
+        report.metrics |= _examine_training(
+            found.tokenizer, record, Subject("The tokenizer", "tokenizer", config), report
+        )
     layout: Layout = ()
     usage: LayoutUsage | None = None
     if found.tokenizer is not None and found.images is not None:
         layout = found.tokenizer.layout
         usage = LayoutUsage(layout)
         chosen = in_batches(evenly_spaced(len(found.images), MAX_IMAGES), BATCH)
-        report.metrics = decoder.measure_decoder(found.tokenizer, load_batches(found.images, chosen), usage)
-    codes = code_dataset(found)
+        report.metrics |= decoder.measure_decoder(found.tokenizer, load_batches(found.images, chosen), usage)
     if codes is not None:
         layout = codes.layout
         usage = LayoutUsage(layout)
@@ -107,38 +114,51 @@ def _examine_prior(
     sites = sum(grid.num_sites for grid in prior.layout)
     known = None if training is None else read_rows(training, prior, max(MAX_ROWS, MAX_CODES // sites))
     others = None if held_out is None else read_rows(held_out, prior, MAX_ROWS)
-    metrics, of_grids = likelihood.measure_likelihood(prior, known, others)
+    record = read_record(Path(found.folders[name]), "train-prior")
+    if training is not None:
+        record.setdefault("items", len(training))
+    metrics = _examine_training(prior, record, subject, report)
+    of_prior, of_grids = likelihood.measure_likelihood(prior, known, others)
+    metrics |= of_prior
     if prior.likelihood == "none":
         report.left_out.append(f"no bits of {name}: {name} has no likelihood; it is judged by its samples alone")
     elif prior.likelihood == "bound":
         report.left_out.append(f"no exact bits of {name}: its likelihood is a bound, and so are its bits below")
-    report.tables.append(Table(f"Prior{title}", likelihood.ROWS, metrics, name))
-    if len(of_grids) > 1:
-        for number, grid, of_grid in zip(prior.grids, prior.layout, of_grids, strict=True):
-            report.tables.append(Table(f"Grid {number}, {grid}", likelihood.ROWS, of_grid, f"{name} grid {number}"))
-    of_samples: Metrics = {}
     if held_out is not None and num_samples is not None:
         real = read_rows(held_out, prior, num_samples)
         drawn = samples.sample_like(prior, real, seed)
-        of_samples = samples.measure_samples(prior, drawn, real, known)
-        if "accuracy" not in of_samples:
+        metrics |= samples.measure_samples(prior, drawn, real, known)
+        if "accuracy" not in metrics:
             report.left_out.append(f"no likeliest codes of {name}: it does not give them one after the other")
         if training is not None and len(training) * 2 * drawn.flat.numel() > MAX_COMPARED:
             report.left_out.append("no copies of training grids: that would take long (give a smaller `num_samples`)")
         elif training is not None:
-            of_samples |= samples.measure_memory(drawn, real, all_rows(training, prior))
-    report.tables.append(Table(f"Samples{title}", samples.ROWS, of_samples, name))
-    metrics |= of_samples
-    report.findings += likelihood.find_faults_of_learning(metrics, subject, _is_last(prior.provenance))
+            metrics |= samples.measure_memory(drawn, real, all_rows(training, prior))
+    report.tables.append(Table(f"Prior{title}", likelihood.ROWS, metrics, name))
+    if len(of_grids) > 1:
+        for number, grid, of_grid in zip(prior.grids, prior.layout, of_grids, strict=True):
+            report.tables.append(Table(f"Grid {number}, {grid}", likelihood.OF_GRID, of_grid, f"{name} grid {number}"))
+    report.tables.append(Table(f"Samples{title}", samples.ROWS, metrics, name))
+    report.findings += likelihood.find_faults_of_learning(metrics, subject)
     report.findings += samples.find_faults_of_samples(metrics, subject)
     by_grid = [{"grid": number, **of_grid} for number, of_grid in zip(prior.grids, of_grids, strict=False)]
     report.priors.append({"prior": name, "likelihood": prior.likelihood, "metrics": metrics, "grids": by_grid})
 
 
-def _is_last(provenance: dict[str, Any]) -> bool:
-    """Return whether the prior that was kept is that of the end of its training."""
-    history: Any = provenance.get("history")
-    try:
-        return history[-1]["step"] == provenance.get("step")
-    except (TypeError, KeyError, IndexError):  # a stranger's provenance can be anything
-        return True
+def _examine_training(model: Tokenizer | Prior, record: Mapping[str, Any], subject: Subject, report: Report) -> Metrics:
+    """Look at how long a model was trained, and return that.
+
+    Args:
+        model: of which it is asked.
+        record: of its folder, run.json: how many items it learnt, and how many at a step.
+        subject: what it is called.
+        report: takes what is found.
+    """
+    settings = record.get("settings", {})
+    metrics = training.measure_training(model.provenance, settings.get("batch_size"), record.get("items"))
+    if "epochs" not in metrics:
+        report.left_out.append(f"no epochs of {subject.of}: its folder does not tell how much there was to learn")
+    title = f"Training of {subject.name[0].lower()}{subject.name[1:]}"
+    report.tables.append(Table(title, training.ROWS, metrics, subject.of))
+    report.findings += training.find_faults_of_training(metrics, subject)
+    return metrics

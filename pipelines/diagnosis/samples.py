@@ -34,15 +34,24 @@ MAX_COPIES = 0.1  # of the samples, above the share of held-out grids that are t
 BATCH = 128
 
 ROWS = {
-    "sample_bits": Row("the prior's bits per code, its own samples", "between training and held-out grids"),
-    "accuracy": Row("held-out codes that its likeliest guess names, given the real ones before", "", ".1%"),
-    "sample_accuracy": Row("codes of its samples, guessed from the drawn ones before", "as many, or some more", ".1%"),
-    "sample_shift": Row("frequencies of codes, samples from training grids (0 to 1)", "about the line below"),
-    "held_out_shift": Row("frequencies of codes, held-out from training grids", "by how few they are"),
-    "sample_distance": Row("differing codes, samples to the nearest training grid", "about the line below", ".1%"),
-    "held_out_distance": Row("differing codes, held-out grids to the nearest one", "", ".1%"),
-    "sample_copies": Row("samples that are training grids", "about the line below", ".1%"),
-    "held_out_copies": Row("held-out grids that are training grids", "", ".1%"),
+    "sample_bits": Row(
+        "bits per code of the prior, its own samples",
+        low=lambda m: 0.8 * min(m["training_bits"], m["held_out_bits"]),
+        high=lambda m: 1.05 * max(m["training_bits"], m["held_out_bits"]),
+    ),
+    "accuracy": Row("held-out codes guessed from those before", ".1%"),
+    "sample_accuracy": Row("sampled codes guessed from those before", ".1%", low=lambda m: 0.8 * m["accuracy"]),
+    "sample_shift": Row("code frequencies, samples to training grids", high=lambda m: m["held_out_shift"] + 0.05),
+    "held_out_shift": Row("code frequencies, held-out to training grids"),
+    "sample_distance": Row(
+        "codes unlike the nearest training grid, samples",
+        ".1%",
+        low=lambda m: 0.8 * m["held_out_distance"],
+        high=lambda m: 1.2 * m["held_out_distance"],
+    ),
+    "held_out_distance": Row("codes unlike the nearest one, held-out grids", ".1%"),
+    "sample_copies": Row("samples that are training grids", ".1%", high=lambda m: m["held_out_copies"] + 0.05),
+    "held_out_copies": Row("held-out grids that are training grids", ".1%"),
 }
 
 OF_COPIES = ("sample_distance", "held_out_distance", "sample_copies", "held_out_copies")

@@ -78,9 +78,11 @@ def run_command(settings_type: type[Command], body: str) -> None:
         keep_quiet(settings.quiet)
         module, _, function = body.partition(":")
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
-            figures = getattr(import_module(module), function)(settings)
+            result = getattr(import_module(module), function)(settings)
         if as_json and is_main_process():
-            print(to_json(figures))
+            print(to_json(result))
+        if code := settings.exit_code(result):
+            sys.exit(code)
     except InputError as error:
         _fail(with_flags(str(error), settings_type), verbose)
     except OSError as error:

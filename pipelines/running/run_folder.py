@@ -33,7 +33,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
     "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable", "quiet",
-    "json", "overwrite", "dry_run", "images", "against",
+    "json", "overwrite", "dry_run", "images", "against", "strict",
 }  # fmt: skip
 
 
@@ -178,13 +178,20 @@ def save_settings(folder: Path, settings: Command) -> None:
         (staging / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
-def read_data(folder: Path) -> tuple[str, str | None] | None:
-    """Return the name and the place of the images that a tokenizer in this folder learns; None where nothing tells."""
+def read_record(folder: Path, command: str) -> dict[str, Any]:
+    """Return run.json of a folder, if that command was run into it; nothing where nothing tells that."""
     try:
         record = read_json(folder / RUN_FILE)
     except (InputError, OSError):
-        return None
-    data = record.get("data") if record.get("command") == "train-tokenizer" else None
+        return {}
+    settings = record.get("settings")
+    record["settings"] = settings if isinstance(settings, dict) else {}
+    return record if record.get("command") == command else {}
+
+
+def read_data(folder: Path) -> tuple[str, str | None] | None:
+    """Return the name and the place of the images that a tokenizer in this folder learns; None where nothing tells."""
+    data = read_record(folder, "train-tokenizer").get("data")
     if not isinstance(data, list) or len(data) != 2 or not isinstance(data[0], str):
         return None
     return data[0], data[1] if isinstance(data[1], str) else None

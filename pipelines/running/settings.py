@@ -43,6 +43,10 @@ class Command:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def exit_code(self, result: Any) -> int:
+        """Return the exit code of a command whose function returned `result`: 0, if it has no more to say by it."""
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compute(Command):

@@ -56,6 +56,7 @@ def train(
     if start:
         print_once(f"{run.shown}: going on from step {start:,} of {settings.steps:,}")
     if is_main:
+        run.record["items"] = len(objective.dataset)  # for the doctor: how many make an epoch
         run.start()
     throughput = Throughput(settings.batch_size, objective.items)
     check = FiniteCheck(checkpoints.folder, every=1 if accelerator.device.type == "cpu" else EVERY)
