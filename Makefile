@@ -11,7 +11,7 @@ demo: $(READY)
 	.venv/bin/codegrid demo
 
 test: $(READY)
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist loadgroup  # tests of two processes share a pair of them
 
 # the tests marked slow: every benchmark at toy size, and what needs all extras
 slow: $(EVERYTHING)

@@ -21,10 +21,10 @@ from codegrid.codes import Moment
 from codegrid.data.images import to_float
 from codegrid.data.sources import Images, load_images
 from codegrid.noise import Noise
-from codegrid.pipelines.running.device import autocast, choose_precision
+from codegrid.pipelines.running.device import autocast, channels_last, choose_precision, place
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.tokenizer import train_tokenizer
-from codegrid.pipelines.training.trainer import channels_last, fused_adam, place, set_lr
+from codegrid.pipelines.training.trainer import fused_adam, set_lr
 from codegrid.tensors import read_json
 
 KINDS = ("gradient", "ema", "clustered")

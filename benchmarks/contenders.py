@@ -25,13 +25,13 @@ from codegrid.data.images import ImageBatch, ImageDataset, to_float
 from codegrid.data.sources import load_images
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
-from codegrid.pipelines.running.device import ComputeConfig, autocast, start_accelerator
+from codegrid.pipelines.running.device import ComputeConfig, autocast, channels_last, place, start_accelerator
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.objective import Objective
 from codegrid.pipelines.training.prior import PriorObjective
 from codegrid.pipelines.training.tokenizer import TokenizerObjective
-from codegrid.pipelines.training.trainer import Trainer, channels_last, fused_adam, place
+from codegrid.pipelines.training.trainer import Trainer, fused_adam
 from codegrid.registry import TABLES
 
 from .plain import PlainPrior, PlainQuantizer, PlainVQVAE

@@ -1,7 +1,4 @@
-"""Turn codes back into images: codes → decoder.
-
-codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
-"""
+"""Turn codes back into images: `codegrid decode-codes --run runs/demo --output runs/decoded`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal

@@ -1,7 +1,4 @@
-"""Both stages on 5,000 real handwritten digits: tokenizer, codes, prior, samples, metrics.
-
-codegrid demo
-"""
+"""Both stages on 5,000 real handwritten digits: `codegrid demo`."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,4 @@
-"""Measure a tokenizer, and priors over its codes, on a data set; or how far two folders of pictures are apart.
-
-codegrid evaluate --run runs/demo
-"""
+"""Measure a tokenizer and priors, or how far two sets of pictures are apart: `codegrid evaluate --run runs/demo`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

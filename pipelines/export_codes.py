@@ -1,7 +1,4 @@
-"""Encode a data set with a trained tokenizer: images → codes.
-
-codegrid export-codes --tokenizer runs/digits/tokenizer --dataset mnist5k --output runs/digits/codes
-"""
+"""Encode a data set with a trained tokenizer: `codegrid export-codes --run runs/digits`."""
 
 from dataclasses import dataclass
 from pathlib import Path

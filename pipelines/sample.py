@@ -1,7 +1,4 @@
-"""Draw new images: prior → codes → decoder.
-
-codegrid sample --run runs/demo --num-samples 100
-"""
+"""Draw new images: `codegrid sample --run runs/demo --num-samples 100`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal

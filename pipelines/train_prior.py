@@ -1,7 +1,4 @@
-"""Stage 2: train a prior on exported codes.
-
-codegrid train-prior --codes runs/digits/codes --output runs/digits/prior
-"""
+"""Stage 2, train a prior on exported codes: `codegrid train-prior --run runs/digits`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -43,16 +40,16 @@ class TrainPrior(Training):
     steps: Annotated[int, Range(1, MAX_STEPS)] = 20_000
     """Optimizer steps."""
     batch_size: BatchSize = 128
-    """Items a step, over all processes together."""
+    """Items per step, over all processes together."""
     lr: Annotated[float, Range(above=0)] = 1e-3
-    """Highest learning rate."""
+    """Peak learning rate."""
     ema_decay: Annotated[float, Range(above=0, below=1)] = 0.999
     """Decay of the moving average of the weights, which is what is kept."""
     keep: Literal["best", "last"] = "best"
     """Which average is kept. best: the one with the fewest bits per code on held-out codes; last: the one at the end,
     whose samples can be better."""
     max_norm: Annotated[float, Range(above=0)] = 1.0
-    """Gradients that are longer are shortened to this length."""
+    """Clip the gradient to this norm."""
     unconditional: Flag = False
     """Ignore the labels of the codes. Otherwise the prior is conditioned on them, where there are any."""
 

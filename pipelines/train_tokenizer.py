@@ -1,7 +1,4 @@
-"""Stage 1: train a tokenizer on images.
-
-codegrid train-tokenizer --dataset mnist5k --output runs/digits/tokenizer
-"""
+"""Stage 1, train a tokenizer on images: `codegrid train-tokenizer --dataset mnist5k --run runs/digits`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -30,17 +27,17 @@ class TrainTokenizer(UsesImages, Training):
     model: Annotated[str, NameOf("tokenizer")] = "vqvae"
     """Kind of tokenizer."""
     quantizer: Annotated[str, NameOf("quantizer")] = "ema"
-    """How latents become codes, and how the codebook is learnt."""
+    """How latents become codes, and how the codebook learns."""
     image_size: Annotated[tuple[int, ...], Range(1, MAX_SIDE), tyro.conf.arg(metavar="SIZE|HEIGHT WIDTH")] = ()
     """Resize and centre-crop to this: one number, or height and width. By default the images' own size."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Optimizer steps."""
     batch_size: BatchSize = 128
-    """Images a step, over all processes together."""
+    """Images per step, over all processes together."""
     lr: Annotated[float, Range(above=0)] = 2e-3
-    """Highest learning rate."""
+    """Peak learning rate."""
     flip: Flag = False
-    """Mirror every second training image, chosen at random."""
+    """Mirror half of the training images, chosen at random."""
     shift: Annotated[int, Range(0, MAX_SIDE)] = 0
     """Move each training image by up to this many pixels; its edges are repeated."""
     crop: Annotated[float, Range(above=0, high=1)] = 1.0

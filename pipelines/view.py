@@ -1,7 +1,4 @@
-"""A page in the browser: encode images, edit their codes, sample, complete.
-
-codegrid view --run runs/demo
-"""
+"""A page in the browser, to encode, edit, sample and complete: `codegrid view --run runs/demo`."""
 
 from dataclasses import dataclass
 from typing import Annotated

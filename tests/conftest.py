@@ -1,5 +1,6 @@
 """Small pictures that are drawn here, and small models, for all tests."""
 
+import os
 import sys
 from importlib import import_module
 from types import SimpleNamespace
@@ -7,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from two_processes import TwoProcesses
 
 torch.set_num_threads(1)  # small models: more threads would wait for each other
+os.fsync = lambda descriptor: None  # nobody pulls the plug
 
 
 def draw_bars(count=60, height=12, width=20, channels=1, seed=0):
@@ -53,13 +56,21 @@ def run_script(monkeypatch, capsys):
     return call
 
 
+@pytest.fixture(scope="session")
+def two():
+    """Two processes that work as one."""
+    with TwoProcesses() as two:
+        yield two
+
+
 LEFT = ["README.md", "config.json", "metrics.jsonl", "model.safetensors", "run.json", "settings.yaml"]  # by training
 TINY_TOKENIZER = (
     "--hidden-channels", "16", "--embedding-dim", "8", "--num-embeddings", "16", "--steps", "30", "--batch-size", "16",
-    "--precision", "fp32", "--lr", "0.003",
+    "--precision", "fp32", "--lr", "0.003", "--validate-every", "10",
 )  # fmt: skip
 TINY_PRIOR = (
     "--channels", "8", "--num-layers", "2", "--steps", "20", "--batch-size", "16", "--precision", "fp32",
+    "--validate-every", "10",
 )  # fmt: skip
 
 

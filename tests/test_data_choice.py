@@ -10,7 +10,7 @@ from codegrid.errors import InputError
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.inputs import load_inputs
 from codegrid.pipelines.generation.artifacts import find_artifacts
-from codegrid.pipelines.generation.chosen_data import choose_data, learnt_data
+from codegrid.pipelines.generation.chosen_data import choose_data, data_at_hand, learnt_data
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 
 
@@ -93,9 +93,23 @@ def test_a_model_from_elsewhere_names_public_data_and_asks_for_others(here):
     assert learnt_data(tokenizer_from(here, dataset="mnist")) == ("mnist", None)
     assert learnt_data(tokenizer_from(here, dataset="mnist"), "pictures") == ("mnist", "pictures")
     assert learnt_data(tokenizer_from(here, dataset="hf:owner/name")) == ("hf:owner/name", None)
-    for told in ("imagefolder", "npz", "hf:name", 3, None):
+    for told in ("imagefolder", "npz", "hf:name", "hf:./pictures", "hf:/etc", 3, None):
         with pytest.raises(InputError, match="are not known here: give `dataset`"):
             learnt_data(tokenizer_from(here, dataset=told))
+
+
+def test_data_are_at_hand_where_they_lie_on_this_machine(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    place = str(here / "pictures")
+    assert data_at_hand(tokenizer_from(here, dataset="mnist5k")) == ("mnist5k", None)
+    for far in ("mnist", "hf:owner/name", "hf:./pictures", "imagefolder", None):
+        assert data_at_hand(tokenizer_from(here, dataset=far)) is None
+    assert data_at_hand(tokenizer_from(here, ["imagefolder", place])) == ("imagefolder", place)
+    assert data_at_hand(tokenizer_from(here, [f"hf:{place}", None])) == (f"hf:{place}", None)
+    assert data_at_hand(tokenizer_from(here, ["imagefolder", f"{place} moved"])) is None
+    (here / "run.json").unlink()
+    (here / ".cache" / "codegrid" / "MNIST").mkdir(parents=True)
+    assert data_at_hand(tokenizer_from(here, dataset="mnist")) == ("mnist", None)
 
 
 @pytest.mark.parametrize("note", ["[]", "3", '{"command": "train-tokenizer", "data": [3, 4]}', "not JSON"])

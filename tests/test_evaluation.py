@@ -391,12 +391,3 @@ def test_samples_that_cannot_be_judged_are_refused(settings, reason, measured, t
     with pytest.raises(InputError, match=reason):
         measured(**{"num_samples": 4, **settings})
     assert not (tmp_path / "out").exists()
-
-
-def test_the_command_prints_its_metrics_and_does_nothing_when_it_is_finished(
-    run_script, small_run, bars_file, tmp_path
-):
-    flags = ("--dataset", "npz", "--data-root", bars_file, "--tokenizer", small_run / "tokenizer", "--output", tmp_path)
-    result = run_script("evaluate", *flags)
-    assert result.code == 0 and "reconstruction_error" in result.out and (tmp_path / "reconstructions.png").is_file()
-    assert "nothing to do" in run_script("evaluate", *flags).out

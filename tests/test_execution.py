@@ -9,8 +9,8 @@ from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
 
 from codegrid.errors import InputError
-from codegrid.pipelines.running.device import ComputeConfig, choose_compute, keep_memory
-from codegrid.pipelines.training.trainer import channels_last, fused_adam, place
+from codegrid.pipelines.running.device import ComputeConfig, channels_last, choose_compute, keep_memory, place
+from codegrid.pipelines.training.trainer import fused_adam
 
 
 def test_a_step_in_pieces_trains_as_the_whole_batch_does(tmp_path, bars_file, run_script):

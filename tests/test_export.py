@@ -89,7 +89,7 @@ def test_plain_codes_that_could_not_be_written_leave_no_half_and_are_not_encoded
         patch.setattr(method, fill)
         export("plain", format=form)
     assert {path.name for path in (tmp_path / "plain").iterdir()} == {"run.json", "settings.yaml", "state"}
-    monkeypatch.setattr("codegrid.pipelines.generation.encoding._encode", lambda *batch: pytest.fail("encoded again"))
+    monkeypatch.setattr("codegrid.pipelines.generation.encoding.to_float", lambda *batch: pytest.fail("encoded again"))
     plain = export("plain", format=form)
     assert {path.name for path in plain.iterdir()} == {"run.json", "settings.yaml", f"codes.{form}"}
 

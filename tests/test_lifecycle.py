@@ -18,10 +18,9 @@ from codegrid.errors import InputError
 from codegrid.pipelines.running.stopping import StopSignals
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
-from codegrid.pipelines.training.loop import Trained
+from codegrid.pipelines.training.loop import Trained, remove_usable
 from codegrid.pipelines.training.prior import PriorObjective, train_prior
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, train_tokenizer
-from codegrid.pipelines.training.usable import remove_usable
 from codegrid.usable import find_usable, load_usable
 
 

@@ -14,7 +14,7 @@ from codegrid.pipelines.running.cli import Stopped
 from codegrid.pipelines.running.run_folder import NEUTRAL
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
-from codegrid.pipelines.training import trackers
+from codegrid.pipelines.training.log import Log
 from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, train_tokenizer
 from codegrid.tensors import digest_of_file
@@ -24,15 +24,16 @@ from codegrid.tensors import digest_of_file
 def tokenizer_settings(bars_file):
     return TrainTokenizer(
         output="", dataset="npz", data_root=str(bars_file), steps=20, batch_size=8, precision="fp32", save_every=10,
-        log_with="tensorboard", options={"hidden_channels": 16, "embedding_dim": 8, "num_embeddings": 16},
+        validate_every=5, log_with="tensorboard",
+        options={"hidden_channels": 16, "embedding_dim": 8, "num_embeddings": 16},
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def prior_settings(small_run):
     return TrainPrior(
-        output="", codes=str(small_run / "codes"), steps=20, batch_size=8, precision="fp32", log_with="tensorboard",
-        options={"channels": 8, "num_layers": 2},
+        output="", codes=str(small_run / "codes"), steps=20, batch_size=8, precision="fp32", validate_every=5,
+        log_with="tensorboard", options={"channels": 8, "num_layers": 2},
     )  # fmt: skip
 
 
@@ -101,26 +102,16 @@ def stop_at(step, monkeypatch):
     monkeypatch.setattr(TokenizerObjective, "losses", count)
 
 
-def test_a_resumed_run_continues_in_the_same_curves(tokenizer_settings, logged, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", [7, 17])  # before the first saved state, that of step 10, and after it
+def test_a_resumed_run_continues_in_the_same_curves(step, tokenizer_settings, logged, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(17, patch)  # the last saved state is that of step 10: steps 11 to 17 are run again
+        stop_at(step, patch)
         train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
     assert (tmp_path / "logs").is_dir()
     train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
     for name in ("validation/reconstruction_error", "validation/psnr"):
         first, second = read_logs(logged / "tokenizer").Scalars(name), read_logs(tmp_path).Scalars(name)
         assert [(event.step, event.value) for event in second] == [(event.step, event.value) for event in first]
-
-
-def test_a_run_that_was_killed_before_its_first_state_starts_its_curves_again(
-    tokenizer_settings, tmp_path, monkeypatch
-):
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_at(7, patch)
-        train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
-    train_tokenizer(replace(tokenizer_settings, output=str(tmp_path)))
-    steps = [event.step for event in read_logs(tmp_path).Scalars("validation/psnr")]
-    assert steps == sorted(set(steps)) and steps[0] == 2
 
 
 def test_a_run_may_continue_without_its_log(tokenizer_settings, tmp_path, monkeypatch):
@@ -143,7 +134,7 @@ def test_a_missing_tracker_is_one_line_and_leaves_no_folder(name, package, token
 def test_every_tracker_gets_pictures_in_its_form(name, shape):
     seen = {}
     tracker = SimpleNamespace(name=name, log_images=lambda values, step, **_: seen.update(values))
-    log = object.__new__(trackers.Log)
+    log = object.__new__(Log)
     log.accelerator = SimpleNamespace(trackers=[tracker])
     log.show(3, SimpleNamespace(draw=lambda: {"page": torch.full((3, 4, 5), 0.5)}))
     assert np.shape(seen["page"]) == shape and np.unique(seen["page"]).tolist() == [128]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import LEFT, TINY_PRIOR, TINY_TOKENIZER, draw_bars
 from safetensors.torch import load_file, save_file
 from toy_objective import COMPUTE, Toy, TrainToy
+from two_processes import environments
 
 from codegrid import load
 from codegrid.codes import Moment
@@ -33,7 +33,7 @@ from codegrid.stage1_vqvae.quantizers.clustered import ANCHORS
 ROOT = Path(__file__).parent.parent
 STEPS = 30
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.xdist_group("two")]
 
 
 def joint_latents(step):
@@ -88,24 +88,24 @@ def gradients_of_players(rank=None):
     return {f"{name} {key}": value.grad for name, parameters in named.items() for key, value in parameters}
 
 
-def train_as_one_of_two(rank, folder):
-    torch.set_num_threads(1)  # two processes, and perhaps no more than two cores
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def train_as_one_of_two(folder):
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     states = {case: train_quantizer(*arguments, rank) for case, arguments in CASES.items()}
     states["players"] = gradients_of_players(rank)
-    collective.is_distributed = lambda: False  # the broken twin: each process counts for itself
-    states["broken"] = train_quantizer("ema", {}, rank)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collective, "is_distributed", lambda: False)  # the broken twin: each process counts for itself
+        states["broken"] = train_quantizer("ema", {}, rank)
     save_file({f"{case}/{key}": value for case, state in states.items() for key, value in state.items()},
               f"{folder}/rank{rank}")  # fmt: skip
     dist.barrier()  # or one rank leaves while the other still talks to it
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(two, tmp_path_factory):
     """The states of all cases, as the two processes hold them."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(train_as_one_of_two, (str(folder),), nprocs=2)
+    two.call(train_as_one_of_two, folder)
     return [load_file(folder / f"rank{rank}") for rank in range(2)]
 
 
@@ -140,22 +140,6 @@ def test_a_command_for_one_process_refuses_several(monkeypatch):
         choose_device("cpu")
 
 
-def start_two(name, *flags):
-    """Start a command as two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [*command, "-m", f"codegrid.pipelines.{name}", *map(str, flags)], cwd=ROOT, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def torchrun(name, *flags):
-    """Run a command as two processes to its end."""
-    run = start_two(name, *flags)
-    output = run.communicate(timeout=300)[0]
-    assert run.returncode == 0 and "2 processes" in output, output[-2000:]
-
-
 @pytest.fixture(scope="module")
 def tokenizer_flags(bars_file):
     return ("--dataset", "npz", "--data-root", bars_file, *TINY_TOKENIZER, "--accumulate", 2)
@@ -165,7 +149,13 @@ def tokenizer_flags(bars_file):
 def tokenizer_of_two(tokenizer_flags, tmp_path_factory):
     """The folder of a tokenizer that two processes trained."""
     folder = tmp_path_factory.mktemp("two") / "tokenizer"
-    torchrun("train_tokenizer", *tokenizer_flags, "--output", folder)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*command, "-m", "codegrid.pipelines.train_tokenizer", *map(str, tokenizer_flags), "--output", folder],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert run.returncode == 0 and "2 processes" in run.stdout, run.stdout[-2000:]
     return folder
 
 
@@ -179,26 +169,28 @@ def test_two_processes_train_what_one_trains(tokenizer_of_two, small_run):
     assert left == sorted([*LEFT, "reconstructions.png"])
 
 
-def test_two_processes_that_are_killed_end_as_two_that_never_stopped(tokenizer_of_two, tokenizer_flags, tmp_path):
+def test_two_processes_that_are_killed_end_as_two_that_never_stopped(tokenizer_of_two, tokenizer_flags, two, tmp_path):
     flags = (*tokenizer_flags, "--save-every", 1, "--output", tmp_path)
-    killed = start_two("train_tokenizer", *flags)
-    while killed.poll() is None and not list(tmp_path.glob("state/step-*/state.json")):
+    command = [sys.executable, "-m", "codegrid.pipelines.train_tokenizer", *map(str, flags)]
+    workers = [
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+        for environment in environments()
+    ]
+    while workers[0].poll() is None and not list(tmp_path.glob("state/step-*/state.json")):
         time.sleep(0.01)
-    workers = [int(pid) for pid in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()]
-    for pid in (killed.pid, *workers):
-        os.kill(pid, signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    torchrun("train_tokenizer", *flags)
+    for worker in workers:
+        worker.kill()
+    assert [worker.wait() for worker in workers] == [-signal.SIGKILL] * 2
+    two.run("train_tokenizer", *flags)
     whole, again = (load_file(folder / "model.safetensors") for folder in (tokenizer_of_two, tmp_path))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
-def test_export_and_prior_of_two_processes_are_one_of_everything(small_run, tmp_path):
+def test_export_and_prior_of_two_processes_are_one_of_everything(small_run, two, tmp_path):
     # 55 images, which two cannot share evenly, by a tokenizer of one process, so that the codes can be compared
     np.savez(tmp_path / "odd.npz", *draw_bars(61))
     odd = ("--dataset", "npz", "--data-root", tmp_path / "odd.npz", "--tokenizer", small_run / "tokenizer")
-    torchrun("export_codes", *odd, "--output", tmp_path / "codes", "--batch-size", 7)
+    two.run("export_codes", *odd, "--output", tmp_path / "codes", "--batch-size", 7)
     images = load_images("npz", tmp_path / "odd.npz", "train")
     expected = load(small_run / "tokenizer").encode(to_float(images.images))
     exported = CodeDataset(tmp_path / "codes").batch(range(55))
@@ -206,6 +198,6 @@ def test_export_and_prior_of_two_processes_are_one_of_everything(small_run, tmp_
     for ours, theirs in zip(exported.codes, expected, strict=True):
         assert (ours == theirs).float().mean() > 0.99, "but for rounding, where two entries are equally near"
 
-    torchrun("train_prior", "--codes", tmp_path / "codes", "--output", tmp_path / "prior", *TINY_PRIOR)
+    two.run("train_prior", "--codes", tmp_path / "codes", "--output", tmp_path / "prior", *TINY_PRIOR)
     left = sorted(path.name for path in (tmp_path / "prior").iterdir())
     assert left == [*LEFT, "state"]

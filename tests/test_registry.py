@@ -107,7 +107,7 @@ def own_run(bars_file, tmp_path_factory):
     (folder / "packages" / PACKAGE).mkdir(parents=True)
     shutil.copy(HERE / "own_systems.py", folder / "packages" / PACKAGE / "__init__.py")
     data = ("--dataset", "npz", "--data-root", bars_file)
-    tiny = ("--steps", "40", "--batch-size", "16", "--lr", "0.05", "--precision", "fp32")
+    tiny = ("--steps", "40", "--batch-size", "16", "--lr", "0.05", "--precision", "fp32", "--validate-every", "20")
     tokenizer, codes, prior = folder / "run" / "tokenizer", folder / "run" / "codes", folder / "run" / "prior"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_registered", {kind: {} for kind in registry.BUILT_IN})

@@ -11,8 +11,8 @@ import pytest
 from codegrid import load, progress
 from codegrid.pipelines.running.cli import Stopped
 from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.training.log import describe
 from codegrid.pipelines.training.prior import PriorObjective, train_prior
-from codegrid.pipelines.training.reports import Reporter
 from codegrid.progress import progress_bar, time_left
 
 FIGURES = {f"a_figure_of_training_{i}": 1234.5678 / 10**i for i in range(9)} | {"unused_entries": 12345}
@@ -27,9 +27,8 @@ def clock(monkeypatch):
 
 
 def test_a_report_fits_80_columns_and_says_where_the_run_is(clock):
-    reporter = Reporter(10_000, 1000)
-    clock.now += 90
-    head, *rest = reporter.describe(1500, {"step": 1500, **FIGURES}).splitlines()
+    times = time_left(1500, 10_000, 1000, clock.now - 90)
+    head, *rest = describe(1500, 10_000, times, {"step": 1500, **FIGURES}).splitlines()
     assert head == "step 1,500 of 10,000, 0:01:30, 0:25:30 left"
     assert max(map(len, rest)) <= 80 and len(rest) < len(FIGURES)
     said = "  ".join(rest)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_processes import torchrun
 
 from codegrid import GatedPixelCNN, Grid, InputError, TwoStagePipeline, load
 from codegrid.data.codes import CodeDataset
@@ -189,13 +188,14 @@ def test_picture_files_go_on_where_they_were_stopped(draw, monkeypatch):
         assert abs(difference).max() <= 1
 
 
-def test_two_processes_draw_what_one_draws(parts, draw, tmp_path):
+@pytest.mark.xdist_group("two")
+def test_two_processes_draw_what_one_draws(parts, draw, two, tmp_path):
     flags = (*parts, "--num-samples", 11, "--batch-size", 3, "--shard-size", 7)
-    torchrun("sample", *flags, "--output", tmp_path / "two")
+    two.run("sample", *flags, "--output", tmp_path / "two")
     one = draw("one", num_samples=11, batch_size=3, shard_size=7)
     for alone, shared in zip(read(one), read(tmp_path / "two"), strict=True):
         assert abs(alone.astype(int) - shared).max() <= 1
-    torchrun("sample", *flags, "--output", tmp_path / "two codes", "--format", "codegrid")
+    two.run("sample", *flags, "--output", tmp_path / "two codes", "--format", "codegrid")
     draw("one codes", num_samples=11, batch_size=3, format="codegrid")
     alone, shared = (CodeDataset(tmp_path / name).batch(range(11)) for name in ("one codes", "two codes"))
     assert all(torch.equal(*pair) for pair in zip(alone.codes, shared.codes, strict=True))

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -81,7 +82,9 @@ def test_uploads_have_a_quota_over_all_of_them(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_nothing_is_left_behind_when_a_signal_ends_the_viewer(monkeypatch, number):
+def test_nothing_is_left_behind_when_a_signal_ends_the_viewer(monkeypatch, request, number):
+    # those of a program that nohup started would be ignored, and waited for in vain
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     folders, handlers = [], [signal.getsignal(each) for each in run.ENDING]
 
     @contextmanager

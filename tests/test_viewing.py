@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import sys
 
 import numpy as np
@@ -221,6 +222,15 @@ def test_own_pictures_are_picked_from_their_folder_or_file(bars_file, tmp_path, 
     assert tmp_path.name in examples.source and set(examples.names) == {"kind 0", "kind 1"}
     examples = examples_of(pipeline, None, None, str(bars_file), count=4)
     assert "bars.npz" in examples.source and examples.labels is not None  # its classes are those of the prior
+
+
+def test_pictures_that_the_tokenizer_learnt_are_picked_where_they_still_are(bars_file, tmp_path):
+    pipeline = make_pipeline()
+    pipeline.tokenizer.provenance["dataset"], pipeline.tokenizer.loaded_from = "npz", tmp_path
+    for place, source in ((bars_file, "held-out images of bars.npz"), (tmp_path / "gone.npz", "samples of the prior")):
+        note = {"command": "train-tokenizer", "data": ["npz", str(place)]}
+        (tmp_path / "run.json").write_text(json.dumps(note))
+        assert examples_of(pipeline, count=4).source == source
 
 
 def test_no_data_set_is_downloaded_to_pick_from(tmp_path, monkeypatch):

@@ -4,11 +4,8 @@ Shapes: b batch, c channels, H W image, d features, k classes.
 """
 
 import importlib
-import importlib.util
 import inspect
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +16,7 @@ from codegrid.data.images import to_float
 from codegrid.data.loading import StepSampler, load_batches
 from codegrid.data.sources import Images
 from codegrid.errors import InputError, import_extra, reason_of
+from codegrid.pipelines.running.device import channels_last, environment, place
 from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, sha256
 
@@ -96,8 +94,12 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
     if name == "classifier" and given is not None:
         network: nn.Module = train_classifier(given, num_workers, device)
         described |= {"steps": STEPS, "batch_size": BATCH_SIZE, "seed": SEED}
+    elif name == "inception":
+        network = _load_inception()
     else:
-        network = _load_inception() if name == "inception" else _call(name, given)
+        network = _find_function(name)(*[] if given is None else [given])
+        if not isinstance(network, nn.Module):
+            raise InputError(f"`features` {name}: it returned a {type(network).__name__}, not a torch.nn.Module")
     network = network.to(device).eval()
     return Extractor(network, {**described, "weights": _digest(network)}, 3 if given is None else None)
 
@@ -121,7 +123,7 @@ class Classifier(nn.Module):
         pixels = to_float(images)
         if tuple(pixels.shape[2:]) != self.size:
             pixels = F.interpolate(pixels, self.size, mode="area")
-        return self.body(pixels.contiguous(memory_format=torch.channels_last))
+        return self.body(channels_last(pixels))
 
     def name_classes(self, features: torch.Tensor) -> torch.Tensor:
         """Features (b, d) → the number of the likeliest class (b,)."""
@@ -133,7 +135,7 @@ def train_classifier(images: Images, num_workers: int, device: torch.device) -> 
     with torch.random.fork_rng(devices=[]):  # only the first weights are drawn from it
         torch.default_generator.manual_seed(SEED)
         model = Classifier(images.in_channels, images.image_size, len(images.classes))
-    model.to(device).to(memory_format=torch.channels_last)
+    place(model, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
     steps = StepSampler(len(images), BATCH_SIZE, SEED, 0, STEPS)
@@ -157,27 +159,13 @@ def _load_inception() -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     try:
-        with _without_pickles():
+        with environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):  # whatever the library asks for, nothing is unpickled
             return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
     except Exception as error:  # of the download: there are many types
         raise InputError(
             f"`features` inception: its weights cannot be had ({reason_of(error)}): connect to the network once, "
             "or use classifier"
         ) from error
-
-
-@contextmanager
-def _without_pickles() -> Iterator[None]:
-    """Let torch.load read tensors alone, whatever the library that calls it asks for."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 def _find_function(name: str) -> Callable[..., Any]:
@@ -201,11 +189,3 @@ def _find_function(name: str) -> Callable[..., Any]:
 def _takes_images(function: Callable[..., Any]) -> bool:
     """Return whether a function has a parameter that must be given."""
     return any(parameter.default is parameter.empty for parameter in inspect.signature(function).parameters.values())
-
-
-def _call(name: str, images: Images | None) -> nn.Module:
-    function = _find_function(name)
-    network = function() if images is None else function(images)
-    if not isinstance(network, nn.Module):
-        raise InputError(f"`features` {name}: it returned a {type(network).__name__}, not a torch.nn.Module")
-    return network

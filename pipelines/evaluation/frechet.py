@@ -99,7 +99,3 @@ class JudgedImages:
         """The share that is named right of each class that occurs, in order."""
         labels, right = torch.cat(self.labels), torch.cat(self.right).double()
         return [float(right[labels == label].mean()) for label in labels.unique()]
-
-    def distance_to(self, others: "JudgedImages") -> float:
-        """Return the Fréchet distance of the features to those of other images."""
-        return frechet_distance(self.statistics, others.statistics)

@@ -4,9 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from codegrid.data.images import ImageBatch, to_float
+from codegrid.data.images import ImageBatch
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.sources import Images
 from codegrid.data.splits import warn_of_few
@@ -70,12 +68,6 @@ class Inputs:
                 self.settings.features, self.train, self.settings.num_workers, self.tokenizer.device
             )
         return self.extractor
-
-    @torch.no_grad()
-    def has_decoder_likelihood(self) -> bool:
-        """Return whether the tokenizer was trained to give the likelihood of an image, so that none must be fitted."""
-        image = to_float(self.images.batch([0]).images.to(self.tokenizer.device))
-        return self.tokenizer.nll(image, self.tokenizer.encode(image)) is not None
 
 
 def load_inputs(settings: Evaluate) -> Inputs:

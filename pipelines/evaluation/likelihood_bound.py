@@ -94,11 +94,6 @@ def _fit_scale(counts: torch.Tensor) -> float:
     return math.exp((low + high) / 2)
 
 
-def bits_per_dim(bits_per_image: float, image_shape: tuple[int, ...]) -> float:
-    """Return the bits for each value of an image (c, *size)."""
-    return bits_per_image / math.prod(image_shape)
-
-
 class DecoderLikelihood:
     """-log2 p(x | z) of images given their codes, as a mean over all that are added.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from .frechet import JudgedImages
+from .frechet import JudgedImages, frechet_distance
 
 METRICS_FILE = "metrics.json"
 
@@ -48,14 +48,12 @@ class Metrics:
 
 def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
     """Add the Fréchet distance of images to real ones, beside what tells how far to trust it."""
-    counts = [ours.statistics.count, real.statistics.count]
-    dimensions = real.statistics.dimensions
     metrics.add(
-        {name: ours.distance_to(real)},
+        {name: frechet_distance(ours.statistics, real.statistics)},
         **measured_on,
         extractor=real.extractor.description,
-        images_compared=counts,
-        feature_dimensions=dimensions,
+        images_compared=[ours.statistics.count, real.statistics.count],
+        feature_dimensions=real.statistics.dimensions,
         rank_deficient=ours.statistics.rank_deficient or real.statistics.rank_deficient,
     )
 

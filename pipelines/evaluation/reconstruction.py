@@ -43,11 +43,7 @@ def measure_tokenizer(
     Of several grids, `perplexity` is the mean over the grids, `codebook_usage` the share of the entries of all of them,
     and `unused_entries` the sum; `grids` has these for each grid.
 
-    Args:
-        tokenizer: in eval mode.
-        batches: of images.
-        usage: counts the codes, where it is given.
-        watchers: each is called with each batch.
+    The tokenizer is in eval mode; `usage` counts the codes, and each of `watchers` is called with each batch.
     """
     usage = usage or LayoutUsage(tokenizer.layout)
     errors, first = [], 0
@@ -73,25 +69,16 @@ def measure_tokenizer(
 
 
 def prior_inputs(prior: Prior, batch: CodeBatch) -> tuple[Codes, Condition]:
-    """Return the codes that a prior draws, and its condition, on its device.
-
-    Args:
-        prior: of the tokenizer that the codes are of.
-        batch: codes of all grids of the tokenizer.
-    """
+    """Return the codes that a prior draws, of those of all grids of its tokenizer, and its condition, on its device."""
     given = prior.conditions.given(batch.labels)._replace(codes=tuple(batch.codes[grid] for grid in prior.given_grids))
     return tuple(batch.codes[grid].to(prior.device) for grid in prior.grids), given.to(prior.device)
 
 
 def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
-    """Return the cross-entropy of codes in bits, or a bound of it; nothing where the prior has no likelihood.
+    """Return the cross-entropy of codes in bits, or a bound on it; nothing where the prior has no likelihood.
 
     `bits_per_code` is the mean over the codes of all grids of the prior, `bits_per_image` the sum over an image's;
-    `grids` has the bits per code of each grid.
-
-    Args:
-        prior: in eval mode.
-        batches: codes of all grids of the tokenizer.
+    `grids` has the bits per code of each grid. The prior is in eval mode.
     """
     bits = measure(prior, (prior_inputs(prior, batch) for batch in batches))
     if bits is None:
@@ -103,13 +90,8 @@ def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
 def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:
     """Return the SSIM (Wang et al. 2004) of each pair of images; None where the window is larger, or it is no image.
 
-    11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, data range 2, the mean over sites and channels.
-
-    Args:
-        images, others: (b, c, H, W) in [-1, 1].
-
-    Returns:
-        (b,) float64 in [-1, 1].
+    (b, c, H, W) in [-1, 1] → (b,) float64 in [-1, 1]: 11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, data range 2,
+    the mean over sites and channels.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds: not for training
 

@@ -1,5 +1,6 @@
 """The body of `codegrid evaluate`: metrics of reconstructions, codes and samples, and what each was measured on."""
 
+import math
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from codegrid.tensors import read_json
 
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
-from .likelihood_bound import DecoderLikelihood, bits_per_dim, fit_scales
+from .likelihood_bound import DecoderLikelihood, fit_scales
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 from .two_sets import compare_pictures
@@ -125,17 +126,18 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
 
     The scales follow from evenly spaced images.
     """
-    if inputs.has_decoder_likelihood():
-        return DecoderLikelihood(inputs.tokenizer, None, {"likelihood": "of the tokenizer"})
-    if inputs.train is None or inputs.settings.split == "train":
+    tokenizer, train = inputs.tokenizer, inputs.train
+    image = to_float(inputs.images.batch([0]).images.to(tokenizer.device))
+    if tokenizer.nll(image, tokenizer.encode(image)) is not None:
+        return DecoderLikelihood(tokenizer, None, {"likelihood": "of the tokenizer"})
+    if train is None or inputs.settings.split == "train":
         return None
-    train, device = inputs.train, inputs.tokenizer.device
     numbers = evenly_spaced(len(train), MAX_TO_FIT)
-    images = (batch.images.to(device) for batch in inputs.batches(train, numbers, "decoder's scale"))
-    scales = fit_scales((batch, inputs.tokenizer.reconstruct(to_float(batch))) for batch in images)
+    images = (batch.images.to(tokenizer.device) for batch in inputs.batches(train, numbers, "decoder's scale"))
+    scales = fit_scales((batch, tokenizer.reconstruct(to_float(batch))) for batch in images)
     fitted_to = {"split": "train", "images": len(numbers), "fingerprint": inputs.depends_on["train_data"]}
     described = {"likelihood": "discretized logistic", "scales_in_grey_levels": scales.tolist(), "fitted_to": fitted_to}
-    return DecoderLikelihood(inputs.tokenizer, scales, described)
+    return DecoderLikelihood(tokenizer, scales, described)
 
 
 def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood | None, metrics: Metrics) -> None:
@@ -167,11 +169,8 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
             "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on the test part"
         )
         return
-    in_all = decoder.bits_per_image + per_image
-    metrics.add(
-        {"bound_bits_per_dim": bits_per_dim(in_all, inputs.tokenizer.signal.shape)},
-        **conditions, decoder=decoder.description,
-    )  # fmt: skip
+    per_dim = (decoder.bits_per_image + per_image) / math.prod(inputs.tokenizer.signal.shape)
+    metrics.add({"bound_bits_per_dim": per_dim}, **conditions, decoder=decoder.description)
 
 
 @torch.no_grad()

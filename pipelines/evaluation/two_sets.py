@@ -1,5 +1,6 @@
 """How far two sets of pictures are apart, without any model: `codegrid evaluate --images A --against B`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
         )
     ours, others = open_both(str(settings.images), str(settings.against))
     check_features(settings.features, others, str(settings.against))
-    extractor = _make(settings, others, device) if ":" in settings.features else None
+    make = partial(make_extractor, settings.features, others, settings.num_workers, device)
+    extractor = make() if ":" in settings.features else None  # its weights tell it from another one of that name
     prints = {"images": ours.fingerprint(), "against": others.fingerprint()}
     run = Run(settings.output, settings, **prints, **({"features": extractor.description} if extractor else {}))
     if run.finished:
@@ -47,10 +49,9 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
         print_plan(f"{len(ours):,} pictures to compare with {len(others):,}")
         return {}
     run.start()
-    extractor = extractor or _make(settings, others, device)
-    judged = _judge(ours, extractor, settings, device)
-    metrics = Metrics()
-    add_distance("frechet_distance", judged, _judge(others, extractor, settings, device), metrics, **prints)
+    extractor, metrics = extractor or make(), Metrics()
+    judged, real = (_judge(each, extractor, settings, device) for each in (ours, others))
+    add_distance("frechet_distance", judged, real, metrics, **prints)
     results = metrics.as_json(images=len(ours), against=len(others))
     run.finish_with(lambda folder: write_json(folder / METRICS_FILE, results))
     print_once("\n".join(metrics.lines()))
@@ -103,10 +104,6 @@ def _find(parameter: str, path: Path) -> Path | ImageDataset:
 
 def _open_folder(folder: Path, size: tuple[int, int] | None, channels: int | None) -> FolderImages:
     return FolderImages(folder, *list_folder(folder).listing, size, channels)
-
-
-def _make(settings: Evaluate, others: Images, device: torch.device) -> Extractor:
-    return make_extractor(settings.features, others, settings.num_workers, device)
 
 
 def _judge(images: Images, extractor: Extractor, settings: Evaluate, device: torch.device) -> JudgedImages:

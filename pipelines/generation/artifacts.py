@@ -20,14 +20,12 @@ from codegrid.data.sources import Images, load_images
 from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.model_folder import load_model
-from codegrid.pipelines.running.places import PARTS, find_priors
+from codegrid.pipelines.running.places import PARTS, find_part, find_priors
 from codegrid.protocols import Prior, Tokenizer
 
 from .chosen_data import learnt_data, recorded_data
 from .pairing import check_pairing, prior_names
 from .pipeline import TwoStagePipeline
-
-VALIDATION = PARTS["validation_codes"]  # where a run keeps the codes that its prior did not learn
 
 
 @dataclass
@@ -76,23 +74,14 @@ class Artifacts:
 
 
 def load_artifacts(
-    device: torch.device,
-    tokenizer: str,
-    prior: Sequence[str] = (),
-    codes: str | None = None,
+    device: torch.device, tokenizer: str, prior: Sequence[str] = (), codes: str | None = None
 ) -> Artifacts:
     """Load parts that must belong together; images are loaded by `load_images_for`, once it is known which.
-
-    Args:
-        device: where the models go.
-        tokenizer: a model folder, or hf:owner/name on the hub.
-        prior: such folders of priors, coarse to fine; may be empty.
-        codes: a code dataset, or an .npz, .npy or .parquet file of codes.
 
     Raises `InputError` where a part is missing or damaged, or they do not belong together.
     """
     model = load_model(tokenizer, device, "tokenizer")
-    found = Artifacts(model, load_priors(prior, device), device=device)
+    found = Artifacts(model, tuple(load_model(folder, device, "prior") for folder in prior), device=device)
     found.folders = {"tokenizer": tokenizer, **dict(zip(found.prior_names, prior, strict=True))}
     if found.priors:
         check_pairing(model, found.priors)  # now, before anything is read that takes long
@@ -116,9 +105,8 @@ def find_artifacts(
     """Load whatever is there, whether it belongs together or not; `left_out` tells what is missing.
 
     Args:
-        device: where the models go.
-        run: a folder that holds tokenizer/, prior/ (or prior-0/, prior-1/, ...), codes/ and codes_test/, as far as it
-            does.
+        run: a folder that holds tokenizer/, prior/ (or prior-0/, prior-1/, ...), codes/ and codes_test/, or some of
+            them.
         tokenizer, prior, codes, validation_codes: folders in the place of those.
         dataset, data_root, skip_unreadable: the images, of which the test part is loaded. By default those that the
             tokenizer was trained on, where they are at hand.
@@ -128,13 +116,8 @@ def find_artifacts(
     if run is not None and not Path(run).is_dir():
         raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/, prior/ and codes/")
     given = {"tokenizer": tokenizer, "codes": codes, "validation_codes": validation_codes}
-    folders: dict[str, str] = {}
-    for name, place in PARTS.items():
-        folder = given[name]
-        if folder is None and run is not None and (Path(run) / place).is_dir():
-            folder = str(Path(run) / place)
-        if folder is not None:
-            folders[name] = folder
+    places = {name: given[name] or (find_part(run, name) if run is not None else "") for name in PARTS}
+    folders = {name: str(place) for name, place in places.items() if place}
     priors = list(prior) or (find_priors(run) if run is not None else [])
     if not folders and not priors:
         raise InputError(
@@ -145,7 +128,7 @@ def find_artifacts(
     found.folders = {**folders, **dict(zip(prior_names(len(priors)), priors, strict=True))}
     if "tokenizer" in folders:
         found.tokenizer = load_model(folders["tokenizer"], device, "tokenizer")
-    found.priors = load_priors(priors, device)
+    found.priors = tuple(load_model(folder, device, "prior") for folder in priors)
     found.codes = CodeDataset(folders["codes"]) if "codes" in folders else None
     found.validation = CodeDataset(folders["validation_codes"]) if "validation_codes" in folders else None
     if found.codes and found.validation and found.codes.header.split == "all" != found.validation.header.split:
@@ -155,11 +138,6 @@ def find_artifacts(
     if found.tokenizer is not None:
         found.images = _find_images(found, found.tokenizer, dataset, data_root, skip_unreadable)
     return found
-
-
-def load_priors(folders: Sequence[str], device: torch.device) -> tuple[Prior, ...]:
-    """Load priors, coarse to fine."""
-    return tuple(load_model(folder, device, "prior") for folder in folders)
 
 
 def load_images_for(
@@ -182,7 +160,7 @@ def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:
     if "validation_codes" not in folders and has_prior:
         stands_in = "some grids of codes/ stand in, though the prior may have learnt them"
         words = stands_in if "codes" in folders else "there are no held-out grids"
-        told.append(f"no {VALIDATION}/ (give `validation_codes`): {words}")
+        told.append(f"no {PARTS['validation_codes']}/ (give `validation_codes`): {words}")
     return told
 
 

@@ -17,14 +17,14 @@ from codegrid.protocols import Tokenizer
 
 Settings = TypeVar("Settings", bound=UsesImages)
 
+# what lies in the download folder once these data sets are there
+DOWNLOADED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
+
 
 def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Settings:
     """Return settings whose `dataset` is a name, and say which one it is where they had none.
 
-    Args:
-        settings: of a command that reads images.
-        tokenizer: that was trained on some; None: it is still to be trained, by default on the digits that need no
-            download.
+    By default it is what the tokenizer was trained on; without one, the digits that need no download.
 
     Raises `InputError` where there is no such data set, or where nothing tells which one is meant.
     """
@@ -41,10 +41,7 @@ def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Setti
 
 
 def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str, str | None]:
-    """Return the data set that a tokenizer was trained on, and where it is.
-
-    Args:
-        data_root: where it is now, if that is known.
+    """Return the data set that a tokenizer was trained on, and where it is: `data_root`, if that is known.
 
     Raises `InputError` where it is not known, or is no longer there.
     """
@@ -59,10 +56,24 @@ def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str
         if place is not None and not Path(place).exists():
             raise InputError(f"the tokenizer was trained on {place}, which is no longer there: {remedy}")
         return recorded
-    if isinstance(told, str) and (told in AT_HAND + DOWNLOADS or (told.startswith(HUB_PREFIX) and "/" in told)):
+    is_on_hub = isinstance(told, str) and told.startswith(HUB_PREFIX) and "/" in told and not is_local(told)
+    if is_on_hub or told in AT_HAND + DOWNLOADS:
         return find_data(told, None)
     known = f" ({short(told)}, elsewhere)" if isinstance(told, str) else ""
     raise InputError(f"the images that the tokenizer was trained on{known} are not known here: {remedy}")
+
+
+def data_at_hand(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
+    """Return the data set that a tokenizer was trained on, and where it is; None where it is not on this machine."""
+    recorded = recorded_data(tokenizer)
+    name, place = recorded or (str(tokenizer.provenance.get("dataset")), None)
+    if name in AT_HAND:
+        return name, None
+    if name in DOWNLOADED:
+        place = str(Path(place or Path.home() / ".cache" / "codegrid") / DOWNLOADED[name])
+    elif recorded and is_local(name):
+        place = name.removeprefix(HUB_PREFIX)
+    return learnt_data(tokenizer) if place is not None and Path(place).exists() else None
 
 
 def recorded_data(tokenizer: Tokenizer) -> tuple[str, str | None] | None:

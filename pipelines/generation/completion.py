@@ -69,10 +69,7 @@ def save_completions(
     """
     count = max(1, len(images) // of_each)
     known = known.rows(slice(count))
-    kept = tokenizer.preview(
-        tuple(codes.to(tokenizer.device) for codes in known.codes),
-        tuple(mask.to(tokenizer.device) for mask in known.mask),
-    )
+    kept = tokenizer.preview(*(tuple(part.to(tokenizer.device) for part in parts) for parts in known))
     completions = images.unflatten(0, (count, -1))[:, :SHOWN]
     rows = torch.cat([pictures.shown[:count, None], kept[:, None].clamp(-1, 1).cpu(), completions], dim=1)
     save_sheet(path, rows.flatten(0, 1), rows.shape[1])

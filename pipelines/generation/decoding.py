@@ -26,10 +26,9 @@ from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.drawing.sheets import save_sheet
-from codegrid.pipelines.running.cli import print_once, print_plan, print_resumed
+from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
-from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 
 
@@ -50,9 +49,7 @@ def decode_codes(settings: DecodeCodes) -> None:
     files = make_files(settings.format, run.folder, "images", shape, codes.labels, names, settings.shard_size)
     run.start()
     missing = files.missing()
-    left = sum(map(len, missing))
-    print_resumed(run.shown, len(codes) - left, len(codes))
-    with progress_bar(total=len(codes), initial=len(codes) - left, desc="decoding", unit="img") as bar:
+    with resume_bar(run.shown, missing, len(codes), "decoding") as bar:
         for numbers in missing:
             files.write(numbers, decode_rows(tokenizer, codes, numbers, settings.batch_size, bar))
     of_files = files_of(codes, range(len(codes)))

@@ -5,14 +5,15 @@ Shapes: m images of a range, b batch, c channels, H W image, *shape the sites of
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.code_writer import SHARD_SIZE, missing_ranges, remove_codes, write_codes
@@ -29,19 +30,16 @@ from codegrid.errors import import_extra
 from codegrid.locks import real_path, releasing
 from codegrid.model_folder import load_model
 from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.running.cli import print_once, print_plan, print_resumed
-from codegrid.pipelines.running.device import start_accelerator
-from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, own_shares, shut_down
+from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
+from codegrid.pipelines.running.device import channels_last, place, start_accelerator
+from codegrid.pipelines.running.processes import broadcast_from_main, deal, map_across_ranks, shut_down, write_together
 from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
-from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for
 from .chosen_data import choose_data
 
 STATE = "state"  # the folder of the codes that a plain file is made from
-# of images of so many axes: up to a fifth faster on a CPU
-MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 @releasing()
@@ -53,7 +51,7 @@ def export_codes(settings: ExportCodes) -> None:
     settings = replace(settings, output=str(real_path(settings.output)))  # a link may move while images are encoded
     accelerator = start_accelerator(settings.device)
     tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
-    tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))
+    place(cast(nn.Module, tokenizer), accelerator.device)  # up to a fifth faster on a CPU
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
         images = load_images_for(
@@ -69,17 +67,11 @@ def export_codes(settings: ExportCodes) -> None:
     if missing is None:
         print_once(f"{settings.output} is finished: nothing to do")
         return shut_down(accelerator)
-    done = len(images) - sum(map(len, missing))
-    print_resumed(settings.output, done, len(images))
-    is_main = accelerator.is_main_process
-    with progress_bar(total=len(images), initial=done, desc="encoding", unit="img", disable=not is_main) as bar:
+    with resume_bar(settings.output, missing, len(images), "encoding") as bar:
         shards = encode_ranges(
             tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update
         )
-        if is_main:
-            _write(settings, tokenizer, header, missing, shards)
-        else:
-            deque(shards, maxlen=0)  # only take part
+        write_together(partial(_write, settings, tokenizer, header, missing), shards, accelerator)
     print_once(f"{settings.output}: {len(images):,} images as {describe_layout(tokenizer.layout)}")
     shut_down(accelerator)
 
@@ -100,11 +92,12 @@ def encode_ranges(
     Args:
         progress: is told how many more images all processes together have encoded.
     """
-    shares = [share for numbers in ranges for share in own_shares(numbers, batch_size, accelerator)]
+    shares = [share for numbers in ranges for _, share in deal(numbers, batch_size, accelerator)]
     loaded = load_batches(images, shares, num_workers)
 
+    @torch.inference_mode()
     def encode(numbers: range) -> Codes:
-        return _encode(tokenizer, next(loaded).images)
+        return tokenizer.encode(channels_last(to_float(next(loaded).images.to(tokenizer.device))))
 
     for numbers in ranges:
         batches = map_across_ranks(encode, numbers, batch_size, accelerator, progress)
@@ -116,18 +109,6 @@ def encode_ranges(
         if images.files is not None:
             columns[FILES] = images.files[rows]
         yield CodeBatch(codes, columns)
-
-
-@torch.inference_mode()
-def _encode(tokenizer: Tokenizer, images: torch.Tensor) -> Codes:
-    """(b, c, H, W) uint8 → codes (b, *shape), in float32."""
-    as_floats = to_float(images.to(tokenizer.device))
-    return tokenizer.encode(as_floats.contiguous(memory_format=memory_format_of(tokenizer)))
-
-
-def memory_format_of(tokenizer: Tokenizer) -> torch.memory_format:
-    """Return how a tokenizer's features are best laid out in memory."""
-    return MEMORY_FORMATS.get(len(tokenizer.signal.size), torch.contiguous_format)
 
 
 def make_header(
@@ -157,11 +138,7 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
 
 
 def _write(
-    settings: ExportCodes,
-    tokenizer: Tokenizer,
-    header: CodeHeader,
-    missing: list[range],
-    shards: Iterator[CodeBatch],
+    settings: ExportCodes, tokenizer: Tokenizer, header: CodeHeader, missing: list[range], shards: Iterator[CodeBatch]
 ) -> None:
     """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
     provenance = {"dataset": public_name(str(settings.dataset))}

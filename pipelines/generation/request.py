@@ -79,7 +79,8 @@ def make_request(
     configs = tuple(configs) or sampling_configs(len(priors))
     condition = conditions_of(priors).resolve(labels, num_samples, of)
     for prior, config in zip(priors, configs, strict=True):
-        check_drawing(prior, config, condition)
+        config.check_controls(prior.controls, type(prior).__name__)
+        prior.conditions.check_guidance(config.guidance_scale, condition)
     return Request(num_samples, condition, seed, configs)
 
 
@@ -122,12 +123,6 @@ def complete_codes(
 def conditions_of(priors: Sequence[Prior]) -> Conditions:
     """Return the conditions by which labels are understood: of the first prior that has classes, if any."""
     return next((prior.conditions for prior in priors if prior.conditions.num_classes), priors[0].conditions)
-
-
-def check_drawing(prior: Prior, config: SamplingConfig, condition: Condition) -> None:
-    """Raise `InputError` where a setting means nothing to a prior, or guidance has nothing to guide to."""
-    config.check_controls(prior.controls, type(prior).__name__)
-    prior.conditions.check_guidance(config.guidance_scale, condition)
 
 
 def kept_masks(tokenizer: Tokenizer, keep: Keep) -> tuple[torch.Tensor, ...]:

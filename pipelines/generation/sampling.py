@@ -5,9 +5,9 @@ Shapes: n samples, b samples of a batch, c channels, H W image, *shape the sites
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +25,11 @@ from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.drawing.sheets import save_sheet
-from codegrid.pipelines.running.cli import print_once, print_resumed
+from codegrid.pipelines.running.cli import print_once, resume_bar
 from codegrid.pipelines.running.device import start_accelerator
-from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down
+from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down, write_together
 from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
 from codegrid.pipelines.sample import Sample
-from codegrid.progress import progress_bar
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.tensors import digest_of
 
@@ -57,7 +56,7 @@ class Job(NamedTuple):
         return "completions" if self.pictures else "samples"
 
     def files_of(self, rows: range) -> list[str] | None:
-        """Return the name of the picture that each of some samples completes."""
+        """Return the file of the picture that each of some samples completes."""
         return self.pictures and [self.pictures.files[row // self.request.of_each] for row in rows]
 
     def facts(self) -> dict[str, Any]:
@@ -68,27 +67,11 @@ class Job(NamedTuple):
             "complete": self.pictures and self.pictures.fingerprint,
         }
 
-    def files(self, folder: Path) -> ImageFiles:
-        """Return the files in a folder that the images go to."""
-        settings, request = self.settings, self.request
-        labels = None if request.labels is None else request.labels.numpy()
-        channels, height, width = self.pipeline.tokenizer.signal.shape
-        shape = (request.num_samples, channels, height, width)
-        return make_files(settings.format, folder, self.name, shape, labels, self.names_of, settings.shard_size)
-
     def names_of(self, rows: range) -> list[str]:
         """Return what some samples are of, for the names of files: the picture that they complete, or their class."""
-        if self.pictures is not None:
-            return names_of_files(self.pictures.files[row // self.request.of_each] for row in rows)
+        if (files := self.files_of(rows)) is not None:
+            return names_of_files(files)
         return names_of_labels(self.request.given(rows).labels, self.pipeline.classes, len(rows))
-
-    def bar(self, missing: int) -> Any:
-        """Return a bar for so many samples that are still to be drawn."""
-        count = self.request.num_samples
-        return progress_bar(
-            total=count, initial=count - missing, desc="sampling", unit="img",
-            disable=not self.accelerator.is_main_process,
-        )  # fmt: skip
 
 
 @releasing()
@@ -125,34 +108,32 @@ def leave_images(job: Job) -> None:
     run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, **job.facts()))
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
-    files = job.files(run.folder)
-    missing = broadcast_from_main(job.accelerator, lambda: _start(run, files))
-    left = sum(map(len, missing))
-    print_resumed(run.shown, request.num_samples - left, request.num_samples)
-    with job.bar(left) as bar:
+    labels = None if request.labels is None else request.labels.numpy()
+    channels, height, width = job.pipeline.tokenizer.signal.shape
+    shape = (request.num_samples, channels, height, width)
+    files = make_files(settings.format, run.folder, job.name, shape, labels, job.names_of, settings.shard_size)
+
+    def start() -> list[range]:
+        run.start()
+        return files.missing()
+
+    missing = broadcast_from_main(job.accelerator, start)
+    with resume_bar(run.shown, missing, request.num_samples, "sampling") as bar:
         for numbers in missing:
-            images = _draw_images(job, numbers, bar)
-            if job.accelerator.is_main_process:
-                files.write(numbers, images)
-            else:
-                deque(images, maxlen=0)  # only take part
+            write_together(partial(files.write, numbers), _draw_images(job, numbers, bar), job.accelerator)
     if job.accelerator.is_main_process:
         run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"), written=files.results())
     print_once(f"{run.shown}: {request.num_samples:,} {job.name} in {files}, some in {job.name}.png")
 
 
-def _start(run: Run, files: ImageFiles) -> list[range]:
-    run.start()
-    return files.missing()
-
-
 def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
     """Draw some samples on all processes: (b, c, H, W) uint8, batch by batch."""
 
-    def draw(rows: range) -> torch.Tensor:
-        return to_uint8(job.pipeline.sample_rows(job.request, rows, job.settings.backend).images)
+    def draw(rows: range) -> tuple[torch.Tensor]:
+        return (to_uint8(job.pipeline.sample_rows(job.request, rows, job.settings.backend).images),)
 
-    return map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
+    for (images,) in map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update):
+        yield images
 
 
 def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
@@ -183,15 +164,12 @@ def leave_codes(job: Job) -> None:
     folder, shown, missing = broadcast_from_main(job.accelerator, lambda: open_codes_folder(settings, header, drawing))
     if missing is None:
         return print_once(f"{shown} is finished: nothing to do")
-    left = sum(map(len, missing))
-    print_resumed(shown, request.num_samples - left, request.num_samples)
-    with job.bar(left) as bar:
+    if job.accelerator.is_main_process:
+        save_settings(folder, settings)
+    with resume_bar(shown, missing, request.num_samples, "sampling") as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
-        if job.accelerator.is_main_process:
-            save_settings(folder, settings)
-            write_codes(folder, header, missing, shards, drawing, tables_of(pipeline.tokenizer))
-        else:
-            deque(shards, maxlen=0)  # only take part
+        write = partial(write_codes, folder, header, missing, provenance=drawing, tables=tables_of(pipeline.tokenizer))
+        write_together(write, shards, job.accelerator)
     print_once(f"{shown}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
 
 

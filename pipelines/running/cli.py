@@ -21,7 +21,7 @@ import tyro
 
 from codegrid.console import steady_streams
 from codegrid.errors import InputError, remedy_for
-from codegrid.progress import keep_quiet, say
+from codegrid.progress import keep_quiet, progress_bar, say
 from codegrid.registry import load_plugin
 from codegrid.strict_json import to_json
 
@@ -83,17 +83,12 @@ def run_command(settings_type: type[Command], body: str) -> None:
             print(to_json(result))
         if code := settings.exit_code(result):
             sys.exit(code)
-    except InputError as error:
-        _fail(with_flags(str(error), settings_type), verbose)
-    except OSError as error:
-        if words := remedy_for(error):
-            _fail(words, verbose)
-        if error.errno not in DISK_ERRORS:  # of no disk, such as too many open files
-            raise
-        where = error.filename or output
-        _fail(f"{where}: {DISK_ERRORS[error.errno]}" if where else DISK_ERRORS[error.errno], verbose)
-    except (RuntimeError, MemoryError) as error:
-        if not (words := remedy_for(error)):
+    except (InputError, OSError, RuntimeError, MemoryError) as error:
+        words = str(error) if isinstance(error, InputError) else remedy_for(error)
+        if not words and isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            where = error.filename or output
+            words = f"{where}: {DISK_ERRORS[error.errno]}" if where else DISK_ERRORS[error.errno]
+        if not words:  # of no disk, such as too many open files
             raise
         _fail(with_flags(words, settings_type), verbose)
     except KeyboardInterrupt:
@@ -163,10 +158,12 @@ def print_once(line: str) -> None:
         say(line)
 
 
-def print_resumed(folder: object, done: int, total: int) -> None:
-    """Say how much an earlier run has left in a folder, if anything."""
+def resume_bar(folder: object, missing: Sequence[range], total: int, desc: str) -> Any:
+    """Return a bar for the missing ones of `total` images, and say how many an earlier run left in a folder, if any."""
+    done = total - sum(map(len, missing))
     if done:
         print_once(f"{folder}: going on, {done:,} of {total:,} are there")
+    return progress_bar(total=total, initial=done, desc=desc, unit="img", disable=not is_main_process())
 
 
 def print_plan(*lines: str) -> None:
@@ -197,8 +194,7 @@ def _group_flags(
 ) -> dict[str, Flags]:
     """Return the flags by the titles of their groups: the command's own, without a title, first.
 
-    Args:
-        defaults: in the place of those of the settings.
+    `defaults` replace those of the settings.
     """
     hints, docs = get_type_hints(settings_type, include_extras=True), field_docs(settings_type)
     groups: dict[str, Flags] = {"": []}
@@ -220,10 +216,8 @@ def _group_flags(
 
 def _title_of(settings_type: type[Command], name: str) -> str:
     """Return the title of the class that a setting comes from; empty for the command's own."""
-    for kind in settings_type.__mro__:
-        if name in inspect.get_annotations(kind):
-            return vars(kind).get("title", "")
-    return ""
+    kind = next(kind for kind in settings_type.__mro__ if name in inspect.get_annotations(kind))
+    return "" if kind is settings_type else vars(kind).get("title", Command.title)
 
 
 def _make_flags(flags: Flags, more: Sequence[tuple[str, Any]] = ()) -> type:

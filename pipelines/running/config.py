@@ -3,8 +3,8 @@
 Nothing here imports torch.
 """
 
-import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
 from importlib import import_module
@@ -18,6 +18,8 @@ from codegrid.limits import check_value, short
 from .options import bare_type, resolve_options
 from .settings import Command, Training
 
+TOML = "tomllib:loads" if sys.version_info >= (3, 11) else "tomli:loads"
+READERS = {".yaml": "yaml:safe_load", ".yml": "yaml:safe_load", ".toml": TOML, ".json": "json:loads"}
 NOT_SAVED = ("options", "overwrite", "dry_run", "quiet", "verbose", "json")  # of one call, and not of its results
 
 
@@ -27,20 +29,16 @@ def read_config(path: str) -> dict[str, Any]:
     Raises `InputError` where it cannot be read, or is no such mapping.
     """
     file = Path(path)
-    readers: dict[str, Callable[[str], Any]] = {
-        ".yaml": _read_yaml,
-        ".yml": _read_yaml,
-        ".toml": _read_toml,
-        ".json": json.loads,
-    }
-    if file.suffix not in readers:
-        raise InputError(f"`config` {path}: give a file that ends in {', '.join(readers)}")
+    if file.suffix not in READERS:
+        raise InputError(f"`config` {path}: give a file that ends in {', '.join(READERS)}")
+    module, _, function = READERS[file.suffix].partition(":")
     try:
-        values = readers[file.suffix](file.read_text(encoding="utf-8"))
+        values = getattr(import_module(module), function)(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"`config` {path}: {error.strerror or error}: give a file of settings") from error
     except Exception as error:  # each reader has types of its own
         raise InputError(f"`config` {path}: it cannot be read ({reason_of(error)}): correct it") from error
+    values = {} if values is None else values  # an empty file of YAML
     if not isinstance(values, dict):
         raise InputError(f"`config` {path}: it must map names of settings to values, as `steps: 1000` does")
     return {str(key).replace("-", "_"): value for key, value in values.items()}
@@ -74,18 +72,6 @@ def describe_settings(settings: Command, command: str, output: Path) -> str:
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     text = import_module("yaml").safe_dump(plain, sort_keys=False, allow_unicode=True)
     return f"# codegrid {command} --config {SETTINGS_FILE}\n{text}"
-
-
-def _read_yaml(text: str) -> Any:
-    return import_module("yaml").safe_load(text) or {}
-
-
-def _read_toml(text: str) -> Any:
-    try:
-        reader = import_module("tomllib")
-    except ImportError:  # Python 3.10
-        reader = import_module("tomli")
-    return reader.loads(text)
 
 
 def _as_typed(value: Any, hint: Any) -> Any:

@@ -7,11 +7,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from torch import nn
 
 from codegrid.devices import find_device
 from codegrid.errors import InputError
@@ -19,6 +20,8 @@ from codegrid.stage2_prior.sampling.backends import require_compiler
 
 from .cli import print_once
 from .settings import Training
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> Accelerator:
@@ -31,7 +34,7 @@ def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> A
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32: a GPU's convolutions would round to 10 bits
     if not several and PartialState._shared_state and PartialState().device != chosen:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier call of this program took another device
-    with _environment({} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
+    with environment(**{} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
         accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="no", **options)
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
@@ -40,7 +43,7 @@ def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> A
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(**values: str) -> Iterator[None]:
     """Set variables of the environment within."""
     earlier = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
@@ -49,6 +52,20 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in earlier.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def place(module: Module, device: torch.device) -> Module:
+    """Put a network on its device, its kernels in the format in which convolutions are fast."""
+    module.to(device)
+    for parameter in module.parameters():
+        parameter.data = channels_last(parameter.data)
+    return module
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return (b, c, H, W) or (b, c, T, H, W) with the channels innermost in memory, and other tensors as they are."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
 def choose_device(device: str) -> torch.device:
@@ -98,7 +115,12 @@ def choose_precision(precision: str, device: torch.device) -> str:
     """Return `bf16` or `fp32`; `auto` takes bf16 where the processor has instructions for it."""
     if precision != "auto":
         return precision
-    return "bf16" if _computes_in_bf16(device) else "fp32"
+    if device.type == "cuda":
+        is_fast = torch.cuda.get_device_capability(device)[0] >= 8
+    else:  # without these instructions bf16 is emulated, and slow
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported") if device.type == "cpu" else ()
+        is_fast = any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
+    return "bf16" if is_fast else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -109,12 +131,3 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def without_compiling() -> AbstractContextManager[None]:
     """Return a context in which compiled networks run as written: other batch sizes are not worth a compilation."""
     return torch.compiler.set_stance("force_eager")
-
-
-def _computes_in_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    if device.type != "cpu":
-        return False
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # without them bf16 is emulated, and slow
-    return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))

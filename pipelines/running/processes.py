@@ -5,6 +5,7 @@ Shapes: b batch; ... whatever an item is.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -12,11 +13,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from codegrid.codes import Codes
 from codegrid.data.loading import in_batches
 from codegrid.errors import InputError
 
 Decision = TypeVar("Decision")
-Made = TypeVar("Made", torch.Tensor, tuple[torch.Tensor, ...])
+Item = TypeVar("Item")
 
 
 def broadcast_from_main(accelerator: Accelerator, decide: Callable[[], Decision]) -> Decision:
@@ -62,45 +64,42 @@ def shut_down(accelerator: Accelerator) -> None:
 
 
 def map_across_ranks(
-    make: Callable[[range], Made],
+    make: Callable[[range], Codes],
     numbers: range,
     batch_size: int,
     accelerator: Accelerator,
-    progress: Callable[[int], object] = lambda count: None,
-) -> Iterator[Made]:
+    progress: Callable[[int], object],
+) -> Iterator[Codes]:
     """Yield what `make` gives for all numbers, in order, batch by batch, on the CPU of every process.
 
     Args:
-        make: some numbers → a tensor (b, ...), or a tuple of them, one row for each number; called for this process's
-            share of each batch.
+        make: some numbers → tensors (b, ...), one row for each number; called for this process's share of each batch.
         batch_size: of one process.
         progress: is told how many more are made.
     """
-    for batch, share in _deal(numbers, batch_size, accelerator):
-        made = make(share)
-        if isinstance(made, torch.Tensor):
-            yield _gather(made, len(batch), accelerator)
-        else:
-            yield tuple(_gather(part, len(batch), accelerator) for part in made)
+    for batch, share in deal(numbers, batch_size, accelerator):
+        yield tuple(_gather(part, len(batch), accelerator) for part in make(share))
         progress(len(batch))
 
 
-def own_shares(numbers: range, batch_size: int, accelerator: Accelerator) -> list[range]:
-    """Return the numbers for which `map_across_ranks` calls `make` in this process, call by call."""
-    return [share for _, share in _deal(numbers, batch_size, accelerator)]
+def write_together(write: Callable[[Iterator[Item]], object], items: Iterator[Item], accelerator: Accelerator) -> None:
+    """Let the main process write items that all processes make together."""
+    if accelerator.is_main_process:
+        write(items)
+    else:
+        deque(items, maxlen=0)  # only take part
 
 
-def share_of(numbers: range, process: int, count: int) -> range:
-    """Return the part of a range that one of `count` processes gets; where it cannot be even, the last get less."""
-    longest = -(-len(numbers) // count)
-    return numbers[process * longest : (process + 1) * longest]
+def deal(numbers: range, batch_size: int, accelerator: Accelerator) -> Iterator[tuple[range, range]]:
+    """Yield each batch of all processes, and this one's share of it; whoever has nothing makes the first row again.
 
-
-def _deal(numbers: range, batch_size: int, accelerator: Accelerator) -> Iterator[tuple[range, range]]:
-    """Yield each batch of all processes, and this one's share of it; whoever has nothing makes the first row again."""
+    Where the shares cannot be even, the last processes get less.
+    """
     count = accelerator.num_processes
     for batch in in_batches(numbers, batch_size * count):
-        yield batch, share_of(batch, accelerator.process_index, count) or batch[:1]
+        longest = -(-len(batch) // count)
+        first = accelerator.process_index * longest
+        yield batch, batch[first : first + longest] or batch[:1]
 
 
 def _gather(made: torch.Tensor, count: int, accelerator: Accelerator) -> torch.Tensor:

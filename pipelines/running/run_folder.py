@@ -212,9 +212,7 @@ class OpenCodes(NamedTuple):
 
 
 def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str, Any] | None = None) -> OpenCodes:
-    """Take a folder for a code dataset, and keep other runs out of it.
-
-    One whose files are gone is no longer whole.
+    """Take a folder for a code dataset, and keep other runs out of it. One whose files are gone is no longer whole.
 
     Raises `InputError` where the folder holds another one, made with another header or provenance.
     """
@@ -245,14 +243,10 @@ def _missing_codes(folder: Path, header: CodeHeader, provenance: dict[str, Any])
     return missing_ranges(folder, header)
 
 
-WHY = {"steps": " (the learning rate of each step depends on it, but for `lr_schedule` constant)"}
-
-
 def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any], hint: str = "") -> None:
     """Raise `InputError`, naming what differs, where a folder was made with other settings.
 
-    Args:
-        hint: how another `output` can use this one.
+    `hint` says how another `output` can use this one.
     """
     as_read = json.loads(json.dumps(now))  # a tuple reads back as a list
     for name in sorted(as_read.keys() | earlier.keys()):
@@ -260,9 +254,10 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
             raise InputError(f"{folder} was made by a version of codegrid without {name}: choose another `output`")
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
+            why = " (the learning rate of each step depends on it, but for `lr_schedule` constant)" * (name == "steps")
             raise InputError(
-                f"{folder} was made with {name} {was}, not {wanted}{WHY.get(name, '')}: choose another `output`{hint}, "
-                "the earlier settings, or `overwrite`"
+                f"{folder} was made with {name} {was}, not {wanted}{why}: choose another `output`{hint}, the earlier "
+                "settings, or `overwrite`"
             )
 
 

@@ -31,7 +31,7 @@ Folders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER [FOLDER ...]"
 class Command:
     """Settings of every command."""
 
-    title: ClassVar[str] = "general"  # of their flags in --help
+    title: ClassVar[str] = "general"  # of these flags in --help; a command's own have none
 
     verbose: Annotated[Flag, tyro.conf.arg(aliases=["-v"])] = False
     """Show the traceback of an error."""
@@ -52,8 +52,6 @@ class Command:
 class Compute(Command):
     """Settings of commands that compute."""
 
-    title: ClassVar[str] = "general"
-
     device: Device = "auto"
     """auto: cuda where there is a GPU. Or any device that torch has here, by its name."""
 
@@ -61,8 +59,6 @@ class Compute(Command):
 @dataclass(frozen=True, kw_only=True)
 class Overwrites(Command):
     """Settings of commands that can empty a folder first."""
-
-    title: ClassVar[str] = "general"
 
     overwrite: Flag = False
     """Empty --output first, where an earlier run left something. No other folder is ever emptied."""
@@ -72,7 +68,6 @@ class Overwrites(Command):
 class Leaves(Overwrites):
     """Settings of commands that leave a folder, and can find their inputs and that folder below one of a whole run."""
 
-    title: ClassVar[str] = "general"
     needs: ClassVar[tuple[str, ...]] = ()  # settings that must be given, or have a folder below `run`
     uses: ClassVar[tuple[str, ...]] = ()  # those that need not
     place: ClassVar[str]  # the folder of the results
@@ -86,7 +81,11 @@ class Leaves(Overwrites):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.run is not None:
-            self._look_below(Path(self.run))
+            found = {name: find_part(self.run, name) for name in (*self.needs, *self.uses) if not getattr(self, name)}
+            if not self.output and not self.is_numbered:
+                found["output"] = str(Path(self.run) / self.place)
+            for name in filter(found.get, found):
+                object.__setattr__(self, name, found[name])
         for name in (name for name in self.needs if not getattr(self, name)):
             if self.run is None:
                 raise InputError(f"`{name}`: give its folder, or `run`, that of a whole run")
@@ -98,21 +97,10 @@ class Leaves(Overwrites):
         if not self.output and not self.is_numbered:
             raise InputError("`output`: give a folder for the results, or `run`, that of a whole run")
 
-    def _look_below(self, run: Path) -> None:
-        """Take from below `run` whatever was not given."""
-        found = {name: find_part(run, name) for name in (*self.needs, *self.uses) if not getattr(self, name)}
-        if not self.output and not self.is_numbered:
-            found["output"] = str(run / self.place)
-        for name, folder in found.items():
-            if folder:
-                object.__setattr__(self, name, folder)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReadsData(Compute):
     """Settings of commands that read data."""
-
-    title: ClassVar[str] = "general"
 
     dry_run: Flag = False
     """Say what was found and what would be computed, and stop before anything is written."""
@@ -121,8 +109,6 @@ class ReadsData(Compute):
 @dataclass(frozen=True, kw_only=True)
 class GivesFigures(Command):
     """Settings of commands whose result is figures."""
-
-    title: ClassVar[str] = "general"
 
     json: Flag = False
     """Print the figures as one JSON object, and everything else to standard error."""
@@ -141,7 +127,7 @@ class UsesImages(ReadsData):
     """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
     --dataset, the images themselves."""
     skip_unreadable: Flag = False
-    """Leave out pictures that cannot be read, instead of stopping with their names."""
+    """Skip pictures that cannot be read, instead of stopping and naming them."""
     num_workers: Annotated[int, Range(0, 256)] = 2
     """Processes that decode pictures that do not fit in memory."""
 
@@ -156,9 +142,9 @@ class Training(ReadsData, Leaves):
     steps: Annotated[int, Range(1, MAX_STEPS)]
     """Optimizer steps."""
     batch_size: BatchSize
-    """Items a step, over all processes together."""
+    """Items per step, over all processes together."""
     lr: Annotated[float, Range(above=0)]
-    """Highest learning rate."""
+    """Peak learning rate."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     """cosine: a warm-up to --lr, then down to 0 along a cosine; constant: --lr at every step."""
     precision: Precision = "auto"
@@ -166,7 +152,7 @@ class Training(ReadsData, Leaves):
     compile: Flag = False
     """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
     accumulate: Annotated[int, Range(1, 10**6)] = 1
-    """Work through each batch in so many pieces, for less memory. A codebook still moves once a step."""
+    """Split each batch into this many pieces, to save memory. A codebook still moves once per step."""
     seed: Seed = 0
     """Everything random in training follows from it."""
     init_from: Annotated[Folder | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
@@ -175,9 +161,9 @@ class Training(ReadsData, Leaves):
     validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of all."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
-    """Steps between two saved training states. By default as many as take about ten seconds."""
+    """Steps between two saved training states. By default one is saved about every ten seconds."""
     finish_now: Flag = False
-    """End a run that was stopped: one step more, and its model is the finished one. SIGUSR1 ends a running one so."""
+    """Finish a run that was stopped: take one more step, and keep its model. SIGUSR1 does the same to a running one."""
     log_with: Tracker = "none"
     """Also log metrics and pictures with this tracker, below OUTPUT/logs; needs its package."""
     options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
@@ -206,8 +192,8 @@ class Drawing(Compute):
     num_inference_steps: tuple[int, ...] = ()
     """Steps of priors that draw many sites at once. By default the prior's own number."""
     backend: Backend = "auto"
-    """How the prior computes: plain, one forward pass a step; torch, with a cache; graph, that as CUDA graphs, on a
-    GPU; compiled, by torch.compile."""
+    """How the prior computes: plain, one forward pass per step; torch, with a cache; graph, that as CUDA
+    graphs on a GPU; compiled, by torch.compile."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

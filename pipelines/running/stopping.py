@@ -23,10 +23,9 @@ class _Interrupted(BaseException):
 
 
 class StopSignals:
-    """Within this context the first SIGINT or SIGTERM is noted, a second one acts at once; so is SIGUSR1.
+    """Notes SIGUSR1, and the first SIGINT or SIGTERM, within its context; a second one acts at once.
 
-    Args:
-        finish: begin as if SIGUSR1 had come.
+    `finish` begins as if SIGUSR1 had come.
     """
 
     def __init__(self, finish: bool = False) -> None:

@@ -37,9 +37,7 @@ class Checkpoints:
     """The training states of a run, in its folder `state`. What others put there is neither read nor removed.
 
     Args:
-        folder: where they are.
         run: what tells the run from others: their states are not taken for its own.
-        trainable: what is saved and loaded.
         every: steps between two saved states; None saves when `SECONDS` have passed.
     """
 
@@ -113,7 +111,8 @@ class Checkpoints:
             for name in self.trainable.optimizers
         }
         try:
-            fit = _shapes(tensors) == _shapes(self._held()) and numbers.keys() == states.keys()
+            left, ours = ({name: value.shape for name, value in each.items()} for each in (tensors, self._held()))
+            fit = left == ours and numbers.keys() == states.keys()
             fit = fit and all(states[name].fits(each) for name, each in self.trainable.optimizers.items())
         except Exception as error:  # anyone can compute a digest: values can be wrong in any way
             raise InputError(f"{saved} is not a training state ({reason_of(error)})") from error
@@ -176,7 +175,11 @@ class OptimizerState(NamedTuple):
                     tensors[f"{number}.{name}"] = value
                 else:
                     numbers.setdefault(str(number), {})[name] = value
-        groups = [{name: value for name, value in group.items() if _is_number(value)} for group in held["param_groups"]]
+        # a bool says how it computes, and may differ on another machine
+        groups = [
+            {name: value for name, value in group.items() if type(value) in (int, float)}
+            for group in held["param_groups"]
+        ]
         return cls(tensors, {"state": numbers, "groups": groups})
 
     def fits(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -230,10 +233,6 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float)  # a bool says how it computes, and may differ on another machine
-
-
 def _is_history(value: object, step: int) -> bool:
     """Whether a JSON value is the metrics over the steps up to this one."""
     return isinstance(value, list) and all(
@@ -243,10 +242,6 @@ def _is_history(value: object, step: int) -> bool:
         and metrics["step"] <= step
         for metrics in value
     )
-
-
-def _shapes(tensors: Tensors) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in tensors.items()}
 
 
 def _under(name: str, tensors: Tensors) -> Tensors:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from codegrid.errors import InputError
 from codegrid.model_folder import load_model
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.options import list_options, resolve_options
 from codegrid.pipelines.running.settings import Training
+from codegrid.protocols import Model
 from codegrid.registry import TABLES
-
-if TYPE_CHECKING:
-    from codegrid.protocols import Model
 
 Settings = TypeVar("Settings", bound=Training)
 SHOWN = 6  # names of tensors in a line
@@ -22,12 +20,7 @@ SHOWN = 6  # names of tensors in a line
 def load_initial(settings: Settings, kind: str, system: str) -> tuple[Settings, Any]:
     """Load the model that `init_from` names, if it does, and return it with settings whose open options are its own.
 
-    Args:
-        settings: of the training.
-        kind: `tokenizer` or `prior`.
-        system: the name of the class that is trained.
-
-    Raises `InputError` where there is no such model, or it is of another class.
+    Raises `InputError` where there is no such model, or it is not of the kind and the system that are trained.
     """
     if settings.init_from is None:
         return settings, None

@@ -1,6 +1,8 @@
 """The training loop of every stage."""
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 from accelerate import Accelerator
 
 from codegrid.errors import InputError
+from codegrid.files import remove_folder, write_folder
+from codegrid.model_card import CARD
 from codegrid.model_folder import read_model_config
 from codegrid.pipelines.running.cli import Stopped, print_once
 from codegrid.pipelines.running.device import ComputeConfig
@@ -17,16 +21,12 @@ from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import FINISH, StopSignals
-from codegrid.progress import progress_bar
-from codegrid.usable import CONFIG, WEIGHTS
+from codegrid.usable import BEST, CONFIG, LAST, WEIGHTS
 
 from .checkpoints import STATES, Checkpoints, drop_states, saved_states
-from .metrics_file import MetricsFile
+from .log import Log, short
 from .objective import Metrics, Objective
-from .reports import Reporter, short
-from .trackers import Log
 from .trainer import Figures, Trainer
-from .usable import remove_usable, write_usable
 
 Batch = TypeVar("Batch")
 
@@ -60,10 +60,8 @@ def train(
         run.start()
     throughput = Throughput(settings.batch_size, objective.items)
     check = FiniteCheck(checkpoints.folder, every=1 if accelerator.device.type == "cpu" else EVERY)
-    bar = progress_bar(total=settings.steps, initial=start, desc=run.folder.name, unit="step", disable=not is_main)
-    signals, lines = StopSignals(settings.finish_now), MetricsFile(run.folder, start, is_main)
-    with bar, Log(accelerator, run, settings, start) as log, lines, signals:
-        watch = Watch(run, trainer, throughput, check, history, Reporter(settings.steps, start), bar, log, lines)
+    with Log(accelerator, run, settings, start) as log, StopSignals(settings.finish_now) as signals:
+        watch = Watch(run.folder, trainer, throughput, check, history, log)
         done, stop = start, None
         batches = signals.until_stopped(throughput.time(trainer.batches(start)), accelerator)
         for step, batch in enumerate(batches, start):
@@ -75,7 +73,7 @@ def train(
                 stop = signals.agreed(accelerator)
                 is_end = is_end or stop == FINISH
             trainer.update(step)
-            bar.update()
+            log.bar.update()
             if is_main:
                 watch.look(done, figures, is_end)
             if is_main and (is_end or stop or checkpoints.due(done)):
@@ -94,6 +92,16 @@ def train(
     return history
 
 
+def open_run(settings: Training, compute: ComputeConfig, accelerator: Accelerator, source: Any, **facts: str) -> Run:
+    """Take the output folder for a training that starts from a model, or from none, and depends on facts by name."""
+    init_from = None if source is None else source.fingerprint()
+    with accelerator.main_process_first():  # only one empties the folder
+        run = Run(settings.output, settings, precision=compute.precision, init_from=init_from, **facts)
+    if run.finished:
+        print_once(f"{settings.output} is finished: nothing to do")
+    return run
+
+
 def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator) -> None:
     """Raise `InputError` where processes start at different steps, or at the first though the run must go on."""
     check_same_step(accelerator, start)
@@ -107,55 +115,46 @@ def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator
 
 
 class Watch(NamedTuple):
-    """All that the main process notes of a run, and shows of it. `history` grows."""
+    """What the main process does beside the steps: it notes figures now and then, and validates."""
 
-    run: Run
+    folder: Path  # of the run
     trainer: Trainer
     throughput: "Throughput"
     check: "FiniteCheck"
-    history: list[Metrics]
-    reporter: Reporter
-    bar: Any
+    history: list[Metrics]  # grows
     log: Log
-    lines: MetricsFile
 
     def look(self, done: int, figures: Figures, is_end: bool) -> None:
         """Note the figures of a step now and then, and validate when it is time, or the end."""
         row: Metrics = {}
         if done % EVERY == 0 or is_end:
             row = {**_as_numbers(figures), **self.trainer.learning_rates()}
-            self.bar.set_postfix({name: short(row[name]) for name in list(figures)[:1]}, refresh=False)
-            self.log.log(done, row, "train")
+            self.log.bar.set_postfix({name: short(row[name]) for name in list(figures)[:1]}, refresh=False)
+            self.log.track(done, row, "train")
         if self.trainer.validates(done) or is_end:
             row = self._validate(done, figures)
         if row:
-            self.lines.write({"step": done, **row})
+            self.log.write({"step": done, **row})
 
     def _validate(self, done: int, figures: Figures) -> Metrics:
         """Validate, leave the model as it is now, and report all of it."""
-        self.log.log(done, speed := self.throughput.read(), "speed")  # not in the history, which must not vary
+        self.log.track(done, speed := self.throughput.read(), "speed")  # not in the history, which must not vary
         with self.throughput.pause():
             self.check.look_at(done, measured := self.trainer.validate())
             is_best = self.trainer.remember_best(measured, self.history)
             self.history.append({"step": done, **_as_numbers(figures), **measured})
-            write_usable(self.run.folder, self.trainer.objective, self.history, is_best)
-            self.log.log(done, measured, "validation")
+            write_usable(self.folder, self.trainer.objective, self.history, is_best)
+            self.log.track(done, measured, "validation")
             self.log.show(done, self.trainer.objective)
-        print_once(self.reporter.describe(done, {**self.history[-1], **speed}))
+        self.log.report(done, {**self.history[-1], **speed})
         return {**self.history[-1], **self.trainer.learning_rates(), **speed}
 
 
 class Throughput:
-    """How fast a training loop goes, and which share of its time it waits for data.
-
-    Args:
-        batch_size: items a step.
-        items: what they are called, `images` for example.
-    """
+    """How fast a training loop goes, in items of some name, and which share of its time it waits for data."""
 
     def __init__(self, batch_size: int, items: str) -> None:
-        self.batch_size = batch_size
-        self.items = items
+        self.batch_size, self.items = batch_size, items
         self._restart()
 
     def _restart(self) -> None:
@@ -211,7 +210,7 @@ class FiniteCheck:
             self._refuse(step, f"on validation data the metrics are not finite ({measured})")
 
     def _refuse(self, step: int, words: str) -> None:
-        """Raise `InputError` with what is wrong after a step, and what there is that is not."""
+        """Raise `InputError` with what is wrong after a step, and the last state that is not."""
         saved = saved_states(self.states)
         last = f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
         raise InputError(f"step {step}: {words}; {last}. Start again with a smaller `lr`, in another `output`")
@@ -240,6 +239,24 @@ def read_trained(run: Run) -> Trained:
         ) from error
     rows = {row["step"]: row for row in told["history"]}
     return Trained(run.folder, told["step"], told.get("metrics", rows[told["step"]]))
+
+
+def write_usable(folder: Path, objective: Objective, history: list[Metrics], is_best: bool) -> None:
+    """Write the model so far, for `codegrid.usable` to find: as the last one, and if it is the best so far, as that."""
+    objective.save(folder / LAST, history)
+    if is_best:
+        with write_folder(folder / BEST, index=CONFIG) as staging:
+            for name in (CONFIG, WEIGHTS):
+                try:  # no file of a model folder is ever changed: it is replaced, so that a second name is enough
+                    os.link(folder / LAST / name, staging / name)
+                except OSError:  # the disk has no such thing
+                    shutil.copyfile(folder / LAST / name, staging / name)
+
+
+def remove_usable(folder: Path) -> None:
+    """Remove the models so far from the folder of a finished run, and nothing that someone put beside them."""
+    for place in (folder / LAST, folder / BEST):
+        remove_folder(place, (CONFIG, WEIGHTS, CARD))
 
 
 def _as_numbers(figures: Figures) -> Metrics:

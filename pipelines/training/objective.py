@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from codegrid.codes import Losses, Moment
+from codegrid.codes import Losses, Moment
 
 Metrics = dict[str, float]
 Pages = dict[str, torch.Tensor]  # (3, H, W), 0 ... 1, by name

@@ -23,11 +23,7 @@ TRIED = 8  # items of the batch that is tried
 def plan_training(
     objective: Objective, settings: Training, compute: ComputeConfig, accelerator: Accelerator, found: str
 ) -> None:
-    """Say what training would do, and end the run of all processes.
-
-    Args:
-        found: the data, in words.
-    """
+    """Say what training would do with the data that were found, and end the run of all processes."""
     check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
     modules = [player.module for player in objective.players.values()]
     weights = sum(parameter.numel() for module in modules for parameter in module.parameters())

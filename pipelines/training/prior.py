@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torchvision.utils import make_grid
 
-from codegrid.codes import describe_layout
+from codegrid.codes import Losses, Moment, describe_layout
 from codegrid.data.code_files import AnyCodes, Assumed, check_fingerprint, open_to_learn
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
@@ -23,26 +23,20 @@ from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
 from codegrid.pipelines.running.cli import print_once
-from codegrid.pipelines.running.device import choose_compute, start_accelerator
+from codegrid.pipelines.running.device import choose_compute, place, start_accelerator
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import shut_down
-from codegrid.pipelines.running.run_folder import Run
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.protocols import Prior
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 
 from .initial import load_initial, start_from
-from .loop import Trained, finish, read_trained, train
+from .log import tracker_options
+from .loop import Trained, finish, open_run, read_trained, train
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
-from .trackers import tracker_options
-from .trainer import fused_adam, place, seed_torch
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from codegrid.codes import Losses, Moment
-    from codegrid.pipelines.train_prior import TrainPrior
-    from codegrid.protocols import Prior
+from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # items while training: `evaluate` takes all
 BATCH = 250  # items measured at once
@@ -52,14 +46,7 @@ CRITERION = "bits_per_code"
 
 
 class PriorObjective:
-    """The prior's own losses, with a moving average of the weights.
-
-    Args:
-        prior: any in the table, on its device.
-        codes: to learn, all grids of the tokenizer.
-        validation: codes to validate on.
-        settings: of the command.
-    """
+    """The prior's own losses, with a moving average of the weights; `codes` are all grids of the tokenizer."""
 
     items, num_workers = "grids", 0
 
@@ -127,12 +114,9 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     training, validation = hold_out(codes, settings.validation_codes)
     with accelerator.main_process_first():  # only one downloads
         settings, source = load_initial(settings, "prior", settings.model)
-    facts: dict[str, Any] = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
-    facts["init_from"] = None if source is None else source.fingerprint()
-    with accelerator.main_process_first():  # only one empties the folder
-        run = Run(settings.output, settings, precision=compute.precision, **facts)
+    facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
+    run = open_run(settings, compute, accelerator, source, **facts)
     if run.finished:
-        print_once(f"{settings.output} is finished: nothing to do")
         return read_trained(run)
     prior = build_prior(settings, codes)
     start_from(prior, source, settings.init_from)

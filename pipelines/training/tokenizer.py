@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from codegrid.codes import Codes, Losses, Moment
 from codegrid.data.augmentation import Augmentation
 from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
@@ -23,27 +24,21 @@ from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once
-from codegrid.pipelines.running.device import choose_compute, start_accelerator, without_compiling
+from codegrid.pipelines.running.device import channels_last, choose_compute, place, start_accelerator, without_compiling
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import shut_down
-from codegrid.pipelines.running.run_folder import Run
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.progress import progress_bar
+from codegrid.protocols import Tokenizer
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexity
 
 from .initial import load_initial, start_from
-from .loop import Trained, finish, read_trained, train
+from .log import tracker_options
+from .loop import Trained, finish, open_run, read_trained, train
 from .objective import Metrics, Pages, Player
 from .plan import plan_training
-from .trackers import tracker_options
-from .trainer import channels_last, fused_adam, place, seed_torch
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from codegrid.codes import Codes, Losses, Moment
-    from codegrid.pipelines.train_tokenizer import TrainTokenizer
-    from codegrid.protocols import Tokenizer
+from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # images while training; all of them in the end
 BATCH = 250  # images measured at once
@@ -51,14 +46,7 @@ MAX_CARD_PIXELS = 2**21  # of the images on a model's card, and at most 24 of th
 
 
 class TokenizerObjective:
-    """The tokenizer's own losses; its codebooks move after each step.
-
-    Args:
-        tokenizer: any in the table, on its device.
-        images: to learn.
-        validation: images to validate on.
-        settings: of the command.
-    """
+    """The tokenizer's own losses; its codebooks move after each step."""
 
     items, criterion, keep_best = "images", "reconstruction_error", False
 
@@ -133,13 +121,11 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     print_once(str(images.found))
     if settings.shift >= min(images.image_size):
         raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
-    facts = {"data": images.fingerprint(), "init_from": None if source is None else source.fingerprint()}
-    with accelerator.main_process_first():  # only one empties the folder
-        run = Run(settings.output, settings, precision=compute.precision, **facts)
+    run = open_run(settings, compute, accelerator, source, data=images.fingerprint())
     if run.finished:
-        print_once(f"{settings.output} is finished: nothing to do")
         return read_trained(run)
-    print_once(f"{len(images)} images of {'×'.join(map(str, images.signal.shape))}; {compute}")
+    shape = "×".join(map(str, images.signal.shape))
+    print_once(f"{len(images)} images of {shape}; {compute}")
     for line in warn_of_few(len(validation), "images"):
         print_once(line)
 
@@ -149,7 +135,6 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     place(cast(nn.Module, tokenizer), accelerator.device)
     objective = TokenizerObjective(tokenizer, images, validation, settings)
     if settings.dry_run:
-        shape = "×".join(map(str, images.signal.shape))
         found = f"{len(images):,} images of {shape}; {len(validation):,} to validate on"
         plan_training(objective, settings, compute, accelerator, found)
         return None
@@ -158,7 +143,7 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     if not accelerator.is_main_process:
         return None
     tokenizer.eval()
-    tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
+    objective.save(run.folder, history)  # first: what is measured may turn out to be unreadable
     save_with_metrics(tokenizer, validation, settings, run.folder)
     return finish(run, keep_state=settings.lr_schedule == "constant")
 
@@ -205,8 +190,7 @@ def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
 
 
 def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer, folder: Path) -> None:
-    """Save the trained tokenizer, measure it on all validation images, and save it again with metrics and a picture."""
-    tokenizer.save_pretrained(folder)  # first: what is measured may turn out to be unreadable
+    """Measure a trained tokenizer on all validation images, and save it with metrics and a picture."""
     batches = in_order(len(validation), BATCH)
     bar = progress_bar(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
     with without_compiling():

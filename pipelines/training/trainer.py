@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,6 @@ from codegrid.pipelines.running.settings import Training
 from .checkpoints import Trainable
 from .objective import Metrics, Objective, Player
 
-Module = TypeVar("Module", bound=nn.Module)
 Figures = dict[str, torch.Tensor]  # (), by name
 
 WARMUP_STEPS = 500  # at most a tenth of all
@@ -195,20 +194,6 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def fused_adam(parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
     """Return Adam over all parameters at once; the loop sets its learning rate."""
     return torch.optim.Adam(parameters, fused=True)
-
-
-def place(module: Module, device: torch.device) -> Module:
-    """Put a network on its device, its kernels in the format in which convolutions are fast."""
-    module.to(device)
-    for parameter in module.parameters():
-        parameter.data = channels_last(parameter.data)
-    return module
-
-
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Return (b, c, H, W) or (b, c, T, H, W) with the channels innermost in memory, and other tensors as they are."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
 def seed_torch(seed: int, *purpose: str | int) -> None:

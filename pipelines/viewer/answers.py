@@ -7,7 +7,7 @@ import io
 import secrets
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -32,19 +32,10 @@ NO_CLASS = "no class"
 STALE = "The codes or the rows to keep have changed since: draw the completions again."
 
 
-class Drawn(NamedTuple):
-    """Samples that the page shows."""
-
-    images: torch.Tensor  # (n, c, H, W) in [-1, 1]
-    codes: Codes | None  # (n, *shape) int64; None while they are drawn
-    labels: torch.Tensor | None  # (n,) int64
-
-
 class Answers:
     """Everything that the page does, for one tokenizer and, where there is one, its pipeline.
 
-    It remembers nothing: an `Encoded` and the `Drawn` are in each visitor's own page. Outputs stand in the order of
-    `page.Editor`.
+    It remembers nothing: an `Encoded` and what is drawn, each a `Partial`, are in each visitor's own page.
     """
 
     def __init__(self, tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples: Examples) -> None:
@@ -131,8 +122,8 @@ class Answers:
         """Return a seed at random."""
         return secrets.randbelow(2**31)
 
-    def forget(self, drawn: Drawn | None) -> tuple:
-        """Take completions away that are no longer of the codes above: what `complete` gives."""
+    def forget(self, drawn: Partial | None) -> tuple:
+        """Remove completions that are no longer of the codes above: what `complete` gives."""
         return (gr.skip(),) * 3 if drawn is None else ("", None, STALE)
 
     def stop(self, progress: str) -> str:
@@ -148,15 +139,15 @@ class Answers:
         """Return the codes after all edits as an npz file that the browser saves."""
         return _as_npz(encoded.codes, None)
 
-    def download_sheet(self, drawn: Drawn | None) -> str:
+    def download_sheet(self, drawn: Partial | None) -> str:
         """Return what is drawn as a PNG file that the browser saves."""
         if drawn is None:
             raise InputError("nothing is drawn yet")
         return as_link(png_of(drawn.images, min(len(drawn.images), COLUMNS)))
 
-    def download_codes(self, drawn: Drawn | None) -> str:
+    def download_codes(self, drawn: Partial | None) -> str:
         """Return the codes of what is drawn as an npz file that the browser saves."""
-        if drawn is None or drawn.codes is None:
+        if drawn is None or not drawn.finished:
             raise InputError("these codes are not drawn to the end: draw them first")
         return _as_npz(drawn.codes, drawn.labels)
 
@@ -197,11 +188,10 @@ class Answers:
             words += f"; after your edits: {after:.1f} dB. {count} of {sites} codes edited, marked by a corner."
         return figure_of(image, "After your edits"), words
 
-    def _drawn(self, partial: Partial, what: str) -> tuple[str, Drawn, str]:
+    def _drawn(self, partial: Partial, what: str) -> tuple[str, Partial, str]:
         labels = [NO_LABEL] * len(partial.images) if partial.labels is None else partial.labels.tolist()
         names = ["" if label == NO_LABEL else self.classes[label] for label in labels]
-        drawn = Drawn(partial.images, partial.codes if partial.finished else None, partial.labels)
-        return figures_of(partial.images, names, what), drawn, f"{partial.done:.0%} drawn"
+        return figures_of(partial.images, names, what), partial, f"{partial.done:.0%} drawn"
 
 
 def _as_npz(codes: Codes, labels: torch.Tensor | None) -> str:

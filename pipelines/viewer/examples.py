@@ -10,19 +10,18 @@ from typing import NamedTuple
 import torch
 
 from codegrid.data.images import evenly_spaced, to_float
-from codegrid.data.names import AT_HAND
+from codegrid.data.names import public_name
 from codegrid.data.npz import read_npz
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.images import class_names
 from codegrid.pipelines.generation.artifacts import load_images_for
+from codegrid.pipelines.generation.chosen_data import data_at_hand, learnt_data
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
 
 from .actions import decode
 
 COUNT = 20
-# what lies in the download folder once these data sets are there
-DOWNLOADED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
 
 
 class Examples(NamedTuple):
@@ -44,16 +43,16 @@ def find_examples(
 ) -> Examples:
     """Return up to `count` images of the tokenizer's size; only a data set that is asked for is asked of the network.
 
-    Without one, held-out images of the data set that the tokenizer names; or the run's samples; or, where it left none,
-    new ones; or, without a prior, what the decoder makes of codes at random.
+    Without one, held-out images of the data set that the tokenizer learnt, where it is on this machine; or the run's
+    samples; or, where it left none, new ones; or, without a prior, what the decoder makes of codes at random.
     """
-    learnt = str(tokenizer.provenance.get("dataset"))
-    if dataset is not None or data_root is not None:
-        return _held_out(tokenizer, pipeline, dataset or _reader_of(str(data_root), learnt), data_root, count)
-    downloads = Path.home() / ".cache" / "codegrid"
-    with suppress(InputError):  # not on this machine: the next best will do
-        if learnt in AT_HAND or (learnt in DOWNLOADED and (downloads / DOWNLOADED[learnt]).is_dir()):
-            return _held_out(tokenizer, pipeline, learnt, None, count)
+    if dataset is not None:
+        return _held_out(tokenizer, pipeline, dataset, data_root, count)
+    if data_root is not None:
+        return _held_out(tokenizer, pipeline, *learnt_data(tokenizer, data_root), count)
+    with suppress(InputError):  # damaged, or moved: the next best will do
+        if (at_hand := data_at_hand(tokenizer)) is not None:
+            return _held_out(tokenizer, pipeline, *at_hand, count)
     with suppress(InputError, OSError):
         if run is not None:
             return _samples_of(tokenizer, run / "samples" / "samples.npz", count)
@@ -69,13 +68,6 @@ def find_examples(
     return Examples(decode(tokenizer, codes), "pictures of codes at random")
 
 
-def _reader_of(data_root: str, learnt: str) -> str:
-    """Return the data set that reads what the user has: the tokenizer's own, or that of any folder or file."""
-    if learnt in DOWNLOADED:
-        return learnt
-    return "npz" if Path(data_root).is_file() else "imagefolder"
-
-
 def _held_out(
     tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | None, count: int
 ) -> Examples:
@@ -86,7 +78,7 @@ def _held_out(
     names = None
     if chosen.labels is not None and images.classes:
         names = [images.classes[label] for label in chosen.labels.tolist()]
-    source = f"held-out images of {dataset if data_root is None else Path(data_root).name}"
+    source = f"held-out images of {public_name(dataset) if data_root is None else Path(data_root).name}"
     return Examples(to_float(chosen.images), source, chosen.labels if known else None, names)
 
 

@@ -78,11 +78,7 @@ class Trusted:
 class Guard:
     """ASGI middleware that refuses foreign requests and uploads beyond a quota, and adds `HEADERS` to every answer.
 
-    Args:
-        app: what answers the others.
-        trusted: the viewer's own names.
-        folder: where uploads are kept.
-        in_all: bytes that it may hold.
+    `folder`, where uploads are kept, may hold `in_all` bytes.
     """
 
     def __init__(self, app: Callable, trusted: Trusted, folder: Path, in_all: int = IN_ALL) -> None:

@@ -1,7 +1,5 @@
 """The viewer's page: what stands where on it, and which answer each part asks for."""
 
-from typing import NamedTuple
-
 import gradio as gr
 
 from codegrid.codes import describe_layout
@@ -12,26 +10,10 @@ from codegrid.protocols import Tokenizer
 from .actions import Encoded
 from .answers import Answers
 from .examples import Examples
-from .parts import NARROW, QUIET, Drawing, add_caption, add_download
-from .sections import add_completion, add_sampling, forget_when_changed
+from .sections import NARROW, QUIET, Drawing, add_completion, add_download, add_sampling
 from .wording import CONTROLS, told
 
 HOUR = 3600  # seconds after which gradio forgets pictures that it has shown; at the end it forgets all
-
-
-class Editor(NamedTuple):
-    """The parts of the upper section that others read, in the order of what `Answers.show` gives."""
-
-    encoded: gr.State
-    image: gr.HTML
-    reconstruction: gr.HTML
-    grid: gr.Dropdown
-    row: gr.Number
-    column: gr.Number
-    code: gr.Slider
-    picture: gr.Image
-    edited: gr.HTML
-    words: gr.Markdown
 
 
 def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples: Examples, title: str) -> gr.Blocks:
@@ -42,14 +24,14 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
         gr.Markdown(f"# Codegrid\n{_describe(answers, title)}")
         with gr.Column(elem_classes="section"):
             gallery, upload = _add_pictures_to_pick(examples)
-            editor, undo = _add_editor(answers)
+            editor, code, undo = _add_editor(answers)
         if pipeline is not None:
             with gr.Column(elem_classes="section"):
                 controls, sampling = add_sampling(answers)
             drawings.append(sampling)
         if answers.can_complete():
             with gr.Column(elem_classes="section"):
-                keep, label, completion = add_completion(answers, editor.encoded, controls)
+                keep, label, completion = add_completion(answers, editor[0], controls)
             drawings.append(completion)
 
         def pick(event: gr.SelectData) -> tuple:
@@ -58,15 +40,16 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
         def fill() -> tuple:
             return [to_pixels(make_sheet(image[None])) for image in examples.images], *answers.pick(0)[: len(chosen)]
 
-        chosen = [*editor] if label is None else [*editor, label]
+        chosen = editor if label is None else [*editor, label]
         gallery.select(told(pick), None, chosen, **QUIET)
-        upload.upload(told(answers.upload), upload, list(editor), **QUIET)
+        upload.upload(told(answers.upload), upload, editor, **QUIET)
         # not before it is opened: what is forgotten is made again
         filled = page.load(fill, None, [gallery, *chosen], **QUIET)
         running = [_let_draw(answers, drawing, filled) for drawing in drawings]
         if label is not None:
-            changes = [gallery.select, upload.upload, editor.code.input, undo.click, keep.input]
-            forget_when_changed(answers, completion, running[-1], changes)
+            # completions of codes that have changed are stopped and removed
+            for change in (gallery.select, upload.upload, code.input, undo.click, keep.input):
+                change(told(answers.forget), completion.drawn, completion.outputs, cancels=running[-1], **QUIET)
     return page
 
 
@@ -85,14 +68,17 @@ def _add_pictures_to_pick(examples: Examples) -> tuple[gr.Gallery, gr.UploadButt
     return gallery, gr.UploadButton("Upload a picture", file_types=["image"], size="sm")
 
 
-def _add_editor(answers: Answers) -> tuple[Editor, gr.Button]:
-    """Add the upper section, and return it with the button that takes all edits back."""
+def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
+    """Add the upper section.
+
+    Returns its parts in the order of what `Answers.show` gives, and those by which edits are made and taken back.
+    """
     encoded = gr.State()
     with gr.Row(elem_classes="pictures"):
         image, reconstruction = gr.HTML(elem_id="input"), gr.HTML(elem_id="reconstruction")
         edited = gr.HTML(elem_id="edited")
         with gr.Column(elem_classes="wide"):
-            add_caption("Codes: click one")
+            gr.Markdown("Codes: click one", elem_classes="caption")  # gradio's own would cover a corner
             picture = gr.Image(
                 label="Codes", show_label=False, interactive=False, buttons=[], format="png", elem_id="grid"
             )
@@ -125,7 +111,7 @@ def _add_editor(answers: Answers) -> tuple[Editor, gr.Button]:
     site = [encoded, grid, row, column]
     code.input(told(answers.edit), [*site, code], [encoded, picture, edited, words], **latest)
     undo.click(told(answers.undo), site, [encoded, code, picture, edited, words], **QUIET)
-    return Editor(encoded, image, reconstruction, grid, row, column, code, picture, edited, words), undo
+    return [encoded, image, reconstruction, grid, row, column, code, picture, edited, words], code, undo
 
 
 def _let_draw(answers: Answers, drawing: Drawing, filled: gr.events.Dependency) -> list:

@@ -17,7 +17,7 @@ from codegrid.model_folder import load_model
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
-from codegrid.pipelines.running.places import find_priors
+from codegrid.pipelines.running.places import find_part, find_priors
 from codegrid.protocols import Tokenizer
 from codegrid.registry import load
 
@@ -90,9 +90,8 @@ def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
         if not run.startswith(HUB_PREFIX) and not Path(run).is_dir():
             raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/ and prior/")
         priors = priors or find_priors(run)
-        if tokenizer is None and (Path(run) / "tokenizer").is_dir():
-            tokenizer = str(Path(run) / "tokenizer")
-        elif tokenizer is None:  # a model's own folder, or a name on the hub
+        tokenizer = tokenizer or str(find_part(run, "tokenizer"))
+        if not tokenizer:  # a model's own folder, or a name on the hub
             found = load(run, device)
             if isinstance(found, TwoStagePipeline):
                 return found.tokenizer, found

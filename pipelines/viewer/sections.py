@@ -1,13 +1,18 @@
-"""Sections of the page that need a prior: new images, and completions."""
+"""Sections of the viewer's page that need a prior, new images and completions; and parts that all sections have."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from .answers import COLUMNS, Answers
-from .parts import CONTROL, NARROW, QUIET, Drawing, add_drawing
 from .wording import CONTROLS, told
 
+NARROW = 150  # pixels below which a part moves into the next row: two stand side by side on a telephone
+DRAWINGS = 4  # drawings, of all visitors: none waits for another's, and the machine can do so many
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+CONTROL: dict[str, Any] = {"min_width": NARROW, "elem_classes": "control"}
 LARGE = 256  # codes of a sample: of larger ones only a few are drawn when the page is opened
 RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest, at first, step, what 0 means
     "temperature": (0, 2, 1, 0.05, ""),
@@ -16,6 +21,41 @@ RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest
     "guidance_scale": (0, 10, 1, 0.1, ""),
     "num_inference_steps": (0, 100, 0, 1, " (0: the prior's own)"),
 }
+
+
+class Drawing(NamedTuple):
+    """The parts of the page that start a drawing, stop it and show it."""
+
+    event: dict[str, Any]  # of the button; the page repeats it
+    button: gr.Button
+    stop: gr.Button
+    drawn: gr.State
+    progress: gr.Markdown
+    outputs: list  # that a drawing changes, in the order of the answers of `Answers.sample`
+
+
+def add_drawing(answers: Answers, act: Callable, words: str, name: str, inputs: list) -> Drawing:
+    """Add a button that draws, one that stops it, downloads, how far it is, and what is drawn."""
+    with gr.Row():
+        button = gr.Button(words, variant="primary", min_width=NARROW)
+        stop = gr.Button(f"Stop {name}", min_width=NARROW)
+        drawn = gr.State()
+        add_download(f"Download {name}", answers.download_sheet, drawn, f"{name}.png")
+        add_download(f"Download codes of {name}", answers.download_codes, drawn, f"{name}.npz")
+    progress = gr.Markdown(elem_classes="progress")
+    outputs = [gr.HTML(elem_id=name), drawn, progress]
+    event = {"fn": told(act), "inputs": inputs, "outputs": outputs, **QUIET, "concurrency_limit": DRAWINGS}
+    return Drawing(event, button, stop, drawn, progress, outputs)
+
+
+def add_download(words: str, act: Callable, source: gr.State, file: str) -> None:
+    """Add a button that makes a file of what the page holds, and lets the browser save it under a name."""
+    button = gr.Button(words, min_width=NARROW)
+    content = gr.Textbox(visible=False)
+    link = "const link = document.createElement('a'); link.href = content"
+    save = f"content => {{ {link}; link.download = '{file}'; link.click(); }}"
+    made = button.click(told(act), source, content, **QUIET)
+    made.success(None, content, None, js=save, **QUIET)
 
 
 def add_sampling(answers: Answers) -> tuple[list, Drawing]:
@@ -49,12 +89,6 @@ def add_completion(answers: Answers, encoded: gr.State, controls: list) -> tuple
         )
     inputs = [encoded, keep, number, label, *controls]
     return keep, label, add_drawing(answers, answers.complete, "Complete", "completions", inputs)
-
-
-def forget_when_changed(answers: Answers, completion: Drawing, running: list, changes: list[Any]) -> None:
-    """Stop and take away completions where, by one of these events, they are no longer of what stands above."""
-    for changed in changes:
-        changed(told(answers.forget), completion.drawn, completion.outputs, cancels=running, **QUIET)
 
 
 def _few(answers: Answers, number: int) -> int:

@@ -1,6 +1,5 @@
 """The viewer's server: for this machine alone, with a page that asks no other for anything, and a folder of its own."""
 
-import os
 import socket
 import threading
 import time
@@ -14,42 +13,29 @@ import uvicorn
 from fastapi import FastAPI
 
 from codegrid.errors import InputError
+from codegrid.pipelines.running.device import environment
 
 from .guard import AT_ONCE, Guard, Trusted
 from .look import CSS, SCRIPT, make_theme
 
-FOLDER = "GRADIO_TEMP_DIR"  # the variable that says where gradio keeps files
 LAST_SECONDS = 5  # for what is being drawn when the server ends
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """Give gradio a folder that no other user can read, in which it keeps uploads and pictures, and remove it after."""
-    earlier = os.environ.get(FOLDER)
     with TemporaryDirectory(prefix="codegrid-view-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        os.environ[FOLDER] = str(folder)
-        try:
+        with environment(GRADIO_TEMP_DIR=str(folder)):
             yield folder
-        finally:
-            del os.environ[FOLDER]
-            if earlier is not None:
-                os.environ[FOLDER] = earlier
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens. Raises `InputError` where that cannot be."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not held up by the last server
-            listener.bind(address)
-            listener.listen()
-        except BaseException:
-            listener.close()
-            raise
-        return listener
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # :: is everywhere, 0.0.0.0 too
+        return socket.create_server(address, family=family, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
         raise InputError(
             f"`host` {host}, `port` {port}: cannot listen there ({error}): choose another `port`, or leave out `host`"

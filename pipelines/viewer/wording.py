@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -29,26 +30,22 @@ CONTROLS = {
 }
 
 
-def in_words_of_the_page(error: InputError) -> str:
-    """Return an error's message with parameters named as the page's controls: `top_k` → Top-k."""
-    return re.sub(r"`(\w+)`", lambda name: CONTROLS.get(name[1], name[1]), str(error)).replace("`", "")
-
-
 def told(act: Callable) -> Callable:
-    """Decorate a function or a generator: an `InputError` is shown on the page."""
-
-    @wraps(act)
-    def tell(*args: Any) -> Any:
-        try:
-            return act(*args)
-        except InputError as error:
-            raise gr.Error(in_words_of_the_page(error), print_exception=False) from error
+    """Decorate a function or a generator: an `InputError` is shown on the page, in the page's words."""
 
     @wraps(act)
     def tell_of_each(*args: Any) -> Iterator:
-        try:
+        with _telling():
             yield from act(*args)
-        except InputError as error:
-            raise gr.Error(in_words_of_the_page(error), print_exception=False) from error
 
-    return tell_of_each if inspect.isgeneratorfunction(act) else tell
+    return tell_of_each if inspect.isgeneratorfunction(act) else _telling()(act)
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Show an `InputError` on the page, with parameters named as its controls: `top_k` → Top-k."""
+    try:
+        yield
+    except InputError as error:
+        words = re.sub(r"`(\w+)`", lambda name: CONTROLS.get(name[1], name[1]), str(error))
+        raise gr.Error(words.replace("`", ""), print_exception=False) from error
