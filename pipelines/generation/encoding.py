@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.code_writer import SHARD_SIZE, CodeShard, missing_ranges, remove_codes, write_codes
@@ -50,10 +51,17 @@ def export_codes(settings: ExportCodes) -> None:
     if settings.format == "parquet":
         import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
     settings.check_output()
-    settings = replace(settings, output=str(real_path(settings.output)))  # a link may move while images are encoded
     accelerator = start_accelerator(settings.device)
-    tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
-    tokenizer = tokenizer.to(memory_format=memory_format_of(tokenizer))
+    export_with(load_model(settings.tokenizer, accelerator.device, "tokenizer"), settings, accelerator)
+    shut_down(accelerator)
+
+
+@releasing()
+def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accelerator) -> None:
+    """Export as `export_codes` does, by a tokenizer that is loaded, in processes that go on afterwards."""
+    shown = settings.output
+    settings = replace(settings, output=str(real_path(shown)))  # a link may move while images are encoded
+    cast(nn.Module, tokenizer).to(memory_format=memory_format_of(tokenizer))
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
         images = load_images_for(
@@ -63,14 +71,12 @@ def export_codes(settings: ExportCodes) -> None:
     with_files = images.files is not None
     header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
     if settings.dry_run:
-        print_plan(f"{len(images):,} images to encode as {describe_layout(tokenizer.layout)}")
-        return shut_down(accelerator)
+        return print_plan(f"{len(images):,} images to encode as {describe_layout(tokenizer.layout)}")
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
-        print_once(f"{settings.output} is finished: nothing to do")
-        return shut_down(accelerator)
+        return print_once(f"{shown} is finished: nothing to do")
     done = len(images) - sum(map(len, missing))
-    print_resumed(settings.output, done, len(images))
+    print_resumed(shown, done, len(images))
     is_main = accelerator.is_main_process
     with progress_bar(total=len(images), initial=done, desc="encoding", unit="img", disable=not is_main) as bar:
         shards = encode_ranges(
@@ -80,8 +86,7 @@ def export_codes(settings: ExportCodes) -> None:
             _write(settings, tokenizer, header, missing, shards)
         else:
             deque(shards, maxlen=0)  # only take part
-    print_once(f"{settings.output}: {len(images):,} images as {describe_layout(tokenizer.layout)}")
-    shut_down(accelerator)
+    print_once(f"{shown}: {len(images):,} images as {describe_layout(tokenizer.layout)}")
 
 
 def encode_ranges(
