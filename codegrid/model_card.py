@@ -10,7 +10,7 @@ from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
@@ -19,11 +19,9 @@ from .files import read_plain
 from .registry import BUILT_IN
 
 CARD = "README.md"
-PICTURE = "reconstructions.png"
 OURS = b"library_name: codegrid\n"  # in the front matter of our cards, and of no other file
-SHOWN = f"]({PICTURE})"
-CAPTION = "*Odd rows: pictures that were held out. Below each: what is left of it after encoding and decoding.*"
 MAX_BYTES = 2**24  # of a card, and of its picture
+MAX_CARD_PIXELS = 2**21  # of all images on it
 MAX_NAMES = 200  # of classes: a card is read by people
 MAX_ROWS = 100  # of a table
 MAX_LENGTH = 200  # characters of one value
@@ -36,9 +34,25 @@ TAGS = {
     "prior": ["vq-vae", "discrete-representation", "generative-model"],
 }
 TASKS = {"tokenizer": None, "prior": "unconditional-image-generation"}
+PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png"}
+CAPTIONS = {
+    "tokenizer": "Odd rows: pictures that were held out. Below each: what is left of it after encoding and decoding.",
+    "prior": "New images, the first that this prior drew at temperature 1.",
+}
 
 
-def render_card(fields: Mapping[str, Any], with_picture: bool) -> str:
+class Abilities(NamedTuple):
+    """Uses of a prior that its card shows."""
+
+    completes: bool = False  # keeps the upper rows of codes
+    is_guided: bool = False  # by a label
+    needs_label: bool = False  # for each completion
+
+
+ALONE = Abilities()  # nothing but samples
+
+
+def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilities = ALONE) -> str:
     """Return the text of README.md for the fields of a `config.json`.
 
     What comes from outside, such as the names of classes, is shown as it is and never obeyed.
@@ -47,16 +61,39 @@ def render_card(fields: Mapping[str, Any], with_picture: bool) -> str:
     front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS[kind], tags=[*TAGS[kind], model])
     words = _read_template(model) if model in BUILT_IN[kind] else f"{kind.capitalize()} {model}"
     title, _, about = words.partition("\n")
-    picture = f"![Pictures, and below each row its reconstructions{SHOWN}\n\n{CAPTION}"
+    caption = CAPTIONS[kind] + " A row for each of its first classes." * bool(fields["config"].get("num_classes"))
     text = Template(_read_template(kind)).substitute(
+        _use_of_prior(fields, abilities) if kind == "prior" else {},
         title=title.removeprefix("# "),
         about=about.strip(),
-        picture=picture if with_picture else "",
+        picture=f"![{caption}{_shown(kind)}\n\n*{caption}*" if with_picture else "",
         settings=_table(fields["config"]),
         training="\n\n".join(_training(fields["provenance"])),
         fingerprint=fields["fingerprint"],
     )
     return f"---\n{front.to_yaml()}\n---\n\n" + BLANK.sub("\n\n", text)
+
+
+def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, str]:
+    """Return commands and code that draw, together with the priors of the tokenizer's other grids, if it has some."""
+    grids, layout = fields["config"].get("grids"), fields["provenance"].get("layout")
+    priors, names = ["MODEL"], []
+    if isinstance(grids, list) and isinstance(layout, list) and grids:
+        others = {"COARSE": grids[0] > 0, "FINE": grids[-1] < len(layout) - 1}
+        priors = [name for name in ("COARSE", "MODEL", "FINE") if others.get(name, True)]
+        if len(priors) > 1:
+            others_named = " and ".join(f"`{name}`" for name in priors if name != "MODEL")
+            names.append(f"{others_named}: the priors of the tokenizer's other grids.")
+    models = f"codegrid sample --tokenizer TOKENIZER --prior {' '.join(priors)}"
+    commands = [f"{models} --output samples"]
+    if abilities.is_guided:
+        commands.append(f"{models} --labels :0 --guidance-scale 2 --output guided")
+        names.append("`:0` is class number 0.")
+    if abilities.completes:
+        commands.append(f"{models} --complete PICTURES{' --labels :0' * abilities.needs_label} --output completed")
+        names.append("`PICTURES` is a folder of pictures, whose upper halves are kept.")
+    quoted = ", ".join(f'"{name}"' for name in priors)
+    return {"commands": "\n".join(commands), "priors": f"[{quoted}]", "names": " ".join(names)}
 
 
 def render_pipeline_card(parts: str) -> str:
@@ -111,21 +148,29 @@ def _in_words(value: object) -> str:
     return str(value)
 
 
-def write_card(staging: Path, folder: Path, text: str, picture: bytes) -> None:
-    """Add card and picture to the files that are about to be moved into `folder`; a README.md not ours is kept."""
+def write_card(staging: Path, folder: Path, text: str, picture: bytes = b"", kind: str = "") -> None:
+    """Add card and picture to the files that are about to be moved into `folder`; a README.md not ours is kept.
+
+    Args:
+        kind: of the model that the picture is about.
+    """
     if (folder / CARD).exists() and not _is_ours(_read(folder / CARD)):
         return
     (staging / CARD).write_text(text, encoding="utf-8")
     if picture:
-        (staging / PICTURE).write_bytes(picture)
+        (staging / PICTURES[kind]).write_bytes(picture)
 
 
-def read_picture(folder: Path) -> bytes:
-    """Return the picture that the card in a folder shows; empty where there is none."""
+def _shown(kind: str) -> str:
+    return f"]({PICTURES[kind]})"
+
+
+def read_picture(folder: Path, kind: str) -> bytes:
+    """Return the picture that the card of a tokenizer or prior in a folder shows; empty where there is none."""
     card = _read(folder / CARD)
-    if not _is_ours(card) or SHOWN.encode() not in card:
+    if not _is_ours(card) or _shown(kind).encode() not in card:
         return b""  # one that lies there may be another model's
-    picture = _read(folder / PICTURE)
+    picture = _read(folder / PICTURES[kind])
     return picture if picture.startswith(PNG) else b""
 
 

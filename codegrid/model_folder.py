@@ -22,7 +22,7 @@ from .errors import InputError, reason_of
 from .files import write_folder, write_json
 from .hub import HUB_PREFIX, fetch, push_folder
 from .limits import is_list_of, short
-from .model_card import read_picture, render_card, write_card
+from .model_card import ALONE, Abilities, read_picture, render_card, write_card
 from .registry import TABLES
 from .tensors import (
     Rows,
@@ -93,7 +93,7 @@ class ModelFolder:
         """Write the model folder, with its card; a README.md there that is not such a card stays.
 
         Args:
-            picture: a PNG file that the card shows: some reconstructions.
+            picture: a PNG file that the card shows: some reconstructions, or samples of a prior.
 
         Raises `InputError` where a weight is infinite or not a number, or all were rounded by a cast since the model
         was made or loaded.
@@ -113,7 +113,8 @@ class ModelFolder:
                 "fingerprint": fingerprint_of(name, self.config, tensors),
             }
             write_json(staging / CONFIG, {**fields, "sha256": {WEIGHTS: checksum, CONFIG: digest_of(fields)}})
-            write_card(staging, Path(folder), render_card(fields, bool(picture)), picture)
+            text = render_card(fields, bool(picture), _abilities_of(self))
+            write_card(staging, Path(folder), text, picture, self.kind)
 
     def inherit(self, other: ModelFolder) -> list[str]:
         """Take over the weights of another model of this class, as far as they fit; return what stays new, in words."""
@@ -142,7 +143,7 @@ class ModelFolder:
 def picture_of(model: Any) -> bytes:
     """Return the picture that the card showed where a model was loaded from; empty where there was none."""
     folder = getattr(model, "loaded_from", None)
-    return read_picture(folder) if folder else b""
+    return read_picture(folder, model.kind) if folder else b""
 
 
 def load_model(source: str | Path, device: Device = "cpu", kind: str = "") -> Any:
@@ -255,6 +256,18 @@ def _check_classes(folder: Path, fields: dict[str, Any]) -> None:
     if not is_list_of(classes, str) or not (as_many or needed == len(classes)):
         words = "names" if needed is None else f"the names of {needed} classes"
         raise InputError(f"{folder}: the classes in its provenance must be {words}: copy or make it again")
+
+
+def _abilities_of(model: Any) -> Abilities:
+    """Return what a prior can be asked for; a tokenizer for nothing of it."""
+    if model.kind != "prior":
+        return ALONE
+    conditions = model.conditions
+    return Abilities(
+        completes=model.keeps != "none" and model.layout[0].shape[0] > 1,
+        is_guided=conditions.unlabelled and "guidance_scale" in model.controls,
+        needs_label=bool(conditions.num_classes) and not conditions.unlabelled,
+    )
 
 
 def _as_saved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

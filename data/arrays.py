@@ -7,9 +7,11 @@ refused. A part for validation is read where there is none for testing.
 Shapes: n images, c channels, H W image.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -54,12 +56,22 @@ def read_images(path: Path) -> dict[str, LabelledImages]:
     return {part: LabelledImages(_as_bytes(images[part], scale), numbers[part], classes) for part in names}
 
 
+def names_left_out(path: Path) -> Counter[str]:
+    """Return the names of the arrays of a file, .npz or .npy, that `read_images` does not read."""
+    if path.suffix.lower() == ".npy":
+        return Counter()
+    with ZipFile(path) as file:
+        names = [name.removesuffix(".npy") for name in file.namelist()]
+    read = {name for part in _choose_names(path, names).values() for name in part}
+    return Counter(name for name in names if name not in read)
+
+
 def _said(path: Path, name: str) -> str:
     """Return how messages call an array of a file."""
     return f"{path}: {name}" if name else str(path)
 
 
-def _choose_names(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str | None]]:
+def _choose_names(path: Path, arrays: Collection[str]) -> dict[str, tuple[str, str | None]]:
     """Return the names of images and labels of each part."""
     for train, test in PARTS:
         if train[0] in arrays and test[0] in arrays:

@@ -187,7 +187,10 @@ def _fits(layout: Layout, decodable: Layout) -> bool:
 def check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
     """Raise `InputError` where codes from this path are not of this tokenizer."""
     if fingerprint != tokenizer.fingerprint():
-        raise InputError(f"{path} holds codes of another tokenizer (fingerprints differ): give the one that made them")
+        raise InputError(
+            f"{path} holds codes of another tokenizer (fingerprints differ): give the one that made them, or export them "
+            "again"
+        )
 
 
 def _layout_of(path: Path, arrays: dict[str, np.ndarray]) -> Layout:

@@ -34,7 +34,8 @@ def find_data(dataset: str | None, data_root: str | None) -> tuple[str, str | No
     given = str(data_root if dataset is None else dataset)
     path = Path(given).expanduser()
     if not given or not path.exists():
-        raise InputError(f"`{name}` {short(given)}: choose one of {', '.join(NAMES)}, {HUB_PREFIX}NAME, or {PATHS}")
+        names = "" if dataset is None else f", {HUB_PREFIX}NAME, or one of {', '.join(NAMES)}"
+        raise InputError(f"`{name}` {short(given)}: there is no such folder or file: give {PATHS}{names}")
     if dataset is not None and data_root is not None:
         raise InputError(f"`dataset` {dataset} is itself what is read: leave `data_root` out")
     reader = "imagefolder" if path.is_dir() else READERS.get(path.suffix.lower())

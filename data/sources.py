@@ -13,7 +13,7 @@ from codegrid.budget import check_memory
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.limits import MAX_SIDE
 
-from .arrays import read_images
+from .arrays import names_left_out, read_images
 from .folder import FolderImages, load_folder
 from .hub import load_hub
 from .images import ImageDataset, Size, fit
@@ -56,14 +56,16 @@ def load_images(
     load = SOURCES.get(dataset) or partial(load_hub, dataset)
     images = load(root, split, size, in_channels)
     if not len(images):
-        raise InputError(f"the {split} part of {dataset} holds no images: give more, or choose the other split")
+        raise InputError(f"the {split} part of {place or dataset} holds no images: give more")
     if max(images.image_size) > MAX_SIDE:
         height, width = images.image_size
         raise InputError(f"the images of {dataset} are {height}×{width}: give `image_size`, at most {MAX_SIDE}")
     if isinstance(images, FolderImages):
         images = images.ready(skip_unreadable)
     if not images.found.part:
-        images.found = replace(images.found, name=public_name(dataset), part=split)
+        others = names_left_out(root) if dataset == "npz" and root else None
+        left_out = {"other arrays": others} if others else {}
+        images.found = replace(images.found, name=public_name(dataset), part=split, left_out=left_out)
     return images
 
 

@@ -1,12 +1,14 @@
 """Stage 2, train a prior on exported codes: `codegrid train-prior --run runs/digits`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
+from codegrid.pipelines.running.places import PARTS, find_part
 from codegrid.pipelines.running.settings import Flag, Folder, Training
 from codegrid.registry import NameOf
 
@@ -23,7 +25,8 @@ class TrainPrior(Training):
     place: ClassVar[str] = "prior"
 
     run: Folder | None = None
-    """Folder that holds codes/ and perhaps codes_test/, and where the model goes: into prior/."""
+    """Folder that holds tokenizer/ or codes/, and where the model goes: into prior/. Where it has no codes/, the
+    images that its tokenizer was trained on are encoded first, into codes/ and codes_test/."""
     codes: Folder = ""
     """Folder of exported codes, or an .npz, .npy or .parquet file of codes and, if there are any, labels."""
     output: Folder = ""
@@ -52,6 +55,15 @@ class TrainPrior(Training):
     """Clip the gradient to this norm."""
     unconditional: Flag = False
     """Ignore the labels of the codes. Otherwise the prior is conditioned on them, where there are any."""
+
+    def __post_init__(self) -> None:
+        if self.run is not None and not self.codes:
+            tokenizer = self.tokenizer or find_part(self.run, "tokenizer") or None
+            if tokenizer is None and not find_part(self.run, "codes"):
+                raise self.lacks("tokenizer")  # which makes the codes
+            object.__setattr__(self, "tokenizer", tokenizer)
+            object.__setattr__(self, "codes", str(Path(self.run) / PARTS["codes"]))
+        super().__post_init__()
 
 
 def main() -> None:

@@ -38,7 +38,8 @@ def digits(output: str = "runs/demo") -> Recipe:
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes),
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes_test, split="test"),
         TrainPrior(
-            codes=codes, validation_codes=codes_test, output=prior, steps=2000, batch_size=64, lr=0.002, keep="last",
+            codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=2000, batch_size=64,
+            lr=0.002, keep="last",
             options={"num_layers": 8, "dropout": 0.2, "label_dropout": 0.0},
         ),
         Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples")),

@@ -44,6 +44,7 @@ def test_the_parts_of_known_files_are_their_own(tmp_path, names, labels):
     assert train.labels.tolist() == (LABELS + 1).tolist() and test.labels.tolist() == LABELS[:7].tolist()
     assert train.classes == test.classes == ["0", "1", "2"] and len(both) == 27
     assert torch.equal(both.labels, torch.cat([train.labels, test.labels]))
+    assert all("; left out: 2 other arrays (val_images, val_labels)" in str(each.found) for each in (train, both))
 
 
 def test_a_part_for_validation_is_the_test_where_there_is_no_other(tmp_path):

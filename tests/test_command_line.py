@@ -95,6 +95,21 @@ def test_values_arrive_with_their_types():
         settings.configs(3)
 
 
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        ("--run r --nmu-samples 3", "Unrecognized options: --nmu-samples, 3: did you mean --num-samples?"),
+        ("--run r three", "Unrecognized options: three: `codegrid sample --help` explains the flags"),
+        ("--run r --num-samples many", "Error parsing --num-samples: .*'many'.*: `codegrid sample --help`"),
+        ("--run r --format gif", "invalid choice 'gif' for argument '--format'.*: `codegrid sample --help`"),
+        ("--run", "Missing value for argument '--run'.*: `codegrid sample --help`"),
+    ],
+)
+def test_flags_that_make_no_sense_are_one_line_with_a_way_out(flags, words):
+    with pytest.raises(InputError, match=words.replace("?", r"\?")):
+        parse(Sample, flags.split())
+
+
 def test_compile_is_a_short_form_of_the_compiled_backend():
     assert Sample(tokenizer="t", prior=("p",), output="o", compile=True).backend == "compiled"
     with pytest.raises(InputError, match="`compile` is `backend` compiled, and not plain"):

@@ -46,8 +46,8 @@ def test_a_path_is_read_by_what_it_is_and_a_name_as_it_stands(here, given, found
     "given,reason",
     [
         (("mnist5k", "pictures"), "`data_root` pictures: mnist5k reads no files"),
-        (("picturse", None), "`dataset` 'picturse': choose one of mnist5k, .*hf:NAME, or a folder of pictures"),
-        ((None, "picturse"), "`data_root` 'picturse': choose"),
+        (("picturse", None), "`dataset` 'picturse': there is no such folder .*hf:NAME, or one of mnist5k"),
+        ((None, "picturse"), "`data_root` 'picturse': there is no such folder or file: give a folder of pictures"),
         (("pictures", "a.npz"), "leave `data_root` out"),
         (("a.zip", None), "`dataset` a.zip is not read: give a folder of pictures"),
     ],

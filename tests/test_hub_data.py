@@ -274,7 +274,7 @@ def test_without_datasets_the_command_that_installs_it_is_told(tmp_path, monkeyp
 
 @pytest.mark.parametrize("name", ["mnits", "hf", ""])
 def test_an_unknown_name_is_refused_with_those_that_there_are(name):
-    with pytest.raises(InputError, match=r"`dataset` .*: choose one of mnist5k, .*hf:NAME"):
+    with pytest.raises(InputError, match=r"`dataset` .*: there is no such .*hf:NAME, or one of mnist5k"):
         load_images(name, None, "train")
 
 

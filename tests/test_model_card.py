@@ -10,7 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from conftest import draw_bars
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from PIL import Image
+from untrained import make_pipeline
 
 from codegrid import VQVAE, GatedPixelCNN, Grid, Signal, TwoStagePipeline, load
 from codegrid.data.names import public_name
@@ -53,16 +56,60 @@ def test_a_trained_tokenizer_shows_its_data_settings_figures_and_reconstructions
     assert "| num\\_embeddings | 16 |" in text and config["fingerprint"] in text
     assert f"| psnr | {config['provenance']['metrics']['psnr']:.6g} |" in text
     assert f"| loss | {config['provenance']['history'][-1]['loss']:.6g} |" in text
-    assert "](reconstructions.png)" in text and "from codegrid import load\n" in text
+    assert "](reconstructions.png)" in text and 'load("MODEL")' in text
     assert "codegrid export-codes --tokenizer" in text and "A VQ-VAE tokenizer" in text
     assert (small_run / "tokenizer" / "reconstructions.png").read_bytes().startswith(PNG)
 
 
 def test_the_card_of_a_prior_says_how_to_sample(small_run):
     text = (small_run / "prior" / "README.md").read_text(encoding="utf-8")
-    assert "codes = sample(prior, 16, seed=0)" in text and "codegrid sample --tokenizer" in text
+    assert "samples = pipeline(16" in text and "codegrid sample --tokenizer" in text
     assert "A gated PixelCNN prior" in text
-    assert "reconstructions.png" not in text and "bits\\_per\\_code" in text
+    assert "](samples.png)" not in text and "reconstructions.png" not in text and "bits\\_per\\_code" in text
+
+
+FEW = {"sample": ("--num-samples", "2")}
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+
+
+def run_card(text, names, run_script):
+    """Run the code and the commands of a card, with these names in the place of those that it speaks of."""
+    text = re.sub("|".join(names), lambda match: str(names[match[0]]), text)
+    for language, block in BLOCK.findall(text):
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), {})
+        for _, command, *flags in map(str.split, block.splitlines() if block.startswith("codegrid ") else ()):
+            result = run_script(command.replace("-", "_"), *flags, *FEW.get(command, ()))
+            assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    "label_dropout,grids_of_priors,place,left",
+    [
+        (0.1, ((0,),), "", ["samples"]),
+        (0.1, ((0,),), "tokenizer", ["codes", "decoded"]),
+        (0.1, ((0,),), "prior", ["completed", "drawn", "guided", "samples"]),
+        (0.0, ((0,),), "prior", ["completed", "drawn", "samples"]),
+        (0.1, ((0,), (1,)), "prior-1", ["completed", "drawn", "guided", "samples"]),
+    ],
+)
+def test_code_and_commands_of_every_card_run(
+    label_dropout, grids_of_priors, place, left, tmp_path, monkeypatch, run_script
+):
+    run, pictures, here = (tmp_path / name for name in ("run", "pictures", "here"))
+    pipeline = make_pipeline(grids_of_priors, label_dropout)
+    for prior in pipeline.priors:
+        prior.provenance["layout"] = [grid.as_json() for grid in pipeline.layout]
+    pipeline.save_pretrained(run)
+    pictures.mkdir()
+    for number, image in enumerate(draw_bars(12)[0]):
+        Image.fromarray(image[..., 0]).save(pictures / f"{number}.png")
+    names = {"TOKENIZER": run / "tokenizer", "PICTURES": pictures, "PICTURE": pictures / "0.png"}
+    names |= {"MODEL": run / place, "COARSE": run / "prior-0"}
+    here.mkdir()
+    monkeypatch.chdir(here)
+    run_card((run / place / "README.md").read_text(encoding="utf-8"), names, run_script)
+    assert sorted(path.name for path in here.iterdir()) == left
 
 
 @pytest.mark.parametrize("name", ["pipeline", "prior", "vqvae"])  # those of our own cards' texts
@@ -100,9 +147,9 @@ def test_a_model_that_has_no_text_of_its_own_has_the_card_of_its_kind(tmp_path):
 
 def test_the_picture_goes_with_the_model_and_not_with_the_next_one_in_its_folder(tmp_path):
     assert "](reconstructions.png)" in card_of(build_tokenizer(), tmp_path, PICTURE)
-    assert read_picture(tmp_path) == PICTURE
+    assert read_picture(tmp_path, "tokenizer") == PICTURE
     assert "](reconstructions.png)" not in card_of(build_tokenizer(), tmp_path)
-    assert read_picture(tmp_path) == b""
+    assert read_picture(tmp_path, "tokenizer") == b""
 
 
 EVIL = "<img src=x onerror=y> [a](javascript:b) | `c` \n# d \u202e http://e ![f](g)"
@@ -134,10 +181,10 @@ def test_a_picture_that_is_a_link_is_not_shown_and_so_not_uploaded(tmp_path):
     secret = tmp_path / "secret.png"
     secret.write_bytes(PNG + b"mine")
     card_of(build_tokenizer(), tmp_path / "model", PNG + b"theirs")
-    assert read_picture(tmp_path / "model") == PNG + b"theirs"
+    assert read_picture(tmp_path / "model", "tokenizer") == PNG + b"theirs"
     (tmp_path / "model" / "reconstructions.png").unlink()
     (tmp_path / "model" / "reconstructions.png").symlink_to(secret)
-    assert read_picture(tmp_path / "model") == b""
+    assert read_picture(tmp_path / "model", "tokenizer") == b""
 
 
 class StandIn(BaseHTTPRequestHandler):

@@ -45,6 +45,7 @@ def test_everything_is_found_below_the_folder_of_a_run(run):
     )
     prior = TrainPrior(run=run)
     assert (prior.codes, prior.validation_codes, prior.output) == (f"{run}/codes", f"{run}/codes_test", f"{run}/prior")
+    assert prior.tokenizer == f"{run}/tokenizer" and TrainPrior(run=run, codes="c").tokenizer is None
     drawn = Sample(run=run)
     assert (drawn.tokenizer, drawn.prior, drawn.output) == (f"{run}/tokenizer", priors, "")
     assert DecodeCodes(run=run).codes == Plot(run=run).codes == f"{run}/codes"
@@ -60,7 +61,9 @@ def test_a_part_that_is_given_comes_before_that_of_the_run(run):
     "make,reason",
     [
         (lambda run: Sample(tokenizer="t"), "`prior`: give its folder, or `run`"),
-        (lambda run: Sample(run=f"{run}/codes"), "codes: it holds none; give the folder of a `tokenizer`"),
+        (lambda run: Sample(run=f"{run}/codes"), "codes: it holds no tokenizer/: `codegrid train-tokenizer` makes it"),
+        (lambda run: TrainPrior(run=f"{run}/codes"), "codes: it holds no tokenizer/"),
+        (lambda run: TrainPrior(), "`codes`: give its folder, or `run`"),
         (lambda run: DecodeCodes(run="nowhere"), "`run` nowhere: there is no such folder"),
         (lambda run: parse(TrainTokenizer, []), "`output`: give a folder for the results, or `run`"),
         (lambda run: Run("", TrainTokenizer()), "`output`: give a folder for the results, or `run`"),

@@ -25,7 +25,7 @@ COMMANDS = [
 def runs(small_run, tmp_path, monkeypatch):
     """The folders of runs that it speaks of."""
     (tmp_path / "runs").mkdir()
-    for name in ("demo", "digits"):
+    for name in ("demo", "digits", "mine"):
         (tmp_path / "runs" / name).symlink_to(small_run)
     Image.new("RGB", (64, 48)).save(tmp_path / "digit.jpg")
     monkeypatch.chdir(tmp_path)

@@ -1,11 +1,14 @@
 """What the commands that train make of their settings: models by name, what they remember, what they refuse."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw_bars
+from PIL import Image
 from safetensors.torch import load_file
 from toy_priors import UniformPrior
 from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
@@ -18,6 +21,7 @@ from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training.missing_codes import missing_codes
 from codegrid.pipelines.training.prior import choose_grids, train_prior
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_tokenizer, train_tokenizer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
@@ -212,3 +216,44 @@ def test_a_prior_learns_arrays_of_other_programs_and_of_a_tokenizer_that_is_name
 def test_a_prior_remembers_which_part_it_learnt(prior_settings, pyramid):
     train_prior(prior_settings)
     assert load(prior_settings.output).provenance["split"] == CodeDataset(pyramid).header.split == "train"
+
+
+@pytest.fixture
+def run_without_codes(small_run, tmp_path):
+    """Settings that train a prior in a run that holds a tokenizer alone."""
+    shutil.copytree(small_run / "tokenizer", tmp_path / "run" / "tokenizer")
+    return TrainPrior(
+        run=str(tmp_path / "run"), steps=1, batch_size=4, precision="fp32", options={"channels": 8, "num_layers": 2}
+    )
+
+
+def test_a_prior_of_a_run_without_codes_exports_those_of_its_tokenizer_first(small_run, run_without_codes):
+    run = Path(run_without_codes.run)
+    train_prior(replace(run_without_codes, dry_run=True))
+    assert [path.name for path in run.iterdir()] == ["tokenizer"]
+    train_prior(run_without_codes)
+    for name in ("codes", "codes_test"):
+        assert CodeDataset(run / name).header == CodeDataset(small_run / name).header
+    assert load(run / "prior").provenance["classes"] == ["0", "1"]
+    # so that its card can show samples, a row for each class
+    assert "A row for each of its first classes" in (run / "prior" / "README.md").read_text()
+    assert Image.open(run / "prior" / "samples.png").size == (5 * (8 * 22 + 2), 5 * (2 * 14 + 2))
+
+
+def test_codes_whose_export_was_stopped_are_made_whole_and_whole_ones_are_left_alone(small_run, run_without_codes):
+    run = Path(run_without_codes.run)
+    (run / "codes_test").mkdir()
+    assert list(missing_codes(run_without_codes)) == ["test", "train"]
+    assert list(missing_codes(replace(run_without_codes, validation_codes="others"))) == ["train"]
+    (run / "codes").symlink_to(small_run / "codes")
+    assert not missing_codes(run_without_codes)
+
+
+def test_codes_of_images_that_are_gone_name_the_command_that_takes_others(run_without_codes):
+    note = Path(run_without_codes.run, "tokenizer", "run.json")
+    note.write_text(note.read_text().replace("bars.npz", "gone.npz"))
+    with pytest.raises(
+        InputError,
+        match=r"gone.npz, which is no longer there: give `dataset`.*`codegrid export-codes` also takes others",
+    ):
+        train_prior(run_without_codes)

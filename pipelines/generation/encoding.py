@@ -48,9 +48,16 @@ def export_codes(settings: ExportCodes) -> None:
     if settings.format == "parquet":
         import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
     settings.check_output()
-    settings = replace(settings, output=str(real_path(settings.output)))  # a link may move while images are encoded
     accelerator = start_accelerator(settings.device)
-    tokenizer = load_model(settings.tokenizer, accelerator.device, "tokenizer")
+    export_with(load_model(settings.tokenizer, accelerator.device, "tokenizer"), settings, accelerator)
+    shut_down(accelerator)
+
+
+@releasing()
+def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accelerator) -> None:
+    """Export as `export_codes` does, by a tokenizer that is loaded, in processes that go on afterwards."""
+    shown = settings.output
+    settings = replace(settings, output=str(real_path(shown)))  # a link may move while images are encoded
     place(cast(nn.Module, tokenizer), accelerator.device)  # up to a fifth faster on a CPU
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
@@ -61,19 +68,16 @@ def export_codes(settings: ExportCodes) -> None:
     with_files = images.files is not None
     header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
     if settings.dry_run:
-        print_plan(f"{len(images):,} images to encode as {describe_layout(tokenizer.layout)}")
-        return shut_down(accelerator)
+        return print_plan(f"{len(images):,} images to encode as {describe_layout(tokenizer.layout)}")
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
-        print_once(f"{settings.output} is finished: nothing to do")
-        return shut_down(accelerator)
-    with resume_bar(settings.output, missing, len(images), "encoding") as bar:
+        return print_once(f"{shown} is finished: nothing to do")
+    with resume_bar(shown, missing, len(images), "encoding") as bar:
         shards = encode_ranges(
             tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update
         )
         write_together(partial(_write, settings, tokenizer, header, missing), shards, accelerator)
-    print_once(f"{settings.output}: {len(images):,} images as {describe_layout(tokenizer.layout)}")
-    shut_down(accelerator)
+    print_once(f"{shown}: {len(images):,} images as {describe_layout(tokenizer.layout)}")
 
 
 def encode_ranges(

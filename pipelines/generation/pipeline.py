@@ -96,7 +96,7 @@ class TwoStagePipeline:
         for name, model in zip(("tokenizer", *names), (self.tokenizer, *self.priors), strict=True):
             model.save_pretrained(folder / name, picture_of(model))
         with write_folder(folder) as staging:
-            write_card(staging, folder, render_pipeline_card(repr(self)), b"")
+            write_card(staging, folder, render_pipeline_card(repr(self)))
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload all models to the Hugging Face hub, into one repository `owner/name`, and return its address."""

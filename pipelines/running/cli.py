@@ -5,13 +5,14 @@ Nothing here imports torch: flags are parsed before it is loaded.
 
 import errno
 import inspect
+import io
 import os
 import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import MISSING, field, fields, make_dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from .settings import Command, Flag, Leaves, Training
 
 Settings = TypeVar("Settings", bound=Command)
 
+RULE = re.compile(r"\s*─{3,}\s*")
 CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 DISK_ERRORS = {
     errno.ENOSPC: "no room is left on the disk: make some and run the same command again",
@@ -102,8 +104,10 @@ def run_command(settings_type: type[Command], body: str) -> None:
 def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
     """Return the settings that flags give, before those of the file after --config.
 
-    Modules after --plugin are imported first: they add names and flags. Raises `InputError` where a value is out of its
-    range, or an option not one of what was chosen, and `SystemExit` where a flag is not known.
+    Modules after --plugin are imported first: they add names and flags.
+
+    Raises `InputError` where a flag is not known, a value is not of its type or out of its range, or an option is not
+    one of what was chosen.
     """
     if "--version" in argv:
         print(f"codegrid {version('codegrid')}")
@@ -124,7 +128,7 @@ def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
     about = inspect.cleandoc(settings_type.__doc__ or "")
     # a script that completes flags is registered for one word
     prog = f"codegrid{'-' if argv and argv[0].startswith('--tyro-') else ' '}{name_of(settings_type)}"
-    parsed: Any = tyro.cli(_make_flags(own, nested), args=list(argv), prog=prog, description=about)
+    parsed = _ask_tyro(_make_flags(own, nested), list(argv), prog, about)
     values: dict[str, Any] = {}
     for part in (parsed, *(getattr(parsed, name) for name, _ in nested)):
         values |= {item.name: getattr(part, item.name) for item in fields(part) if not item.name.startswith("group_")}
@@ -139,6 +143,22 @@ def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
     if isinstance(settings, Training):
         resolve_options(settings)  # what cannot be is said at once, and not after the images are loaded
     return settings
+
+
+def _ask_tyro(flags: type, argv: list[str], prog: str, about: str) -> Any:
+    """Return the flags of a command line. Raises `InputError` with the first words of tyro's page on what is wrong."""
+    page = io.StringIO()
+    try:
+        with redirect_stderr(page):
+            return tyro.cli(flags, args=argv, prog=prog, description=about)
+    except SystemExit:
+        # a page is framed, and lines divide it into sections
+        sections = RULE.split(" ".join(line.strip("│ ") for line in page.getvalue().splitlines()[1:-1]))
+        if not (words := sections[0].strip()):  # it was asked for --help
+            raise
+        close = re.search("Perhaps you meant.*?(--[a-z-]+)", page.getvalue(), re.DOTALL)
+        remedy = f"did you mean {close[1]}?" if close else f"`{prog} --help` explains the flags"
+        raise InputError(f"{words.rstrip('.')}: {remedy}") from None
 
 
 def name_of(settings_type: type[Command]) -> str:

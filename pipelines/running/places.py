@@ -6,6 +6,7 @@ Nothing here imports torch.
 from pathlib import Path
 
 PARTS = {"tokenizer": "tokenizer", "codes": "codes", "validation_codes": "codes_test"}  # setting → folder
+MADE_BY = {"tokenizer": "train-tokenizer", "codes": "export-codes", "prior": "train-prior"}  # setting → command
 RUNS = "runs"  # where results go if nothing else is said
 
 

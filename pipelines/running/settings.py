@@ -14,7 +14,7 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_STEPS, BatchSize, Range, Seed, check_fields
 from codegrid.sampling_config import SamplingConfig, sampling_configs
 
-from .places import find_part
+from .places import MADE_BY, find_part
 
 Dataset = Annotated[str, tyro.conf.arg(metavar="PATH|hf:NAME|{" + ",".join(NAMES) + "}")]
 Split = Literal["train", "test"]
@@ -87,10 +87,14 @@ class Leaves(Overwrites):
             for name in filter(found.get, found):
                 object.__setattr__(self, name, found[name])
         for name in (name for name in self.needs if not getattr(self, name)):
-            if self.run is None:
-                raise InputError(f"`{name}`: give its folder, or `run`, that of a whole run")
-            what = "it holds none" if Path(self.run).is_dir() else "there is no such folder"
-            raise InputError(f"`run` {self.run}: {what}; give the folder of a `{name}`, or another run's")
+            raise self.lacks(name)
+
+    def lacks(self, name: str) -> InputError:
+        """Return the error of a part that was neither given nor found below `run`."""
+        if self.run is None:
+            return InputError(f"`{name}`: give its folder, or `run`, that of a whole run")
+        what = f"it holds no {name}/" if Path(self.run).is_dir() else "there is no such folder"
+        return InputError(f"`run` {self.run}: {what}: `codegrid {MADE_BY[name]}` makes it; or give another `{name}`")
 
     def check_output(self) -> None:
         """Raise `InputError` where nothing says where the results go."""

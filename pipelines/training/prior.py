@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,22 +19,26 @@ from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out, warn_of_few
 from codegrid.errors import InputError
 from codegrid.locks import releasing
+from codegrid.model_card import MAX_CARD_PIXELS
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
+from codegrid.pipelines.drawing.sheets import make_sheet, to_png
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
+from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.running.cli import print_once
-from codegrid.pipelines.running.device import choose_compute, place, start_accelerator
+from codegrid.pipelines.running.device import choose_compute, place, start_accelerator, without_compiling
 from codegrid.pipelines.running.options import resolve_options
-from codegrid.pipelines.running.processes import shut_down
+from codegrid.pipelines.running.processes import broadcast_from_main, shut_down
 from codegrid.pipelines.train_prior import TrainPrior
-from codegrid.protocols import Prior
+from codegrid.protocols import Prior, Tokenizer
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 
 from .initial import load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, finish, open_run, read_trained, train
+from .missing_codes import export_missing, missing_codes
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
 from .trainer import fused_adam, seed_torch
@@ -41,6 +46,7 @@ from .trainer import fused_adam, seed_torch
 VALIDATED = 1000  # items while training: `evaluate` takes all
 BATCH = 250  # items measured at once
 DRAWN = 16  # samples that a tracker shows
+COLUMNS, MAX_ROWS = 8, 10  # of those on a model's card
 PICTURE_WIDTH = 900  # pixels of them, about
 CRITERION = "bits_per_code"
 
@@ -110,7 +116,13 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     resolve_options(settings)  # what does not fit is refused before anything is read
     accelerator = start_accelerator(settings.device, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
-    codes = open_codes_to_learn(settings)
+    tokenizer = None if settings.tokenizer is None else load_model(settings.tokenizer, accelerator.device, "tokenizer")
+    missing = broadcast_from_main(accelerator, lambda: missing_codes(settings))
+    if tokenizer and missing:
+        settings = export_missing(tokenizer, settings, missing, accelerator)
+        if settings.dry_run:
+            return None  # the grids are not known yet
+    codes = open_codes_to_learn(settings, tokenizer)
     training, validation = hold_out(codes, settings.validation_codes)
     with accelerator.main_process_first():  # only one downloads
         settings, source = load_initial(settings, "prior", settings.model)
@@ -137,15 +149,15 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     history = train(objective, settings, compute, run, accelerator)
     trained = None
     if accelerator.is_main_process:
-        save(objective, history, settings, run.folder)
+        save(objective, history, settings, run.folder, tokenizer)
         trained = finish(run, keep_state=True)  # which alone holds the weights that were not averaged
     shut_down(accelerator)
     return trained
 
 
-def open_codes_to_learn(settings: TrainPrior) -> AnyCodes:
-    """Open the codes, and check that they are of the tokenizer, if one is named."""
-    if settings.tokenizer is None:
+def open_codes_to_learn(settings: TrainPrior, tokenizer: Tokenizer | None = None) -> AnyCodes:
+    """Open the codes, and check that they are of the tokenizer, if there is one."""
+    if tokenizer is None:
         codes = open_to_learn(settings.codes)
         if not codes.header.tokenizer_fingerprint:
             print_once(
@@ -153,7 +165,6 @@ def open_codes_to_learn(settings: TrainPrior) -> AnyCodes:
                 "prior's samples are codes alone (--tokenizer names one that decodes them)"
             )
         return codes
-    tokenizer = load_model(settings.tokenizer, "cpu", "tokenizer")
     codes = open_to_learn(settings.codes, Assumed(tokenizer.layout, tokenizer.fingerprint()))
     check_fingerprint(codes.folder, codes.header.tokenizer_fingerprint, tokenizer)
     return codes
@@ -202,13 +213,31 @@ def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:
     return grids
 
 
-def save(objective: PriorObjective, history: list[Metrics], settings: TrainPrior, folder: Path) -> None:
-    """Save the average that is kept, with what was measured."""
+def save(
+    objective: PriorObjective,
+    history: list[Metrics],
+    settings: TrainPrior,
+    folder: Path,
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Save the average that is kept, with what was measured, and samples where there is a tokenizer to decode them."""
     kept, metrics = cast("Prior", objective.players["prior"].kept.eval()), history[-1]
     if objective.keep_best:
         metrics = min(history, key=lambda each: each[objective.criterion])
     kept.provenance |= {"step": metrics["step"], "history": history}
-    kept.save_pretrained(folder)
+    kept.save_pretrained(folder)  # first: a picture may fail
+    if tokenizer is not None and tuple(kept.grids) == tuple(range(len(tokenizer.layout))):
+        kept.save_pretrained(folder, draw_samples(kept, tokenizer, settings.seed))
     bits = f"{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
     which = "best" if objective.keep_best else "last"
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")
+
+
+def draw_samples(prior: Prior, tokenizer: Tokenizer, seed: int) -> bytes:
+    """Return a sheet of samples as a PNG file, a row for each of the first classes."""
+    classes, at_most = prior.conditions.num_classes, MAX_CARD_PIXELS // (COLUMNS * math.prod(tokenizer.signal.size))
+    rows = max(1, min(classes or 2, MAX_ROWS, at_most))
+    labels = [label for label in range(rows) for _ in range(COLUMNS)] if classes else None
+    with without_compiling():
+        samples = TwoStagePipeline(tokenizer, prior).sample(COLUMNS * rows, labels, seed=seed, progress=False)
+    return to_png(make_sheet(samples.images, COLUMNS))

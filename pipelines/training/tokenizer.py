@@ -19,6 +19,7 @@ from codegrid.data.sources import Images, load_images
 from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.locks import releasing
+from codegrid.model_card import MAX_CARD_PIXELS
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
@@ -42,7 +43,7 @@ from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # images while training; all of them in the end
 BATCH = 250  # images measured at once
-MAX_CARD_PIXELS = 2**21  # of the images on a model's card, and at most 24 of them
+MAX_ON_CARD = 24  # images
 
 
 class TokenizerObjective:
@@ -195,7 +196,7 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
     bar = progress_bar(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
     with without_compiling():
         metrics = measure_tokenizer(tokenizer, bar)
-        at_most = max(1, min(24, MAX_CARD_PIXELS // math.prod(validation.image_size)))
+        at_most = max(1, min(MAX_ON_CARD, MAX_CARD_PIXELS // math.prod(validation.image_size)))
         picture = pairs_png(*reconstruct_some(tokenizer, validation, at_most))
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(folder, picture)

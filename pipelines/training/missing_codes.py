@@ -1,0 +1,55 @@
+"""Codes that a run lacks when its prior is to be trained: they are exported first, by the run's tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codegrid.data.manifest import is_whole
+from codegrid.errors import InputError
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.encoding import export_with
+from codegrid.pipelines.running.places import PARTS
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from codegrid.pipelines.running.settings import Split
+    from codegrid.pipelines.train_prior import TrainPrior
+    from codegrid.protocols import Tokenizer
+
+
+def missing_codes(settings: TrainPrior) -> dict[Split, str]:
+    """Return the parts of the data that are to be exported, and their folders; empty where the run has its codes."""
+    if settings.run is None or Path(settings.codes) != Path(settings.run) / PARTS["codes"] or is_whole(settings.codes):
+        return {}
+    held_out = str(Path(settings.run) / PARTS["validation_codes"])
+    # those to learn are the last: where they are whole, all are
+    own: dict[Split, str] = {"train": settings.codes}
+    is_own = settings.validation_codes in (None, held_out) and not settings.dry_run
+    return {"test": held_out, **own} if is_own else own
+
+
+def export_missing(
+    tokenizer: Tokenizer, settings: TrainPrior, missing: dict[Split, str], accelerator: Accelerator
+) -> TrainPrior:
+    """Export these parts of the images that the tokenizer was trained on, and return settings that name them.
+
+    Raises `InputError` where the images are no longer there.
+    """
+    for split, output in missing.items():
+        of_split = ExportCodes(
+            run=settings.run,
+            tokenizer=str(settings.tokenizer),
+            output=output,
+            split=split,
+            dry_run=settings.dry_run,
+            skip_unreadable=True,  # as the tokenizer's training did, or there were none
+        )
+        try:
+            export_with(tokenizer, of_split, accelerator)
+        except InputError as error:
+            remedy = "`codegrid export-codes` also takes others"
+            raise InputError(f"{settings.run} has no codes, and its images give none: {error}; {remedy}") from error
+    return replace(settings, validation_codes=missing.get("test", settings.validation_codes))
