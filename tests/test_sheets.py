@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from untrained import make_pipeline
 
 from codegrid.codes import NO_LABEL
 from codegrid.pipelines.drawing.blocks import Block, arrange_by_class, draw_blocks, heading_of, save_by_class
 from codegrid.pipelines.drawing.letters import drawable, fit, load_font
+from codegrid.pipelines.generation.completion import Pictures, save_completions
+from codegrid.pipelines.generation.request import complete_codes, top_rows
 
 ODD = [
     "$5_note_$10", "$_{x$", "犬の写真", "two\nlines\tor more", "n" * 300, "n01440764_tench, Tinca tinca", "",
@@ -126,3 +129,19 @@ def test_a_class_whose_letters_the_font_lacks_is_told_by_its_number(name, shown)
 
 def test_classes_without_names_are_called_by_number():
     assert [heading_of(label, []) for label in (None, NO_LABEL, 7)] == ["", "no class", "7"]
+
+
+@pytest.mark.parametrize("labels,sides", [([1], {"right"}), ([0, 1], {"left"}), (["none"], set())])
+def test_completions_stand_under_headings_with_the_class_where_one_was_asked_for(labels, sides, tmp_path):
+    pipeline = make_pipeline()
+    images = torch.zeros(2, 1, 12, 20)
+    pictures = Pictures(pipeline.encode(images), images, ["one.png", "two.png"], "")
+    masks = top_rows(pipeline.layout, 1)
+    request = complete_codes(pipeline.priors, pictures.codes, masks, 2, labels, seed=0)
+    drawn = []
+    for classes in (["cat", "dog"], ["dog", "cat"]):
+        save_completions(tmp_path / "c.png", pipeline.tokenizer, request, pictures, images.repeat(2, 1, 1, 1), classes)
+        drawn.append(np.asarray(Image.open(tmp_path / "c.png")).astype(int))
+    changed = np.nonzero((drawn[0] != drawn[1]).any(axis=(0, 2)))[0]
+    middle = drawn[0].shape[1] / 2
+    assert {"left" if column < middle else "right" for column in changed.tolist()} == sides

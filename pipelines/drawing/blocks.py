@@ -44,8 +44,7 @@ Bands = Sequence[Sequence[Block]]  # blocks beside each other, in bands below ea
 class Measures(NamedTuple):
     """Pixels of a sheet's parts."""
 
-    scale: int  # by which images are enlarged
-    height: int  # of an image
+    height: int  # of an image, enlarged
     width: int
     letters: int  # size of the font
     gap: int  # between images
@@ -152,7 +151,7 @@ def _measure(bands: Bands) -> Measures:
     in_all = max(sum(block.columns for block in band) for band in bands) * width
     scale = max(1, round(SIDE / max(in_all, sum(max(block.rows for block in band) for band in bands) * height)))
     letters = max(LETTERS, scale * in_all * LETTERS // (SIDE + 200))  # a large sheet is looked at from afar
-    return Measures(scale, scale * height, scale * width, letters, letters // 4)
+    return Measures(scale * height, scale * width, letters, letters // 4)
 
 
 def _width(block: Block, pixels: Measures) -> int:

@@ -82,17 +82,18 @@ def save_completions(
     )
     completions = images.unflatten(0, (count, -1))[:, :SHOWN]
     columns = completions.shape[1]
-    names = [drawable(file) for file in pictures.files[:count]]
+    names, heading = [drawable(file) for file in pictures.files[:count]], "completions"
     if request.labels is not None:
-        asked = request.labels[:: request.of_each].tolist()
-        names = [
-            f"{name}, as {heading_of(label, classes)}" if label != NO_LABEL else name
-            for name, label in zip(names, asked, strict=False)
-        ]
+        asked = request.labels[:: request.of_each][:count].tolist()
+        of = ["" if label == NO_LABEL else f", as {heading_of(label, classes)}" for label in asked]
+        if len(set(asked)) == 1:
+            heading += of[0]
+        else:
+            names = [name + its for name, its in zip(names, of, strict=True)]
     blocks = [
         Block("given", pictures.shown[:count], 1),
         Block("kept", kept.cpu(), 1),
-        Block("completions", completions.flatten(0, 1), columns),
+        Block(heading, completions.flatten(0, 1), columns),
     ]
     left_out = [f"{columns} of {request.of_each:,} completions"] * (columns < request.of_each)
     left_out += [f"{count} of {len(pictures.files):,} pictures"] * (count < len(pictures.files))
