@@ -135,7 +135,7 @@ def test_classes_without_names_are_called_by_number():
 def test_completions_stand_under_headings_with_the_class_where_one_was_asked_for(labels, sides, tmp_path):
     pipeline = make_pipeline()
     images = torch.zeros(2, 1, 12, 20)
-    pictures = Pictures(pipeline.encode(images), images, ["one.png", "two.png"], "")
+    pictures = Pictures(pipeline.encode(images), images, ["a.png", "a.png"], "")
     masks = top_rows(pipeline.layout, 1)
     request = complete_codes(pipeline.priors, pictures.codes, masks, 2, labels, seed=0)
     drawn = []

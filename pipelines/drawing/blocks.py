@@ -126,7 +126,7 @@ def draw_blocks(bands: Bands, row_names: Sequence[str] = (), note: str = "") -> 
     room = pixels.line * max(map(len, names), default=0)
     pixels = pixels._replace(gap=max(pixels.gap, room - pixels.height))
     widths = [max(_width(block, pixels) for block in slot if block) for slot in zip_longest(*bands)]
-    drawn = []
+    drawn: list[Image.Image] = []
     for band in bands:
         headings = [fit(block.heading, pixels.letters, width) for block, width in zip(band, widths, strict=False)]
         above = pixels.line * max(map(len, headings))
