@@ -102,8 +102,12 @@ def plot_samples(material: Material, settings: Plot) -> Figure:
 
 
 def class_names(priors: tuple[Prior, ...]) -> list[str]:
-    """Return the names of the classes that priors can be asked for, or their numbers; empty without classes."""
+    """Return the names of the classes that priors can be asked for, or their numbers; empty without classes.
+
+    They can be written: half a letter of UTF-16, as JSON may hold one, is escaped.
+    """
     conditions = next((prior.conditions for prior in priors if prior.conditions.num_classes), None)
     if conditions is None:
         return []
-    return list(conditions.classes) or [str(number) for number in range(conditions.num_classes)]
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in conditions.classes]
+    return names or [str(number) for number in range(conditions.num_classes)]
