@@ -188,8 +188,8 @@ def check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> Non
     """Raise `InputError` where codes from this path are not of this tokenizer."""
     if fingerprint != tokenizer.fingerprint():
         raise InputError(
-            f"{path} holds codes of another tokenizer (fingerprints differ): give the one that made them, or export them "
-            "again"
+            f"{path} holds codes of another tokenizer (fingerprints differ): give the one that made them, or export "
+            "them again"
         )
 
 

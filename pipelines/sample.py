@@ -15,8 +15,8 @@ from codegrid.pipelines.running.settings import Drawing, Flag, Folder, Folders, 
 class Sample(Drawing, Leaves):
     """Draw new codes from the prior and decode them.
 
-    Leaves samples.png, a sheet, and samples.npz (or several such files, or with --format png the folder samples/, or
-    with --format codegrid a code dataset); with --complete they are called completions.
+    Leaves samples.png, a sheet with each class below its name, and samples.npz (or several such files, or with --format
+    png the folder samples/, or with --format codegrid a code dataset); with --complete they are called completions.
 
     codegrid sample --run runs/demo --output runs/sevens --labels 7
     """

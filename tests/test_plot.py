@@ -31,7 +31,7 @@ from codegrid.pipelines.drawing.images import plot_codes, plot_samples
 from codegrid.pipelines.drawing.material import Material
 from codegrid.pipelines.drawing.places import count_places, most_used, plot_places
 from codegrid.pipelines.drawing.run import FIGURES, choose
-from codegrid.pipelines.drawing.sheets import make_pairs, make_sheet, pairs_png, save_sheet, to_pixels
+from codegrid.pipelines.drawing.sheets import make_pairs, make_sheet, pairs_png, to_pixels
 from codegrid.pipelines.generation.artifacts import Artifacts
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.plot import Picture, Plot
@@ -60,9 +60,12 @@ def untrained(quantizer):
     signal = Signal("image", 1, (12, 20))
     tokenizer = VQVAE(signal, quantizer=quantizer, hidden_channels=8, **QUANTIZERS[quantizer]).eval()
     prior = GatedPixelCNN(tokenizer.layout, num_classes=2, channels=8, num_layers=2).eval()
-    prior.provenance = {"tokenizer_fingerprint": tokenizer.fingerprint(), "classes": ["lying", "upright"]}
+    prior.provenance = {
+        "tokenizer_fingerprint": tokenizer.fingerprint(),
+        "classes": ["$_{lying$5", "犬" + "upright" * 9],
+    }
     for model in (tokenizer, prior):
-        model.provenance["history"] = [{"step": 10, "loss": 3.0, "bits_per_code": 4.0}]
+        model.provenance["history"] = [{"step": 10, "loss": 3.0, "bits_per_code": 4.0, "$_{x$": 5.0}]
     pixels, labels = draw_bars(12)
     images = ImageDataset(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(labels), ["a", "b"])
     return Material(Artifacts(tokenizer, (prior,), images=images), batch_size=5)
@@ -85,11 +88,12 @@ def test_everything_that_the_parts_allow_is_drawn(small_run, bars_file, tmp_path
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_every_figure_is_drawn_of_every_kind_of_codes(quantizer, tmp_path):
+def test_every_figure_is_drawn_of_every_kind_of_codes_whatever_the_classes_are_called(quantizer, tmp_path, recwarn):
     material = untrained(quantizer)
     assert choose((), material) == list(FIGURES)
     for name, draw in FIGURES.items():
         draw(material, SETTINGS).savefig(tmp_path / f"{name}.png")
+    assert not [str(each.message) for each in recwarn if "lyph" in str(each.message)]
 
 
 def test_grids_of_different_shapes_are_drawn_together(tmp_path):
@@ -157,13 +161,11 @@ def test_a_sheet_shows_images_row_by_row_and_enlarges_small_ones():
     assert to_pixels(sheet).shape == (*sheet.shape[1:], 3)
 
 
-def test_pairs_stand_below_each_other_and_the_same_in_a_file_and_on_a_card(tmp_path):
+def test_pairs_stand_below_each_other():
     originals, again = torch.full((3, 1, 4, 4), -1.0), torch.ones(3, 1, 4, 4)
     rows = make_pairs(originals, again, columns=2)[0, 83 * 4 :: 83 * 6, 83 * 4 :: 83 * 6]  # a pixel of each image
     assert rows.tolist() == [[0, 0], [1, 1], [0, 0.5], [1, 0.5]]
     assert pairs_png(originals, again).startswith(b"\x89PNG")
-    save_sheet(tmp_path / "sheet.png", originals)
-    assert Image.open(tmp_path / "sheet.png").mode == "RGB"
 
 
 def test_near_entries_have_near_colours():
@@ -267,7 +269,7 @@ def test_a_history_that_is_not_one_is_passed_over():
 @pytest.mark.parametrize("quantizer", ["ema", "residual"])
 def test_samples_stand_in_rows_with_the_names_of_their_classes(quantizer):
     axes = plot_samples(untrained(quantizer), SETTINGS).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["lying", "upright"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [r"\$_{lying\$5", "1: □uprightu…ightupright"]
 
 
 def test_umap_is_asked_for_where_it_is_missing(small_run, bars_file, tmp_path, run_script, monkeypatch):

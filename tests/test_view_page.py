@@ -314,3 +314,16 @@ def test_a_tokenizer_alone_is_looked_at_without_samples():
         assert len(filled[0]) == 2 and "PSNR" in filled[-1]
         assert len(visitor.use("select", "pick", [], {"index": 1, "value": None})[0]) == 10
         assert not {"sample", "complete"} & {function.name for function in page.fns.values()}
+
+
+def test_no_name_of_a_folder_or_class_breaks_the_page():
+    from codegrid.pipelines.viewer.examples import Examples
+    from codegrid.pipelines.viewer.page import build_page
+
+    pipeline = make_pipeline()
+    pipeline.priors[0].provenance["classes"] = ["$a$ <b>", "caf\udce9"]
+    examples = Examples(torch.zeros(1, 1, 12, 20), "images of caf\udce9 *x*", names=["caf"])
+    page = build_page(pipeline.tokenizer, pipeline, examples, "caf\udce9 `x`")
+    sent = json.dumps(page.get_config_file(), ensure_ascii=False, default=str)
+    sent.encode()  # an error where a browser could not be sent it
+    assert "$a$ <b>" in sent and r"\\*x\\*" in sent

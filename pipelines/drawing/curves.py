@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from codegrid.protocols import Model
 
 from .figures import new_figure
+from .letters import in_figures
 
 if TYPE_CHECKING:
     from codegrid.pipelines.plot import Plot
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TRAINING = ("#8fb0cf", "#d9a866", "#93bf8a", "#b79ac8", "#c98b8b")
 VALIDATION = ("#1f4e86", "#7a3b2e", "#2e6b3a", "#5b3a7a")
+MAX_NAME = 40
 LINE, BEST = "#777777", "#c8321e"
 LEFT_OUT = {"step", "codebook_usage"}  # the second says what unused entries say
 History = list[dict[str, Any]]
@@ -130,7 +132,7 @@ def _points(history: History, name: str) -> list[tuple[float, float]]:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("psnr", "PSNR")
+    return in_figures(name.replace("_", " ").replace("psnr", "PSNR"), MAX_NAME)
 
 
 def _is_number(value: Any) -> bool:

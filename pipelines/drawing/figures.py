@@ -50,7 +50,7 @@ def plot_rows(rows: list[Row], title: str, extra: float = 0.0) -> tuple[Figure, 
     """Plot rows of images below each other, each with its name; `extra` inches stay free for what else is shown."""
     sheet, centres = _stack(rows)
     margin = 0.3 + 0.08 * max(len(row.name) for row in rows)  # inches, about, for the names
-    height = (WIDTH - margin) * sheet.shape[0] / sheet.shape[1] + 0.6 + extra
+    height = (WIDTH - margin) * sheet.shape[0] / sheet.shape[1] + 0.6 + 0.25 * title.count("\n") + extra
     shrink = min(1.0, MAX_HEIGHT / height)
     figure = new_figure(max(9.5, WIDTH * shrink), height * shrink)
     axes = figure.add_subplot()

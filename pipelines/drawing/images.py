@@ -18,6 +18,7 @@ from codegrid.protocols import Prior
 
 from .colours import COLOURS, beside, colours_of, paint_all, principal_components
 from .figures import Row, columns_for, from_bytes, plot_rows, to_unit
+from .letters import in_figures
 from .material import Material
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def plot_samples(material: Material, settings: Plot) -> Figure:
     labels = [number for number in numbers for _ in range(columns)] or None
     drawn = pipeline.sample(count * columns, labels, settings.seed, settings.batch_size, progress=False)
     images = to_unit(drawn.images).split(columns)
-    names = [_shortened(classes[number]) for number in numbers] or [""] * count
+    names = [in_figures(classes[number], MAX_NAME, number) for number in numbers] or [""] * count
     rows = [Row(name, row, 0.08) for name, row in zip(names, images, strict=True)]
     of = (
         f"{len(numbers)} of {len(classes)} classes, a row each"
@@ -101,12 +102,12 @@ def plot_samples(material: Material, settings: Plot) -> Figure:
 
 
 def class_names(priors: tuple[Prior, ...]) -> list[str]:
-    """Return the names of the classes that priors can be asked for, or their numbers; empty without classes."""
+    """Return the names of the classes that priors can be asked for, or their numbers; empty without classes.
+
+    They can be written: half a letter of UTF-16, as JSON may hold one, is escaped.
+    """
     conditions = next((prior.conditions for prior in priors if prior.conditions.num_classes), None)
     if conditions is None:
         return []
-    return list(conditions.classes) or [str(number) for number in range(conditions.num_classes)]
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    names = [name.encode("utf-8", "backslashreplace").decode() for name in conditions.classes]
+    return names or [str(number) for number in range(conditions.num_classes)]

@@ -23,7 +23,7 @@ def make_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Tensor
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = max(1, SHEET_WIDTH // (columns * (images.shape[3] + 2)))
-    sheet = make_grid(_to_unit(images), nrow=columns, padding=2, pad_value=(GREY + 1) / 2)
+    sheet = make_grid(to_unit(images), nrow=columns, padding=2, pad_value=(GREY + 1) / 2)
     return sheet.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
@@ -53,11 +53,6 @@ def to_png(sheet: torch.Tensor) -> bytes:
     return content.getvalue()
 
 
-def save_sheet(path: Path, images: torch.Tensor, columns: int | None = None) -> None:
-    """Save images (n, c, H, W) in [-1, 1] as one sheet."""
-    path.write_bytes(to_png(make_sheet(images, columns)))
-
-
 def save_pairs(path: Path, originals: torch.Tensor, reconstructions: torch.Tensor, columns: int = 12) -> None:
     """Save a sheet of originals with their reconstructions below them, (n, c, H, W) in [-1, 1] each."""
     path.write_bytes(pairs_png(originals, reconstructions, columns))
@@ -68,5 +63,6 @@ def pairs_png(originals: torch.Tensor, reconstructions: torch.Tensor, columns: i
     return to_png(make_pairs(originals, reconstructions, columns))
 
 
-def _to_unit(images: torch.Tensor) -> torch.Tensor:
+def to_unit(images: torch.Tensor) -> torch.Tensor:
+    """Bring images from [-1, 1] to [0, 1]."""
     return (images.float().cpu().clamp(-1, 1) + 1) / 2

@@ -5,22 +5,26 @@ Shapes: p pictures, m completions, c channels, H W image, *shape the sites of ea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from codegrid.codes import Codes, Known
+from codegrid.codes import NO_LABEL, Codes
 from codegrid.data.folder import FolderImages
 from codegrid.data.found import Found
 from codegrid.data.images import to_float
 from codegrid.data.listing import list_pictures
 from codegrid.data.loading import in_order, load_batches
 from codegrid.errors import InputError
-from codegrid.pipelines.drawing.sheets import save_sheet
+from codegrid.pipelines.drawing.blocks import Block, draw_blocks, heading_of
+from codegrid.pipelines.drawing.letters import drawable
 from codegrid.pipelines.running.cli import print_once
 from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
+
+from .request import Request
 
 SHOWN = 12  # pictures, and completions of each
 BATCH_SIZE = 64  # pictures that are encoded at once
@@ -58,18 +62,37 @@ def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
 
 
 def save_completions(
-    path: Path, tokenizer: Tokenizer, known: Known, of_each: int, pictures: Pictures, images: torch.Tensor
+    path: Path, tokenizer: Tokenizer, request: Request, pictures: Pictures, images: torch.Tensor, classes: Sequence[str]
 ) -> None:
     """Save a row for each of the first pictures: itself, what was kept of it, and its completions.
 
     Args:
-        known: what was kept of all pictures.
-        of_each: completions of each picture.
+        path: of a PNG file.
+        tokenizer: shows what was kept.
+        request: that the completions answer.
+        pictures: all that are completed.
         images: the first completions (m, c, H, W) in [-1, 1], all of some pictures, or some of the first one.
+        classes: names of the classes.
     """
-    count = max(1, len(images) // of_each)
-    known = known.rows(slice(count))
+    assert request.known is not None
+    count = max(1, len(images) // request.of_each)
+    known = request.known.rows(slice(count))
     kept = tokenizer.preview(*(tuple(part.to(tokenizer.device) for part in parts) for parts in known))
     completions = images.unflatten(0, (count, -1))[:, :SHOWN]
-    rows = torch.cat([pictures.shown[:count, None], kept[:, None].clamp(-1, 1).cpu(), completions], dim=1)
-    save_sheet(path, rows.flatten(0, 1), rows.shape[1])
+    columns = completions.shape[1]
+    names, heading = [drawable(file) for file in pictures.files[:count]], "completions"
+    if request.labels is not None:
+        asked = request.labels[:: request.of_each][:count].tolist()
+        of = ["" if label == NO_LABEL else f", as {heading_of(label, classes)}" for label in asked]
+        if len(set(asked)) == 1:
+            heading += of[0]
+        else:
+            names = [name + its for name, its in zip(names, of, strict=True)]
+    blocks = [
+        Block("given", pictures.shown[:count], 1),
+        Block("kept", kept.cpu(), 1),
+        Block(heading, completions.flatten(0, 1), columns),
+    ]
+    left_out = [f"{columns} of {request.of_each:,} completions"] * (columns < request.of_each)
+    left_out += [f"{count} of {len(pictures.files):,} pictures"] * (count < len(pictures.files))
+    draw_blocks([blocks], names, ", ".join(left_out)).save(path, "PNG")

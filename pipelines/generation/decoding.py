@@ -25,7 +25,7 @@ from codegrid.locks import releasing
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
-from codegrid.pipelines.drawing.sheets import save_sheet
+from codegrid.pipelines.drawing.blocks import save_by_class
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
@@ -46,7 +46,8 @@ def decode_codes(settings: DecodeCodes) -> None:
     if settings.dry_run:
         return print_plan(f"{len(codes):,} items to decode into images of {'×'.join(map(str, tokenizer.signal.shape))}")
     shape, names = (len(codes), *tokenizer.signal.shape), partial(names_of_rows, codes)
-    files = make_files(settings.format, run.folder, "images", shape, codes.labels, names, settings.shard_size)
+    labels = codes.labels
+    files = make_files(settings.format, run.folder, "images", shape, labels, names, settings.shard_size)
     run.start()
     missing = files.missing()
     with resume_bar(run.shown, missing, len(codes), "decoding") as bar:
@@ -55,7 +56,8 @@ def decode_codes(settings: DecodeCodes) -> None:
     of_files = files_of(codes, range(len(codes)))
 
     def write_results(folder: Path) -> None:
-        save_sheet(folder / "images.png", files.read_first(ON_A_PAGE))
+        first, classes = files.read_first(ON_A_PAGE), getattr(codes, "classes", [])
+        save_by_class(folder / "images.png", first, len(codes), labels, classes)
         if of_files is not None:
             write_json(folder / FILES_JSON, of_files)
 

@@ -24,7 +24,7 @@ from codegrid.data.npz import ON_A_PAGE
 from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
-from codegrid.pipelines.drawing.sheets import save_sheet
+from codegrid.pipelines.drawing.blocks import save_by_class
 from codegrid.pipelines.running.cli import print_once, resume_bar
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down, write_together
@@ -137,14 +137,15 @@ def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
 
 
 def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
-    """Save a sheet of the first samples, or of completions beside their pictures."""
-    known, of_each = job.request.known, job.request.of_each
-    if job.pictures is None or known is None:
-        return save_sheet(path, files.read_first(ON_A_PAGE))
-    shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // of_each))
-    images = files.read_first(min(of_each * shown, ON_A_PAGE))
-    save_completions(path, job.pipeline.tokenizer, known, of_each, job.pictures, images)
-    write_json(path.with_name(FILES_JSON), job.files_of(range(job.request.num_samples)))
+    """Save a sheet of the first samples by their classes, or of completions beside their pictures."""
+    request, classes = job.request, job.pipeline.classes
+    if job.pictures is None:
+        labels = None if request.labels is None else request.labels.numpy()
+        return save_by_class(path, files.read_first(ON_A_PAGE), request.num_samples, labels, classes)
+    shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // request.of_each))
+    images = files.read_first(min(request.of_each * shown, ON_A_PAGE))
+    save_completions(path, job.pipeline.tokenizer, request, job.pictures, images, classes)
+    write_json(path.with_name(FILES_JSON), job.files_of(range(request.num_samples)))
 
 
 def leave_codes(job: Job) -> None:

@@ -3,6 +3,8 @@
 import gradio as gr
 
 from codegrid.codes import describe_layout
+from codegrid.file_names import printable
+from codegrid.model_card import escape
 from codegrid.pipelines.drawing.sheets import make_sheet, to_pixels
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
@@ -18,7 +20,7 @@ HOUR = 3600  # seconds after which gradio forgets pictures that it has shown; at
 
 def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples: Examples, title: str) -> gr.Blocks:
     """Build the page, which is filled when it is opened: the first example, its codes, samples and completions."""
-    answers = Answers(tokenizer, pipeline, examples)
+    answers, title = Answers(tokenizer, pipeline, examples), printable(title)  # a folder's name may be no UTF-8
     label, drawings = None, []
     with gr.Blocks(title=f"Codegrid: {title}", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(f"# Codegrid\n{_describe(answers, title)}")
@@ -56,11 +58,11 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
 def _describe(answers: Answers, title: str) -> str:
     size, classes = answers.tokenizer.signal.size, len(answers.classes)
     knows = "no prior, and so no samples" if answers.pipeline is None else f"{classes or 'no'} classes"
-    return f"`{title}`: images of {'×'.join(map(str, size))} pixels, {describe_layout(answers.layout)}, {knows}"
+    return f"{escape(title)}: images of {'×'.join(map(str, size))} pixels, {describe_layout(answers.layout)}, {knows}"
 
 
 def _add_pictures_to_pick(examples: Examples) -> tuple[gr.Gallery, gr.UploadButton]:
-    gr.Markdown(f"## Image → codes → image\nPick one of the {examples.source}, or upload a picture.")
+    gr.Markdown(f"## Image → codes → image\nPick one of the {escape(printable(examples.source))}, or upload a picture.")
     gallery = gr.Gallery(
         columns=len(examples.images), height="auto", allow_preview=False, interactive=False, show_label=False,
         buttons=[], format="png", elem_id="examples", object_fit="contain", label="Pictures to pick from",
