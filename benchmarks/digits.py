@@ -16,6 +16,7 @@ from tqdm import tqdm
 from codegrid.data.images import ImageDataset, to_float
 from codegrid.noise import torch_rng
 
+_TRAINED: dict[str, "DigitClassifier"] = {}
 FEATURES = 128
 STEPS, BATCH_SIZE, LR = 3000, 128, 2e-3
 
@@ -43,7 +44,14 @@ class DigitClassifier(nn.Module):
 
 
 def classifier(digits: ImageDataset) -> DigitClassifier:
-    """Train on real digits alone."""
+    """Train on real digits alone, once in a process."""
+    name = digits.fingerprint()
+    if name not in _TRAINED:
+        _TRAINED[name] = _train(digits)
+    return _TRAINED[name]
+
+
+def _train(digits: ImageDataset) -> DigitClassifier:
     with torch.random.fork_rng(devices=[]):  # the first weights, and dropout
         torch.default_generator.manual_seed(0)
         model = DigitClassifier(digits.in_channels, digits.image_size, len(digits.classes))
