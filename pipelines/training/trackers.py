@@ -55,7 +55,8 @@ class Log:
         if name == "none" or not accelerator.is_main_process:
             return
         folder = run.folder / FOLDER
-        check_held(folder)
+        for place in (folder, folder / PROJECT, folder / name):  # the last two are of the trackers
+            check_held(place)
         folder.mkdir(parents=True, exist_ok=True)
         if name == "tensorboard":
             # it would make each resumption a run of its own of the settings; they are in run.json
