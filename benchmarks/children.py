@@ -20,10 +20,10 @@ from codegrid import progress
 from codegrid.errors import InputError
 from codegrid.registry import TABLES
 
-COMMANDS = ("train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate", "view")
+COMMANDS = ("train_tokenizer", "export_codes", "train_prior", "sample", "decode_codes", "evaluate")
 BODIES = (
     "training.tokenizer", "training.prior", "generation.encoding", "generation.sampling", "generation.decoding",
-    "evaluation.run", "viewer.page", "viewer.server",
+    "evaluation.run",
 )  # fmt: skip
 SILENT = {".lock", "run.json", "settings.yaml", "metrics.jsonl"}  # the command line, its place, and how fast it went
 WHOLE, REFUSED = "whole", "refused"
@@ -32,7 +32,6 @@ Work = Callable[[], object]
 
 def import_everything() -> None:
     """Import whatever the commands import when they run."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     for name in (*COMMANDS, *BODIES):
         importlib.import_module(f"codegrid.pipelines.{name}")
     for kind in TABLES.values():

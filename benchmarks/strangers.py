@@ -12,7 +12,8 @@ import shutil
 import signal
 import socket
 import struct
-import tempfile
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -210,18 +211,25 @@ def strangers_at_the_viewer(scene: Scene) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    child = Child("view", ["--run", str(scene.artifacts), "--port", str(port)], scene.place / "log", lambda: (
-        os.environ.update(TMPDIR=str(scene.place)), setattr(tempfile, "tempdir", None)))  # fmt: skip
-    while "in a browser" not in child.output() and not child.ended():
-        time.sleep(0.02)
-    wrong = [words for _ in range(REQUESTS) if (words := _ask(port, scene))] if not child.ended() else ["it ended"]
+    log, flags = scene.place / "log", ["--run", str(scene.artifacts), "--port", str(port)]
+    program = [sys.executable, "-X", "faulthandler", "-m", "codegrid", "view", *flags]
+    with log.open("wb") as file:
+        surroundings = {**os.environ, "TMPDIR": str(scene.place)}
+        heard = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # also where nohup started us
+        viewer = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=surroundings, **heard)
+    while b"in a browser" not in log.read_bytes() and viewer.poll() is None:
+        time.sleep(0.05)
+    wrong = [words for _ in range(REQUESTS) if (words := _ask(port, scene))] if viewer.poll() is None else ["it ended"]
     number = scene.draw.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    if not child.ended():
-        os.kill(child.pid, number)
-    code = child.wait(SECONDS)
-    wrong += [] if code == (0 if number == signal.SIGINT else 128 + number) else [f"exit code {code}"]
+    viewer.send_signal(number)
+    try:
+        code = viewer.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        viewer.send_signal(signal.SIGABRT)  # it prints where it is
+        code = viewer.wait()
+    wrong += [] if code == (0 if number == signal.SIGINT else 128 + number) else [f"{number.name}: exit code {code}"]
     wrong += [f"left behind: {path.name}" for path in scene.place.glob("codegrid-view-*")]
-    return "; ".join([*wrong[:2], child.output()[-200:]]) if wrong else REFUSED
+    return "; ".join([*wrong[:2], log.read_text(errors="replace")[-2000:]]) if wrong else REFUSED
 
 
 def _ask(port: int, scene: Scene) -> str:
