@@ -1,6 +1,5 @@
 """`plot`: which figures it leaves, and what is in them."""
 
-import io
 import sys
 from types import SimpleNamespace
 from typing import get_args
@@ -9,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw_bars
-from matplotlib.cbook import is_math_text
-from matplotlib.text import Text
 from PIL import Image
 
 from codegrid.codes import Grid, Signal
@@ -271,17 +268,6 @@ def test_a_history_that_is_not_one_is_passed_over():
 def test_samples_stand_in_rows_with_the_names_of_their_classes(quantizer):
     axes = plot_samples(untrained(quantizer), SETTINGS).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["lying", "upright"]
-
-
-def test_names_with_dollars_are_no_formulas():
-    material = untrained("ema")
-    (prior,) = material.artifacts.priors
-    prior.provenance |= {"classes": ["$_{x$", "$5_note_$10"], "history": [{"step": 1, "$_{x$": 2.0}]}
-    for draw in (plot_samples, plot_curves):
-        figure = draw(material, SETTINGS)
-        figure.savefig(io.BytesIO())
-        shown = [text.get_text() for text in figure.findobj(Text) if "$" in text.get_text()]
-        assert shown and not any(map(is_math_text, shown))
 
 
 def test_umap_is_asked_for_where_it_is_missing(small_run, bars_file, tmp_path, run_script, monkeypatch):

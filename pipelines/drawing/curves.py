@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from codegrid.protocols import Model
 
-from .figures import as_it_stands, new_figure
+from .figures import new_figure
 
 if TYPE_CHECKING:
     from codegrid.pipelines.plot import Plot
@@ -130,7 +130,7 @@ def _points(history: History, name: str) -> list[tuple[float, float]]:
 
 
 def _words(name: str) -> str:
-    return as_it_stands(name.replace("_", " ").replace("psnr", "PSNR"))
+    return name.replace("_", " ").replace("psnr", "PSNR")
 
 
 def _is_number(value: Any) -> bool:

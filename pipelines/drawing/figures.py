@@ -30,11 +30,6 @@ class Row(NamedTuple):
     gap: float  # below the row, as a share of its height
 
 
-def as_it_stands(name: str) -> str:
-    """Return a name from outside so that matplotlib shows it letter by letter: in `$5` it would see a formula."""
-    return name.replace("$", r"\$")
-
-
 def from_bytes(images: torch.Tensor) -> torch.Tensor:
     """(n, c, H, W) uint8 → (n, 3, H, W), 0 ... 1."""
     return to_unit(to_float(images))
@@ -63,7 +58,7 @@ def plot_rows(rows: list[Row], title: str, extra: float = 0.0) -> tuple[Figure, 
     axes.set_anchor("NW")  # in the middle the layout would take too little room for the names
     axes.set_title(title, fontsize=13, pad=10)
     axes.set_xticks([])
-    axes.set_yticks(centres, [as_it_stands(row.name) for row in rows], fontsize=11)
+    axes.set_yticks(centres, [row.name for row in rows], fontsize=11)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure, axes
