@@ -98,8 +98,12 @@ def use_model(folder: Path) -> None:
 def models_so_far(scene: Scene) -> str:
     """Load what a training has left so far, while it runs or after a kill, and let it come to its end."""
     name, output = scene.choose(*TRAINING), scene.place / "run"
-    child = scene.start_and_wait(name, output)
-    (child.go_on if scene.draw.random() < 0.5 else child.kill)()
+    child, is_early = scene.start(name, output), scene.draw.random() < 0.2
+    while not (is_early or (output / "last" / "config.json").exists() or child.ended()):
+        time.sleep(0.002)
+    time.sleep(scene.draw.random() * scene.wholes[name][1] / 2)
+    if scene.draw.random() < 0.5:
+        child.kill()
     had_one = find_usable(output) != output or (output / "model.safetensors").exists()
     met = verdict(*run(lambda: use_model(output), [], scene.place / "log of use"), True)
     if met != WHOLE and (met != REFUSED or had_one):

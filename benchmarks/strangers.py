@@ -182,7 +182,7 @@ def write_parquet(path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sites = pa.array(np.zeros(49 * (MEMORY // 49 // 8), np.uint8))
+    sites = pa.array(np.zeros(49 * (MEMORY // 49 // 4), np.uint8))  # each takes a few bytes while it is read
     rows = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(sites, 7), 7)
     pq.write_table(pa.table({"codes": rows}), path, compression="zstd")
 
