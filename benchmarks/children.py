@@ -135,6 +135,12 @@ def content_of(folder: Path) -> dict[str, str]:
     return digests
 
 
+def hear_signals() -> None:
+    """Hear the signals that a shell lets programs in the background, or after nohup, ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _become(command: str | Work, flags: list[str], log: Path, prepare: Work) -> None:
     """Run in the new process, and end."""
     code = 1
@@ -146,6 +152,7 @@ def _become(command: str | Work, flags: list[str], log: Path, prepare: Work) -> 
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
         progress.SECONDS = progress.SHARE = 0.0  # every step is told
+        hear_signals()
         prepare()
         if isinstance(command, str):
             sys.argv = [f"pipelines/{command}.py", *flags]

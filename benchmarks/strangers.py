@@ -29,7 +29,7 @@ import codegrid.budget
 from codegrid.model_folder import fingerprint_of
 from codegrid.tensors import digest_of, sha256
 
-from .children import REFUSED, WHOLE, Child, content_of, run, verdict
+from .children import REFUSED, WHOLE, Child, content_of, hear_signals, run, verdict
 from .situations import Scene
 
 NOT_NUMBERS = (np.nan, np.inf, -np.inf)
@@ -215,8 +215,9 @@ def strangers_at_the_viewer(scene: Scene) -> str:
     program = [sys.executable, "-X", "faulthandler", "-m", "codegrid", "view", *flags]
     with log.open("wb") as file:
         surroundings = {**os.environ, "TMPDIR": str(scene.place)}
-        heard = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)}  # also where nohup started us
-        viewer = subprocess.Popen(program, stdout=file, stderr=subprocess.STDOUT, env=surroundings, **heard)
+        viewer = subprocess.Popen(
+            program, stdout=file, stderr=subprocess.STDOUT, env=surroundings, preexec_fn=hear_signals
+        )
     while b"in a browser" not in log.read_bytes() and viewer.poll() is None:
         time.sleep(0.05)
     wrong = [words for _ in range(REQUESTS) if (words := _ask(port, scene))] if viewer.poll() is None else ["it ended"]
