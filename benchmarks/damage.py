@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .children import content_of, run
+from .children import REFUSED, WHOLE, content_of, run, verdict
 
 
 class Case(NamedTuple):
@@ -68,13 +68,9 @@ def _meet(reader: Reader, case: Case, artifacts: Path, place: Path, expected: di
     else:
         (folder / reader.file).write_bytes(case.content)
     code, output, result = _read(reader, folder, place)
-    if "Traceback" in output or code not in (0, 2):
-        return f"exit code {code}: " + output.strip().splitlines()[-1]
-    if code == 0 and result != expected:
-        return "another result, and not a word"
-    errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    if code == 2 and len(errors) != 1:
-        return f"{len(errors)} lines of errors"
+    met = verdict(code, output, result == expected)
+    if met not in (WHOLE, REFUSED):
+        return met
     if reader.skips and case.content is not None and (code or "skipping a damaged training state" not in output):
         return f"exit code {code}, and the state before it was not used"
     if not reader.skips and code == 0:

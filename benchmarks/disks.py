@@ -1,14 +1,13 @@
 """A disk that fills, and a folder in which nothing can be written any more, in the middle of a command."""
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .children import Child, content_of, run
+from .children import REFUSED, Child, content_of, run, verdict
 
 
 @contextmanager
@@ -34,10 +33,10 @@ def fill_up(command: str, flags: list[str], place: Path, expected: dict[str, str
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(bytes(4096))
-        os.kill(child.pid, signal.SIGCONT)
-        verdict = _verdict(child.wait(), child.output(), "no room is left")
+        child.go_on()
+        met = verdict(child.wait(), child.output(), False, "no room is left")
         filler.unlink()
-        return verdict or _again(command, flags, output, place, expected)
+        return met if met != REFUSED else _again(command, flags, output, place, expected)
 
 
 def make_read_only(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
@@ -50,11 +49,11 @@ def make_read_only(command: str, flags: list[str], place: Path, expected: dict[s
     change = _immutable if os.geteuid() == 0 else _without_rights
     for folder in folders:
         change(folder, True)
-    os.kill(child.pid, signal.SIGCONT)
-    code, printed = child.wait(), child.output()
+    child.go_on()
+    met = verdict(child.wait(), child.output(), False, "permitted")
     for folder in folders:
         change(folder, False)
-    return _verdict(code, printed, "permitted") or _again(command, flags, output, place, expected)
+    return met if met != REFUSED else _again(command, flags, output, place, expected)
 
 
 def take_away(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
@@ -64,10 +63,10 @@ def take_away(command: str, flags: list[str], place: Path, expected: dict[str, s
     _wait_for_progress(child, output)
     child.stop()
     output.rename(place / "elsewhere")
-    os.kill(child.pid, signal.SIGCONT)
-    verdict = _verdict(child.wait(), child.output(), "removed")
-    if verdict:
-        return verdict
+    child.go_on()
+    met = verdict(child.wait(), child.output(), False, "removed")
+    if met != REFUSED:
+        return met
     if output.exists():
         return "the folder was made again"
     (place / "elsewhere").rename(output)
@@ -85,13 +84,6 @@ def _wait_for_progress(child: Child, output: Path) -> None:
     """Until it has done something, and written something."""
     while not child.ended() and not (child.progress()[1] and any(output.rglob("*.*"))):
         time.sleep(0.002)
-
-
-def _verdict(code: int, printed: str, words: str) -> str:
-    errors = [line for line in printed.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    if code != 2 or len(errors) != 1 or words not in errors[0] or "Traceback" in printed:
-        return f"exit code {code}: {printed.strip().splitlines()[-1][-200:]}"
-    return ""
 
 
 def _again(command: str, flags: list[str], output: Path, place: Path, expected: dict[str, str]) -> str:

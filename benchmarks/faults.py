@@ -4,24 +4,32 @@ python -m benchmarks.faults
 
 Real digits, small networks; every command in a process of its own that can be killed. `kills`: SIGKILL at random
 moments and the same command again, compared bitwise with a run without kills. `damage`: files flipped, cut, emptied and
-swapped. `disks`: full, read-only, gone; for Linux, and with the right to mount a disk in memory.
+swapped. `disks`: full, read-only, gone; for Linux, and with the right to mount a disk in memory. `kinds`: everything in
+`situations.py` and `strangers.py`, each so many times, with another moment, file or value every time. Needs the
+extras demo, hub and view.
 """
 
 import argparse
+import random
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 import codegrid.data.code_writer
 
-from .children import Child, content_of, import_everything, run
+from . import situations, strangers
+from .children import REFUSED, WHOLE, Child, content_of, import_everything, run
 from .damage import Reader, damage
 from .disks import CASES
 from .killing import Kills, kill_and_continue
 
-TOKENIZER = "--hidden-channels 16 --embedding-dim 8 --num-embeddings 64 --batch-size 32 --save-every 5"
-PRIOR = "--channels 16 --num-layers 3 --batch-size 32 --save-every 5"
+OFTEN = "--batch-size 32 --save-every 5 --validate-every 10"
+TOKENIZER = f"--hidden-channels 16 --embedding-dim 8 --num-embeddings 64 {OFTEN}"
+PRIOR = f"--channels 16 --num-layers 3 {OFTEN}"
+STEPS, SAMPLES = 100, 800  # of runs that are disturbed
 
 
 def make_artifacts(folder: Path, num_images: int) -> None:
@@ -36,10 +44,10 @@ def make_artifacts(folder: Path, num_images: int) -> None:
         _run(command, [*steps[command], "--output", str(folder / name)], folder)
 
 
-def stop_a_run(folder: Path) -> None:
-    """Leave `stopped/`, a training run that has not ended, with its two last states."""
-    child = Child("train_tokenizer", [*commands(folder, 60)["train_tokenizer"], "--output", str(folder / "stopped")],
-                  folder / "log")  # fmt: skip
+def stop_a_run(folder: Path, flags: list[str]) -> None:
+    """Leave `stopped/`, a run of `train_tokenizer` that has not ended, with its two last states."""
+    shutil.rmtree(folder / "stopped", ignore_errors=True)
+    child = Child("train_tokenizer", [*flags, "--output", str(folder / "stopped")], folder / "log")
     while len(list((folder / "stopped").glob("state/step-*/state.json"))) < 2 and not child.ended():
         pass
     child.kill()
@@ -47,7 +55,7 @@ def stop_a_run(folder: Path) -> None:
 
 
 def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list[str]]:
-    """The flags of the four commands that write for long, but --output."""
+    """The flags of the four commands that write for long, but --output, by their names."""
     data = f"--dataset npz --data-root {folder}/data.npz"
     parts = f"--tokenizer {folder}/tokenizer --prior {folder}/prior"
     lines = {
@@ -57,6 +65,13 @@ def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list
         "sample": f"{parts} --num-samples {num_samples} --batch-size 20 --shard-size 40",
     }
     return {command: line.split() for command, line in lines.items()}
+
+
+def other_forms(lines: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same commands, and those that leave other forms of files, by names whose first word is the command."""
+    forms = {"export_codes": ("npz", "parquet"), "sample": ("png", "codegrid")}
+    others = {f"{name} {form}": [*lines[name], "--format", form] for name in forms for form in forms[name]}
+    return {**lines, **others}
 
 
 ENCODE = "--dataset npz --data-root {folder}/data.npz --tokenizer {folder}/tokenizer"
@@ -82,16 +97,16 @@ def state_readers(folder: Path) -> list[Reader]:
 
 def report_kills(folder: Path, kills: int, steps: int, num_samples: int) -> None:
     """A line for each command."""
-    print(f"{'killed':16} " + " ".join(f"{name.replace('_', ' '):>16}" for name in Kills._fields), flush=True)
-    for command, flags in commands(folder, steps, num_samples).items():
+    print(f"{'killed':20} " + " ".join(f"{name.replace('_', ' '):>16}" for name in Kills._fields), flush=True)
+    for name, flags in other_forms(commands(folder, steps, num_samples)).items():
         with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-            counts = kill_and_continue(command, flags, Path(place), kills)
-        print(f"{command:16} " + " ".join(f"{count:16}" for count in counts), flush=True)
+            counts = kill_and_continue(name.split()[0], flags, Path(place), kills)
+        print(f"{name:20} " + " ".join(f"{count:16}" for count in counts), flush=True)
 
 
 def report_damage(folder: Path, flips: int, at_most: int) -> None:
     """A line for each of so many files, and one for each case that went wrong."""
-    stop_a_run(folder)
+    stop_a_run(folder, commands(folder, 60)["train_tokenizer"])
     print(f"\n{'damaged':44} {'cases':>6} {'not met':>8}", flush=True)
     total = 0
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
@@ -113,14 +128,31 @@ def report_disks(folder: Path) -> None:
                 print(f"{command:16} {name:30} {fault(command, flags, Path(place), content_of(expected))}", flush=True)
 
 
+def report_kinds(folder: Path, times: int, steps: int, num_samples: int) -> None:
+    """A line for each kind of fault, and one for each that was not met as it should be."""
+    lines, wholes = other_forms(commands(folder, steps, num_samples)), {}
+    stop_a_run(folder, lines["train_tokenizer"])
+    print(f"\n{'provoked':32} {'times':>6} {WHOLE:>8} {REFUSED:>8} {'wrong':>6} {'seconds':>8}", flush=True)
+    for name, provoke in {**situations.KINDS, **strangers.KINDS}.items():
+        outcomes, began = [], time.monotonic()
+        for number in range(times):
+            with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+                draw = random.Random(f"{name} {number}")
+                outcomes.append(provoke(situations.Scene(folder, lines, Path(place), draw, wholes)))
+        wrong = [f"{number}: {outcome}" for number, outcome in enumerate(outcomes) if outcome not in (WHOLE, REFUSED)]
+        counts = f"{times:6} {outcomes.count(WHOLE):8} {outcomes.count(REFUSED):8} {len(wrong):6}"
+        print(f"{name:32} {counts} {time.monotonic() - began:8.0f}", *wrong, sep="\n    ", flush=True)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["kills", "damage", "disks"], help="one of the three parts")
+    parser.add_argument("--only", choices=["kills", "damage", "disks", "kinds"], help="one of the parts")
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--flips", type=int, default=30, help="bits of each file")
+    parser.add_argument("--times", type=int, default=30, help="that each kind of fault is provoked")
     parser.add_argument("--images", type=int, default=600, help="digits")
-    parser.add_argument("--toy", action="store_true", help="a few kills and a damaged file, to see that it runs")
+    parser.add_argument("--toy", action="store_true", help="each once, but for disks, to see that it runs")
     flags = parser.parse_args()
     import_everything()
     codegrid.data.code_writer.SHARD_SIZE = 40  # small shards, so that an export has many
@@ -129,9 +161,11 @@ def main() -> None:
         folder.mkdir()
         make_artifacts(folder, 100 if flags.toy else flags.images)
         if flags.only in (None, "kills"):
-            report_kills(folder, *((1, 20, 100) if flags.toy else (flags.kills, 200, 2000)))
+            report_kills(folder, *((1, 20, 100) if flags.toy else (flags.kills, STEPS, SAMPLES)))
         if flags.only in (None, "damage"):
             report_damage(folder, *((1, 1) if flags.toy else (flags.flips, 99)))
+        if flags.only in (None, "kinds"):
+            report_kinds(folder, *((1, 20, 100) if flags.toy else (flags.times, STEPS, SAMPLES)))
         if flags.only == "disks" or (flags.only is None and not flags.toy):
             report_disks(folder)
 

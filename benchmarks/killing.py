@@ -37,7 +37,7 @@ def kill_and_continue(command: str, flags: list[str], place: Path, kills: int, s
             child = Child(command, [*flags, "--output", str(killed)], place / "log")
             may_kill = counts["kills"] < kills
             if may_kill:
-                _wait_for_a_moment(child, killed, draw, seconds)
+                wait_for_a_moment(child, killed, draw, seconds)
             if not may_kill or child.ended():
                 code = child.wait()
                 assert code == 0, child.output()
@@ -57,7 +57,7 @@ def kill_and_continue(command: str, flags: list[str], place: Path, kills: int, s
     return Kills(**counts)
 
 
-def _wait_for_a_moment(child: Child, folder: Path, draw: random.Random, seconds: float) -> None:
+def wait_for_a_moment(child: Child, folder: Path, draw: random.Random, seconds: float) -> None:
     """Until a random moment: one in five while it starts, two in five when a file is being written, else any."""
     aim = draw.random()
     if aim < 0.2:

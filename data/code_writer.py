@@ -104,8 +104,10 @@ def write_codes(
 
 
 def remove_codes(folder: str | Path) -> None:
-    """Remove a code dataset, and its folder where nothing else is in it."""
+    """Remove a code dataset, and its folder where nothing else is in it. No link is followed."""
     folder = Path(folder)
+    if folder.is_symlink():
+        return
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name in (MANIFEST, TABLES, DIGESTS) or SHARD.fullmatch(path.name):
             path.unlink()

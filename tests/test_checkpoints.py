@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from codegrid.errors import InputError
@@ -11,7 +12,7 @@ from codegrid.files import write_json
 from codegrid.locks import hold, releasing
 from codegrid.pipelines.training.checkpoints import Checkpoints, Trainable, drop_states, saved_states
 from codegrid.pipelines.training.trainer import fused_adam
-from codegrid.tensors import digest_of, read_json
+from codegrid.tensors import digest_of, read_json, write_tensors
 
 
 def checkpoints_of(folder, module, run="run", optimizer=fused_adam, buffers=None):
@@ -164,6 +165,18 @@ def test_a_forged_state_is_skipped_with_a_line(saved, forged, capsys):
     assert capsys.readouterr().out.startswith("skipping a damaged training state: ")
     after = saved.trainable.modules["player.model"].state_dict().values()
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("name", ["player.model.weight", "player.optimizer.0.step", "player.optimizer.1.exp_avg"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_state_that_holds_what_is_no_number_is_skipped_with_a_line(saved, name, value, capsys):
+    folder = saved.folder / "step-00000001"
+    fields, tensors = read_json(folder / "state.json"), load_file(folder / "state.safetensors")
+    tensors[name].view(-1)[0] = value
+    fields["tensors"] = write_tensors(folder / "state.safetensors", tensors)
+    fields.pop("sha256")
+    write_json(folder / "state.json", {**fields, "sha256": digest_of(fields)})
+    assert saved.load() == (0, []) and f"{name} holds {value}" in capsys.readouterr().out
 
 
 def test_a_pipe_in_the_place_of_a_state_is_not_waited_for(saved, capsys):

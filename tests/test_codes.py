@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, random_split
 from written_codes import CODES, COUNT, HEADER, LABELS, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid.codes import Grid
-from codegrid.data.code_writer import write_codes
+from codegrid.data.code_writer import remove_codes, write_codes
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.loading import StepSampler, in_order, load_batches, pieces_of
 from codegrid.data.manifest import CodeHeader
@@ -458,6 +458,14 @@ def test_other_files_in_the_folder_are_left_alone_and_refused(tmp_path):
     with pytest.raises(InputError, match=r"notes\.txt"):
         export(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_codes_behind_a_link_are_not_removed(folder, tmp_path):
+    (tmp_path / "state").symlink_to(folder)
+    remove_codes(tmp_path / "state")
+    assert len(CodeDataset(folder).batch(range(COUNT)).labels) == COUNT
+    remove_codes(folder)
+    assert not folder.exists()
 
 
 def test_the_manifest_says_what_the_codes_are(folder):

@@ -123,6 +123,7 @@ def test_help_explains_every_flag_with_its_default(settings_type, capsys):
     assert not stop.value.code
     text = " ".join(capsys.readouterr().out.replace("│", "").split())
     assert f"usage: codegrid {name_of(settings_type)}" in text
+    assert "None}" not in text and "[None" not in text
     for field in fields(settings_type):
         if field.name != "options":
             assert f"--{field.name.replace('_', '-')}" in text
@@ -151,6 +152,16 @@ def test_a_command_is_also_a_module_to_run(words):
     asked = [sys.executable, "-m", *words, "--help"]
     done = subprocess.run(asked, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 0 and "usage: codegrid sample" in done.stdout
+
+
+def test_folders_of_a_users_own_do_not_meet_ours(tmp_path):
+    for name in ("data", "pipelines", "recipes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("mine = True")
+    code = "import codegrid.data, codegrid.pipelines.sample, data, pipelines, recipes"
+    code += "\nassert data.mine and pipelines.mine and recipes.mine\ncodegrid.pipelines.sample.Sample"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -155,6 +155,20 @@ def test_setup_takes_the_cards_along():
     }  # fmt: skip
 
 
+def test_every_test_that_the_table_of_faults_names_is_there():
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`tests/(\w+\.py)::(\w+)`", text))
+    there = {
+        (file, node.name)
+        for file, _ in named
+        for node in ast.walk(ast.parse((ROOT / "tests" / file).read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert len(named) > 50 and named <= there
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| kind |")]
+    assert all("`tests/" in row for row in rows), "a kind that nothing holds"
+
+
 def test_every_console_script_leads_to_a_function():
     for line in read_setup()["options.entry_points"]["console_scripts"].strip().splitlines():
         module, function = line.replace(" ", "").partition("=")[2].split(":")

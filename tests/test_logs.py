@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from codegrid import load
 from codegrid.errors import InputError
+from codegrid.locks import hold, releasing
 from codegrid.pipelines.running.cli import Stopped
 from codegrid.pipelines.running.run_folder import NEUTRAL
 from codegrid.pipelines.train_prior import TrainPrior
@@ -128,6 +129,17 @@ def test_a_missing_tracker_is_one_line_and_leaves_no_folder(name, package, token
     with pytest.raises(InputError, match=f"`log_with` {name} needs the {package} package: pip install"):
         train_tokenizer(replace(tokenizer_settings, output=str(tmp_path / "new"), log_with=name))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("place", ["logs", "logs/codegrid"])
+def test_logs_are_not_written_behind_a_link(place, tokenizer_settings, tmp_path):
+    (tmp_path / "mine").mkdir()
+    with releasing():
+        run = SimpleNamespace(folder=hold(tmp_path / "run"))
+        (run.folder / place).parent.mkdir(exist_ok=True)
+        (run.folder / place).symlink_to(tmp_path / "mine")
+        with pytest.raises(InputError, match=f"{place} is a link, or behind one"):
+            Log(SimpleNamespace(is_main_process=True), run, tokenizer_settings, 0)
 
 
 @pytest.mark.parametrize("name,shape", [("tensorboard", (1, 4, 5, 3)), ("wandb", (1, 4, 5, 3))])

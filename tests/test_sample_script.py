@@ -202,9 +202,10 @@ def test_two_processes_draw_what_one_draws(parts, draw, two, tmp_path):
     assert torch.equal(alone.labels, shared.labels)
 
 
-def test_pictures_are_completed_below_the_rows_that_are_kept(draw, pictures, pipeline):
+def test_pictures_are_completed_below_the_rows_that_are_kept(draw, pictures, pipeline, capsys):
     settings = {"complete": str(pictures), "keep_rows": 2, "num_samples": 3}
     folder = draw("s", **settings)
+    assert f"{pictures}: 5 images" in capsys.readouterr().out
     images, labels = read(folder, "completions")
     assert images.shape == (15, 12, 20, 1) and labels.tolist() == [-1] * 15
     sheet = Image.open(folder / "completions.png")

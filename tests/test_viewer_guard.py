@@ -1,6 +1,7 @@
 """Whom the viewer answers, what it lets be uploaded, what it leaves behind, and whether everyone can read it."""
 
 import asyncio
+import re
 import signal
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from starlette.datastructures import Headers
 
 from codegrid.pipelines.viewer import run
 from codegrid.pipelines.viewer.guard import Guard, Trusted
-from codegrid.pipelines.viewer.look import COLOURS, make_theme
+from codegrid.pipelines.viewer.look import COLOURS, CSS, make_theme
 from codegrid.pipelines.viewer.server import private_folder
 
 OWN = {"host": "localhost:7860"}
@@ -108,6 +109,19 @@ def luminance(colour):
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+def contrast(*colours):
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def colour_of(name, suffix):
+    theme = make_theme()
+    value = getattr(theme, name + suffix)
+    while value.startswith("*"):
+        value = getattr(theme, f"{value[1:]}{suffix}", None) or getattr(theme, value[1:])
+    return "#ffffff" if value == "white" else value
+
+
 @pytest.mark.parametrize("suffix", ["", "_dark"])
 @pytest.mark.parametrize("text,ground,least", [
     *[(name, ground, 4.5) for name in COLOURS if name.endswith("text_color") and "button" not in name
@@ -120,13 +134,10 @@ def luminance(colour):
     ("slider_color", "block_background_fill", 3),
 ])  # fmt: skip
 def test_what_is_written_stands_out_from_what_it_is_written_on(text, ground, least, suffix):
-    theme = make_theme()
+    assert contrast(colour_of(text, suffix), colour_of(ground, suffix)) >= least
 
-    def colour(name):
-        value = getattr(theme, name)
-        while value.startswith("*"):
-            value = getattr(theme, f"{value[1:]}{suffix}", None) or getattr(theme, value[1:])
-        return "#ffffff" if value == "white" else value
 
-    dark, light = sorted(luminance(colour(name + suffix)) for name in (text, ground))
-    assert (light + 0.05) / (dark + 0.05) >= least
+def test_the_focus_stands_out_from_the_page():
+    for focus, suffix in zip(re.findall(r"--focus: (#\w{6})", CSS), ("", "_dark"), strict=True):
+        assert contrast(focus, colour_of("background_fill_primary", suffix)) >= 3
+    assert "outline: 3px solid var(--focus)" in CSS

@@ -13,7 +13,7 @@ from codegrid.errors import InputError, reason_of
 from codegrid.files import remove_folder, write_folder, write_json
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.processes import describe_machine
-from codegrid.tensors import digest_of, read_json, read_tensors, write_tensors
+from codegrid.tensors import check_finite, digest_of, read_json, read_tensors, write_tensors
 
 from .objective import Metrics
 
@@ -87,6 +87,7 @@ class Checkpoints:
         if not _is_history(fields.get("history"), fields["step"]) or not isinstance(fields.get("optimizers"), dict):
             raise InputError(f"{saved / 'state.json'} is not a training state")
         tensors = read_tensors(saved / "state.safetensors", str(fields.get("tensors")))
+        check_finite(saved / "state.safetensors", tensors)
         # all of it first: half-loaded weights would be worse than none
         states = self._fitting(saved, tensors, fields["optimizers"])
         for name, module in self.trainable.modules.items():

@@ -67,7 +67,8 @@ class Log:
 
     def _start_tracker(self, name: str, run: Run, settings: Training) -> None:
         folder = run.folder / FOLDER
-        check_held(folder)
+        for place in (folder, folder / PROJECT, folder / name):  # the last two are of the trackers
+            check_held(place)
         folder.mkdir(parents=True, exist_ok=True)
         if name == "tensorboard":
             # it would make each resumption a run of its own of the settings; they are in run.json
