@@ -33,16 +33,16 @@ def digits(output: str = "runs/demo") -> Recipe:
     codes, codes_test = str(place / "codes"), str(place / "codes_test")
     return Recipe(
         TrainTokenizer(
-            dataset="mnist5k", output=tokenizer, steps=2000, options={"num_embeddings": 256, "hidden_channels": 64}
+            dataset="mnist5k", output=tokenizer, steps=2400, batch_size=32, lr=0.004,
+            options={"num_embeddings": 256, "hidden_channels": 64},
         ),
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes),
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes_test, split="test"),
         TrainPrior(
-            codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=2000, batch_size=64,
-            lr=0.002, keep="last",
-            options={"num_layers": 8, "dropout": 0.2, "label_dropout": 0.0},
+            codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=1600, batch_size=32,
+            lr=0.004, keep="last", options={"num_layers": 8, "dropout": 0.2},
         ),
-        Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples")),
+        Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples"), guidance_scale=(1.5,)),
         Evaluate(dataset="mnist5k", tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
     )  # fmt: skip
 

@@ -34,6 +34,11 @@ def test_the_steps_of_a_recipe_fit_together(name):
     resolve_options(recipe.prior)  # raises where an option is not one of the model's
 
 
+def test_the_prior_of_the_demo_can_be_guided_and_asked_without_a_label():
+    recipe = digits()
+    assert resolve_options(recipe.prior)["label_dropout"] > 0 and recipe.samples.guidance_scale > (1.0,)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_of_the_paper_has_its_settings(name):
     tokenizer = RECIPES[name]().tokenizer
