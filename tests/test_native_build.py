@@ -30,7 +30,7 @@ def fresh(own_cache):
 
     def forget():
         building.library_or_reason.cache_clear()
-        backends._say_once.cache_clear()
+        backends.say_once.cache_clear()
 
     forget()
     yield own_cache
@@ -50,7 +50,7 @@ def test_the_library_is_compiled_once_and_a_damaged_or_foreign_one_again(own_cac
             (own_cache / command[command.index("-o") + 1]).write_bytes(good)
         return b"macros"
 
-    monkeypatch.setattr(building, "_run", compile_by_copying)
+    monkeypatch.setattr(building, "run_compiler", compile_by_copying)
     for damage, made in (
         (None, 1),  # another answer of the compiler: another processor, for example
         (None, 0),

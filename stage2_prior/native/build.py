@@ -86,7 +86,7 @@ def _find_or_compile(flags: tuple[str, ...]) -> Path:
     descriptor, aside = tempfile.mkstemp(".so", ".", folder)
     os.close(descriptor)
     try:
-        _run([*compiler, *flags, "-o", aside, str(SOURCES / MAIN)])
+        run_compiler([*compiler, *flags, "-o", aside, str(SOURCES / MAIN)])
         path = folder / f"{key}-{_digest(Path(aside).read_bytes())}.so"
         os.replace(aside, path)
     finally:
@@ -105,7 +105,7 @@ def _find_compiler() -> list[str]:
 def _digest_of_all(compiler: list[str], flags: tuple[str, ...]) -> str:
     """Return a digest of everything that a library depends on."""
     # what is defined without any source: the compiler's version, and each set of instructions that it would use here
-    macros = _run([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
+    macros = run_compiler([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
     sources = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
     return _digest(b"\0".join([*sources, *map(str.encode, flags), macros]))
 
@@ -123,7 +123,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _run(command: list[str]) -> bytes:
+def run_compiler(command: list[str]) -> bytes:
     """Return what a compiler prints. Raises `InputError`, with its first complaint, where it fails."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)

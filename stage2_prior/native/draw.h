@@ -23,7 +23,7 @@ template <bool as_sum> inline double above(const float* numbers, long padded, fl
             left += a > all(bound) ? (as_sum ? a : all(1.f)) : vec{};
             right += b > all(bound) ? (as_sum ? b : all(1.f)) : vec{};
         }
-        total += sum_of(__builtin_convertvector(left + right, dvec));
+        total += sum_of(left + right);
     }
     return total;
 }
@@ -55,7 +55,8 @@ template <bool as_sum> inline void keep_largest(float* numbers, long count, long
 inline double sum_of_group(const float* numbers, long first, long padded) {
     const long end = first + SMALL_GROUP < padded ? first + SMALL_GROUP : padded;
     dvec total = {};
-    for (long k = first; k < end; k += V) total += __builtin_convertvector(load(numbers + k), dvec);
+    for (long k = first; k < end; k += V / 2)
+        total += __builtin_convertvector(*reinterpret_cast<const half*>(numbers + k), dvec);
     return sum_of(total);
 }
 

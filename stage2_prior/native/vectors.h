@@ -18,7 +18,8 @@ constexpr long PANEL = 2 * V;
 
 typedef float vec __attribute__((vector_size(4 * V), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4), may_alias));
-typedef double dvec __attribute__((vector_size(8 * V), aligned(8)));
+typedef float half __attribute__((vector_size(2 * V), aligned(4), may_alias));
+typedef double dvec __attribute__((vector_size(4 * V), aligned(8)));
 
 #define INLINE __attribute__((always_inline)) inline
 #define UNROLLED _Pragma("GCC unroll 16")
@@ -39,9 +40,15 @@ INLINE vec in_register(vec x) {
     return x;
 }
 
-INLINE double sum_of(const dvec& x) {
+INLINE double sum_of(const vec& x) {
     double total = 0;
     for (long lane = 0; lane < V; lane++) total += x[lane];
+    return total;
+}
+
+INLINE double sum_of(const dvec& x) {
+    double total = 0;
+    for (long lane = 0; lane < V / 2; lane++) total += x[lane];
     return total;
 }
 

@@ -45,7 +45,7 @@ def choose_backend(backend: str, prior: Prior) -> str:
         return "torch"
     reason = find_reason()
     if reason:
-        _say_once(f"sampling goes on in PyTorch, at half the speed: {reason}")
+        say_once(f"sampling goes on in PyTorch, at half the speed: {reason}")
     return "torch" if reason else "native"
 
 
@@ -56,7 +56,8 @@ def backend_of(priors: Sequence[Prior], backend: str) -> str:
 
 
 @cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """Print a line if it has not been printed yet."""
     if os.environ.get("RANK", "0") == "0":  # the first of several processes
         say(line)
 
