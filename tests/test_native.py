@@ -220,6 +220,18 @@ def test_weights_that_were_changed_in_any_way_are_seen():
     assert not same(*drawn) and same(drawn[1], sample(prior, 30, backend="plain"))
 
 
+def test_torchs_defaults_change_nothing():
+    drawn = sample(floats(), 30, backend="native")
+    prior = floats()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert same(sample(prior, 30, backend="native"), drawn)
+        steps = prior.steps(Condition(), 2, "native")
+        assert torch.allclose(steps.next_logits()[:, 0], prior.logits(random_codes(prior))[0][:, :, 0, 0], atol=1e-4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("flags", [("-march=native", "-mno-avx512f"), ("-march=native", "-mno-avx"), ("-O0",)])

@@ -92,7 +92,7 @@ class PackedNetwork:
         weight = network.tables()[number].weight
         _, hidden, _, logits = cast("list[nn.Conv2d]", list(cast(nn.Sequential, network.heads[number])))
         codes, channels = weight.shape
-        tables = [self._hold(torch.empty(places, codes, 2 * self._size(channels))) for places in taps]
+        tables = [self._hold(weight.new_empty(places, codes, 2 * self._size(channels))) for places in taps]
         within = None
         if number < len(network.within_site):
             within = self._hold(self._padded(cast(nn.Embedding, network.within_site[number]).weight))

@@ -28,6 +28,10 @@ from .packing import pack
 if TYPE_CHECKING:
     from codegrid.stage2_prior.pixelcnn.network import PixelCNNNetwork
 
+# as the library reads them, whatever torch's defaults are
+FLOATS: Any = {"dtype": torch.float32, "device": "cpu"}
+INTEGERS: Any = {"dtype": torch.int64, "device": "cpu"}
+
 
 class NativeSteps:
     """The steps of a prior, for float32 weights on the CPU.
@@ -61,7 +65,7 @@ class NativeSteps:
         self.packed = pack(network, self.library)
         self.conditions = None if conditions is None else conditions.contiguous()
         self.maps = [None if one is None else self.packed.in_gates_order(one).contiguous() for one in maps]
-        self.codes = [torch.zeros(batch_size, grid.num_sites, dtype=torch.int64) for grid in layout]
+        self.codes = [torch.zeros(batch_size, grid.num_sites, **INTEGERS) for grid in layout]
         self.position = self._computed = 0
         self._logits: Tensor | None = None
         self._drawing: Drawing | None = None  # whose codes are drawn; otherwise logits are asked for
@@ -73,7 +77,8 @@ class NativeSteps:
         if self._logits is None:
             if self._drawing is not None or not self._blocks:
                 self._start(None)
-            logits = torch.empty(self.batch_size, self.layout[self.order[self.position][0]].num_embeddings)
+            grid, _ = self.order[self.position]
+            logits = torch.empty(self.batch_size, self.layout[grid].num_embeddings, **FLOATS)
             self._task.logits = logits.data_ptr()
             self._run(self.position + 1, self.position)
             self._logits = logits.unsqueeze(1)
@@ -116,14 +121,14 @@ class NativeSteps:
             ),
         )  # fmt: skip
         self._blocks = []
-        for numbers in torch.arange(samples).tensor_split(min(count, samples)):
+        for numbers in torch.arange(samples, **INTEGERS).tensor_split(min(count, samples)):
             rows = torch.cat([numbers, numbers + samples]) if config.guided else numbers.contiguous()
             block = structures.Block(len(rows), len(numbers), rows.data_ptr(), None)
             floats = self.library.pixelcnn_floats(self.packed.structure, self._task, block)
             check_memory(
                 f"the features of {samples:,} samples", 4 * floats * count, "draw fewer at once (`batch_size`)"
             )
-            memory = torch.zeros(floats)
+            memory = torch.zeros(floats, **FLOATS)
             block.memory = memory.data_ptr()
             self._held += [rows, memory]
             self._blocks.append(block)
