@@ -4,9 +4,10 @@ python -m benchmarks.sampling
 
 float32; K 512, 64 channels, 15 layers, kernel 7 then 3, 10 classes. Every contender runs in a process of its own, all
 of them in turn; times are medians, memory is the peak beyond what the process held after its imports. The forward pass
-is that of the faster memory format. Naive sampling is timed at the last 4 sites of its grids, all others known, and
-multiplied. Then: what a site costs in small and large grids, with guidance and with two codes, and how many samples
-differ between the cached and the plain sampler, or between batch sizes, because of float32's rounding.
+is that of the faster memory format; `torch` and `native` are the backends that compute nothing twice. Naive sampling is
+timed at the last 4 sites of its grids, all others known, and multiplied. Then: top-k and top-p, what a site costs in
+small and large grids, with guidance and with two codes, and how many samples differ between the cached and the plain
+sampler, or between batch sizes, because of float32's rounding.
 
 `--toy` runs every line at a tiny size in one process, in seconds: its figures mean nothing.
 """
@@ -24,6 +25,7 @@ from codegrid.stage2_prior import GatedPixelCNN, sample
 from .interleaved import Contender, Timing, measure
 
 NAIVE_SITES = 4
+CACHED = ("torch", "native")
 Step = Callable[[], object]
 
 
@@ -104,10 +106,10 @@ def forward_pass(layout: torch.memory_format, case: Case) -> Step:
     return step
 
 
-def cached_pass(case: Case, guidance_scale: float = 1.0) -> Step:
+def cached_pass(case: Case, backend: str, controls: dict[str, float] | None = None) -> Step:
     """New grids, as the commands draw them."""
     prior, labels = build_prior(case), labels_of(case.batch)
-    return lambda: sample(prior, case.batch, labels, batch_size=case.batch, guidance_scale=guidance_scale)
+    return lambda: sample(prior, case.batch, labels, batch_size=case.batch, backend=backend, **(controls or {}))
 
 
 def naive_sites(case: Case) -> Step:
@@ -132,59 +134,86 @@ def time_all(contenders: dict[str, tuple], plan: Plan) -> dict[str, Timing]:
     return timings
 
 
+def forwards(case: Case) -> dict[str, tuple]:
+    """The forward pass in both memory formats."""
+    formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+    return {name: (forward_pass, layout, case) for name, layout in formats.items()}
+
+
 def compare_with_forward(plan: Plan) -> None:
     """Forward, cached and naive, case by case."""
-    print(f"{'grid, batch':12} {'forward ms':>11} {'cached ms':>10} {'passes':>7} {'naive, passes':>14}"
-          f" {'MB: forward':>12} {'cached':>7} {'naive':>6}")  # fmt: skip
+    print(f"{'grid, batch':12} {'forward ms':>11} {'torch ms':>9} {'passes':>7} {'native ms':>10} {'passes':>7}"
+          f" {'naive, passes':>14} {'MB: forward':>12} {'torch':>6} {'native':>7} {'naive':>6}")  # fmt: skip
     for case in plan.compared:
-        timings = time_all(
-            {
-                "channels_last": (forward_pass, torch.channels_last, case),
-                "contiguous": (forward_pass, torch.contiguous_format, case),
-                "cached": (cached_pass, case),
-                "naive": (naive_sites, case),
-            },
-            plan,
-        )
-        cached, naive = timings["cached"], timings["naive"]
+        contenders = {**forwards(case), **{name: (cached_pass, case, name) for name in CACHED}}
+        timings = time_all({**contenders, "naive": (naive_sites, case)}, plan)
+        by_torch, native, naive = timings["torch"], timings["native"], timings["naive"]
         forward = min(timings["channels_last"], timings["contiguous"])
         passes = naive.seconds * case.height * case.width / NAIVE_SITES / forward.seconds
-        ratio = cached.seconds / forward.seconds
-        print(f"{case!s:12} {1e3 * forward.seconds:11.1f} {1e3 * cached.seconds:10.1f} {ratio:7.2f} {passes:14,.0f}"
-              f" {forward.megabytes:12.0f} {cached.megabytes:7.0f} {naive.megabytes:6.0f}",
+        print(f"{case!s:12} {1e3 * forward.seconds:11.1f}"
+              f" {1e3 * by_torch.seconds:9.1f} {by_torch.seconds / forward.seconds:7.2f}"
+              f" {1e3 * native.seconds:10.1f} {native.seconds / forward.seconds:7.2f} {passes:14,.0f}"
+              f" {forward.megabytes:12.0f} {by_torch.megabytes:6.0f} {native.megabytes:7.0f} {naive.megabytes:6.0f}",
               flush=True)  # fmt: skip
+
+
+def compare_controls(plan: Plan) -> None:
+    """Top-k and top-p."""
+    controls = {"top-k 100": {"top_k": 100}, "top-p 0.9": {"top_p": 0.9}, "both": {"top_k": 100, "top_p": 0.9}}
+    contenders = {
+        f"{name}, {backend}": (cached_pass, plan.guided, backend, controls[name])
+        for name in controls for backend in CACHED
+    }  # fmt: skip
+    timings = time_all({**forwards(plan.guided), **contenders}, plan)
+    forward = min(timings["channels_last"], timings["contiguous"])
+    print()
+    for name in contenders:
+        print(f"{name}, {plan.guided}: {timings[name].seconds / forward.seconds:.2f} passes")
 
 
 def compare_sites(plan: Plan) -> None:
     """Whether a site costs the same in any grid; guidance; two codes a site."""
-    timings = time_all({"small": (cached_pass, plan.small), "large": (cached_pass, plan.large)}, plan)
-    small, large = (
-        1e6 * timings[name].seconds / (case.height * case.width * case.batch)
-        for name, case in (("small", plan.small), ("large", plan.large))
-    )
-    print(f"\na site: {small:.1f} µs in {plan.small}, {large:.1f} µs in {plan.large}: {large / small:.2f} times")
-    timings = time_all(
-        {
-            "plainly": (cached_pass, plan.guided),
-            "guided": (cached_pass, plan.guided, 2.0),
-            "two codes": (cached_pass, plan.guided._replace(codes_a_site=2)),
-        },
-        plan,
-    )
-    for name in ("guided", "two codes"):
-        print(f"{name}, {plan.guided}: {timings[name].seconds / timings['plainly'].seconds:.2f} times as long")
+    cases = {"small": plan.small, "large": plan.large}
+    contenders = {
+        f"{name}, {backend}": (cached_pass, case, backend) for name, case in cases.items() for backend in CACHED
+    }
+    timings = time_all(contenders, plan)
+    print()
+    for backend in CACHED:
+        small, large = (
+            1e6 * timings[f"{name}, {backend}"].seconds / (case.height * case.width * case.batch)
+            for name, case in cases.items()
+        )
+        print(f"a site, {backend}: {small:.1f} µs in {plan.small}, {large:.1f} µs in {plan.large}:"
+              f" {large / small:.2f} times")  # fmt: skip
+    several = plan.guided._replace(codes_a_site=2)
+    for backend in CACHED:
+        timings = time_all(
+            {
+                "plainly": (cached_pass, plan.guided, backend),
+                "guided": (cached_pass, plan.guided, backend, {"guidance_scale": 2.0}),
+                "two codes": (cached_pass, several, backend),
+            },
+            plan,
+        )
+        for name in ("guided", "two codes"):
+            ratio = timings[name].seconds / timings["plainly"].seconds
+            print(f"{name}, {backend}, {plan.guided}: {ratio:.2f} times as long")
 
 
 def count_differences(case: Case) -> None:
     """Samples that rounding changes."""
     prior, labels, count = build_prior(case), labels_of(case.batch), case.batch
-    (cached,) = sample(prior, count, labels, batch_size=count)
     (plain,) = sample(prior, count, labels, batch_size=count, backend="plain")
-    (pieces,) = sample(prior, count, labels, batch_size=max(1, count // 16))
-    (double,) = sample(prior.double(), count, labels, batch_size=count)
-    for name, other in (("plain sampling", plain), ("smaller batches", pieces), ("float64", double)):
-        differ = int((other != cached).flatten(1).any(1).sum())
-        print(f"samples that differ from {name}: {differ} of {count}")
+    whole = {name: sample(prior, count, labels, batch_size=count, backend=name)[0] for name in CACHED}
+    pieces = {
+        name: sample(prior, count, labels, batch_size=max(1, count // 16), backend=name)[0] for name in CACHED
+    }  # fmt: skip
+    (double,) = sample(prior.double(), count, labels, batch_size=count, backend="torch")
+    for backend in CACHED:
+        for name, other in (("plain sampling", plain), ("smaller batches", pieces[backend]), ("float64", double)):
+            differ = int((other != whole[backend]).flatten(1).any(1).sum())
+            print(f"samples of {backend} that differ from {name}: {differ} of {count}")
 
 
 def main() -> None:
@@ -196,6 +225,7 @@ def main() -> None:
     plan = toy_plan() if flags.toy else full_plan(flags.rounds)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     compare_with_forward(plan)
+    compare_controls(plan)
     compare_sites(plan)
     count_differences(plan.differences)
 

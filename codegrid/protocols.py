@@ -186,7 +186,10 @@ class Prior(Model, Protocol):
 
 
 class Steps(Protocol):
-    """A forward pass that is driven step by step: by samplers, tests, an entropy coder."""
+    """A forward pass that is driven step by step: by samplers, tests, an entropy coder.
+
+    Steps that draw many codes faster than one by one also have `draw`: see `stage2_prior.sampling.sequential.Drawing`.
+    """
 
     order: Sequence[tuple[int, range]]  # (grid, sites in raster order) of each step
 

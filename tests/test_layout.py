@@ -148,11 +148,13 @@ def test_setup_names_exactly_the_packages_that_are_there():
             assert (path.parent / "__init__.py").exists(), f"{path.parent} is no package"
 
 
-def test_setup_takes_the_cards_along():
-    patterns = read_setup()["options.package_data"]["codegrid"].split()
-    assert {path for pattern in patterns for path in (ROOT / GROUND).glob(pattern)} >= {
-        *(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed",
-    }  # fmt: skip
+def test_setup_takes_the_cards_and_the_native_sources_along():
+    taken = set()
+    for package, patterns in read_setup()["options.package_data"].items():
+        folder = ROOT / (package.partition(".")[2] or package).replace(".", "/")
+        taken |= {path for pattern in patterns.split() for path in folder.glob(pattern)}
+    sources = [path for path in (ROOT / "stage2_prior" / "native").iterdir() if path.suffix in (".cpp", ".h")]
+    assert sources and taken == {*(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed", *sources}
 
 
 def test_every_test_that_the_table_of_faults_names_is_there():

@@ -1,7 +1,7 @@
 """The body of `codegrid evaluate`: metrics of reconstructions, codes and samples, and what each was measured on."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request
 from codegrid.pipelines.running.cli import print_once, print_plan
-from codegrid.pipelines.running.run_folder import Run
+from codegrid.pipelines.running.run_folder import Run, left_open
 from codegrid.progress import progress_bar
 from codegrid.stage1_vqvae.usage import LayoutUsage
 from codegrid.stage2_prior.likelihood import measure
+from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import read_json
 
 from .frechet import JudgedImages
@@ -46,13 +47,15 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         return compare_pictures(settings)
     inputs = load_inputs(settings)
     settings = inputs.settings
-    run = Run(settings.output, settings, **inputs.depends_on)
+    how = {} if inputs.request is None else {"backend": backend_of(inputs.priors, settings.backend)}
+    run = Run(settings.output, settings, *left_open(settings), **inputs.depends_on, **how)
     if run.finished:
         print_once(f"{run.shown} is finished: nothing to do")
         return read_json(run.folder / METRICS_FILE)
     if settings.dry_run:
         print_plan(f"{len(inputs.images):,} images to measure on; {len(inputs.priors)} priors")
         return {}
+    inputs.settings = replace(settings, backend=run.record["settings"].get("backend", settings.backend))
     run.start()
     inputs.need_extractor()
     tokenizer, images = inputs.tokenizer, inputs.images

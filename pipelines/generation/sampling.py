@@ -6,10 +6,10 @@ Shapes: n samples, b samples of a batch, c channels, H W image, *shape the sites
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -28,9 +28,10 @@ from codegrid.pipelines.drawing.blocks import save_by_class
 from codegrid.pipelines.running.cli import print_once, resume_bar
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down, write_together
-from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
+from codegrid.pipelines.running.run_folder import Run, left_open, open_codes_folder, read_setting, save_settings
+from codegrid.pipelines.running.settings import Backend
 from codegrid.pipelines.sample import Sample
-from codegrid.stage2_prior.sampling.backends import choose_backend
+from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import digest_of
 
 from .completion import Pictures, read_pictures, save_completions
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     pictures: Pictures | None  # that are completed
     request: Request
     accelerator: Accelerator
+    backend: str  # how the priors compute: of `auto` that which this machine chooses
 
     @property
     def name(self) -> str:
@@ -67,6 +69,10 @@ class Job(NamedTuple):
             "complete": self.pictures and self.pictures.fingerprint,
         }
 
+    def with_backend(self, backend: str) -> Job:
+        """Return the job with the backend of a run that is continued. Raises `InputError` where it cannot be here."""
+        return self._replace(backend=backend_of(self.pipeline.priors, backend))
+
     def names_of(self, rows: range) -> list[str]:
         """Return what some samples are of, for the names of files: the picture that they complete, or their class."""
         if (files := self.files_of(rows)) is not None:
@@ -79,9 +85,9 @@ def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
     accelerator = start_accelerator(settings.device)
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
-    choose_backend(settings.backend, pipeline.device)  # now, and not when a folder was begun
+    backend = backend_of(pipeline.priors, settings.backend)  # now, and not when a folder was begun
     pictures = None if settings.complete is None else read_pictures(settings.complete, pipeline.tokenizer)
-    job = Job(settings, pipeline, pictures, _ask(settings, pipeline, pictures), accelerator)
+    job = Job(settings, pipeline, pictures, _ask(settings, pipeline, pictures), accelerator, backend)
     if settings.format == "codegrid":
         leave_codes(job)
     else:
@@ -105,9 +111,11 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
 def leave_images(job: Job) -> None:
     """Leave images in files, and a sheet of the first ones."""
     settings, request = job.settings, job.request
-    run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, **job.facts()))
+    facts = {**job.facts(), "backend": job.backend}
+    run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, *left_open(settings), **facts))
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
+    job = job.with_backend(run.record["settings"]["backend"])
     labels = None if request.labels is None else request.labels.numpy()
     channels, height, width = job.pipeline.tokenizer.signal.shape
     shape = (request.num_samples, channels, height, width)
@@ -130,7 +138,7 @@ def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
     """Draw some samples on all processes: (b, c, H, W) uint8, batch by batch."""
 
     def draw(rows: range) -> tuple[torch.Tensor]:
-        return (to_uint8(job.pipeline.sample_rows(job.request, rows, job.settings.backend).images),)
+        return (to_uint8(job.pipeline.sample_rows(job.request, rows, job.backend).images),)
 
     for (images,) in map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update):
         yield images
@@ -151,12 +159,15 @@ def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
 def leave_codes(job: Job) -> None:
     """Leave the codes alone, as a code dataset."""
     settings, request, pipeline = job.settings, job.request, job.pipeline
+    if left_open(settings) and settings.output and not settings.overwrite:
+        earlier = broadcast_from_main(job.accelerator, lambda: read_setting(Path(settings.output), "backend"))
+        job = job.with_backend(earlier or job.backend)
     labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
     configs = [asdict(config) for config in request.configs]
     drawing = {
         "seed": request.seed, "labels": list(settings.labels), "num_known": request.num_known,
         **{name: [config[name] for config in configs] for name in configs[0]},
-        "priors": [prior.fingerprint() for prior in pipeline.priors],
+        "priors": [prior.fingerprint() for prior in pipeline.priors], "backend": job.backend,
     }  # fmt: skip
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
@@ -166,7 +177,7 @@ def leave_codes(job: Job) -> None:
     if missing is None:
         return print_once(f"{shown} is finished: nothing to do")
     if job.accelerator.is_main_process:
-        save_settings(folder, settings)
+        save_settings(folder, replace(settings, backend=cast(Backend, job.backend)))
     with resume_bar(shown, missing, request.num_samples, "sampling") as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
         write = partial(write_codes, folder, header, missing, provenance=drawing, tables=tables_of(pipeline.tokenizer))
@@ -178,7 +189,7 @@ def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any)
     """Draw the codes of some samples on all processes."""
 
     def draw(rows: range) -> Codes:
-        return job.pipeline.sample_codes(job.request, rows, job.settings.backend)
+        return job.pipeline.sample_codes(job.request, rows, job.backend)
 
     batches = map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
     codes = tuple(map(torch.cat, zip(*batches, strict=True)))

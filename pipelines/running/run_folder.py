@@ -21,10 +21,10 @@ from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
 from .cli import is_main_process, name_of, print_once
-from .config import describe_settings
+from .config import describe_settings, read_config
 from .options import resolve_options
 from .outputs import RUN_FILE, clear_output, open_output, visible
-from .settings import Command, Leaves, Training, UsesImages
+from .settings import Command, Drawing, Leaves, Training, UsesImages
 
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 
@@ -44,6 +44,7 @@ class Run:
         folder: the command's `output`. What a link leads to is found out once: everything is written there. Where
             `output` is left out, it is empty, and a folder is chosen. `shown` is its name for messages.
         settings: the command's settings. Options of the model are recorded beside them, the defaults too.
+        left_open: facts that this machine chose, since nobody said; where an earlier run is continued, its own hold.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
     The main process keeps others out of the folder from here on, and with `overwrite` empties it; a dry run only looks.
@@ -53,8 +54,8 @@ class Run:
     Raises `InputError` where another run uses the folder or has used it.
     """
 
-    def __init__(self, folder: str | Path, settings: Command, **facts: Any) -> None:
-        self.settings = settings
+    def __init__(self, folder: str | Path, settings: Command, *left_open: str, **facts: Any) -> None:
+        self.settings, self._left_open = settings, left_open
         recorded = {name: value for name, value in asdict(settings).items() if name not in NEUTRAL}
         if isinstance(settings, Training):
             del recorded["options"]
@@ -109,6 +110,7 @@ class Run:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
         was_finished = earlier.get("finished") is True
         before, now = earlier["settings"], self.record["settings"]
+        now |= {name: before[name] for name in self._left_open if name in before}
         longer = _is_longer(before, now)
         if longer:
             before = {**before, "steps": now["steps"]}
@@ -176,6 +178,19 @@ def save_settings(folder: Path, settings: Command) -> None:
     with write_folder(folder) as staging:
         text = describe_settings(settings, name_of(type(settings)), folder)
         (staging / SETTINGS_FILE).write_text(text, encoding="utf-8")
+
+
+def read_setting(folder: Path, name: str) -> Any:
+    """Return a setting of the run that has begun in a folder; None where there is none, or nothing tells."""
+    try:
+        return read_config(str(folder / SETTINGS_FILE)).get(name)
+    except InputError:
+        return None
+
+
+def left_open(settings: Drawing) -> list[str]:
+    """Return the facts of a run that draws which its settings leave to the machine, for `Run`."""
+    return ["backend"] if settings.backend == "auto" else []
 
 
 def read_record(folder: Path, command: str) -> dict[str, Any]:

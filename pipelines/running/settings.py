@@ -20,7 +20,7 @@ Dataset = Annotated[str, tyro.conf.arg(metavar="PATH|hf:NAME|{" + ",".join(NAMES
 Split = Literal["train", "test"]
 Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
-Backend = Literal["auto", "plain", "torch", "graph", "compiled"]
+Backend = Literal["auto", "plain", "torch", "native", "graph", "compiled"]
 Tracker = Literal["none", "tensorboard", "wandb"]
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Folder = Annotated[str, tyro.conf.arg(metavar="FOLDER")]
@@ -196,8 +196,9 @@ class Drawing(Compute):
     num_inference_steps: tuple[int, ...] = ()
     """Steps of priors that draw many sites at once. By default the prior's own number."""
     backend: Backend = "auto"
-    """How the prior computes: plain, one forward pass per step; torch, with a cache; graph, that as CUDA
-    graphs on a GPU; compiled, by torch.compile."""
+    """How the prior computes: plain, one forward pass per step; torch, with a cache; native, that in C++, on a CPU;
+    graph, that as CUDA graphs, on a GPU; compiled, by torch.compile. By default native or graph where that can be, and
+    else torch; a run that is continued keeps what it began with."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

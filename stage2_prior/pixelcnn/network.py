@@ -23,6 +23,8 @@ from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.conditions import Conditions
 from codegrid.stage2_prior.likelihood import cross_entropy
+from codegrid.stage2_prior.native.build import library_or_reason
+from codegrid.stage2_prior.native.steps import NativeSteps
 from codegrid.stage2_prior.options import PixelCNNOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
@@ -132,6 +134,7 @@ class GatedPixelCNN(ModelFolder, nn.Module):
     keeps: ClassVar[Keeps] = "first"
     controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p", "guidance_scale"})
     given_grids: ClassVar[tuple[int, ...]] = ()
+    has_graphs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -197,12 +200,22 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         logits = self.logits(codes, given)
         return tuple(cross_entropy(of_grid, grid) for of_grid, grid in zip(logits, codes, strict=True))
 
+    def why_not_native(self) -> str:
+        """Return in words why the native library cannot draw from this prior here; empty where it can."""
+        for weight in self.network.parameters():
+            if weight.dtype != torch.float32 or weight.device.type != "cpu":
+                return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
+        library = library_or_reason()
+        return library if isinstance(library, str) else ""
+
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the logits one code after the other, with nothing computed twice, or plainly by `logits`."""
-        backend = choose_backend(backend, self.device)
+        backend = choose_backend(backend, self)
         if backend == "plain":
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
         conditions = self.conditions.rows(given, batch_size, self.device)
+        if backend == "native":
+            return NativeSteps(self.network, self.layout, batch_size, conditions)
         return PixelCNNSteps(self.network, self.layout, batch_size, conditions, compiled=backend == "compiled")
 
     def sample(
@@ -215,8 +228,8 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         watch: bool = False,
     ) -> Iterator[Progress]:
         """Draw `noise.count` samples code by code; see `sample_sequential`. On a CUDA device as graphs of rows."""
-        if choose_backend(backend, self.device) == "graph":
-            return sample_by_rows(self, given, noise, config, known, watch, or_else=backend == "auto")
+        if choose_backend(backend, self) == "graph":
+            return sample_by_rows(self, given, noise, config, known, watch)
         return sample_sequential(self, given, noise, config, known, backend, watch)
 
     def shared_rows(self, other: GatedPixelCNN) -> dict[str, Rows]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from codegrid.codes import Condition, Known, Layout, Progress
 from codegrid.devices import widest
-from codegrid.errors import InputError, reason_of
+from codegrid.errors import reason_of
 from codegrid.noise import Noise
 from codegrid.progress import say
 from codegrid.sampling_config import SamplingConfig
@@ -97,9 +97,8 @@ def sample_by_rows(
     config: SamplingConfig,
     known: Known | None = None,
     watch: bool = False,
-    or_else: bool = False,
 ) -> Iterator[Progress]:
-    """Draw `noise.count` samples, as `sample_sequential` does; `or_else` by that where no graph can be recorded.
+    """Draw `noise.count` samples, as `sample_sequential` does; by that, with a line, where no graph can be recorded.
 
     Tensors and graph are kept by the network for the next batch of this size and these settings.
 
@@ -113,15 +112,13 @@ def sample_by_rows(
     sampler = kept.take(key)
     if sampler is None:
         sampler = _make_sampler(prior, key, conditions)
-        if or_else and isinstance(sampler, str):
+        if isinstance(sampler, str):
             say(f"sampling goes on without a CUDA graph, which cannot be recorded: {sampler}")
     try:
         if isinstance(sampler, RowSampler):
             yield from _draw_rows(prior.layout, sampler, conditions, noise, known, watch)
-        elif or_else:
-            yield from sample_sequential(prior, given, noise, config, known, "torch", watch)
         else:
-            raise InputError(f"`backend` graph: it cannot be recorded: {sampler}: choose torch, or leave it out")
+            yield from sample_sequential(prior, given, noise, config, known, "torch", watch)
     finally:
         kept.put(key, sampler, weights)
 

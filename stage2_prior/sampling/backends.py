@@ -4,34 +4,68 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from codegrid.errors import InputError
 from codegrid.limits import check_name
+from codegrid.progress import say
 
 if TYPE_CHECKING:
     import torch
 
-# plain: a forward pass a step, the reference; torch: nothing computed twice; graph: that on a GPU, a row of sites as
-# one CUDA graph; compiled: that with torch.compile, which takes a minute for each batch size, and is slower on a CPU
-BACKENDS = ("auto", "plain", "torch", "graph", "compiled", "native")
+    from codegrid.protocols import Prior
+
+# plain: a forward pass a step, the reference; torch: nothing computed twice; native: that in C++, for float32 on a CPU,
+# in half the time; graph: that on a GPU, a row of sites as one CUDA graph; compiled: that with torch.compile, which
+# takes a minute for each batch size, and is slower on a CPU
+BACKENDS = ("auto", "plain", "torch", "native", "graph", "compiled")
 
 
-def choose_backend(backend: str, device: torch.device) -> str:
-    """Return the backend that a name stands for on a device: `plain`, `torch`, `graph` or `compiled`.
+def choose_backend(backend: str, prior: Prior) -> str:
+    """Return the backend that a name stands for with a prior: one of `BACKENDS`, but `auto`.
+
+    `auto` is `graph` on a GPU, if the prior `has_graphs`, and `native` on a CPU where the prior's `why_not_native`, if
+    it has one, finds no reason against it. Such a reason is said, once.
 
     Raises `InputError` where there is none of this name, or the machine lacks what it needs.
     """
     check_name("backend", backend, BACKENDS)
+    find_reason = getattr(prior, "why_not_native", None)
     if backend == "native":
-        raise InputError("`backend` native: there is no native sampler of this prior; choose torch, or leave it out")
+        reason = find_reason() if find_reason else "this prior has no native sampler"
+        if reason:
+            raise InputError(f"`backend` native: {reason}; choose `backend` torch, or leave it out")
     if backend == "compiled":
-        require_compiler(device, "`backend` compiled")
-    if backend == "graph" and device.type != "cuda":
-        raise InputError(f"`backend` graph: CUDA graphs need a GPU, and the prior is on {device}: choose torch")
-    if backend == "auto":
-        return "graph" if device.type == "cuda" else "torch"
-    return backend
+        require_compiler(prior.device, "`backend` compiled")
+    on_gpu, has_graphs = prior.device.type == "cuda", getattr(prior, "has_graphs", False)
+    if backend == "graph" and not (on_gpu and has_graphs):
+        reason = f"CUDA graphs need a GPU, and the prior is on {prior.device}" if has_graphs else "this prior has none"
+        raise InputError(f"`backend` graph: {reason}: choose torch, or leave it out")
+    if backend != "auto":
+        return backend
+    if on_gpu and has_graphs:
+        return "graph"
+    if find_reason is None or prior.device.type != "cpu":
+        return "torch"
+    reason = find_reason()
+    if reason:
+        say_once(f"sampling goes on in PyTorch, at half the speed: {reason}")
+    return "torch" if reason else "native"
+
+
+def backend_of(priors: Sequence[Prior], backend: str) -> str:
+    """Return the backend that a name stands for with several priors; `auto` where they differ."""
+    names = {choose_backend(backend, prior) for prior in priors}
+    return names.pop() if len(names) == 1 else backend
+
+
+@cache
+def say_once(line: str) -> None:
+    """Print a line if it has not been printed yet."""
+    if os.environ.get("RANK", "0") == "0":  # the first of several processes
+        say(line)
 
 
 def require_compiler(device: torch.device, use: str) -> None:

@@ -9,6 +9,8 @@ Shapes: b batch, n sites of a step, m codes of several steps, K num_embeddings, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from torch import Tensor
 from codegrid.codes import Codes, Condition, Known, Layout, Progress
 from codegrid.errors import InputError
 from codegrid.noise import Noise
-from codegrid.protocols import Sequential
+from codegrid.protocols import Sequential, Steps
 from codegrid.sampling_config import SamplingConfig
 
 from .checks import check_request, flatten, spread_known, start_grids, with_hidden
@@ -58,6 +60,19 @@ def sample_sequential(
     yield Progress(codes, drawn, 1.0)
 
 
+class Drawing(NamedTuple):
+    """Tensors (b, sites) of each grid that codes are drawn from and into.
+
+    Steps may have a method `draw(drawing, begin, end)` that draws the codes of the steps from `begin` to `end`; all
+    codes before those are in `drawing`. With guidance the second half of the steps' batch is without labels.
+    """
+
+    codes: list[Tensor]  # int64
+    kept: list[Tensor] | None  # bool: codes that stay as they are
+    uniforms: list[Tensor]  # in [0, 1)
+    config: SamplingConfig
+
+
 def _take_steps(
     prior: Sequential,
     given: Condition,
@@ -78,22 +93,32 @@ def _take_steps(
     if leading:
         steps.append(torch.cat(leading, dim=1).repeat(times, 1))
     uniforms = [noise.uniforms(f"grid {i}", grid.num_sites).to(prior.device) for i, grid in enumerate(prior.layout)]
+    drawing = Drawing(sites, marks if first < mixed else None, uniforms, config)
+    draw = getattr(steps, "draw", None) or partial(_draw_one_by_one, steps)  # some steps draw many codes at once
     shown = first
-    for number in range(first, len(order)):
-        grid, here = order[number]
-        place = slice(here.start, here.stop)
-        new = sample_from_logits(steps.next_logits(), uniforms[grid][:, place], config)
-        if number < mixed:  # some samples know some of these codes
-            new = torch.where(marks[grid][:, place], sites[grid][:, place], new)
-        sites[grid][:, place] = new
-        if number + 1 == len(order):
+    for end in range(first + 1, len(order) + 1):
+        if end < len(order) and not (watch and _ends_row(order, end - 1, prior.layout)):
+            continue
+        draw(drawing, shown, end)
+        if end == len(order):
             return
-        steps.append(torch.cat([new, new]) if config.guided else new)
-        if watch and _ends_row(order, number, prior.layout):
-            for of_grid, there in order[shown : number + 1]:
-                marks[of_grid][:, there.start : there.stop] = True
-            shown = number + 1
-            yield Progress(codes, drawn, (shown - first) / (len(order) - first))
+        for of_grid, there in order[shown:end]:
+            marks[of_grid][:, there.start : there.stop] = True
+        shown = end
+        yield Progress(codes, drawn, (shown - first) / (len(order) - first))
+
+
+def _draw_one_by_one(steps: Steps, drawing: Drawing, begin: int, end: int) -> None:
+    """Draw the codes of the steps from `begin` to `end`, those before which `steps` knows."""
+    for number in range(begin, end):
+        grid, here = steps.order[number]
+        place = slice(here.start, here.stop)
+        new = sample_from_logits(steps.next_logits(), drawing.uniforms[grid][:, place], drawing.config)
+        if drawing.kept is not None:
+            new = torch.where(drawing.kept[grid][:, place], drawing.codes[grid][:, place], new)
+        drawing.codes[grid][:, place] = new
+        if number + 1 < len(steps.order):
+            steps.append(torch.cat([new, new]) if drawing.config.guided else new)
 
 
 class PlainSteps:

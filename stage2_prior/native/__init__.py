@@ -1,0 +1,1 @@
+"""A sampler in C++ for the CPU: compiled when it is first used, called through ctypes."""

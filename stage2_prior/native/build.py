@@ -1,0 +1,136 @@
+"""The native library: compiled on the machine where it runs, when it is first used, and kept for this user.
+
+A file's name holds two digests. The first follows from the sources, the flags, and what the compiler says of itself and
+of the processor: a home folder that several machines share holds a library for each kind. The second is that of the
+file's own content, so that a damaged one is found before it is loaded, and made again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from codegrid.errors import InputError, reason_of
+
+from .structures import declare
+
+SOURCES = Path(__file__).parent
+MAIN = "pixelcnn.cpp"
+COMPILERS = ("c++", "g++", "clang++")
+SECONDS = 300  # that a compiler may take
+# what each takes for "this very processor"
+THIS_PROCESSOR = "-march=native" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu=native"
+FLAGS = ("-O2", "-std=c++17", "-ffp-contract=fast", "-fvisibility=hidden", "-shared", "-fPIC")
+
+
+def load_library(*flags: str) -> ctypes.CDLL:
+    """Return the library for this processor, or with other flags in the place of that one.
+
+    Raises `InputError`, saying why, where there can be none.
+    """
+    if sys.platform == "win32":
+        raise InputError("the native sampler needs GCC or Clang, which is not looked for on Windows")
+    try:
+        return declare(ctypes.CDLL(str(_find_or_compile((*FLAGS, *(flags or (THIS_PROCESSOR,)))))))
+    except OSError as error:  # the disk's, or the loader's
+        raise InputError(f"the native sampler cannot be kept or loaded ({reason_of(error)})") from error
+
+
+@cache
+def library_or_reason() -> ctypes.CDLL | str:
+    """Return the library for this processor, or in words why there is none; found out once."""
+    try:
+        return load_library()
+    except InputError as error:
+        return str(error)
+
+
+def cache_folder() -> Path:
+    """Return this user's folder for compiled libraries, which nobody else can write into; it is made where it is not.
+
+    Raises `InputError` where there can be no such folder.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codegrid"
+    except RuntimeError as error:
+        raise InputError(f"there is no home folder to keep the native sampler in ({reason_of(error)})") from error
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{folder} is not a folder: remove it, or set XDG_CACHE_HOME to another place")
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise InputError(f"others can write into {folder}: remove it, or set XDG_CACHE_HOME to a place of your own")
+    return folder
+
+
+def _find_or_compile(flags: tuple[str, ...]) -> Path:
+    compiler = _find_compiler()
+    folder = cache_folder()
+    key = _digest_of_all(compiler, flags)
+    for path in folder.glob(f"{key}-*.so"):
+        if _is_whole(path):
+            return path
+        with suppress(OSError):  # someone else has removed it
+            path.unlink()
+    descriptor, aside = tempfile.mkstemp(".so", ".", folder)
+    os.close(descriptor)
+    try:
+        run_compiler([*compiler, *flags, "-o", aside, str(SOURCES / MAIN)])
+        path = folder / f"{key}-{_digest(Path(aside).read_bytes())}.so"
+        os.replace(aside, path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+    return path
+
+
+def _find_compiler() -> list[str]:
+    for name in (os.environ.get("CXX", ""), *COMPILERS):
+        words = shlex.split(name)
+        if words and shutil.which(words[0]):
+            return words
+    raise InputError("the native sampler needs a C++ compiler: install one, g++ for example")
+
+
+def _digest_of_all(compiler: list[str], flags: tuple[str, ...]) -> str:
+    """Return a digest of everything that a library depends on."""
+    # what is defined without any source: the compiler's version, and each set of instructions that it would use here
+    macros = run_compiler([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
+    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
+    return _digest(b"\0".join([*sources, *map(str.encode, flags), macros]))
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether a library is one that we left, as we left it."""
+    with suppress(OSError):
+        found = os.lstat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid():
+            return path.stem.rpartition("-")[2] == _digest(path.read_bytes())
+    return False
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def run_compiler(command: list[str]) -> bytes:
+    """Return what a compiler prints. Raises `InputError`, with its first complaint, where it fails."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"the native sampler was not compiled: {command[0]} takes more than {SECONDS} s") from error
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").splitlines()
+        complaint = next((line for line in lines if "error" in line.lower()), f"exit code {done.returncode}")
+        raise InputError(f"the native sampler was not compiled: {command[0]} fails ({complaint.strip()[:200]})")
+    return done.stdout
