@@ -23,6 +23,7 @@ from .browser import Browser
 WIDTHS = (400, 900, 1400)  # of the window
 SCHEMES = ("light", "dark")
 IN_README = {(1400, "light"): "viewer.png", (400, "light"): "viewer-narrow.png"}
+TALLEST = 5  # times the width
 LEAST = {"#samples img": 80, "#completions img": 80, "#input img": 150, "#grid img": 300}  # pixels of a picture's width
 FILLED = """['#samples', '#completions'].every(place => document.querySelector(place + ' img'))
     && [...document.querySelectorAll('.progress')].every(words => words.innerText.trim() == '100% drawn')"""
@@ -75,7 +76,9 @@ def main() -> None:
                     found = find_faults(browser, served.address, width, settings.axe)
                 faults += [f"{path}: {fault}" for fault in found]
                 if (width, scheme) in IN_README:
-                    shutil.copy(path, Path(settings.output) / IN_README[width, scheme])
+                    picture = Image.open(path)
+                    height = min(picture.height, TALLEST * width)  # in the README they stand side by side
+                    picture.crop((0, 0, width, height)).save(Path(settings.output) / IN_README[width, scheme])
     if faults:
         raise SystemExit("\n".join(["error: the page has faults", *faults]))
 
