@@ -68,7 +68,7 @@ def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list
 
 
 def other_forms(lines: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The same commands, and those that leave other forms of files, by names whose first word is the command."""
+    """Add commands that leave other forms of files, by names whose first word is the command."""
     forms = {"export_codes": ("npz", "parquet"), "sample": ("png", "codegrid")}
     others = {f"{name} {form}": [*lines[name], "--format", form] for name in forms for form in forms[name]}
     return {**lines, **others}

@@ -115,7 +115,7 @@ def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator
 
 
 class Watch(NamedTuple):
-    """What the main process does beside the steps: it notes figures now and then, and validates."""
+    """The work of the main process beside the steps: to note figures now and then, and to validate."""
 
     folder: Path  # of the run
     trainer: Trainer
