@@ -13,7 +13,7 @@ from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior import GatedPixelCNN, sample
-from codegrid.stage2_prior.pixelcnn import rows
+from codegrid.stage2_prior.pixelcnn import cache, rows
 from codegrid.stage2_prior.pixelcnn.rows import sample_by_rows
 from codegrid.stage2_prior.sampling.backends import choose_backend
 
@@ -67,6 +67,15 @@ def test_a_default_prior_draws_the_same_by_rows_and_by_steps_in_float32(device):
     torch.manual_seed(0)
     prior = GatedPixelCNN((Grid((4, 4), 512),), num_classes=10).eval().to(device)
     assert same(by_rows(prior, 8), by_steps(prior, 8))
+
+
+@pytest.mark.parametrize("sizes", [(8,), (4, 8, 5)])
+def test_rows_that_only_fill_up_a_product_change_no_sample(monkeypatch, sizes):
+    prior = build(sizes, (3, 4), 3)
+    expected = by_steps(prior, 4, LABELS, guidance_scale=1.5)
+    monkeypatch.setitem(cache.SLOW_ROWS, "cpu", range(2, 13))
+    assert same(by_steps(prior, 4, LABELS, guidance_scale=1.5), expected)
+    assert same(by_rows(prior, 4, LABELS, guidance_scale=1.5), expected)
 
 
 @each_device

@@ -27,6 +27,9 @@ from .folding import HorizontalWeights, VerticalWeights
 if TYPE_CHECKING:
     from .network import PixelCNNNetwork
 
+# cuBLAS takes ten times as long for the chain's products of 8 to 16 rows as for 17 (H100; 2 to 4 rows are fast)
+SLOW_ROWS = {"cuda": range(5, 17)}
+
 
 class PixelCNNSteps:
     """One code's logits at a time: ask `next_logits()`, then `append` the codes that were drawn."""
@@ -176,26 +179,28 @@ class HorizontalStack:
     def __init__(self, weights: HorizontalWeights, batch_size: int, width: int) -> None:
         self.weights, like = weights, weights.out
         layers, channels, reach = *like.shape[:2], len(weights.tables[0])
-        self.width, self.channels = width, channels
+        self.width, self.channels, self.batch_size = width, channels, batch_size
+        slow = SLOW_ROWS.get(like.device.type, range(0))
+        rows = slow.stop if batch_size in slow else batch_size  # those behind the batch are nobody's
         # what sites get from above and, in the first layer, from the left; beyond the last column nobody looks
-        self.from_above = like.new_zeros(width + reach, layers, batch_size, 2 * channels)
+        self.from_above = like.new_zeros(width + reach, layers, rows, 2 * channels)
         columns = [column.unbind(0) for column in self.from_above[:width].unbind(0)]
         self.chains = [[(left, *left.chunk(2, dim=1)) for left in column] for column in columns]
         # of each layer but the first the inputs that its kernel reaches, the own site's last
         sites = weights.kernels.shape[1] // channels
-        self.seen = like.new_zeros(layers - 1, batch_size, sites * channels)
+        self.seen = like.new_zeros(layers - 1, rows, sites * channels)
         self.own = self.seen[:, :, -channels:]
-        self.result = like.new_empty(batch_size, channels)  # what the heads read
+        self.result = like.new_empty(rows, channels)  # what the heads read
         self.inputs, self.kernels, self.out = (
             stacked.unbind(0) for stacked in (self.seen, weights.kernels, weights.out)
         )
         self.features = [*self.own.unbind(0), self.result]  # the residual stream behind each layer
-        self.gated = like.new_empty(batch_size, channels)
+        self.gated = like.new_empty(rows, channels)
 
     def start_row(self) -> torch.Tensor:
         """Forget the row above, and return where the new row's sites get what comes from above: (w, l, b, 2c)."""
         self.seen.zero_()
-        return self.from_above[: self.width]
+        return self.from_above[: self.width, :, : self.batch_size]
 
     def logits_at(self, column: int, grid: int) -> torch.Tensor:
         """Return the logits (b, K) of a site's first code, or of a later one after `take_in` of those before."""
@@ -204,7 +209,7 @@ class HorizontalStack:
         head = self.weights.heads[grid]
         hidden = torch.maximum(self.result, self.weights.floor)
         hidden = torch.addmm(head.hidden_bias, hidden, head.hidden).relu_()
-        return torch.addmm(head.logits_bias, hidden, head.logits)
+        return torch.addmm(head.logits_bias, hidden, head.logits)[: self.batch_size]
 
     def _run_chain(self, column: int) -> None:
         """Compute the features of all layers at a site."""
@@ -220,13 +225,13 @@ class HorizontalStack:
 
     def take_in(self, grid: int, codes: torch.Tensor) -> None:
         """Let the heads of later grids see the codes (b,) of the own site."""
-        self.result += F.embedding(codes, self.weights.within_site[grid])
+        self.result[: self.batch_size] += F.embedding(codes, self.weights.within_site[grid])
 
     def pass_on(self, column: int, of_site: list[torch.Tensor]) -> None:
         """Let the site left of `column`, whose codes (b,) of each grid are known now, be seen from its right."""
         channels = self.channels
         for table, codes in zip(self.weights.tables, of_site, strict=True):
-            self.from_above[column : column + len(table), 0] += table[:, codes]
+            self.from_above[column : column + len(table), 0, : self.batch_size] += table[:, codes]
         sites = self.seen.shape[2] // channels
         if sites > 2:
             self.seen[:, :, : -2 * channels] = self.seen[:, :, channels:-channels].clone()
@@ -249,7 +254,7 @@ class CompiledStack(HorizontalStack):
         self.own.copy_(features[:-1])
         if w.within_site:
             self.result.copy_(features[-1])
-        return logits
+        return logits[: self.batch_size]
 
 
 def _gate(x: torch.Tensor, values: torch.Tensor, gate: torch.Tensor, out: torch.Tensor) -> None:
