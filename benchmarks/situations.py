@@ -208,19 +208,27 @@ def links_in_the_output(scene: Scene) -> str:
     link.symlink_to(scene.draw.choice((mine / "all" / link.relative_to(output), mine / "all")))
     if goes_on:
         child.go_on()
-        met = scene.judge(name, output, child.wait(), child.output())
+        code = child.wait()
+        if code == 0:  # a file that was finished before is not written again
+            _put_back(link, scene.place / "aside")
+        met = scene.judge(name, output, code, child.output())
     else:
         met = scene.go_on(name, output)
     if _everything_in(mine) != before:
         return f"{name}: {link.relative_to(output)} was followed"
     if met == REFUSED:
-        if link.is_symlink():
-            link.unlink()
-        if (scene.place / "aside").exists() and not link.exists():
-            (scene.place / "aside").rename(link)
+        _put_back(link, scene.place / "aside")
         again = scene.go_on(name, output)
         return met if again == WHOLE else f"{name}, without the link {link.relative_to(output)}: {again}"
     return met if met == WHOLE else f"{name}, {link.relative_to(output)}: {met}"
+
+
+def _put_back(link: Path, aside: Path) -> None:
+    """Take a link away, and put what it replaced in its place, unless something new is there."""
+    if link.is_symlink():
+        link.unlink()
+    if aside.exists() and not link.exists():
+        aside.rename(link)
 
 
 def _everything_in(folder: Path) -> dict[Path, tuple[int, bytes]]:
