@@ -38,8 +38,8 @@ def digits(output: str = "runs/demo") -> Recipe:
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes),
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes_test, split="test"),
         TrainPrior(
-            codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=1600, batch_size=32,
-            lr=0.004, keep="last", options={"num_layers": 8, "dropout": 0.2},
+            codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=2400, batch_size=32,
+            lr=0.004, keep="last", options={"num_layers": 5, "dropout": 0.2},
         ),
         Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples"), guidance_scale=(1.5,)),
         Evaluate(dataset="mnist5k", tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
