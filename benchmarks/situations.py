@@ -227,7 +227,7 @@ def _put_back(link: Path, aside: Path) -> None:
     """Take a link away, and put what it replaced in its place, unless something new is there."""
     if link.is_symlink():
         link.unlink()
-    if aside.exists() and not link.exists():
+    if aside.exists() and link.parent.is_dir() and not link.exists():
         aside.rename(link)
 
 
