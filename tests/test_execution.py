@@ -7,9 +7,17 @@ import pytest
 import torch
 from conftest import TINY_PRIOR, TINY_TOKENIZER
 from safetensors.torch import load_file
+from torch.torch_version import TorchVersion
 
 from codegrid.errors import InputError
-from codegrid.pipelines.running.device import ComputeConfig, channels_last, choose_compute, keep_memory, place
+from codegrid.pipelines.running.device import (
+    RIGHT_GRADIENTS,
+    ComputeConfig,
+    channels_last,
+    choose_compute,
+    keep_memory,
+    place,
+)
 from codegrid.pipelines.training.trainer import fused_adam
 
 
@@ -44,6 +52,13 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
         choose_compute(settings, torch.device("cpu"))
 
 
+def test_a_compiler_that_is_known_to_be_wrong_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.__version__", TorchVersion("2.6.0+cu124"))
+    settings = SimpleNamespace(precision="fp32", compile=True)
+    with pytest.raises(InputError, match="`compile`: what PyTorch 2"):
+        choose_compute(settings, torch.device("cpu"))
+
+
 def test_how_a_run_computes_is_said_in_a_few_words():
     assert str(ComputeConfig("bf16", compiled=True)) == "bf16, compiled" and str(ComputeConfig("fp32")) == "fp32"
 
@@ -67,6 +82,7 @@ def test_memory_is_kept_as_far_as_the_c_library_allows(largest, kept, monkeypatc
     assert taken == kept
 
 
+@pytest.mark.skipif(torch.__version__ < RIGHT_GRADIENTS, reason="this PyTorch compiles gradients wrongly")
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_learns_what_one_that_is_not_compiled_learns(tmp_path, small_run, run_script):
     flags = ("--codes", small_run / "codes", *TINY_PRIOR)

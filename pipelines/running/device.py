@@ -94,6 +94,10 @@ def keep_memory() -> None:
                 mallopt(parameter, value)
 
 
+# 2.6 counts what belongs to one row of an embedding once where it occurs several times; 2.7 and 2.14 do not
+RIGHT_GRADIENTS = (2, 7)
+
+
 class ComputeConfig(NamedTuple):
     """How a training step is computed; none of it changes what is computed, but for rounding."""
 
@@ -107,6 +111,11 @@ class ComputeConfig(NamedTuple):
 def choose_compute(settings: Training, device: torch.device) -> ComputeConfig:
     """Return what the settings say, and for what they leave open what is fast on this device."""
     if settings.compile:
+        if device.type == "cpu" and torch.__version__ < RIGHT_GRADIENTS:
+            raise InputError(
+                f"`compile`: what PyTorch {torch.__version__} compiles for CPUs learns embeddings wrongly: leave it "
+                "out, or install PyTorch 2.7 or a newer one"
+            )
         require_compiler(device, "`compile`")
     return ComputeConfig(choose_precision(settings.precision, device), settings.compile)
 
