@@ -111,12 +111,12 @@ class ComputeConfig(NamedTuple):
 def choose_compute(settings: Training, device: torch.device) -> ComputeConfig:
     """Return what the settings say, and for what they leave open what is fast on this device."""
     if settings.compile:
+        require_compiler(device, "`compile`")
         if device.type == "cpu" and torch.__version__ < RIGHT_GRADIENTS:
             raise InputError(
                 f"`compile`: what PyTorch {torch.__version__} compiles for CPUs learns embeddings wrongly: leave it "
                 "out, or install PyTorch 2.7 or a newer one"
             )
-        require_compiler(device, "`compile`")
     return ComputeConfig(choose_precision(settings.precision, device), settings.compile)
 
 
