@@ -85,6 +85,7 @@ def train(
                 with throughput.pause():
                     checkpoints.save(done, history)
             if stop and stop != FINISH:
+                accelerator.wait_for_everyone()  # one that is gone would have the first one killed, which saves
                 raise Stopped(stop)
             if stop:
                 break
