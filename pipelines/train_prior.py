@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from codegrid.errors import InputError
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.places import PARTS, find_part
@@ -55,6 +56,9 @@ class TrainPrior(Training):
     """Clip the gradient to this norm."""
     unconditional: Flag = False
     """Ignore the labels of the codes. Otherwise the prior is conditioned on them, where there are any."""
+    shard: Flag = False
+    """Split the weights, and all that training keeps of them, over the processes (FSDP): for priors that do not fit
+    one GPU."""
 
     def __post_init__(self) -> None:
         if self.run is not None and not self.codes:
@@ -64,6 +68,8 @@ class TrainPrior(Training):
             object.__setattr__(self, "tokenizer", tokenizer)
             object.__setattr__(self, "codes", str(Path(self.run) / PARTS["codes"]))
         super().__post_init__()
+        if self.shard and self.compile:
+            raise InputError("`shard` splits the networks that `compile` would compile whole: give one of them")
 
 
 def main() -> None:

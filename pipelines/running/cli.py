@@ -27,6 +27,7 @@ from codegrid.registry import load_plugin
 from codegrid.strict_json import to_json
 
 from .config import check_config, read_config
+from .launch import join_launch
 from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
 from .settings import Command, Flag, Leaves, Training
 
@@ -75,6 +76,7 @@ def run_command(settings_type: type[Command], body: str) -> None:
     verbose = not {"-v", "--verbose"}.isdisjoint(argv)
     output = None
     try:
+        join_launch()
         settings = parse(settings_type, argv)
         output, as_json = getattr(settings, "output", None), getattr(settings, "json", False)
         keep_quiet(settings.quiet)
@@ -167,7 +169,7 @@ def name_of(settings_type: type[Command]) -> str:
 
 
 def is_main_process() -> bool:
-    """Return whether this is the first of the processes that torchrun started, or the only one."""
+    """Return whether this is the first of the processes that were started together, or the only one."""
     # a RANK alone has been left by an earlier one
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 

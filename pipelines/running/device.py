@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
 from codegrid.devices import find_device
@@ -19,14 +21,26 @@ from codegrid.errors import InputError
 from codegrid.stage2_prior.sampling.backends import require_compiler
 
 from .cli import print_once
+from .launch import join_launch
 from .settings import Training
 
 Module = TypeVar("Module", bound=nn.Module)
 
+ENGINES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+PATIENCE = timedelta(hours=2)  # of processes that wait for the first one, which may read all of a large data set
+
 
 def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> Accelerator:
-    """Join the other processes that torchrun started, if any, and choose the device; `options` are `Accelerator`'s."""
-    chosen = find_device(device)
+    """Join the other processes that were started with this one, if any, and choose the device.
+
+    `options` are `Accelerator`'s. Of what `accelerate launch` was told, the processes and `--cpu` count.
+
+    Raises `InputError` where it was told to use another engine.
+    """
+    join_launch()
+    chosen = find_device("cpu" if device == "auto" and _is_on("ACCELERATE_USE_CPU") else device)
+    for engine in filter(_is_on, ENGINES):
+        raise InputError(f"{engine} is set, but codegrid has an engine of its own: unset it; `shard` splits a prior")
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and chosen.index is not None:
         raise InputError(f"`device` {device}: of several processes each takes its own: use `device` {chosen.type}")
@@ -34,12 +48,18 @@ def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> A
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32: a GPU's convolutions would round to 10 bits
     if not several and PartialState._shared_state and PartialState().device != chosen:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier call of this program took another device
-    with environment(**{} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
-        accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="no", **options)
+    ours = {"ACCELERATE_USE_CPU": str(chosen.type == "cpu"), "ACCELERATE_DYNAMO_BACKEND": "no"}
+    with environment(**ours, **{} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
+        patience = InitProcessGroupKwargs(timeout=PATIENCE)
+        accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="no", kwargs_handlers=[patience], **options)
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
         print_once(f"device: {accelerator.device}{processes}")
     return accelerator
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1", "yes")
 
 
 @contextmanager
@@ -72,7 +92,7 @@ def choose_device(device: str) -> torch.device:
     """Return the device of a command that runs as one process."""
     accelerator = start_accelerator(device, with_prose=False)
     if accelerator.num_processes > 1:
-        raise InputError("this command runs as one process: start it without torchrun")
+        raise InputError("this command runs as one process: start it without torchrun, srun or accelerate launch")
     return accelerator.device
 
 

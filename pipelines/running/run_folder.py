@@ -33,7 +33,7 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
     "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable", "quiet",
-    "json", "overwrite", "dry_run", "images", "against", "strict",
+    "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
 }  # fmt: skip
 
 

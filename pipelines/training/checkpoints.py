@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from codegrid.errors import InputError, reason_of
 from codegrid.files import remove_folder, write_folder, write_json
 from codegrid.pipelines.running.cli import print_once
-from codegrid.pipelines.running.processes import describe_machine
+from codegrid.pipelines.running.processes import broadcast_from_main, describe_machine
 from codegrid.tensors import check_finite, digest_of, read_json, read_tensors, write_tensors
 
 from .objective import Metrics
+from .optimizer_state import OptimizerState, Tensors
+from .sharding import deal_out, in_one_piece
 
 STATES = "state"  # the folder, below the output folder
 FILES = ("state.json", "state.safetensors")  # of a state, the one that makes it whole first
 NAME = re.compile(r"step-(\d{8,})")
 SECONDS = 9.0  # of work that may be lost, with a step and the saving itself below ten
+ASKED = 20  # steps between two times that processes ask each other whether these have passed
 KEPT = 2  # the last states; the older one serves where the newer one is damaged
-Tensors = dict[str, torch.Tensor]
 
 
 class Trainable(NamedTuple):
@@ -39,15 +42,24 @@ class Checkpoints:
     Args:
         run: what tells the run from others: their states are not taken for its own.
         every: steps between two saved states; None saves when `SECONDS` have passed.
+        shared: where weights are sharded, the processes that hold them: all call each method alike, and the first
+            one writes and reads.
     """
 
-    def __init__(self, folder: Path, run: str, trainable: Trainable, every: int | None) -> None:
-        self.folder, self.run, self.trainable, self.every = folder, run, trainable, every
+    def __init__(
+        self, folder: Path, run: str, trainable: Trainable, every: int | None, shared: Accelerator | None = None
+    ) -> None:
+        self.folder, self.run, self.trainable, self.every, self.shared = folder, run, trainable, every, shared
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` steps is to be saved."""
-        return time.monotonic() - self._last > SECONDS if self.every is None else step % self.every == 0
+        if self.every is not None:
+            return step % self.every == 0
+        is_late = time.monotonic() - self._last > SECONDS
+        if self.shared is None:
+            return is_late
+        return step % ASKED == 0 and broadcast_from_main(self.shared, lambda: is_late)
 
     def save(self, step: int, history: list[Metrics]) -> None:
         """Write the state after `step` steps, and drop all but the last two."""
@@ -57,6 +69,13 @@ class Checkpoints:
             held = OptimizerState.of(optimizer)
             tensors |= _under(f"{name}.optimizer", held.tensors)
             numbers[name] = held.numbers
+        if self.shared is not None:
+            tensors = _gather(tensors, self.shared.is_main_process)
+        if self._writes:
+            self._write(step, history, tensors, numbers)
+        self._last = time.monotonic()
+
+    def _write(self, step: int, history: list[Metrics], tensors: Tensors, numbers: dict[str, Any]) -> None:
         with write_folder(self.folder / f"step-{step:08d}", index="state.json") as staging:
             checksum = write_tensors(staging / "state.safetensors", tensors)
             fields = {"run": self.run, "step": step, "history": history, "optimizers": numbers, "tensors": checksum}
@@ -64,21 +83,39 @@ class Checkpoints:
             write_json(staging / "state.json", {**fields, "sha256": digest_of(fields)})
         # what lies beyond this step was passed over as damaged
         drop_states(self.folder, but=[path for path in saved_states(self.folder) if _step_of(path) <= step][-KEPT:])
-        self._last = time.monotonic()
+
+    @property
+    def _writes(self) -> bool:
+        return self.shared is None or self.shared.is_main_process
 
     def load(self) -> tuple[int, list[Metrics]]:
         """Load the newest state that is sound: its step and history. Step 0 and no history where there is none."""
+        found = self._newest() if self._writes else None
+        if self.shared is not None:
+            outline = broadcast_from_main(self.shared, lambda: None if found is None else found.outline())
+            found = found or outline
+        if found is None:
+            return 0, []
+        self._take_over(found)
+        now = self._machine()
+        if found.machine not in (None, now):
+            print_once(
+                f"going on with {now}, begun with {found.machine}: its last digits can differ from those of a whole run"
+            )
+        return found.step, found.history
+
+    def _newest(self) -> "State | None":
         states = saved_states(self.folder)
         for saved in reversed(states):
             try:
-                return self._load(saved)
+                return self._read(saved)
             except (InputError, OSError) as error:
                 print_once(f"skipping a damaged training state: {error}")
         if states:
             print_once("no sound training state is left: starting from the first step")
-        return 0, []
+        return None
 
-    def _load(self, saved: Path) -> tuple[int, list[Metrics]]:
+    def _read(self, saved: Path) -> "State":
         fields = read_json(saved / "state.json")
         if fields.pop("sha256", None) != digest_of(fields):
             raise InputError(f"{saved / 'state.json'} is not what was written")
@@ -90,19 +127,26 @@ class Checkpoints:
         check_finite(saved / "state.safetensors", tensors)
         # all of it first: half-loaded weights would be worse than none
         states = self._fitting(saved, tensors, fields["optimizers"])
+        return State(fields["step"], fields["history"], fields.get("machine"), tensors, states)
+
+    def _take_over(self, state: "State") -> None:
+        """Give modules, buffers and optimizers this state."""
+        tensors, optimizers = state.tensors, state.optimizers
+        if self.shared is not None:
+            device, held = self.shared.device, self._held()
+            tensors = {name: deal_out(value, held[name], device) for name, value in tensors.items()}
+            optimizers = {
+                name: optimizers[name].dealt_out(optimizer, device)
+                for name, optimizer in self.trainable.optimizers.items()
+            }
         for name, module in self.trainable.modules.items():
             module.load_state_dict(_take(tensors, name))
         for name, buffer in self.trainable.buffers.items():
             buffer.copy_(tensors[f"buffers.{name}"])
         for name, optimizer in self.trainable.optimizers.items():
-            states[name].load_into(optimizer)
-        now = self._machine()
-        if fields.get("machine") not in (None, now):
-            was = fields["machine"]
-            print_once(f"going on with {now}, begun with {was}: its last digits can differ from those of a whole run")
-        return fields["step"], fields["history"]
+            optimizers[name].load_into(optimizer)
 
-    def _fitting(self, saved: Path, tensors: Tensors, numbers: dict[str, Any]) -> dict[str, "OptimizerState"]:
+    def _fitting(self, saved: Path, tensors: Tensors, numbers: dict[str, Any]) -> dict[str, OptimizerState]:
         """Take the optimizers' states out of the tensors of a file.
 
         Raises `InputError` where they, or what is left, cannot be of this run.
@@ -158,80 +202,33 @@ def _step_of(state: Path) -> int:
     return int(state.name.removeprefix("step-"))
 
 
-class OptimizerState(NamedTuple):
-    """The state of an optimizer, whichever it is: its tensors, and its numbers as JSON values."""
+class State(NamedTuple):
+    """A training state that fits its run."""
 
-    tensors: Tensors  # `number of the parameter.name`
-    numbers: Any  # {"state": {number of the parameter: {name: value}}, "groups": [{name: value}]}
+    step: int
+    history: list[Metrics]
+    machine: str | None
+    tensors: Tensors  # of modules and buffers
+    optimizers: dict[str, OptimizerState]
 
-    @classmethod
-    def of(cls, optimizer: torch.optim.Optimizer) -> "OptimizerState":
-        """Return what an optimizer holds now: nothing for parameters that have not moved yet."""
-        held = optimizer.state_dict()
-        tensors: Tensors = {}
-        numbers: dict[str, dict[str, Any]] = {}
-        for number, values in held["state"].items():
-            for name, value in values.items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"{number}.{name}"] = value
-                else:
-                    numbers.setdefault(str(number), {})[name] = value
-        # a bool says how it computes, and may differ on another machine
-        groups = [
-            {name: value for name, value in group.items() if type(value) in (int, float)}
-            for group in held["param_groups"]
-        ]
-        return cls(tensors, {"state": numbers, "groups": groups})
-
-    def fits(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether this can be the state of an optimizer of these parameters.
-
-        Each tensor is a scalar or has its parameter's shape. In each group all parameters hold the same, or nothing:
-        a parameter that never had a gradient holds nothing.
-        """
-        if not isinstance(self.numbers, dict) or self.numbers.keys() != {"state", "groups"}:
-            return False
-        groups = optimizer.state_dict()["param_groups"]
-        if len(self.numbers["groups"]) != len(groups):
-            return False
-        held = [*self.numbers["groups"], *self.numbers["state"].values()]
-        if not all(isinstance(value, int | float | None) for values in held for value in values.values()):
-            return False
-        parameters, names = _parameters(optimizer), self._names()
-        for group in groups:
-            if len({frozenset(names.pop(number)) for number in group["params"] if number in names}) > 1:
-                return False
-        return not names and all(
-            value.shape in ((), parameters[int(key.partition(".")[0])].shape) for key, value in self.tensors.items()
-        )
-
-    def load_into(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give an optimizer this state."""
-        parameters = _parameters(optimizer)
-        state: dict[int, dict[str, Any]] = {int(number): dict(held) for number, held in self.numbers["state"].items()}
-        for key, value in self.tensors.items():
-            number, _, name = key.partition(".")
-            parameter = parameters[int(number)]
-            if value.shape == parameter.shape and value.ndim:
-                # in the parameter's own memory format: fused optimizers walk through both side by side
-                value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-            state.setdefault(int(number), {})[name] = value
-        groups = optimizer.state_dict()["param_groups"]
-        for group, numbers in zip(groups, self.numbers["groups"], strict=True):
-            group |= {name: value for name, value in numbers.items() if name in group}
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-    def _names(self) -> dict[int, set[str]]:
-        """Return what each parameter, by number, holds."""
-        names = {int(number): set(held) for number, held in self.numbers["state"].items()}
-        for key in self.tensors:
-            number, _, name = key.partition(".")
-            names.setdefault(int(number), set()).add(name)
-        return names
+    def outline(self) -> "State":
+        """Return the state without the content of its tensors."""
+        optimizers = {name: each._replace(tensors=_outlines(each.tensors)) for name, each in self.optimizers.items()}
+        return self._replace(tensors=_outlines(self.tensors), optimizers=optimizers)
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _outlines(tensors: Tensors) -> Tensors:
+    return {name: tensor.to("meta") for name, tensor in tensors.items()}
+
+
+def _gather(tensors: Tensors, keep: bool) -> Tensors:
+    """Return whole tensors of sharded ones, on the CPU; or none, where they are not to be kept."""
+    whole = {}
+    for name, tensor in tensors.items():
+        value = in_one_piece(tensor.detach())  # one after the other: a GPU has no room for all
+        if keep:
+            whole[name] = value.cpu()
+    return whole
 
 
 def _is_history(value: object, step: int) -> bool:

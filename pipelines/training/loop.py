@@ -50,7 +50,11 @@ def train(
     """
     is_main = accelerator.is_main_process
     trainer = Trainer(objective, settings, compute, accelerator)
-    checkpoints = Checkpoints(run.folder / STATES, run.identity, trainer.trainable(), settings.save_every)
+    acts = is_main or trainer.is_sharded  # the weights are gathered from all
+    checkpoints = Checkpoints(
+        run.folder / STATES, run.identity, trainer.trainable(), settings.save_every,
+        accelerator if trainer.is_sharded else None,
+    )  # fmt: skip
     start, history = checkpoints.load()
     check_start(start, run, settings.finish_now, accelerator)
     if start:
@@ -74,13 +78,14 @@ def train(
                 is_end = is_end or stop == FINISH
             trainer.update(step)
             log.bar.update()
-            if is_main:
+            if acts:
                 watch.look(done, figures, is_end)
-            if is_main and (is_end or stop or checkpoints.due(done)):
+            if acts and (is_end or stop or checkpoints.due(done)):
                 check.look()
                 with throughput.pause():
                     checkpoints.save(done, history)
             if stop and stop != FINISH:
+                accelerator.wait_for_everyone()  # one that is gone would have the first one killed, which saves
                 raise Stopped(stop)
             if stop:
                 break
@@ -89,6 +94,7 @@ def train(
             if done > start:
                 checkpoints.save(done, history)
             raise Stopped(signals.interrupted)
+    trainer.gather_kept()
     return history
 
 
@@ -115,7 +121,10 @@ def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator
 
 
 class Watch(NamedTuple):
-    """The work of the main process beside the steps: to note figures now and then, and to validate."""
+    """The work beside the steps: to note figures now and then, and to validate.
+
+    It is the main process's; where weights are sharded, the others take part, and measure nothing.
+    """
 
     folder: Path  # of the run
     trainer: Trainer
@@ -139,11 +148,13 @@ class Watch(NamedTuple):
     def _validate(self, done: int, figures: Figures) -> Metrics:
         """Validate, leave the model as it is now, and report all of it."""
         self.log.track(done, speed := self.throughput.read(), "speed")  # not in the history, which must not vary
-        with self.throughput.pause():
-            self.check.look_at(done, measured := self.trainer.validate())
+        is_main = self.trainer.accelerator.is_main_process
+        with self.throughput.pause(), self.trainer.in_one_piece():
+            self.check.look_at(done, measured := self.trainer.validate() if is_main else {})
             is_best = self.trainer.remember_best(measured, self.history)
             self.history.append({"step": done, **_as_numbers(figures), **measured})
-            write_usable(self.folder, self.trainer.objective, self.history, is_best)
+            if is_main:
+                write_usable(self.folder, self.trainer.objective, self.history, is_best)
             self.log.track(done, measured, "validation")
             self.log.show(done, self.trainer.objective)
         self.log.report(done, {**self.history[-1], **speed})

@@ -18,6 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from codegrid.codes import Losses, Moment
 
+from .sharding import in_one_piece, own_share, shard
+
 Metrics = dict[str, float]
 Pages = dict[str, torch.Tensor]  # (3, H, W), 0 ... 1, by name
 
@@ -34,6 +36,7 @@ class Player:
         average_decay: of a moving average of the weights, which is validated in their place; 0: there is none.
         first_step: steps before it leave this player as it is, and its optimizer without any state.
         to_compile: parts of the module that are compiled where the settings ask for it.
+        to_shard: whether the module is split over several processes, where there are any: it may wait on the CPU then.
     """
 
     module: nn.Module
@@ -43,8 +46,10 @@ class Player:
     average_decay: float = 0.0
     first_step: int = 0
     to_compile: Sequence[nn.Module] = ()
+    to_shard: bool = False
     average: AveragedModel | None = field(init=False, default=None)
     best: nn.Module | None = field(init=False, default=None)  # as it was validated when the criterion was lowest
+    whole: nn.Module | None = field(init=False, default=None)  # of a split module: a copy to validate and to save
 
     def __post_init__(self) -> None:
         if self.average_decay:
@@ -53,13 +58,18 @@ class Player:
 
     @property
     def validated(self) -> nn.Module:
-        """The module, or its average."""
+        """The module, or its average; of a split one, the copy that `gather` filled."""
+        return self.latest if self.whole is None else self.whole
+
+    @property
+    def latest(self) -> nn.Module:
+        """The module, or its average, split or not."""
         return self.module if self.average is None else self.average.module
 
     @property
     def kept(self) -> nn.Module:
-        """The best one, where the objective keeps it, or else the last."""
-        return self.validated if self.best is None else self.best
+        """The best one, where the objective keeps it, or else the last; of a split one, the copy."""
+        return self.validated if self.best is None or self.whole is not None else self.best
 
     def modules(self) -> dict[str, nn.Module]:
         """Return everything that training moves, by name."""
@@ -69,8 +79,24 @@ class Player:
     def remember(self) -> None:
         """Take the module, or its average, for the best one so far."""
         if self.best is None:
-            self.best = deepcopy(self.validated).eval()
-        self.best.load_state_dict(self.validated.state_dict())
+            self.best = deepcopy(self.latest).eval()
+        self.best.load_state_dict(self.latest.state_dict())
+
+    def shard(self, device: torch.device, keep_whole: bool) -> None:
+        """Split everything that training moves over all processes. One of them keeps a whole copy, on the CPU."""
+        self.whole = deepcopy(self.module).to("cpu") if keep_whole else None
+        for part in (self.module, None if self.average is None else self.average.module, self.best):
+            if part is not None:
+                shard(part, device)
+
+    @torch.no_grad()
+    def gather(self, part: nn.Module) -> None:
+        """Make the whole copy one of a split part. All processes must call this."""
+        copy = {} if self.whole is None else self.whole.state_dict()
+        for name, tensor in part.state_dict().items():
+            value = in_one_piece(tensor)
+            if name in copy:
+                copy[name].copy_(value)
 
 
 class Batches(Protocol):
@@ -123,6 +149,7 @@ def _move_towards(
     decay: float, averages: list[torch.Tensor], current: list[torch.Tensor], num_averaged: torch.Tensor | int
 ) -> None:
     """Move averages of weights: such a model often predicts and samples better than the last one of a noisy run."""
+    averages, current = ([own_share(tensor) for tensor in each] for each in (averages, current))
     if not averages[0].is_floating_point():  # counters and masks
         torch._foreach_copy_(averages, current)
         return

@@ -47,7 +47,9 @@ def expected_memory(
     The second is measured on a few items, and grows with their number.
     """
     model = sum(
-        (COPIES + (player.average is not None) + objective.keep_best) * _bytes_of(player.module)
+        (COPIES + (player.average is not None) + objective.keep_best)
+        * _bytes_of(player.module)
+        // (accelerator.num_processes if player.to_shard else 1)
         for player in objective.players.values()
     )
     count = min(TRIED, len(objective.dataset))

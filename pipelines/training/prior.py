@@ -41,6 +41,7 @@ from .loop import Trained, finish, open_run, read_trained, train
 from .missing_codes import export_missing, missing_codes
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
+from .sharding import check_can_shard
 from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # items while training: `evaluate` takes all
@@ -68,6 +69,7 @@ class PriorObjective:
                 max_norm=settings.max_norm,
                 average_decay=settings.ema_decay,
                 to_compile=[cast(nn.Module, prior)],
+                to_shard=settings.shard,
             )
         }
         self.buffers: dict[str, torch.Tensor] = {}
@@ -132,12 +134,18 @@ def train_prior(settings: TrainPrior) -> Trained | None:
         return read_trained(run)
     prior = build_prior(settings, codes)
     start_from(prior, source, settings.init_from)
-    place(cast(nn.Module, prior), accelerator.device)
+    is_sharded = settings.shard and accelerator.num_processes > 1
+    if not is_sharded or settings.dry_run:  # a sharded one may be too large for the device
+        place(cast(nn.Module, prior), accelerator.device)
     classes = prior.conditions.num_classes
     condition = f"{classes} classes" if classes else "unconditional"
     print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
+    if is_sharded:
+        check_can_shard(accelerator.device)
+    elif settings.shard:
+        print_once("--shard: one process holds all of the weights; torchrun, for example, starts several")
 
     objective = PriorObjective(prior, training, validation, settings)
     if settings.dry_run:

@@ -13,10 +13,12 @@ from codegrid.codes import Moment
 from codegrid.data.loading import StepSampler, check_shares, load_batches, pieces_of
 from codegrid.noise import Noise, torch_rng
 from codegrid.pipelines.running.device import ComputeConfig, autocast, without_compiling
+from codegrid.pipelines.running.processes import broadcast_from_main
 from codegrid.pipelines.running.settings import Training
 
 from .checkpoints import Trainable
 from .objective import Metrics, Objective, Player
+from .sharding import in_one_piece
 
 Figures = dict[str, torch.Tensor]  # (), by name
 
@@ -40,6 +42,9 @@ class Trainer:
     ) -> None:
         check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
         self.objective, self.settings, self.compute, self.accelerator = objective, settings, compute, accelerator
+        self.is_sharded = accelerator.num_processes > 1 and any(
+            player.to_shard for player in objective.players.values()
+        )
         self.team = {name: self._prepare(player) for name, player in objective.players.items()}
 
     def _prepare(self, player: Player) -> Acting:
@@ -47,7 +52,11 @@ class Trainer:
             player.remember()
         for part in player.to_compile if self.compute.compiled else ():
             part.compile()
-        wrapped = self.accelerator.prepare_model(player.module)
+        if self.is_sharded and player.to_shard:
+            player.shard(self.accelerator.device, keep_whole=self.accelerator.is_main_process)
+            wrapped = player.module
+        else:
+            wrapped = self.accelerator.prepare_model(player.module)
         return Acting(player, wrapped, player.make_optimizer(_learning(wrapped)))
 
     def trainable(self) -> Trainable:
@@ -126,12 +135,37 @@ class Trainer:
             measured = self.objective.validate()
         return {name: value for name, value in measured.items() if isinstance(value, int | float)}
 
+    @contextmanager
+    def in_one_piece(self) -> Iterator[None]:
+        """Let the first process validate and save split players within, as any others. All processes must ask."""
+        split = [player for player in self.objective.players.values() if self.is_sharded and player.to_shard]
+        for player in split:
+            player.gather(player.latest)
+            if player.whole is not None:
+                player.whole.to(self.accelerator.device)
+        yield
+        for player in split:
+            if player.whole is not None:
+                player.whole.to("cpu")  # its place is needed in training
+
+    def gather_kept(self) -> None:
+        """Let `kept` of split players be whole on the first process, once training is over. All processes must ask."""
+        for player in self.objective.players.values():
+            if self.is_sharded and player.to_shard:
+                player.gather(player.latest if player.best is None else player.best)
+                if player.whole is not None:
+                    player.whole.to(self.accelerator.device)
+
     def remember_best(self, measured: Metrics, history: list[Metrics]) -> bool:
-        """Return whether the players, or their averages, are better than ever before; remember them where asked to."""
+        """Return whether the players, or their averages, are better than ever before; remember them where asked to.
+
+        Of split players all processes remember their share; the first one has measured.
+        """
         criterion = self.objective.criterion
-        if criterion not in measured:
-            return False
-        is_best = measured[criterion] < min((row[criterion] for row in history if criterion in row), default=math.inf)
+        before = min((row[criterion] for row in history if criterion in row), default=math.inf)
+        is_best = measured.get(criterion, math.inf) < before
+        if self.is_sharded:
+            is_best = broadcast_from_main(self.accelerator, lambda: is_best)
         if is_best and self.objective.keep_best:
             for player in self.objective.players.values():
                 player.remember()
@@ -170,9 +204,9 @@ class Trainer:
 def limit_gradient(module: nn.Module, max_norm: float) -> torch.Tensor:
     """Cut the gradient to `max_norm`, and return its length () before."""
     if max_norm < math.inf:
-        return nn.utils.clip_grad_norm_(module.parameters(), max_norm)
+        return in_one_piece(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    return nn.utils.get_total_norm(gradients)
+    return in_one_piece(nn.utils.get_total_norm(gradients))
 
 
 def lr_factor(step: int, steps: int, schedule: str = "cosine") -> float:
