@@ -18,27 +18,37 @@ from codegrid.devices import find_device
 from codegrid.errors import InputError
 from codegrid.stage2_prior.sampling.backends import require_compiler
 
-from .cli import print_once
-from .settings import Training
+from .cli import count_processes, print_once
+from .settings import Compute, Training
+from .threads import find_threads, use_threads
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> Accelerator:
-    """Join the other processes that torchrun started, if any, and choose the device; `options` are `Accelerator`'s."""
-    chosen = find_device(device)
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+def start_accelerator(settings: Compute, with_prose: bool = True, **options: Any) -> Accelerator:
+    """Join the other processes that torchrun started, if any, and choose the device, and the threads of a CPU.
+
+    Args:
+        with_prose: say which device, and not only where the threads are fewer than usual.
+        options: `Accelerator`'s.
+    """
+    chosen = find_device(settings.device)
+    several = count_processes() > 1
     if several and chosen.index is not None:
-        raise InputError(f"`device` {device}: of several processes each takes its own: use `device` {chosen.type}")
+        raise InputError(f"`device` {chosen}: of several processes each takes its own: use `device` {chosen.type}")
     keep_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32: a GPU's convolutions would round to 10 bits
     if not several and PartialState._shared_state and PartialState().device != chosen:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier call of this program took another device
+    threads = find_threads(settings) if chosen.type == "cpu" else None  # now: soon the main process writes
     with environment(**{} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
         accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="no", **options)
+    words = use_threads(*threads) if threads else ""
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
-        print_once(f"device: {accelerator.device}{processes}")
+        print_once(f"device: {accelerator.device}{processes}{words and ', ' + words}")
+    elif words:
+        print_once(words)
     return accelerator
 
 
@@ -68,9 +78,9 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
-def choose_device(device: str) -> torch.device:
-    """Return the device of a command that runs as one process."""
-    accelerator = start_accelerator(device, with_prose=False)
+def choose_device(settings: Compute) -> torch.device:
+    """Return the device of a command that runs as one process, and choose the threads of a CPU."""
+    accelerator = start_accelerator(settings, with_prose=False)
     if accelerator.num_processes > 1:
         raise InputError("this command runs as one process: start it without torchrun")
     return accelerator.device
