@@ -26,6 +26,7 @@ from codegrid.data.sources import load_images
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
 from codegrid.pipelines.running.device import ComputeConfig, autocast, channels_last, place, start_accelerator
+from codegrid.pipelines.running.settings import Compute
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.objective import Objective
@@ -67,7 +68,7 @@ def build_tokenizer(size: int = 32, entries: int = 512) -> Any:
 def loop_step(objective: Objective, settings: Any, batch: Any) -> Step:
     """A step of the training loop, always with the same batch."""
     compute = ComputeConfig(settings.precision, settings.compile)
-    trainer = Trainer(objective, settings, compute, start_accelerator(settings.device, False))
+    trainer = Trainer(objective, settings, compute, start_accelerator(settings, False))
     numbers = count()
 
     def step() -> None:
@@ -182,7 +183,7 @@ def encoding_pass(folder: str, batch: int) -> Step:
     """The part of the command between loading the images and writing the codes."""
     tokenizer = place(load(f"{folder}/tokenizer"), CPU)
     images = load_images("npz", f"{folder}/images.npz", "train")
-    accelerator = start_accelerator("cpu", with_prose=False)
+    accelerator = start_accelerator(Compute(device="cpu"), with_prose=False)
 
     def step() -> None:
         for _ in encode_ranges(tokenizer, images, shard_ranges(len(images)), batch, 0, accelerator):

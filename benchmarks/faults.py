@@ -10,6 +10,7 @@ extras demo, hub and view.
 """
 
 import argparse
+import os
 import random
 import shutil
 import tempfile
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600, help="digits")
     parser.add_argument("--toy", action="store_true", help="each once, but for disks, to see that it runs")
     flags = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # equal bits, whatever else this machine does
     import_everything()
     codegrid.data.code_writer.SHARD_SIZE = 40  # small shards, so that an export has many
     with tempfile.TemporaryDirectory() as place:

@@ -3,6 +3,7 @@
 A process of its own gives each step its own memory allocator and its own peak of memory.
 """
 
+import os
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -81,6 +82,7 @@ def _serve(connection: Connection, build: Callable, arguments: tuple, keeps_memo
 
     from codegrid.pipelines.running.device import keep_memory
 
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # all, though others are at work now
     if keeps_memory:
         keep_memory()
     torch.manual_seed(0)

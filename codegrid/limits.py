@@ -20,6 +20,7 @@ MAX_LAYERS = 1000
 MAX_WIDTH = 2**16  # channels of a layer
 MAX_KERNEL = 99  # sites
 MAX_STEPS = 10**12
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)

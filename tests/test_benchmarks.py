@@ -12,6 +12,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 # what each needs beside --toy; {folder} is a new one, {pictures} and {bars} are data sets, {run} was trained on bars
 BENCHMARKS = {
+    "busy": [],
     "codebooks": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "demo_quality": ["--run", "{run}", "--dataset", "npz", "--data-root", "{bars}"],
     "faults": [],

@@ -32,13 +32,13 @@ from codegrid.progress import progress_bar
 SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo)
 
 # every flag that has been told to users, with a value
-PARTS = "--tokenizer t --prior p --output o --device cpu -v --quiet --overwrite --run r"
+PARTS = "--tokenizer t --prior p --output o --device cpu --threads 1 -v --quiet --overwrite --run r"
 DATA = "--dataset npz --data-root d --skip-unreadable --num-workers 1 --dry-run"
 DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
     "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard "
-    "--quiet --run r --dry-run"
+    "--quiet --run r --dry-run --threads 2"
 )
 TOLD = [
     (TrainTokenizer, f"--output o {DATA} --image-size 48 64 {TRAINING} --model vqvae --quantizer gradient"),
@@ -48,7 +48,7 @@ TOLD = [
     (TrainTokenizer, "--output o --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
     (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
     (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --overwrite --quiet"),
-    (ExportCodes, "--tokenizer t --run r --device cpu"),
+    (ExportCodes, "--tokenizer t --run r --device cpu --threads 3"),
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
     (TrainPrior, "--codes c.npz --tokenizer t --output o --model pixelcnn --grid 1 2 --verbose --overwrite"),
@@ -56,7 +56,7 @@ TOLD = [
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile"),
     (Sample, "--tokenizer t --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
     (ExportCodes, "--tokenizer t --output o --dataset pictures --split all"),
-    (DecodeCodes, "--tokenizer t --codes c --output o --format png --shard-size 10 --device cpu --dry-run"),
+    (DecodeCodes, "--tokenizer t --codes c --output o --format png --shard-size 10 --device cpu --threads 1 --dry-run"),
     (DecodeCodes, "--tokenizer t --codes c --run r --batch-size 8 --overwrite --quiet"),
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
     (Evaluate, "--images a --against b --features inception --json"),
@@ -64,10 +64,10 @@ TOLD = [
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
     (
         Doctor,
-        "--num-samples None --seed 1 --output o --device cpu --overwrite --quiet --json --skip-unreadable --strict",
+        "--num-samples None --seed 1 --output o --threads 1 --overwrite --quiet --json --skip-unreadable --strict",
     ),
     (View, "--run r --host 0.0.0.0 --port 80 --device cpu --quiet --trusted-hosts a b"),
-    (View, "--tokenizer t --dataset npz --data-root d"),
+    (View, "--tokenizer t --dataset npz --data-root d --threads 4"),
     (View, "--tokenizer t --prior p q"),
     (Demo, "--output o --plugin json --quiet --json"),
 ]

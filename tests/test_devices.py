@@ -12,6 +12,7 @@ from codegrid.devices import find_device
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.running.settings import Compute
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage1_vqvae.usage import perplexity
@@ -26,7 +27,8 @@ def test_a_device_that_is_not_there_is_one_line(name):
 
 def test_each_command_of_a_program_has_the_device_that_it_asks_for(monkeypatch):
     monkeypatch.setattr("codegrid.pipelines.running.device.find_device", torch.device)  # as if it were there
-    assert [str(choose_device(name)) for name in ("cpu", "meta", "cuda:1", "cpu")] == ["cpu", "meta", "cuda:1", "cpu"]
+    names = ["cpu", "meta", "cuda:1", "cpu"]
+    assert [str(choose_device(Compute(device=name))) for name in names] == names
     assert "ACCELERATE_TORCH_DEVICE" not in os.environ
 
 

@@ -16,6 +16,7 @@ from codegrid.errors import InputError
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
 from codegrid.pipelines.running.device import start_accelerator
+from codegrid.pipelines.running.settings import Compute
 
 IMAGES = 54  # the bars' training part
 ALL = range(IMAGES)
@@ -147,7 +148,7 @@ def random_images(kind):
 
 
 def test_no_more_than_a_batch_of_images_is_held_and_each_shard_comes_once_it_is_encoded(small_run):
-    images, encoded, alone = random_images(Watched), [], start_accelerator("cpu", with_prose=False)
+    images, encoded, alone = random_images(Watched), [], start_accelerator(Compute(device="cpu"), with_prose=False)
     tokenizer = load(small_run / "tokenizer")
     shards = encode_ranges(tokenizer, images, shard_ranges(IMAGES), 8, 0, alone, encoded.append)
     next(shards)
@@ -168,7 +169,7 @@ class OnDisk(ImageDataset):
 
 
 def test_worker_processes_start_once_for_all_shards(small_run, tmp_path):
-    images, alone = random_images(OnDisk), start_accelerator("cpu", with_prose=False)
+    images, alone = random_images(OnDisk), start_accelerator(Compute(device="cpu"), with_prose=False)
     images.folder = tmp_path
     tokenizer = load(small_run / "tokenizer")
     shards = list(encode_ranges(tokenizer, images, shard_ranges(IMAGES), 8, 2, alone))

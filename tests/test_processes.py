@@ -26,6 +26,7 @@ from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.running.device import choose_device
+from codegrid.pipelines.running.settings import Compute
 from codegrid.pipelines.training.trainer import Trainer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS, collective
 from codegrid.stage1_vqvae.quantizers.clustered import ANCHORS
@@ -137,7 +138,7 @@ def test_a_command_for_one_process_refuses_several(monkeypatch):
     two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
     monkeypatch.setattr("codegrid.pipelines.running.device.start_accelerator", lambda *args, **options: two)
     with pytest.raises(InputError, match="without torchrun"):
-        choose_device("cpu")
+        choose_device(Compute(device="cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ MAX_COMPARED = 50_000_000_000  # pairs of codes that are compared for copies: a 
 def doctor(settings: Doctor) -> dict[str, Any]:
     """Print what is wrong with the parts of a run, and return it; with `output` also write doctor.json there."""
     found = find_artifacts(
-        choose_device(settings.device), settings.run, settings.tokenizer, settings.prior, settings.codes,
+        choose_device(settings), settings.run, settings.tokenizer, settings.prior, settings.codes,
         settings.validation_codes, settings.dataset, settings.data_root, settings.skip_unreadable,
     )  # fmt: skip
     run = Run(settings.output, settings, **found.facts()) if settings.output else None

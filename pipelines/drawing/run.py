@@ -41,7 +41,7 @@ FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
 @releasing()
 def plot(settings: Plot) -> None:
     """Write a PNG for each figure into `settings.output`."""
-    artifacts = load_artifacts(choose_device(settings.device), settings.tokenizer, settings.prior, settings.codes)
+    artifacts = load_artifacts(choose_device(settings), settings.tokenizer, settings.prior, settings.codes)
     assert artifacts.tokenizer is not None
     settings = choose_data(settings, artifacts.tokenizer)
     artifacts.images = load_images_for(

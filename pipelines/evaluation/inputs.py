@@ -72,7 +72,7 @@ class Inputs:
 
 def load_inputs(settings: Evaluate) -> Inputs:
     """Load what the settings name. Raises `InputError` where it does not fit together."""
-    found = load_artifacts(choose_device(settings.device), settings.tokenizer, settings.prior)
+    found = load_artifacts(choose_device(settings), settings.tokenizer, settings.prior)
     tokenizer, pipeline = found.tokenizer, found.pipeline if found.priors else None
     assert tokenizer is not None
     request = _make_request(settings, found.priors)  # before images are read: its errors need none

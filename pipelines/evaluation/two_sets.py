@@ -30,7 +30,7 @@ from .metrics import METRICS_FILE, Metrics, add_distance
 
 def compare_pictures(settings: Evaluate) -> dict[str, Any]:
     """Write metrics.json, with the Fréchet distance of `images` to `against`, and return it."""
-    device = choose_device(settings.device)
+    device = choose_device(settings)
     if settings.features == "none":
         raise InputError(
             "`features`: say what compares the pictures: inception, module:function, or classifier, where those of "

@@ -38,7 +38,7 @@ def decode_codes(settings: DecodeCodes) -> None:
 
     Where the codes tell the files that they were made of, files.json has their names, in the order of the images.
     """
-    tokenizer = load_model(settings.tokenizer, choose_device(settings.device), "tokenizer")
+    tokenizer = load_model(settings.tokenizer, choose_device(settings), "tokenizer")
     codes = open_codes(settings.codes, tokenizer)
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
     if run.finished:

@@ -48,7 +48,7 @@ def export_codes(settings: ExportCodes) -> None:
     if settings.format == "parquet":
         import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
     settings.check_output()
-    accelerator = start_accelerator(settings.device)
+    accelerator = start_accelerator(settings)
     export_with(load_model(settings.tokenizer, accelerator.device, "tokenizer"), settings, accelerator)
     shut_down(accelerator)
 

@@ -83,7 +83,7 @@ class Job(NamedTuple):
 @releasing()
 def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
-    accelerator = start_accelerator(settings.device)
+    accelerator = start_accelerator(settings)
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
     backend = backend_of(pipeline.priors, settings.backend)  # now, and not when a folder was begun
     pictures = None if settings.complete is None else read_pictures(settings.complete, pipeline.tokenizer)

@@ -27,6 +27,7 @@ from codegrid.registry import load_plugin
 from codegrid.strict_json import to_json
 
 from .config import check_config, read_config
+from .cores import look
 from .launch import join_launch
 from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
 from .settings import Command, Flag, Leaves, Training
@@ -81,6 +82,7 @@ def run_command(settings_type: type[Command], body: str) -> None:
         output, as_json = getattr(settings, "output", None), getattr(settings, "json", False)
         keep_quiet(settings.quiet)
         module, _, function = body.partition(":")
+        look()  # at what others compute while torch is imported
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             result = getattr(import_module(module), function)(settings)
         if as_json and is_main_process():
@@ -166,6 +168,11 @@ def _ask_tyro(flags: type, argv: list[str], prog: str, about: str) -> Any:
 def name_of(settings_type: type[Command]) -> str:
     """Return the name of a command: `train-tokenizer` of `TrainTokenizer`."""
     return CAPITAL.sub("-", settings_type.__name__).lower()
+
+
+def count_processes() -> int:
+    """Return how many processes torchrun started, on all machines; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:

@@ -20,9 +20,10 @@ from codegrid.devices import find_device
 from codegrid.errors import InputError
 from codegrid.stage2_prior.sampling.backends import require_compiler
 
-from .cli import print_once
+from .cli import count_processes, print_once
 from .launch import join_launch
-from .settings import Training
+from .settings import Compute, Training
+from .threads import find_threads, use_threads
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -30,31 +31,39 @@ ENGINES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_ME
 PATIENCE = timedelta(hours=2)  # of processes that wait for the first one, which may read all of a large data set
 
 
-def start_accelerator(device: str, with_prose: bool = True, **options: Any) -> Accelerator:
-    """Join the other processes that were started with this one, if any, and choose the device.
+def start_accelerator(settings: Compute, with_prose: bool = True, **options: Any) -> Accelerator:
+    """Join the other processes that were started with this one, if any; choose the device, and the threads of a CPU.
 
-    `options` are `Accelerator`'s. Of what `accelerate launch` was told, the processes and `--cpu` count.
+    Args:
+        settings: of what `accelerate launch` was told, the processes and `--cpu` count, too.
+        with_prose: say which device, and not only where the threads are fewer than usual.
+        options: `Accelerator`'s.
 
-    Raises `InputError` where it was told to use another engine.
+    Raises `InputError` where `accelerate launch` was told to use another engine.
     """
     join_launch()
+    device = settings.device
     chosen = find_device("cpu" if device == "auto" and _is_on("ACCELERATE_USE_CPU") else device)
     for engine in filter(_is_on, ENGINES):
         raise InputError(f"{engine} is set, but codegrid has an engine of its own: unset it; `shard` splits a prior")
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = count_processes() > 1
     if several and chosen.index is not None:
-        raise InputError(f"`device` {device}: of several processes each takes its own: use `device` {chosen.type}")
+        raise InputError(f"`device` {chosen}: of several processes each takes its own: use `device` {chosen.type}")
     keep_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32: a GPU's convolutions would round to 10 bits
     if not several and PartialState._shared_state and PartialState().device != chosen:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier call of this program took another device
+    threads = find_threads(settings) if chosen.type == "cpu" else None  # now: soon the main process writes
     ours = {"ACCELERATE_USE_CPU": str(chosen.type == "cpu"), "ACCELERATE_DYNAMO_BACKEND": "no"}
     with environment(**ours, **{} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
         patience = InitProcessGroupKwargs(timeout=PATIENCE)
         accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="no", kwargs_handlers=[patience], **options)
+    words = use_threads(*threads) if threads else ""
     if with_prose:
         processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
-        print_once(f"device: {accelerator.device}{processes}")
+        print_once(f"device: {accelerator.device}{processes}{words and ', ' + words}")
+    elif words:
+        print_once(words)
     return accelerator
 
 
@@ -88,9 +97,9 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
-def choose_device(device: str) -> torch.device:
-    """Return the device of a command that runs as one process."""
-    accelerator = start_accelerator(device, with_prose=False)
+def choose_device(settings: Compute) -> torch.device:
+    """Return the device of a command that runs as one process, and choose the threads of a CPU."""
+    accelerator = start_accelerator(settings, with_prose=False)
     if accelerator.num_processes > 1:
         raise InputError("this command runs as one process: start it without torchrun, srun or accelerate launch")
     return accelerator.device

@@ -10,17 +10,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from codegrid.command import COMMANDS
 from codegrid.data.code_writer import find_lost, missing_ranges, reopen
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.data.names import make_absolute
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, write_folder, write_json
-from codegrid.limits import short
+from codegrid.limits import MAX_THREADS, short
 from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
-from .cli import is_main_process, name_of, print_once
+from .cli import count_processes, is_main_process, name_of, print_once
 from .config import describe_settings, read_config
 from .options import resolve_options
 from .outputs import RUN_FILE, clear_output, open_output, visible
@@ -32,8 +34,8 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
-    "compile", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin", "skip_unreadable", "quiet",
-    "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
+    "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin",
+    "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
 }  # fmt: skip
 
 
@@ -67,6 +69,8 @@ class Run:
             "settings": {**recorded, **facts},
             "seed": recorded.get("seed"),
             "command_line": _command_line(),
+            "threads": torch.get_num_threads(),
+            "processes": count_processes(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
         }
@@ -191,6 +195,20 @@ def read_setting(folder: Path, name: str) -> Any:
 def left_open(settings: Drawing) -> list[str]:
     """Return the facts of a run that draws which its settings leave to the machine, for `Run`."""
     return ["backend"] if settings.backend == "auto" else []
+
+
+def read_threads(settings: Command) -> int | None:
+    """Return how many threads a run computed with that these settings continue; None where nothing tells.
+
+    With another number of processes it would not be the same run to its last digits, whatever its threads.
+    """
+    output = getattr(settings, "output", None)
+    if not output or getattr(settings, "overwrite", False):
+        return None
+    record = read_record(Path(output), name_of(type(settings)))
+    threads = record.get("threads")
+    is_sound = type(threads) is int and 1 <= threads <= MAX_THREADS and record.get("processes") == count_processes()
+    return threads if is_sound else None
 
 
 def read_record(folder: Path, command: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tyro
 
 from codegrid.data.names import NAMES
 from codegrid.errors import InputError
-from codegrid.limits import MAX_STEPS, BatchSize, Range, Seed, check_fields
+from codegrid.limits import MAX_STEPS, MAX_THREADS, BatchSize, Range, Seed, check_fields
 from codegrid.sampling_config import SamplingConfig, sampling_configs
 
 from .places import MADE_BY, find_part
@@ -54,6 +54,9 @@ class Compute(Command):
 
     device: Device = "auto"
     """auto: cuda where there is a GPU. Or any device that torch has here, by its name."""
+    threads: Annotated[int, Range(1, MAX_THREADS)] | None = None
+    """Threads that compute on a CPU. By default OMP_NUM_THREADS, or else as many as there are cores that others leave
+    free when a run begins; a run that is continued keeps their number."""
 
 
 @dataclass(frozen=True, kw_only=True)

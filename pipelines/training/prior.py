@@ -116,7 +116,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     Returns what it became; where several processes work together, the first one alone knows, and the others get None.
     """
     resolve_options(settings)  # what does not fit is refused before anything is read
-    accelerator = start_accelerator(settings.device, **tracker_options(settings))
+    accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     tokenizer = None if settings.tokenizer is None else load_model(settings.tokenizer, accelerator.device, "tokenizer")
     missing = broadcast_from_main(accelerator, lambda: missing_codes(settings))

@@ -114,7 +114,7 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     """
     resolve_options(settings)  # what does not fit is refused before anything is read
     settings = choose_data(settings)
-    accelerator = start_accelerator(settings.device, **tracker_options(settings))
+    accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     with accelerator.main_process_first():  # only one downloads
         settings, source = load_initial(settings, "tokenizer", settings.model)

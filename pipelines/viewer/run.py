@@ -84,7 +84,7 @@ def serve(settings: View) -> Iterator[Served]:
 
 def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
     """Load the tokenizer, and the pipeline where there are priors: those of a run, or those given in their place."""
-    device = choose_device(settings.device)
+    device = choose_device(settings)
     run, tokenizer, priors = settings.run, settings.tokenizer, list(settings.prior)
     if run is not None:
         if not run.startswith(HUB_PREFIX) and not Path(run).is_dir():
