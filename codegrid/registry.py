@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,15 +139,28 @@ def register(kind: str, name: str, cls: type) -> None:
 
 
 def load_plugin(module: str) -> None:
-    """Import a module of the user's own that registers systems."""
+    """Import a module of the user's own that registers systems: by its name, or by its file, `some/where/mine.py`."""
     try:
-        import_module(module)
+        import_module(_make_importable(Path(module)) if module.endswith(".py") else module)
     except InputError:
         raise
     except Exception as error:  # a user's module can fail in any way
         raise InputError(
-            f"`plugin` {module}: it cannot be imported ({reason_of(error)}); check the name, or set PYTHONPATH"
+            f"`plugin` {module}: it cannot be imported ({reason_of(error)}); check the name, or give its file, MINE.py"
         ) from error
+
+
+def _make_importable(file: Path) -> str:
+    """Return the name by which a file can be imported from now on, and so can others in its folder."""
+    if not file.is_file():
+        raise InputError(f"`plugin` {file}: there is no such file: check the path")
+    folder = str(file.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: nothing there takes the place of another module
+    found = find_spec(file.stem)
+    if found is None or found.origin is None or not file.samefile(found.origin):
+        raise InputError(f"`plugin` {file}: another module is called {file.stem}: rename the file")
+    return file.stem
 
 
 def load(source: str | Path, device: torch.device | str = "cpu") -> Any:

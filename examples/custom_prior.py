@@ -1,0 +1,54 @@
+"""A prior of your own: a recurrent network that reads the codes of an image in raster order.
+
+codegrid train-prior --run runs/demo --output runs/recurrent --plugin examples/custom_prior.py --model recurrent \
+    --steps 800 --batch-size 32
+codegrid sample --run runs/demo --prior runs/recurrent --plugin examples/custom_prior.py
+
+Shapes: b batch, n codes of an image, c width, K num_embeddings.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import nn
+
+import codegrid
+from codegrid.limits import Range
+from codegrid.protocols import NO_CONDITION
+from codegrid.stage2_prior.sequential_prior import SequentialPrior
+
+
+@dataclass(frozen=True)
+class RecurrentOptions:
+    """Options of the recurrent prior: each is a flag, with its range and, below it, its help."""
+
+    width: Annotated[int, Range(1, 4096)] = 256
+    """Width of the recurrent network."""
+
+
+class RecurrentPrior(SequentialPrior):
+    """Each code from the class and all codes before it, by a GRU. It learns one grid of codes."""
+
+    options = RecurrentOptions
+
+    def __init__(self, layout, grids=None, num_classes=0, **options):
+        super().__init__(layout, grids, num_classes, **options)
+        if len(self.layout) != 1:
+            raise codegrid.InputError("`layout`: a recurrent prior learns one grid: choose another `model`")
+        codes, width = self.layout[0].num_embeddings, self.chosen.width
+        self.classes = nn.Embedding(max(1, num_classes), width)
+        self.codes = nn.Embedding(codes, width)
+        self.reads = nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, codes)
+
+    def logits(self, codes, given=NO_CONDITION):
+        """Codes (b, *shape) → logits (b, K, *shape), in a tuple: one for each grid."""
+        (grid,) = codes
+        start = self.classes(self.label_rows(given, len(grid)))[:, None]  # (b, 1, c)
+        before = torch.cat([start, self.codes(grid.flatten(1)[:, :-1])], dim=1)  # (b, n, c): no code sees itself
+        read, _ = self.reads(before)
+        return (self.head(read).movedim(-1, 1).unflatten(2, grid.shape[1:]),)
+
+
+codegrid.register("prior", "recurrent", RecurrentPrior)
