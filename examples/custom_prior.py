@@ -13,10 +13,9 @@ from typing import Annotated
 import torch
 from torch import nn
 
-import codegrid
+from codegrid import InputError, SequentialPrior, register
 from codegrid.limits import Range
 from codegrid.protocols import NO_CONDITION
-from codegrid.stage2_prior.sequential_prior import SequentialPrior
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class RecurrentPrior(SequentialPrior):
     def __init__(self, layout, grids=None, num_classes=0, **options):
         super().__init__(layout, grids, num_classes, **options)
         if len(self.layout) != 1:
-            raise codegrid.InputError("`layout`: a recurrent prior learns one grid: choose another `model`")
+            raise InputError("`layout`: a recurrent prior learns one grid: choose another `model`")
         codes, width = self.layout[0].num_embeddings, self.chosen.width
         self.classes = nn.Embedding(max(1, num_classes), width)
         self.codes = nn.Embedding(codes, width)
@@ -51,4 +50,4 @@ class RecurrentPrior(SequentialPrior):
         return (self.head(read).movedim(-1, 1).unflatten(2, grid.shape[1:]),)
 
 
-codegrid.register("prior", "recurrent", RecurrentPrior)
+register("prior", "recurrent", RecurrentPrior)

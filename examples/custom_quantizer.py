@@ -12,10 +12,8 @@ from typing import Annotated
 import torch
 from torch import nn
 
-import codegrid
-from codegrid.codes import Losses
+from codegrid import Grid, Losses, Quantized, register
 from codegrid.limits import Range, make_options
-from codegrid.protocols import Quantized
 from codegrid.stage1_vqvae.quantizers.nearest import StraightThrough
 
 
@@ -39,7 +37,7 @@ class SignQuantizer(nn.Module):
 
     def layout(self, sites):
         """Return the one grid of codes of latents with these sites."""
-        return (codegrid.Grid(sites, 2**self.embedding_dim),)
+        return (Grid(sites, 2**self.embedding_dim),)
 
     def forward(self, latents, moment=None):
         """Latents (b, D, *sites) → vectors, whose gradient goes on to the latents, codes and losses."""
@@ -71,4 +69,4 @@ class SignQuantizer(nn.Module):
         return 2 ** torch.arange(self.embedding_dim, device=device)
 
 
-codegrid.register("quantizer", "signs", SignQuantizer)
+register("quantizer", "signs", SignQuantizer)

@@ -1,6 +1,6 @@
 """Both stages on real handwritten digits: image → codes → prior → codes → image.
 
-python examples/minimal.py        leaves digits.png, new digits, a column for each class
+python examples/minimal.py        4 minutes on 2 cores; leaves digits.png, new digits, a column for each class
 """
 
 import torch

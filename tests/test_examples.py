@@ -17,6 +17,7 @@ from codegrid import (
     InputError,
     TrainPrior,
     TrainTokenizer,
+    TwoStagePipeline,
     load,
     registry,
     sample,
@@ -88,6 +89,10 @@ def test_the_example_of_a_prior_is_trained_and_draws(plugged, small_run, tmp_pat
     (codes,) = sample(prior, 3, labels=[0, 1, 1], seed=1, temperature=0.9)
     (again,) = sample(prior, 1, labels=[1], seed=1, first_index=2, temperature=0.9)
     assert codes.shape == (3, 3, 5) and torch.equal(codes[2:], again)
+    images = load(small_run / "tokenizer").decode((codes,))
+    completed = TwoStagePipeline(load(small_run / "tokenizer"), prior).complete(images, keep=1, labels=[0, 1, 1])
+    (of_images,) = load(small_run / "tokenizer").encode(images.clamp(-1, 1))
+    assert torch.equal(completed.codes[0][:, 0], of_images[:, 0])
     with pytest.raises(InputError, match="learnt no grids without a label"):
         prior.nll((codes,), Condition(torch.full((3,), NO_LABEL)))
 
