@@ -1,7 +1,7 @@
 """A prior of your own: a recurrent network that reads the codes of an image in raster order.
 
 codegrid train-prior --run runs/demo --output runs/recurrent --plugin examples/custom_prior.py --model recurrent \
-    --steps 800 --batch-size 32
+    --steps 1200 --batch-size 32 --lr 0.004
 codegrid sample --run runs/demo --prior runs/recurrent --plugin examples/custom_prior.py
 
 Shapes: b batch, n codes of an image, c width, K num_embeddings.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from codegrid import InputError, SequentialPrior, register
@@ -27,7 +28,7 @@ class RecurrentOptions:
 
 
 class RecurrentPrior(SequentialPrior):
-    """Each code from the class and all codes before it, by a GRU. It learns one grid of codes."""
+    """Each code from the class, the code above it and, by a GRU, all codes before it. It learns one grid of codes."""
 
     options = RecurrentOptions
 
@@ -38,15 +39,16 @@ class RecurrentPrior(SequentialPrior):
         codes, width = self.layout[0].num_embeddings, self.chosen.width
         self.classes = nn.Embedding(max(1, num_classes), width)
         self.codes = nn.Embedding(codes, width)
-        self.reads = nn.GRU(width, width, batch_first=True)
+        self.reads = nn.GRU(3 * width, width, batch_first=True)
         self.head = nn.Linear(width, codes)
 
     def logits(self, codes, given=NO_CONDITION):
         """Codes (b, *shape) → logits (b, K, *shape), in a tuple: one for each grid."""
         (grid,) = codes
-        start = self.classes(self.label_rows(given, len(grid)))[:, None]  # (b, 1, c)
-        before = torch.cat([start, self.codes(grid.flatten(1)[:, :-1])], dim=1)  # (b, n, c): no code sees itself
-        read, _ = self.reads(before)
+        seen, row = self.codes(grid.flatten(1)), grid.shape[-1]  # (b, n, c), codes of a row
+        before, above = (F.pad(seen, (0, 0, by, -by)) for by in (1, row))  # moved on, so that no code sees itself
+        label = self.classes(self.label_rows(given, len(grid)))[:, None].expand_as(seen)
+        read, _ = self.reads(torch.cat([before, above, label], dim=-1))
         return (self.head(read).movedim(-1, 1).unflatten(2, grid.shape[1:]),)
 
 

@@ -26,7 +26,7 @@ class SignOptions:
 
 
 class SignQuantizer(nn.Module):
-    """Quantize by signs: there is no codebook, and so none that could collapse."""
+    """Quantize by signs: there is no codebook to learn."""
 
     options = SignOptions
 
@@ -41,10 +41,11 @@ class SignQuantizer(nn.Module):
 
     def forward(self, latents, moment=None):
         """Latents (b, D, *sites) → vectors, whose gradient goes on to the latents, codes and losses."""
-        codes = self.encode(latents)
-        vectors = self.look_up(codes)
-        commitment = (latents - vectors).square().mean()
-        return Quantized(StraightThrough.apply(latents, vectors), codes, Losses({"commitment_loss": commitment}, {}))
+        codes, bounded = self.encode(latents), latents.tanh()
+        # one that keeps its sign tells nothing: each is to be as often −1 as 1
+        balance = bounded.mean((0, *range(2, latents.ndim))).square().mean()
+        vectors = StraightThrough.apply(bounded, self.look_up(codes))
+        return Quantized(vectors, codes, Losses({"balance_loss": balance}, {}))
 
     @torch.no_grad()
     def encode(self, latents):
