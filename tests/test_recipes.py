@@ -129,4 +129,3 @@ def test_a_recipe_that_was_cut_off_goes_on_to_its_figures(toy, tmp_path, monkeyp
     said = capsys.readouterr().out
     assert f"{figures['bits_per_code']:.2f} bits per code" in said
     assert (tmp_path / "toy" / "samples" / "samples.png").is_file() and "toy/samples/samples.png" in said
-    assert run_recipe(settings) == figures
