@@ -37,5 +37,5 @@ $(READY): setup.cfg pyproject.toml
 	@touch $(READY)
 
 $(EVERYTHING): $(READY)
-	$(INSTALL) --editable ".[demo,fid,hub,log,umap,view,test,lint]"
+	$(INSTALL) --editable ".[demo,fid,hub,log,notebook,umap,view,test,lint]"
 	@touch $(EVERYTHING)

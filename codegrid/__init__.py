@@ -7,35 +7,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .codes import HIDDEN, NO_LABEL, Condition, Grid, Known, Layout, Progress, Signal
+    from .codes import HIDDEN, NO_LABEL, Condition, Grid, Known, Layout, Losses, Moment, Progress, Signal
     from .data.codes import CodeDataset
     from .data.conversion import as_images
+    from .data.sources import load_images
     from .errors import InputError
     from .noise import Noise
+    from .pipelines.drawing.sheets import as_sheet
     from .pipelines.generation.pipeline import TwoStagePipeline
+    from .pipelines.train_prior import TrainPrior
+    from .pipelines.train_tokenizer import TrainTokenizer
+    from .pipelines.training.prior import train_prior
+    from .pipelines.training.tokenizer import train_tokenizer
+    from .protocols import Quantized
     from .registry import load, register
     from .sampling_config import SamplingConfig
     from .stage1_vqvae.tokenizer import VQVAE
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
     from .stage2_prior.sampling.draw import sample
+    from .stage2_prior.sequential_prior import SequentialPrior
 
 __all__ = [
-    "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "Condition", "GatedPixelCNN", "Grid", "InputError", "Known", "Layout",
-    "Noise", "Progress", "SamplingConfig", "Signal", "TwoStagePipeline", "as_images", "load", "register", "sample",
+    "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "Condition", "GatedPixelCNN", "Grid", "InputError", "Known",
+    "Layout", "Losses", "Moment", "Noise", "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal",
+    "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register",
+    "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
-    "codes": "HIDDEN NO_LABEL Condition Grid Known Layout Progress Signal",
+    "codes": "HIDDEN NO_LABEL Condition Grid Known Layout Losses Moment Progress Signal",
     "data.codes": "CodeDataset",
     "data.conversion": "as_images",
+    "data.sources": "load_images",
     "errors": "InputError",
     "noise": "Noise",
+    "pipelines.drawing.sheets": "as_sheet",
     "pipelines.generation.pipeline": "TwoStagePipeline",
+    "pipelines.train_prior": "TrainPrior",
+    "pipelines.train_tokenizer": "TrainTokenizer",
+    "pipelines.training.prior": "train_prior",
+    "pipelines.training.tokenizer": "train_tokenizer",
+    "protocols": "Quantized",
     "registry": "load register",
     "sampling_config": "SamplingConfig",
     "stage1_vqvae.tokenizer": "VQVAE",
     "stage2_prior.pixelcnn.network": "GatedPixelCNN",
     "stage2_prior.sampling.draw": "sample",
+    "stage2_prior.sequential_prior": "SequentialPrior",
 }
 
 

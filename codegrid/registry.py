@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, reason_of
@@ -138,15 +140,34 @@ def register(kind: str, name: str, cls: type) -> None:
 
 
 def load_plugin(module: str) -> None:
-    """Import a module of the user's own that registers systems."""
+    """Import a module of the user's own that registers systems: by its name, or by its file, `some/where/mine.py`."""
     try:
-        import_module(module)
+        import_own(module)
     except InputError:
         raise
     except Exception as error:  # a user's module can fail in any way
         raise InputError(
-            f"`plugin` {module}: it cannot be imported ({reason_of(error)}); check the name, or set PYTHONPATH"
+            f"`plugin` {module}: it cannot be imported ({reason_of(error)}); check the name, or give its file, MINE.py"
         ) from error
+
+
+def import_own(module: str) -> ModuleType:
+    """Import a module of the user's own by its name, or by its file, which may import others in its folder.
+
+    Raises `ImportError` where there is no such file, or another module has its name.
+    """
+    if not module.endswith(".py"):
+        return import_module(module)
+    file = Path(module)
+    if not file.is_file():
+        raise ImportError("there is no such file")
+    folder = str(file.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: nothing there takes the place of another module
+    found = find_spec(file.stem)
+    if found is None or found.origin is None or not file.samefile(found.origin):
+        raise ImportError(f"another module is called {file.stem}: rename the file")
+    return import_module(file.stem)
 
 
 def load(source: str | Path, device: torch.device | str = "cpu") -> Any:

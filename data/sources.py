@@ -28,8 +28,8 @@ Read = Callable[[Path | None, str], Arrays]  # (data_root, split) → the arrays
 
 def load_images(
     dataset: str,
-    data_root: str | Path | None,
-    split: str,
+    data_root: str | Path | None = None,
+    split: str = "train",
     image_size: tuple[int, ...] = (),
     in_channels: int | None = None,
     skip_unreadable: bool = False,

@@ -19,7 +19,7 @@ class Demo(GivesFigures):
 
 def main() -> None:
     """Run the command line."""
-    run_command(Demo, "codegrid.recipes.digits:demo")
+    run_command(Demo, "codegrid.recipes.run:demo")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     """Which part of the data set is measured on, and is what samples are compared with."""
     features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
     """Network by whose features images are compared: a classifier that is trained first, Inception, or the network
-    that a function of yours returns."""
+    that a function of yours returns, in a module or a file, FILE.py:FUNCTION."""
     num_samples: NumSamples | None = None
     """How many images to draw from the prior, all classes in turn, to be judged by --features. By default none."""
     seed: Seed = 0

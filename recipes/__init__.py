@@ -1,1 +1,1 @@
-"""Recipes: settings of whole runs, from images to new images, and what is known of them."""
+"""Recipes: settings of whole runs, from images to new images, and what is claimed of each."""

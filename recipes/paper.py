@@ -1,7 +1,5 @@
 """The settings of van den Oord, Vinyals and Kavukcuoglu (arXiv 1711.00937), for its data sets and two more.
 
-python -m codegrid.recipes.paper cifar10     prints the commands of a recipe; --output and --data-root say where
-
 Of the paper are K 512 and β 0.25, a codebook that moves by gradient, Adam at a constant 2e-4, 250,000 steps of 128
 images, 256 hidden units, and images four times as large as their grids. Of our own are:
 
@@ -13,11 +11,11 @@ images, 256 hidden units, and images four times as large as their grids. Of our 
 
 None of these recipes was run to its end, and no figure of theirs was measured. The defaults of `codegrid
 train-tokenizer`, averages and a learning rate that goes down along a cosine, are a shorter recipe; the two were not
-compared. On a machine with several GPUs the steps of training, export and sampling share each batch when they are
-started with torchrun: `torchrun --nproc-per-node 8 -m codegrid.pipelines.train_tokenizer ...`.
+compared. On a machine with several GPUs the steps of training, export and sampling share each batch when the commands
+that `codegrid recipe NAME --dry-run` prints are started with torchrun: `torchrun --nproc-per-node 8 -m
+codegrid.pipelines.train_tokenizer ...`.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 
-from .recipe import Recipe
+from .whole_run import WholeRun
 
 TOKENIZER = {
     "num_embeddings": 512, "embedding_dim": 64, "hidden_channels": 256, "downsampling": 4, "commitment_cost": 0.25,
@@ -35,57 +33,70 @@ TOKENIZER = {
 }  # fmt: skip
 
 
-def mnist(output: str = "runs/mnist", data_root: str | None = None) -> Recipe:
-    """Return the recipe of MNIST, 28×28 → 7×7 codes. Not one of the paper's data sets: for a first look.
+def mnist(output: str = "runs/mnist", data_root: str | None = None) -> WholeRun:
+    """MNIST, 28×28 → 7×7 codes, with the paper's settings; it is not one of the paper's data sets.
 
     `data_root` is where torchvision finds it, or downloads it to.
+
+    Command: codegrid recipe mnist
+    Machine, minutes and figures: not measured
     """
     return _recipe(output, {"dataset": "mnist", "data_root": data_root}, {"channels": 64, "num_layers": 15})
 
 
-def cifar10(output: str = "runs/cifar10", data_root: str | None = None) -> Recipe:
-    """Return the recipe of CIFAR-10, 32×32 → 8×8 codes.
+def cifar10(output: str = "runs/cifar10", data_root: str | None = None) -> WholeRun:
+    """CIFAR-10, 32×32 → 8×8 codes, with the paper's settings.
 
-    More of the codes are hidden from the prior than by default: 50,000 grids are few for one of this size.
+    `data_root` is where torchvision finds it, or downloads it to. More of the codes are hidden from the prior than by
+    default: 50,000 grids are few for one of this size.
+
+    Command: codegrid recipe cifar10
+    Machine, minutes and figures: not measured
     """
     prior = {"channels": 128, "num_layers": 15, "dropout": 0.2}
     return _recipe(output, {"dataset": "cifar10", "data_root": data_root}, prior)
 
 
-def faces128(output: str = "runs/faces", data_root: str | None = "FACES") -> Recipe:
-    """Return the recipe of faces, 128×128 → 32×32 codes. Not one of the paper's data sets.
+def faces128(output: str = "runs/faces", data_root: str | None = "FACES") -> WholeRun:
+    """Faces, 128×128 → 32×32 codes, with the paper's settings; they are not one of the paper's data sets.
 
     `data_root` is any folder of portraits without class folders, aligned best; a tenth is held out.
+
+    Command: codegrid recipe faces128 --data-root FACES
+    Machine, minutes and figures: not measured
     """
     images = {"dataset": "imagefolder", "data_root": data_root}
     return _recipe(output, images, {"channels": 128, "num_layers": 20}, image_size=(128,), flip=True)
 
 
-def imagenet128(output: str = "runs/imagenet", data_root: str | None = "IMAGENET") -> Recipe:
-    """Return the recipe of ImageNet, 128×128 → 32×32 codes, as in the paper.
+def imagenet128(output: str = "runs/imagenet", data_root: str | None = "IMAGENET") -> WholeRun:
+    """ImageNet, 128×128 → 32×32 codes, as in the paper.
 
     `data_root` holds train/ and val/, each with the 1,000 class folders. The pictures do not fit in memory and are
-    decoded by workers: give `num_workers` as many as there are cores.
+    decoded by workers: give the commands that `dry_run` prints as many `num_workers` as there are cores.
+
+    Command: codegrid recipe imagenet128 --data-root IMAGENET
+    Machine, minutes and figures: not measured
     """
     images = {"dataset": "imagefolder", "data_root": data_root}
     return _recipe(output, images, {"channels": 256, "num_layers": 20}, accumulate=4, image_size=(128,))
 
 
-def lab84(output: str = "runs/lab", data_root: str | None = "FRAMES") -> Recipe:
-    """Return the recipe of frames of DeepMind Lab, or of another game, 84×84 → 21×21 codes, as in the paper.
+def lab84(output: str = "runs/lab", data_root: str | None = "FRAMES") -> WholeRun:
+    """Frames of DeepMind Lab, or of another game, 84×84 → 21×21 codes, as in the paper.
 
     `data_root` is a folder of such frames.
+
+    Command: codegrid recipe lab84 --data-root FRAMES
+    Machine, minutes and figures: not measured
     """
     images = {"dataset": "imagefolder", "data_root": data_root}
     return _recipe(output, images, {"channels": 128, "num_layers": 15}, image_size=(84,))
 
 
-RECIPES = {function.__name__: function for function in (mnist, cifar10, faces128, imagenet128, lab84)}
-
-
 def _recipe(
     output: str, images: dict[str, Any], prior_options: dict[str, Any], accumulate: int = 1, **of_training: Any
-) -> Recipe:
+) -> WholeRun:
     """Return the recipe of a data set.
 
     Args:
@@ -98,7 +109,7 @@ def _recipe(
     place = Path(output)
     tokenizer, prior = str(place / "tokenizer"), str(place / "prior")
     codes, codes_test = str(place / "codes"), str(place / "codes_test")
-    return Recipe(
+    return WholeRun(
         TrainTokenizer(
             **images, **of_training, output=tokenizer, quantizer="gradient", steps=250_000, batch_size=128, lr=2e-4,
             lr_schedule="constant", options=TOKENIZER,
@@ -112,18 +123,3 @@ def _recipe(
         Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples")),
         Evaluate(**images, tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
     )  # fmt: skip
-
-
-def main() -> None:
-    """Print the commands of a recipe."""
-    parser = argparse.ArgumentParser(description="Print the commands of a recipe.")
-    parser.add_argument("recipe", choices=RECIPES)
-    parser.add_argument("--output", help="folder for everything; by default below runs/")
-    parser.add_argument("--data-root", help="folder of the data set")
-    flags = parser.parse_args()
-    given = {name: value for name, value in vars(flags).items() if name != "recipe" and value is not None}
-    print("\n".join(RECIPES[flags.recipe](**given).commands()))
-
-
-if __name__ == "__main__":
-    main()

@@ -21,6 +21,7 @@ from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.plot import Plot
+from codegrid.pipelines.recipe import Recipe
 from codegrid.pipelines.running.cli import Stopped, name_of, parse, print_once, run_command
 from codegrid.pipelines.running.settings import GivesFigures
 from codegrid.pipelines.sample import Sample
@@ -29,7 +30,9 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.view import View
 from codegrid.progress import progress_bar
 
-SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo)
+SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo, Recipe)
+
+POSITIONAL = ("name",)  # settings that are words and no flags
 
 # every flag that has been told to users, with a value
 PARTS = "--tokenizer t --prior p --output o --device cpu --threads 1 -v --quiet --overwrite --run r"
@@ -70,6 +73,8 @@ TOLD = [
     (View, "--tokenizer t --dataset npz --data-root d --threads 4"),
     (View, "--tokenizer t --prior p q"),
     (Demo, "--output o --plugin json --quiet --json"),
+    (Recipe, "cifar10 --output o --data-root d --dry-run --quiet --json"),
+    (Recipe, ""),
 ]
 
 
@@ -82,7 +87,7 @@ def test_every_flag_that_users_know_is_understood(settings_type, flags):
 def test_every_setting_is_a_flag_that_some_command_line_above_gives(settings_type):
     given = " ".join(flags for kind, flags in TOLD if kind is settings_type)
     for field in fields(settings_type):
-        if field.name not in ("options", "plugin", "verbose", "device", "quiet"):
+        if field.name not in ("options", "plugin", "verbose", "device", "quiet", *POSITIONAL):
             assert f"--{field.name.replace('_', '-')} " in given + " "
 
 
@@ -125,7 +130,7 @@ def test_help_explains_every_flag_with_its_default(settings_type, capsys):
     assert f"usage: codegrid {name_of(settings_type)}" in text
     assert "None}" not in text and "[None" not in text
     for field in fields(settings_type):
-        if field.name != "options":
+        if field.name not in ("options", *POSITIONAL):
             assert f"--{field.name.replace('_', '-')}" in text
         if isinstance(field.default, str | float) and field.default is not MISSING and field.default != "":
             assert f"(default: {field.default})" in text

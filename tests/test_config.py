@@ -15,8 +15,7 @@ from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
-from codegrid.recipes.digits import digits
-from codegrid.recipes.paper import RECIPES
+from codegrid.recipes.run import RECIPES
 
 
 @pytest.fixture
@@ -77,7 +76,7 @@ def test_a_file_that_is_none_is_named(name, reason, tmp_path):
         parse(TrainTokenizer, ["--config", str(tmp_path / name)])
 
 
-RUNS = [step for recipe in (digits, RECIPES["imagenet128"]) for step in recipe("some where").steps()]
+RUNS = [step for name in ("digits", "imagenet128") for step in RECIPES[name]("some where").steps()]
 
 
 @pytest.mark.parametrize("settings", RUNS, ids=lambda settings: name_of(type(settings)))

@@ -334,8 +334,8 @@ def test_a_function_with_a_parameter_is_given_the_training_images_and_its_networ
     [
         ("weights.pt", "files of weights are not loaded"), ("vgg", "choose none, classifier"),
         ("nowhere_to_be_found:f", "cannot be imported"), ("my_features:absent", "cannot be imported"),
-        ("my_features:number", "is not a function"), ("my_features:wrong", "not a torch.nn.Module"),
-        ("my_features:flat", "one row of features"),
+        ("nowhere/mine.py:f", "no such file"), ("my_features:number", "is not a function"),
+        ("my_features:wrong", "not a torch.nn.Module"), ("my_features:flat", "one row of features"),
     ],
 )  # fmt: skip
 def test_an_extractor_that_is_not_one_is_refused(name, reason, measured, own_module):

@@ -8,6 +8,7 @@ import torch
 from codegrid.errors import InputError
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.launch import join_launch
+from codegrid.pipelines.running.settings import Compute
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
@@ -90,7 +91,7 @@ def join_as(tell):
             patch.delenv(name)
         for name, value in tell(rank).items():
             patch.setenv(name, value)
-        accelerator = start_accelerator("cpu", with_prose=False)
+        accelerator = start_accelerator(Compute(device="cpu"), with_prose=False)
         told = accelerator.gather(torch.tensor([10 + accelerator.process_index]))
         print(accelerator.is_main_process, told.tolist())
 
@@ -105,7 +106,7 @@ def test_what_accelerate_launch_was_told_beyond_processes_changes_no_result(monk
     for name, value in {"USE_CPU": "True", "MIXED_PRECISION": "bf16", "DYNAMO_BACKEND": "INDUCTOR"}.items():
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     monkeypatch.setattr("codegrid.pipelines.running.device.find_device", torch.device)
-    accelerator = start_accelerator("auto", with_prose=False)
+    accelerator = start_accelerator(Compute(), with_prose=False)
     module = torch.nn.Linear(1, 1)
     assert accelerator.device == torch.device("cpu") and accelerator.prepare_model(module) is module
 
@@ -114,4 +115,4 @@ def test_what_accelerate_launch_was_told_beyond_processes_changes_no_result(monk
 def test_another_engine_of_accelerates_is_refused(engine, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     with pytest.raises(InputError, match=f"ACCELERATE_USE_{engine}.*`shard`"):
-        start_accelerator("cpu")
+        start_accelerator(Compute(device="cpu"))

@@ -157,6 +157,13 @@ def test_setup_takes_the_cards_and_the_native_sources_along():
     assert sources and taken == {*(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed", *sources}
 
 
+def test_the_version_is_told_alike_everywhere():
+    version = read_setup()["metadata"]["version"]
+    newest = re.search("^## (\\S+?),? ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    cited = re.search("^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert version == newest == cited
+
+
 def test_every_test_that_the_table_of_faults_names_is_there():
     text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`tests/(\w+\.py)::(\w+)`", text))

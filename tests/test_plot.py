@@ -31,7 +31,7 @@ from codegrid.pipelines.drawing.images import plot_codes, plot_samples
 from codegrid.pipelines.drawing.material import Material
 from codegrid.pipelines.drawing.places import count_places, most_used, plot_places
 from codegrid.pipelines.drawing.run import FIGURES, choose
-from codegrid.pipelines.drawing.sheets import make_pairs, make_sheet, pairs_png, to_pixels
+from codegrid.pipelines.drawing.sheets import as_sheet, make_pairs, make_sheet, pairs_png, to_pixels
 from codegrid.pipelines.generation.artifacts import Artifacts
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.plot import Picture, Plot
@@ -158,7 +158,7 @@ def test_a_sheet_shows_images_row_by_row_and_enlarges_small_ones():
     sheet = make_sheet(images, columns=3)
     assert sheet.shape == (3, 2 * 6 * 33 + 2 * 33, 3 * 10 * 33 + 2 * 33)  # 33 times as large, with margins of 2 pixels
     assert sheet[0, 2 * 33, 2 * 33] == 0 and sheet[0, 8 * 33, 22 * 33] == 1 and sheet[0, 0, 0] == 0.5
-    assert to_pixels(sheet).shape == (*sheet.shape[1:], 3)
+    assert np.array_equal(np.asarray(as_sheet(images, columns=3)), to_pixels(sheet))
 
 
 def test_pairs_stand_below_each_other():

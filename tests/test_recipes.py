@@ -1,28 +1,36 @@
-"""Recipes: their settings are in range and fit together, and their commands make the same settings."""
+"""Recipes: settings in range that fit together, commands that make the same settings, claims, and whole runs."""
 
+import inspect
+import json
+import re
 import shlex
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
+from codegrid.errors import InputError
+from codegrid.pipelines.recipe import Recipe
 from codegrid.pipelines.running.cli import parse
 from codegrid.pipelines.running.options import resolve_options
-from codegrid.recipes.digits import digits
-from codegrid.recipes.paper import RECIPES
+from codegrid.pipelines.training import prior
+from codegrid.recipes.run import RECIPES, make_recipe, run_recipe
 
-ALL = {"digits": digits, **RECIPES}
+PAPER = [name for name in RECIPES if name != "digits"]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_commands_of_a_recipe_make_its_settings(name):
-    recipe = ALL[name]()
+    recipe = RECIPES[name]()
     for command, settings in zip(recipe.commands(), recipe.steps(), strict=True):
         codegrid, _, *flags = shlex.split(command)
         assert codegrid == "codegrid" and parse(type(settings), flags) == settings
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_steps_of_a_recipe_fit_together(name):
-    recipe = ALL[name]("somewhere")
+    recipe = RECIPES[name]("somewhere")
     folder = recipe.tokenizer.output
     users = (recipe.codes, recipe.validation_codes, recipe.samples, recipe.metrics)
     assert {step.tokenizer for step in users} == {folder}
@@ -35,11 +43,11 @@ def test_the_steps_of_a_recipe_fit_together(name):
 
 
 def test_the_prior_of_the_demo_can_be_guided_and_asked_without_a_label():
-    recipe = digits()
+    recipe = RECIPES["digits"]()
     assert resolve_options(recipe.prior)["label_dropout"] > 0 and recipe.samples.guidance_scale > (1.0,)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PAPER)
 def test_a_recipe_of_the_paper_has_its_settings(name):
     tokenizer = RECIPES[name]().tokenizer
     options = resolve_options(tokenizer)
@@ -47,3 +55,77 @@ def test_a_recipe_of_the_paper_has_its_settings(name):
     assert (options["hidden_channels"], options["downsampling"]) == (256, 4)
     assert (tokenizer.quantizer, tokenizer.lr, tokenizer.lr_schedule) == ("gradient", 2e-4, "constant")
     assert (tokenizer.steps, tokenizer.batch_size) == (250_000, 128)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_docstring_of_a_recipe_is_a_claim_with_its_command(name):
+    claim = inspect.getdoc(RECIPES[name])
+    command = re.search("^Command: codegrid recipe ([^,\n]+)", claim, re.MULTILINE)[1]
+    assert make_recipe(parse(Recipe, command.split())) == RECIPES[name]()
+    told = [re.search(f"^{what}: .*[0-9]", claim, re.MULTILINE) for what in ("Machine", "Minutes", "Figures")]
+    assert all(told) or "\nMachine, minutes and figures: not measured" in claim
+
+
+def test_recipes_are_listed_and_printed_as_commands_without_torch():
+    code = """
+import sys
+from codegrid.pipelines.recipe import Recipe
+from codegrid.recipes.run import run_recipe
+run_recipe(Recipe())
+run_recipe(Recipe(name="cifar10", data_root="C", dry_run=True))
+sys.exit("torch" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, make in RECIPES.items():
+        assert f"{name}\n  {inspect.getdoc(make).splitlines()[0]}\n" in done.stdout
+    assert "\n".join(RECIPES["cifar10"](data_root="C").commands()) in done.stdout
+
+
+@pytest.mark.parametrize(
+    "settings,reason",
+    [
+        ({"name": "cifar"}, "there is no recipe cifar: did you mean cifar10?"),
+        ({"name": "x"}, "there is no recipe x: choose one of digits, mnist, "),
+        ({"name": "digits", "data_root": "D"}, "`data_root`: the recipe digits brings its images along: leave it out"),
+    ],
+)
+def test_a_recipe_that_cannot_be_made_is_refused(settings, reason):
+    with pytest.raises(InputError) as caught:
+        run_recipe(Recipe(**settings))
+    assert reason in str(caught.value)
+
+
+@pytest.fixture
+def toy(bars_file, monkeypatch):
+    """A recipe of bars, whose models learn for a moment."""
+
+    def make(output="runs/toy", data_root=str(bars_file)):
+        """Bars."""
+        whole, images = RECIPES["digits"](output), {"dataset": "npz", "data_root": data_root}
+        tiny = {"steps": 2, "batch_size": 8, "precision": "fp32"}
+        return replace(
+            whole,
+            tokenizer=replace(whole.tokenizer, **images, **tiny, options={"num_embeddings": 8, "hidden_channels": 8}),
+            codes=replace(whole.codes, **images),
+            validation_codes=replace(whole.validation_codes, **images),
+            prior=replace(whole.prior, **tiny, options={"num_layers": 1, "channels": 4}),
+            samples=replace(whole.samples, num_samples=2),
+            metrics=replace(whole.metrics, **images),
+        )
+
+    monkeypatch.setitem(RECIPES, "toy", make)
+
+
+def test_a_recipe_that_was_cut_off_goes_on_to_its_figures(toy, tmp_path, monkeypatch, capsys):
+    settings = Recipe(name="toy", output=str(tmp_path / "toy"))
+    with monkeypatch.context() as patch:
+        patch.setattr(prior, "train_prior", lambda settings: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_recipe(settings)
+    trained = (tmp_path / "toy" / "tokenizer" / "model.safetensors").stat().st_mtime_ns
+    figures = run_recipe(settings)
+    assert figures == json.loads((tmp_path / "toy" / "figures" / "metrics.json").read_text())
+    assert (tmp_path / "toy" / "tokenizer" / "model.safetensors").stat().st_mtime_ns == trained
+    said = capsys.readouterr().out
+    assert f"{figures['bits_per_code']:.2f} bits per code" in said
+    assert (tmp_path / "toy" / "samples" / "samples.png").is_file() and "toy/samples/samples.png" in said

@@ -70,6 +70,25 @@ def test_a_plugin_that_fails_is_one_line(text, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_plugin_may_be_a_file_that_imports_its_neighbours(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "neighbour_of_plugin.py").write_text("value = 3")
+    (tmp_path / "plugin_in_a_file.py").write_text("from neighbour_of_plugin import value\nprint('imported')")
+    for _ in range(2):
+        load_plugin(str(tmp_path / "plugin_in_a_file.py"))
+    assert sys.modules.pop("plugin_in_a_file").value == 3 and sys.modules.pop("neighbour_of_plugin")
+
+
+@pytest.mark.parametrize(
+    "name,reason", [("json.py", "another module is called json: rename the file"), ("no.py", "there is no such file")]
+)
+def test_a_file_that_cannot_be_a_plugin_is_refused(name, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "json.py").write_text("raise RuntimeError")
+    with pytest.raises(InputError, match=reason):
+        load_plugin(str(tmp_path / name))
+
+
 def test_an_installed_package_brings_its_systems_by_an_entry_point(tmp_path):
     module = "import codegrid\ncodegrid.register('prior', 'from-elsewhere', type('P', (), {}))\n"
     (tmp_path / "elsewhere.py").write_text(module)

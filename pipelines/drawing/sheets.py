@@ -27,6 +27,17 @@ def make_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Tensor
     return sheet.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
+def as_sheet(images: torch.Tensor, columns: int | None = None) -> Image.Image:
+    """Lay images (n, c, H, W) in [-1, 1] out row by row: one picture of PIL, enlarged if they are small.
+
+    `columns` is by default about the root of n.
+
+    >>> as_sheet(torch.zeros(6, 1, 28, 28), columns=3).size
+    (1012, 682)
+    """
+    return Image.fromarray(to_pixels(make_sheet(images, columns)))
+
+
 def make_pairs(originals: torch.Tensor, reconstructions: torch.Tensor, columns: int = 12) -> torch.Tensor:
     """Make a sheet (3, height, width) in [0, 1] whose odd rows are originals, with their reconstructions below them.
 

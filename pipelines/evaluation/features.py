@@ -3,7 +3,6 @@
 Shapes: b batch, c channels, H W image, d features, k classes.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ from codegrid.data.sources import Images
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.pipelines.running.device import channels_last, environment, place
 from codegrid.progress import progress_bar
+from codegrid.registry import import_own
 from codegrid.tensors import digest_of, sha256
 
 FEATURES = 64
@@ -176,10 +176,10 @@ def _find_function(name: str) -> Callable[..., Any]:
             "Python can import and that returns the network; files of weights are not loaded"
         )
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = getattr(import_own(module_name), function_name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise InputError(
-            f"`features` {name}: it cannot be imported ({error}): check the names, or set PYTHONPATH to its folder"
+            f"`features` {name}: it cannot be imported ({error}): check the names, or give its file, MINE.py:function"
         ) from error
     if not callable(function):
         raise InputError(f"`features` {name}: it is not a function: give one that returns a torch.nn.Module")

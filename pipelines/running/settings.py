@@ -37,8 +37,8 @@ class Command:
     """Show the traceback of an error."""
     quiet: Flag = False
     """Print no reports and draw no bars; errors are still printed."""
-    plugin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE [MODULE ...]")] = ()
-    """Python modules to import first: they register quantizers, tokenizers or priors of your own."""
+    plugin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE|FILE.py [...]")] = ()
+    """Python modules or files to import first: they register quantizers, tokenizers or priors of your own."""
 
     def __post_init__(self) -> None:
         check_fields(self)

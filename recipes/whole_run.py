@@ -1,4 +1,4 @@
-"""A whole run as settings: what is called in turn, run from here or printed as commands to paste."""
+"""A whole run as settings: steps that are run here one after the other, or printed as commands to paste."""
 
 import shlex
 from collections.abc import Iterator
@@ -6,21 +6,16 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from codegrid.pipelines.evaluate import Evaluate
-from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.generation.encoding import export_codes
-from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.running.cli import name_of, print_once
 from codegrid.pipelines.running.settings import Command
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
-from codegrid.pipelines.training.prior import train_prior
-from codegrid.pipelines.training.tokenizer import train_tokenizer
 
 
 @dataclass(frozen=True)
-class Recipe:
+class WholeRun:
     """The settings of each step of a run."""
 
     tokenizer: TrainTokenizer
@@ -34,8 +29,15 @@ class Recipe:
         """Return the settings in the order in which they are run."""
         return [getattr(self, item.name) for item in fields(self)]
 
-    def run(self) -> None:
-        """Run every step in this process; what is finished already is kept."""
+    def run(self) -> dict[str, Any]:
+        """Run every step here, and return the metrics. What is finished is kept; what was cut off goes on."""
+        # here: recipes are listed, and their commands printed, without torch
+        from codegrid.pipelines.evaluation.run import evaluate
+        from codegrid.pipelines.generation.encoding import export_codes
+        from codegrid.pipelines.generation.sampling import sample
+        from codegrid.pipelines.training.prior import train_prior
+        from codegrid.pipelines.training.tokenizer import train_tokenizer
+
         print_once("1/5 tokenizer: images → codes → images")
         train_tokenizer(self.tokenizer)
         print_once("2/5 codes of the training images, and of those held out")
@@ -46,10 +48,10 @@ class Recipe:
         print_once("4/5 samples: new codes → new images")
         sample(self.samples)
         print_once("5/5 metrics on the held-out images")
-        evaluate(self.metrics)
+        return evaluate(self.metrics)
 
     def commands(self) -> list[str]:
-        """Return the same steps as commands to paste."""
+        """Return the steps as commands to paste."""
         return [shlex.join(["codegrid", name_of(type(settings)), *flags_of(settings)]) for settings in self.steps()]
 
 

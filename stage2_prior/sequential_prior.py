@@ -1,0 +1,124 @@
+"""A base for priors that draw code by code: what follows from their logits.
+
+Shapes: b batch, K num_embeddings of a grid, *shape its sites.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from codegrid.codes import Codes, Condition, Grid, Known, Losses, Moment, Progress, make_layout
+from codegrid.limits import MAX_CLASSES, check_whole, make_options
+from codegrid.model_folder import ModelFolder
+from codegrid.noise import Noise
+from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
+from codegrid.registry import NoOptions
+from codegrid.sampling_config import SamplingConfig
+
+from .conditions import Conditions
+from .likelihood import cross_entropy
+from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
+
+
+class SequentialPrior(ModelFolder, nn.Module):
+    """A prior of one's own, of which only the network and `logits` are to be written.
+
+    A subclass names the dataclass of its options as `options`, finds their values in `self.chosen`, and must say in
+    `logits` how likely each code is, from those before it alone: the codes come in raster order, all codes of a site
+    before the next. Loss, likelihood and sampling, also of kept rows, follow from that.
+
+    Args:
+        layout: the grids that it learns, as `Grid`s or as their JSON values.
+        grids: their numbers in the tokenizer's layout; by default 0, 1, ...
+        num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        options: the fields of `options`.
+
+    Raises `InputError` where an option is not one, or out of its range.
+    """
+
+    kind: ClassVar[str] = "prior"
+    options: ClassVar[type] = NoOptions
+    likelihood: ClassVar[Likelihood] = "exact"
+    keeps: ClassVar[Keeps] = "first"
+    controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p"})
+    given_grids: ClassVar[tuple[int, ...]] = ()
+
+    def __init__(
+        self,
+        layout: Sequence[Grid | dict[str, Any]],
+        grids: Sequence[int] | None = None,
+        num_classes: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.layout = make_layout(layout)
+        self.grids = tuple(range(len(self.layout)) if grids is None else grids)
+        check_whole("num_classes", num_classes, 0, MAX_CLASSES)
+        self.num_classes = num_classes
+        self.chosen: Any = make_options(self.options, options, type(self).__name__)
+        self.config = {
+            "layout": [grid.as_json() for grid in self.layout],
+            "grids": list(self.grids),
+            "num_classes": num_classes,
+            **asdict(self.chosen),
+        }
+        self.provenance: dict[str, Any] = {}
+
+    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
+        """Codes (b, *shape) → logits (b, K, *shape) of each grid, each site's from what is drawn before it alone."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method `logits`")
+
+    @property
+    def conditions(self) -> Conditions:
+        """Return what this prior can be asked for."""
+        return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())))
+
+    def label_rows(self, given: Condition, batch_size: int) -> Tensor:
+        """Return the row (b,) of a table of embeddings for each sample's label; 0 where there are no classes.
+
+        Raises `InputError` where a label is missing, or is none of the classes.
+        """
+        rows = self.conditions.rows(given, batch_size, self.device)
+        return torch.zeros(batch_size, dtype=torch.int64, device=self.device) if rows is None else rows
+
+    def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
+        """Codes (b, *shape) of each grid → the mean nats of a code."""
+        loss = torch.cat([nats.flatten() for nats in self._nats(codes, given)]).mean()
+        return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
+
+    @torch.no_grad()
+    def nll(
+        self,
+        codes: Codes,
+        given: Condition = NO_CONDITION,
+        noise: Noise | None = None,
+        num_inference_steps: int | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Return the nats (b, *shape) of each code given those before it; they are exact, and need no noise."""
+        return self._nats(codes, given)
+
+    def _nats(self, codes: Codes, given: Condition) -> tuple[Tensor, ...]:
+        pairs = zip(self.logits(codes, given), codes, strict=True)
+        return tuple(cross_entropy(of_grid, grid) for of_grid, grid in pairs)
+
+    def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
+        """Return the logits one code after the other, by a forward pass each."""
+        return PlainSteps(self, given, batch_size, site_by_site(self.layout))
+
+    def sample(
+        self,
+        given: Condition,
+        noise: Noise,
+        config: SamplingConfig,
+        known: Known | None = None,
+        backend: str = "auto",
+        watch: bool = False,
+    ) -> Iterator[Progress]:
+        """Draw `noise.count` samples code by code; see `sample_sequential`."""
+        return sample_sequential(self, given, noise, config, known, backend, watch)
