@@ -15,7 +15,7 @@ LINE, WORDS = "#5b6770", 11
 def main() -> None:
     """Draw the three parts, each a file, so that a narrow page can show them one below the other."""
     for name, draw in (("rows", draw_rows), ("chain", draw_chain), ("work", draw_work)):
-        figure = new_figure(4.6, 4.6)
+        figure = new_figure(3.7, 3.8)
         draw(figure.subplots())
         figure.savefig(Path(__file__).parent / f"cached-{name}.png")
 
