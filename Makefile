@@ -1,11 +1,11 @@
-# make demo | make test | make slow | make lint | make screenshots: each sets up .venv first, once
+# make demo | make test | make slow | make lint | make docs | make screenshots: each sets up .venv first, once
 PYTHON ?= python3
 READY := .venv/ready
 EVERYTHING := .venv/everything
 BUILT := build/tree
 INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test slow lint screenshots
+.PHONY: demo test slow lint docs screenshots
 
 demo: $(READY)
 	.venv/bin/codegrid demo
@@ -25,6 +25,10 @@ lint: $(READY)
 	$(INSTALL) --no-deps --target $(BUILT) .
 	.venv/bin/python -m mypy $(BUILT)/codegrid
 
+# the pages of docs/ as a site, in build/site; `.venv/bin/mkdocs serve` shows it while it is written
+docs: $(EVERYTHING)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
 # the viewer's pictures in docs/, and a check of its accessibility; needs Chromium and npm: apt install chromium npm
 screenshots: demo
 	npm install --silent --no-save --prefix build/axe axe-core@4
@@ -37,5 +41,5 @@ $(READY): setup.cfg pyproject.toml
 	@touch $(READY)
 
 $(EVERYTHING): $(READY)
-	$(INSTALL) --editable ".[demo,fid,hub,log,notebook,umap,view,test,lint]"
+	$(INSTALL) --editable ".[demo,docs,fid,hub,log,notebook,umap,view,test,lint]"
 	@touch $(EVERYTHING)

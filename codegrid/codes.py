@@ -36,6 +36,10 @@ class Grid:
         num_embeddings: K; the codes are 0 ... K-1.
 
     Raises `InputError` where a size is out of its range.
+
+    Examples:
+        >>> print(Grid((7, 7), 256), "at", Grid((7, 7), 256).num_sites, "sites")
+        7×7 codes out of 256 at 49 sites
     """
 
     shape: Sides
@@ -86,6 +90,10 @@ class Signal:
         channels: c.
         size: (H, W) of an image.
         rate: samples or frames a second; None where there is no time.
+
+    Examples:
+        >>> Signal(channels=1, size=(28, 28)).shape
+        (1, 28, 28)
     """
 
     kind: str = "image"

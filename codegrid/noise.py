@@ -45,6 +45,11 @@ class Noise:
         count: b, how many samples.
         device: where the tensors go. The numbers are drawn on the CPU, and are the same on every device.
         purpose: what tells this noise from other noise of the same seed; see `of`.
+
+    Examples:
+        >>> alone, among_others = Noise(0, first_index=17), Noise(0, count=20)
+        >>> bool(alone.uniforms("codes", 49)[0].equal(among_others.uniforms("codes", 49)[17]))
+        True
     """
 
     def __init__(

@@ -182,7 +182,9 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
 
     Raises `InputError` where the folder is missing, incomplete or damaged, or its model is not registered.
 
-    >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
+    Examples:
+        >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
+        >>> pipeline = load("runs/demo", device="cuda")  # doctest: +SKIP
     """
     folder = fetch(source, ("", *PIPELINE_FOLDERS))
     if (folder / "tokenizer").is_dir():

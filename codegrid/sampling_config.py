@@ -15,6 +15,10 @@ class SamplingConfig:
     """How codes are drawn from logits, in the order in which it is applied: guidance, temperature, top-k, top-p.
 
     Raises `InputError` where a value is out of its range.
+
+    Examples:
+        >>> SamplingConfig(temperature=0.9, top_k=50).changed()
+        {'temperature': 0.9, 'top_k': 50}
     """
 
     temperature: Annotated[float, Range(0)] = 1.0

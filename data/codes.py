@@ -81,8 +81,9 @@ class CodeDataset(IndexedCodes):
 
     Raises `InputError` where the folder is missing, incomplete or damaged: a shard's damage when it is first read from.
 
-    >>> codes = CodeDataset("runs/demo/codes")  # doctest: +SKIP
-    >>> (grid,) = codes.batch([0, 5, 9]).codes  # (3, h, w)  # doctest: +SKIP
+    Examples:
+        >>> codes = CodeDataset("runs/demo/codes")  # doctest: +SKIP
+        >>> (grid,) = codes.batch([0, 5, 9]).codes  # (3, h, w)  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | Path) -> None:

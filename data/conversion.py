@@ -37,8 +37,9 @@ def as_images(images: Any, size: Sequence[int] | None = None, channels: int | No
 
     Raises `InputError` where something is not an image, its values are out of range, or sizes differ.
 
-    >>> as_images(np.zeros((28, 28, 3), dtype=np.uint8), size=(14, 14), channels=1).shape
-    torch.Size([1, 1, 14, 14])
+    Examples:
+        >>> as_images(np.zeros((28, 28, 3), dtype=np.uint8), size=(14, 14), channels=1).shape
+        torch.Size([1, 1, 14, 14])
     """
     if channels not in (None, *CHANNELS):
         raise InputError(f"`channels` {short(channels)}: it must be 1 or 3")

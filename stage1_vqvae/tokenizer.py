@@ -42,7 +42,13 @@ class VQVAE(ModelFolder, nn.Module):
 
     Raises `InputError` where there is no such option, or a value is out of its range.
 
-    Worked example: images (8, 3, 32, 32) with downsampling=4, num_embeddings=512 → codes ((8, 8, 8),) in 0 ... 511.
+    Examples:
+        >>> model = VQVAE(Signal(channels=3, size=(32, 32)), num_embeddings=512, downsampling=4, hidden_channels=16)
+        >>> (codes,) = model.encode(torch.zeros(2, 3, 32, 32))
+        >>> codes.shape
+        torch.Size([2, 8, 8])
+        >>> model.decode((codes,)).shape
+        torch.Size([2, 3, 32, 32])
     """
 
     kind: ClassVar[str] = "tokenizer"

@@ -37,8 +37,9 @@ class Conditions:
         classes: their names; empty where they have none.
         unlabelled: whether the prior learnt grids of no particular class, too.
 
-    >>> Conditions(3, ("cat", "dog", "owl")).resolve(["owl", "0"], 2).labels
-    tensor([2, 0])
+    Examples:
+        >>> Conditions(3, ("cat", "dog", "owl")).resolve(["owl", "0"], 2).labels
+        tensor([2, 0])
     """
 
     num_classes: int = 0

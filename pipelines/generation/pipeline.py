@@ -195,8 +195,8 @@ class TwoStagePipeline:
             num_completions: of each image; they stand behind each other.
             labels: as for `sample`, one for each image or one for all. None: of no particular class, where the prior
                 learnt such.
-            seed, batch_size, temperature, top_k, top_p, guidance_scale, num_inference_steps, backend, output_type,
-                progress: as for `sample`.
+
+        All other parameters are those of `sample`.
 
         Raises `InputError` where the images are of another size, or a prior cannot keep these codes.
         """

@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import MISSING, field, fields, make_dataclass
 from importlib import import_module
@@ -120,7 +120,7 @@ def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
         load_plugin(module)
     defaults = _read_configs(settings_type, _values_after("--config", argv))
     options = list_options(settings_type)
-    groups = _group_flags(settings_type, options, defaults)
+    groups = group_flags(settings_type, options, defaults)
     own = groups.pop("")
     nested = [
         (
@@ -201,6 +201,7 @@ def print_plan(*lines: str) -> None:
 
 
 Flags = list[tuple[str, Any, Any]]  # name, type hint, default
+NO_DEFAULTS: Mapping[str, Any] = {}
 
 
 def _read_configs(settings_type: type[Command], files: Sequence[str]) -> dict[str, Any]:
@@ -218,8 +219,8 @@ def _read_configs(settings_type: type[Command], files: Sequence[str]) -> dict[st
     return values
 
 
-def _group_flags(
-    settings_type: type[Command], options: dict[str, Option], defaults: dict[str, Any]
+def group_flags(
+    settings_type: type[Command], options: dict[str, Option], defaults: Mapping[str, Any] = NO_DEFAULTS
 ) -> dict[str, Flags]:
     """Return the flags by the titles of their groups: the command's own, without a title, first.
 

@@ -125,8 +125,12 @@ class GatedPixelCNN(ModelFolder, nn.Module):
 
     Raises `InputError` where an option is not one, or out of its range.
 
-    Worked example: `GatedPixelCNN((Grid((7, 7), 512),), num_classes=10)` gives codes ((8, 7, 7),) and labels (8,) the
-    logits ((8, 512, 7, 7),).
+    Examples:
+        >>> prior = GatedPixelCNN((Grid((7, 7), 512),), num_classes=10, num_layers=2)
+        >>> codes, labels = torch.zeros(8, 7, 7, dtype=torch.int64), torch.arange(8)
+        >>> (logits,) = prior.logits((codes,), Condition(labels))
+        >>> logits.shape
+        torch.Size([8, 512, 7, 7])
     """
 
     kind: ClassVar[str] = "prior"

@@ -59,7 +59,12 @@ def sample(
 
     Raises `InputError` where a prior needs something that is missing, or cannot follow.
 
-    Worked example: `sample(prior, 16, labels=[3], temperature=0.9, top_k=50)` → `((16, 7, 7),)`.
+    Examples:
+        >>> from codegrid import GatedPixelCNN, Grid
+        >>> prior = GatedPixelCNN((Grid((7, 7), 512),), num_classes=10, num_layers=2).eval()
+        >>> (codes,) = sample(prior, 4, labels=[3], temperature=0.9, top_k=50, backend="torch")
+        >>> codes.shape
+        torch.Size([4, 7, 7])
     """
     for name, value, hint in (
         ("num_samples", num_samples, NumSamples), ("seed", seed, Seed), ("first_index", first_index, Seed),
