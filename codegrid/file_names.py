@@ -16,7 +16,10 @@ def printable(name: object) -> str:
     >>> printable(b"caf\xe9".decode(errors="surrogateescape"))
     'caf\\xe9'
     """
-    return "".join(map(_escaped, str(name)))
+    text = str(name)
+    if text.isascii() and text.isprintable() and "\\" not in text:  # nearly all are
+        return text
+    return "".join(map(_escaped, text))
 
 
 def _escaped(letter: str) -> str:

@@ -197,7 +197,9 @@ class _Walk:
                     "`data_root` if it is the data set, or put the parts outside and the classes inside"
                 )
             both = [(each, False) for each in pictures] + [(each, True) for each in folders]
-            ahead += sorted(both, key=lambda item: natural_key(item[0].name), reverse=True)
+            if folders:  # otherwise they stand in order
+                both.sort(key=lambda item: natural_key(item[0].name))
+            ahead += reversed(both)
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """Return the pictures and the folders right in a folder, in natural order."""

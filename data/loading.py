@@ -3,8 +3,11 @@
 Shapes: n items of the data set.
 """
 
+import mmap
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import FrameType
@@ -135,6 +138,21 @@ class _Reader:
         if worker is None or size * PREFETCHED * worker.num_workers < _shared_room():
             return batch
         return _Piped(tree_map_only(torch.Tensor, torch.Tensor.numpy, batch))
+
+
+def forked_workers(at_most: int) -> int:
+    """Return how many workers can start at once and share this process's memory: none in threads and daemons."""
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    is_main = threading.current_thread() is threading.main_thread()
+    if method != "fork" or not is_main or multiprocessing.current_process().daemon:
+        return 0
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return min(at_most, len(cores))
+
+
+def shared_memory(size: int) -> torch.Tensor:
+    """Return (size,) uint8 that forked processes share with this one; the limit of `SHARED_MEMORY` is not on it."""
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
 
 
 def _shared_room() -> float:

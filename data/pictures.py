@@ -35,6 +35,7 @@ TIFF_COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 PHOTOMETRIC, SAMPLES, EXTRA_SAMPLES, BITS = 262, 277, 338, 258
 ALPHA = (1, 2, 999)  # of EXTRA_SAMPLES; the last one is Corel Draw's
 
+SMALL = 2**16  # bytes of a file
 MAX_SCANS = 100  # of a JPEG: an honest one goes over its pixels in up to twenty, one that is to stall in thousands
 END, SCAN = b"\xd9", b"\xda"
 # a marker of a JPEG; in the data of a scan 255 is followed by 0, or by the number of a restart
@@ -84,11 +85,8 @@ def open_picture(path: Any) -> Image.Image:
 
     Raises `Unreadable`.
     """
-    of_name = Image.EXTENSION.get(path.suffix.lower()) if isinstance(path, Path) else None
-    # a format without first bytes of its own would take damaged files of the others for its pictures
-    tried = [name for name, is_told in formats().items() if is_told or name == of_name]
     try:
-        picture = Image.open(path if isinstance(path, Path) else path.open(), formats=tried)
+        picture = _open_named(path) if isinstance(path, Path) else Image.open(path.open(), formats=_tried())
     except InputError:
         raise
     except Exception as error:
@@ -101,6 +99,28 @@ def open_picture(path: Any) -> Image.Image:
         picture.close()
         raise Unreadable(f"{path} is a JPEG of more than {MAX_SCANS} scans: save it again or remove it")
     return picture
+
+
+def _open_named(path: Path) -> Image.Image:
+    """Open a file as what its name says first: nearly all are."""
+    _load_plugins()
+    of_name = Image.EXTENSION.get(path.suffix.lower())
+    if of_name not in NO_PICTURES and Image.OPEN.get(str(of_name), (None, None))[1] is not None:
+        with suppress(Image.UnidentifiedImageError):
+            return Image.open(_read_small(path) or path, formats=(str(of_name),))
+    return Image.open(path, formats=_tried(of_name))
+
+
+def _read_small(path: Path) -> io.BytesIO | None:
+    """Return the bytes of a small file, out of which Pillow takes its many pieces faster; None of a large one."""
+    with open(path, "rb") as file:
+        content = file.read(SMALL + 1)
+    return io.BytesIO(content) if len(content) <= SMALL else None
+
+
+def _tried(of_name: str | None = None) -> list[str]:
+    # a format without first bytes of its own would take damaged files of the others for its pictures
+    return [name for name, is_told in formats().items() if is_told or name == of_name]
 
 
 def look_at(path: Any) -> tuple[bool, Size] | None:
@@ -138,7 +158,9 @@ def read_picture(path: Any, channels: int, at_least: Size | None = None) -> Pict
 
 def flatten(path: Any, picture: Image.Image) -> tuple[Image.Image, bool]:
     """Return a picture upright, with 8 bits and without transparency, and whether white is seen through it."""
-    image = _as_8_bit(path, ImageOps.exif_transpose(picture), picture.format)
+    picture.load()  # first: some formats tell behind the pixels how they are turned
+    is_turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    image = _as_8_bit(path, ImageOps.exif_transpose(picture) if is_turned else picture, picture.format)
     return _on_white(image) if image.has_transparency_data else (image, False)
 
 

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "quantizer": [],
     "sampling": [],
     "saving": [],
+    "scripts": [],
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
 }  # fmt: skip

@@ -6,8 +6,6 @@ Shapes: K num_embeddings, D embedding_dim, b items, *shape the sites of a grid, 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib
-import matplotlib.colors
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,6 +45,8 @@ def colours_by_nearness(entries: torch.Tensor) -> torch.Tensor:
 
     Nearness is that on the first principal component.
     """
+    import matplotlib  # here: the training of a prior begins without it
+
     ranks = principal_components(entries).coordinates[:, 0].argsort().argsort()  # by rank: one far entry takes no room
     places = ranks.numpy() / max(1, len(ranks) - 1)
     return torch.from_numpy(matplotlib.colormaps[COLOURS](places)[:, :3])
@@ -54,10 +54,12 @@ def colours_by_nearness(entries: torch.Tensor) -> torch.Tensor:
 
 def colours_by_number(num_embeddings: int) -> torch.Tensor:
     """Return a colour (K, 3), 0 ... 1, for each code, unlike those of the next numbers: for codes without vectors."""
+    from matplotlib.colors import hsv_to_rgb
+
     numbers = np.arange(num_embeddings)
     hues = numbers * 0.618034 % 1  # the golden ratio: the next hue falls into the widest gap
     strengths = np.stack([hues, 0.45 + 0.45 * (numbers % 3) / 2, 0.95 - 0.4 * (numbers % 5) / 4], axis=1)
-    return torch.from_numpy(matplotlib.colors.hsv_to_rgb(strengths))
+    return torch.from_numpy(hsv_to_rgb(strengths))
 
 
 def colours_of(tokenizer: Tokenizer) -> list[torch.Tensor]:

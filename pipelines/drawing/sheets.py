@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.utils import make_grid
 
 SHEET_WIDTH = 1000  # pixels, about: small images are enlarged by a whole factor, so that they stay sharp
 GREY = 0.0  # between the images, and where there is none, in [-1, 1]
@@ -23,8 +22,26 @@ def make_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Tensor
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = max(1, SHEET_WIDTH // (columns * (images.shape[3] + 2)))
-    sheet = make_grid(to_unit(images), nrow=columns, padding=2, pad_value=(GREY + 1) / 2)
+    sheet = lay_out(to_unit(images), columns, margin=2, fill=(GREY + 1) / 2)
     return sheet.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+
+
+def lay_out(images: torch.Tensor, columns: int, margin: int, fill: float) -> torch.Tensor:
+    """Lay images (n, c, H, W) in [0, 1], c 1 or 3, out row by row: (3, height, width). One alone has no margin.
+
+    torchvision's grid needs an import of seconds, at the start of every training.
+    """
+    images = images.expand(-1, 3, -1, -1)
+    if len(images) == 1:
+        return images[0]
+    columns = min(columns, len(images))
+    height, width = images.shape[2] + margin, images.shape[3] + margin
+    rows = math.ceil(len(images) / columns)
+    sheet = torch.full((3, rows * height + margin, columns * width + margin), fill)
+    for number, image in enumerate(images):
+        top, left = number // columns * height + margin, number % columns * width + margin
+        sheet[:, top : top + images.shape[2], left : left + images.shape[3]] = image
+    return sheet
 
 
 def as_sheet(images: torch.Tensor, columns: int | None = None) -> Image.Image:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -168,4 +168,6 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 def without_compiling() -> AbstractContextManager[None]:
     """Return a context in which compiled networks run as written: other batch sizes are not worth a compilation."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled: not worth two seconds for its import
+        return nullcontext()
     return torch.compiler.set_stance("force_eager")

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torchvision.utils import make_grid
 
 from codegrid.codes import Losses, Moment, describe_layout
 from codegrid.data.code_files import AnyCodes, Assumed, check_fingerprint, open_to_learn
@@ -23,7 +22,7 @@ from codegrid.model_card import MAX_CARD_PIXELS
 from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
-from codegrid.pipelines.drawing.sheets import make_sheet, to_png
+from codegrid.pipelines.drawing.sheets import lay_out, make_sheet, to_png
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.running.cli import print_once
@@ -99,7 +98,7 @@ class PriorObjective:
             scale = max(1, PICTURE_WIDTH // (DRAWN // 2 * grid.shape[-1]))
             painted = paint(drawn, colours_by_number(grid.num_embeddings), scale)
             name = "samples" if len(prior.grids) == 1 else f"samples_{number}"
-            pages[name] = make_grid(painted, nrow=DRAWN // 2, padding=4, pad_value=1.0)
+            pages[name] = lay_out(painted, DRAWN // 2, margin=4, fill=1.0)
         return pages
 
     def save(self, folder: Path, history: list[Metrics]) -> None:

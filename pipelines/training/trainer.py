@@ -1,5 +1,6 @@
 """A training step: losses and gradients of each player, the optimizers, the averages; and validation."""
 
+import inspect
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -56,7 +57,7 @@ class Trainer:
             player.shard(self.accelerator.device, keep_whole=self.accelerator.is_main_process)
             wrapped = player.module
         else:
-            wrapped = self.accelerator.prepare_model(player.module)
+            wrapped = self.accelerator.prepare_model(player.module, device_placement=False)  # it is there already
         return Acting(player, wrapped, player.make_optimizer(_learning(wrapped)))
 
     def trainable(self) -> Trainable:
@@ -225,9 +226,19 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+class UncompiledAdam(torch.optim.Adam):
+    """Adam without the wrappers that keep it out of compiled code: they import torch's compiler, two seconds of it."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
+
+
 def fused_adam(parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
     """Return Adam over all parameters at once; the loop sets its learning rate."""
-    return torch.optim.Adam(parameters, fused=True)
+    return UncompiledAdam(parameters, fused=True)
 
 
 def seed_torch(seed: int, *purpose: str | int) -> None:
