@@ -33,7 +33,7 @@ from .tar_shards import Shard, cache_room
 
 SHUFFLE_BUFFER = 10_000  # pictures
 FETCHERS = 4  # shards that are fetched at once
-AHEAD = 20_000  # pictures that are looked ahead for shards to fetch
+AHEAD = 20_000  # pictures that are looked ahead for shards to fetch, as long as these take half of the room
 SAMPLED = 4  # shards that stand for all, where each would have to be fetched
 
 
@@ -88,25 +88,30 @@ class TarImages(FolderImages):
             yield from batches
             return
         waiting: deque[tuple[Ahead, set[int]]] = deque()
-        in_sight: Counter[int] = Counter()
+        in_sight: Counter[int] = Counter()  # batches that wait for each shard
         news: list[int] = []
+        room, sizes = cache_room() // 2, [shard.stamp[0] for shard in self.paths.shards]
+
+        def next_batch() -> Ahead:
+            batch, shards = waiting.popleft()
+            in_sight.subtract(shards)
+            batch.shards = tuple(news)
+            news.clear()
+            return batch
+
         for numbers in batches:
             batch = Ahead(numbers)
             shards = set(self.paths.shard_of[batch].tolist())
             news += sorted(shard for shard in shards if not in_sight[shard])
             in_sight.update(shards)
             waiting.append((batch, shards))
-            if sum(len(each) for each, _ in waiting) > AHEAD:
-                yield self._next(waiting, in_sight, news)
+            while waiting and (
+                sum(len(each) for each, _ in waiting) > AHEAD
+                or sum(sizes[shard] for shard, count in in_sight.items() if count) > room
+            ):
+                yield next_batch()
         while waiting:
-            yield self._next(waiting, in_sight, news)
-
-    def _next(self, waiting: deque[tuple[Ahead, set[int]]], in_sight: Counter[int], news: list[int]) -> Ahead:
-        batch, shards = waiting.popleft()
-        in_sight.subtract(shards)
-        batch.shards = tuple(news)
-        news.clear()
-        return batch
+            yield next_batch()
 
     def batch(self, indices: Indices) -> ImageBatch:
         """Return some images, in the order of their numbers, as `FolderImages` does."""
@@ -118,8 +123,8 @@ class TarImages(FolderImages):
     def fingerprint(self) -> str:
         """Return a digest of the shards, of their pictures' names and sizes, and of the labels.
 
-        Of as many shards, evenly spaced, as take 2 GiB the content is read, too; of those that must be fetched, the
-        server's tags stand for it.
+        Of shards that must be fetched it takes their content, too; of those that are here, the content of as many,
+        evenly spaced, as take 2 GiB.
         """
         pictures, shards = self.paths, self.paths.shards
         lengths = [[shard.name, shard.stamp[0], shard.stamp[1] if shard.is_remote else ""] for shard in shards]

@@ -119,11 +119,8 @@ def choose_part(
             f"the shards are in the order of their classes (class {lost[0]} is in held-out ones only): shuffle them, "
             "or call some test"
         )
-    return (
-        np.flatnonzero(held_out == (split == TEST)),
-        Counter(),
-        (f"test is held out, as whole shards: {len(whole):,}",),
-    )
+    notes = (f"test is held out, as whole shards: {len(whole):,}",)
+    return np.flatnonzero(held_out == (split == TEST)), Counter(), notes
 
 
 def _hold_out_shards(pictures: TarPictures) -> list[int]:

@@ -29,7 +29,7 @@ def are_shards(place: str) -> bool:
     path = path_of(place)
     if path.lower().endswith(ENDING) or BRACES.sub("", path).lower().endswith(ENDING):
         return not Path(place).expanduser().is_dir()
-    return not is_remote(place) and bool(_in_folder(Path(place).expanduser()))
+    return bool(place) and not is_remote(place) and bool(_in_folder(Path(place).expanduser()))
 
 
 def find_shards(pattern: str) -> list[str]:

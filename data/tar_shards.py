@@ -7,6 +7,7 @@ the disk has free. The one that was used longest ago goes first. All processes o
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import os
 import shutil
@@ -32,7 +33,8 @@ TIMEOUT = 60  # seconds without a byte
 AGAIN = (408, 425, 429)  # answers of a server beside 5xx that may be others later
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 BLOCK = 2**20  # bytes
-Stamp = list[Any]  # bytes, and the time of a file or a server's tag for it
+ABANDONED = 3600  # seconds without a byte in a file that is fetched
+Stamp = list[Any]  # bytes, and the time of a file that is here or the SHA-256 of one that was fetched
 
 
 def cache_folder() -> Path:
@@ -44,7 +46,8 @@ def cache_room() -> int:
     """Return the bytes that fetched shards may take together: a half of what they take now and of what is free."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    return (shutil.disk_usage(folder).free + sum(size for _, size, _ in _fetched())) // 2
+    whole = sum(size for _, size, path in _fetched() if path.parent.name != STAGING)
+    return (shutil.disk_usage(folder).free + whole) // 2
 
 
 class Shard:
@@ -184,32 +187,35 @@ class Shard:
             if not length.isdecimal():
                 words = "the server does not say how long it is"
                 raise InputError(f"cannot fetch {self} ({words}): fetch it by hand, and give its path")
+            file.truncate(int(length))  # at once: it counts for those who make room for others
             make_room(int(length), str(self))
-            done = 0
+            done, digest = 0, hashlib.sha256()
             while block := answer.read(min(BLOCK, int(length) - done)):
                 file.write(block)
+                digest.update(block)
                 done += len(block)
             if done < int(length):
                 raise ConnectionError(f"it ended after {done:,} of {int(length):,} bytes")
-            return [done, answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""]
+            return [done, digest.hexdigest()]  # tags of servers differ from mirror to mirror
 
 
 def make_room(needed: int, name: str) -> None:
-    """Remove shards that were fetched until one more of so many bytes may come.
+    """Remove shards that were fetched until all have room, those too that are fetched just now.
 
-    Raises `InputError` where it cannot.
+    Raises `InputError` where not even this one, of so many bytes, has.
     """
     room, fetched = cache_room(), sorted(_fetched())
     if needed > room:
         where = f"fetched shards may take {room:,} in {cache_folder()}, a half of what is free"
         raise InputError(f"{name} has {needed:,} bytes, and {where}: make room, or set XDG_CACHE_HOME to another disk")
     taken = sum(size for _, size, _ in fetched)
-    for _, size, path in fetched:
-        if taken + needed <= room:
+    for used, size, path in fetched:
+        if taken <= room:
             break
-        with suppress(OSError):
-            path.unlink()
-        taken -= size
+        if path.parent.name != STAGING or time.time() - used > ABANDONED:
+            with suppress(OSError):
+                path.unlink()
+            taken -= size
 
 
 def _fetched() -> list[tuple[float, int, Path]]:

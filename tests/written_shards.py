@@ -64,7 +64,6 @@ class Served:
             return handler.send_error(fault if fault != 200 else 404)
         content = path.read_bytes()
         handler.send_response(200)
-        handler.send_header("ETag", str(path.stat().st_mtime_ns))
         if fault != "endless":
             handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
