@@ -89,7 +89,7 @@ class FolderImages:
         self.classes = classes
         self.found = found or Found(len(paths), count_classes(labels, classes))
         # what is not asked for is read off some of the pictures
-        some = [look for i in evenly_spaced(len(paths), LOOKED_AT) if (look := look_at(paths[i]))]
+        some = [look for i in self._some(LOOKED_AT) if (look := look_at(paths[i]))]
         grey = bool(some) and all(is_grey for is_grey, _ in some)
         self.in_channels = channels or (1 if grey else 3)
         self.resized = size is not None
@@ -144,7 +144,7 @@ class FolderImages:
     def variance(self) -> float:
         """Return the variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
         counts = torch.zeros(256, dtype=torch.int64)
-        for i in progress_bar(evenly_spaced(len(self), 10_000), desc="measuring variance", leave=False):
+        for i in progress_bar(self._some(10_000), desc="measuring variance", leave=False):
             counts += torch.bincount(self.batch([i]).images.flatten(), minlength=256)
         return variance_of(counts)
 
@@ -161,7 +161,7 @@ class FolderImages:
         fits = length * math.prod(shape) <= IN_MEMORY_BYTES
         images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
         reads_all = fits or skip_unreadable
-        damaged, told = self._read(range(length) if reads_all else evenly_spaced(length, LOOKED_AT), images)
+        damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
         if len(damaged) == length or (damaged and not skip_unreadable):
             if not reads_all:
                 damaged |= self._read(range(min(length, CHECKED)))[0]
@@ -187,6 +187,10 @@ class FolderImages:
         reasons = {**self.found.left_out, "unreadable": left_out}
         rest.found = replace(self.found, images=len(kept), classes=of_classes, left_out=reasons)
         return rest
+
+    def _some(self, at_most: int) -> list[int]:
+        """Up to so many numbers that stand for all."""
+        return evenly_spaced(len(self), at_most)
 
     def _paths_of(self, numbers: np.ndarray) -> Any:
         """The paths with these numbers."""

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -35,12 +35,24 @@ class StepSampler(Sampler[list[int]]):
     The epochs, each a permutation that follows from (seed, epoch), form one endless row, and step t takes the
     items t·batch_size ... (t+1)·batch_size of it. So a step is the same however often training was resumed, and
     however many processes share it.
+
+    Args:
+        order: (seed, epoch) → the order (n,) of an epoch, for a data set that cannot be read in any order.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, num_processes: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        rank: int = 0,
+        num_processes: int = 1,
+        order: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.order = order or self._permute
         self.start, self.stop = start, stop
         share = batch_size // num_processes
         self.share = slice(rank * share, (rank + 1) * share)
@@ -55,9 +67,29 @@ class StepSampler(Sampler[list[int]]):
             chosen = np.empty(self.batch_size, dtype=np.int64)
             for needed in np.unique(epochs).tolist():
                 if needed != epoch:
-                    epoch, order = needed, rng(self.seed, "epoch", needed).permutation(self.length)
+                    epoch, order = needed, self.order(self.seed, needed)
                 chosen[epochs == needed] = order[places[epochs == needed]]
             yield chosen[self.share].tolist()
+
+    def _permute(self, seed: int, epoch: int) -> np.ndarray:
+        return rng(seed, "epoch", epoch).permutation(self.length)
+
+
+def shuffle_within(shard_of: np.ndarray, buffer: int, seed: int, epoch: int) -> np.ndarray:
+    """Return an order (n,) of items that lie in shards, for readers that go from shard to shard.
+
+    The shards come in an order that follows from (seed, epoch), each with its items as they lie. This row is cut into
+    pieces of `buffer` items, and each piece is put into an order of its own, which follows from (seed, epoch, piece).
+
+    Args:
+        shard_of: (n,) the number of each item's shard, ascending.
+    """
+    shards, firsts = np.unique(shard_of, return_index=True)
+    items = np.split(np.arange(len(shard_of)), firsts[1:])
+    row = np.concatenate([items[i] for i in rng(seed, "shards", epoch).permutation(len(shards))])
+    for piece, first in enumerate(range(0, len(row), buffer)):
+        rng(seed, "shuffle", epoch, "piece", piece).shuffle(row[first : first + buffer])
+    return row
 
 
 def check_shares(batch_size: int, num_processes: int, accumulate: int) -> None:
@@ -93,6 +125,8 @@ def load_batches(dataset: Any, batches: Sampler[list[int]] | Sequence[Sequence[i
     RuntimeError where one is killed, or takes longer than `PATIENCE`.
     """
     workers = num_workers if getattr(dataset, "on_demand", False) else 0
+    if hasattr(dataset, "look_ahead"):
+        batches = dataset.look_ahead(batches)
     loader: DataLoader[Any] = DataLoader(
         _Reader(dataset),  # type: ignore[arg-type]
         batch_sampler=batches,  # type: ignore[arg-type]

@@ -8,20 +8,22 @@ from codegrid.errors import InputError
 from codegrid.hub import HUB_PREFIX
 from codegrid.limits import short
 
+from .tar_places import ENDING, are_shards, find_shards, is_remote
+
 AT_HAND = ("mnist5k",)  # there without a download
 DOWNLOADS = ("mnist", "fashion-mnist", "cifar10")
-NAMES = (*AT_HAND, *DOWNLOADS, "imagefolder", "npz")
+NAMES = (*AT_HAND, *DOWNLOADS, "imagefolder", "npz", "tar")
 LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # how a path begins, and no name on the hub
 READERS = {".npz": "npz", ".npy": "npz", ".parquet": HUB_PREFIX}
-PATHS = f"a folder of pictures or a file that ends in {' '.join(READERS)}"
+PATHS = f"a folder of pictures or a file that ends in {' '.join((*READERS, ENDING))}"
 
 
 def find_data(dataset: str | None, data_root: str | None) -> tuple[str, str | None]:
     """Return the name of a data set, and where its files are.
 
     Args:
-        dataset: a name in `NAMES`; `hf:NAME`; or the path of a folder of pictures or of a file. A name comes first:
-            a folder that is called `mnist` is given as `./mnist`.
+        dataset: a name in `NAMES`; `hf:NAME`; or the path of a folder of pictures or of a file, or paths or URLs of
+            tar shards. A name comes first: a folder that is called `mnist` is given as `./mnist`.
         data_root: where the files are. Without a name, the folder or file that is read.
 
     Raises `InputError` where there is no such name or path, or one is given that the data set does not read.
@@ -33,17 +35,33 @@ def find_data(dataset: str | None, data_root: str | None) -> tuple[str, str | No
     name = "data_root" if dataset is None else "dataset"
     given = str(data_root if dataset is None else dataset)
     path = Path(given).expanduser()
+    if are_shards(given):
+        if dataset is not None and data_root is not None:
+            raise _given_twice(dataset)
+        return "tar", given
     if not given or not path.exists():
         names = "" if dataset is None else f", {HUB_PREFIX}NAME, or one of {', '.join(NAMES)}"
         raise InputError(f"`{name}` {short(given)}: there is no such folder or file: give {PATHS}{names}")
     if dataset is not None and data_root is not None:
-        raise InputError(f"`dataset` {dataset} is itself what is read: leave `data_root` out")
+        raise _given_twice(dataset)
     reader = "imagefolder" if path.is_dir() else READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"`{name}` {path} is not read: give {PATHS}")
     if reader == HUB_PREFIX:
         return HUB_PREFIX + os.path.join(".", path), None
     return reader, str(path)
+
+
+def _given_twice(dataset: str) -> InputError:
+    return InputError(f"`dataset` {dataset} is itself what is read: leave `data_root` out")
+
+
+def is_there(place: str) -> bool:
+    """Whether what a path or a pattern names lies on this machine."""
+    try:
+        return not is_remote(place) and bool(Path(place).expanduser().exists() or find_shards(place))
+    except InputError:
+        return False
 
 
 def is_local(dataset: str) -> bool:
@@ -61,4 +79,6 @@ def make_absolute(dataset: str, data_root: str | None) -> tuple[str, str | None]
     """Return a data set and its place so that they mean the same in every working folder."""
     if is_local(dataset):
         dataset = HUB_PREFIX + str(Path(dataset.removeprefix(HUB_PREFIX)).expanduser().absolute())
-    return dataset, None if data_root is None else str(Path(data_root).expanduser().absolute())
+    if data_root is None or is_remote(data_root):
+        return dataset, data_root
+    return dataset, str(Path(data_root).expanduser().absolute())

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from .hub import load_hub
 from .images import ImageDataset, Size, fit
 from .names import find_data, public_name
 from .splits import split_indices
+from .tar_images import load_tar
 
 Images = ImageDataset | FolderImages
 Arrays = tuple[np.ndarray, np.ndarray | None, list[str]]  # images NHWC uint8, labels, names of the classes
@@ -38,7 +40,7 @@ def load_images(
 
     Args:
         dataset: a name in `SOURCES`; `hf:NAME`, of the Hugging Face hub or a local folder; or the path of a folder of
-            pictures, or of a file of arrays or in Parquet.
+            pictures, or of a file of arrays or in Parquet; or tar shards, by a path or a URL with `*` or `{000..127}`.
         data_root: where its files are; a default folder for downloads where None.
         split: `train`, `test`, or both as `all`. A source without a test part holds out a tenth, and of fewer than
             1,000 images more (`splits.held_out_mask`).
@@ -53,7 +55,9 @@ def load_images(
         words = f"give one number from 1 to {MAX_SIDE}, or height and width"
         raise InputError(f"`image_size` {' '.join(map(str, image_size))}: {words}")
     size = (image_size[0], image_size[-1]) if image_size else None
-    root = None if place is None else Path(place).expanduser()
+    root: Any = None if place is None else Path(place).expanduser()
+    if dataset == "tar":  # a pattern, or a URL
+        root = place
     load = SOURCES.get(dataset) or partial(load_hub, dataset)
     images = load(root, split, size, in_channels)
     if not len(images):
@@ -172,4 +176,5 @@ SOURCES: dict[str, Callable[..., Images]] = {
     "cifar10": partial(_in_memory, _downloaded("CIFAR10", _read_cifar10)),
     "imagefolder": load_folder,
     "npz": partial(_in_memory, _npz),
+    "tar": load_tar,
 }

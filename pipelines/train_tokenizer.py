@@ -36,6 +36,8 @@ class TrainTokenizer(UsesImages, Training):
     """Images per step, over all processes together."""
     lr: Annotated[float, Range(above=0)] = 2e-3
     """Peak learning rate."""
+    shuffle_buffer: Annotated[int, Range(1, 10**9)] = 10_000
+    """Of tar shards that do not fit in memory, shuffle so many images at a time among each other."""
     flip: Flag = False
     """Mirror half of the training images, chosen at random."""
     shift: Annotated[int, Range(0, MAX_SIDE)] = 0

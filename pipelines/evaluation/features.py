@@ -138,7 +138,7 @@ def train_classifier(images: Images, num_workers: int, device: torch.device) -> 
     place(model, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
-    steps = StepSampler(len(images), BATCH_SIZE, SEED, 0, STEPS)
+    steps = StepSampler(len(images), BATCH_SIZE, SEED, 0, STEPS, order=getattr(images, "order", None))
     for batch in progress_bar(load_batches(images, steps, num_workers), "classifier", STEPS):
         loss = F.cross_entropy(model.head(model(batch.images.to(device))), batch.labels.to(device))
         optimizer.zero_grad()

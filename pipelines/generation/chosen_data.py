@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, find_data, is_local
+from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, find_data, is_local, is_there
+from codegrid.data.tar_places import is_remote
 from codegrid.errors import InputError
 from codegrid.hub import HUB_PREFIX
 from codegrid.limits import short
@@ -53,7 +54,7 @@ def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str
     remedy = f"give `dataset`, {PATHS}, or a name"
     if recorded:
         place = recorded[0].removeprefix(HUB_PREFIX) if is_local(recorded[0]) else recorded[1]
-        if place is not None and not Path(place).exists():
+        if place is not None and not is_remote(place) and not is_there(place):
             raise InputError(f"the tokenizer was trained on {place}, which is no longer there: {remedy}")
         return recorded
     is_on_hub = isinstance(told, str) and told.startswith(HUB_PREFIX) and "/" in told and not is_local(told)
@@ -73,7 +74,7 @@ def data_at_hand(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
         place = str(Path(place or Path.home() / ".cache" / "codegrid") / DOWNLOADED[name])
     elif recorded and is_local(name):
         place = name.removeprefix(HUB_PREFIX)
-    return learnt_data(tokenizer) if place is not None and Path(place).exists() else None
+    return learnt_data(tokenizer) if place is not None and is_there(place) else None
 
 
 def recorded_data(tokenizer: Tokenizer) -> tuple[str, str | None] | None:

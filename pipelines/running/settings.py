@@ -128,8 +128,9 @@ class UsesImages(ReadsData):
     title: ClassVar[str] = "image"
 
     dataset: Dataset | None = None
-    """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; a data set of the Hugging Face hub, or
-    hf:./folder; or a name. By default that which the tokenizer was trained on."""
+    """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; tar shards, by paths or URLs such as
+    'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. By default that which
+    the tokenizer was trained on."""
     data_root: str | None = None
     """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
     --dataset, the images themselves."""

@@ -155,6 +155,8 @@ def load_parts(settings: TrainTokenizer) -> tuple[Images, Images]:
     images = load_images(dataset, root, "train", settings.image_size, skip_unreadable=skip)
     validation = load_images(dataset, root, "test", images.image_size, images.in_channels, skip)
     images.found = replace(images.found, others={"test": len(validation)})
+    if hasattr(images, "shuffle_buffer"):
+        images.shuffle_buffer = settings.shuffle_buffer
     return images, validation
 
 

@@ -77,7 +77,7 @@ class Trainer:
         settings, accelerator = self.settings, self.accelerator
         steps = StepSampler(
             len(self.objective.dataset), settings.batch_size, settings.seed, start, settings.steps,
-            accelerator.process_index, accelerator.num_processes,
+            accelerator.process_index, accelerator.num_processes, getattr(self.objective.dataset, "order", None),
         )  # fmt: skip
         return load_batches(self.objective.dataset, steps, self.objective.num_workers)
 
