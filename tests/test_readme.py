@@ -1,4 +1,4 @@
-"""README: its Python runs, and its commands are understood."""
+"""README: its Python runs, and its commands are understood, as are those of docs/large.md."""
 
 import re
 import shlex
@@ -12,7 +12,8 @@ import codegrid.pipelines.running.cli as cli
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+LARGE = (ROOT / "docs/large.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT + LARGE, re.DOTALL)
 COMMANDS = [
     line
     for _, block in BLOCKS
@@ -25,7 +26,7 @@ COMMANDS = [
 def runs(small_run, tmp_path, monkeypatch):
     """The folders of runs that it speaks of."""
     (tmp_path / "runs").mkdir()
-    for name in ("demo", "digits", "mine"):
+    for name in ("demo", "digits", "mine", "imagenet"):
         (tmp_path / "runs" / name).symlink_to(small_run)
     Image.new("RGB", (64, 48)).save(tmp_path / "digit.jpg")
     monkeypatch.chdir(tmp_path)
