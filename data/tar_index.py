@@ -74,9 +74,9 @@ def index_tar(path: Path) -> TarIndex:
         raise InputError(f"{path}: {error}") from error
     except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
         damage = reason_of(error)
-    names, offsets, sizes, classes = map(list, zip(*found, strict=True)) if found else ([], [], [], [])
-    numbers = [np.array(each, dtype=np.int64) for each in (offsets, sizes)]
-    return TarIndex(names, numbers[0], numbers[1], classes, left_out, damage)
+    numbers = np.array([sample[1:3] for sample in found], dtype=np.int64).reshape(-1, 2)
+    names, classes = [sample[0] for sample in found], [sample[3] for sample in found]
+    return TarIndex(names, numbers[:, 0].copy(), numbers[:, 1].copy(), classes, left_out, damage)
 
 
 def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[tuple[str, int, int, str]]:
