@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = {
     "codebooks": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "demo_quality": ["--run", "{run}", "--dataset", "npz", "--data-root", "{bars}"],
+    "export": ["--data-root", "{pictures}"],
     "faults": [],
     "gpu": [],
     "liveness": ["--dataset", "npz", "--data-root", "{bars}", "--output", "{folder}/runs", "--batch-sizes", "32"],
