@@ -6,6 +6,7 @@ Shapes: n sites, D embedding_dim, K codebook entries, V lanes of a vector, p pan
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ WORTH_A_THREAD = 2**20  # products of numbers: they take longer than to wake a t
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     library.nearest_lanes.restype, library.nearest_lanes.argtypes = number, []
-    arguments = [pointer, number, number, pointer, pointer, number, pointer, pointer, number]
+    arguments: list[Any] = [pointer, number, number, pointer, pointer, number, pointer, pointer, number]
     library.nearest_search.restype, library.nearest_search.argtypes = None, arguments
     return library
 
