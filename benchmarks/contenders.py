@@ -5,26 +5,17 @@ Codegrid's own are made by the parts of its training loop.
 Shapes: b batch, c channels, H W image, h w code grid, K num_embeddings.
 """
 
-import io
-import shutil
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from itertools import count
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codegrid import load
 from codegrid.codes import Grid, Signal
-from codegrid.data.code_writer import shard_ranges
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, ImageDataset, to_float
-from codegrid.data.sources import load_images
-from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
 from codegrid.pipelines.running.device import ComputeConfig, autocast, channels_last, place, start_accelerator
 from codegrid.pipelines.running.settings import Compute
 from codegrid.pipelines.train_prior import TrainPrior
@@ -46,11 +37,10 @@ class Sizes(NamedTuple):
 
     images: int = 256  # a step of stage 1
     grids: int = 128  # a step of stage 2
-    exported: int = 16_384  # images
     num_layers: int = 15  # of the prior
 
 
-FULL, TOY = Sizes(), Sizes(4, 4, 32, 2)
+FULL, TOY = Sizes(), Sizes(4, 4, 2)
 
 
 def draw_images(batch: int, size: int = 32) -> torch.Tensor:
@@ -149,59 +139,5 @@ def _plain_step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Step:
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-
-    return step
-
-
-def save_for_export(folder: str, exported: int) -> None:
-    """A tokenizer whose codebook lies among its latents, and an npz file of images of which so many are exported."""
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer().eval()
-    images = draw_images(exported + exported // 9)  # every tenth is held out
-    with torch.no_grad():
-        latents = tokenizer.encode_latents(to_float(images[:64])).movedim(1, -1).flatten(0, -2)
-        chosen = torch.randint(len(latents), (len(tokenizer.quantizer.codebook),))
-        tokenizer.quantizer.codebook.copy_(latents[chosen])
-    tokenizer.save_pretrained(f"{folder}/tokenizer")
-    np.savez(f"{folder}/images.npz", images.permute(0, 2, 3, 1).numpy())
-
-
-def encoder_pass(folder: str, batch: int) -> Step:
-    """The encoder alone over as many images as are exported, in float32."""
-    tokenizer = place(load(f"{folder}/tokenizer"), CPU)
-    images = load_images("npz", f"{folder}/images.npz", "train").images
-
-    def step() -> None:
-        with torch.inference_mode():
-            for piece in images.split(batch):
-                tokenizer.encoder(channels_last(to_float(piece)))
-
-    return step
-
-
-def encoding_pass(folder: str, batch: int) -> Step:
-    """The part of the command between loading the images and writing the codes."""
-    tokenizer = place(load(f"{folder}/tokenizer"), CPU)
-    images = load_images("npz", f"{folder}/images.npz", "train")
-    accelerator = start_accelerator(Compute(device="cpu"), with_prose=False)
-
-    def step() -> None:
-        for _ in encode_ranges(tokenizer, images, shard_ranges(len(images)), batch, 0, accelerator):
-            pass
-
-    return step
-
-
-def export_pass(folder: str, batch: int) -> Step:
-    """The whole command, from the images in a file to the finished code dataset."""
-    settings = ExportCodes(
-        tokenizer=f"{folder}/tokenizer", output=f"{folder}/codes", dataset="npz", data_root=f"{folder}/images.npz",
-        batch_size=batch,
-    )  # fmt: skip
-
-    def step() -> None:
-        shutil.rmtree(settings.output, ignore_errors=True)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            export_codes(settings)
 
     return step

@@ -1,4 +1,4 @@
-"""Training and export against what limits them: the same network alone, and a straightforward implementation.
+"""Training against what limits it: the same network alone, and a straightforward implementation.
 
 python -m benchmarks.training
 python -m benchmarks.training --quality --data-root CIFAR
@@ -12,7 +12,6 @@ Leaves a picture of how a step grows. --quality trains both stages on CIFAR (tra
 """
 
 import argparse
-import tempfile
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,13 +20,9 @@ from .contenders import (
     TOY,
     Sizes,
     bare_tokenizer_step,
-    encoder_pass,
-    encoding_pass,
-    export_pass,
     plain_prior_step,
     plain_tokenizer_step,
     prior_step,
-    save_for_export,
     tokenizer_step,
 )
 from .growth import draw_growth, measure_growth, print_growth
@@ -57,16 +52,6 @@ def prior_contenders(make: type[Contender] | type[Here], sizes: Sizes) -> Conten
         "codegrid, fp32": make(prior_step, "fp32", grids, layers),
         "codegrid, memory given back": make(prior_step, "bf16", grids, layers, keeps_memory=False),
         "straightforward fp32, masked kernels": make(plain_prior_step, grids, layers, keeps_memory=False),
-    }
-
-
-def export_contenders(make: type[Contender] | type[Here], sizes: Sizes, folder: str) -> Contenders:
-    """Images → codes."""
-    save_for_export(folder, sizes.exported)
-    return {
-        "the encoder alone, fp32": make(encoder_pass, folder, sizes.images),
-        "encoding as the command does": make(encoding_pass, folder, sizes.images),
-        "the whole command export-codes": make(export_pass, folder, sizes.images),
     }
 
 
@@ -100,10 +85,6 @@ def main() -> None:
     print_table("stage 1, a training step", of_tokenizer, sizes.images, "images")
     of_prior = measure(prior_contenders(make, sizes), rounds)
     print_table("stage 2, a training step", of_prior, sizes.grids, "grids")
-    with tempfile.TemporaryDirectory() as folder:
-        contenders = export_contenders(make, sizes, folder)
-        of_export = measure(contenders, rounds if flags.toy else max(3, rounds // 2), steps=1)
-    print_table(f"export of {sizes.exported:,} images", of_export, sizes.exported, "images")
     if flags.toy:
         seconds = measure_growth(rounds, 16)
     else:

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "busy": [],
     "codebooks": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "demo_quality": ["--run", "{run}", "--dataset", "npz", "--data-root", "{bars}"],
+    "export": ["--data-root", "{pictures}"],
     "faults": [],
     "gpu": [],
     "liveness": ["--dataset", "npz", "--data-root", "{bars}", "--output", "{folder}/runs", "--batch-sizes", "32"],

@@ -151,9 +151,10 @@ def test_setup_names_exactly_the_packages_that_are_there():
 def test_setup_takes_the_cards_and_the_native_sources_along():
     taken = set()
     for package, patterns in read_setup()["options.package_data"].items():
-        folder = ROOT / (package.partition(".")[2] or package).replace(".", "/")
+        inside = package.partition(".")[2]
+        folder = ROOT / (inside if inside.partition(".")[0] in MAY_IMPORT else package).replace(".", "/")
         taken |= {path for pattern in patterns.split() for path in folder.glob(pattern)}
-    sources = [path for path in (ROOT / "stage2_prior" / "native").iterdir() if path.suffix in (".cpp", ".h")]
+    sources = [path for package in MAY_IMPORT for ending in ("*.cpp", "*.h") for path in (ROOT / package).rglob(ending)]
     assert sources and taken == {*(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed", *sources}
 
 

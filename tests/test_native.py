@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from test_sampling import CONTROLS, LABELS, build, first_codes, in_order, random_codes, same
 
 from codegrid.codes import Condition, Known
+from codegrid.native.build import library_or_reason, load_library
 from codegrid.noise import Noise
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior import sample
 from codegrid.stage2_prior.native import packing
-from codegrid.stage2_prior.native.build import library_or_reason, load_library
 from codegrid.stage2_prior.native.steps import NativeSteps
+from codegrid.stage2_prior.native.structures import PIXELCNN
 from codegrid.stage2_prior.sampling.sequential import sample_sequential
 
-pytestmark = pytest.mark.skipif(isinstance(library_or_reason(), str), reason=f"{library_or_reason()}")
+pytestmark = pytest.mark.skipif(isinstance(library_or_reason(PIXELCNN), str), reason=f"{library_or_reason(PIXELCNN)}")
 ODD = {"channels": 33, "num_layers": 3, "first_kernel": 5}
 
 
@@ -238,7 +239,7 @@ def test_torchs_defaults_change_nothing():
 def test_narrower_vectors_give_the_same_logits(flags):
     prior = floats((70, 5), (4, 5), 3, **ODD)
     codes, rows = random_codes(prior, 7), torch.arange(7) % 3
-    steps = NativeSteps(prior.network, prior.layout, 7, rows, library=load_library(*flags))
+    steps = NativeSteps(prior.network, prior.layout, 7, rows, library=load_library(PIXELCNN, *flags))
     compare_logits(prior, steps, codes, Condition(rows))
 
 
@@ -246,10 +247,12 @@ SANITIZED = """
 import sys
 import torch
 from codegrid.stage2_prior import sample
-from codegrid.stage2_prior.native import build, packing, steps
+from codegrid.native.build import load_library
+from codegrid.stage2_prior.native import packing, steps, structures
 from test_native import ODD, floats, known_of_each
-library = build.load_library("-march=native", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-steps.library_or_reason = lambda: library
+flags = "-march=native", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
+library = load_library(structures.PIXELCNN, *flags)
+steps.library_or_reason = lambda _: library
 for packing.MOST_OF_TABLES in (2**24, 0):
     prior = floats((70, 5), (4, 5), 3, **ODD)
     torch.set_num_threads(2)

@@ -1,4 +1,4 @@
-"""The native library on a machine where things are missing, damaged or not ours, and the backend that a run keeps."""
+"""Native libraries on a machine where things are missing, damaged or not ours, and the backend that a run keeps."""
 
 import json
 import os
@@ -10,8 +10,9 @@ import torch
 from test_sampling import build
 
 from codegrid.errors import InputError
+from codegrid.native import build as building
 from codegrid.stage2_prior import sample
-from codegrid.stage2_prior.native import build as building
+from codegrid.stage2_prior.native.structures import PIXELCNN
 from codegrid.stage2_prior.sampling import backends
 
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
@@ -39,7 +40,7 @@ def fresh(own_cache):
 
 @needs_compiler
 def test_the_library_is_compiled_once_and_a_damaged_or_foreign_one_again(own_cache, monkeypatch):
-    lanes = building.load_library("-O0").pixelcnn_lanes()
+    lanes = building.load_library(PIXELCNN, "-O0").pixelcnn_lanes()
     (path,) = own_cache.iterdir()
     assert stat.S_IMODE(own_cache.stat().st_mode) == 0o700
     good, commands = path.read_bytes(), []
@@ -63,7 +64,7 @@ def test_the_library_is_compiled_once_and_a_damaged_or_foreign_one_again(own_cac
             file.unlink()  # in place of one that is loaded
             damage(file)
         commands.clear()
-        assert building.load_library("-O0").pixelcnn_lanes() == lanes
+        assert building.load_library(PIXELCNN, "-O0").pixelcnn_lanes() == lanes
         assert sum("-o" in command for command in commands) == made
         assert len(list(own_cache.iterdir())) == 2 and path.read_bytes() == good
 
@@ -96,7 +97,7 @@ BROKEN = {
 def test_a_cache_that_cannot_be_trusted_is_not_used(damage, reason, own_cache):
     damage(own_cache)
     with pytest.raises(InputError, match=reason):
-        building.load_library("-O0")
+        building.load_library(PIXELCNN, "-O0")
 
 
 @needs_compiler
@@ -104,7 +105,7 @@ def test_a_cache_of_another_user_is_not_used(own_cache, monkeypatch):
     building.cache_folder()
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
     with pytest.raises(InputError, match="others can write into"):
-        building.load_library("-O0")
+        building.load_library(PIXELCNN, "-O0")
 
 
 def fail_without_compiler(patch):
@@ -117,13 +118,13 @@ def fail_by_compiler(patch):
 
 
 def fail_by_source(patch):
-    patch.setattr(building, "MAIN", "missing.cpp")
+    patch.setattr(building, "FLAGS", (*building.FLAGS, "-include", "missing.h"))
 
 
 FAILING = {
     "no compiler": (fail_without_compiler, r"needs a C\+\+ compiler: install one, g\+\+ for example"),
     "one that fails": (fail_by_compiler, "was not compiled: false fails .exit code 1."),
-    "an error": (fail_by_source, "was not compiled: .*error.*missing.cpp"),
+    "an error": (fail_by_source, "was not compiled: .*error.*missing.h"),
 }
 
 
@@ -133,7 +134,7 @@ def test_without_a_library_auto_takes_pytorch_and_says_why_once(damage, reason, 
         pytest.skip("needs a C++ compiler")
     damage(monkeypatch)
     prior = build().float()
-    with pytest.raises(InputError, match=f"`backend` native: the native sampler {reason}.*; choose `backend` torch"):
+    with pytest.raises(InputError, match=f"`backend` native: native code {reason}.*; choose `backend` torch"):
         sample(prior, 2, backend="native")
     by_torch = sample(prior, 2, backend="torch")
     assert not capsys.readouterr().out
@@ -164,7 +165,7 @@ def test_a_run_goes_on_with_the_backend_that_it_began_with(form, small_run, tmp_
         record = json.loads((tmp_path / "s" / files[form]).read_text())
         return record["settings" if form == "npz" else "provenance"]["backend"]
 
-    first = "torch" if isinstance(building.library_or_reason(), str) else "native"
+    first = "torch" if isinstance(building.library_or_reason(PIXELCNN), str) else "native"
     assert draw(3).code == 0 and recorded() == first
     assert "nothing to do" in draw(3).out and "nothing to do" in draw(3, "--backend", first).out
     refused = draw(3, "--backend", "plain")

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .native import find_library, search
+
 
 class Tile(NamedTuple):
     """How many pairs of a site and an entry, and how many entries, the search looks at together."""
@@ -27,9 +29,12 @@ PARTS = 16  # of a row of gaps, that are compared side by side
 def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
     """k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1): latents (n, D), codebook (K, D) → codes (n,) int64.
 
-    `distance` is a name in `DISTANCES`.
+    `distance` is a name in `DISTANCES`. Of float32 on a CPU the native library finds the codes, where there is one.
     """
     entries, offsets = DISTANCES[distance](codebook)
+    library = find_library(latents, entries)
+    if library:
+        return search(library, latents, entries, offsets)
     tile = tile_for(latents.device)
     entries_at_once = min(tile.entries, len(codebook))
     pieces = latents.split(max(1, tile.pairs // entries_at_once))

@@ -18,11 +18,11 @@ from torch import Tensor
 from codegrid.budget import check_memory
 from codegrid.codes import Layout
 from codegrid.errors import InputError
+from codegrid.native.build import library_or_reason
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.sampling.sequential import Drawing, site_by_site
 
 from . import structures
-from .build import library_or_reason
 from .packing import pack
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NativeSteps:
         library: ctypes.CDLL | None = None,
     ) -> None:
         self.order = site_by_site(layout)
-        found = library or library_or_reason()
+        found = library or library_or_reason(structures.PIXELCNN)
         if isinstance(found, str):
             raise InputError(found)
         self.layout, self.batch_size, self.library = layout, batch_size, found

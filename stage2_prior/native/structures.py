@@ -6,7 +6,10 @@ Shapes: those of that file.
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 from typing import Any, ClassVar
+
+from codegrid.native.build import Library
 
 Fields = list[tuple[str, Any]]
 
@@ -85,3 +88,6 @@ def declare(library: ctypes.CDLL) -> ctypes.CDLL:
         function = getattr(library, f"pixelcnn_{name}")
         function.restype, function.argtypes = result, arguments
     return library
+
+
+PIXELCNN = Library(Path(__file__).with_name("pixelcnn.cpp"), declare)

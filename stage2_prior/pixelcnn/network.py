@@ -18,13 +18,14 @@ from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment
 from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES, check_whole, make_options
 from codegrid.model_folder import ModelFolder
+from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.conditions import Conditions
 from codegrid.stage2_prior.likelihood import cross_entropy
-from codegrid.stage2_prior.native.build import library_or_reason
 from codegrid.stage2_prior.native.steps import NativeSteps
+from codegrid.stage2_prior.native.structures import PIXELCNN
 from codegrid.stage2_prior.options import PixelCNNOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
@@ -209,7 +210,7 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         for weight in self.network.parameters():
             if weight.dtype != torch.float32 or weight.device.type != "cpu":
                 return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
-        library = library_or_reason()
+        library = library_or_reason(PIXELCNN)
         return library if isinstance(library, str) else ""
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:

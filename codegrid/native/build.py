@@ -1,4 +1,4 @@
-"""The native library: compiled on the machine where it runs, when it is first used, and kept for this user.
+"""Native libraries: compiled on the machine where they run, when they are first used, and kept for this user.
 
 A file's name holds two digests. The first follows from the sources, the flags, and what the compiler says of itself and
 of the processor: a home folder that several machines share holds a library for each kind. The second is that of the
@@ -17,16 +17,15 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from codegrid.errors import InputError, reason_of
 
-from .structures import declare
-
-SOURCES = Path(__file__).parent
-MAIN = "pixelcnn.cpp"
+HEADERS = Path(__file__).parent  # that all libraries may include
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 300  # that a compiler may take
 # what each takes for "this very processor"
@@ -34,24 +33,32 @@ THIS_PROCESSOR = "-march=native" if platform.machine().lower() in ("x86_64", "am
 FLAGS = ("-O2", "-std=c++17", "-ffp-contract=fast", "-fvisibility=hidden", "-shared", "-fPIC")
 
 
-def load_library(*flags: str) -> ctypes.CDLL:
-    """Return the library for this processor, or with other flags in the place of that one.
+class Library(NamedTuple):
+    """A library that a stage brings along."""
+
+    source: Path  # its file of C++, which may include headers beside it and those of this folder
+    declare: Callable[[ctypes.CDLL], ctypes.CDLL]  # tells ctypes the types of its functions, and returns it
+
+
+def load_library(library: Library, *flags: str) -> ctypes.CDLL:
+    """Return a library for this processor, or with other flags in the place of that one.
 
     Raises `InputError`, saying why, where there can be none.
     """
     if sys.platform == "win32":
-        raise InputError("the native sampler needs GCC or Clang, which is not looked for on Windows")
+        raise InputError("native code needs GCC or Clang, which is not looked for on Windows")
     try:
-        return declare(ctypes.CDLL(str(_find_or_compile((*FLAGS, *(flags or (THIS_PROCESSOR,)))))))
+        path = _find_or_compile(library.source, (*FLAGS, *(flags or (THIS_PROCESSOR,))))
+        return library.declare(ctypes.CDLL(str(path)))
     except OSError as error:  # the disk's, or the loader's
-        raise InputError(f"the native sampler cannot be kept or loaded ({reason_of(error)})") from error
+        raise InputError(f"native code cannot be kept or loaded ({reason_of(error)})") from error
 
 
 @cache
-def library_or_reason() -> ctypes.CDLL | str:
-    """Return the library for this processor, or in words why there is none; found out once."""
+def library_or_reason(library: Library) -> ctypes.CDLL | str:
+    """Return a library for this processor, or in words why there is none; found out once."""
     try:
-        return load_library()
+        return load_library(library)
     except InputError as error:
         return str(error)
 
@@ -64,7 +71,7 @@ def cache_folder() -> Path:
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codegrid"
     except RuntimeError as error:
-        raise InputError(f"there is no home folder to keep the native sampler in ({reason_of(error)})") from error
+        raise InputError(f"there is no home folder to keep native code in ({reason_of(error)})") from error
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
@@ -74,10 +81,10 @@ def cache_folder() -> Path:
     return folder
 
 
-def _find_or_compile(flags: tuple[str, ...]) -> Path:
+def _find_or_compile(source: Path, flags: tuple[str, ...]) -> Path:
     compiler = _find_compiler()
     folder = cache_folder()
-    key = _digest_of_all(compiler, flags)
+    key = _digest_of_all(source, compiler, flags)
     for path in folder.glob(f"{key}-*.so"):
         if _is_whole(path):
             return path
@@ -86,7 +93,7 @@ def _find_or_compile(flags: tuple[str, ...]) -> Path:
     descriptor, aside = tempfile.mkstemp(".so", ".", folder)
     os.close(descriptor)
     try:
-        run_compiler([*compiler, *flags, "-o", aside, str(SOURCES / MAIN)])
+        run_compiler([*compiler, *flags, "-I", str(HEADERS), "-o", aside, str(source)])
         path = folder / f"{key}-{_digest(Path(aside).read_bytes())}.so"
         os.replace(aside, path)
     finally:
@@ -99,14 +106,15 @@ def _find_compiler() -> list[str]:
         words = shlex.split(name)
         if words and shutil.which(words[0]):
             return words
-    raise InputError("the native sampler needs a C++ compiler: install one, g++ for example")
+    raise InputError("native code needs a C++ compiler: install one, g++ for example")
 
 
-def _digest_of_all(compiler: list[str], flags: tuple[str, ...]) -> str:
+def _digest_of_all(source: Path, compiler: list[str], flags: tuple[str, ...]) -> str:
     """Return a digest of everything that a library depends on."""
     # what is defined without any source: the compiler's version, and each set of instructions that it would use here
     macros = run_compiler([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
-    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cpp", ".h")]
+    headers = [path for folder in (source.parent, HEADERS) for path in sorted(folder.glob("*.h"))]
+    sources = [path.read_bytes() for path in (source, *headers)]
     return _digest(b"\0".join([*sources, *map(str.encode, flags), macros]))
 
 
@@ -128,9 +136,9 @@ def run_compiler(command: list[str]) -> bytes:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"the native sampler was not compiled: {command[0]} takes more than {SECONDS} s") from error
+        raise InputError(f"native code was not compiled: {command[0]} takes more than {SECONDS} s") from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").splitlines()
         complaint = next((line for line in lines if "error" in line.lower()), f"exit code {done.returncode}")
-        raise InputError(f"the native sampler was not compiled: {command[0]} fails ({complaint.strip()[:200]})")
+        raise InputError(f"native code was not compiled: {command[0]} fails ({complaint.strip()[:200]})")
     return done.stdout

@@ -90,8 +90,8 @@ struct Product {
     long to_step;
 };
 
-template <int m> void run_tile(const Product& p, long panel, long first) {
-    vec sum[m][2];
+// The sums of a tile of m rows, left in registers.
+template <int m> INLINE void add_products(const Product& p, long panel, long first, vec (&sum)[m][2]) {
     const float* start = p.start + first * p.start_step + panel * PANEL;
     const float* plus = p.plus ? p.plus + first * p.plus_step + panel * PANEL : nullptr;
     UNROLLED for (int j = 0; j < m; j++) {
@@ -114,6 +114,11 @@ template <int m> void run_tile(const Product& p, long panel, long first) {
             }
         }
     }
+}
+
+template <int m> void run_tile(const Product& p, long panel, long first) {
+    vec sum[m][2];
+    add_products<m>(p, panel, first, sum);
     float* to = p.to + first * p.to_step + panel * PANEL;
     UNROLLED for (int j = 0; j < m; j++) {
         store(to + j * p.to_step, sum[j][0]);
