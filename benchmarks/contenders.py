@@ -17,7 +17,6 @@ from codegrid.codes import Grid, Signal
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, ImageDataset, to_float
 from codegrid.pipelines.running.device import ComputeConfig, autocast, channels_last, place, start_accelerator
-from codegrid.pipelines.running.settings import Compute
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.objective import Objective

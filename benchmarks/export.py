@@ -27,6 +27,7 @@ from codegrid.data.sources import load_images
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import encode_ranges, export_codes
 from codegrid.pipelines.running.device import channels_last, place, start_accelerator
+from codegrid.pipelines.running.settings import Compute
 from codegrid.stage1_vqvae.quantizers import nearest
 
 from .contenders import CPU, Step, build_tokenizer, draw_images
@@ -64,7 +65,7 @@ def encoding_pass(folder: str, batch: int, by_library: bool = True) -> Step:
     """The part of the command between loading the images and writing the codes."""
     tokenizer = place(load(f"{folder}/tokenizer"), CPU)
     images = load_images("npz", f"{folder}/images.npz", "train")
-    accelerator = start_accelerator("cpu", with_prose=False)
+    accelerator = start_accelerator(Compute(device="cpu"), with_prose=False)
 
     def step() -> None:
         for _ in encode_ranges(tokenizer, images, shard_ranges(len(images)), batch, 0, accelerator):
