@@ -48,7 +48,7 @@ TOLD = [
     (TrainTokenizer, "--output o --num-embeddings 512 --embedding-dim 64 --hidden-channels 256 --downsampling 4"),
     (TrainTokenizer, "--output o --commitment-cost 0.25 --decay 0.9 --revival-threshold 0.3 --distance cosine"),
     (TrainTokenizer, "--output o --kmeans-steps 10 --anchors closest --anchor-once --quantizer clustered"),
-    (TrainTokenizer, "--output o --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
+    (TrainTokenizer, "--output o --shuffle-buffer 5000 --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
     (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
     (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --overwrite --quiet"),
     (ExportCodes, "--tokenizer t --run r --device cpu --threads 3"),
