@@ -264,7 +264,7 @@ class FolderImages:
 class _Read(NamedTuple):
     """A piece of the pictures, decoded."""
 
-    count: int
+    pictures: int  # so many were looked at
     unreadable: dict[int, str]  # what is wrong, by number
     told: Counter[str]
 

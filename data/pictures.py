@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from codegrid.errors import InputError, reason_of
 
@@ -106,7 +106,7 @@ def _open_named(path: Path) -> Image.Image:
     _load_plugins()
     of_name = Image.EXTENSION.get(path.suffix.lower())
     if of_name not in NO_PICTURES and Image.OPEN.get(str(of_name), (None, None))[1] is not None:
-        with suppress(Image.UnidentifiedImageError):
+        with suppress(UnidentifiedImageError):
             return Image.open(_read_small(path) or path, formats=(str(of_name),))
     return Image.open(path, formats=_tried(of_name))
 
