@@ -69,6 +69,7 @@ BAD = {
         ("{data} --accumulate 0 --output {new}", "--accumulate 0"),
         ("{data} --num-workers -1 --output {new}", "--num-workers -1"),
         ("{data} --num-workers 100000 --output {new}", "--num-workers 100000"),
+        ("{data} --shuffle-buffer 0 --output {new}", "--shuffle-buffer 0"),
         ("{data} --threads 0 --output {new}", "--threads 0"),
         ("{data} --save-every 0 --output {new}", "--save-every 0"),
         ("{data} --validate-every 0 --output {new}", "--validate-every 0"),

@@ -79,9 +79,13 @@ def train_quantizer(name, options, rank=None):
 def gradients_of_players(rank=None):
     """The gradients of two players after a step in two pieces, as one process or as one of two."""
     toy = Toy(critic_from=0, dropout=0.0)
-    one = {"num_processes": 1, "process_index": 0, "prepare_model": lambda module: module, "no_sync": nullcontext}
-    two = {"num_processes": 2, "process_index": rank, "prepare_model": torch.nn.parallel.DistributedDataParallel,
-           "no_sync": lambda wrapped: wrapped.no_sync()}  # fmt: skip
+    one = {"num_processes": 1, "process_index": 0, "prepare_model": lambda module, **_: module, "no_sync": nullcontext}
+    two = {
+        "num_processes": 2,
+        "process_index": rank,
+        "prepare_model": lambda module, **_: torch.nn.parallel.DistributedDataParallel(module),
+        "no_sync": lambda wrapped: wrapped.no_sync(),
+    }
     accelerator = SimpleNamespace(device=torch.device("cpu"), **(one if rank is None else two))
     trainer = Trainer(toy, TrainToy(accumulate=2), COMPUTE, accelerator)
     trainer.find_gradients(next(trainer.batches(0)), 0)

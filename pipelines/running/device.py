@@ -124,7 +124,7 @@ def keep_memory() -> None:
 
 
 # 2.6 counts what belongs to one row of an embedding once where it occurs several times; 2.7 and 2.14 do not
-RIGHT_GRADIENTS = (2, 7)
+RIGHT_GRADIENTS = "2.7"
 
 
 class ComputeConfig(NamedTuple):
