@@ -1,4 +1,4 @@
-"""The two stages put to work: scripts, the training loop, and generation from Python."""
+"""Everything that runs the two stages: commands, the training loop, and generation from Python."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["TwoStagePipeline"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "TwoStagePipeline":  # lazy: it imports torch, and the scripts answer --help without it
+    if name == "TwoStagePipeline":  # lazy: it imports torch, and commands answer --help without it
         from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 
         return TwoStagePipeline

@@ -10,9 +10,9 @@ from codegrid.pipelines.running.settings import Folder, Leaves, ReadsData
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeCodes(ReadsData, Leaves):
-    """Turn codes back into images. Leaves images.png, a sheet, and images.npz, or with --format png the folder images/.
+    """Turn codes back into images. Leaves a sheet, images.png, and images.npz, or with --format png the folder images/.
 
-    Where the pictures that the codes were made of are known, files.json has their names.
+    If it is known which pictures the codes were made from, files.json has their names.
 
     codegrid decode-codes --tokenizer runs/demo/tokenizer --codes runs/demo/codes --output runs/decoded
     """
@@ -21,7 +21,7 @@ class DecodeCodes(ReadsData, Leaves):
     place: ClassVar[str] = "decoded"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/ and codes/: used for those that are not given."""
+    """Folder that holds tokenizer/ and codes/, for whichever of them is not given."""
     tokenizer: Folder = ""
     """Folder of the tokenizer that made the codes, or hf:owner/name."""
     codes: Folder = ""
@@ -29,11 +29,11 @@ class DecodeCodes(ReadsData, Leaves):
     output: Folder = ""
     """Folder for the images. By default decoded/ in --run or runs/, or decoded-2/ and so on."""
     batch_size: BatchSize = 256
-    """Items decoded at once."""
+    """Images decoded at once."""
     format: Literal["npz", "png"] = "npz"
     """npz: images as arrays; png: a file for each image."""
     shard_size: Annotated[int, Range(1, MAX_STEPS)] = 10_000
-    """Images in one .npz file; more are cut into several."""
+    """Images per .npz file; more are split over several files."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Both stages on 5,000 real handwritten digits: `codegrid demo`."""
+"""Run both stages on 5,000 real handwritten digits: `codegrid demo`."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from codegrid.pipelines.running.settings import Folder, GivesFigures
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(GivesFigures):
-    """Both stages on 5,000 real handwritten digits, in minutes: tokenizer, codes, prior, samples, metrics.
+    """Run both stages on 5,000 real handwritten digits, in minutes: tokenizer, codes, prior, samples, metrics.
 
     codegrid demo
     """

@@ -17,7 +17,7 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
 
     codegrid evaluate --run runs/demo
 
-    Or measure how far pictures are from others. Leaves metrics.json.
+    Or measure how far two sets of pictures are apart. Leaves metrics.json.
 
     codegrid evaluate --images runs/demo/samples --against PICTURES --features inception
     """
@@ -27,8 +27,7 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     place: ClassVar[str] = "figures"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/ and perhaps prior/ (or prior-0/, prior-1/, ...): used for those that are not
-    given."""
+    """Folder that holds tokenizer/ and perhaps prior/ (or prior-0/, prior-1/, ...), for whichever is not given."""
     tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
     output: Folder = ""
@@ -37,19 +36,19 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     """Pictures to compare with those of --against, without any model: a folder, an .npz file, or the folder that
     sample or decode-codes left."""
     against: Folder | None = None
-    """The pictures that they are compared with. The classifier of --features learns the class folders of these."""
+    """Pictures that --images are compared with. --features classifier is trained on their class folders."""
     prior: Folders = ()
-    """Folder of a prior trained on this tokenizer's codes, or of several, coarse to fine: adds bits per code, and a
-    bound on bits per dimension."""
+    """Folder of a prior trained on this tokenizer's codes, or folders of several, coarse to fine: adds bits per code,
+    and a bound on bits per dimension."""
     split: Split = "test"
-    """Which part of the data set is measured on, and is what samples are compared with."""
+    """Part of the data set to measure on, and to compare samples with."""
     features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
-    """Network by whose features images are compared: a classifier that is trained first, Inception, or the network
-    that a function of yours returns, in a module or a file, FILE.py:FUNCTION."""
+    """Network whose features are used to compare images: a classifier that is trained first, Inception, or a network
+    of yours, which a function in a module or a file returns (FILE.py:FUNCTION)."""
     num_samples: NumSamples | None = None
-    """How many images to draw from the prior, all classes in turn, to be judged by --features. By default none."""
+    """Number of images to draw from the prior, all classes in turn, and judge by --features. By default none."""
     seed: Seed = 0
-    """Sample i follows from the seed and i alone."""
+    """Sample i depends only on the seed and on i."""
     batch_size: BatchSize = 256
     """Images at once; the figures do not depend on it."""
 

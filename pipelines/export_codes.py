@@ -22,16 +22,16 @@ class ExportCodes(UsesImages, Leaves):
     is_numbered: ClassVar[bool] = False
 
     run: Folder | None = None
-    """Folder that holds tokenizer/, and where the codes go: into codes/, or with --split test into codes_test/."""
+    """Folder that holds tokenizer/; the codes go into its codes/, or with --split test into codes_test/."""
     tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
     output: Folder = ""
     """Folder for the codes. The same command again finishes an export that was stopped."""
     split: Literal[Split, "all"] = "train"
-    """Which part of the data set; all: both. Images are brought to the tokenizer's size and channels."""
+    """Part of the data set to encode; all: both. Images are converted to the tokenizer's size and channels."""
     format: Literal["codegrid", "npz", "parquet"] = "codegrid"
-    """codegrid: checked shards and a manifest, what train-prior reads; npz: plain arrays of codes and labels;
-    parquet: columns of codes and labels, for Hugging Face `datasets`."""
+    """codegrid: shards with checksums, and a manifest; npz: plain arrays of codes and labels; parquet: columns of
+    codes and labels, for Hugging Face `datasets`. train-prior reads all three."""
     batch_size: BatchSize = 256
     """Images encoded at once."""
 

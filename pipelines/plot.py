@@ -1,4 +1,4 @@
-"""Draw what there is to see of a tokenizer, its codes and its priors.
+"""Draw pictures of a tokenizer, its codes and its priors.
 
 codegrid plot --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/pictures
 """
@@ -25,25 +25,25 @@ class Plot(UsesImages, Leaves):
     place: ClassVar[str] = "pictures"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/, prior/ and codes/: used for those that are not given."""
+    """Folder that holds tokenizer/, prior/ and codes/, for whichever of them is not given."""
     tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
     output: Folder = ""
     """Folder for the pictures. By default pictures/ in --run or runs/, or pictures-2/ and so on."""
     prior: Folders = ()
-    """Folder of a prior trained on this tokenizer's codes, or of several, coarse to fine: adds samples and the
+    """Folder of a prior trained on this tokenizer's codes, or folders of several, coarse to fine: adds samples and the
     training curves of the priors."""
     codes: Folder | None = None
-    """Folder of exported codes, or an .npz or .parquet file, in which the uses of each entry are counted. By default
-    2,000 images are encoded."""
+    """Folder of exported codes, or an .npz or .parquet file, to count how often each entry is used. By default 2,000
+    images are encoded for it."""
     split: Split = "test"
-    """Which part of the data set."""
+    """Part of the data set to draw."""
     what: tuple[Picture, ...] = ()
-    """Which pictures. By default all that the given parts allow."""
+    """Pictures to draw. By default all that the given parts allow."""
     projection: Literal["pca", "umap"] = "pca"
-    """How the codebook is brought into the plane; umap needs the package umap-learn."""
+    """How the codebook is projected to two dimensions; umap needs the package umap-learn."""
     seed: Seed = 0
-    """Seed of the samples."""
+    """Seed of the samples and of umap."""
     batch_size: BatchSize = 256
     """Images at once."""
 

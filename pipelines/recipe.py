@@ -13,18 +13,17 @@ from codegrid.pipelines.running.settings import Flag, Folder, GivesFigures
 class Recipe(GivesFigures):
     """Run a recipe: both stages on a data set, from images to figures.
 
-    Without a name it lists the recipes, with what is claimed of each. The same command again goes on where it was cut
-    off.
+    Without a name it lists the recipes and the figures of each. The same command again continues where it was stopped.
 
     codegrid recipe digits
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
-    """Which recipe."""
+    """Recipe to run."""
     output: Folder | None = None
-    """Folder for tokenizer/, codes/, prior/, samples/ and figures/. By default one below runs/."""
+    """Folder for tokenizer/, codes/, prior/, samples/ and figures/. By default a folder in runs/."""
     data_root: str | None = None
-    """Folder of the data set. By default that of downloads, below ~/.cache."""
+    """Folder of the data set. By default the download folder below ~/.cache."""
     dry_run: Flag = False
     """Print the commands of all steps, and run none of them."""
 

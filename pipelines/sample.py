@@ -16,7 +16,7 @@ class Sample(Drawing, Leaves):
     """Draw new codes from the prior and decode them.
 
     Leaves samples.png, a sheet with each class below its name, and samples.npz (or several such files, or with --format
-    png the folder samples/, or with --format codegrid a code dataset); with --complete they are called completions.
+    png the folder samples/, or with --format codegrid a code dataset). With --complete their name is completions.
 
     codegrid sample --run runs/demo --output runs/sevens --labels 7
     """
@@ -25,36 +25,37 @@ class Sample(Drawing, Leaves):
     place: ClassVar[str] = "samples"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/ and prior/ (or prior-0/, prior-1/, ...): used for those that are not given."""
+    """Folder that holds tokenizer/ and prior/ (or prior-0/, prior-1/, ...), for whichever is not given."""
     tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
     prior: Folders = ()
-    """Folder of a prior trained on this tokenizer's codes, or hf:owner/name; of several, coarse to fine."""
+    """Folder of a prior trained on this tokenizer's codes, or hf:owner/name, or several of these, coarse to fine."""
     output: Folder = ""
     """Folder for the samples. By default samples/ in --run or runs/, or samples-2/ and so on. The same command again
-    goes on where a run was stopped."""
+    continues a run that was stopped."""
     num_samples: NumSamples | None = None
-    """How many images: by default one for each of several labels, otherwise 100; with --complete 4 for each picture."""
+    """Number of images. By default one per label if there are several labels, else 100; with --complete 4 per
+    picture."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL [LABEL ...]")] = ()
-    """Numbers or names of classes, or none: one for each sample, or one for all. Where a class is called 3 or none,
-    :3 is class number 3, and :none no class. By default all classes in turn. With --complete one for each picture, and
-    by default none."""
+    """Class numbers or names, or the word none for no class: one for each sample, or one for all. If a class is called
+    3 or none, write :3 for class number 3, and :none for no class. By default all classes in turn. With --complete one
+    for each picture, by default none."""
     complete: Folder | None = None
     """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""
     keep_rows: Annotated[int, Range(1, MAX_SIDE)] | None = None
-    """Rows of codes that --complete keeps, of the coarsest grid. By default half of them."""
+    """Rows of codes that --complete keeps, counted in the coarsest grid. By default half of them."""
     seed: Seed = 0
-    """Sample i follows from the seed and i alone, whatever the batch size and the number of processes."""
+    """Sample i depends only on the seed and on i, whatever the batch size and the number of processes."""
     batch_size: BatchSize = 128
     """Images drawn at once, in each process."""
     format: Literal["npz", "png", "codegrid"] = "npz"
-    """npz: images as arrays; png: a file for each image; codegrid: the codes alone, as a code dataset that decode-codes
+    """npz: images as arrays; png: a file for each image; codegrid: only the codes, as a code dataset that decode-codes
     and train-prior read."""
     shard_size: Annotated[int, Range(1, MAX_STEPS)] = 10_000
-    """Images in one .npz file; more are cut into several."""
+    """Images per .npz file; more are split over several files."""
     compile: Flag = False
-    """The short form of --backend compiled: compile the prior first, on a GPU into CUDA graphs. It takes up to a
-    minute, and on a CPU samples no faster."""
+    """Short for --backend compiled: compile the prior first, on a GPU into CUDA graphs. It takes up to a minute, and
+    on a CPU sampling gets no faster."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

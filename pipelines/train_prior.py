@@ -26,8 +26,8 @@ class TrainPrior(Training):
     place: ClassVar[str] = "prior"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/ or codes/, and where the model goes: into prior/. Where it has no codes/, the
-    images that its tokenizer was trained on are encoded first, into codes/ and codes_test/."""
+    """Folder that holds tokenizer/ or codes/; the model goes into its prior/. If it has no codes/, the images that its
+    tokenizer was trained on are encoded first, into codes/ and codes_test/."""
     codes: Folder = ""
     """Folder of exported codes, or an .npz, .npy or .parquet file of codes and, if there are any, labels."""
     output: Folder = ""
@@ -35,30 +35,31 @@ class TrainPrior(Training):
     model: Annotated[str, NameOf("prior")] = "pixelcnn"
     """Kind of prior."""
     grid: Annotated[tuple[int, ...], Range(0, 999), tyro.conf.arg(metavar="N [N ...]")] = ()
-    """Numbers of the grids that this prior learns, 0 the coarsest; it is given the coarser ones. By default all."""
+    """Numbers of the grids that this prior learns, 0 for the coarsest; coarser grids are its condition. By default
+    all."""
     tokenizer: Folder | None = None
-    """Folder of the tokenizer that made the codes, or hf:owner/name: for files that do not tell it, so that samples
+    """Folder of the tokenizer that made the codes, or hf:owner/name: for files that do not name it, so that samples
     can be decoded."""
     validation_codes: Folder | None = None
-    """Folder or file of codes to validate on. By default a tenth of --codes is held out for it, or more of few."""
+    """Folder or file of codes to validate on. By default a tenth of --codes is held out, or more if there are few."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 20_000
     """Optimizer steps."""
     batch_size: BatchSize = 128
-    """Items per step, over all processes together."""
+    """Grids per step, over all processes together."""
     lr: Annotated[float, Range(above=0)] = 1e-3
     """Peak learning rate."""
     ema_decay: Annotated[float, Range(above=0, below=1)] = 0.999
-    """Decay of the moving average of the weights, which is what is kept."""
+    """Decay of the moving average of the weights. The average is what is kept as the model."""
     keep: Literal["best", "last"] = "best"
-    """Which average is kept. best: the one with the fewest bits per code on held-out codes; last: the one at the end,
-    whose samples can be better."""
+    """Average to keep. best: the one with the fewest bits per code on held-out codes; last: the one at the end, whose
+    samples can be better."""
     max_norm: Annotated[float, Range(above=0)] = 1.0
     """Clip the gradient to this norm."""
     unconditional: Flag = False
-    """Ignore the labels of the codes. Otherwise the prior is conditioned on them, where there are any."""
+    """Ignore the labels of the codes. Otherwise the prior is conditioned on them, if there are any."""
     shard: Flag = False
-    """Split the weights, and all that training keeps of them, over the processes (FSDP): for priors that do not fit
-    one GPU."""
+    """Split the weights, and all training state that goes with them, over the processes (FSDP): for priors that do not
+    fit on one GPU."""
 
     def __post_init__(self) -> None:
         if self.run is not None and not self.codes:

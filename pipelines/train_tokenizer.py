@@ -21,7 +21,7 @@ class TrainTokenizer(UsesImages, Training):
     place: ClassVar[str] = "tokenizer"
 
     run: Folder | None = None
-    """Folder of a whole run, and where the model goes: into tokenizer/. The other commands find it there by --run."""
+    """Folder of a whole run; the model goes into its tokenizer/, where the other commands find it by --run."""
     output: Folder = ""
     """Folder for the model. The same command again continues a run that was stopped."""
     model: Annotated[str, NameOf("tokenizer")] = "vqvae"
@@ -29,7 +29,7 @@ class TrainTokenizer(UsesImages, Training):
     quantizer: Annotated[str, NameOf("quantizer")] = "ema"
     """How latents become codes, and how the codebook learns."""
     image_size: Annotated[tuple[int, ...], Range(1, MAX_SIDE), tyro.conf.arg(metavar="SIZE|HEIGHT WIDTH")] = ()
-    """Resize and centre-crop to this: one number, or height and width. By default the images' own size."""
+    """Resize and centre-crop to this size: one number, or height and width. By default the images' own size."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Optimizer steps."""
     batch_size: BatchSize = 128
@@ -37,13 +37,13 @@ class TrainTokenizer(UsesImages, Training):
     lr: Annotated[float, Range(above=0)] = 2e-3
     """Peak learning rate."""
     shuffle_buffer: Annotated[int, Range(1, 10**9)] = 10_000
-    """Of tar shards that do not fit in memory, shuffle so many images at a time among each other."""
+    """Number of images that are shuffled together, for tar shards that do not fit in memory."""
     flip: Flag = False
     """Mirror half of the training images, chosen at random."""
     shift: Annotated[int, Range(0, MAX_SIDE)] = 0
-    """Move each training image by up to this many pixels; its edges are repeated."""
+    """Shift each training image at random by up to this many pixels, repeating its edges."""
     crop: Annotated[float, Range(above=0, high=1)] = 1.0
-    """Train on random windows of at least this share of each side, enlarged; 1: on whole images."""
+    """Train on random windows of at least this share of each side, enlarged to full size; 1: on whole images."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A page in the browser, to encode, edit, sample and complete: `codegrid view --run runs/demo`."""
+"""Open a page in the browser to encode, edit, sample and complete: `codegrid view --run runs/demo`."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +13,7 @@ from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folder
 
 @dataclass(frozen=True, kw_only=True)
 class View(Compute):
-    """A page in the browser: encode images, edit their codes, sample, complete. Needs no network.
+    """Serve a page for the browser: encode images, edit their codes, sample, complete. Needs no network.
 
     codegrid view --run runs/demo
     """
@@ -21,20 +21,20 @@ class View(Compute):
     run: Folder | None = None
     """Folder that holds tokenizer/ and, for samples, prior/ (or prior-0/, prior-1/, ...); or hf:owner/name."""
     tokenizer: Folder | None = None
-    """Folder of a trained tokenizer, or hf:owner/name, in the place of tokenizer/. It is enough to encode and edit."""
+    """Folder of a trained tokenizer, or hf:owner/name, instead of tokenizer/. It is enough to encode and edit."""
     prior: Folders = ()
-    """Folder of a prior, or hf:owner/name, in the place of prior/, or of several, coarse to fine."""
+    """Folder of a prior, or hf:owner/name, instead of prior/, or several of these, coarse to fine."""
     dataset: Dataset | None = None
-    """Images to pick from. By default those that the tokenizer learnt, where they are on this machine, or what is in
-    --data-root."""
+    """Images to pick from. By default those in --data-root, or those that the tokenizer was trained on, if they are
+    on this machine."""
     data_root: str | None = None
     """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
     host: str = "127.0.0.1"
-    """Address to listen on. By default only this machine can open the page; 0.0.0.0: everyone on its network."""
+    """Address to listen on. By default only this machine can open the page; with 0.0.0.0 everyone on its network."""
     port: Annotated[int, Range(1, 65535)] = 7860
     """Port to listen on."""
     trusted_hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
-    """Names under which the page may also be opened, such as that of a proxy in front of it. Others are refused."""
+    """Host names under which the page may also be opened, such as that of a proxy in front. Others are refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

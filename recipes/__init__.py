@@ -1,1 +1,1 @@
-"""Recipes: settings of whole runs, from images to new images, and what is claimed of each."""
+"""Recipes: settings of whole runs, from images to new images, and the figures to expect of each."""

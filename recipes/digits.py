@@ -1,4 +1,4 @@
-"""Both stages on 5,000 real handwritten digits."""
+"""Recipe of both stages on 5,000 real handwritten digits."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def digits(output: str = "runs/demo") -> WholeRun:
     Machine: 2 cores of an AMD EPYC with AVX2, no GPU, float32
     Minutes: 9, with the installation (make demo)
     Figures: reconstruction error 0.029, PSNR 26.1 dB, all 256 entries in use with a perplexity of 221, and 3.56 bits
-    per code, all on the digits held out. Of 1,000 samples, 100 of each class, a classifier trained on real digits names
-    98.8 % as the class that was asked for, and 92.4 % without guidance.
+    per code, all on the held-out digits. A classifier trained on real digits names 98.8 % of 1,000 samples, 100 per
+    class, as the class that was asked for, and 92.4 % without guidance.
     """
     place = Path(output)
     tokenizer, prior = str(place / "tokenizer"), str(place / "prior")
@@ -31,7 +31,7 @@ def digits(output: str = "runs/demo") -> WholeRun:
         ),
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes),
         ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes_test, split="test"),
-        # the last average and not the best: fewer bits are not always better samples
+        # the last average, not the best: fewer bits do not always mean better samples
         TrainPrior(
             codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=2400, batch_size=32,
             lr=0.004, keep="last", options={"num_layers": 5, "dropout": 0.2},

@@ -1,19 +1,19 @@
-"""The settings of van den Oord, Vinyals and Kavukcuoglu (arXiv 1711.00937), for its data sets and two more.
+"""Settings of van den Oord, Vinyals and Kavukcuoglu (arXiv 1711.00937), for the paper's data sets and two more.
 
-Of the paper are K 512 and β 0.25, a codebook that moves by gradient, Adam at a constant 2e-4, 250,000 steps of 128
-images, 256 hidden units, and images four times as large as their grids. Of our own are:
+From the paper: K 512 and β 0.25, a codebook that moves by gradient, Adam at a constant 2e-4, 250,000 steps of 128
+images, 256 hidden units, and images with four times the side of their grids. Our own:
 
-- D 64, as in the authors' published example, and 32 channels inside of the residual blocks.
-- Unused entries are moved. A `revival_threshold` of 0.1 was better than 0.3 with a constant learning rate. 0 is what
-  the paper does: in a run on CIFAR-10, with averages and a constant 3e-4, it left 463 of 512 entries unused.
-- The sizes of the priors and their 100,000 steps, for the paper does not tell its own. The average is kept that was
-  best on the codes of the test part.
+- D 64, as in the authors' published example, and 32 channels inside the residual blocks.
+- Unused entries are moved. A `revival_threshold` of 0.1 was better than 0.3 with a constant learning rate. The paper
+  does not move them (threshold 0): in a run on CIFAR-10, with averages and a constant 3e-4, that left 463 of 512
+  entries unused.
+- The sizes of the priors and their 100,000 steps, because the paper does not state its own. The average that was best
+  on the codes of the test part is kept.
 
-None of these recipes was run to its end, and no figure of theirs was measured. The defaults of `codegrid
-train-tokenizer`, averages and a learning rate that goes down along a cosine, are a shorter recipe; the two were not
-compared. On a machine with several GPUs the steps of training, export and sampling share each batch when the commands
-that `codegrid recipe NAME --dry-run` prints are started with torchrun: `torchrun --nproc-per-node 8 -m
-codegrid.pipelines.train_tokenizer ...`.
+None of these recipes was run to its end, and none of their figures was measured. The defaults of `codegrid
+train-tokenizer`, averages and a learning rate that falls along a cosine, are a shorter recipe; the two were not
+compared. To split each batch of training, export and sampling over several GPUs, start the commands that `codegrid
+recipe NAME --dry-run` prints with torchrun: `torchrun --nproc-per-node 8 -m codegrid.pipelines.train_tokenizer ...`.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ TOKENIZER = {
 
 
 def mnist(output: str = "runs/mnist", data_root: str | None = None) -> WholeRun:
-    """MNIST, 28×28 → 7×7 codes, with the paper's settings; it is not one of the paper's data sets.
+    """MNIST, 28×28 → 7×7 codes, with the paper's settings; the paper does not use MNIST.
 
     `data_root` is where torchvision finds it, or downloads it to.
 
@@ -47,8 +47,8 @@ def mnist(output: str = "runs/mnist", data_root: str | None = None) -> WholeRun:
 def cifar10(output: str = "runs/cifar10", data_root: str | None = None) -> WholeRun:
     """CIFAR-10, 32×32 → 8×8 codes, with the paper's settings.
 
-    `data_root` is where torchvision finds it, or downloads it to. More of the codes are hidden from the prior than by
-    default: 50,000 grids are few for one of this size.
+    `data_root` is where torchvision finds it, or downloads it to. More codes than by default are hidden from the prior:
+    50,000 grids are few for a prior of this size.
 
     Command: codegrid recipe cifar10
     Machine, minutes and figures: not measured
@@ -58,9 +58,9 @@ def cifar10(output: str = "runs/cifar10", data_root: str | None = None) -> Whole
 
 
 def faces128(output: str = "runs/faces", data_root: str | None = "FACES") -> WholeRun:
-    """Faces, 128×128 → 32×32 codes, with the paper's settings; they are not one of the paper's data sets.
+    """Faces, 128×128 → 32×32 codes, with the paper's settings; the paper does not use faces.
 
-    `data_root` is any folder of portraits without class folders, aligned best; a tenth is held out.
+    `data_root` is any folder of portraits, best aligned, without class folders; a tenth is held out.
 
     Command: codegrid recipe faces128 --data-root FACES
     Machine, minutes and figures: not measured
@@ -73,7 +73,7 @@ def imagenet128(output: str = "runs/imagenet", data_root: str | None = "IMAGENET
     """ImageNet, 128×128 → 32×32 codes, as in the paper.
 
     `data_root` holds train/ and val/, each with the 1,000 class folders. The pictures do not fit in memory and are
-    decoded by workers: give the commands that `dry_run` prints as many `num_workers` as there are cores.
+    decoded by worker processes: add `--num-workers` with the number of cores to the commands that `--dry-run` prints.
 
     Command: codegrid recipe imagenet128 --data-root IMAGENET
     Machine, minutes and figures: not measured
@@ -103,8 +103,8 @@ def _recipe(
         output: folder for everything.
         images: the settings that choose the images.
         prior_options: the options of the prior that are not at their defaults.
-        accumulate: pieces of a step of the prior's.
-        of_training: settings of the tokenizer's training that are about these images.
+        accumulate: pieces that each batch of the prior's training is split into.
+        of_training: settings of the tokenizer's training that depend on the images.
     """
     place = Path(output)
     tokenizer, prior = str(place / "tokenizer"), str(place / "prior")

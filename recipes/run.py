@@ -1,4 +1,4 @@
-"""Recipes by their names: the bodies of `codegrid recipe` and `codegrid demo`."""
+"""Recipes by name: the bodies of `codegrid recipe` and `codegrid demo`."""
 
 import inspect
 from collections.abc import Callable
@@ -23,7 +23,7 @@ RECIPES: dict[str, Callable[..., WholeRun]] = {
 def run_recipe(settings: Recipe) -> dict[str, Any]:
     """Run a recipe and return its metrics; or print its commands, or all recipes, and return those.
 
-    Raises `InputError` where there is no such recipe, or it takes no `data_root`.
+    Raises `InputError` if there is no such recipe, or if it takes no `data_root` but one is given.
     """
     if not settings.name:
         claims = {name: inspect.getdoc(make) or "" for name, make in RECIPES.items()}
@@ -39,14 +39,14 @@ def run_recipe(settings: Recipe) -> dict[str, Any]:
 
 
 def demo(settings: Demo) -> dict[str, Any]:
-    """Run the recipe of the digits, and return its metrics."""
+    """Run the digits recipe and return its metrics."""
     return run_recipe(Recipe(name="digits", output=settings.output))
 
 
 def make_recipe(settings: Recipe) -> WholeRun:
-    """Return the settings of all steps.
+    """Return the settings of all steps of a recipe.
 
-    Raises `InputError` where there is no such recipe, or it takes no `data_root`.
+    Raises `InputError` if there is no such recipe, or if it takes no `data_root` but one is given.
     """
     if settings.name not in RECIPES:
         close = get_close_matches(settings.name, RECIPES, n=1)
@@ -60,7 +60,7 @@ def make_recipe(settings: Recipe) -> WholeRun:
 
 
 def summarize(whole_run: WholeRun, metrics: dict[str, Any]) -> str:
-    """Return in words what came out of a run, and where it is."""
+    """Return a summary of a run's figures, and where its results are."""
     run = Path(whole_run.tokenizer.output).parent
     return (
         f"\nOf {metrics['images']:,} held-out images: reconstruction error {metrics['reconstruction_error']:.3f}, "

@@ -1,4 +1,4 @@
-"""A whole run as settings: steps that are run here one after the other, or printed as commands to paste."""
+"""A whole run as settings: steps that are run one after another, or printed as commands to paste."""
 
 import shlex
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 
 @dataclass(frozen=True)
 class WholeRun:
-    """The settings of each step of a run."""
+    """Settings of each step of a run."""
 
     tokenizer: TrainTokenizer
     codes: ExportCodes
@@ -26,11 +26,11 @@ class WholeRun:
     metrics: Evaluate
 
     def steps(self) -> list[Command]:
-        """Return the settings in the order in which they are run."""
+        """Return the settings of all steps, in the order in which they are run."""
         return [getattr(self, item.name) for item in fields(self)]
 
     def run(self) -> dict[str, Any]:
-        """Run every step here, and return the metrics. What is finished is kept; what was cut off goes on."""
+        """Run every step and return the metrics. Finished steps are kept, and one that was stopped continues."""
         # here: recipes are listed, and their commands printed, without torch
         from codegrid.pipelines.evaluation.run import evaluate
         from codegrid.pipelines.generation.encoding import export_codes
@@ -56,7 +56,7 @@ class WholeRun:
 
 
 def flags_of(settings: Command) -> list[str]:
-    """Return the flags that make these settings: those that are not at their defaults."""
+    """Return the flags of all settings that are not at their defaults."""
     flags: list[str] = []
     for item in fields(settings):
         value = getattr(settings, item.name)

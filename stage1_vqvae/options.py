@@ -1,6 +1,6 @@
 """Options of tokenizers and quantizers, with their ranges. Command lines are made from them, so torch is not imported.
 
-The docstring below a field is its help.
+The docstring below a field is the help of its flag.
 """
 
 import math
@@ -21,34 +21,34 @@ class VQVAEOptions:
     """Options of the VQ-VAE's networks."""
 
     hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 128
-    """Width of encoder and decoder."""
+    """Channels of the encoder and the decoder."""
     residual_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
-    """Width inside a residual block."""
+    """Channels inside a residual block."""
     num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 2
-    """Residual blocks in the encoder, and in the decoder."""
+    """Residual blocks in the encoder, and as many in the decoder."""
     downsampling: Factor = 4
-    """Image size over code grid size: a power of two."""
+    """Image side divided by code grid side: a power of two."""
 
 
 @dataclass(frozen=True)
 class CodebookOptions:
-    """Options of quantizers that look for the nearest entry of a codebook."""
+    """Options of quantizers that look up the nearest entry of a codebook."""
 
     num_embeddings: Annotated[int, Range(1, MAX_ENTRIES)] = 512
-    """Codebook entries K."""
+    """Number K of codebook entries."""
     embedding_dim: Annotated[int, Range(1, MAX_WIDTH)] = 64
-    """Size of a codebook entry."""
+    """Numbers in a codebook entry."""
     commitment_cost: Annotated[float, Range(0)] = 0.25
     """Weight β of the commitment loss."""
     decay: Annotated[float, Range(1e-6, below=1)] = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: Annotated[float, Range(0, below=1)] | None = None
-    """Entries below this share of uniform use move to random latents; 0: never. By default 0.3, for a
-    clustered codebook 0."""
+    """Entries used less than this share of uniform use move to random latents; 0: never. By default 0.3, for
+    --quantizer clustered 0."""
     distance: Distance = "euclidean"
-    """Distance by which the nearest entry is found. cosine only chooses the entry and does not normalize it."""
+    """Distance by which the nearest entry is found. cosine only affects the choice; entries are not normalized."""
     kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
-    """For this many first steps, set the codebook to the k-means of the batch's latents."""
+    """In each of this many first steps, set the codebook to the k-means of the batch's latents."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,28 @@ class ClusteredOptions(CodebookOptions):
     """Options of the online clustered codebook."""
 
     anchors: Anchors = "probabilistic"
-    """Which latents a clustered codebook moves its entries towards: random ones, the closest, or random ones of which
-    closer ones are likelier."""
+    """Which latents a clustered codebook moves its entries towards. random: random ones; closest: the closest ones;
+    probabilistic: random ones, closer ones more often."""
     anchor_once: bool = False
-    """Let a clustered codebook move unused entries in the first step only."""
+    """Let a clustered codebook move little-used entries in the first step only."""
 
 
 @dataclass(frozen=True)
 class ResidualOptions:
-    """Options of the residual quantizer. Those of the quantizer that `codebook` names are for each of its codebooks."""
+    """Options of the residual quantizer. Those of the quantizer named by `codebook` hold for each codebook."""
 
     num_quantizers: Annotated[int, Range(1, 256)] = 2
     """Codes at each site: each codebook quantizes what those before it left over."""
     codebook: Annotated[str, NameOf("quantizer")] = "ema"
-    """How each codebook of a residual quantizer is learnt: a quantizer that has a codebook."""
+    """Quantizer that learns each codebook of a residual quantizer; it must have a codebook."""
 
 
 @dataclass(frozen=True)
 class FSQOptions:
-    """Options of finite scalar quantization. Raises `InputError` where there is no level, or too many codes."""
+    """Options of finite scalar quantization. Raises `InputError` if there is no level, or too many codes."""
 
     fsq_levels: tuple[Annotated[int, Range(2, 1000)], ...] = (8, 8, 8)
-    """Steps that each number of a latent is rounded to, 5 or more for good use; their product is how many codes there
-    are."""
+    """Levels for each number of a latent, 5 or more for good use; their product is the number of codes."""
 
     def __post_init__(self) -> None:
         check_fields(self)

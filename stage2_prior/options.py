@@ -1,4 +1,4 @@
-"""Options of the priors. Nothing here imports torch: command lines are made from it."""
+"""Options of the priors. Command lines are made from them, so torch is not imported."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,16 +14,16 @@ class PixelCNNOptions:
     """Options of the gated PixelCNN."""
 
     channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
-    """Width of both stacks of the prior."""
+    """Channels of both stacks of the prior."""
     num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 15
-    """Gated layers, the first included."""
+    """Gated layers, including the first."""
     first_kernel: Kernel = 7
     """Kernel size of the first layer."""
     kernel: Kernel = 3
     """Kernel size of the other layers."""
     dropout: Share = 0.1
-    """Share of the input codes that are hidden in training. It keeps a small data set from being learnt by heart, and
-    teaches the prior to continue grids that are not perfect, as its own samples are not."""
+    """Share of the input codes that are hidden in training. It keeps the prior from memorizing a small data set and
+    teaches it to continue imperfect grids, such as its own samples."""
     label_dropout: Share = 0.1
-    """Share of the labels that are hidden in training, so that the prior also learns grids of no particular class:
-    guidance needs them. 0: none, and every sample needs a label."""
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""

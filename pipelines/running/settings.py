@@ -1,6 +1,6 @@
-"""The settings that several commands share. Each command's own stand in its file.
+"""Settings that several commands share. Those of one command alone are in its file.
 
-Every field is a flag, and its docstring the flag's help. A range stands at the field. Nothing here imports torch.
+Every field is a flag, and its docstring is the flag's help. Its type gives the range. Nothing here imports torch.
 """
 
 from dataclasses import dataclass, field
@@ -31,12 +31,12 @@ Folders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER [FOLDER ...]"
 class Command:
     """Settings of every command."""
 
-    title: ClassVar[str] = "general"  # of these flags in --help; a command's own have none
+    title: ClassVar[str] = "general"  # heading of these flags in --help; a command's own flags have none
 
     verbose: Annotated[Flag, tyro.conf.arg(aliases=["-v"])] = False
     """Show the traceback of an error."""
     quiet: Flag = False
-    """Print no reports and draw no bars; errors are still printed."""
+    """Print no reports and no progress bars; errors are still printed."""
     plugin: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE|FILE.py [...]")] = ()
     """Python modules or files to import first: they register quantizers, tokenizers or priors of your own."""
 
@@ -44,7 +44,7 @@ class Command:
         check_fields(self)
 
     def exit_code(self, result: Any) -> int:
-        """Return the exit code of a command whose function returned `result`: 0, if it has no more to say by it."""
+        """Return the exit code of a command whose function returned `result`: 0, unless overridden."""
         return 0
 
 
@@ -53,10 +53,10 @@ class Compute(Command):
     """Settings of commands that compute."""
 
     device: Device = "auto"
-    """auto: cuda where there is a GPU. Or any device that torch has here, by its name."""
+    """auto: cuda if there is such a GPU, else the CPU. Or any device that torch has here, by name."""
     threads: Annotated[int, Range(1, MAX_THREADS)] | None = None
-    """Threads that compute on a CPU. By default OMP_NUM_THREADS, or else as many as there are cores that others leave
-    free when a run begins; a run that is continued keeps their number."""
+    """Threads that compute on a CPU. By default OMP_NUM_THREADS, or else the number of cores that are free when a
+    run begins; a continued run keeps its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +64,20 @@ class Overwrites(Command):
     """Settings of commands that can empty a folder first."""
 
     overwrite: Flag = False
-    """Empty --output first, where an earlier run left something. No other folder is ever emptied."""
+    """Empty --output first, if an earlier run left something there. No other folder is ever emptied."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaves(Overwrites):
-    """Settings of commands that leave a folder, and can find their inputs and that folder below one of a whole run."""
+    """Settings of commands that leave a folder, and can find it and their inputs in the folder of a whole run."""
 
     needs: ClassVar[tuple[str, ...]] = ()  # settings that must be given, or have a folder below `run`
-    uses: ClassVar[tuple[str, ...]] = ()  # those that need not
+    uses: ClassVar[tuple[str, ...]] = ()  # settings that may be given, or found there
     place: ClassVar[str]  # the folder of the results
-    is_numbered: ClassVar[bool] = True  # whether others follow beside it; otherwise there is one, and only below `run`
+    is_numbered: ClassVar[bool] = True  # whether `place`-2 and so on may follow; else one, and only below `run`
 
     run: Folder | None = None
-    """Folder of a whole run, which holds tokenizer/, codes/ and prior/."""
+    """Folder of a whole run, with tokenizer/, codes/ and prior/ in it."""
     output: Folder = ""
     """Folder for the results."""
 
@@ -93,14 +93,14 @@ class Leaves(Overwrites):
             raise self.lacks(name)
 
     def lacks(self, name: str) -> InputError:
-        """Return the error of a part that was neither given nor found below `run`."""
+        """Return the error for a part that was neither given nor found below `run`."""
         if self.run is None:
             return InputError(f"`{name}`: give its folder, or `run`, that of a whole run")
         what = f"it holds no {name}/" if Path(self.run).is_dir() else "there is no such folder"
         return InputError(f"`run` {self.run}: {what}: `codegrid {MADE_BY[name]}` makes it; or give another `{name}`")
 
     def check_output(self) -> None:
-        """Raise `InputError` where nothing says where the results go."""
+        """Raise `InputError` if there is no folder for the results."""
         if not self.output and not self.is_numbered:
             raise InputError("`output`: give a folder for the results, or `run`, that of a whole run")
 
@@ -115,7 +115,7 @@ class ReadsData(Compute):
 
 @dataclass(frozen=True, kw_only=True)
 class GivesFigures(Command):
-    """Settings of commands whose result is figures."""
+    """Settings of commands that report figures."""
 
     json: Flag = False
     """Print the figures as one JSON object, and everything else to standard error."""
@@ -129,15 +129,15 @@ class UsesImages(ReadsData):
 
     dataset: Dataset | None = None
     """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; tar shards, by paths or URLs such as
-    'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. By default that which
-    the tokenizer was trained on."""
+    'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. By default the one the
+    tokenizer was trained on; to train one, mnist5k."""
     data_root: str | None = None
     """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
-    --dataset, the images themselves."""
+    --dataset, the folder or file of the images themselves."""
     skip_unreadable: Flag = False
     """Skip pictures that cannot be read, instead of stopping and naming them."""
     num_workers: Annotated[int, Range(0, 256)] = 2
-    """Processes that decode pictures that do not fit in memory."""
+    """Processes that decode pictures when they do not all fit in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,28 +154,28 @@ class Training(ReadsData, Leaves):
     lr: Annotated[float, Range(above=0)]
     """Peak learning rate."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
-    """cosine: a warm-up to --lr, then down to 0 along a cosine; constant: --lr at every step."""
+    """cosine: warm up to --lr, then fall to 0 along a cosine; constant: --lr at every step."""
     precision: Precision = "auto"
-    """auto: bf16 where the processor computes in it, fp32 elsewhere."""
+    """auto: bf16 if the processor has instructions for it, else fp32."""
     compile: Flag = False
-    """Compile the networks first: half a minute for steps that are a few per cent faster on a CPU."""
+    """Compile the networks first: it takes half a minute and makes steps a few per cent faster on a CPU."""
     accumulate: Annotated[int, Range(1, 10**6)] = 1
     """Split each batch into this many pieces, to save memory. A codebook still moves once per step."""
     seed: Seed = 0
-    """Everything random in training follows from it."""
+    """Seed of everything random in training."""
     init_from: Annotated[Folder | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
-    """Start from the weights of this model, as far as they fit: for other data, another rate or a larger codebook.
-    Options that are not given are those of that model."""
+    """Start from the weights of this model, as far as they fit: for other data, another learning rate or a larger
+    codebook. Options that are not given are taken from that model."""
     validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
-    """Steps between two validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of all."""
+    """Steps between validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of --steps."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two saved training states. By default one is saved about every ten seconds."""
     finish_now: Flag = False
-    """Finish a run that was stopped: take one more step, and keep its model. SIGUSR1 does the same to a running one."""
+    """Finish a stopped run early: take one more step and keep its model. SIGUSR1 does the same to a running one."""
     log_with: Tracker = "none"
     """Also log metrics and pictures with this tracker, below OUTPUT/logs; needs its package."""
     options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
-    """Options of the model and of its parts, by name; on the command line they are flags of their own."""
+    """Options of the model and its parts, by name; on the command line each is a flag."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -185,24 +185,24 @@ class Training(ReadsData, Leaves):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing(Compute):
-    """How codes are drawn: one value of each setting, or one for each prior, coarse to fine."""
+    """Settings of how codes are drawn: one value each, or one for each prior, coarse to fine."""
 
     title: ClassVar[str] = "drawing"
 
     temperature: tuple[float, ...] = (1.0,)
-    """Below 1 for likelier samples, 0 for the likeliest code at each site."""
+    """Below 1: likelier samples; 0: the likeliest code at each site."""
     top_k: tuple[int, ...] = (0,)
-    """Draw only among this many codes, the likeliest at each site. 0: among all."""
+    """Draw only among this many likeliest codes at each site. 0: among all."""
     top_p: tuple[float, ...] = (1.0,)
-    """Draw only among the likeliest codes whose probabilities add up to this. 1: among all."""
+    """Draw only among the fewest codes whose probabilities add up to this. 1: among all."""
     guidance_scale: tuple[float, ...] = (1.0,)
-    """Above 1 to follow the class more closely; for priors trained with --label-dropout. 1: no guidance."""
+    """Above 1: follow the class more closely, with priors trained with --label-dropout. 1: no guidance."""
     num_inference_steps: tuple[int, ...] = ()
     """Steps of priors that draw many sites at once. By default the prior's own number."""
     backend: Backend = "auto"
-    """How the prior computes: plain, one forward pass per step; torch, with a cache; native, that in C++, on a CPU;
-    graph, that as CUDA graphs, on a GPU; compiled, by torch.compile. By default native or graph where that can be, and
-    else torch; a run that is continued keeps what it began with."""
+    """How the prior computes. plain: one forward pass per step; torch: with a cache; native: the same in C++, on a
+    CPU; graph: the same as CUDA graphs, on a GPU; compiled: by torch.compile; auto: native or graph if possible,
+    else torch. A continued run keeps its backend."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,9 +210,9 @@ class Drawing(Compute):
             SamplingConfig(**{name: values[place] for name in DRAWING if len(values := getattr(self, name)) > place})
 
     def configs(self, num_priors: int) -> tuple[SamplingConfig, ...]:
-        """Return how each of so many priors draws.
+        """Return how each of `num_priors` priors draws.
 
-        Raises `InputError` where a setting has neither one value nor one for each prior.
+        Raises `InputError` if a setting has neither one value nor one for each prior.
         """
         return sampling_configs(num_priors, **{name: values for name in DRAWING if (values := getattr(self, name))})
 
