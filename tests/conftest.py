@@ -1,6 +1,7 @@
 """Small pictures that are drawn here, and small models, for all tests."""
 
 import os
+import socket
 import sys
 from importlib import import_module
 from types import SimpleNamespace
@@ -12,6 +13,13 @@ from two_processes import TwoProcesses
 
 torch.set_num_threads(1)  # small models: more threads would wait for each other
 os.fsync = lambda descriptor: None  # nobody pulls the plug
+
+
+def free_port():
+    """The number of a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def draw_bars(count=60, height=12, width=20, channels=1, seed=0):

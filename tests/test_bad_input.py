@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bad_input import BAD
-from conftest import TINY_TOKENIZER
+from conftest import TINY_TOKENIZER, free_port
 from PIL import Image
 from test_command_line import SETTINGS
 from test_model_folder import forge as forge_config
@@ -104,8 +104,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(script, flags, reason, places, 
     if script == "view":
         pytest.importorskip("gradio")
     before = {path: path.read_bytes() for path in small_run.rglob("*") if path.is_file()}
-    short = ("--steps", "2") if script.startswith("train") and "--steps" not in flags else ()
-    result = run_script(script, *short, *flags.format(**places, new=tmp_path / "new").split())
+    more = ("--steps", "2") if script.startswith("train") and "--steps" not in flags else ()
+    more = ("--port", free_port()) if script == "view" and "--port" not in flags else more
+    result = run_script(script, *more, *flags.format(**places, new=tmp_path / "new").split())
     assert result.code == 2
     last = result.err.strip().splitlines()[-1]
     assert last.startswith("error: ") and reason in last and "Traceback" not in result.err

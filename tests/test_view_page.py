@@ -3,7 +3,6 @@
 import http.client
 import json
 import re
-import socket
 import threading
 import urllib.request
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
+from conftest import free_port
 from untrained import make_pipeline
 
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
@@ -22,12 +22,6 @@ pytest.importorskip("gradio")
 import gradio
 
 from codegrid.pipelines.viewer import actions
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
