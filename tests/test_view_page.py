@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 import threading
 import urllib.request
 from contextlib import contextmanager
