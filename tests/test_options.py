@@ -111,7 +111,7 @@ def test_a_registered_system_brings_its_flags(own_tables, capsys):
     with pytest.raises(SystemExit):
         train_tokenizer("--help")
     text = " ".join(capsys.readouterr().out.replace("│", "").split())
-    assert "Codebook entries K. (default: ema 512, gradient 512" in text and "own 32)" in text
+    assert "Number K of codebook entries. (default: ema 512, gradient 512" in text and "own 32)" in text
     assert "--no-own-switch" in text and "fsq,residual,own}" in text
 
 
