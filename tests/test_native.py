@@ -1,16 +1,13 @@
 """The native sampler: the logits and codes of the other backends, the same bits however the work is split."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given as with_any
 from hypothesis import settings as tries
 from hypothesis import strategies as st
+from sanitized import run_sanitized
 from test_sampling import CONTROLS, LABELS, build, first_codes, in_order, random_codes, same
 
 from codegrid.codes import Condition, Known
@@ -244,14 +241,13 @@ def test_narrower_vectors_give_the_same_logits(flags):
 
 
 SANITIZED = """
-import sys
 import torch
 from codegrid.stage2_prior import sample
 from codegrid.native.build import load_library
 from codegrid.stage2_prior.native import packing, steps, structures
+from sanitized import FLAGS
 from test_native import ODD, floats, known_of_each
-flags = "-march=native", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
-library = load_library(structures.PIXELCNN, *flags)
+library = load_library(structures.PIXELCNN, *FLAGS)
 steps.library_or_reason = lambda _: library
 for packing.MOST_OF_TABLES in (2**24, 0):
     prior = floats((70, 5), (4, 5), 3, **ODD)
@@ -263,11 +259,4 @@ for packing.MOST_OF_TABLES in (2**24, 0):
 
 @pytest.mark.slow
 def test_it_reads_and_writes_nothing_that_is_not_its_own():
-    runtime = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
-    if not Path(runtime).is_absolute():
-        pytest.skip("the compiler has no address sanitizer")
-    env = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run(
-        [sys.executable, "-c", SANITIZED], cwd=Path(__file__).parent, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_sanitized(SANITIZED)

@@ -1,15 +1,11 @@
 """The native search for the nearest entry: the codes of the search in PyTorch, whatever the sizes and threads."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given as with_any
 from hypothesis import settings as tries
 from hypothesis import strategies as st
+from sanitized import run_sanitized
 from small_quantizers import draw_latents, measure_gaps
 
 from codegrid.native.build import library_or_reason, load_library
@@ -96,10 +92,10 @@ def test_narrower_vectors_find_the_nearest_entry(flags, monkeypatch):
 
 SANITIZED = """
 import torch
+from sanitized import FLAGS
 from codegrid.native.build import load_library
 from codegrid.stage1_vqvae.quantizers import native, nearest
-flags = "-march=native", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
-library = load_library(native.NEAREST, *flags)
+library = load_library(native.NEAREST, *FLAGS)
 native.library_or_reason = lambda _: library
 for n, dim, entries in ((301, 13, 70), (1, 1, 1), (0, 4, 33), (48, 64, 64), (97, 3, 129)):
     nearest.nearest_codes(torch.randn(n, dim), torch.randn(entries, dim))
@@ -108,9 +104,4 @@ for n, dim, entries in ((301, 13, 70), (1, 1, 1), (0, 4, 33), (48, 64, 64), (97,
 
 @pytest.mark.slow
 def test_it_reads_and_writes_nothing_that_is_not_its_own():
-    runtime = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
-    if not Path(runtime).is_absolute():
-        pytest.skip("the compiler has no address sanitizer")
-    env = {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run([sys.executable, "-c", SANITIZED], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_sanitized(SANITIZED)
