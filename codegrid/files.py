@@ -17,6 +17,20 @@ STAGING = ".partial"
 SETTINGS_FILE = "settings.yaml"  # the settings of the run that wrote a folder, which `--config` reads
 
 
+def user_cache() -> Path:
+    """Return this user's folder for what can be made or fetched again: codegrid in $XDG_CACHE_HOME, or in ~/.cache.
+
+    It is made where it is not, and nobody else may write into it, whatever they may elsewhere: native code lies there.
+    Where it cannot be made, whoever writes into it finds out.
+
+    Raises RuntimeError where there is no home folder.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codegrid"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 @contextmanager
 def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
     """Write several files into `folder` so that no reader ever takes half of them for the whole.

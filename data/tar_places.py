@@ -85,7 +85,7 @@ def path_of(place: str) -> str:
 
 
 def _choices(inside: str) -> list[str]:
-    """What braces stand for; nothing where they are a part of the name."""
+    """Return the texts that braces stand for, of what is between them; none where they are a part of a name."""
     numbers = NUMBERS.fullmatch(inside)
     if numbers is None:
         return inside.split(",") if "," in inside else []
@@ -99,7 +99,7 @@ def _choices(inside: str) -> list[str]:
 
 
 def _in_folder(folder: Path) -> list[str]:
-    """The shards of a folder; none where it holds folders or other files."""
+    """Return the shards of a folder; none where it holds folders or other files."""
     try:
         visible = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     except OSError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from codegrid.errors import InputError, reason_of
-from codegrid.files import STAGING, open_plain, write_folder, write_json
+from codegrid.files import STAGING, open_plain, user_cache, write_folder, write_json
 from codegrid.tensors import read_json, sha256
 
 from .tar_index import TarIndex, index_of_json, index_tar
@@ -39,7 +39,7 @@ Stamp = list[Any]  # bytes, and the time of a file that is here or the SHA-256 o
 
 def cache_folder() -> Path:
     """Return the folder for shards that were fetched, and for indices."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codegrid" / "shards"
+    return user_cache() / "shards"
 
 
 def cache_room() -> int:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -338,6 +339,16 @@ def test_shards_are_read_where_no_index_can_be_kept(tmp_path, bars, monkeypatch)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(load_images(str(tmp_path / "d"), None, "all")) == 40
+
+
+def test_where_indices_are_kept_nobody_else_may_write_though_they_may_elsewhere(tmp_path, bars):
+    before = os.umask(0)
+    try:
+        load_images("tar", f"{tmp_path}/d/*.tar", "all")
+    finally:
+        os.umask(before)
+    assert list(tmp_path.glob("caches/codegrid/shards/*/index.json"))
+    assert not (tmp_path / "caches" / "codegrid").stat().st_mode & 0o077
 
 
 def test_a_command_reads_shards_by_their_pattern(tmp_path, bars, run_script):

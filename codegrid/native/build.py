@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from codegrid.errors import InputError, reason_of
+from codegrid.files import user_cache
 
 HEADERS = Path(__file__).parent  # that all libraries may include
 COMPILERS = ("c++", "g++", "clang++")
@@ -69,10 +70,10 @@ def cache_folder() -> Path:
     Raises `InputError` where there can be no such folder.
     """
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codegrid"
+        folder = user_cache()
     except RuntimeError as error:
         raise InputError(f"there is no home folder to keep native code in ({reason_of(error)})") from error
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # raises what kept it from being made
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
         raise InputError(f"{folder} is not a folder: remove it, or set XDG_CACHE_HOME to another place")
