@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Known, Losses, Moment, Progress, make_layout
+from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES, check_whole, make_options
 from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
@@ -27,7 +28,7 @@ from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
 
 class SequentialPrior(ModelFolder, nn.Module):
-    """A prior of one's own, of which only the network and `logits` are to be written.
+    """A prior that draws code by code, of which only the network and `logits` are to be written.
 
     A subclass names the dataclass of its options as `options`, finds their values in `self.chosen`, and must say in
     `logits` how likely each code is, from those before it alone: the codes come in raster order, all codes of a site
@@ -39,11 +40,12 @@ class SequentialPrior(ModelFolder, nn.Module):
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         options: the fields of `options`.
 
-    Raises `InputError` where an option is not one, or out of its range.
+    Raises `InputError` where an option is not one, or out of its range, or `grids` are not one for each of the layout.
     """
 
     kind: ClassVar[str] = "prior"
     options: ClassVar[type] = NoOptions
+    called: ClassVar[str] = ""  # in messages about options; by default the name of the class
     likelihood: ClassVar[Likelihood] = "exact"
     keeps: ClassVar[Keeps] = "first"
     controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p"})
@@ -59,9 +61,11 @@ class SequentialPrior(ModelFolder, nn.Module):
         super().__init__()
         self.layout = make_layout(layout)
         self.grids = tuple(range(len(self.layout)) if grids is None else grids)
+        if len(self.grids) != len(self.layout):
+            raise InputError(f"`grids` {self.grids}: one number for each of {len(self.layout)} grids is needed")
         check_whole("num_classes", num_classes, 0, MAX_CLASSES)
         self.num_classes = num_classes
-        self.chosen: Any = make_options(self.options, options, type(self).__name__)
+        self.chosen: Any = make_options(self.options, options, self.called or type(self).__name__)
         self.config = {
             "layout": [grid.as_json() for grid in self.layout],
             "grids": list(self.grids),

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
+from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress
 from codegrid.errors import InputError
-from codegrid.limits import MAX_CLASSES, check_whole, make_options
-from codegrid.model_folder import ModelFolder
 from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
-from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
+from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.conditions import Conditions
 from codegrid.stage2_prior.likelihood import cross_entropy
@@ -29,6 +26,7 @@ from codegrid.stage2_prior.native.structures import PIXELCNN
 from codegrid.stage2_prior.options import PixelCNNOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
+from codegrid.stage2_prior.sequential_prior import SequentialPrior
 from codegrid.tensors import Rows
 
 from .cache import PixelCNNSteps
@@ -115,7 +113,7 @@ def _embed(tables: Sequence[nn.Module], codes: Codes, shown: Codes | None) -> Te
     return total.permute(0, 3, 1, 2)
 
 
-class GatedPixelCNN(ModelFolder, nn.Module):
+class GatedPixelCNN(SequentialPrior):
     """p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next, from one forward pass.
 
     Args:
@@ -134,11 +132,9 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         torch.Size([8, 512, 7, 7])
     """
 
-    kind: ClassVar[str] = "prior"
-    likelihood: ClassVar[Likelihood] = "exact"
-    keeps: ClassVar[Keeps] = "first"
-    controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p", "guidance_scale"})
-    given_grids: ClassVar[tuple[int, ...]] = ()
+    options: ClassVar[type] = PixelCNNOptions
+    called: ClassVar[str] = "the pixelcnn prior"
+    controls: ClassVar[frozenset[str]] = SequentialPrior.controls | {"guidance_scale"}
     has_graphs: ClassVar[bool] = True
 
     def __init__(
@@ -148,27 +144,14 @@ class GatedPixelCNN(ModelFolder, nn.Module):
         num_classes: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__()
-        self.layout = make_layout(layout)
+        super().__init__(layout, grids, num_classes, **options)
         _check_layout(self.layout)
-        self.grids = tuple(range(len(self.layout)) if grids is None else grids)
-        if len(self.grids) != len(self.layout):
-            raise InputError(f"`grids` {self.grids}: one number for each of {len(self.layout)} grids is needed")
-        check_whole("num_classes", num_classes, 0, MAX_CLASSES)
-        chosen: PixelCNNOptions = make_options(PixelCNNOptions, options, "the pixelcnn prior")
-        self.num_classes = num_classes
+        chosen: PixelCNNOptions = self.chosen
         self.dropout = chosen.dropout
         self.label_dropout = chosen.label_dropout if num_classes else 0.0
         # the last condition is "no label"
         self.network = PixelCNNNetwork(self.layout, chosen, num_classes + (self.label_dropout > 0))
-        self.config = {
-            "layout": [grid.as_json() for grid in self.layout],
-            "grids": list(self.grids),
-            "num_classes": num_classes,
-            **asdict(chosen),
-            "label_dropout": self.label_dropout,
-        }
-        self.provenance: dict[str, Any] = {}
+        self.config["label_dropout"] = self.label_dropout
 
     @property
     def conditions(self) -> Conditions:
@@ -192,18 +175,6 @@ class GatedPixelCNN(ModelFolder, nn.Module):
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Codes (b, h, w) → logits (b, K, h, w) of each grid, each site's from what is drawn before it alone."""
         return self.network(codes, self.conditions.rows(given, len(codes[0]), self.device))
-
-    @torch.no_grad()
-    def nll(
-        self,
-        codes: Codes,
-        given: Condition = NO_CONDITION,
-        noise: Noise | None = None,
-        num_inference_steps: int | None = None,
-    ) -> tuple[Tensor, ...]:
-        """Return the nats (b, h, w) of each code given those before it; they are exact, and need no noise."""
-        logits = self.logits(codes, given)
-        return tuple(cross_entropy(of_grid, grid) for of_grid, grid in zip(logits, codes, strict=True))
 
     def why_not_native(self) -> str:
         """Return in words why the native library cannot draw from this prior here; empty where it can."""
