@@ -43,9 +43,9 @@ class Trainer:
     ) -> None:
         check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
         self.objective, self.settings, self.compute, self.accelerator = objective, settings, compute, accelerator
-        self.is_sharded = accelerator.num_processes > 1 and any(
-            player.to_shard for player in objective.players.values()
-        )
+        several = accelerator.num_processes > 1
+        self.split = [player for player in objective.players.values() if several and player.to_shard]
+        self.is_sharded = bool(self.split)
         self.team = {name: self._prepare(player) for name, player in objective.players.items()}
 
     def _prepare(self, player: Player) -> Acting:
@@ -139,23 +139,23 @@ class Trainer:
     @contextmanager
     def in_one_piece(self) -> Iterator[None]:
         """Let the first process validate and save split players within, as any others. All processes must ask."""
-        split = [player for player in self.objective.players.values() if self.is_sharded and player.to_shard]
-        for player in split:
-            player.gather(player.latest)
-            if player.whole is not None:
-                player.whole.to(self.accelerator.device)
+        for player in self.split:
+            self._gather(player, player.latest)
         yield
-        for player in split:
+        for player in self.split:
             if player.whole is not None:
                 player.whole.to("cpu")  # its place is needed in training
 
     def gather_kept(self) -> None:
         """Let `kept` of split players be whole on the first process, once training is over. All processes must ask."""
-        for player in self.objective.players.values():
-            if self.is_sharded and player.to_shard:
-                player.gather(player.latest if player.best is None else player.best)
-                if player.whole is not None:
-                    player.whole.to(self.accelerator.device)
+        for player in self.split:
+            self._gather(player, player.latest if player.best is None else player.best)
+
+    def _gather(self, player: Player, part: nn.Module) -> None:
+        """Make the whole copy of a split player, on the device, one of a part of it."""
+        player.gather(part)
+        if player.whole is not None:
+            player.whole.to(self.accelerator.device)
 
     def remember_best(self, measured: Metrics, history: list[Metrics]) -> bool:
         """Return whether the players, or their averages, are better than ever before; remember them where asked to.
