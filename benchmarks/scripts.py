@@ -83,6 +83,7 @@ def measure_command(kind: str, started: float, bare_steps: int, settings: dict[s
         "validation": median(times["validation"][:-1] or times["validation"]),
         "state": median(times["state"]),
         "end": whole - ended[-1] - times["validation"][-1] - times["state"][-1],
+        "whole": whole - started,
     }
 
 
@@ -105,8 +106,8 @@ def run_child(python: str, kind: str, bare_steps: int, settings: dict[str, Any])
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
-    """Print the list up to the first step, and the shares of a long run."""
+def print_tables(found: dict[str, list[dict[str, float]]], taken: int) -> None:
+    """Print the list up to the first step, and the shares of a long run and of the run that was `taken` steps long."""
     rows = {
         name: {part: median(each[part] for each in runs) for part in runs[0] if part in runs[-1]}
         for name, runs in found.items()
@@ -116,14 +117,15 @@ def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
         parts = ", ".join(f"{part} {row[part]:.2f}" for part in list(row)[: list(row).index("first step")])
         print(f"{name:32} {row['first step']:6.2f}: {parts}")
     print(f"\n{'':32} {'bare step':>9} {'step':>7} {'state':>7} {'validation':>10} {'end':>6} {'loop':>7} "
-          f"{'whole, of ' + format(STEPS, ',') + ' steps':>22}")  # fmt: skip
+          f"{'whole, of ' + format(STEPS, ',') + ' steps':>22} {f'run, of {taken:,} steps':>22}")  # fmt: skip
     for name, row in rows.items():
         steps = STEPS * row["step"]
         whole = row["first step"] + steps * (1 + row["state"] / SECONDS_A_STATE) + row["end"]
         whole += VALIDATIONS * row["validation"]
         bare = STEPS * row["bare step"]
         print(f"{name:32} {row['bare step']:9.4f} {row['step']:7.4f} {row['state']:7.3f} {row['validation']:10.2f} "
-              f"{row['end']:6.2f} {bare / steps:7.1%} {bare / whole:22.1%}", flush=True)  # fmt: skip
+              f"{row['end']:6.2f} {bare / steps:7.1%} {bare / whole:22.1%} "
+              f"{taken * row['bare step'] / row['whole']:22.1%}", flush=True)  # fmt: skip
 
 
 def main() -> None:
@@ -160,7 +162,7 @@ def main() -> None:
             for name, (kind, settings) in jobs.items():
                 for label, python in pythons.items():
                     found.setdefault(name + label, []).append(run_child(python, kind, max(3, steps // 2), settings))
-    print_tables(found)
+    print_tables(found, steps)
 
 
 if __name__ == "__main__":
