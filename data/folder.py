@@ -24,6 +24,7 @@ from codegrid.file_names import printable
 from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, digest_of_file
 
+from .decoded import Decoded, KeptPictures
 from .found import Found, count_classes
 from .images import ImageBatch, ImageDataset, Size, evenly_spaced, variance_of
 from .listing import TEST, TRAIN, list_folder
@@ -159,6 +160,9 @@ class FolderImages:
         length, shape = len(self), (self.in_channels, *self.image_size)
         self.remedy = ", or leave such pictures out by `skip_unreadable`"
         fits = length * math.prod(shape) <= IN_MEMORY_BYTES
+        kept = self._kept() if fits else None
+        if kept and (decoded := kept.read((length, *shape))):
+            return self._in_memory(*decoded)
         images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
         reads_all = fits or skip_unreadable
         damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
@@ -167,14 +171,30 @@ class FolderImages:
                 damaged |= self._read(range(min(length, CHECKED)))[0]
             raise self._damaged(damaged)
         whole = self._without(sorted(damaged)) if damaged else self
-        of = "" if reads_all else f" of {min(length, LOOKED_AT)} looked at"
-        notes = [f"{count:,}{of} {words}" for words, count in sorted(told.items())]
-        whole.found = replace(whole.found, notes=(*whole.found.notes, *notes))
         if images is None:
+            whole._note(told, "" if reads_all else f" of {min(length, LOOKED_AT)} looked at")
             return whole
         if damaged:
             images = images[[number for number in range(length) if number not in damaged]]
-        return ImageDataset(images, whole.labels, whole.classes, whole.files, whole.found)
+        elif kept:
+            kept.write(Decoded(images, told))
+        return whole._in_memory(images, told)
+
+    def _kept(self) -> KeptPictures | None:
+        """Where these pictures are kept decoded; None of few, and of those that are not files."""
+        if len(self) < MANY or not isinstance(self.paths[0], Path):
+            return None
+        asked_for = [self.found.part, self.in_channels, self.resized, list(self.image_size)]
+        return KeptPictures([str(self.root.resolve()), *asked_for], self.paths)
+
+    def _in_memory(self, images: torch.Tensor, told: Counter[str]) -> ImageDataset:
+        """These pictures, decoded, and what is told of them."""
+        self._note(told)
+        return ImageDataset(images, self.labels, self.classes, self.files, self.found)
+
+    def _note(self, told: Counter[str], of: str = "") -> None:
+        notes = [f"{count:,}{of} {words}" for words, count in sorted(told.items())]
+        self.found = replace(self.found, notes=(*self.found.notes, *notes))
 
     def _without(self, numbers: list[int]) -> FolderImages:
         """These pictures without some."""

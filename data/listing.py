@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import time_ns
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ PART = re.compile(
 LITTER = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
           "desktop.ini"}  # fmt: skip
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt")  # that may hold labels
+SETTLED = 2 * 10**9  # ns since the last change of a folder
 TABLES_READ, TABLE_BYTES = 10, 2**16  # how many of them are looked into, and how far
 BETWEEN = re.compile(r"[\s,;:\"'\[\]{}()/\\|]+")  # the names in a table
 
@@ -58,6 +60,17 @@ class Contents(NamedTuple):
     notes: tuple[str, ...]
 
 
+class _Listed(NamedTuple):
+    """A folder that was gone through."""
+
+    place: tuple[str, str]
+    times: dict[Path, int]  # ns, when each folder in it was last changed
+    contents: Contents
+
+
+_last: _Listed | None = None
+
+
 def part_of(name: str) -> str | None:
     """Return which part a folder's name is a word for; None where it is none."""
     found = PART.fullmatch(re.sub(r"[\W_]+", "", name.lower()))
@@ -67,9 +80,20 @@ def part_of(name: str) -> str | None:
 def list_folder(root: Path) -> Contents:
     """Find the parts, classes and pictures below a folder.
 
+    The last folder that was gone through is remembered while it stays as it is: both parts of the data come out of it.
+
     Raises `InputError` where there are none, where a folder cannot be read, or where it is not clear what is meant.
     """
-    return _Walk(root).contents()
+    global _last
+    place = os.path.abspath(root), str(root)
+    if _last and _last.place == place and all(_time_of(folder) == time for folder, time in _last.times.items()):
+        return _last.contents
+    begun, walk = time_ns(), _Walk(root)
+    contents = walk.contents()
+    # a folder that has just changed could change again, and keep its time
+    settled = max(walk.times.values()) < begun - SETTLED
+    _last = _Listed(place, walk.times, contents) if settled else None
+    return contents
 
 
 def list_pictures(root: Path) -> Contents:
@@ -92,6 +116,7 @@ class _Walk:
         self.endings = endings()
         self.left_out: dict[str, Counter[str]] = {}
         self.tables: list[Path] = []
+        self.times: dict[Path, int] = {}
 
     def contents(self) -> Contents:
         """Tell parts from classes."""
@@ -129,7 +154,9 @@ class _Walk:
 
     def _lone_part(self, loose: list[Path], folders: list[Path]) -> Listing:
         """A training part that is alone is the whole; anything else could be meant in two ways."""
-        full = [folder for folder in folders if any(_Walk(self.root).below(folder))]
+        inside = _Walk(self.root)
+        full = [folder for folder in folders if any(inside.below(folder))]
+        self.times |= inside.times
         parts = [folder for folder in full if part_of(folder.name)]
         others = [folder for folder in full if folder not in parts] + loose
         if not parts:
@@ -204,6 +231,7 @@ class _Walk:
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """Return the pictures and the folders right in a folder, in natural order."""
         pictures, folders = [], []
+        self.times[folder] = _time_of(folder)
         try:
             with os.scandir(folder) as scan:
                 found = sorted(scan, key=lambda entry: natural_key(entry.name))
@@ -256,6 +284,14 @@ class _Walk:
             if len(names.intersection(BETWEEN.split(head))) > 1:
                 name = printable(table.relative_to(self.root).as_posix())
                 yield f"{name} names pictures, and is not read: labels come from folders alone"
+
+
+def _time_of(folder: Path) -> int:
+    """Return when a folder was last changed, in ns; 0 where that cannot be found out."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _kind_of(entry: os.DirEntry[str]) -> str:

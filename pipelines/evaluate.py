@@ -42,9 +42,10 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     and a bound on bits per dimension."""
     split: Split = "test"
     """Part of the data set to measure on, and to compare samples with."""
-    features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
-    """Network whose features are used to compare images: a classifier that is trained first, Inception, or a network
-    of yours, which a function in a module or a file returns (FILE.py:FUNCTION)."""
+    features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|lite0|MODULE:FUNCTION")] = "none"
+    """Network whose features are used to compare images: a classifier that is trained first; Inception; lite0, a small
+    one trained on ImageNet, which needs no download; or a network of yours, which a function in a module or a file
+    returns (FILE.py:FUNCTION)."""
     num_samples: NumSamples | None = None
     """Number of images to draw from the prior, all classes in turn, and judge by --features. By default none."""
     seed: Seed = 0

@@ -251,3 +251,17 @@ def test_numbers_in_names_count():
     names = ["a2", "a10", "a02", "a", "b1", "10", "9", "1a1", "1a"]
     assert sorted(names, key=natural_key) == ["1a", "1a1", "9", "10", "a", "a02", "a2", "a10", "b1"]
     assert len({natural_key(name) for name in names}) == len(names) and np.unique(names).size == len(names)
+
+
+def test_both_parts_come_out_of_one_look_and_what_is_changed_between_them_is_seen(tmp_path, monkeypatch):
+    plant(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png")
+    for path in (tmp_path, *tmp_path.glob("**/")):
+        os.utime(path, (1e9, 1e9))
+    looked_at, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked_at.append(path) or scan(path))
+    assert len(load(tmp_path)) == len(load(tmp_path, "test")) == 2
+    assert len(looked_at) == len(set(looked_at)) == 7
+    plant(tmp_path, "test/dog/5.png")
+    assert len(load(tmp_path, "test")) == 3
+    plant(tmp_path, "test/dog/6.png")  # perhaps in the same instant
+    assert len(load(tmp_path, "test")) == 4

@@ -20,6 +20,8 @@ from codegrid.progress import progress_bar
 from codegrid.registry import import_own
 from codegrid.tensors import digest_of, sha256
 
+from .lite0 import PACKAGE, load_lite0
+
 FEATURES = 64
 MAX_INPUT = 32  # pixels a side: larger images are averaged down, so that training takes no longer for them
 STEPS, BATCH_SIZE, LR, SEED = 1000, 128, 3e-3, 0  # of the classifier's training
@@ -66,10 +68,12 @@ def check_features(name: str, images: Images, dataset: str) -> None:
         if images.labels is None or len(images.classes) < 2:
             raise InputError(
                 f"`features` classifier: it needs labels of two classes or more, and {dataset} has none: "
-                "use inception or module:function"
+                "use inception, lite0 or module:function"
             )
     elif name == "inception":
         import_extra("torch_fidelity", "`features` inception", "fid")
+    elif name == "lite0":
+        import_extra(PACKAGE, "`features` lite0", "lite0")
     elif name != "none":
         _find_function(name)
 
@@ -83,8 +87,8 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
     """Make an extractor.
 
     Args:
-        name: `classifier`, `inception`, or `module:function` that returns a network. A function with a parameter is
-            given the training images; a network with a method `name_classes` judges classes, too.
+        name: `classifier`, `inception`, `lite0`, or `module:function` that returns a network. A function with a
+            parameter is given the training images; a network with a method `name_classes` judges classes, too.
         images: the training part, where the extractor `learns` from it.
         num_workers: processes that read images.
         device: where the network goes.
@@ -96,6 +100,8 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
         described |= {"steps": STEPS, "batch_size": BATCH_SIZE, "seed": SEED}
     elif name == "inception":
         network = _load_inception()
+    elif name == "lite0":
+        network = load_lite0()
     else:
         network = _find_function(name)(*[] if given is None else [given])
         if not isinstance(network, nn.Module):
@@ -164,7 +170,7 @@ def _load_inception() -> nn.Module:
     except Exception as error:  # of the download: there are many types
         raise InputError(
             f"`features` inception: its weights cannot be had ({reason_of(error)}): connect to the network once, "
-            "or use classifier"
+            "or use classifier or lite0"
         ) from error
 
 
@@ -172,7 +178,7 @@ def _find_function(name: str) -> Callable[..., Any]:
     module_name, colon, function_name = name.partition(":")
     if not (colon and module_name and function_name):
         raise InputError(
-            f"`features` {name}: choose none, classifier, inception, or module:function, a function that "
+            f"`features` {name}: choose none, classifier, inception, lite0, or module:function, a function that "
             "Python can import and that returns the network; files of weights are not loaded"
         )
     try:
