@@ -234,8 +234,8 @@ def test_a_step_in_bfloat16_is_in_bfloat16_throughout(num_classes):
 
 
 REFUSED = {
-    "no label": (3, 0.0, Condition(), "learnt no grids without a label"),
-    "a hidden label": (3, 0.0, given(0, NO_LABEL), "learnt no grids without a label"),
+    "no label": (3, 0.0, Condition(), "was only trained with labels"),
+    "a hidden label": (3, 0.0, given(0, NO_LABEL), "was only trained with labels"),
     "a label too many": (3, 0.5, given(0, 1, 2), "one for each of 2 samples"),
     "a class beyond the last": (3, 0.5, given(0, 3), "`labels` 3: there are classes 0 to 2"),
     "a class below no label": (3, 0.0, given(0, -2), "`labels` -2: there are classes 0 to 2"),
