@@ -73,7 +73,7 @@ Seed = Annotated[int, Range(0, 2**63 - 1)]
 
 
 def check_fields(settings: Any) -> None:
-    """Raise `InputError`, naming the field, if a field of a dataclass is not of its annotated range or type.
+    """Raise `InputError`, naming the field, if a field of a dataclass is not of its annotated type, or out of range.
 
     Nested dataclasses checked themselves when they were created.
     """
@@ -120,7 +120,7 @@ def make_options(kind: Any, values: dict[str, Any], owner: str) -> Any:
         values: the options by name; a list becomes a tuple.
         owner: what the options belong to, for messages.
 
-    Raises `InputError` if there is no option of a name, or a value is out of range.
+    Raises `InputError` if a name is not that of an option, or a value is out of range.
     """
     known = {field.name for field in fields(kind)}
     for name in values:

@@ -32,7 +32,7 @@ def rng(seed: int, *purpose: Purpose) -> np.random.Generator:
 
 
 def torch_rng(seed: int, *purpose: Purpose) -> torch.Generator:
-    """Return a torch generator, on the CPU, for one purpose, as `rng` returns one of NumPy."""
+    """Return a torch generator, on the CPU, for one purpose, like the NumPy generator of `rng`."""
     return torch.Generator().manual_seed(_key(seed, purpose) % 2**63)
 
 
@@ -72,7 +72,7 @@ class Noise:
         return torch.from_numpy(np.random.Generator(bits).random((self.count, *shape)))
 
     def normals(self, name: str, *shape: int) -> torch.Tensor:
-        """Return (b, *shape) from the standard normal distribution; as for `uniforms`, they depend on the name."""
+        """Return (b, *shape) from the standard normal distribution, with the same guarantees as `uniforms`."""
         numbers = torch.special.ndtri(self._draw(f"normal {name}", *shape).clamp_min(2.0**-54))
         return numbers.to(self.device, widest(self.device))
 

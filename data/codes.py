@@ -53,7 +53,7 @@ class IndexedCodes(Dataset[CodeBatch]):
         raise NotImplementedError
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their indices, which may repeat or count from the end."""
+        """Return some rows, in the given order; indices may repeat or count from the end."""
         raise NotImplementedError
 
     def __getitem__(self, index: Any) -> CodeBatch:
@@ -114,7 +114,7 @@ class CodeDataset(IndexedCodes):
         return f"{type(self).__name__}({str(self.folder)!r}: {what})"
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their indices, which may repeat or count from the end."""
+        """Return some rows, in the given order; indices may repeat or count from the end."""
         chosen = item_numbers(indices, len(self))
         shard_of = np.searchsorted(self._firsts, chosen, side="right") - 1
         codes = [np.empty((len(chosen), *grid.shape), dtype=np.int64) for grid in self.layout]

@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def cache_room() -> int:
-    """Return the bytes that fetched shards may take together: half of what they take now plus what is free."""
+    """Return the bytes that fetched shards may take together: half the sum of what they take now and what is free."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     whole = sum(size for _, size, path in _fetched() if path.parent.name != STAGING)
