@@ -160,7 +160,7 @@ def claims_of_a_file(scene: Scene) -> str:
     if name == "hollow codes":
         shutil.copytree(scene.artifacts / "codes", path)
         os.truncate(sorted(path.glob("codes-*"))[0], 2**40)
-        return _must_refuse(scene, "train_prior", ["--codes", str(path), "--steps", "2"], "are on the disk")
+        return _must_refuse(scene, "train_prior", ["--codes", str(path), "--steps", "2"], "are on disk")
     if name == "packed.parquet":
         run(lambda: write_parquet(path), [], scene.place / "log")  # elsewhere: it leaves threads, which no fork takes
         codes = ["--tokenizer", str(scene.artifacts / "tokenizer"), "--codes", str(path)]
@@ -169,7 +169,7 @@ def claims_of_a_file(scene: Scene) -> str:
         hollow = name == "hollow.npz"
         np.savez_compressed(path, np.zeros((10 if hollow else MEMORY // 784 + 1, 28, 28), np.uint8))
         os.truncate(path, 2**40 if hollow else path.stat().st_size)
-        return _must_refuse(scene, "train_tokenizer", data, "are on the disk" if hollow else "this machine has")
+        return _must_refuse(scene, "train_tokenizer", data, "are on disk" if hollow else "this machine has")
     path.mkdir()
     for number in range(2):
         picture = jpeg_of(101 + scene.draw.randrange(1000)) if name == "scans.jpg" else png_of(10**4 * (2 + number))

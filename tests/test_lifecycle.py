@@ -94,7 +94,7 @@ def test_a_model_can_be_loaded_while_its_training_runs(stage, monkeypatch, capsy
     rows = best.provenance["history"]
     assert [row["step"] for row in rows] == [2, 4]
     assert best.provenance["step"] == min(rows, key=lambda row: row[stage.criterion])["step"]
-    assert f"{output} is not finished: its best model so far is taken" in capsys.readouterr().err
+    assert f"{output} is not finished: using its best model so far" in capsys.readouterr().err
     assert not (trained.folder / "best").exists() and not (trained.folder / "last").exists()
 
 

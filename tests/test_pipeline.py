@@ -95,7 +95,7 @@ def test_settings_that_a_prior_cannot_follow_are_refused(tokenizer, pipeline):
     for one, settings, reason in (
         (unconditional, {"labels": [0]}, "`labels`: this prior is unconditional"),
         (unconditional, {"guidance_scale": 2.0}, "`guidance_scale` 2.0: this prior is unconditional"),
-        (pipeline, {"num_inference_steps": 4}, "`num_inference_steps` means nothing"),
+        (pipeline, {"num_inference_steps": 4}, "`num_inference_steps` has no effect"),
         (pipeline, {"num_samples": 0}, "`num_samples` 0"),
         (pipeline, {"seed": -1}, "`seed` -1"),
         (pipeline, {"batch_size": 0}, "`batch_size` 0"),

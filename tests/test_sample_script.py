@@ -54,7 +54,7 @@ def pictures(bars_file, tmp_path):
 
 @pytest.fixture(scope="module")
 def strict_prior(small_run, tmp_path_factory):
-    """A prior that learnt no grids without a label."""
+    """A prior that was only trained with labels."""
     folder = tmp_path_factory.mktemp("strict") / "prior"
     prior = GatedPixelCNN(layout=(GRID,), num_classes=2, channels=8, num_layers=2, label_dropout=0.0)
     prior.provenance = load(small_run / "prior").provenance
