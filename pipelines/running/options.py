@@ -136,11 +136,11 @@ def _why_not(settings_type: type[Command], name: str, chosen: list[tuple[str, st
     """Return why the chosen systems do not accept an option, and which systems would."""
     option = list_options(settings_type).get(name)
     if option is None:
-        return f"no {' or '.join(choosers(settings_type).values())} has this option: leave it out"
+        return f"no {' or '.join(choosers(settings_type).values())} has such an option: leave it out"
     kind, system = next((kind, system) for parameter, kind, system in chosen if parameter == option.parameter)
     systems = list(option.defaults)
     others = " or ".join(filter(None, (", ".join(systems[:-1]), systems[-1])))
-    return f"the {system} {kind} does not have this option: choose `{option.parameter}` {others}, or leave it out"
+    return f"the {system} {kind} has no such option: choose `{option.parameter}` {others}, or leave it out"
 
 
 def field_docs(kind: type) -> dict[str, str]:
