@@ -63,7 +63,7 @@ class Material:
 
     @cached_property
     def counts(self) -> list[torch.Tensor]:
-        """How often each code of each grid occurs (K,) int64."""
+        """The number of times each code of each grid occurs (K,) int64."""
         counts = [torch.zeros(grid.num_embeddings, dtype=torch.int64) for grid in self.tokenizer.layout]
         for codes in self.code_batches():
             for sums, grid in zip(counts, codes, strict=True):
@@ -72,7 +72,7 @@ class Material:
 
     @cached_property
     def counted(self) -> str:
-        """What was counted, in words."""
+        """A phrase that says what was counted."""
         exported = self.artifacts.codes
         return f"{len(self.images):,} images" if exported is None else f"the codes of {len(exported):,} exported images"
 

@@ -1,4 +1,4 @@
-"""How far two sets of pictures are apart, without any model: `codegrid evaluate --images A --against B`."""
+"""The distance between two sets of pictures, without any model: `codegrid evaluate --images A --against B`."""
 
 from functools import partial
 from pathlib import Path

@@ -128,7 +128,7 @@ RIGHT_GRADIENTS = "2.7"
 
 
 class ComputeConfig(NamedTuple):
-    """How a training step is computed; this changes the results only by rounding."""
+    """The precision and compilation of a training step; they change the results only by rounding."""
 
     precision: str  # bf16 or fp32
     compiled: bool = False

@@ -1,4 +1,4 @@
-"""Where the parts of a run are: `tokenizer/`, `codes/`, `codes_test/`, `prior/` below one folder.
+"""The places of a run's parts: `tokenizer/`, `codes/`, `codes_test/`, `prior/` below one folder.
 
 Nothing here imports torch.
 """

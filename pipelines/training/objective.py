@@ -110,7 +110,7 @@ class Batches(Protocol):
 
 
 class Objective(Protocol):
-    """What a training run trains: the players, the data, the losses and the validation.
+    """The subject of a training run: its players, data, losses and validation.
 
     `losses` is called for each player in turn, for each piece of a step's batch. It uses other players' modules
     unwrapped, through `players[name].module`, and no gradient reaches their parameters. All players see a piece at the
