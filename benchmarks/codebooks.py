@@ -2,9 +2,9 @@
 
 python -m benchmarks.codebooks --data-root CIFAR --output runs/codebooks
 
-CIFAR holds train/CLASS/* and test/CLASS/*. Prints a table of the whole test part and leaves curves.png. Compare by bits
-an image: K says little where a site has several codes, or no codebook. What is trained already is not trained again;
-`--only ema-512` trains one of them, so that several can run side by side.
+CIFAR holds train/CLASS/* and test/CLASS/*. Prints a table over the whole test part and leaves curves.png. Compare by
+bits per image: K says little if a site has several codes, or if there is no codebook. Finished runs are not trained
+again; `--only ema-512` trains one run, so that several can train side by side.
 """
 
 import argparse
@@ -33,9 +33,9 @@ BATCH = 32  # images a step
 
 
 def make_runs(data_root: str, output: Path, toy: bool) -> dict[str, TrainTokenizer]:
-    """The settings of every row, by name: the authors' with a little revival and without any, then the defaults.
+    """Return the settings of every row, by name: the authors' with a little revival and without any, then the defaults.
 
-    The perplexity that the authors print is an average over training batches; ours is that of the whole test part.
+    The perplexity that the authors print is an average over training batches; ours is over the whole test part.
     """
     steps, options = (20, {"hidden_channels": 16}) if toy else (10_000, {})
     common = TrainTokenizer(
@@ -56,7 +56,7 @@ def make_runs(data_root: str, output: Path, toy: bool) -> dict[str, TrainTokeniz
 
 
 def time_steps(runs: dict[str, TrainTokenizer], images: Images, repeats: int = 5) -> dict[str, float]:
-    """Images/s of the training step alone, of trained tokenizers: the median of interleaved repeats of 20 steps."""
+    """Return images/s of the training step of trained tokenizers: the median of interleaved repeats of 20 steps."""
     device = torch.device("cpu")
     precision = choose_precision("auto", device)
     batch = channels_last(to_float(images.batch(range(BATCH)).images))
@@ -79,7 +79,7 @@ def time_steps(runs: dict[str, TrainTokenizer], images: Images, repeats: int = 5
 
 
 def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> None:
-    """Reconstruction error and perplexity over the steps, on 1,000 test images."""
+    """Plot reconstruction error and perplexity over the steps, on 1,000 test images."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
@@ -104,12 +104,12 @@ def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> Non
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train the missing runs, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True, help="folder with train/ and test/")
     parser.add_argument("--output", type=Path, default=Path("runs/codebooks"), help="folder of the runs")
-    parser.add_argument("--only", help="train this one and stop")
-    parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to see that it runs")
+    parser.add_argument("--only", help="train this run and stop")
+    parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to check that it runs")
     flags = parser.parse_args()
     runs = make_runs(flags.data_root, flags.output, flags.toy)
     for name, run in runs.items():

@@ -1,9 +1,9 @@
-"""Training commands as a whole: what passes before their first step, and their speed beside that of the bare step.
+"""Whole training commands: the time before their first step, and their speed compared with the bare step's.
 
 python -m benchmarks.scripts
 python -m benchmarks.scripts --data-root CIFAR --against OTHER/.venv/bin/python
 
-Each command runs in a process of its own, with the demo's digits, and with --data-root on a folder of pictures, too.
+Each command runs in its own process, on the demo's digits, and with --data-root also on a folder of pictures.
 The bare step is that of the same process on a batch that is ready, after the command has ended. The time of 2,000
 steps is computed from these parts: the start, so many steps and saved states, ten validations, and the end.
 
@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 def measure_command(kind: str, started: float, bare_steps: int, settings: dict[str, Any]) -> dict[str, float]:
-    """Train in this process, which began at `started` by the clock, and return the seconds of every part."""
+    """Train in this process, which began at the clock time `started`, and return the seconds of every part."""
     times: dict[str, list[float]] = {"python": [time.time() - started]}
     timed("torch", times, import_module)("torch")
     body = timed("other imports", times, import_module)(f"codegrid.pipelines.training.{kind}")
@@ -88,7 +88,7 @@ def measure_command(kind: str, started: float, bare_steps: int, settings: dict[s
 
 
 def timed(name: str, times: dict[str, list[float]], function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that notes what it takes under a name."""
+    """Return a function that records its times under a name."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
@@ -100,14 +100,14 @@ def timed(name: str, times: dict[str, list[float]], function: Callable[..., Any]
 
 
 def run_child(python: str, kind: str, bare_steps: int, settings: dict[str, Any]) -> dict[str, float]:
-    """Measure a command in a process of its own."""
+    """Measure a command in its own process."""
     job = json.dumps([kind, time.time(), bare_steps, settings])
     done = subprocess.run([python, __file__, "--child", job], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def print_tables(found: dict[str, list[dict[str, float]]], taken: int) -> None:
-    """Print the list up to the first step, and the shares of a long run and of the run that was `taken` steps long."""
+    """Print the seconds up to the first step, and the shares of a long run and of the measured run of `taken` steps."""
     rows = {
         name: {part: median(each[part] for each in runs) for part in runs[0] if part in runs[-1]}
         for name, runs in found.items()
@@ -129,14 +129,14 @@ def print_tables(found: dict[str, list[dict[str, float]]], taken: int) -> None:
 
 
 def main() -> None:
-    """Measure both commands, perhaps those of another checkout in turn, and print the tables."""
+    """Measure both commands, in turn with those of another checkout if given, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="a folder of pictures, CIFAR-10 for example")
+    parser.add_argument("--data-root", help="a folder of pictures, for example CIFAR-10")
     parser.add_argument("--against", help="Python of another checkout's environment")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40, help="of each run; what is printed is computed for more")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each run; the shares are computed for more")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it runs; the times say nothing")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, to check that it runs; the times mean nothing")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:

@@ -13,7 +13,7 @@ from codegrid.pipelines.running.settings import Drawing, Folder, Folders, GivesF
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
-    """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json, usage.png and reconstructions.png.
+    """Measure a tokenizer and a prior on a data set. Leaves metrics.json, usage.png and reconstructions.png.
 
     codegrid evaluate --run runs/demo
 
@@ -57,7 +57,7 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
         if self.images is not None or self.against is not None:
             object.__setattr__(self, "needs", ())
             if self.images is None or self.against is None or self.tokenizer or self.prior:
-                raise InputError("`images` and `against` go together, and without a `tokenizer` or `prior`")
+                raise InputError("`images` and `against`: give both, and no `tokenizer` or `prior`")
         super().__post_init__()
 
 

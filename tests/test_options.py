@@ -118,7 +118,7 @@ def test_a_registered_system_brings_its_flags(own_tables, capsys):
 def test_an_option_with_the_name_of_a_setting_is_refused(own_tables):
     options = dataclass(frozen=True)(type("Options", (), {"__annotations__": {"steps": int}, "steps": 3}))
     register("quantizer", "own", type("Own", (), {"options": options}))
-    with pytest.raises(InputError, match="`steps`, an option of the quantizer own, is a setting's name"):
+    with pytest.raises(InputError, match="`steps`, an option of the quantizer own, is also a setting"):
         list_options(TrainTokenizer)
 
 

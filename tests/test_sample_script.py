@@ -280,7 +280,7 @@ def test_a_finished_run_whose_results_are_gone_makes_them_again(draw, capsys):
     for name in ("samples-00001.npz", "samples.png"):
         (folder / name).unlink()
     draw("s", num_samples=3, shard_size=2)
-    assert "was finished, but samples-00001.npz is gone or was changed: it is made again" in capsys.readouterr().out
+    assert "was finished, but samples-00001.npz is gone or was changed: making it again" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     draw("s", num_samples=3, shard_size=2)
     assert "finished: nothing to do" in capsys.readouterr().out
@@ -297,7 +297,7 @@ def test_sites_to_keep_must_be_the_first_ones_in_raster_order(pipeline):
     mask[0], mask[1, :2] = True, True
     ((kept,), (codes,)) = pipeline.complete(images, mask).codes, pipeline.encode(images)
     assert torch.equal(kept[:, mask], codes[:, mask])
-    for wrong, reason in ((mask.flip(1), "not all before it"), (mask[:2], "a mask of the shape")):
+    for wrong, reason in ((mask.flip(1), "not all before it"), (mask[:2], "the mask has the shape")):
         with pytest.raises(InputError, match=reason):
             pipeline.complete(images, wrong)
 

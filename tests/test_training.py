@@ -232,7 +232,7 @@ def test_validated_metrics_that_are_not_finite_end_the_run_in_one_line(tmp_path)
         def validate(self):
             return {"distance": float("nan")}
 
-    with pytest.raises(InputError, match="step 2: on validation data the metrics are not finite"):
+    with pytest.raises(InputError, match="step 2: metrics on validation data are not finite"):
         train_toy(tmp_path, Lost())
     assert not list(tmp_path.glob("state/*"))
 
