@@ -1,6 +1,6 @@
-"""Pictures of a folder as they were decoded once, kept between commands: decoding is most of the time to a first step.
+"""Decoded pictures of a folder, kept in a cache between commands: decoding takes most of the time to a first step.
 
-They lie in the folder for caches, and hold while names, sizes and times of the files stay as they are.
+They are used as long as the names, sizes and times of the files do not change.
 """
 
 import os
@@ -22,15 +22,15 @@ from codegrid.tensors import digest_of, read_json, sha256
 
 FORMAT = "codegrid pictures 1"
 PIXELS, INDEX = "pixels.bin", "index.json"
-ROOM = 8 * 2**30  # bytes that all of them may take together, and never more than a half of what is free
-SETTLED = 2 * 10**9  # ns since the last change: a later one could leave the same time behind
+ROOM = 8 * 2**30  # bytes for all of them together, and never more than half of the free disk
+SETTLED = 2 * 10**9  # ns since the last change: a second change soon after could have the same time
 
 
 class Decoded(NamedTuple):
     """Pictures, decoded."""
 
     images: torch.Tensor  # (n, c, H, W) uint8
-    notes: Counter[str]  # what there is to say of them
+    notes: Counter[str]  # what users should know about them, and for how many it holds
 
 
 def cache_folder() -> Path:
@@ -42,8 +42,7 @@ class KeptPictures:
     """Decoded pictures of some files.
 
     Args:
-        made_as: a JSON value that says how they are decoded, and tells sets of pictures apart. Others of the same set
-            take their place.
+        made_as: a JSON value that names the set and says how it is decoded. A newer version of a set replaces it.
         paths: the files, in order.
     """
 
@@ -52,7 +51,7 @@ class KeptPictures:
         self.stamp = _stamp_of(paths)
 
     def read(self, shape: tuple[int, ...]) -> Decoded | None:
-        """Return the pictures (n, c, H, W) of this shape; None where they are not kept, or not as they were written."""
+        """Return the pictures (n, c, H, W) of this shape; None if they are not kept, or are damaged."""
         try:
             index = read_json(self.folder / INDEX)
             if not self.stamp or (index["format"], index["stamp"]) != (FORMAT, self.stamp):
@@ -61,13 +60,13 @@ class KeptPictures:
                 pixels = np.fromfile(file, np.uint8)
             if sha256(pixels) != index["sha256"]:
                 return None
-            os.utime(self.folder / INDEX)  # it is used: others go first
+            os.utime(self.folder / INDEX)  # recently used ones are removed last
             return Decoded(torch.from_numpy(pixels.reshape(shape)), Counter(index["notes"]))
         except (InputError, OSError, ValueError, TypeError, KeyError):  # they are decoded again
             return None
 
     def write(self, decoded: Decoded) -> None:
-        """Keep pictures, if their files have not just changed, and if there is room."""
+        """Keep pictures, unless their files have just changed or there is no room."""
         pixels = np.ascontiguousarray(decoded.images.numpy())
         with suppress(InputError, OSError):
             cache_folder().mkdir(parents=True, exist_ok=True)
@@ -80,7 +79,7 @@ class KeptPictures:
 
 
 def _stamp_of(paths: Sequence[Path]) -> str:
-    """Return a digest that is another one once a file, or what decodes it, has changed; empty where nobody can tell."""
+    """Return a digest that changes with any of the files and with Pillow; empty if changes could go unnoticed."""
     try:
         found = [os.stat(path) for path in paths]
     except OSError:
@@ -93,7 +92,7 @@ def _stamp_of(paths: Sequence[Path]) -> str:
 
 
 def _make_room(needed: int) -> bool:
-    """Remove pictures that were used longest ago until others have room; return False where they never have."""
+    """Remove the least recently used pictures until there is room; return False if there cannot be."""
     kept = sorted(_all_kept())
     taken = sum(size for _, size, _ in kept)
     room = min(ROOM, (shutil.disk_usage(cache_folder()).free + taken) // 2)
@@ -108,7 +107,7 @@ def _make_room(needed: int) -> bool:
 
 
 def _all_kept() -> Iterator[tuple[float, int, Path]]:
-    """When each set of pictures was last used, its bytes and its folder."""
+    """Yield when each set of pictures was last used, its bytes and its folder."""
     for folder in cache_folder().iterdir():
         with suppress(OSError):
             yield (folder / INDEX).stat().st_mtime, (folder / PIXELS).stat().st_size, folder

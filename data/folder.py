@@ -26,7 +26,7 @@ from codegrid.tensors import digest_of, digest_of_file
 
 from .decoded import Decoded, KeptPictures
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, evenly_spaced, variance_of
+from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, variance_of
 from .listing import TEST, TRAIN, list_folder
 from .loading import Indices, forked_workers, in_batches, item_numbers, load_batches, shared_memory
 from .pictures import Unreadable, look_at, read_picture
@@ -161,40 +161,35 @@ class FolderImages:
         self.remedy = ", or leave such pictures out with `skip_unreadable`"
         fits = length * math.prod(shape) <= IN_MEMORY_BYTES
         kept = self._kept() if fits else None
-        if kept and (decoded := kept.read((length, *shape))):
-            return self._in_memory(*decoded)
-        images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
+        decoded = kept.read((length, *shape)) if kept else None
         reads_all = fits or skip_unreadable
-        damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
+        if decoded:
+            images, told, damaged = decoded.images, decoded.notes, {}
+        else:
+            images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
+            damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
         if len(damaged) == length or (damaged and not skip_unreadable):
             if not reads_all:
                 damaged |= self._read(range(min(length, CHECKED)))[0]
             raise self._damaged(damaged)
         whole = self._without(sorted(damaged)) if damaged else self
+        of = "" if reads_all else f" of {min(length, LOOKED_AT)} looked at"
+        notes = [f"{count:,}{of} {words}" for words, count in sorted(told.items())]
+        whole.found = replace(whole.found, notes=(*whole.found.notes, *notes))
         if images is None:
-            whole._note(told, "" if reads_all else f" of {min(length, LOOKED_AT)} looked at")
             return whole
         if damaged:
             images = images[[number for number in range(length) if number not in damaged]]
-        elif kept:
+        elif kept and not decoded:
             kept.write(Decoded(images, told))
-        return whole._in_memory(images, told)
+        return ImageDataset(images, whole.labels, whole.classes, whole.files, whole.found)
 
     def _kept(self) -> KeptPictures | None:
-        """Where these pictures are kept decoded; None of few, and of those that are not files."""
+        """Return the cache of these pictures, decoded; None if they are few, or not files."""
         if len(self) < MANY or not isinstance(self.paths[0], Path):
             return None
         asked_for = [self.found.part, self.in_channels, self.resized, list(self.image_size)]
         return KeptPictures([str(self.root.resolve()), *asked_for], self.paths)
-
-    def _in_memory(self, images: torch.Tensor, told: Counter[str]) -> ImageDataset:
-        """These pictures, decoded, and what is told of them."""
-        self._note(told)
-        return ImageDataset(images, self.labels, self.classes, self.files, self.found)
-
-    def _note(self, told: Counter[str], of: str = "") -> None:
-        notes = [f"{count:,}{of} {words}" for words, count in sorted(told.items())]
-        self.found = replace(self.found, notes=(*self.found.notes, *notes))
 
     def _without(self, numbers: list[int]) -> FolderImages:
         """Return a copy without some of the pictures."""
@@ -303,8 +298,3 @@ class _Decoder:
     def batch(self, numbers: Sequence[int]) -> _Read:
         """Decode some pictures."""
         return self.pictures._read_piece(numbers, self.images)
-
-
-def affordable(sizes: Sequence[int] | np.ndarray) -> list[int]:
-    """Return evenly spaced indices of files whose content a fingerprint can cover: about 2 GiB in total."""
-    return evenly_spaced(len(sizes), max(1, int(IN_MEMORY_BYTES / max(1, sum(sizes)) * len(sizes))))

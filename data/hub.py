@@ -19,8 +19,8 @@ from codegrid.hub import HUB_PREFIX
 from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
-from .folder import FolderImages, affordable
-from .images import Size
+from .folder import FolderImages
+from .images import Size, affordable
 from .names import is_local
 from .pictures import Unreadable
 from .splits import split_indices

@@ -6,6 +6,7 @@ Shapes: n images of the set, b batch, c channels, H W image.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -19,6 +20,7 @@ from .loading import Indices, item_numbers
 
 Size = tuple[int, int]  # (H, W)
 CHANNELS = (1, 3)
+FINGERPRINTED = 2 * 2**30  # bytes of files
 MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, treats a larger one as an attack
 
 
@@ -137,3 +139,8 @@ def evenly_spaced(length: int, at_most: int) -> list[int]:
     """Return up to `at_most` indices spread over 0 ... length-1, so that they meet every class of sorted data."""
     count = min(length, at_most)
     return [i * length // count for i in range(count)]
+
+
+def affordable(sizes: Sequence[int] | np.ndarray) -> list[int]:
+    """Return evenly spaced indices of files whose content a fingerprint can cover: about 2 GiB in total."""
+    return evenly_spaced(len(sizes), max(1, int(FINGERPRINTED / max(1, sum(sizes)) * len(sizes))))

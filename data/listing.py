@@ -60,15 +60,8 @@ class Contents(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Listed(NamedTuple):
-    """A folder that has been listed."""
-
-    place: tuple[str, str]
-    times: dict[Path, int]  # ns, when each folder in it was last changed
-    contents: Contents
-
-
-_last: _Listed | None = None
+# the folder that was listed last: its path, when each folder in it was last changed (ns), and its contents
+_last: tuple[tuple[str, str], dict[Path, int], Contents] | None = None
 
 
 def part_of(name: str) -> str | None:
@@ -86,13 +79,13 @@ def list_folder(root: Path) -> Contents:
     """
     global _last
     place = os.path.abspath(root), str(root)
-    if _last and _last.place == place and all(_time_of(folder) == time for folder, time in _last.times.items()):
-        return _last.contents
+    if _last and _last[0] == place and all(_time_of(folder) == time for folder, time in _last[1].items()):
+        return _last[2]
     begun, walk = time_ns(), _Walk(root)
     contents = walk.contents()
     # a folder that has just changed could change again, and keep its time
     settled = max(walk.times.values()) < begun - SETTLED
-    _last = _Listed(place, walk.times, contents) if settled else None
+    _last = (place, walk.times, contents) if settled else None
     return contents
 
 

@@ -21,9 +21,9 @@ from codegrid.limits import short
 from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, digest_of_file, sha256
 
-from .folder import FolderImages, affordable
+from .folder import FolderImages
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, evenly_spaced
+from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced
 from .listing import TEST, TRAIN
 from .loading import Indices, shuffle_within
 from .tar_index import TarIndex
