@@ -19,7 +19,8 @@ from codegrid.protocols import Quantized
 from codegrid.stage1_vqvae.options import CodebookOptions
 
 from .collective import count_and_sum, count_latents, random_rows
-from .nearest import StraightThrough, nearest_codes
+from .estimators import StraightThrough
+from .nearest import nearest_codes
 
 GRACE_STEPS = 2  # batches that a revived entry survives without a hit; at the next one it moves again
 KMEANS_ITERATIONS = 10

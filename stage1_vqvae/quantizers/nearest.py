@@ -1,11 +1,11 @@
-"""The nearest codebook entry, and the gradient that passes through it.
+"""The search for the nearest codebook entry.
 
 Shapes: n sites, D embedding_dim, K codebook entries.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,20 +101,3 @@ DISTANCES: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     "euclidean": _euclidean,
     "cosine": _cosine,
 }
-
-
-class StraightThrough(torch.autograd.Function):
-    """z_q forward, bit for bit; the gradient of z_q goes to z_e unchanged, and none to the codebook.
-
-    The usual z + (q − z).detach() is off by a rounding error in the forward pass.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, latents: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the vectors as they are."""
-        return vectors.view_as(vectors)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Return the gradient as it is, to the latents alone."""
-        return gradient, None

@@ -19,7 +19,7 @@ from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.options import ResidualOptions
 
 from .codebook import CodebookQuantizer
-from .nearest import StraightThrough
+from .estimators import StraightThrough
 
 OWN = {field.name for field in fields(ResidualOptions)}
 
