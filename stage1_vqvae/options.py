@@ -14,6 +14,7 @@ from codegrid.registry import NameOf
 Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 1, 2, 4, 8, ... {MAX_SIDE:,}")]
 Distance = Literal["euclidean", "cosine"]
 Anchors = Literal["random", "closest", "probabilistic"]
+Estimator = Literal["straight-through", "rotation"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class CodebookOptions:
     """Distance by which the nearest entry is found. cosine only affects the choice; entries are not normalized."""
     kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
     """In each of this many first steps, set the codebook to the k-means of the batch's latents."""
+    estimator: Estimator = "straight-through"
+    """How the gradient reaches the latents. straight-through: as it is; rotation: turned and scaled as each latent must
+    be to become its entry."""
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ def test_defaults_train_on_any_grid(name):
         ("ema", {"decay": 1.0}, "`decay` 1.0"),
         ("gradient", {"num_embeddings": 0}, "`num_embeddings` 0"),
         ("clustered", {"anchors": "middle"}, "`anchors` 'middle': choose one of random, closest"),
+        ("clustered", {"estimator": "copy"}, "`estimator` 'copy': choose one of straight-through, rotation"),
         ("clustered", {"anchor_once": 1}, "`anchor_once` 1: it must be true or false"),
         ("fsq", {"num_embeddings": 8}, "`num_embeddings`: FSQuantizer has no such option"),
         ("fsq", {"fsq_levels": (8, 1)}, "`fsq_levels` 1"),

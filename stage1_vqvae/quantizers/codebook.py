@@ -1,4 +1,4 @@
-"""Quantizers of one codebook: the lookup, the straight-through gradient, usage, revival, and two ways to learn it.
+"""Quantizers of one codebook: the lookup, usage, revival, and two ways to learn it.
 
 Shapes: b batch, D embedding_dim, *sites one to three axes of the code grid, n latents of this process, K codebook
 entries.
@@ -19,7 +19,7 @@ from codegrid.protocols import Quantized
 from codegrid.stage1_vqvae.options import CodebookOptions
 
 from .collective import count_and_sum, count_latents, random_rows
-from .estimators import StraightThrough
+from .estimators import ESTIMATORS
 from .nearest import nearest_codes
 
 GRACE_STEPS = 2  # batches that a revived entry survives without a hit; at the next one it moves again
@@ -50,6 +50,7 @@ class CodebookQuantizer(nn.Module):
             by default `default_revival` of the class.
         distance: `euclidean`, or `cosine`, which only chooses: `vectors` are the stored entries.
         kmeans_steps: training steps at the start in which the codebook is what k-means makes of the batch's latents.
+        estimator: how the gradient at the vectors reaches the latents, a name in `ESTIMATORS`.
 
     Raises `InputError` where it has no such option, or a value is out of its range.
 
@@ -74,6 +75,7 @@ class CodebookQuantizer(nn.Module):
         self.revival_threshold: float = self.default_revival if threshold is None else threshold
         self.distance: str = settings.distance
         self.kmeans_steps: int = settings.kmeans_steps
+        self.estimator: str = settings.estimator
         # a buffer, for it must survive save and load
         self.register_buffer("running_hits", torch.ones(self.num_embeddings, dtype=torch.float32))
         self._notes: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -92,7 +94,7 @@ class CodebookQuantizer(nn.Module):
             losses = self.losses(latents, vectors.to(latents.dtype))
             if moment is not None:
                 self.observe(rows, codes.flatten())
-            return Quantized(StraightThrough.apply(latents, vectors), (codes,), losses)
+            return Quantized(ESTIMATORS[self.estimator](latents, vectors), (codes,), losses)
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
