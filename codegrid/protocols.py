@@ -48,7 +48,10 @@ class Quantizer(Protocol):
         """Return the grids of latents with these sites."""
 
     def __call__(self, latents: Tensor, moment: Moment | None = None) -> Quantized:
-        """Quantize (b, D, *sites); with a moment, note what `after_step` needs, in no buffer."""
+        """Quantize (b, D, *sites); with a moment, note what `after_step` needs, in no buffer.
+
+        Without a moment the vectors are those that the codes stand for, bit for bit; with one they may be drawn.
+        """
 
     def encode(self, latents: Tensor) -> Codes:
         """Return the codes of latents (b, D, *sites), and change nothing."""

@@ -139,16 +139,20 @@ class CodebookQuantizer(nn.Module):
         draw = torch_rng(seed, "kmeans", *purpose, step)
         start = self.codebook.detach() if step else random_rows(latents, self.num_embeddings, draw)
         codebook, sizes = kmeans(latents, start, self.distance, draw)
-        self.codebook.data.copy_(codebook)
+        self.set_entries(codebook, torch.ones_like(sizes, dtype=torch.bool))
         self.running_hits.copy_(sizes)
 
     def move_entries(self, tally: Tally, step: int, seed: int, *purpose: str | int) -> None:
         """Move the codebook, where the optimizer does not. The running hits have been updated already."""
 
+    def set_entries(self, entries: torch.Tensor, which: torch.Tensor) -> None:
+        """Put entries (K, D) in the place of those of the codebook that `which` (K,) marks."""
+        self.codebook.data.copy_(torch.where(which[:, None], entries, self.codebook))
+
     @property
     def _exact(self) -> torch.dtype:
         # of models in half precision, too
-        return torch.promote_types(self.codebook.dtype, torch.float32)
+        return torch.promote_types(self.running_hits.dtype, torch.float32)
 
     def _choose(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (b, D, *sites) as rows (n, D), and the code of each (b, *sites)."""
@@ -160,7 +164,7 @@ class CodebookQuantizer(nn.Module):
         """Return the latents (n, D) and codes (n,) that were noted, and forget them."""
         notes, self._notes = self._notes, []
         if not notes:
-            device = self.codebook.device
+            device = self.running_hits.device
             return (
                 torch.zeros(0, self.embedding_dim, device=device, dtype=self._exact),
                 torch.zeros(0, device=device, dtype=torch.int64),
@@ -178,7 +182,7 @@ class CodebookQuantizer(nn.Module):
         dead = (tally.hits == 0) & (self.running_hits < threshold)
         if dead.any():
             chosen = random_rows(tally.latents, self.num_embeddings, draw)
-            self.codebook.data.copy_(torch.where(dead[:, None], chosen, self.codebook))
+            self.set_entries(chosen, dead)
             fresh = threshold / self.decay ** (GRACE_STEPS + 0.5)
             self.running_hits.copy_(torch.where(dead, fresh, self.running_hits))
 
@@ -203,7 +207,16 @@ class EMAQuantizer(CodebookQuantizer):
         self.codebook.add_(gap, alpha=1 - self.decay)
 
 
-class GradientQuantizer(CodebookQuantizer):
+class LearntQuantizer(CodebookQuantizer):
+    """A codebook that the optimizer moves, by the gradient of its term of the loss."""
+
+    def losses(self, latents: torch.Tensor, vectors: torch.Tensor) -> Losses:
+        """‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖² (Eq. 3), means over all elements."""
+        terms, figures = super().losses(latents, vectors)
+        return Losses({"codebook_loss": F.mse_loss(vectors, latents.detach()), **terms}, figures)
+
+
+class GradientQuantizer(LearntQuantizer):
     """A codebook by gradient: ‖sg[z_e] − e‖² (Eq. 3) pulls each chosen entry to its latents."""
 
     def __init__(self, **options: Any) -> None:
@@ -211,11 +224,6 @@ class GradientQuantizer(CodebookQuantizer):
         bound = 1 / self.num_embeddings
         codebook = torch.empty(self.num_embeddings, self.embedding_dim, dtype=torch.float32)
         self.codebook = nn.Parameter(codebook.uniform_(-bound, bound))
-
-    def losses(self, latents: torch.Tensor, vectors: torch.Tensor) -> Losses:
-        """‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖² (Eq. 3), means over all elements."""
-        terms, figures = super().losses(latents, vectors)
-        return Losses({"codebook_loss": F.mse_loss(vectors, latents.detach()), **terms}, figures)
 
 
 def kmeans(

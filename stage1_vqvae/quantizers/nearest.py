@@ -29,14 +29,21 @@ PARTS = 16  # of a row of gaps, that are compared side by side
 def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
     """k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1): latents (n, D), codebook (K, D) → codes (n,) int64.
 
-    `distance` is a name in `DISTANCES`. Of float32 on a CPU the native library finds the codes, where there is one.
+    `distance` is a name in `DISTANCES`.
     """
-    entries, offsets = DISTANCES[distance](codebook)
+    return least_codes(latents, *DISTANCES[distance](codebook))
+
+
+def least_codes(latents: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """argmin_j (offset_j − z·entry_j): latents (n, D), entries (K, D), offsets (K,) → codes (n,) int64.
+
+    Of float32 on a CPU the native library finds the codes, where there is one.
+    """
     library = find_library(latents, entries)
     if library:
         return search(library, latents, entries, offsets)
     tile = tile_for(latents.device)
-    entries_at_once = min(tile.entries, len(codebook))
+    entries_at_once = min(tile.entries, len(entries))
     pieces = latents.split(max(1, tile.pairs // entries_at_once))
     return torch.cat([_search(sites, entries, offsets, entries_at_once) for sites in pieces])
 
