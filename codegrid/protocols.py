@@ -48,7 +48,10 @@ class Quantizer(Protocol):
         """Return the grids of latents with these sites."""
 
     def __call__(self, latents: Tensor, moment: Moment | None = None) -> Quantized:
-        """Quantize (b, D, *sites); given a moment, record what `after_step` needs, but not in buffers."""
+        """Quantize (b, D, *sites); given a moment, record what `after_step` needs, but not in buffers.
+
+        Without a moment the vectors are exactly those that the codes stand for; with one they may be drawn.
+        """
 
     def encode(self, latents: Tensor) -> Codes:
         """Return the codes of latents (b, D, *sites), without changing any state."""

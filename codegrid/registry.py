@@ -36,6 +36,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "clustered-gradient": (
             "stage1_vqvae.quantizers.clustered:ClusteredGradientQuantizer", "stage1_vqvae.options:ClusteredOptions",
         ),
+        "sim": ("stage1_vqvae.quantizers.sim:SimQuantizer", "stage1_vqvae.options:CodebookOptions"),
+        "gumbel": ("stage1_vqvae.quantizers.gumbel:GumbelQuantizer", "stage1_vqvae.options:GumbelOptions"),
         "fsq": ("stage1_vqvae.quantizers.fsq:FSQuantizer", "stage1_vqvae.options:FSQOptions"),
         "residual": ("stage1_vqvae.quantizers.residual:ResidualQuantizer", "stage1_vqvae.options:ResidualOptions"),
     },

@@ -16,7 +16,7 @@ from torch import nn
 
 from codegrid import Grid, Losses, Quantized, register
 from codegrid.limits import Range, make_options
-from codegrid.stage1_vqvae.quantizers.nearest import StraightThrough
+from codegrid.stage1_vqvae.quantizers.estimators import StraightThrough
 
 
 @dataclass(frozen=True)

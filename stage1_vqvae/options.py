@@ -14,6 +14,7 @@ from codegrid.registry import NameOf
 Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 1, 2, 4, 8, ... {MAX_SIDE:,}")]
 Distance = Literal["euclidean", "cosine"]
 Anchors = Literal["random", "closest", "probabilistic"]
+Estimator = Literal["straight-through", "rotation"]
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,33 @@ class VQVAEOptions:
 
 
 @dataclass(frozen=True)
-class CodebookOptions:
-    """Options of quantizers that look up the nearest entry of a codebook."""
+class EntriesOptions:
+    """Sizes of a codebook."""
 
     num_embeddings: Annotated[int, Range(1, MAX_ENTRIES)] = 512
     """Number K of codebook entries."""
     embedding_dim: Annotated[int, Range(1, MAX_WIDTH)] = 64
     """Numbers in a codebook entry."""
+
+
+@dataclass(frozen=True)
+class CodebookOptions(EntriesOptions):
+    """Options of quantizers that look up the nearest entry of a codebook."""
+
     commitment_cost: Annotated[float, Range(0)] = 0.25
     """Weight β of the commitment loss."""
     decay: Annotated[float, Range(1e-6, below=1)] = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: Annotated[float, Range(0, below=1)] | None = None
     """Entries used less than this share of uniform use move to random latents; 0: never. By default 0.3, for
-    --quantizer clustered 0."""
+    --quantizer clustered and sim 0."""
     distance: Distance = "euclidean"
     """Distance by which the nearest entry is found. cosine only affects the choice; entries are not normalized."""
     kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
     """In each of this many first steps, set the codebook to the k-means of the batch's latents."""
+    estimator: Estimator = "straight-through"
+    """How the gradient reaches the latents. straight-through: as it is; rotation: turned and scaled as each latent must
+    be to become its entry."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,19 @@ class ClusteredOptions(CodebookOptions):
     probabilistic: random ones, closer ones more often."""
     anchor_once: bool = False
     """Let a clustered codebook move little-used entries in the first step only."""
+
+
+@dataclass(frozen=True)
+class GumbelOptions(EntriesOptions):
+    """Options of the Gumbel-softmax quantizer."""
+
+    kl_weight: Annotated[float, Range(0)] = 5e-4
+    """Weight of KL(p ‖ uniform), in nats, a mean over sites: the larger, the more random are the choices of
+    --quantizer gumbel."""
+    final_temperature: Annotated[float, Range(above=0, high=1)] = 1 / 16
+    """Temperature τ that --quantizer gumbel goes down to from 1; the lower, the less entries are mixed."""
+    hard_samples: bool = False
+    """Give the decoder a single drawn entry in training (straight-through), and not a mixture of entries."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Shapes: b batch, D embedding_dim, K num_embeddings.
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codegrid.codes import Moment
 from codegrid.noise import Noise
@@ -20,8 +21,11 @@ SMALL["residual"] |= {"num_quantizers": 3}
 CASES = {name: (name, {}) for name in QUANTIZERS} | {
     f"residual of {base}": ("residual", {"codebook": base}) for base in ("gradient", "clustered-gradient")
 }
-CODEBOOKS = [name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer)]
+# those that search a codebook; those of them that store each entry by itself; those that mix entries in training
+SEARCHING = [name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer)]
+CODEBOOKS = [name for name in SEARCHING if "codebook" in QUANTIZERS[name](**SMALL[name]).state_dict()]
 CLUSTERED = [name for name in CODEBOOKS if issubclass(QUANTIZERS[name], Clustered)]
+MIXING = [case for case, (name, _) in CASES.items() if hasattr(QUANTIZERS[name], "soften")]
 
 
 def build(case, **options):
@@ -30,7 +34,7 @@ def build(case, **options):
     torch.manual_seed(0)
     quantizer = QUANTIZERS[name](**{**SMALL[name], **own, **options}).train()
     for key, value in quantizer.state_dict().items():
-        if key.endswith("codebook"):
+        if key.endswith(("codebook", "coefficients")):
             value.copy_(torch.randn(8, 4) * 2)
     return quantizer
 
@@ -73,3 +77,16 @@ def measure_gaps(a, b, distance):
 def is_row_of(vectors, rows):
     """Return for each of vectors (m, D) whether it is bitwise one of rows (n, D)."""
     return (vectors[:, None] == rows[None]).all(2).any(1)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches all operations for the largest tensor that one of them makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result

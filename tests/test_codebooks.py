@@ -12,6 +12,7 @@ from einops import rearrange
 from small_quantizers import (
     CLUSTERED,
     CODEBOOKS,
+    SEARCHING,
     build,
     draw_latents,
     flatten,
@@ -24,7 +25,8 @@ from small_quantizers import (
 from codegrid.stage1_vqvae.quantizers.clustered import ANCHORS
 from codegrid.stage1_vqvae.quantizers.nearest import TILES, Tile, nearest_codes
 
-every_codebook = pytest.mark.parametrize("name", CODEBOOKS)
+every_codebook = pytest.mark.parametrize("name", SEARCHING)
+every_stored_codebook = pytest.mark.parametrize("name", CODEBOOKS)
 every_clustered = pytest.mark.parametrize("name", CLUSTERED)
 every_distance = pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 
@@ -70,7 +72,7 @@ def test_commitment_is_beta_times_the_mean_squared_distance(name):
     torch.testing.assert_close(gradient, 0.5 * 2 * (latents - vectors).detach() / latents.numel())
 
 
-@every_codebook
+@every_stored_codebook
 def test_a_codebook_far_from_the_latents_comes_into_use(name):
     quantizer, latents = build(name, decay=0.9), draw_latents(8, 4, 40)
     quantizer.codebook.data += 100
@@ -88,7 +90,7 @@ def test_an_entry_that_was_hit_is_not_moved_however_rarely_that_happens(name):
     torch.testing.assert_close(quantizer.codebook.detach()[[0, 3]], entries[[0, 3]])
 
 
-@every_codebook
+@every_stored_codebook
 def test_the_seed_of_the_user_and_the_step_choose_the_rows_that_dead_entries_move_to(name):
     def revive(seed, step, *purpose):
         quantizer = build(name, revival_threshold=0.9)

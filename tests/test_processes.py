@@ -55,9 +55,10 @@ CASES |= {
 def train_quantizer(name, options, rank=None):
     """Train on the joint batches, or as one of two processes on its half of them; returns the state."""
     torch.manual_seed(0)
-    quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, **{"revival_threshold": 0.5, **options}).train()
+    usual = {} if hasattr(QUANTIZERS[name], "soften") else {"revival_threshold": 0.5}
+    quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, **usual, **options).train()
     for key, value in quantizer.state_dict().items():
-        if key.endswith("codebook"):
+        if key.endswith(("codebook", "coefficients")):
             value.copy_(torch.randn(16, 4) * 3)
     model = quantizer
     if rank is not None and list(quantizer.parameters()):
@@ -66,8 +67,10 @@ def train_quantizer(name, options, rank=None):
     optimizer = torch.optim.SGD([*quantizer.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     for step in range(STEPS):
         latents = joint_latents(step)
-        moment = Moment(step, STEPS, Noise(0, count=len(latents)))
-        loss = model(latents if rank is None else latents[rank * 4 : rank * 4 + 4], moment).losses.total
+        ours = slice(0, 8) if rank is None else slice(rank * 4, rank * 4 + 4)
+        moment = Moment(step, STEPS, Noise(0, ours.start, ours.stop - ours.start))
+        vectors, _, losses = model(latents[ours], moment)
+        loss = losses.total + vectors.square().mean()
         if loss.requires_grad:
             loss.backward()
         optimizer.step()

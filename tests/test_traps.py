@@ -11,8 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from small_quantizers import CASES, CODEBOOKS, build, flatten, moment
-from torch.utils._python_dispatch import TorchDispatchMode
+from small_quantizers import CASES, CODEBOOKS, SEARCHING, LargestTensor, build, flatten, moment
 
 from codegrid.stage1_vqvae.quantizers.clustered import ANCHORS, Clustered
 from codegrid.stage1_vqvae.quantizers.codebook import EMAQuantizer
@@ -54,7 +53,7 @@ def train_step(quantizer, latents, step=10, lr=0.1):
 # The checks. Each takes `make(**options)`, which builds a quantizer, right or broken.
 
 
-@trap(broken_twins.swap_the_losses)
+@trap(broken_twins.swap_the_losses, of=SEARCHING)
 def without_commitment_cost_the_loss_gives_the_encoder_no_gradient(make):
     latents = draw_latents(2, D, 3, 5)
     loss = make(commitment_cost=0.0)(latents).losses.total
@@ -67,6 +66,7 @@ def without_commitment_cost_the_loss_gives_the_encoder_no_gradient(make):
     broken_twins.replace_straight_through(lambda latents, vectors: latents + (vectors - latents)),
     broken_twins.replace_straight_through(lambda latents, vectors: latents + (vectors - latents).detach()),
     broken_twins.replace_straight_through(lambda latents, vectors: vectors + (latents - latents.detach()) * 2),
+    of=SEARCHING,
 )
 def the_gradient_goes_straight_through_and_the_vectors_are_bitwise_the_entries(make):
     for when in (moment(10), None):
@@ -163,7 +163,7 @@ def training_decodes_with_the_codebook_that_was_searched(make):
 @trap(
     broken_twins.encode_by_a_training_pass,
     broken_twins.train_without_a_moment,
-    of=[*CODEBOOKS, *RESIDUALS],
+    of=[*SEARCHING, *RESIDUALS],
 )
 def neither_encoding_nor_a_forward_pass_without_a_moment_changes_anything(make):
     quantizer = make()
@@ -174,7 +174,7 @@ def neither_encoding_nor_a_forward_pass_without_a_moment_changes_anything(make):
     assert all(torch.equal(value, before[key]) for key, value in quantizer.state_dict().items())
 
 
-@trap(broken_twins.search_in_half_precision, broken_twins.sum_in_half_precision)
+@trap(broken_twins.search_in_half_precision, broken_twins.sum_in_half_precision, of=SEARCHING)
 def under_autocast_codes_hits_and_sums_are_those_of_float32(make):
     for dtype in (torch.float32, torch.bfloat16):
         given = draw_latents(16, D, 16, 16).detach().to(dtype)
@@ -228,7 +228,7 @@ def the_optimizer_knows_the_codebook_only_where_gradients_move_it(make):
     assert all(parameter.grad is not None for parameter in quantizer.parameters())
 
 
-@trap(broken_twins.hold_all_distances, broken_twins.count_with_one_hot_codes)
+@trap(broken_twins.hold_all_distances, broken_twins.count_with_one_hot_codes, of=SEARCHING)
 def no_tensor_is_as_large_as_sites_times_entries(make):
     sites = 1024
     for options in [{"anchors": anchors} for anchors in ANCHORS] if isinstance(make(), Clustered) else [{}]:
@@ -237,19 +237,6 @@ def no_tensor_is_as_large_as_sites_times_entries(make):
             quantizer(latents, moment(10)).losses.total.backward()
             quantizer.after_step(10, 0)
         assert largest.numel <= sites * D
-
-
-class LargestTensor(TorchDispatchMode):
-    """Watches all operations for the largest tensor that one of them makes."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return result
 
 
 # Of residual quantizers.

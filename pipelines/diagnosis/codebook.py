@@ -72,15 +72,15 @@ def find_collapse(metrics: Metrics, codebook: Subject = CODEBOOK) -> list[Findin
 
 
 def remedy_for(config: Mapping[str, Any]) -> str:
-    """Return what brings unused entries back. Where they are fixed, as those of a lattice, none can move to latents."""
+    """Return what brings unused entries back, also where none can be moved to latents, as those of a lattice."""
     if not config or "revival_threshold" in config:
         return REVIVE
     ways = [
         "longer (--steps)", "with a lower --lr",
-        *name_flags(config, "num_embeddings", "fsq_levels", before="with a smaller "),
-        "with --quantizer ema, whose entries move",
+        *name_flags(config, "num_embeddings", "fsq_levels", "kl_weight", before="with a smaller "),
+        "with --quantizer ema, whose entries can",
     ]  # fmt: skip
     return (
-        "The entries of this quantizer are fixed, so that none can move to latents: train the tokenizer again "
+        "The entries of this quantizer cannot be moved to latents: train the tokenizer again "
         f"(codegrid train-tokenizer) {join_words(ways)}; "
     ) + THEN

@@ -1,4 +1,4 @@
-"""Quantizers of one codebook: the lookup, the straight-through gradient, usage, revival, and two ways to learn it.
+"""Quantizers of one codebook: the lookup, usage, revival, and two ways to learn it.
 
 Shapes: b batch, D embedding_dim, *sites one to three axes of the code grid, n latents of this process, K codebook
 entries.
@@ -19,7 +19,8 @@ from codegrid.protocols import Quantized
 from codegrid.stage1_vqvae.options import CodebookOptions
 
 from .collective import count_and_sum, count_latents, random_rows
-from .nearest import StraightThrough, nearest_codes
+from .estimators import ESTIMATORS
+from .nearest import nearest_codes
 
 GRACE_STEPS = 2  # batches that a revived entry survives without a hit; at the next one it moves again
 KMEANS_ITERATIONS = 10
@@ -49,6 +50,7 @@ class CodebookQuantizer(nn.Module):
             by default `default_revival` of the class.
         distance: `euclidean`, or `cosine`, which only chooses: `vectors` are the stored entries.
         kmeans_steps: training steps at the start in which the codebook is set by k-means of the batch's latents.
+        estimator: how the gradient at the vectors reaches the latents, a name in `ESTIMATORS`.
 
     Raises `InputError` if an option is unknown or a value is out of range.
 
@@ -73,6 +75,7 @@ class CodebookQuantizer(nn.Module):
         self.revival_threshold: float = self.default_revival if threshold is None else threshold
         self.distance: str = settings.distance
         self.kmeans_steps: int = settings.kmeans_steps
+        self.estimator: str = settings.estimator
         # a buffer, for it must survive save and load
         self.register_buffer("running_hits", torch.ones(self.num_embeddings, dtype=torch.float32))
         self._notes: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -91,7 +94,7 @@ class CodebookQuantizer(nn.Module):
             losses = self.losses(latents, vectors.to(latents.dtype))
             if moment is not None:
                 self.observe(rows, codes.flatten())
-            return Quantized(StraightThrough.apply(latents, vectors), (codes,), losses)
+            return Quantized(ESTIMATORS[self.estimator](latents, vectors), (codes,), losses)
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
@@ -136,16 +139,20 @@ class CodebookQuantizer(nn.Module):
         draw = torch_rng(seed, "kmeans", *purpose, step)
         start = self.codebook.detach() if step else random_rows(latents, self.num_embeddings, draw)
         codebook, sizes = kmeans(latents, start, self.distance, draw)
-        self.codebook.data.copy_(codebook)
+        self.set_entries(codebook, torch.ones_like(sizes, dtype=torch.bool))
         self.running_hits.copy_(sizes)
 
     def move_entries(self, tally: Tally, step: int, seed: int, *purpose: str | int) -> None:
         """Move the codebook, where the optimizer does not. The running hits have been updated already."""
 
+    def set_entries(self, entries: torch.Tensor, which: torch.Tensor) -> None:
+        """Put entries (K, D) in the place of those of the codebook that `which` (K,) marks."""
+        self.codebook.data.copy_(torch.where(which[:, None], entries, self.codebook))
+
     @property
     def _exact(self) -> torch.dtype:
         # of models in half precision, too
-        return torch.promote_types(self.codebook.dtype, torch.float32)
+        return torch.promote_types(self.running_hits.dtype, torch.float32)
 
     def _choose(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (b, D, *sites) as rows (n, D), and the code of each (b, *sites)."""
@@ -157,7 +164,7 @@ class CodebookQuantizer(nn.Module):
         """Return the latents (n, D) and codes (n,) that were noted, and forget them."""
         notes, self._notes = self._notes, []
         if not notes:
-            device = self.codebook.device
+            device = self.running_hits.device
             return (
                 torch.zeros(0, self.embedding_dim, device=device, dtype=self._exact),
                 torch.zeros(0, device=device, dtype=torch.int64),
@@ -175,7 +182,7 @@ class CodebookQuantizer(nn.Module):
         dead = (tally.hits == 0) & (self.running_hits < threshold)
         if dead.any():
             chosen = random_rows(tally.latents, self.num_embeddings, draw)
-            self.codebook.data.copy_(torch.where(dead[:, None], chosen, self.codebook))
+            self.set_entries(chosen, dead)
             fresh = threshold / self.decay ** (GRACE_STEPS + 0.5)
             self.running_hits.copy_(torch.where(dead, fresh, self.running_hits))
 
@@ -200,7 +207,16 @@ class EMAQuantizer(CodebookQuantizer):
         self.codebook.add_(gap, alpha=1 - self.decay)
 
 
-class GradientQuantizer(CodebookQuantizer):
+class LearntQuantizer(CodebookQuantizer):
+    """A codebook that the optimizer moves, by the gradient of its term of the loss."""
+
+    def losses(self, latents: torch.Tensor, vectors: torch.Tensor) -> Losses:
+        """‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖² (Eq. 3), means over all elements."""
+        terms, figures = super().losses(latents, vectors)
+        return Losses({"codebook_loss": F.mse_loss(vectors, latents.detach()), **terms}, figures)
+
+
+class GradientQuantizer(LearntQuantizer):
     """A codebook learnt by gradient: ‖sg[z_e] − e‖² (Eq. 3) pulls each chosen entry to its latents."""
 
     def __init__(self, **options: Any) -> None:
@@ -208,11 +224,6 @@ class GradientQuantizer(CodebookQuantizer):
         bound = 1 / self.num_embeddings
         codebook = torch.empty(self.num_embeddings, self.embedding_dim, dtype=torch.float32)
         self.codebook = nn.Parameter(codebook.uniform_(-bound, bound))
-
-    def losses(self, latents: torch.Tensor, vectors: torch.Tensor) -> Losses:
-        """‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖² (Eq. 3), means over all elements."""
-        terms, figures = super().losses(latents, vectors)
-        return Losses({"codebook_loss": F.mse_loss(vectors, latents.detach()), **terms}, figures)
 
 
 def kmeans(

@@ -15,7 +15,7 @@ from codegrid.limits import make_options
 from codegrid.protocols import Quantized
 from codegrid.stage1_vqvae.options import FSQOptions
 
-from .nearest import StraightThrough
+from .estimators import StraightThrough
 
 MAX_LISTED = 2**20  # codes whose vectors are listed
 MARGIN = 1e-3  # ε, as in the reference implementation: large latents come close to the outer levels, never past them

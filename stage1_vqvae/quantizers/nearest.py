@@ -1,11 +1,11 @@
-"""The nearest codebook entry, and the gradient that passes through it.
+"""The search for the nearest codebook entry.
 
 Shapes: n sites, D embedding_dim, K codebook entries.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +29,21 @@ PARTS = 16  # of a row of gaps, that are compared side by side
 def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
     """k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1): latents (n, D), codebook (K, D) → codes (n,) int64.
 
-    `distance` is a name in `DISTANCES`. For float32 on a CPU, the native library finds the codes if there is one.
+    `distance` is a name in `DISTANCES`.
     """
-    entries, offsets = DISTANCES[distance](codebook)
+    return least_codes(latents, *DISTANCES[distance](codebook))
+
+
+def least_codes(latents: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """argmin_j (offset_j − z·entry_j): latents (n, D), entries (K, D), offsets (K,) → codes (n,) int64.
+
+    For float32 on a CPU, the native library finds the codes if there is one.
+    """
     library = find_library(latents, entries)
     if library:
         return search(library, latents, entries, offsets)
     tile = tile_for(latents.device)
-    entries_at_once = min(tile.entries, len(codebook))
+    entries_at_once = min(tile.entries, len(entries))
     pieces = latents.split(max(1, tile.pairs // entries_at_once))
     return torch.cat([_search(sites, entries, offsets, entries_at_once) for sites in pieces])
 
@@ -101,20 +108,3 @@ DISTANCES: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
     "euclidean": _euclidean,
     "cosine": _cosine,
 }
-
-
-class StraightThrough(torch.autograd.Function):
-    """z_q forward, bit for bit; the gradient of z_q goes to z_e unchanged, and none to the codebook.
-
-    The usual z + (q − z).detach() is off by a rounding error in the forward pass.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, latents: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the vectors as they are."""
-        return vectors.view_as(vectors)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Return the gradient as it is, to the latents alone."""
-        return gradient, None

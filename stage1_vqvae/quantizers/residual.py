@@ -19,7 +19,7 @@ from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.options import ResidualOptions
 
 from .codebook import CodebookQuantizer
-from .nearest import StraightThrough
+from .estimators import ESTIMATORS
 
 OWN = {field.name for field in fields(ResidualOptions)}
 
@@ -74,7 +74,8 @@ class ResidualQuantizer(nn.Module):
                 losses.append(found.losses)
                 residual = residual - vectors[-1]
             # once, over the sum: at each depth it would count the gradient q times
-            return Quantized(StraightThrough.apply(latents, _total(vectors)), tuple(codes), self._losses(losses))
+            total = ESTIMATORS[self.config["estimator"]](latents, _total(vectors))
+            return Quantized(total, tuple(codes), self._losses(losses))
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
