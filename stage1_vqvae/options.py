@@ -14,6 +14,7 @@ from codegrid.registry import NameOf
 Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 1, 2, 4, 8, ... {MAX_SIDE:,}")]
 Distance = Literal["euclidean", "cosine"]
 Anchors = Literal["random", "closest", "probabilistic"]
+Reconstruction = Literal["mse", "l1", "logistic", "logit-laplace"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class VQVAEOptions:
     """Residual blocks in the encoder, and as many in the decoder."""
     downsampling: Factor = 4
     """Image side divided by code grid side: a power of two."""
+    reconstruction: Reconstruction = "mse"
+    """Reconstruction term. mse: squared error over the data's variance; l1: absolute error over its standard deviation;
+    logistic, logit-laplace: nats per value of a likelihood of 8-bit images, which evaluate reports."""
 
 
 @dataclass(frozen=True)
