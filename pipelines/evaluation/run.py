@@ -175,8 +175,8 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         return
     of_decoder = decoder.bits_per_image
     per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)
-    bits = {"decoder_bits_per_image": of_decoder, "bound_bits_per_dim": per_dim}
-    metrics.add(bits, **conditions, decoder=decoder.description)
+    values = {"decoder_bits_per_image": of_decoder, "bound_bits_per_dim": per_dim}
+    metrics.add(values, **conditions, decoder=decoder.description)
 
 
 @torch.no_grad()
