@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/bound"), help="folder of the runs")
     parser.add_argument("--rows", nargs="+", choices=[*VQVAES, *CONTENDERS], default=DEFAULT, help="models to compare")
     parser.add_argument("--quantizer", default="residual", help="of a VQ-VAE")
+    parser.add_argument("--embedding-dim", type=int, default=80, help="numbers of a VQ-VAE's latent")
     parser.add_argument("--num-quantizers", type=int, default=10, help="codes a site of a VQ-VAE, and of VIMCO")
     parser.add_argument("--latents", type=int, default=64, help="latents a site of the VAE")
     parser.add_argument("--samples", type=int, default=50, help="samples of VIMCO's bound")
@@ -123,7 +124,10 @@ def main() -> None:
     rows: list[Row] = []
     for name in flags.rows:
         if name in VQVAES:
-            own = {"num_quantizers": flags.num_quantizers, "reconstruction": VQVAES[name]}
+            own = {
+                "num_quantizers": flags.num_quantizers, "embedding_dim": flags.embedding_dim,
+                "reconstruction": VQVAES[name],
+            }  # fmt: skip
             settings = replace(common, quantizer=flags.quantizer, options={**options, **own})
             rows += measure_vqvae(settings, prior, flags.output / name)
         else:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from codegrid import VQVAE, InputError, Signal
 from codegrid.data.images import to_float
 from codegrid.stage1_vqvae.options import Reconstruction
-from codegrid.stage1_vqvae.reconstruction import RECONSTRUCTIONS, PixelLikelihood
+from codegrid.stage1_vqvae.reconstruction import RECONSTRUCTIONS, PixelLikelihood, to_values
 
 LIKELIHOODS = [name for name, term in RECONSTRUCTIONS.items() if issubclass(term, PixelLikelihood)]
 VARIANCE = 0.2
@@ -107,6 +107,15 @@ def test_the_probabilities_of_the_256_values_of_each_channel_sum_to_one(name, sp
         nats = term.nats(outputs.expand(256, -1, -1, -1), to_float(values))
         assert nats.isfinite().all() and (nats > -1e-12).all()
         torch.testing.assert_close((-nats[:, channel]).exp().sum(0), torch.ones(3, 4).double(), rtol=0, atol=1e-9)
+
+
+@every_likelihood
+def test_the_image_is_where_a_sharp_likelihood_has_its_mode(name):
+    term, outputs = RECONSTRUCTIONS[name](1, VARIANCE), torch.full((1, 2, 1, 50), -4.0)
+    outputs[:, 0] = torch.linspace(-0.9, 0.9, 50)
+    values = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, 1, 1, 50)
+    nats = term.nats(outputs.expand(256, -1, -1, -1), to_float(values))
+    assert torch.equal(nats.argmin(0), to_values(term.image(outputs))[0])
 
 
 @every_term
