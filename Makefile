@@ -1,4 +1,4 @@
-# make demo | make test | make slow | make lint | make docs | make screenshots: each sets up .venv first, once
+# make demo | make test | make slow | make lint | make docs | make screenshots: the first one sets up .venv
 PYTHON ?= python3
 READY := .venv/ready
 EVERYTHING := .venv/everything
@@ -11,13 +11,13 @@ demo: $(READY)
 	.venv/bin/codegrid demo
 
 test: $(READY)
-	.venv/bin/python -m pytest -n 2 --dist loadgroup  # tests of two processes share a pair of them
+	.venv/bin/python -m pytest -n 2 --dist loadgroup  # loadgroup: tests that start two processes run one at a time
 
-# the tests marked slow: every benchmark at toy size, and what needs all extras
+# the tests marked slow: every benchmark at toy size, and tests that need all extras
 slow: $(EVERYTHING)
 	.venv/bin/python -m pytest -m slow
 
-# the type checker reads what is installed, for it cannot follow an editable installation
+# the type checker needs a regular installation: it cannot follow an editable one
 lint: $(READY)
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
@@ -25,11 +25,11 @@ lint: $(READY)
 	$(INSTALL) --no-deps --target $(BUILT) .
 	.venv/bin/python -m mypy $(BUILT)/codegrid
 
-# the pages of docs/ as a site, in build/site; `.venv/bin/mkdocs serve` shows it while it is written
+# the pages of docs/ as a site, in build/site; `.venv/bin/mkdocs serve` shows them while you write
 docs: $(EVERYTHING)
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
-# the viewer's pictures in docs/, and a check of its accessibility; needs Chromium and npm: apt install chromium npm
+# the viewer's screenshots in docs/, and a check of its accessibility; needs Chromium and npm: apt install chromium npm
 screenshots: demo
 	npm install --silent --no-save --prefix build/axe axe-core@4
 	.venv/bin/python -m benchmarks.screenshots --run runs/demo

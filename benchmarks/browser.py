@@ -1,4 +1,4 @@
-"""Headless Chromium by its own protocol over two pipes: no package is needed, and no driver."""
+"""Headless Chromium, controlled by its own protocol over two pipes: it needs no package and no driver."""
 
 import base64
 import json
@@ -8,11 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ALIVE = 60  # seconds after which what a page is waited for has failed
+ALIVE = 60  # seconds to wait for a page before it counts as failed
 
 
 class Browser:
-    """One page, with a note of each address that it asks for, and of each complaint of the browser's."""
+    """One page, with a list of the addresses that it requests, and of the browser's complaints."""
 
     def __init__(self, program: str = "chromium") -> None:
         self.requested: list[str] = []
@@ -43,7 +43,7 @@ class Browser:
         self._folder.cleanup()
 
     def call(self, method: str, **params: object) -> dict:
-        """Send one command of the protocol, and return its answer."""
+        """Send one protocol command, and return its result."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": params}
         if self._session:
@@ -57,12 +57,12 @@ class Browser:
                 return answer["result"]
 
     def open(self, address: str, width: int, height: int) -> None:
-        """Go to a page, in a window of this size."""
+        """Open a page in a window of this size."""
         self.resize(width, height)
         self.call("Page.navigate", url=address)
 
     def resize(self, width: int, height: int) -> None:
-        """Make the window that large; a narrow one is a telephone's."""
+        """Resize the window; a narrow one is that of a phone."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
 
@@ -76,7 +76,7 @@ class Browser:
         end = time.monotonic() + ALIVE
         while not self.value_of(expression):
             if time.monotonic() > end:
-                raise TimeoutError(f"the page did not come to {expression}")
+                raise TimeoutError(f"not true of the page after {ALIVE} s: {expression}")
             time.sleep(0.2)
 
     def save_picture(self, path: Path) -> None:

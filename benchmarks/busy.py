@@ -1,9 +1,9 @@
-"""Training steps beside other programs: with all threads, and with those that a run chooses at its start.
+"""Training steps beside other programs: with all threads, and with the number that a run chooses at its start.
 
 python -m benchmarks.busy
 
-Half of the cores are taken by processes that compute without end, and left alone, in turn. "kept" is the speed beside
-them, of that of all threads without them; the share of the machine that is left would give one half. Medians.
+Half of the cores are kept busy by endless processes, and left alone, in turn. "kept" is the speed beside them, as a
+share of the speed of all threads without them; half of the machine would give one half. Medians.
 """
 
 import argparse
@@ -26,7 +26,7 @@ STAGES = {"tokenizer": tokenizer_step, "prior": prior_step}
 
 @contextmanager
 def others(count: int) -> Iterator[None]:
-    """So many processes that compute without end."""
+    """Run this many processes that compute endlessly."""
     processes = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -37,7 +37,7 @@ def others(count: int) -> Iterator[None]:
 
 
 def build(stage: str, batch: int, threads: int) -> Step:
-    """A training step in float32, with so many threads."""
+    """Return a training step in float32, with this many threads."""
     torch.manual_seed(0)
     return STAGES[stage]("fp32", batch, threads=threads)
 
@@ -45,8 +45,8 @@ def build(stage: str, batch: int, threads: int) -> Step:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="with and without others")
-    parser.add_argument("--toy", action="store_true", help="a step each, to see that it runs")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, each with and without other programs")
+    parser.add_argument("--toy", action="store_true", help="one step each, to check that it runs")
     arguments = parser.parse_args()
     rounds, steps, batch = (1, 1, 4) if arguments.toy else (arguments.rounds, 10, 32)
     usual = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Commands in processes that begin where everything is imported already: they start in a moment, and can be killed.
+"""Commands in forked processes in which everything is imported already: they start at once, and can be killed.
 
 For systems that can fork. The process that forks must not have computed with torch before.
 """
@@ -25,13 +25,13 @@ BODIES = (
     "training.tokenizer", "training.prior", "generation.encoding", "generation.sampling", "generation.decoding",
     "evaluation.run",
 )  # fmt: skip
-SILENT = {".lock", "run.json", "settings.yaml", "metrics.jsonl"}  # the command line, its place, and how fast it went
+SILENT = {".lock", "run.json", "settings.yaml", "metrics.jsonl"}  # hold the command line, paths and speeds
 WHOLE, REFUSED = "whole", "refused"
 Work = Callable[[], object]
 
 
 def import_everything() -> None:
-    """Import whatever the commands import when they run."""
+    """Import everything that the commands import when they run."""
     for name in (*COMMANDS, *BODIES):
         importlib.import_module(f"codegrid.pipelines.{name}")
     for kind in TABLES.values():
@@ -39,17 +39,17 @@ def import_everything() -> None:
 
 
 class Child:
-    """A command that runs, with what it prints in a file.
+    """A running command whose output goes to a file.
 
     Args:
-        command: its name, `train_prior` for example; or a function.
+        command: its name, for example `train_prior`; or a function.
         flags: its command line.
-        log: a file for all that it prints.
-        prepare: is called in the new process first.
+        log: a file for its output.
+        prepare: called first in the new process.
     """
 
-    peak = 0  # bytes of memory at most, once it has been waited for
-    reaped = False  # whether it has been waited for
+    peak = 0  # peak memory in bytes, known after `wait`
+    reaped = False  # whether the process was waited for
 
     def __init__(self, command: str | Work, flags: list[str], log: Path, prepare: Work = lambda: None) -> None:
         self.log = log
@@ -59,11 +59,11 @@ class Child:
             _become(command, flags, log, prepare)
 
     def ended(self) -> bool:
-        """Whether it has ended, without waiting."""
+        """Return whether it has ended, without waiting."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self, seconds: float = 300) -> int:
-        """Its exit code, negative for a signal; one that hangs is killed."""
+        """Return its exit code, negative for a signal; kill it if it hangs."""
         end = time.monotonic() + seconds
         while not self.ended() and time.monotonic() < end:
             time.sleep(0.002)
@@ -74,54 +74,54 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
     def stop(self) -> None:
-        """Halt it where it is, so that one can look."""
+        """Halt it where it is, for inspection."""
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def go_on(self) -> None:
-        """End the halt, if there is one."""
+        """Let it continue, if it is halted."""
         os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill it with SIGKILL."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.reaped = True
 
     def progress(self) -> tuple[int, int]:
-        """How much was done when it began to tell, and how much is done."""
+        """Return how much was done at its first report, and how much at its last."""
         told = [int(done.replace(",", "")) for done in re.findall(r": ([\d,]+) of [\d,]+, \d", self.output())]
         return (told[0], told[-1]) if told else (0, 0)
 
     def output(self) -> str:
-        """Everything that it has printed."""
+        """Return everything that it has printed."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 def run(command: str | Work, flags: list[str], log: Path, prepare: Work = lambda: None) -> tuple[int, str]:
-    """Run a command to its end: its exit code and what it printed."""
+    """Run a command to its end, and return its exit code and its output."""
     child = Child(command, flags, log, prepare)
     code = child.wait()
     return code, child.output()
 
 
 def verdict(code: int, printed: str, is_right: bool, words: str = "") -> str:
-    """Say how a command ended: `WHOLE`, with the right result; `REFUSED`, in one line; or what is wrong about it.
+    """Return how a command ended: `WHOLE`, with the right result; `REFUSED`, with one line; or what is wrong.
 
     Args:
-        words: of that line.
+        words: words that the line must contain.
     """
     lines = printed.replace("\r", "\n").strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     if "Traceback" in printed or code not in (0, 2) or len(errors) != (code == 2):
-        return f"exit code {code}: {lines[-1][-200:] if lines else 'not a word'}"
+        return f"exit code {code}: {lines[-1][-200:] if lines else 'no message'}"
     if code:
         return REFUSED if words in errors[0] else f"refused for another reason: {errors[0]}"
-    return WHOLE if is_right else "another result, and not a word"
+    return WHOLE if is_right else "another result, and no message"
 
 
 def content_of(folder: Path) -> dict[str, str]:
-    """A digest of every file below a folder, by name; of archives the arrays, whose dates do not matter."""
+    """Return a digest of every file below a folder, by name; of archives only the arrays, since dates do not matter."""
     digests = {}
     for path in sorted(folder.rglob("*")):
         if path.is_dir() or path.name in SILENT or ".partial" in path.parts:
@@ -136,13 +136,13 @@ def content_of(folder: Path) -> dict[str, str]:
 
 
 def hear_signals() -> None:
-    """Hear the signals that a shell lets programs in the background, or after nohup, ignore."""
+    """Restore the signals that shells make background programs ignore, and nohup too."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _become(command: str | Work, flags: list[str], log: Path, prepare: Work) -> None:
-    """Run in the new process, and end."""
+    """Run the command in the new process, and exit."""
     code = 1
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -151,7 +151,7 @@ def _become(command: str | Work, flags: list[str], log: Path, prepare: Work) -> 
         os.close(output)
         sys.stdout = sys.__stdout__ = os.fdopen(1, "w", buffering=1)
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
-        progress.SECONDS = progress.SHARE = 0.0  # every step is told
+        progress.SECONDS = progress.SHARE = 0.0  # report every step
         hear_signals()
         prepare()
         if isinstance(command, str):
@@ -159,7 +159,7 @@ def _become(command: str | Work, flags: list[str], log: Path, prepare: Work) -> 
             command = importlib.import_module(f"codegrid.pipelines.{command}").main
         command()
         code = 0
-    except InputError as error:  # a function's; commands tell their own
+    except InputError as error:  # raised by a function; commands print their own
         print(f"error: {error}", flush=True)
         code = 2
     except SystemExit as end:

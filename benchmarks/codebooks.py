@@ -2,9 +2,9 @@
 
 python -m benchmarks.codebooks --data-root CIFAR --output runs/codebooks
 
-CIFAR holds train/CLASS/* and test/CLASS/*. Prints a table of the whole test part and leaves curves.png. Compare by bits
-an image: K says little where a site has several codes, or no codebook. What is trained already is not trained again;
-`--only ema-512` trains one of them, so that several can run side by side.
+CIFAR holds train/CLASS/* and test/CLASS/*. Prints a table over the whole test part and leaves curves.png. Compare by
+bits per image: K says little if a site has several codes, or if there is no codebook. Finished runs are not trained
+again; `--only ema-512` trains one run, so that several can train side by side.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from dataclasses import replace
 from math import log2, prod
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
 from codegrid import load
-from codegrid.codes import Moment
+from codegrid.codes import Layout, Moment
 from codegrid.data.images import to_float
 from codegrid.data.sources import Images, load_images
 from codegrid.noise import Noise
@@ -30,17 +31,38 @@ from codegrid.tensors import read_json
 KINDS = ("gradient", "ema", "clustered")
 SIZES = (512, 1024)
 BATCH = 32  # images a step
+# name → quantizer and options: at about 576 bits per image of 8×8 sites, at about 1,152, and some others
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rotation-512": ("ema", {"estimator": "rotation"}),
+    "sim-512": ("sim", {}),
+    "gumbel-512": ("gumbel", {}),
+    "fsq-8x8x8": ("fsq", {"fsq_levels": (8, 8, 8)}),
+    "lfq-512": ("lfq", {"num_embeddings": 512}),
+    "bsq-512": ("bsq", {"num_embeddings": 512}),
+    "residual-3x8": ("residual", {"num_quantizers": 3, "num_embeddings": 8}),
+    "product-3x8": ("product", {"num_quantizers": 3, "num_embeddings": 8, "embedding_dim": 66}),
+    "multiscale-128": ("multiscale", {"num_embeddings": 128}),  # 1 + 4 + 16 + 64 codes: 595 bits
+    "residual-2x512": ("residual", {}),
+    "product-2x512": ("product", {}),
+    "fsq-8x8x8x8x8x8": ("fsq", {"fsq_levels": (8,) * 6}),
+    "lfq-262144": ("lfq", {"num_embeddings": 2**18}),
+    "bsq-262144": ("bsq", {"num_embeddings": 2**18}),
+    "multiscale-8192": ("multiscale", {"num_embeddings": 8192}),  # 1,105 bits
+    "residual-2x32": ("residual", {"num_embeddings": 32}),
+    "residual-4x512-shared": ("residual", {"num_quantizers": 4, "shared": True}),
+    "sim-8192": ("sim", {"num_embeddings": 8192}),
+}
 
 
-def make_runs(data_root: str, output: Path, toy: bool) -> dict[str, TrainTokenizer]:
-    """The settings of every row, by name: the authors' with a little revival and without any, then the defaults.
+def make_runs(data_root: str, output: Path, toy: bool, seed: int = 0) -> dict[str, TrainTokenizer]:
+    """Return the settings of every row, by name: the authors' with a little revival and without any, then the defaults.
 
-    The perplexity that the authors print is an average over training batches; ours is that of the whole test part.
+    The perplexity that the authors print is an average over training batches; ours is over the whole test part.
     """
     steps, options = (20, {"hidden_channels": 16}) if toy else (10_000, {})
     common = TrainTokenizer(
         output="", dataset="imagefolder", data_root=data_root, steps=steps, batch_size=BATCH, save_every=2500,
-        options=options,
+        seed=seed, options=options,
     )  # fmt: skip
     authors = replace(common, lr=3e-4, lr_schedule="constant")
     runs = {"authors-512": replace(authors, options={**options, "revival_threshold": 0.1})}
@@ -48,15 +70,18 @@ def make_runs(data_root: str, output: Path, toy: bool) -> dict[str, TrainTokeniz
     for size in SIZES:
         for kind in KINDS:
             runs[f"{kind}-{size}"] = replace(common, quantizer=kind, options={**options, "num_embeddings": size})
-    runs["fsq-8x8x8"] = replace(common, quantizer="fsq", options={**options, "fsq_levels": (8, 8, 8)})
-    for size in (32, 512):
-        settings = {**options, "num_quantizers": 2, "num_embeddings": size}
-        runs[f"residual-2x{size}"] = replace(common, quantizer="residual", options=settings)
+    for name, (kind, more) in OTHERS.items():
+        runs[name] = replace(common, quantizer=kind, options={**options, **more})
     return {name: replace(run, output=str(output / name)) for name, run in runs.items()}
 
 
+def bits_of(layout: Layout) -> float:
+    """Return the bits of an image's codes, each of the same length."""
+    return sum(prod(grid.shape) * log2(grid.num_embeddings) for grid in layout)
+
+
 def time_steps(runs: dict[str, TrainTokenizer], images: Images, repeats: int = 5) -> dict[str, float]:
-    """Images/s of the training step alone, of trained tokenizers: the median of interleaved repeats of 20 steps."""
+    """Return images/s of the training step of trained tokenizers: the median of interleaved repeats of 20 steps."""
     device = torch.device("cpu")
     precision = choose_precision("auto", device)
     batch = channels_last(to_float(images.batch(range(BATCH)).images))
@@ -79,17 +104,14 @@ def time_steps(runs: dict[str, TrainTokenizer], images: Images, repeats: int = 5
 
 
 def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> None:
-    """Reconstruction error and perplexity over the steps, on 1,000 test images."""
+    """Plot reconstruction error and perplexity over the steps, on 1,000 test images."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(12, 6), layout="constrained")
     panels = figure.subplots(1, 2)
-    colours = {"gradient": "#c8553d", "ema": "#3b6ea5", "clustered": "#4c9f70", "authors": "#777777",
-               "fsq": "#8e6bbf", "residual": "#c79a2b"}  # fmt: skip
-    for name, history in histories.items():
-        kind, size = name.split("-")[0], name.rpartition("-")[2]
-        line = ":" if "no-revival" in name else "--" if size in ("1024", "2x32") else "-"
-        style = {"color": colours[kind], "linestyle": line, "label": name.replace("-", " ")}
+    for number, (name, history) in enumerate(histories.items()):
+        line = "-" if number < 10 else "--" if number < 20 else ":"
+        style = {"color": f"C{number % 10}", "linestyle": line, "label": name.replace("-", " ")}
         steps = [report["step"] for report in history]
         for axes, figure_name in zip(panels, ("reconstruction_error", "perplexity"), strict=True):
             axes.plot(steps, [report[figure_name] for report in history], **style)
@@ -104,30 +126,30 @@ def save_curves(path: Path, histories: dict[str, list[dict[str, float]]]) -> Non
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train the missing runs, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True, help="folder with train/ and test/")
     parser.add_argument("--output", type=Path, default=Path("runs/codebooks"), help="folder of the runs")
-    parser.add_argument("--only", help="train this one and stop")
-    parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to see that it runs")
+    parser.add_argument("--only", nargs="+", help="train these runs and stop")
+    parser.add_argument("--seed", type=int, default=0, help="of the runs; another one needs another --output")
+    parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to check that it runs")
     flags = parser.parse_args()
-    runs = make_runs(flags.data_root, flags.output, flags.toy)
+    runs = make_runs(flags.data_root, flags.output, flags.toy, flags.seed)
     for name, run in runs.items():
-        if flags.only in (None, name):
+        if not flags.only or name in flags.only:
             train_tokenizer(run)
     if flags.only:
         return
     told = {name: read_json(Path(run.output) / "config.json")["provenance"] for name, run in runs.items()}
     speeds = time_steps(runs, load_images("imagefolder", flags.data_root, "train"), 1 if flags.toy else 5)
-    print(
-        f"{'quantizer':22} {'bits':>5} {'error':>7} {'PSNR':>6} {'perplexity':>10} {'never used':>10} {'images/s':>9}"
-    )
+    heading = f"{'quantizer':24} {'bits':>5} {'error':>7} {'PSNR':>6} {'never used':>10} {'images/s':>9}"
+    print(f"{heading}  perplexity of each grid")
     for name, provenance in told.items():
-        at, layout = provenance["metrics"], load(runs[name].output).layout
-        bits = sum(prod(grid.shape) * log2(grid.num_embeddings) for grid in layout)
+        at, bits = provenance["metrics"], bits_of(load(runs[name].output).layout)
+        each = ", ".join(f"{grid['perplexity']:.1f}" for grid in at["grids"])
         print(
-            f"{name:22} {bits:5.0f} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} {at['perplexity']:10.1f} "
-            f"{at['unused_entries']:10} {speeds[name]:9.0f}"
+            f"{name:24} {bits:5.0f} {at['reconstruction_error']:7.4f} {at['psnr']:6.2f} "
+            f"{at['unused_entries']:10} {speeds[name]:9.0f}  {each}"
         )
     save_curves(flags.output / "curves.png", {name: provenance["history"] for name, provenance in told.items()})
 

@@ -1,6 +1,6 @@
-"""The steps that `benchmarks.training` times: each function makes one, to be called again and again.
+"""The steps that `benchmarks.training` times: each function makes one, which is called again and again.
 
-Codegrid's own are made by the parts of its training loop.
+Codegrid's own steps use the parts of its training loop.
 
 Shapes: b batch, c channels, H W image, h w code grid, K num_embeddings.
 """
@@ -32,10 +32,10 @@ CPU = torch.device("cpu")
 
 
 class Sizes(NamedTuple):
-    """How much the contenders do."""
+    """The amount of work of the contenders."""
 
-    images: int = 256  # a step of stage 1
-    grids: int = 128  # a step of stage 2
+    images: int = 256  # per step of stage 1
+    grids: int = 128  # per step of stage 2
     num_layers: int = 15  # of the prior
 
 
@@ -43,19 +43,19 @@ FULL, TOY = Sizes(), Sizes(4, 4, 2)
 
 
 def draw_images(batch: int, size: int = 32) -> torch.Tensor:
-    """Smooth random pictures (b, 3, size, size) uint8: noise would be an unusual work load for the codebook."""
+    """Return smooth random pictures (b, 3, size, size) uint8: noise would be an unusual workload for the codebook."""
     coarse = torch.rand(batch, 3, max(2, size // 8), max(2, size // 8))
     return (255 * F.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)).to(torch.uint8)
 
 
 def build_tokenizer(size: int = 32, entries: int = 512) -> Any:
-    """The default tokenizer."""
+    """Return the default tokenizer."""
     signal = Signal(channels=3, size=(size, size))
     return TABLES["tokenizer"]["vqvae"](signal=signal, data_variance=0.25, num_embeddings=entries)
 
 
 def loop_step(objective: Objective, settings: Any, batch: Any) -> Step:
-    """A step of the training loop, always with the same batch."""
+    """Return a step of the training loop, always with the same batch."""
     compute = ComputeConfig(settings.precision, settings.compile)
     trainer = Trainer(objective, settings, compute, start_accelerator(settings, False))
     numbers = count()
@@ -72,7 +72,10 @@ def loop_step(objective: Objective, settings: Any, batch: Any) -> Step:
 def tokenizer_step(
     precision: str = "bf16", batch: int = FULL.images, size: int = 32, entries: int = 512, **compute: Any
 ) -> Step:
-    """Stage 1: uint8 images → float, forward, backward, Adam, the codebook; `compute` is `device` and `compile`."""
+    """Return a step of stage 1: uint8 images → float, forward, backward, Adam, codebook.
+
+    `compute` is `device` and `compile`.
+    """
     images = ImageDataset(draw_images(batch, size))
     settings = TrainTokenizer(
         output="", batch_size=batch, steps=10**6, precision=precision, **{"device": "cpu", **compute}
@@ -83,7 +86,7 @@ def tokenizer_step(
 
 
 def bare_tokenizer_step(precision: str, batch: int) -> Step:
-    """The networks of stage 1 without the quantizer."""
+    """Return a step of stage 1's networks without the quantizer."""
     tokenizer = place(build_tokenizer(), CPU).train()
     images = draw_images(batch)
     optimizer = fused_adam([*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()])
@@ -100,7 +103,7 @@ def bare_tokenizer_step(precision: str, batch: int) -> Step:
 
 
 def plain_tokenizer_step(batch: int, with_quantizer: bool = True) -> Step:
-    """The model of stage 1 as it is usually written."""
+    """Return a step of stage 1 as it is usually written."""
     model = PlainVQVAE(PlainQuantizer() if with_quantizer else None).train()
     images = draw_images(batch)
     return _plain_step(model, lambda: model(to_float(images)))
@@ -109,7 +112,7 @@ def plain_tokenizer_step(batch: int, with_quantizer: bool = True) -> Step:
 def prior_step(
     precision: str = "bf16", batch: int = FULL.grids, num_layers: int = FULL.num_layers, side: int = 8, **compute: Any
 ) -> Step:
-    """Stage 2: forward with dropout, backward, clipping, Adam, and the moving average of the weights."""
+    """Return a step of stage 2: forward with dropout, backward, clipping, Adam, moving average of the weights."""
     settings = TrainPrior(
         output="", codes="codes", batch_size=batch, steps=10**6, precision=precision, **{"device": "cpu", **compute}
     )
@@ -120,14 +123,14 @@ def prior_step(
 
 
 def plain_prior_step(batch: int, num_layers: int) -> Step:
-    """The prior with masked full kernels."""
+    """Return a step of the prior with masked full kernels."""
     prior = PlainPrior(num_layers=num_layers).train()
     grids, labels = draw_grids(batch)
     return _plain_step(prior, lambda: F.cross_entropy(prior(grids, labels), grids))
 
 
 def draw_grids(batch: int, side: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes (b, side, side) of 512, labels (b,) of 10."""
+    """Return random codes (b, side, side) below 512, and labels (b,) below 10."""
     return torch.randint(0, 512, (batch, side, side)), torch.randint(0, 10, (batch,))
 
 

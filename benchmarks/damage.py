@@ -1,4 +1,4 @@
-"""Files damaged in turn, all over their bytes, and what the commands that read them say."""
+"""Files damaged at many places, one after the other, and the answers of the commands that read them."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,23 +11,23 @@ from .children import REFUSED, WHOLE, content_of, run, verdict
 
 
 class Case(NamedTuple):
-    """A way to damage a file: the name of it, and the bytes that it leaves; None removes the file."""
+    """A way to damage a file: its name, and the new content of the file; None removes the file."""
 
     name: str
     content: bytes | None
 
 
 class Reader(NamedTuple):
-    """The command that reads a file of a folder of artifacts."""
+    """The command that reads a file in a folder of artifacts."""
 
     file: str
     command: str
     flags: str  # with {folder}
-    skips: bool = False  # whether it goes on from an earlier state, instead of refusing
+    skips: bool = False  # whether it continues from an earlier state, instead of refusing
 
 
 def ways(content: bytes, others: dict[str, bytes], flips: int) -> Iterator[Case]:
-    """Flipped bits and cuts at even distances, nothing, something else, and the content of other files."""
+    """Yield flipped bits and cuts at even distances, no file, other content, and the content of other files."""
     for i in range(flips):
         at = i * (len(content) - 1) // max(1, flips - 1)
         flipped = bytearray(content)
@@ -44,12 +44,12 @@ def ways(content: bytes, others: dict[str, bytes], flips: int) -> Iterator[Case]
 
 
 def damage(reader: Reader, others: list[str], artifacts: Path, place: Path, flips: int) -> tuple[int, list[str]]:
-    """The number of cases, and a line for each that was not met as it should be.
+    """Return the number of cases, and a line for each that was handled wrongly.
 
     Args:
-        others: files whose content takes the place of the reader's.
-        place: a folder for what the cases need.
-        flips: bits to flip.
+        others: files whose content replaces that of the reader's file.
+        place: a folder for temporary files.
+        flips: number of bits to flip.
     """
     contents = {name: (artifacts / name).read_bytes() for name in others if name != reader.file}
     expected = _read(reader, artifacts, place)[2]
@@ -59,7 +59,7 @@ def damage(reader: Reader, others: list[str], artifacts: Path, place: Path, flip
 
 
 def _meet(reader: Reader, case: Case, artifacts: Path, place: Path, expected: dict[str, str]) -> str | None:
-    """Say what is wrong with how a command takes a damaged file; None if nothing."""
+    """Return what is wrong with a command's reaction to a damaged file; None if nothing is."""
     folder = place / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(artifacts, folder)
@@ -74,14 +74,14 @@ def _meet(reader: Reader, case: Case, artifacts: Path, place: Path, expected: di
     if reader.skips and case.content is not None and (code or "skipping a damaged training state" not in output):
         return f"exit code {code}, and the state before it was not used"
     if not reader.skips and code == 0:
-        return "taken as if it were sound"
+        return "accepted as if it were undamaged"
     return None
 
 
 def _read(reader: Reader, folder: Path, place: Path) -> tuple[int, str, dict[str, str]]:
     output = place / "output"
     shutil.rmtree(output, ignore_errors=True)
-    if reader.skips:  # the run goes on in its own folder
+    if reader.skips:  # the run continues in its own folder
         output = folder / Path(reader.file).parts[0]
         if folder.name != "damaged":
             shutil.copytree(output, place / "output")

@@ -1,8 +1,8 @@
-"""The quality of the demo's digits: `evaluate` and `doctor` on 1,000 samples, 100 a class, and real MNIST digits.
+"""The quality of the demo's digits: `evaluate` and `doctor` on 1,000 samples, 100 per class, and real MNIST digits.
 
 python -m benchmarks.demo_quality --run runs/demo --mnist FOLDER      (FOLDER/MNIST/raw; about 4 minutes on 2 cores)
 
-Samples are judged twice: drawn as they are, and guided as the demo draws them.
+Samples are judged twice: without guidance, and with guidance as the demo draws them.
 """
 
 import argparse
@@ -18,7 +18,7 @@ GUIDANCE = (1.0, 1.5)
 ROWS = {
     "class_agreement": ("samples named as the class asked for", ".1%"),
     "gfid": ("Fréchet distance of the samples to the test digits", ".1f"),
-    "reconstruction_agreement": ("reconstructed test digits named right", ".1%"),
+    "reconstruction_agreement": ("reconstructed test digits named correctly", ".1%"),
     "rfid": ("Fréchet distance of the reconstructed test digits", ".1f"),
     "train_fid": ("  of as many real training digits", ".1f"),
     "sample_copies": ("sampled grids that are training grids", ".1%"),
@@ -32,9 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="runs/demo", help="folder that the demo left")
     parser.add_argument("--mnist", "--data-root", dest="data_root", help="folder that holds MNIST/raw")
-    parser.add_argument("--dataset", default="mnist", help="the real images; others than MNIST's for a trial")
+    parser.add_argument("--dataset", default="mnist", help="the real images; others than MNIST only for a trial")
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
-    parser.add_argument("--toy", action="store_true", help="a trial in seconds, whose figures mean nothing")
+    parser.add_argument("--toy", action="store_true", help="a trial in seconds; its figures mean nothing")
     flags = parser.parse_args()
     if flags.toy:
         digits.STEPS = 20
@@ -60,9 +60,9 @@ def main() -> None:
             print(f"{words:52} {found[name]:8{style}}{also}")
     for words, metrics in (("plain", plain), ("guided", guided)):
         shares = " ".join(f"{share:.2f}" for share in metrics["class_agreement_by_class"])
-        print(f"{'samples named right, class by class, ' + words:52} {shares}")
+        print(f"{'samples named correctly, class by class, ' + words:52} {shares}")
     right = plain["measured_on"]["class_agreement"]["accuracy_on_reference"]
-    print(f"{'real test digits that the classifier names right':52} {right:.1%}")
+    print(f"{'real test digits that the classifier names correctly':52} {right:.1%}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ STEPS, BATCH_SIZE, LR = 3000, 128, 2e-3
 
 
 class DigitClassifier(nn.Module):
-    """Two convolutions, two linear layers; the first linear layer's output are the features."""
+    """Two convolutions and two linear layers; the features are the output of the first linear layer."""
 
     def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class DigitClassifier(nn.Module):
 
 
 def classifier(digits: ImageDataset) -> DigitClassifier:
-    """Train on real digits alone, once in a process."""
+    """Train on real digits only, once per process."""
     name = digits.fingerprint()
     if name not in _TRAINED:
         _TRAINED[name] = _train(digits)
@@ -52,7 +52,7 @@ def classifier(digits: ImageDataset) -> DigitClassifier:
 
 
 def _train(digits: ImageDataset) -> DigitClassifier:
-    with torch.random.fork_rng(devices=[]):  # the first weights, and dropout
+    with torch.random.fork_rng(devices=[]):  # for initial weights and dropout
         torch.default_generator.manual_seed(0)
         model = DigitClassifier(digits.in_channels, digits.image_size, len(digits.classes))
         optimizer = torch.optim.Adam(model.parameters(), lr=LR)

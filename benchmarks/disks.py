@@ -1,4 +1,4 @@
-"""A disk that fills, and a folder in which nothing can be written any more, in the middle of a command."""
+"""A disk that fills, a folder that becomes read-only, and one that disappears, in the middle of a command."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from .children import REFUSED, Child, content_of, run, verdict
 
 @contextmanager
 def small_disk(place: Path, megabytes: float) -> Iterator[Path]:
-    """A disk in memory of this size. Needs the right to mount."""
+    """Mount a disk in memory of this size. Needs the right to mount."""
     place.mkdir()
     size = f"size={int(megabytes * 1024)}k"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(place)], check=True, capture_output=True)
@@ -24,7 +24,7 @@ def small_disk(place: Path, megabytes: float) -> Iterator[Path]:
 
 
 def fill_up(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
-    """Let a disk fill while a command writes, make room, and run it again: what happened, in a word."""
+    """Let a disk fill while a command writes, make room, and run it again. Returns what happened."""
     with small_disk(place / "disk", 64) as disk:
         output, filler = disk / "output", disk / "filler"
         child = Child(command, [*flags, "--output", str(output)], place / "log")
@@ -34,13 +34,13 @@ def fill_up(command: str, flags: list[str], place: Path, expected: dict[str, str
             while True:
                 file.write(bytes(4096))
         child.go_on()
-        met = verdict(child.wait(), child.output(), False, "no room is left")
+        met = verdict(child.wait(), child.output(), False, "the disk is full")
         filler.unlink()
         return met if met != REFUSED else _again(command, flags, output, place, expected)
 
 
 def make_read_only(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
-    """Take the right to write while a command runs, give it back, and run it again: what happened, in a word."""
+    """Remove the right to write while a command runs, restore it, and run it again. Returns what happened."""
     output = place / "read only"
     child = Child(command, [*flags, "--output", str(output)], place / "log")
     _wait_for_progress(child, output)
@@ -57,7 +57,7 @@ def make_read_only(command: str, flags: list[str], place: Path, expected: dict[s
 
 
 def take_away(command: str, flags: list[str], place: Path, expected: dict[str, str]) -> str:
-    """Move the folder away while a command runs, and run it again: what happened, in a word."""
+    """Move the folder away while a command runs, and run it again. Returns what happened."""
     output = place / "taken"
     child = Child(command, [*flags, "--output", str(output)], place / "log")
     _wait_for_progress(child, output)
@@ -81,7 +81,7 @@ CASES: dict[str, Callable[..., str]] = {
 
 
 def _wait_for_progress(child: Child, output: Path) -> None:
-    """Until it has done something, and written something."""
+    """Wait until the command has done and written something."""
     while not child.ended() and not (child.progress()[1] and any(output.rglob("*.*"))):
         time.sleep(0.002)
 

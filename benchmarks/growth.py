@@ -1,4 +1,4 @@
-"""How a training step of the tokenizer grows with the batch, the image and the codebook: times, slopes, a picture."""
+"""Growth of a tokenizer's training step with the batch, the image and the codebook: times, slopes, a picture."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ from .contenders import tokenizer_step
 
 
 class Axis(NamedTuple):
-    """One thing that grows, and what stays."""
+    """One size that grows, and the sizes that stay fixed."""
 
     label: str
     flag: str  # the argument of `tokenizer_step`
@@ -29,9 +29,9 @@ AXES = (
 
 
 def measure_growth(rounds: int = 5, divisor: int = 1) -> list[list[float]]:
-    """Seconds of a step, for each value of each axis; the values of an axis take turns.
+    """Return the seconds of a step, for each value of each axis; the values of an axis take turns.
 
-    `divisor` makes everything smaller: the times then say nothing.
+    `divisor` makes everything smaller: the times then mean nothing.
     """
     keep_memory()
     seconds = []
@@ -50,12 +50,12 @@ def measure_growth(rounds: int = 5, divisor: int = 1) -> list[list[float]]:
 
 
 def slopes(values: tuple[int, ...], seconds: list[float]) -> np.ndarray:
-    """The power with which time grows between neighbours: 1 is proportional."""
+    """Return the power with which time grows between neighbouring values: 1 is proportional."""
     return np.diff(np.log(seconds)) / np.diff(np.log(values))
 
 
 def print_growth(seconds: list[list[float]]) -> None:
-    """Two lines for each axis."""
+    """Print two lines for each axis."""
     print("\na step of stage 1 as it grows: ms, and below the slope from each to the next")
     for axis, times in zip(AXES, seconds, strict=True):
         print(f"{axis.label:38}", *(f"{1e3 * taken:7.0f}" for taken in times))
@@ -63,7 +63,7 @@ def print_growth(seconds: list[list[float]]) -> None:
 
 
 def draw_growth(path: Path, seconds: list[list[float]]) -> None:
-    """One panel an axis, both scales logarithmic, the slope beside each stretch."""
+    """Draw one panel per axis, both scales logarithmic, with the slope beside each segment."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -84,7 +84,7 @@ def draw_growth(path: Path, seconds: list[list[float]]) -> None:
         panel.minorticks_off()
         panel.set_xlabel(axis.label)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("milliseconds a training step")
+    panels[0].set_ylabel("milliseconds per training step")
     ticks = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
     shown = [tick for tick in ticks if 0.7 * min(map(min, seconds)) < tick / 1e3 < 1.4 * max(map(max, seconds))]
     panels[0].set_yticks(shown, [f"{tick:,}" for tick in shown])

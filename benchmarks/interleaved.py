@@ -1,6 +1,6 @@
-"""Times of several steps, each in a process of its own, in turn: what slows the machine down slows all of them.
+"""Timing several steps in turn, each in its own process: anything that slows the machine down slows all of them.
 
-A process of its own gives each step its own memory allocator and its own peak of memory.
+Its own process gives each step its own memory allocator and its own memory peak.
 """
 
 import os
@@ -24,12 +24,12 @@ class Timing(NamedTuple):
 
 
 class Contender:
-    """A step in a process of its own.
+    """A step in its own process.
 
     Args:
-        build: makes the step; it is called in the process.
+        build: makes the step; called in the process.
         arguments: for `build`.
-        keeps_memory: whether the process runs as Codegrid's scripts do, that do not give large tensors' memory back.
+        keeps_memory: keep the memory of large tensors instead of giving it back, as Codegrid's commands do.
     """
 
     def __init__(self, build: Callable[..., Callable[[], object]], *arguments: Any, keeps_memory: bool = True) -> None:
@@ -39,12 +39,12 @@ class Contender:
         self.process.start()
 
     def run(self, steps: int) -> list[float]:
-        """Seconds of so many steps."""
+        """Run steps, and return the seconds of each."""
         self.connection.send(steps)
         return self.connection.recv()
 
     def stop(self) -> float:
-        """End the process: its peak memory in MB."""
+        """End the process, and return its peak memory in MB."""
         self.connection.send(0)
         megabytes = self.connection.recv()
         self.process.join()
@@ -52,22 +52,22 @@ class Contender:
 
 
 class Here:
-    """A step in this very process, for a trial in seconds. Its memory is not measured."""
+    """A step in this process, for a trial in seconds. Its memory is not measured."""
 
     def __init__(self, build: Callable[..., Callable[[], object]], *arguments: Any, keeps_memory: bool = True) -> None:
         self.step = build(*arguments)
 
     def run(self, steps: int) -> list[float]:
-        """Seconds of so many steps."""
+        """Run steps, and return the seconds of each."""
         return _time(self.step, steps)
 
     def stop(self) -> float:
-        """Nothing is known of the memory."""
+        """Return 0, since memory is not measured."""
         return 0.0
 
 
 def measure(contenders: Mapping[str, Contender | Here], rounds: int, steps: int = 3) -> dict[str, Timing]:
-    """Run all contenders in turn, `steps` steps each, for so many rounds."""
+    """Run all contenders in turn, `steps` steps each, for `rounds` rounds."""
     for contender in contenders.values():
         contender.run(WARM_UP)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -82,7 +82,7 @@ def _serve(connection: Connection, build: Callable, arguments: tuple, keeps_memo
 
     from codegrid.pipelines.running.device import keep_memory
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # all, though others are at work now
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # all, even if others are busy now
     if keeps_memory:
         keep_memory()
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def _time(step: Callable[[], object], steps: int) -> list[float]:
 
 
 def _peak() -> float:
-    """The most memory this process held so far, in MB."""
+    """Return the peak memory of this process so far, in MB."""
     status = Path("/proc/self/status")
     if status.exists():  # on Linux, where `ru_maxrss` of a new process starts at what its parent held
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, and the same command again, until it has ended: is anything lost?"""
+"""SIGKILL at random moments, and the same command again until it ends: is anything lost?"""
 
 import random
 import shutil
@@ -16,13 +16,13 @@ class Kills(NamedTuple):
     kills: int
     after_first_step: int
     inside_a_save: int
-    runs: int  # that were killed again and again until they ended
-    lost: int  # states that were whole before a kill, and not gone on from after it
-    different: int  # runs whose result is not bitwise that of a run without any kill
+    runs: int  # killed again and again until they ended
+    lost: int  # states that were complete before a kill, and not continued from after it
+    different: int  # runs whose result is not bitwise that of a run without kills
 
 
 def kill_and_continue(command: str, flags: list[str], place: Path, kills: int, seed: int = 0) -> Kills:
-    """Kill a command so many times; `flags` lack the --output."""
+    """Kill a command `kills` times; `flags` lack --output."""
     draw, counts = random.Random(seed), dict.fromkeys(Kills._fields, 0)
     whole = place / "whole"
     start = time.monotonic()
@@ -58,7 +58,7 @@ def kill_and_continue(command: str, flags: list[str], place: Path, kills: int, s
 
 
 def wait_for_a_moment(child: Child, folder: Path, draw: random.Random, seconds: float) -> None:
-    """Until a random moment: one in five while it starts, two in five when a file is being written, else any."""
+    """Wait for a random moment: one in five while it starts, two in five while a file is being written, else any."""
     aim = draw.random()
     if aim < 0.2:
         return time.sleep(draw.random() * 0.3)
@@ -74,7 +74,7 @@ def wait_for_a_moment(child: Child, folder: Path, draw: random.Random, seconds: 
 
 
 def _is_saving(child: Child, folder: Path) -> bool:
-    """Whether there is a half-written file of this process, and not of one killed before."""
-    with suppress(OSError):  # what is there now is gone in a moment
+    """Return whether this process, and not one killed before, has a half-written file."""
+    with suppress(OSError):  # files can disappear at any moment
         return any(staging.stat().st_ctime > child.born for staging in folder.rglob(".partial"))
     return False

@@ -1,8 +1,8 @@
-"""Does the codebook stay alive? Usage after 300 steps and at the end of a run, with small and with large batches.
+"""Does the codebook stay alive? Usage after 300 steps and at the end of a run, with small and large batches.
 
 python -m benchmarks.liveness --dataset mnist --data-root FOLDER --output runs/liveness/digits
 
-Every other setting of `train-tokenizer` has its default. Metrics are those of up to 1,000 test images.
+Every other setting of `train-tokenizer` has its default. Metrics are over up to 1,000 test images.
 """
 
 import argparse
@@ -16,16 +16,16 @@ STEPS = {32: 3000, 1024: 500}  # by batch size
 
 
 def main() -> None:
-    """Train what is missing, then print the table."""
+    """Train the missing runs, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="mnist5k", help="as of train-tokenizer")
+    parser.add_argument("--dataset", default="mnist5k", help="as for train-tokenizer")
     parser.add_argument("--data-root", help="folder of the data set")
-    parser.add_argument("--image-size", type=int, help="side of the images, where they differ")
+    parser.add_argument("--image-size", type=int, help="side of the images, if their sizes differ")
     parser.add_argument("--quantizers", nargs="+", default=["ema"], help="ema, gradient, clustered, ...")
     parser.add_argument("--batch-sizes", nargs="+", type=int, choices=STEPS, default=list(STEPS))
-    parser.add_argument("--steps", type=int, choices=(300, 500, 600, 1000, 1500, 3000), help="by default 3000 or 500")
+    parser.add_argument("--steps", type=int, choices=(300, 500, 600, 1000, 1500, 3000), help="default: 3000 or 500")
     parser.add_argument("--output", type=Path, default=Path("runs/liveness/mnist5k"), help="folder of the runs")
-    parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to see that it runs")
+    parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to check that it runs")
     flags = parser.parse_args()
     options = {"hidden_channels": 16} if flags.toy else {}
     rows = []

@@ -1,6 +1,6 @@
 """A straightforward implementation of both stages: the yardstick of `benchmarks.training`.
 
-The networks are those of the papers, in float32 and in PyTorch's default layout. The quantizer looks its codes up by
+The networks are those of the papers, in float32 and in PyTorch's default layout. The quantizer looks up its codes with
 one-hot matrices, and the prior masks full kernels, as most public code does.
 
 Shapes: b batch, c channels, h w code grid, D embedding_dim, K num_embeddings, n = b·h·w.
@@ -25,7 +25,7 @@ class PlainQuantizer(nn.Module):
         self.register_buffer("sums", self.codebook.clone())
 
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(b, D, h, w) → vectors, loss, perplexity."""
+        """Quantize latents (b, D, h, w) → vectors, loss, perplexity."""
         sites = latents.permute(0, 2, 3, 1).contiguous()
         rows = sites.view(-1, sites.shape[-1])
         distances = rows.square().sum(1, keepdim=True) + self.codebook.square().sum(1) - 2 * rows @ self.codebook.t()
@@ -52,7 +52,7 @@ class PlainVQVAE(nn.Module):
         self.encoder, self.decoder, self.quantizer = Encoder(3, 64, options), Decoder(3, 64, options), quantizer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(b, 3, H, W) → the loss."""
+        """Return the loss of images (b, 3, H, W)."""
         latents, loss = self.encoder(images), 0.0
         if self.quantizer is not None:
             latents, loss, _ = self.quantizer(latents)
@@ -68,7 +68,7 @@ class MaskedConv(nn.Conv2d):
         self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, c, h, w) → (b, 2c, h, w)."""
+        """Convolve (b, c, h, w) → (b, 2c, h, w)."""
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
 
 

@@ -1,12 +1,12 @@
-"""The EMA quantizer against the vector-quantize-pytorch package and against the bare matrix product beneath.
+"""The EMA quantizer compared with the vector-quantize-pytorch package and with the bare matrix product inside it.
 
 pip install vector-quantize-pytorch
 python -m benchmarks.quantizer
 
 A training step of the quantizer alone, forward and backward in float32: times are medians of interleaved repeats,
-memory is the peak of what the step allocates through PyTorch beyond what was there before it.
+memory is the peak that the step allocates through PyTorch, beyond what was allocated before it.
 
-`--toy` takes seconds: a small case without the package, which need not be installed, to see that the script runs.
+`--toy` takes seconds: a small case without the package, which need not be installed, to check that the script runs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Step = Callable[[], object]
 
 
 def our_step(batch: int, height: int, width: int, num_embeddings: int, dim: int) -> Step:
-    """A training step with latents as a channels_last encoder leaves them."""
+    """Return a training step with latents as a channels_last encoder leaves them."""
     quantizer = QUANTIZERS["ema"](num_embeddings=num_embeddings, embedding_dim=dim).train()
     moment = Moment(0, 1, Noise(0))
     latents = torch.randn(batch, height, width, dim).permute(0, 3, 1, 2).requires_grad_()
@@ -49,7 +49,7 @@ def our_step(batch: int, height: int, width: int, num_embeddings: int, dim: int)
 
 
 def their_step(batch: int, height: int, width: int, num_embeddings: int, dim: int, **options: object) -> Step:
-    """A training step of the package, on latents in the layout that it prefers."""
+    """Return a training step of the package, on latents in the layout that it prefers."""
     from vector_quantize_pytorch import VectorQuantize
 
     quantizer = VectorQuantize(
@@ -67,7 +67,7 @@ def their_step(batch: int, height: int, width: int, num_embeddings: int, dim: in
 
 
 def product(batch: int, height: int, width: int, num_embeddings: int, dim: int) -> Step:
-    """Latents × codebookᵀ and nothing else, into memory that is there already."""
+    """Return a step that computes only latents × codebookᵀ, into memory that is allocated already."""
     latents, codebook = torch.randn(batch * height * width, dim), torch.randn(num_embeddings, dim)
     out = torch.empty(len(latents), num_embeddings)
     return lambda: torch.mm(latents, codebook.T, out=out)
@@ -75,7 +75,7 @@ def product(batch: int, height: int, width: int, num_embeddings: int, dim: int) 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Without the lines that the profiler's C++ side prints."""
+    """Hide the lines that the profiler's C++ side prints."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -87,7 +87,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def peak_bytes(step: Step) -> int:
-    """The most that a step holds at once beyond what was there before it, as PyTorch's allocator counts."""
+    """Return the peak that a step allocates beyond what was allocated before it, by PyTorch's allocator."""
     with quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def main() -> None:
     """Print a table for each case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15, help="interleaved repeats of every step")
-    parser.add_argument("--huge", action="store_true", help="also K 65,536 on 32×64×64 sites, ours alone")
+    parser.add_argument("--huge", action="store_true", help="also K 65,536 on 32×64×64 sites, without the package")
     parser.add_argument("--toy", action="store_true", help="a small case in seconds, without the package")
     flags = parser.parse_args()
     torch.manual_seed(0)

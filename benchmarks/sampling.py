@@ -1,12 +1,12 @@
-"""Cached sampling against the least it can cost: one parallel forward pass of the same prior over the same grids.
+"""Cached sampling compared with its ideal cost: one parallel forward pass of the same prior over the same grids.
 
 python -m benchmarks.sampling
 
-float32; K 512, 64 channels, 15 layers, kernel 7 then 3, 10 classes. Every contender runs in a process of its own, all
-of them in turn; times are medians, memory is the peak beyond what the process held after its imports. The forward pass
-is that of the faster memory format; `torch` and `native` are the backends that compute nothing twice. Naive sampling is
-timed at the last 4 sites of its grids, all others known, and multiplied. Then: top-k and top-p, what a site costs in
-small and large grids, with guidance and with two codes, and how many samples differ between the cached and the plain
+float32; K 512, 64 channels, 15 layers, kernel 7 then 3, 10 classes. Every contender runs in its own process, all of
+them in turn; times are medians, memory is the peak beyond what the process held after its imports. The forward pass
+uses the faster memory format; `torch` and `native` are the backends that compute nothing twice. Naive sampling is timed
+at the last 4 sites of its grids, with all others known, and multiplied. Then: top-k and top-p; the cost of a site in
+small and large grids, with guidance and with two codes; and how many samples differ between the cached and the plain
 sampler, or between batch sizes, because of float32's rounding.
 
 `--toy` runs every line at a tiny size in one process, in seconds: its figures mean nothing.
@@ -30,7 +30,7 @@ Step = Callable[[], object]
 
 
 class Case(NamedTuple):
-    """Grids and the batch in which they are drawn."""
+    """The sizes of grids, of the prior, and of the batch."""
 
     height: int
     width: int
@@ -50,7 +50,7 @@ class Case(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Sizes of a run, and how often it is repeated."""
+    """The cases of a run, and the number of its rounds."""
 
     compared: tuple[Case, ...]
     small: Case
@@ -62,20 +62,20 @@ class Plan(NamedTuple):
 
 
 def full_plan(rounds: int) -> Plan:
-    """Return what the tables are made of."""
+    """Return the plan of the tables in benchmarks/README.md."""
     first = Case(8, 8, 64)
     return Plan((first, Case(32, 32, 16), Case(32, 32, 64)), Case(16, 16, 16), Case(64, 64, 16), first,
                 first._replace(batch=256), rounds)  # fmt: skip
 
 
 def toy_plan() -> Plan:
-    """Return a plan of seconds."""
+    """Return a plan that takes seconds."""
     case = Case(4, 5, 4, 16, 8, 2)
     return Plan((case,), case, case._replace(height=8), case, case, rounds=1, toy=True)
 
 
 def build_prior(case: Case) -> GatedPixelCNN:
-    """Return the same weights in every process, as decided as those of a trained prior."""
+    """Return a prior with the same weights in every process, and logits as decisive as a trained prior's."""
     torch.manual_seed(0)
     prior = GatedPixelCNN(case.layout, num_classes=10, channels=case.channels, num_layers=case.num_layers)
     with torch.no_grad():
@@ -85,17 +85,17 @@ def build_prior(case: Case) -> GatedPixelCNN:
 
 
 def labels_of(batch: int) -> torch.Tensor:
-    """All classes in turn."""
+    """Return all classes in turn."""
     return torch.arange(batch) % 10
 
 
 def random_codes(case: Case) -> tuple[torch.Tensor, ...]:
-    """Codes (b, h, w) of each grid."""
+    """Return random codes (b, h, w) of each grid."""
     return tuple(torch.randint(0, grid.num_embeddings, (case.batch, *grid.shape)) for grid in case.layout)
 
 
 def forward_pass(layout: torch.memory_format, case: Case) -> Step:
-    """All sites at once."""
+    """Return a step that computes all sites at once."""
     prior = build_prior(case).to(memory_format=layout)
     codes, given = random_codes(case), Condition(labels_of(case.batch))
 
@@ -107,13 +107,13 @@ def forward_pass(layout: torch.memory_format, case: Case) -> Step:
 
 
 def cached_pass(case: Case, backend: str, controls: dict[str, float] | None = None) -> Step:
-    """New grids, as the commands draw them."""
+    """Return a step that draws new grids, as the commands do."""
     prior, labels = build_prior(case), labels_of(case.batch)
     return lambda: sample(prior, case.batch, labels, batch_size=case.batch, backend=backend, **(controls or {}))
 
 
 def naive_sites(case: Case) -> Step:
-    """The last sites of new grids, a forward pass each."""
+    """Return a step that draws the last sites of grids, with a forward pass for each."""
     prior, labels = build_prior(case), labels_of(case.batch)
     sites = case.height * case.width
     mask = (torch.arange(sites) < sites - NAIVE_SITES).view(case.height, case.width)
@@ -122,7 +122,7 @@ def naive_sites(case: Case) -> Step:
 
 
 def time_all(contenders: dict[str, tuple], plan: Plan) -> dict[str, Timing]:
-    """Time steps in turn, each built by its function from its arguments: in processes of their own, but for a toy."""
+    """Time steps in turn, each built by its function from its arguments: in their own processes, except for a toy."""
     if not plan.toy:
         started = {name: Contender(*contender) for name, contender in contenders.items()}
         return measure(started, plan.rounds, steps=1)
@@ -135,13 +135,13 @@ def time_all(contenders: dict[str, tuple], plan: Plan) -> dict[str, Timing]:
 
 
 def forwards(case: Case) -> dict[str, tuple]:
-    """The forward pass in both memory formats."""
+    """Return the forward pass in both memory formats."""
     formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     return {name: (forward_pass, layout, case) for name, layout in formats.items()}
 
 
 def compare_with_forward(plan: Plan) -> None:
-    """Forward, cached and naive, case by case."""
+    """Compare forward pass, cached and naive sampling, case by case."""
     print(f"{'grid, batch':12} {'forward ms':>11} {'torch ms':>9} {'passes':>7} {'native ms':>10} {'passes':>7}"
           f" {'naive, passes':>14} {'MB: forward':>12} {'torch':>6} {'native':>7} {'naive':>6}")  # fmt: skip
     for case in plan.compared:
@@ -158,7 +158,7 @@ def compare_with_forward(plan: Plan) -> None:
 
 
 def compare_controls(plan: Plan) -> None:
-    """Top-k and top-p."""
+    """Compare sampling with top-k and top-p."""
     controls = {"top-k 100": {"top_k": 100}, "top-p 0.9": {"top_p": 0.9}, "both": {"top_k": 100, "top_p": 0.9}}
     contenders = {
         f"{name}, {backend}": (cached_pass, plan.guided, backend, controls[name])
@@ -172,7 +172,7 @@ def compare_controls(plan: Plan) -> None:
 
 
 def compare_sites(plan: Plan) -> None:
-    """Whether a site costs the same in any grid; guidance; two codes a site."""
+    """Compare the cost of a site in small and large grids, with guidance, and with two codes per site."""
     cases = {"small": plan.small, "large": plan.large}
     contenders = {
         f"{name}, {backend}": (cached_pass, case, backend) for name, case in cases.items() for backend in CACHED
@@ -202,7 +202,7 @@ def compare_sites(plan: Plan) -> None:
 
 
 def count_differences(case: Case) -> None:
-    """Samples that rounding changes."""
+    """Count the samples that rounding changes."""
     prior, labels, count = build_prior(case), labels_of(case.batch), case.batch
     (plain,) = sample(prior, count, labels, batch_size=count, backend="plain")
     whole = {name: sample(prior, count, labels, batch_size=count, backend=name)[0] for name in CACHED}
@@ -220,7 +220,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
-    parser.add_argument("--toy", action="store_true", help="a smoke test of seconds")
+    parser.add_argument("--toy", action="store_true", help="a smoke test in seconds")
     flags = parser.parse_args()
     plan = toy_plan() if flags.toy else full_plan(flags.rounds)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")

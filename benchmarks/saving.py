@@ -2,8 +2,8 @@
 
 python -m benchmarks.saving
 
-The networks of CIFAR-10 with default settings: the tokenizer, and the prior with its two averages. A state is flushed
-to the disk of --folder. Medians; the share is that of the seconds between two states.
+The networks of CIFAR-10 with default settings: the tokenizer, and the prior with its two averages. States are flushed
+to the disk of --folder. Medians; the share is of the seconds between two states.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from codegrid.registry import TABLES
 
 
 def build() -> dict[str, Player]:
-    """Return the states that the two commands save, by stage."""
+    """Return the players whose states the two commands save, by stage."""
     prior = TABLES["prior"]["pixelcnn"](layout=(Grid((8, 8), 512),), num_classes=10)
     players = {
         "tokenizer": Player(TABLES["tokenizer"]["vqvae"](data_variance=0.25), fused_adam, 1e-3),
         "prior": Player(prior, fused_adam, 1e-3, average_decay=0.999),
     }
-    players["prior"].remember()  # the best one is saved, too
+    players["prior"].remember()  # the best average is saved too
     return players
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:
-    """The median time of a call."""
+    """Return the median time of a call."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -49,10 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="where to save; by default a temporary folder")
     parser.add_argument("--repeats", type=int, default=25, help="states of each stage")
-    parser.add_argument("--toy", action="store_true", help="one state of each stage, to see that it runs")
+    parser.add_argument("--toy", action="store_true", help="one state of each stage, to check that it runs")
     arguments = parser.parse_args()
     repeats = 1 if arguments.toy else arguments.repeats
-    print(f"{'':10} {'MB':>6} {'ms a state':>11} {'share':>7} {'ms to look at the gradient':>27}")
+    print(f"{'':10} {'MB':>6} {'ms a state':>11} {'share':>7} {'ms to check the gradient':>27}")
     for stage, player in build().items():
         for parameter in player.module.parameters():
             parameter.grad = torch.randn_like(parameter)

@@ -1,9 +1,9 @@
-"""Pictures of the viewer at three widths, light and dark, some of them for the README, and what is wrong with it.
+"""Screenshots of the viewer at three widths, light and dark, some of them for the README, and a check for faults.
 
 python -m benchmarks.screenshots --run runs/demo     (needs chromium, and axe-core: see `make screenshots`)
 
-Ends with an error where the page asks another host, is wider than its window, shows small pictures, shows no focus, or
-where axe-core finds a serious fault of accessibility.
+Ends with an error if the page contacts another host, is wider than its window, shows small pictures, shows no focus, or
+if axe-core finds a serious accessibility fault.
 """
 
 import shutil
@@ -24,12 +24,12 @@ WIDTHS = (400, 900, 1400)  # of the window
 SCHEMES = ("light", "dark")
 IN_README = {(1400, "light"): "viewer.png", (400, "light"): "viewer-narrow.png"}
 TALLEST = 5  # times the width
-LEAST = {"#samples img": 80, "#completions img": 80, "#input img": 150, "#grid img": 300}  # pixels of a picture's width
+LEAST = {"#samples img": 80, "#completions img": 80, "#input img": 150, "#grid img": 300}  # width in pixels
 FILLED = """['#samples', '#completions'].every(place => document.querySelector(place + ' img'))
     && [...document.querySelectorAll('.progress')].every(words => words.innerText.trim() == '100% drawn')"""
 LOADED = "[...document.images].every(image => image.complete && image.naturalWidth)"
 WIDTH_OF = "Math.min(...[...document.querySelectorAll('{}')].map(image => image.getBoundingClientRect().width))"
-# every part that the keyboard reaches, as it looks once it has been reached
+# every part that the keyboard can focus without a visible outline
 UNSEEN = """[...document.querySelectorAll('button, input, textarea, a[href], [tabindex="0"]')].filter(part => {
     part.focus({focusVisible: true});
     const style = getComputedStyle(part), box = part.getBoundingClientRect();
@@ -42,7 +42,7 @@ FAULTS = """axe.run(document, {resultTypes: ['violations']}).then(found => found
 
 @dataclass(frozen=True)
 class Screenshots:
-    """Open the viewer in headless Chromium, save what it shows, and look for faults."""
+    """Open the viewer in headless Chromium, save screenshots, and check for faults."""
 
     run: str = "runs/demo"
     """Folder that holds tokenizer/ and prior/."""
@@ -59,7 +59,7 @@ def main() -> None:
     settings = tyro.cli(Screenshots)
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
-        raise SystemExit("error: no chromium: install it, with apt install chromium")
+        raise SystemExit("error: no chromium: install it with apt install chromium")
     if not Path(settings.axe).is_file():
         raise SystemExit(f"error: no {settings.axe}: run make screenshots, or npm install --prefix build/axe axe-core")
     with socket.socket() as free:
@@ -77,7 +77,7 @@ def main() -> None:
                 faults += [f"{path}: {fault}" for fault in found]
                 if (width, scheme) in IN_README:
                     picture = Image.open(path)
-                    height = min(picture.height, TALLEST * width)  # in the README they stand side by side
+                    height = min(picture.height, TALLEST * width)  # the README shows them side by side
                     picture.crop((0, 0, width, height)).save(Path(settings.output) / IN_README[width, scheme])
     if faults:
         raise SystemExit("\n".join(["error: the page has faults", *faults]))
@@ -88,7 +88,7 @@ def look(browser: Browser, address: str, width: int, scheme: str, path: Path) ->
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(address, width, 900)
     browser.wait_for(FILLED)
-    # a window as high as the page: pictures further down are not loaded before they are seen
+    # a window as tall as the page: pictures further down load only when they are visible
     browser.resize(width, browser.value_of("document.querySelector('.gradio-container').scrollHeight"))
     browser.wait_for(LOADED)
     browser.save_picture(path)
@@ -99,11 +99,11 @@ def look(browser: Browser, address: str, width: int, scheme: str, path: Path) ->
 
 
 def find_faults(browser: Browser, address: str, width: int, axe: str) -> list[str]:
-    """Return what is wrong with a page that is open, in words."""
+    """Return what is wrong with the open page, in words."""
     faults = []
     foreign = {urlsplit(asked).hostname for asked in browser.requested} - {urlsplit(address).hostname, None, ""}
     if foreign:
-        faults.append(f"it asks other hosts: {', '.join(map(str, foreign))}")
+        faults.append(f"it contacts other hosts: {', '.join(map(str, foreign))}")
     needed = browser.value_of("document.documentElement.scrollWidth")
     if needed > width:
         faults.append(f"it is {needed} pixels wide")
@@ -115,11 +115,11 @@ def find_faults(browser: Browser, address: str, width: int, axe: str) -> list[st
         words = f"axe-core, {impact}: {name}, {count} times, such as {example}"
         print(f"  {words}")
         faults += [words] if impact in ("serious", "critical") else []
-    return faults + [f"no focus is seen on {part}" for part in browser.value_of(UNSEEN)]
+    return faults + [f"no visible focus on {part}" for part in browser.value_of(UNSEEN)]
 
 
 def shrink(path: Path) -> None:
-    """Save a picture with 256 colours: a third of the bytes."""
+    """Reduce a picture to 256 colours, and so to a third of its bytes."""
     Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 

@@ -1,9 +1,9 @@
-"""Training commands as a whole: what passes before their first step, and their speed beside that of the bare step.
+"""Whole training commands: the time before their first step, and their speed compared with the bare step's.
 
 python -m benchmarks.scripts
 python -m benchmarks.scripts --data-root CIFAR --against OTHER/.venv/bin/python
 
-Each command runs in a process of its own, with the demo's digits, and with --data-root on a folder of pictures, too.
+Each command runs in its own process, on the demo's digits, and with --data-root also on a folder of pictures.
 The bare step is that of the same process on a batch that is ready, after the command has ended. The time of 2,000
 steps is computed from these parts: the start, so many steps and saved states, ten validations, and the end.
 
@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 def measure_command(kind: str, started: float, bare_steps: int, settings: dict[str, Any]) -> dict[str, float]:
-    """Train in this process, which began at `started` by the clock, and return the seconds of every part."""
+    """Train in this process, which began at the clock time `started`, and return the seconds of every part."""
     times: dict[str, list[float]] = {"python": [time.time() - started]}
     timed("torch", times, import_module)("torch")
     body = timed("other imports", times, import_module)(f"codegrid.pipelines.training.{kind}")
@@ -83,11 +83,12 @@ def measure_command(kind: str, started: float, bare_steps: int, settings: dict[s
         "validation": median(times["validation"][:-1] or times["validation"]),
         "state": median(times["state"]),
         "end": whole - ended[-1] - times["validation"][-1] - times["state"][-1],
+        "whole": whole - started,
     }
 
 
 def timed(name: str, times: dict[str, list[float]], function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that notes what it takes under a name."""
+    """Return a function that records its times under a name."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
@@ -99,14 +100,14 @@ def timed(name: str, times: dict[str, list[float]], function: Callable[..., Any]
 
 
 def run_child(python: str, kind: str, bare_steps: int, settings: dict[str, Any]) -> dict[str, float]:
-    """Measure a command in a process of its own."""
+    """Measure a command in its own process."""
     job = json.dumps([kind, time.time(), bare_steps, settings])
     done = subprocess.run([python, __file__, "--child", job], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
-    """Print the list up to the first step, and the shares of a long run."""
+def print_tables(found: dict[str, list[dict[str, float]]], taken: int) -> None:
+    """Print the seconds up to the first step, and the shares of a long run and of the measured run of `taken` steps."""
     rows = {
         name: {part: median(each[part] for each in runs) for part in runs[0] if part in runs[-1]}
         for name, runs in found.items()
@@ -116,25 +117,26 @@ def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
         parts = ", ".join(f"{part} {row[part]:.2f}" for part in list(row)[: list(row).index("first step")])
         print(f"{name:32} {row['first step']:6.2f}: {parts}")
     print(f"\n{'':32} {'bare step':>9} {'step':>7} {'state':>7} {'validation':>10} {'end':>6} {'loop':>7} "
-          f"{'whole, of ' + format(STEPS, ',') + ' steps':>22}")  # fmt: skip
+          f"{'whole, of ' + format(STEPS, ',') + ' steps':>22} {f'run, of {taken:,} steps':>22}")  # fmt: skip
     for name, row in rows.items():
         steps = STEPS * row["step"]
         whole = row["first step"] + steps * (1 + row["state"] / SECONDS_A_STATE) + row["end"]
         whole += VALIDATIONS * row["validation"]
         bare = STEPS * row["bare step"]
         print(f"{name:32} {row['bare step']:9.4f} {row['step']:7.4f} {row['state']:7.3f} {row['validation']:10.2f} "
-              f"{row['end']:6.2f} {bare / steps:7.1%} {bare / whole:22.1%}", flush=True)  # fmt: skip
+              f"{row['end']:6.2f} {bare / steps:7.1%} {bare / whole:22.1%} "
+              f"{taken * row['bare step'] / row['whole']:22.1%}", flush=True)  # fmt: skip
 
 
 def main() -> None:
-    """Measure both commands, perhaps those of another checkout in turn, and print the tables."""
+    """Measure both commands, in turn with those of another checkout if given, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="a folder of pictures, CIFAR-10 for example")
+    parser.add_argument("--data-root", help="a folder of pictures, for example CIFAR-10")
     parser.add_argument("--against", help="Python of another checkout's environment")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40, help="of each run; what is printed is computed for more")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each run; the shares are computed for more")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it runs; the times say nothing")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, to check that it runs; the times mean nothing")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.child:
@@ -160,7 +162,7 @@ def main() -> None:
             for name, (kind, settings) in jobs.items():
                 for label, python in pythons.items():
                     found.setdefault(name + label, []).append(run_child(python, kind, max(3, steps // 2), settings))
-    print_tables(found)
+    print_tables(found, steps)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Runs that are disturbed: by signals, readers, links, other runs, and by files that change under them.
+"""Disturbed runs: by signals, readers, links, other runs, and files that change while they are read.
 
-Each kind of fault provokes one, chosen at random, and says what came of it: `WHOLE`, `REFUSED`, or what is wrong.
+Each function provokes one fault, chosen at random, and returns what came of it: `WHOLE`, `REFUSED`, or what is wrong.
 """
 
 import errno
@@ -30,14 +30,14 @@ TRAINING = ("train_tokenizer", "train_prior")
 
 @dataclass
 class Scene:
-    """All that one fault is provoked with.
+    """Everything needed to provoke one fault.
 
     Args:
-        artifacts: data.npz, tokenizer/, codes/ and prior/, which nobody may change.
+        artifacts: data.npz, tokenizer/, codes/ and prior/, which must not be changed.
         lines: command lines without --output, by names whose first word is the command.
         place: an empty folder.
-        draw: chooses.
-        wholes: what each line leaves when nothing goes wrong, and the seconds that it takes; filled when asked for.
+        draw: random generator for all choices.
+        wholes: what each line leaves when nothing goes wrong, and the seconds that it takes; filled on demand.
     """
 
     artifacts: Path
@@ -47,7 +47,7 @@ class Scene:
     wholes: dict[str, tuple[dict[str, str], float]] = field(default_factory=dict)
 
     def choose(self, *names: str) -> str:
-        """Return the name of a command line, one of these or of all; it is run once, if it never was."""
+        """Return the name of a command line, one of these or of all; run it once if it has never run."""
         name = self.draw.choice(names or tuple(self.lines))
         if name not in self.wholes:
             began = time.monotonic()
@@ -75,18 +75,18 @@ class Scene:
         return child.wait(), child.output()
 
     def judge(self, name: str, output: Path, code: int, printed: str, words: str = "") -> str:
-        """Say how a run of a command line ended."""
+        """Return how a run of a command line ended."""
         expected = self.wholes[name][0]
         found = content_of(output) if code == 0 else {}
         return verdict(code, printed, {file: found.get(file) for file in expected} == expected, words)
 
     def go_on(self, name: str, output: Path) -> str:
-        """Run the same command again, and say how it ended."""
+        """Run the same command again, and return how it ended."""
         return self.judge(name, output, *self.run(name, output))
 
 
 def use_model(folder: Path) -> None:
-    """Load a model, reconstruct or draw with it, and see that numbers come out."""
+    """Load a model, reconstruct or sample with it, and check that the results are finite."""
     model = load(folder)
     if model.kind == "tokenizer":
         what = model.reconstruct(torch.zeros(1, *Signal(**model.config["signal"]).shape))
@@ -96,7 +96,7 @@ def use_model(folder: Path) -> None:
 
 
 def models_so_far(scene: Scene) -> str:
-    """Load what a training has left so far, while it runs or after a kill, and let it come to its end."""
+    """Load the model that a training run has left so far, while it runs or after a kill, and let it finish."""
     name, output = scene.choose(*TRAINING), scene.place / "run"
     child, is_early = scene.start(name, output), scene.draw.random() < 0.2
     while not (is_early or (output / "last" / "config.json").exists() or child.ended()):
@@ -115,7 +115,7 @@ def models_so_far(scene: Scene) -> str:
 
 
 def enough(scene: Scene) -> str:
-    """End a training early, by a signal or after a stop; its model is there, and the run is finished."""
+    """End a training run early, by a signal or after a stop: its model must exist, and the run be finished."""
     name, output = scene.choose(*TRAINING), scene.place / "run"
     child = scene.start_and_wait(name, output)
     began, done = child.progress()
@@ -135,7 +135,7 @@ def enough(scene: Scene) -> str:
 
 
 def asked_to_end(scene: Scene) -> str:
-    """Ask a run to end, by SIGINT or SIGTERM, and run it again."""
+    """Ask a run to end with SIGINT or SIGTERM, and run it again."""
     name, output = scene.choose(), scene.place / "run"
     child = scene.start_and_wait(name, output)
     number = scene.draw.choice((signal.SIGINT, signal.SIGTERM))
@@ -167,7 +167,7 @@ def reader_leaves(scene: Scene) -> str:
 
 
 def bare_surroundings(scene: Scene) -> str:
-    """Leave a run without a home, without a folder for temporary files, or without some of its streams."""
+    """Start a run without a home, without a folder for temporary files, or without some of its streams."""
     name, output = scene.choose(), scene.place / "run"
     lacks = scene.draw.sample(("HOME", "TMPDIR", "0", "1", "2", "LANG"), 3)
 
@@ -186,9 +186,9 @@ OURS = ("state", "best", "last", "logs", "samples", ".lock", ".lock-owner", ".pa
 
 
 def links_in_the_output(scene: Scene) -> str:
-    """Put a link to someone's folder or file into the folder of a run, in its middle or after a kill.
+    """Put a link to someone's folder or file into the folder of a run, while it runs or after a kill.
 
-    While it runs, not in the place of what it is writing at that moment.
+    While it runs, the link never replaces anything that is being written at that moment.
     """
     name, output, mine = scene.choose(), scene.place / "run", scene.place / "mine"
     child = scene.start_and_wait(name, output)
@@ -197,7 +197,7 @@ def links_in_the_output(scene: Scene) -> str:
         child.kill()
     output.mkdir(exist_ok=True)
     shutil.copytree(output, mine / "all", symlinks=True)
-    for names in OURS:  # a folder that looks as if it were ours, and is not
+    for names in OURS:  # a folder that looks like a run's, and is not
         (mine / "all" / names).exists() or (mine / "all" / names).mkdir()
     before = _everything_in(mine)
     there = [*(str(path.relative_to(output)) for path in sorted(output.rglob("*"))), *OURS]
@@ -209,7 +209,7 @@ def links_in_the_output(scene: Scene) -> str:
     if goes_on:
         child.go_on()
         code = child.wait()
-        if code == 0:  # a file that was finished before is not written again
+        if code == 0:  # finished files are not written again
             _put_back(link, scene.place / "aside")
         met = scene.judge(name, output, code, child.output())
     else:
@@ -224,7 +224,7 @@ def links_in_the_output(scene: Scene) -> str:
 
 
 def _put_back(link: Path, aside: Path) -> None:
-    """Take a link away, and put what it replaced in its place, unless something new is there."""
+    """Remove a link, and restore what it replaced, unless something new is there."""
     if link.is_symlink():
         link.unlink()
     if aside.exists() and link.parent.is_dir() and not link.exists():
@@ -232,13 +232,13 @@ def _put_back(link: Path, aside: Path) -> None:
 
 
 def _everything_in(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Return all that a folder holds, also what looks like a file of a run that counts for nothing."""
+    """Return everything in a folder, including files that `content_of` ignores."""
     return {path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
             for path in sorted(folder.rglob("*"))}  # fmt: skip
 
 
 def two_runs(scene: Scene) -> str:
-    """Start a run where another one is at work; also on a disk without locks, and with RANK left over."""
+    """Start a run in a folder where another one is running, also on a disk without locks, and with a stray RANK."""
     name, output = scene.choose(), scene.place / "run"
     has_locks, rank = scene.draw.random() < 0.5, scene.draw.choice(("", "0", "1"))
 
@@ -250,7 +250,7 @@ def two_runs(scene: Scene) -> str:
 
     child = scene.start_and_wait(name, output, surroundings)
     if child.ended() or not {path.name for path in output.glob(".lock*")}:
-        met = WHOLE  # it had not come so far, or was over
+        met = WHOLE  # it had not started yet, or was over
     else:
         flags = [*scene.lines[name], "--output", str(output)]
         second = Child(name.split()[0], flags, scene.place / "log of the second", surroundings)
@@ -266,7 +266,7 @@ def _no_locks(*args: object) -> None:
 
 
 def changed_while_learnt(scene: Scene) -> str:
-    """Change the shards of codes while a prior learns them, from memory or from the disk."""
+    """Damage a shard of codes while a prior learns them, from memory or from the disk."""
     name, output, codes = scene.choose("train_prior"), scene.place / "run", scene.place / "codes"
     shutil.copytree(scene.artifacts / "codes", codes)
     flags = [str(codes) if flag.endswith("/codes") else flag for flag in scene.lines[name]]
@@ -285,7 +285,7 @@ def changed_while_learnt(scene: Scene) -> str:
 
 
 def edited_while_stopped(scene: Scene) -> str:
-    """Change or remove what a killed run has left, and run it again."""
+    """Damage or remove a file that a killed run has left, and run it again."""
     name, output = scene.choose(*(name for name in scene.lines if name not in TRAINING)), scene.place / "run"
     scene.start_and_wait(name, output).kill()
     left = [path for path in output.rglob("*") if path.suffix in (".npz", ".png", ".safetensors", ".json")]

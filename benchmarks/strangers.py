@@ -1,6 +1,6 @@
-"""Files and requests of strangers: forged states and weights, claims beyond all memory, pages of other sites.
+"""Untrusted files and requests: forged states and weights, claims beyond all memory, pages of other sites.
 
-Each kind of fault provokes one, chosen at random, and says what came of it: `WHOLE`, `REFUSED`, or what is wrong.
+Each function provokes one fault, chosen at random, and returns what came of it: `WHOLE`, `REFUSED`, or what is wrong.
 """
 
 import http.client
@@ -38,15 +38,15 @@ SIZES = {
     "tokenizer": ("hidden_channels", "num_embeddings", "embedding_dim", "num_residual_blocks", "downsampling"),
     "prior": ("channels", "num_layers", "kernel", "num_classes"),
 }
-READERS = {"tokenizer": ("export_codes", "sample"), "prior": ("sample",)}  # of a model in the place of the scene's own
+READERS = {"tokenizer": ("export_codes", "sample"), "prior": ("sample",)}  # of a model in place of the scene's own
 HUGE = (2**16, 2**24, 2**31, 2**40, 2**62)
-MEMORY = 5 * 10**8  # bytes that the machine seems to have, as a container would
+MEMORY = 5 * 10**8  # bytes that the machine appears to have, as in a container
 SECONDS = 60  # for a refusal
 REQUESTS = 20  # to one viewer
 
 
 def forged_states(scene: Scene) -> str:
-    """Change a value of a training state to one of another kind, or a weight to no number, under a right digest."""
+    """Change a value of a training state to another type, or a weight to NaN or infinity, with a correct digest."""
     name = scene.choose("train_tokenizer")
     output = scene.place / "run"
     shutil.copytree(scene.artifacts / "stopped", output)
@@ -67,14 +67,14 @@ def forged_states(scene: Scene) -> str:
     path.write_text(json.dumps({**fields, "sha256": digest_of(fields)}))
     met = scene.judge(name, output, *scene.run(name, output))
     weights = content_of(output).get("model.safetensors")
-    # what can be true is taken at its word, and told in the history; what is learnt is as it was
+    # plausible values are accepted, and appear in the history, but must not change the weights
     if weights == scene.wholes[name][0]["model.safetensors"]:
         return WHOLE
     return met if met == REFUSED else f"{what}: {met}"
 
 
 def _forge(fields: dict[str, Any], scene: Scene) -> str:
-    """Replace a value by one of another kind, and say which."""
+    """Replace a value by one of another type, and return which."""
     parent, key = scene.draw.choice([(parent, key) for parent, key in places_in(fields) if key != "sha256"])
     is_number = isinstance(parent[key], int | float)
     strange = [value for value in WRONG if not (is_number and isinstance(value, int | float))]
@@ -84,13 +84,13 @@ def _forge(fields: dict[str, Any], scene: Scene) -> str:
 
 
 def places_in(value: Any) -> list[tuple[Any, Any]]:
-    """Return every place in a JSON value, as what it is in and its key."""
+    """Return every place in a JSON value, as its container and its key."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     return [place for key in keys for place in ((value, key), *places_in(value[key]))]
 
 
 def poison(path: Path, scene: Scene) -> tuple[str, str]:
-    """Put something that is not a number into a random tensor of a file; return its name, and the file's digest."""
+    """Put NaN or infinity into a random tensor of a file; return the tensor's name, and the file's digest."""
     tensors = load_file(path)
     name = scene.draw.choice([name for name in sorted(tensors) if tensors[name].dtype.kind == "f"])
     tensors[name].flat[scene.draw.randrange(tensors[name].size)] = scene.draw.choice(NOT_NUMBERS)
@@ -99,7 +99,7 @@ def poison(path: Path, scene: Scene) -> tuple[str, str]:
 
 
 def _read_model(scene: Scene, kind: str, change: Callable[[Path, dict[str, Any]], None], words: str) -> str:
-    """Let a command read a model that was changed, under right digests."""
+    """Let a command read a model that was changed, with correct digests."""
     folder = scene.place / "model"
     shutil.copytree(scene.artifacts / kind, folder)
     path = folder / "config.json"
@@ -117,7 +117,7 @@ def _read_model(scene: Scene, kind: str, change: Callable[[Path, dict[str, Any]]
 
 
 def _must_refuse(scene: Scene, command: str, flags: list[str], words: str = "") -> str:
-    """Run a command that is to refuse what it reads, soon and without much memory."""
+    """Run a command that must refuse its input, soon and without much memory."""
     limit = scene.place / "memory.max"
     limit.write_text(str(MEMORY))
 
@@ -134,7 +134,7 @@ def _must_refuse(scene: Scene, command: str, flags: list[str], words: str = "") 
 
 
 def weights_that_are_no_numbers(scene: Scene) -> str:
-    """Put something that is not a number into the weights of a model."""
+    """Put NaN or infinity into the weights of a model."""
 
     def change(folder: Path, fields: dict[str, Any]) -> None:
         poison(folder / "model.safetensors", scene)
@@ -160,16 +160,16 @@ def claims_of_a_file(scene: Scene) -> str:
     if name == "hollow codes":
         shutil.copytree(scene.artifacts / "codes", path)
         os.truncate(sorted(path.glob("codes-*"))[0], 2**40)
-        return _must_refuse(scene, "train_prior", ["--codes", str(path), "--steps", "2"], "are on the disk")
+        return _must_refuse(scene, "train_prior", ["--codes", str(path), "--steps", "2"], "are on disk")
     if name == "packed.parquet":
-        run(lambda: write_parquet(path), [], scene.place / "log")  # elsewhere: it leaves threads, which no fork takes
+        run(lambda: write_parquet(path), [], scene.place / "log")  # in another process: threads would break later forks
         codes = ["--tokenizer", str(scene.artifacts / "tokenizer"), "--codes", str(path)]
         return _must_refuse(scene, "decode_codes", codes, "this machine has")
     if name.endswith(".npz"):
         hollow = name == "hollow.npz"
         np.savez_compressed(path, np.zeros((10 if hollow else MEMORY // 784 + 1, 28, 28), np.uint8))
         os.truncate(path, 2**40 if hollow else path.stat().st_size)
-        return _must_refuse(scene, "train_tokenizer", data, "are on the disk" if hollow else "this machine has")
+        return _must_refuse(scene, "train_tokenizer", data, "are on disk" if hollow else "this machine has")
     path.mkdir()
     for number in range(2):
         picture = jpeg_of(101 + scene.draw.randrange(1000)) if name == "scans.jpg" else png_of(10**4 * (2 + number))
@@ -178,7 +178,7 @@ def claims_of_a_file(scene: Scene) -> str:
 
 
 def write_parquet(path: Path) -> None:
-    """Write a file of a few kilobytes whose codes take more memory than there is."""
+    """Write a file of a few kilobytes whose codes need more memory than there is."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -188,7 +188,7 @@ def write_parquet(path: Path) -> None:
 
 
 def png_of(side: int) -> bytes:
-    """Return a PNG file that claims to be a square of so many pixels."""
+    """Return a PNG file that claims to be a square of this side in pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -198,7 +198,7 @@ def png_of(side: int) -> bytes:
 
 
 def jpeg_of(scans: int) -> bytes:
-    """Return a JPEG file that goes over its pixels so many times."""
+    """Return a JPEG file that goes over its pixels this many times."""
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(file, "JPEG", progressive=True)
     content = file.getvalue()
@@ -207,7 +207,7 @@ def jpeg_of(scans: int) -> bytes:
 
 
 def strangers_at_the_viewer(scene: Scene) -> str:
-    """Ask a viewer as pages of other sites do, and end it by a signal."""
+    """Send a viewer requests as pages of other sites do, and end it with a signal."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -226,7 +226,7 @@ def strangers_at_the_viewer(scene: Scene) -> str:
     try:
         code = viewer.wait(SECONDS)
     except subprocess.TimeoutExpired:
-        viewer.send_signal(signal.SIGABRT)  # it prints where it is
+        viewer.send_signal(signal.SIGABRT)  # faulthandler prints where it hangs
         code = viewer.wait()
     wrong += [] if code == (0 if number == signal.SIGINT else 128 + number) else [f"{number.name}: exit code {code}"]
     wrong += [f"left behind: {path.name}" for path in scene.place.glob("codegrid-view-*")]
@@ -234,7 +234,7 @@ def strangers_at_the_viewer(scene: Scene) -> str:
 
 
 def _ask(port: int, scene: Scene) -> str:
-    """Ask for something under a name or from a page that is not the viewer's; say what is wrong with the answer."""
+    """Send a request under a foreign name or from a foreign page; return what is wrong with the answer."""
     draw = scene.draw
     own = f"127.0.0.1:{port}"
     host = draw.choice(("evil.example", f"evil.example:{port}", f"localhost.evil.example:{port}", "10.0.0.1", ""))

@@ -1,11 +1,11 @@
-"""Training against what limits it: the same network alone, and a straightforward implementation.
+"""Training compared with the network alone, and with a straightforward implementation.
 
 python -m benchmarks.training
 python -m benchmarks.training --quality --data-root CIFAR
 
 Stage 1: 3×32×32, batch 256, hidden 128, 2 residual blocks of 32, K 512, D 64, EMA. Stage 2: K 512, 64 channels, 15
-layers, 8×8, batch 128, 10 classes. A step is forward, backward and Adam. Every contender runs in a process of its own,
-all of them in turn; times are medians, memory is the peak beyond what the process held after its imports. The
+layers, 8×8, batch 128, 10 classes. A step is forward, backward and Adam. Every contender runs in its own process, all
+of them in turn; times are medians, memory is the peak beyond what the process held after its imports. The
 straightforward implementations (`benchmarks/plain.py`) are in float32 and keep PyTorch's and the system's defaults.
 
 Leaves a picture of how a step grows. --quality trains both stages on CIFAR (train/CLASS/*, test/CLASS/*): half an hour.
@@ -32,7 +32,7 @@ Contenders = dict[str, Contender | Here]
 
 
 def tokenizer_contenders(make: type[Contender] | type[Here], sizes: Sizes) -> Contenders:
-    """Stage 1."""
+    """Return the contenders of stage 1."""
     batch = sizes.images
     return {
         "codegrid": make(tokenizer_step, "bf16", batch),
@@ -45,7 +45,7 @@ def tokenizer_contenders(make: type[Contender] | type[Here], sizes: Sizes) -> Co
 
 
 def prior_contenders(make: type[Contender] | type[Here], sizes: Sizes) -> Contenders:
-    """Stage 2."""
+    """Return the contenders of stage 2."""
     grids, layers = sizes.grids, sizes.num_layers
     return {
         "codegrid": make(prior_step, "bf16", grids, layers),
@@ -56,7 +56,7 @@ def prior_contenders(make: type[Contender] | type[Here], sizes: Sizes) -> Conten
 
 
 def print_table(title: str, timings: dict[str, Timing], items: int, unit: str) -> None:
-    """A row for each contender; the ratio says how many times as fast as it the first one is."""
+    """Print a row for each contender, with the ratio by which the first one is faster."""
     first = next(iter(timings.values()))
     print(f"\n{title}\n{'':38} {'ms':>8} {unit + '/s':>10} {'first is':>10} {'peak MB':>9}")
     for name, (seconds, megabytes) in timings.items():
@@ -68,12 +68,12 @@ def main() -> None:
     """Print the tables and draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="turns of every contender, three steps each")
-    parser.add_argument("--picture", type=Path, default=Path("runs/growth.png"), help="where the picture goes")
-    parser.add_argument("--quality", action="store_true", help="also the commands on CIFAR-10, and what they learn")
+    parser.add_argument("--picture", type=Path, default=Path("runs/growth.png"), help="file for the picture")
+    parser.add_argument("--quality", action="store_true", help="also run the commands on CIFAR-10, and compare errors")
     parser.add_argument("--data-root", help="CIFAR-10 as a folder of pictures, for --quality")
     parser.add_argument("--output", type=Path, default=Path("runs/training"), help="folder of the runs of --quality")
-    parser.add_argument("--minutes", type=float, default=4, help="of training for each prior of --quality")
-    parser.add_argument("--toy", action="store_true", help="tiny sizes, to see that it runs; the times say nothing")
+    parser.add_argument("--minutes", type=float, default=4, help="minutes of training for each prior of --quality")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, to check that it runs; the times mean nothing")
     flags = parser.parse_args()
     sizes, rounds = (TOY, 1) if flags.toy else (FULL, flags.rounds)
     if flags.quality and not flags.data_root:

@@ -1,4 +1,4 @@
-"""The training commands as a whole on CIFAR-10: how much of the bare step's speed they keep, and what they learn.
+"""Whole training commands on CIFAR-10: how much of the bare step's speed they keep, and what they learn.
 
 Called by `python -m benchmarks.training --quality --data-root CIFAR`.
 """
@@ -33,12 +33,12 @@ class CommandRun(NamedTuple):
     """One run of a training command."""
 
     loop: float  # items/s of the loop: median of its own reports
-    whole: float  # items/s from the command to the saved and measured model
+    whole: float  # items/s from starting the command to the saved and measured model
     provenance: dict
 
 
 def compare_tokenizers(data_root: str, output: Path, of_tokenizer: dict[str, Timing], batch: int, steps: int) -> None:
-    """Train stage 1 in bfloat16 and in float32, and export the codes of the first."""
+    """Train stage 1 in bfloat16 and in float32, and export codes with the first."""
     data = ("--dataset", "imagefolder", "--data-root", data_root)
     print(f"\nstage 1, train-tokenizer on CIFAR-10, {steps:,} steps of {batch}")
     print(f"{'':10} {'loop/s':>8} {'% of step':>10} {'command/s':>9} {'% of step':>10} {'held-out error':>15}")
@@ -64,7 +64,7 @@ def compare_priors(output: Path, minutes: float, step_seconds: float, sizes: Siz
              "--batch-size", batch, "--num-layers", sizes.num_layers)  # fmt: skip
     run = run_command("train_prior", output / "prior", steps * batch, *flags)
     taken, speed = steps * batch / run.whole, batch / step_seconds
-    bits = run.provenance["history"][-1]["bits_per_code"]  # the last, as of the other, and not the best
+    bits = run.provenance["history"][-1]["bits_per_code"]  # the last ones, as for the other prior, not the best
     print(f"{'train-prior':38} {taken / 60:8.2f} {steps:6} {run.loop:7,.0f} {run.loop / speed:10.1%} "
           f"{run.whole:9,.0f} {run.whole / speed:10.1%} {bits:14.3f}", flush=True)  # fmt: skip
     with get_context("spawn").Pool(1) as pool:  # a process with the system's defaults
@@ -83,13 +83,16 @@ def run_command(name: str, output: Path, items: int, *flags: object) -> CommandR
 
 
 def call(name: str, *flags: object) -> str:
-    """Run a command: what it printed. Its bar is shown as it goes."""
+    """Run a command, and return its output. Its progress bar is shown as it runs."""
     command = [sys.executable, "-m", f"codegrid.pipelines.{name}", *map(str, flags)]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def train_plain_prior(output: Path, seconds: float, sizes: Sizes) -> tuple[int, float, float]:
-    """The straightforward prior for so long, with the command's learning rate: steps, seconds, bits per code."""
+    """Train the straightforward prior for `seconds`, with the command's learning rates.
+
+    Returns steps, seconds and bits per code.
+    """
     training, validation = CodeDataset(output / "codes_train"), CodeDataset(output / "codes_test")
     torch.manual_seed(0)
     prior = PlainPrior(num_layers=sizes.num_layers).train()
@@ -97,7 +100,7 @@ def train_plain_prior(output: Path, seconds: float, sizes: Sizes) -> tuple[int, 
     start, steps, share = time.perf_counter(), 0, 0.0
     endless = StepSampler(len(training), sizes.grids, 0, 0, 10**9)
     for batch in tqdm(load_batches(training, endless), "straightforward prior"):
-        # the learning rate follows the clock: at the end of the time it is 0
+        # the learning rate follows the clock, and reaches 0 when the time is over
         set_lr(optimizer, 1e-3 * lr_factor(int(10_000 * share), 10_000))
         optimizer.zero_grad()
         (codes,) = batch.codes
@@ -113,7 +116,7 @@ def train_plain_prior(output: Path, seconds: float, sizes: Sizes) -> tuple[int, 
 
 @torch.no_grad()
 def bits_per_code(prior: PlainPrior, batches: Iterable[CodeBatch]) -> float:
-    """Cross-entropy of all codes in bits."""
+    """Return the cross-entropy of all codes in bits per code."""
     nats, count = 0.0, 0
     for batch in batches:
         (codes,) = batch.codes

@@ -60,7 +60,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names.split():
-            globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)  # found at once from now on
+            globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)  # cached
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -1,4 +1,4 @@
-"""`python -m codegrid NAME ...` is `codegrid NAME ...`, as torchrun needs it: `torchrun -m codegrid NAME ...`."""
+"""Run `codegrid NAME ...` as `python -m codegrid NAME ...`, the form that `torchrun -m codegrid NAME ...` needs."""
 
 from .command import main
 

@@ -1,6 +1,6 @@
-"""Values that all floors exchange: grids, codes, conditions, what is known of a sample, how far a sampler has come.
+"""Values that all layers exchange: grids, codes, conditions, known sites, the progress of a sampler.
 
-Nothing here imports torch: the methods call those of the tensors that they are given.
+Nothing here imports torch: the methods only call methods of the tensors that they are given.
 
 Shapes: b batch, *shape the sites of a grid, D embedding_dim, K num_embeddings.
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from .noise import Noise
 
-NO_LABEL = HIDDEN = -1  # in the place of a class: of no particular one; in the place of a code: not known
-PAD = 0  # behind the end of a text; a row of PAD stands for no text
+NO_LABEL = HIDDEN = -1  # as a class: none in particular; as a code: unknown
+PAD = 0  # after the end of a text; a row of PAD means no text
 MAX_AXES = 3  # of a grid
 
 Sides = tuple[int, ...]  # of a grid or an image: (t,), (h, w) or (t, h, w)
@@ -35,7 +35,7 @@ class Grid:
         shape: sites, coarse axes first: (t,), (h, w) or (t, h, w).
         num_embeddings: K; the codes are 0 ... K-1.
 
-    Raises `InputError` where a size is out of its range.
+    Raises `InputError` if a size is out of range.
 
     Examples:
         >>> print(Grid((7, 7), 256), "at", Grid((7, 7), 256).num_sites, "sites")
@@ -61,21 +61,21 @@ class Grid:
         return f"{'×'.join(map(str, self.shape))} codes out of {self.num_embeddings:,}"
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `Grid(**fields)` is the way back."""
+        """Return the fields as JSON values, from which `Grid(**fields)` rebuilds the grid."""
         return {"shape": list(self.shape), "num_embeddings": self.num_embeddings}
 
 
-Layout = tuple[Grid, ...]  # coarse to fine; several codes a site are several grids of one shape
+Layout = tuple[Grid, ...]  # coarse to fine; several codes per site are several grids of the same shape
 Codes = tuple["Tensor", ...]  # (b, *shape) int64, one for each grid of a layout
 
 
 def make_layout(grids: Sequence[Grid | dict[str, Any]]) -> Layout:
-    """Return a layout of grids, or of their fields as JSON values."""
+    """Make a layout from grids, or from their fields as JSON values."""
     return tuple(grid if isinstance(grid, Grid) else Grid(**grid) for grid in grids)
 
 
 def describe_layout(layout: Layout) -> str:
-    """Say in words what the grids of a layout are: `7×7 codes out of 256`, or `2 grids of ...` for equal ones."""
+    """Describe the grids of a layout in words: `7×7 codes out of 256`, or `2 grids of ...` if they are equal."""
     if len(set(layout)) == 1:
         return str(layout[0]) if len(layout) == 1 else f"{len(layout)} grids of {layout[0]}"
     return ", ".join(map(str, layout))
@@ -86,10 +86,10 @@ class Signal:
     """A kind of data that a tokenizer turns into codes.
 
     Args:
-        kind: `image`; the readers and writers of a kind are chosen by it.
+        kind: `image`; it selects the readers and writers.
         channels: c.
         size: (H, W) of an image.
-        rate: samples or frames a second; None where there is no time.
+        rate: samples or frames per second; None for signals without time.
 
     Examples:
         >>> Signal(channels=1, size=(28, 28)).shape
@@ -113,34 +113,34 @@ class Signal:
         return (self.channels, *self.size)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `Signal(**fields)` is the way back."""
+        """Return the fields as JSON values, from which `Signal(**fields)` rebuilds the signal."""
         return {"kind": self.kind, "channels": self.channels, "size": list(self.size), "rate": self.rate}
 
 
 class Condition(NamedTuple):
-    """Everything that is known beside the codes; every part may be missing."""
+    """Everything that is known besides the codes; any part may be missing."""
 
     labels: Tensor | None = None  # (b,) int64, NO_LABEL where hidden
-    text: Tensor | None = None  # (b, t) int64, PAD on the right; a row of PAD stands for no text
-    codes: Codes = ()  # (b, *shape) coarser grids or earlier frames, the oldest first; HIDDEN where not known
+    text: Tensor | None = None  # (b, t) int64, PAD on the right; a row of PAD means no text
+    codes: Codes = ()  # (b, *shape) coarser grids or earlier frames, oldest first; HIDDEN where unknown
     actions: Tensor | None = None  # (b, frames) int64
     features: tuple[Tensor, ...] = ()  # (b, D, *sites) with gradient
 
     def hidden(self) -> Condition:
-        """Return the condition with labels and text hidden, the rest kept: the other half of guidance."""
+        """Return the condition with labels and text hidden, for the unconditional half of guidance."""
         labels = None if self.labels is None else self.labels.new_full(self.labels.shape, NO_LABEL)
         text = None if self.text is None else self.text.new_full(self.text.shape, PAD)
         return self._replace(labels=labels, text=text)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        """Return the condition with every tensor changed alike."""
+        """Return the condition with `change` applied to every tensor."""
         labels, text, actions = (
             part if part is None else change(part) for part in (self.labels, self.text, self.actions)
         )
         return Condition(labels, text, tuple(map(change, self.codes)), actions, tuple(map(change, self.features)))
 
     def rows(self, index: Any) -> Condition:
-        """Return the condition of some samples: a slice, or numbers (m,)."""
+        """Return the condition of some samples, selected by a slice or by indices (m,)."""
         return self.each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device | str) -> Condition:
@@ -151,16 +151,16 @@ class Condition(NamedTuple):
 class Known(NamedTuple):
     """Sites that a sample must keep."""
 
-    codes: Codes  # (b, *shape) int64; what is not kept does not matter
+    codes: Codes  # (b, *shape) int64; codes that are not kept do not matter
     mask: tuple[Tensor, ...]  # (b, *shape) bool, True where a code is kept
 
     def rows(self, index: Any) -> Known:
-        """Return the part of some samples: a slice, or numbers (m,)."""
+        """Return the known sites of some samples, selected by a slice or by indices (m,)."""
         return Known(tuple(codes[index] for codes in self.codes), tuple(mask[index] for mask in self.mask))
 
 
 class Progress(NamedTuple):
-    """How far a sampler has come; the last one that it yields is the result."""
+    """Progress of a sampler; the last item that it yields is the result."""
 
     codes: Codes  # (b, *shape) int64, live tensors: they change with the next step
     drawn: tuple[Tensor, ...]  # (b, *shape) bool, True where a code is drawn or was known
@@ -168,18 +168,18 @@ class Progress(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Where training stands. None in its place means evaluation: no noise, and nothing is noted."""
+    """A point in training. None in its place means evaluation: no noise, and nothing is recorded."""
 
     step: int  # from 0
     steps: int
-    noise: Noise  # of the samples of this batch
+    noise: Noise  # of this batch's samples
 
 
 class Losses(NamedTuple):
     """Terms to minimise, and figures to log, of one training pass."""
 
-    terms: dict[str, Tensor]  # () under their names in the paper, weighted: their sum is minimised
-    figures: dict[str, Tensor]  # () only logged
+    terms: dict[str, Tensor]  # () by their names in the paper, weighted; their sum is minimised
+    figures: dict[str, Tensor]  # () logged only
 
     @property
     def total(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The `codegrid` command: lists the commands, and runs one of them.
+"""The `codegrid` command: list all commands, or run one of them.
 
 codegrid train-tokenizer --dataset mnist5k --output runs/digits/tokenizer
 """
@@ -24,7 +24,7 @@ COMMANDS = {
     "view": "look at everything in the browser",
 }
 
-# For bash. The names of the flags are asked of a command when they are first needed; 124: bash is to ask again.
+# For bash. Each command is asked for its flags when they are first needed; exit code 124 makes bash try again.
 COMPLETION = """\
 _codegrid_load() { eval "$("$1" --tyro-print-completion bash 2> /dev/null)" && return 124; }
 _codegrid() {
@@ -50,8 +50,8 @@ Two-stage discrete image models: image → codes → prior → codes → image.
 
 COMMANDS
 
-`codegrid COMMAND --help` explains the flags of each; `codegrid --version` tells the version.
-Bash completes them after: eval "$(codegrid --completion)\""""
+`codegrid COMMAND --help` explains the flags of each; `codegrid --version` prints the version.
+To complete them in bash: eval "$(codegrid --completion)\""""
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
         print(COMPLETION.replace("NAMES", " ".join(COMMANDS)))
     elif (name := words[0].replace("_", "-")) in COMMANDS:
         sys.argv = [f"codegrid-{name}", *words[1:]]
-        # of this package by its name: the ground floor imports no room above it
+        # imported by name: the base layer must not depend on the layers above it
         import_module(f"{__package__}.pipelines.{name.replace('-', '_')}").main()
     else:
         close = get_close_matches(name, COMMANDS, n=1)

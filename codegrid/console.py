@@ -1,4 +1,4 @@
-"""Standard output and errors that end no run, whatever becomes of the terminal that reads them."""
+"""Output streams that never end a run, whatever happens to the terminal that reads them."""
 
 import errno
 import io
@@ -8,12 +8,12 @@ from typing import TextIO
 
 
 def steady_streams() -> None:
-    """Let this process print on where the reader is gone, the stream is closed, or its encoding lacks a letter.
+    """Let this process print even if the reader is gone, the stream is closed, or its encoding lacks a character.
 
-    What nobody can read is lost; a letter that cannot be printed is a question mark. Streams that someone has put in
-    the place of the usual ones, a notebook for example, stay as they are.
+    Output that nobody can read is lost; a character that cannot be printed becomes a question mark. Streams that
+    someone has replaced, such as those of a notebook, are left alone.
     """
-    # a file that is opened later would otherwise get the number of a closed stream, and what is printed into it
+    # a file opened later would otherwise get the number of a closed stream, and receive what is printed
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -32,12 +32,12 @@ def _steady(number: int, stream: TextIO | None) -> io.TextIOWrapper:
 
 
 class _Lasting(io.FileIO):
-    """A file that takes what it is given, also where its reader or its terminal is gone."""
+    """A file that accepts writes even if its reader or its terminal is gone."""
 
     def write(self, content) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001
         try:
             return super().write(content)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):  # on a full disk something may be missed
+            if error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):  # a full disk must not go unnoticed
                 raise
             return memoryview(content).nbytes

@@ -1,17 +1,17 @@
-"""Names that strangers gave to files and folders: how they are written, and in which order they stand."""
+"""Untrusted names of files and folders: how they are printed and sorted."""
 
 import re
 import unicodedata
 
 UNWRITABLE = {"Cc", "Cs", "Zl", "Zp"}  # control characters, bytes that are not text, ends of lines and paragraphs
-TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # let text run the other way
+TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # change the direction of text
 NUMBER = re.compile("([0-9]+)")
 
 
 def printable(name: object) -> str:
-    r"""Return a name as text that every file and terminal takes; different names stay different.
+    r"""Return a name as text that every file and terminal accepts; different names stay different.
 
-    A byte that is not UTF-8 becomes `\xe9`, a control character its escape in Python, and a backslash two of them.
+    A byte that is not UTF-8 becomes `\xe9`, a control character its Python escape, and a backslash is doubled.
 
     >>> printable(b"caf\xe9".decode(errors="surrogateescape"))
     'caf\\xe9'
@@ -36,6 +36,6 @@ def _escaped(letter: str) -> str:
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Return a key that sorts 2 before 10; no two names have the same."""
-    parts = NUMBER.split(name)  # texts and numbers in turn
+    """Return a sort key that puts 2 before 10; different names have different keys."""
+    parts = NUMBER.split(name)  # alternating texts and numbers
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name

@@ -1,4 +1,4 @@
-"""The one way files get onto the disk: written aside, flushed, renamed. And how files of strangers are opened."""
+"""Writing files safely (to a staging folder, flushed, then moved), and opening untrusted files."""
 
 import os
 import shutil
@@ -18,12 +18,12 @@ SETTINGS_FILE = "settings.yaml"  # the settings of the run that wrote a folder, 
 
 
 def user_cache() -> Path:
-    """Return this user's folder for what can be made or fetched again: codegrid in $XDG_CACHE_HOME, or in ~/.cache.
+    """Return this user's folder for files that can be recreated: codegrid in $XDG_CACHE_HOME, or in ~/.cache.
 
-    It is made where it is not, and nobody else may write into it, whatever they may elsewhere: native code lies there.
-    Where it cannot be made, whoever writes into it finds out.
+    It is created if missing, writable by this user alone whatever the umask: native code is kept there. If it cannot be
+    created, the first write into it fails.
 
-    Raises RuntimeError where there is no home folder.
+    Raises RuntimeError if there is no home folder.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codegrid"
     with suppress(OSError):
@@ -33,14 +33,14 @@ def user_cache() -> Path:
 
 @contextmanager
 def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
-    """Write several files into `folder` so that no reader ever takes half of them for the whole.
+    """Write several files into `folder` so that no reader ever mistakes half of them for the whole.
 
-    Yields an empty staging folder. When the block ends, its files are flushed to disk and moved into
-    `folder` one by one, the one named `index` last: a folder without its index is not whole. An old
-    index is taken away before the first file is replaced. Without an index each file stands for itself. If the block
-    raises, `folder` is as it was.
+    Yields an empty staging folder. When the block ends, its files are flushed to disk and moved into `folder` one by
+    one, the one named `index` last: a folder without its index is incomplete. An old index is removed before the first
+    file is replaced. Without an index, each file is independent of the others. If the block raises, `folder` is as it
+    was.
 
-    Raises `InputError` where the folder is that of a run, and someone has removed it, or put a link in its place.
+    Raises `InputError` if the folder belongs to a run, and someone has removed it or replaced it by a link.
     """
     folder = Path(folder)
     staging = folder / STAGING
@@ -64,9 +64,9 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
 
 
 def remove_folder(folder: Path, names: Iterable[str]) -> None:
-    """Remove a folder that `write_folder` wrote: its files of these names, in order, and itself if no others are there.
+    """Remove the named files of a folder that `write_folder` wrote, in order, and the folder if that leaves it empty.
 
-    What cannot be removed stays. No link is followed.
+    Whatever cannot be removed stays. Links are not followed.
     """
     if folder.is_symlink():
         return
@@ -84,9 +84,9 @@ def write_json(path: Path, value: object) -> None:
 
 
 def open_plain(path: str | Path) -> BinaryIO:
-    """Open a file of a stranger for reading.
+    """Open an untrusted file for reading.
 
-    Raises `InputError` where there is something else under its name: a pipe would be waited for, a device has no end.
+    Raises `InputError` if it is not a plain file: opening a pipe could wait forever, and a device has no end.
     """
     _refuse_other_kinds(path, os.stat(path).st_mode)  # first: some devices act when they are opened
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -100,9 +100,9 @@ def open_plain(path: str | Path) -> BinaryIO:
 
 
 def read_plain(path: str | Path, at_most: int) -> bytes:
-    """Return the content of a file of a stranger.
+    """Return the content of an untrusted file.
 
-    Raises `InputError` where it is longer than `at_most` bytes, or not a plain file.
+    Raises `InputError` if it is longer than `at_most` bytes, or not a plain file.
     """
     with open_plain(path) as file:
         content, size = file.read(at_most + 1), os.fstat(file.fileno()).st_size
@@ -119,14 +119,14 @@ def _refuse_other_kinds(path: str | Path, mode: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or a link in its place."""
+    """Remove a folder and everything in it, or a link in its place."""
     if path.is_symlink():
         path.unlink()
     shutil.rmtree(path, ignore_errors=True)
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return what tells a file from one that replaces or changes it; None where there is none."""
+    """Return a stamp that changes whenever a file is replaced or modified; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -135,12 +135,12 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 def is_below(path: str | Path, folder: str | Path) -> bool:
-    """Return whether a path leads to something in a folder, once all links are followed."""
+    """Return whether a path leads into a folder once all links are followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _flush(path: Path) -> None:
-    """Ask the operating system to have a file, or a folder's list of names, on the disk before going on."""
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: `hf:owner/name`, of one stage or, in folders, of both."""
+"""Models on the Hugging Face hub: `hf:owner/name` holds one stage or, in folders, both."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .errors import InputError, reason_of
 from .usable import CONFIG, WEIGHTS
 
 HUB_PREFIX = "hf:"
-PIPELINE_FOLDERS = ("tokenizer", "prior", "prior-[0-9]", "prior-[0-9][0-9]")  # patterns, of both stages in one folder
+PIPELINE_FOLDERS = ("tokenizer", "prior", "prior-[0-9]", "prior-[0-9][0-9]")  # patterns: both stages in one folder
 
 
 def fetch(source: str | Path, below: Sequence[str] = ("",)) -> Path:
-    """Return the folder that a source names; of the hub's `hf:owner/name`, models alone are downloaded.
+    """Return the folder that a source names; for `hf:owner/name`, download the models in it first.
 
     Args:
-        source: a folder, `hf:owner/name`, or `hf:owner/name/folder` for a folder of such a repository.
-        below: the folders in it that may hold models, as patterns; empty for itself.
+        source: a folder, `hf:owner/name`, or `hf:owner/name/folder` for a folder in a repository.
+        below: patterns of the folders in it that may hold models; an empty one for the folder itself.
 
-    Raises `InputError` where the download fails.
+    Raises `InputError` if the download fails.
     """
     if not str(source).startswith(HUB_PREFIX):
         return Path(source)
@@ -31,13 +31,13 @@ def fetch(source: str | Path, below: Sequence[str] = ("",)) -> Path:
     patterns = [str(inner / folder / file) for folder in below for file in (CONFIG, WEIGHTS)]
     try:
         return Path(snapshot_download("/".join(parts[:2]), allow_patterns=patterns), inner)
-    except Exception as error:  # the hub's errors have many types, and each means: no model
+    except Exception as error:  # the hub raises many types of errors, and each means: no model
         raise InputError(f"cannot download {source}: {reason_of(error)}") from error
 
 
 def push_folder(save: Callable[[Path], object], repo_id: str, private: bool = False) -> str:
-    """Upload what `save` writes into a folder to the Hugging Face hub as `owner/name`, and return its address."""
-    from huggingface_hub import HfApi  # here, so that tests can put another one in its place
+    """Upload the files that `save` writes into a folder to the Hugging Face hub as `owner/name`; return the address."""
+    from huggingface_hub import HfApi  # here, so that tests can replace it
 
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder))

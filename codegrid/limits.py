@@ -1,7 +1,7 @@
-"""Ranges of values: a configuration that came with a file is as little to be believed as one that was typed.
+"""Ranges of values: settings from a file are checked just like those that a user typed.
 
 The range of a setting is written once, at its field: `steps: Annotated[int, Range(1, MAX_STEPS)]`. Without upper
-limits a few bytes of JSON would ask for terabytes, or for an hour of building layers.
+limits, a few bytes of JSON could ask for terabytes, or for an hour of building layers.
 """
 
 import math
@@ -33,7 +33,7 @@ class Range:
     below: float = math.inf
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies within."""
+        """Return whether a value is in the range."""
         return math.isfinite(value) and self.low <= value <= self.high and self.above < value < self.below
 
     def words(self, whole: bool) -> str:
@@ -47,35 +47,35 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Some whole numbers, and what they are in words: `a power of two: 1, 2, 4, 8`."""
+    """A choice of whole numbers, and its description: `a power of two: 1, 2, 4, 8`."""
 
     numbers: Sequence[int]
     meaning: str
 
     def holds(self, value: float) -> bool:
-        """Whether a value is one of them."""
+        """Return whether a value is one of the numbers."""
         return value in self.numbers
 
     def words(self, whole: bool) -> str:
-        """Return them in words, for `it must be ...`."""
+        """Return the description, for `it must be ...`."""
         return self.meaning
 
 
 @dataclass(frozen=True)
 class AtStart:
-    """Marks an option that says how training begins: a model that starts from another one leaves it at its default."""
+    """Marks an option that only affects how training begins: a model that starts from another keeps the default."""
 
 
-# settings that several places take
+# settings used in several places
 NumSamples = Annotated[int, Range(1, 10**8)]
 BatchSize = Annotated[int, Range(1, 10**6)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
 
 
 def check_fields(settings: Any) -> None:
-    """Raise `InputError`, naming the field, where a field of a dataclass is out of its annotated range or type.
+    """Raise `InputError`, naming the field, if a field of a dataclass is not of its annotated type, or out of range.
 
-    Nested dataclasses have checked themselves when they were made.
+    Nested dataclasses checked themselves when they were created.
     """
     kind = type(settings)
     hints = get_type_hints(kind, include_extras=True)
@@ -84,7 +84,7 @@ def check_fields(settings: Any) -> None:
 
 
 def check_value(name: str, value: Any, hint: Any, rules: Sequence[Any] = ()) -> None:
-    """Raise `InputError` where a value, called `name`, is not what a type hint with a `Range` or the like allows."""
+    """Raise `InputError` if a value, called `name`, does not match a type hint and its `Range` or similar rules."""
     while get_origin(hint) is Annotated:
         hint, *more = get_args(hint)
         rules = [*rules, *(rule for rule in more if hasattr(rule, "holds"))]
@@ -113,9 +113,14 @@ def check_value(name: str, value: Any, hint: Any, rules: Sequence[Any] = ()) -> 
 
 
 def make_options(kind: Any, values: dict[str, Any], owner: str) -> Any:
-    """Make the options dataclass `kind` of `owner`, say a quantizer's, from values by name.
+    """Make an options dataclass, such as a quantizer's, from values by name.
 
-    Raises `InputError` where the owner does not have an option, or a value is out of its range.
+    Args:
+        kind: the dataclass.
+        values: the options by name; a list becomes a tuple.
+        owner: what the options belong to, for messages.
+
+    Raises `InputError` if a name is not that of an option, or a value is out of range.
     """
     known = {field.name for field in fields(kind)}
     for name in values:
@@ -127,21 +132,21 @@ def make_options(kind: Any, values: dict[str, Any], owner: str) -> Any:
 
 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
-    """Raise `InputError` where `value` is not a whole number from `low` to `high`."""
+    """Raise `InputError` if `value` is not a whole number from `low` to `high`."""
     check_value(name, value, Annotated[int, Range(low, high)])
 
 
 def check_name(name: str, value: object, choices: Any) -> None:
-    """Raise `InputError` where `value` is not one of the names `choices`."""
+    """Raise `InputError` if `value` is not one of the names `choices`."""
     if not isinstance(value, str | int | NoneType) or value not in choices:
         raise InputError(f"`{name}` {short(value)}: choose one of {', '.join(map(str, choices))}")
 
 
 def is_list_of(value: object, kind: type) -> bool:
-    """Whether a value is a list whose items are all of this very type: no bool is taken for an int."""
+    """Return whether a value is a list of items of exactly this type: a bool is not an int here."""
     return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
 def short(value: object) -> str:
-    """Return a value as Python writes it, cut to what fits into a message."""
+    """Return the repr of a value, shortened to fit into a message."""
     return reprlib.repr(value)

@@ -1,7 +1,7 @@
-"""One run at a time in a folder: a lock that ends with the process that holds it, however that ends.
+"""Locks that let one run at a time use a folder, and end with the process that holds them, however it ends.
 
-The package filelock locks the open file, and the data loading workers of a killed run, which inherit it, would keep
-that lock; so it serves on Windows alone, where there is no other.
+The package filelock locks the open file, which data loading workers inherit: those of a killed run would keep the lock.
+So it is used only on Windows, where there is no other.
 """
 
 import errno
@@ -24,7 +24,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
-OWNER = ".lock-owner"  # where the disk has no locks: a file that only one can make
+OWNER = ".lock-owner"  # on disks without locks: a file that only one process can create
 NOT_OURS = (errno.ELOOP, errno.EMLINK, errno.EISDIR, errno.ENXIO)  # a link, a folder, a socket
 HOLDER = re.compile(r"process (\d+) on (.*)")
 
@@ -43,16 +43,16 @@ _held: dict[Path, _Held] = {}
 
 
 def real_path(path: str | Path) -> Path:
-    """Return a path without links, also where they lead in a circle or to nothing."""
+    """Return a path with its links resolved, even if they are circular or lead nowhere."""
     return Path(os.path.realpath(path))
 
 
 def hold(folder: str | Path) -> Path:
-    """Keep other runs out of a folder, which is made where there is none, until `releasing` or this process ends.
+    """Keep other runs out of a folder, created if missing, until the end of `releasing` or of this process.
 
-    Returns its path without links: the same folder, wherever a link to it is moved.
+    Returns its path with links resolved, which stays valid if a link to the folder is moved.
 
-    Raises `InputError` where another run holds it.
+    Raises `InputError` if another run holds it.
     """
     folder = real_path(folder)
     if folder in _held:
@@ -71,7 +71,7 @@ def hold(folder: str | Path) -> Path:
 
 @contextmanager
 def releasing() -> Iterator[None]:
-    """Let others into the folders that are held within. It is also the decorator of a function that holds some."""
+    """Release the folders that were held in this block, or in a function with this decorator, when it ends."""
     earlier = set(_held)
     try:
         yield
@@ -82,10 +82,10 @@ def releasing() -> Iterator[None]:
 
 
 def check_held(folder: Path) -> None:
-    """Raise `InputError` where a folder that this process holds was taken away, or a link leads out of it.
+    """Raise `InputError` if a folder that this process holds was removed or replaced, or a link leads out of it.
 
     Args:
-        folder: the one that is held, or one below it.
+        folder: the folder that is held, or one below it.
     """
     path = Path(os.path.abspath(folder))  # links are not followed
     target = real_path(path)
@@ -93,27 +93,27 @@ def check_held(folder: Path) -> None:
         if root in (target, *target.parents) and not _is_there(root, held):
             raise InputError(f"{root} was removed or replaced while a run used it: run the same command again")
         if root in path.parents and target != path:
-            raise InputError(f"{path} is a link, or behind one, and a run writes into its own folder alone: remove it")
+            raise InputError(f"{path} is a link, or behind one, but a run writes only into its own folder: remove it")
 
 
 def _release(folder: Path, held: _Held) -> None:
     if held.lock is not None:
         held.lock.release()
-    with suppress(OSError):  # what cannot be tidied up stays: a lock that no one holds keeps no one out
+    with suppress(OSError):  # what cannot be removed does no harm: a lock that no one holds keeps no one out
         if _is_there(folder, held):
             (folder / held.name).unlink()
-            if held.was_made and not any(folder.iterdir()):  # for nothing
+            if held.was_made and not any(folder.iterdir()):  # it was not used
                 folder.rmdir()
     if held.lock is None:
         os.close(held.descriptor)
 
 
 def _lock(folder: Path) -> tuple[str, int, None]:
-    """Lock a file in the folder, or where the disk has no locks, make one that no one else can make."""
+    """Lock a file in the folder; on a disk without locks, create one that no one else can create."""
     while True:
         descriptor = _open_own(folder / LOCK, os.O_CREAT)
         try:
-            # a lock of the process and not of the open file: that one a killed run's data loading workers would keep
+            # locks for the process, not for the open file: a killed run's data loading workers would keep that lock
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = _read(descriptor)
@@ -129,7 +129,7 @@ def _lock(folder: Path) -> tuple[str, int, None]:
 
 
 def _make_owner(folder: Path) -> int:
-    """Make the file of the folder's owner. One that a dead process of this machine has left is replaced."""
+    """Create the owner file of a folder, replacing one that a dead process of this machine has left."""
     path = folder / OWNER
     for _ in range(2):
         with suppress(FileExistsError):
@@ -144,9 +144,9 @@ def _make_owner(folder: Path) -> int:
 
 
 def _open_own(path: Path, flags: int = 0) -> int:
-    """Open a file of our own. Whatever else has its name is refused: its target, or its content, would be lost."""
+    """Open a file of our own. Anything else of that name is refused: its target or its content would be lost."""
     try:
-        # no pipe is waited for, no link followed
+        # do not wait for a pipe, or follow a link
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)
     except OSError as error:
         if error.errno in NOT_OURS:
@@ -165,13 +165,13 @@ def _read(descriptor: int) -> str:
 
 
 def _has_ended(holder: str) -> bool:
-    """Whether a process of this machine has ended."""
+    """Return whether a holder is a process of this machine that has ended."""
     found = HOLDER.fullmatch(holder)
     if found is None or found[2] != socket.gethostname():
         return False
     try:
         os.kill(int(found[1]), 0)
-    except OSError as error:  # else it is another user's
+    except OSError as error:  # else the process is another user's
         return isinstance(error, ProcessLookupError)
     return False
 
@@ -188,15 +188,15 @@ def _lock_by_filelock(folder: Path) -> tuple[str, int, Any]:
 
 
 def _in_use(folder: Path, by: str) -> InputError:
-    return InputError(f"{folder} is in use by another run {by}: wait for its end, or choose another `output`")
+    return InputError(f"{folder} is in use by another run {by}: wait for it to end, or choose another `output`")
 
 
 def _not_ours(path: Path) -> InputError:
-    return InputError(f"{path} is not a lock of codegrid: remove it, or choose another `output`")
+    return InputError(f"{path} is not a lock file of codegrid: remove it, or choose another `output`")
 
 
 def _is_there(folder: Path, held: _Held) -> bool:
-    """Whether a folder that is held is still the one that it was."""
+    """Return whether the folder at a path is still the one that is held."""
     return held.lock is not None or _is_same(folder / held.name, held.descriptor)
 
 

@@ -1,7 +1,7 @@
-"""The card of a model folder: a README.md that says what the model is and how it is used, as the hub shows it.
+"""Cards of model folders: a README.md, shown by the hub, that says what the model is and how to use it.
 
-Its text is a template in `cards/`: one for each kind of model, and what is said of a particular model in a file of the
-model's name. Nothing that loads a model depends on the card: it may be edited or removed.
+Its text comes from templates in `cards/`: one for each kind of model, with a description from the file of the model's
+name. Loading a model does not depend on its card, which may be edited or removed.
 """
 
 import re
@@ -26,7 +26,7 @@ MAX_NAMES = 200  # of classes: a card is read by people
 MAX_ROWS = 100  # of a table
 MAX_LENGTH = 200  # characters of one value
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#.!|~$&:@])")
-BLANK = re.compile(r"\n{3,}")  # left by a part that is empty
+BLANK = re.compile(r"\n{3,}")  # left by an empty part
 PNG = b"\x89PNG\r\n\x1a\n"
 
 TAGS = {
@@ -36,13 +36,13 @@ TAGS = {
 TASKS = {"tokenizer": None, "prior": "unconditional-image-generation"}
 PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png"}
 CAPTIONS = {
-    "tokenizer": "Odd rows: pictures that were held out. Below each: what is left of it after encoding and decoding.",
-    "prior": "New images, the first that this prior drew at temperature 1.",
+    "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
+    "prior": "New images: the first ones that this prior drew, at temperature 1.",
 }
 
 
 class Abilities(NamedTuple):
-    """Uses of a prior that its card shows."""
+    """Uses of a prior for which its card shows commands."""
 
     completes: bool = False  # keeps the upper rows of codes
     is_guided: bool = False  # by a label
@@ -55,7 +55,7 @@ ALONE = Abilities()  # nothing but samples
 def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilities = ALONE) -> str:
     """Return the text of README.md for the fields of a `config.json`.
 
-    What comes from outside, such as the names of classes, is shown as it is and never obeyed.
+    Values from outside, such as the names of classes, are escaped: they appear as plain text, never as Markdown.
     """
     kind, model = fields["kind"], fields["model"]
     front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS[kind], tags=[*TAGS[kind], model])
@@ -75,7 +75,7 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
 
 
 def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, str]:
-    """Return commands and code that draw, together with the priors of the tokenizer's other grids, if it has some."""
+    """Return commands and code that draw samples, with the priors of the tokenizer's other grids if it has any."""
     grids, layout = fields["config"].get("grids"), fields["provenance"].get("layout")
     priors, names = ["MODEL"], []
     if isinstance(grids, list) and isinstance(layout, list) and grids:
@@ -97,7 +97,7 @@ def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, 
 
 
 def render_pipeline_card(parts: str) -> str:
-    """Return the text of README.md for a folder that holds both stages, which `parts` describes."""
+    """Return the text of README.md for a folder that holds both stages, described by `parts`."""
     front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS["prior"], tags=TAGS["prior"])
     return f"---\n{front.to_yaml()}\n---\n\n" + Template(_read_template("pipeline")).substitute(parts=parts)
 
@@ -107,7 +107,7 @@ def _read_template(name: str) -> str:
 
 
 def _training(provenance: Mapping[str, Any]) -> list[str]:
-    """Return sections on what a model was trained on, and how well it did."""
+    """Return the sections that say what a model was trained on, and how well it did."""
     facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
     facts |= {name: provenance[name] for name in ("steps", "step", "tokenizer_fingerprint") if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
@@ -130,7 +130,7 @@ def _table(values: Mapping[str, Any]) -> str:
 
 
 def escape(value: object) -> str:
-    """Return a value as one line of Markdown that shows it and does nothing else."""
+    """Return a value as one line of Markdown that shows it literally."""
     if isinstance(value, int | float):
         return f"{value:.6g}" if isinstance(value, float) else str(value)
     text = _in_words(value)
@@ -140,7 +140,7 @@ def escape(value: object) -> str:
 
 
 def _in_words(value: object) -> str:
-    """Return settings in settings without their brackets."""
+    """Return a value as text, without the brackets of nested dicts and lists."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_in_words(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
@@ -149,10 +149,10 @@ def _in_words(value: object) -> str:
 
 
 def write_card(staging: Path, folder: Path, text: str, picture: bytes = b"", kind: str = "") -> None:
-    """Add card and picture to the files that are about to be moved into `folder`; a README.md not ours is kept.
+    """Add a card and its picture to the files about to be moved into `folder`; keep a README.md that is not ours.
 
     Args:
-        kind: of the model that the picture is about.
+        kind: `tokenizer` or `prior`, which decides the picture's file name.
     """
     if (folder / CARD).exists() and not _is_ours(_read(folder / CARD)):
         return
@@ -166,24 +166,24 @@ def _shown(kind: str) -> str:
 
 
 def read_picture(folder: Path, kind: str) -> bytes:
-    """Return the picture that the card of a tokenizer or prior in a folder shows; empty where there is none."""
+    """Return the picture that the card of a tokenizer or prior in a folder shows; empty if there is none."""
     card = _read(folder / CARD)
     if not _is_ours(card) or _shown(kind).encode() not in card:
-        return b""  # one that lies there may be another model's
+        return b""  # a picture in the folder may be another model's
     picture = _read(folder / PICTURES[kind])
     return picture if picture.startswith(PNG) else b""
 
 
 def _is_ours(card: bytes) -> bool:
-    """Whether front matter of ours stands at the head of a file."""
+    """Return whether a file begins with front matter of ours."""
     front = card.replace(b"\r\n", b"\n").partition(b"\n---\n")[0]
     return front.startswith(b"---\n") and OURS in front + b"\n"
 
 
 def _read(path: Path) -> bytes:
-    """Return a file's bytes; empty where it cannot be read, is too long, or lies elsewhere.
+    """Return a file's bytes; empty if it cannot be read, is too long, or is a link.
 
-    What a link shows would be uploaded with the card: in a stranger's folder it may lead to any file of the user's.
+    The target of a link would be uploaded with the card: in an untrusted folder, it could be any of the user's files.
     """
     try:
         return b"" if path.is_symlink() else read_plain(path, MAX_BYTES)

@@ -1,7 +1,7 @@
-"""Model folders: `config.json` + `model.safetensors`, checked on load, rebuilt with no further argument.
+"""Model folders: `config.json` + `model.safetensors`, checked on load, rebuilt without further arguments.
 
-huggingface_hub has a mixin of this kind; ours also keeps checksums, a fingerprint and the training's provenance, finds
-the class in the table of models, and takes no memory before a config is known to fit its weights. A `README.md` beside
+huggingface_hub has a similar mixin; ours also keeps checksums, a fingerprint and the training's provenance, finds the
+class in the table of models, and takes no memory until a config is known to fit its weights. A `README.md` beside
 them, the model's card, is for people: it is neither checked nor needed.
 """
 
@@ -44,18 +44,18 @@ FIELDS = {"kind": str, "model": str, "config": dict, "provenance": dict, "finger
 
 
 class ModelFolder:
-    """Gives a module `device`, `fingerprint`, `save_pretrained`, `from_pretrained` and `push_to_hub`.
+    """Base class that gives a module `device`, `fingerprint`, `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
     The module sets two attributes in its `__init__`: `config`, the keyword arguments that rebuild it, as JSON values;
-    and `provenance`, a dict that is free for facts about the training, which are saved and loaded with the model.
-    `kind` says in which table of `codegrid.registry` the class stands.
+    and `provenance`, a dict of any facts about the training, saved and loaded with the model. The class attribute
+    `kind` names the table of `codegrid.registry` that the class is in.
     """
 
     kind: ClassVar[str]
     config: dict[str, Any]
     provenance: dict[str, Any]
     loaded_from: Path | None = None
-    # what the tensors are after a cast that rounded them, and what they were before; empty where there was none
+    # descriptions of the tensors after a cast that rounded them, and before it; empty if there was none
     _rounded: tuple[dict[str, Any], ...] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -63,7 +63,7 @@ class ModelFolder:
         cls.__init__ = _in_float32()(cls.__init__)  # type: ignore[method-assign]
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """Move or cast all tensors, as `.to`, `.half()` and the like ask for it."""
+        """Move or cast all tensors: `.to`, `.half()` and the like call this."""
         rounds = fn(torch.zeros(1)).dtype.itemsize < torch.float32.itemsize and self.device.type != "meta"
         before = self._description() if rounds else {}
         super()._apply(fn, recurse)  # type: ignore[misc]
@@ -72,36 +72,36 @@ class ModelFolder:
         return self
 
     def _description(self) -> dict[str, Any]:
-        """The tensors as the fingerprint knows them; a cast of the whole model does not change that."""
+        """Describe the tensors for the fingerprint; casting the whole model does not change the description."""
         found = describe(self.state_dict())  # type: ignore[attr-defined]
         return self._rounded[1] if self._rounded and found == self._rounded[0] else found
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(chain(self.parameters(), self.buffers())).device  # type: ignore[attr-defined]
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the model's name, its config and its tensors, by name, shape and bytes.
 
-        Buffers named `running_...` are left out: they steer further training, and change no output. It is that of the
-        tensors in float32, as they are saved, and stays when the model is cast: `.half()`, `.bfloat16()`.
+        Buffers named `running_...` are left out: they affect further training, but no output. The tensors count in
+        float32, as they are saved, so that a cast of the model (`.half()`, `.bfloat16()`) changes nothing.
         """
         return digest_of([TABLES[self.kind].name_of(type(self)), self.config, self._description()])
 
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
-        """Write the model folder, with its card; a README.md there that is not such a card stays.
+        """Write the model folder, with its card; keep a README.md there that is not a card of ours.
 
         Args:
             picture: a PNG file that the card shows: some reconstructions, or samples of a prior.
 
-        Raises `InputError` where a weight is infinite or not a number, or all were rounded by a cast since the model
-        was made or loaded.
+        Raises `InputError` if a weight is infinite or not a number, or if a cast has rounded all weights since the
+        model was created or loaded.
         """
         name, tensors = TABLES[self.kind].name_of(type(self)), _as_saved(self.state_dict())  # type: ignore[attr-defined]
         check_finite(folder, tensors)
         if self._rounded and describe(tensors) == self._rounded[0]:
-            raise InputError("the weights were rounded by a cast, such as `.half()`: save the model before it is cast")
+            raise InputError("the weights were rounded by a cast, such as `.half()`: save the model before casting it")
         with write_folder(folder, index=CONFIG) as staging:
             checksum = write_tensors(staging / WEIGHTS, tensors)
             fields = {
@@ -117,21 +117,21 @@ class ModelFolder:
             write_card(staging, Path(folder), text, picture, self.kind)
 
     def inherit(self, other: ModelFolder) -> list[str]:
-        """Take over the weights of another model of this class, as far as they fit; return what stays new, in words."""
+        """Copy the weights of another model of this class where they fit; return, in words, what stays new."""
         ours, theirs = (model.state_dict() for model in (self, other))  # type: ignore[attr-defined]
         return inherit_tensors(ours, theirs, self.shared_rows(other))
 
     def shared_rows(self, other: Any) -> dict[str, Rows]:
-        """Return which rows of tensors become which of another model's, where it is not those of the same numbers."""
+        """Return, by tensor name, which rows correspond to which of another model's, unless by equal index."""
         return {}
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: Device = "cpu") -> Self:
         """Load a model of this class, in eval mode, from a folder, or from the hub as `hf:owner/name`.
 
-        Of a training run that has not finished, the best model so far is taken, else the last.
+        If a training run has not finished, its best model so far is loaded, else its last.
 
-        Raises `InputError` where the folder does not exist, is incomplete, damaged or holds another model.
+        Raises `InputError` if the folder does not exist, is incomplete or damaged, or holds another model.
         """
         return _load(source, device, cls.kind, TABLES[cls.kind].name_of(cls))
 
@@ -141,7 +141,7 @@ class ModelFolder:
 
 
 def picture_of(model: Any) -> bytes:
-    """Return the picture that the card showed where a model was loaded from; empty where there was none."""
+    """Return the picture on the card of the folder that a model was loaded from; empty if there was none."""
     folder = getattr(model, "loaded_from", None)
     return read_picture(folder, model.kind) if folder else b""
 
@@ -149,24 +149,24 @@ def picture_of(model: Any) -> bytes:
 def load_model(source: str | Path, device: Device = "cpu", kind: str = "") -> Any:
     """Load any tokenizer or prior, in eval mode, from a folder, or from the hub as `hf:owner/name`.
 
-    Of a training run that has not finished, the best model so far is taken, else the last.
+    If a training run has not finished, its best model so far is loaded, else its last.
 
     Args:
-        kind: `tokenizer` or `prior`, where it must be one.
+        kind: `tokenizer` or `prior`, if it must be that.
 
-    Raises `InputError` where the folder does not exist, is incomplete or damaged, holds another kind of model, or a
+    Raises `InputError` if the folder does not exist, is incomplete or damaged, holds another kind of model, or a
     model that is not registered.
     """
     return _load(source, device, kind)
 
 
 def fingerprint_of(model: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
-    """Return the fingerprint of a model, by its name in the table, with these weights."""
+    """Return the fingerprint of a model, given its name in the table, its config and its weights."""
     return digest_of([model, config, describe(tensors)])
 
 
 def describe(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Return shape and SHA-256 of each tensor that the outputs depend on, by name."""
+    """Return, by name, the shape and SHA-256 of each tensor that the outputs depend on."""
     return {
         name: [list(tensor.shape), sha256(tensor.contiguous().numpy().tobytes())]
         for name, tensor in _as_saved(tensors).items()
@@ -178,8 +178,8 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
     """Return the checked content of `config.json` in a model folder.
 
     Args:
-        kind: `tokenizer` or `prior`, where it must be one.
-        model: its name in the table, where it must be that.
+        kind: `tokenizer` or `prior`, if it must be that.
+        model: the model's name in the table, if it must be that.
     """
     wanted = f"{model} {kind}".strip() or "model"
     if not folder.is_dir():
@@ -199,19 +199,19 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
         raise InputError(f"{folder} was made by codegrid 0.1, whose models this version does not read: train it again")
     if fields.get("format") != FORMAT:
         raise InputError(f"{folder} has the format {short(fields.get('format'))}, but this version reads {FORMAT!r}")
-    # the digests are sound, but anyone can compute them
+    # the digests match, but anyone can compute them
     fields["sha256"] = checksums
     for name, type_ in FIELDS.items():
         if not isinstance(fields.get(name), type_):
             raise InputError(f"{path}: {name} is {short(fields.get(name))}: copy or make it again")
     if not isinstance(checksums.get(WEIGHTS), str):
-        raise InputError(f"{path} tells no SHA-256 of {WEIGHTS}: copy or make it again")
+        raise InputError(f"{path} has no SHA-256 of {WEIGHTS}: copy or make it again")
     _check_model(folder, fields, kind, model)
     return fields
 
 
 def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) -> None:
-    """Refuse a folder of another model than is wanted, or of one that is not registered."""
+    """Refuse a folder that holds a different model than wanted, or one that is not registered."""
     found = f"a {fields['kind'][:40]} ({fields['model'][:40]})"
     if fields["kind"] not in KINDS:
         raise InputError(f"{folder}: its kind {short(fields['kind'])} is neither {' nor '.join(KINDS)}: make it again")
@@ -234,7 +234,7 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
     try:
         with torch.device("meta"):  # takes no memory, whatever sizes the config claims
             outline = cls(**fields["config"])
-    except Exception as error:  # a stranger's values can break a constructor in any way
+    except Exception as error:  # untrusted values can break a constructor in any way
         raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason_of(error)}") from error
     _check_classes(folder, fields)
     numbers = sum(tensor.numel() for tensor in chain(outline.parameters(), outline.buffers()))
@@ -252,7 +252,7 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
 
 
 def _check_classes(folder: Path, fields: dict[str, Any]) -> None:
-    """Refuse names of classes that are not names, or not as many as the model has classes."""
+    """Refuse class names that are not strings, or whose number is not that of the model's classes."""
     classes, needed = fields["provenance"].get("classes", []), fields["config"].get("num_classes")
     as_many = "classes" not in fields["provenance"] or needed is None
     if not is_list_of(classes, str) or not (as_many or needed == len(classes)):
@@ -261,7 +261,7 @@ def _check_classes(folder: Path, fields: dict[str, Any]) -> None:
 
 
 def _abilities_of(model: Any) -> Abilities:
-    """Return what a prior can be asked for; a tokenizer for nothing of it."""
+    """Return which uses the card of a prior shows; none of them for a tokenizer."""
     if model.kind != "prior":
         return ALONE
     conditions = model.conditions
@@ -273,7 +273,7 @@ def _abilities_of(model: Any) -> Abilities:
 
 
 def _as_saved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors on the CPU, numbers in float32: what is loaded computes in it."""
+    """Return the tensors on the CPU, floats in float32: loaded models compute in it."""
     return {
         name: tensor.detach().to("cpu", torch.float32) if tensor.is_floating_point() else tensor.detach().cpu()
         for name, tensor in tensors.items()
@@ -282,7 +282,7 @@ def _as_saved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _in_float32() -> Iterator[None]:
-    """Make weights of float32 within, whatever the default of torch is."""
+    """Create weights in float32 within the block, whatever the default of torch is."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -1,4 +1,4 @@
-"""Everything random, from a seed and a purpose that is spelled out.
+"""Random numbers, all drawn from a seed and a purpose that is spelled out.
 
 Shapes: b samples.
 """
@@ -18,33 +18,33 @@ Purpose = str | int
 
 
 def _key(seed: int, purpose: tuple[Purpose, ...]) -> int:
-    """256 bits that follow from a seed and a purpose, the same on every machine."""
+    """Return 256 bits that follow from a seed and a purpose, the same on every machine."""
     content = json.dumps([int(seed), *purpose]).encode()
     return int.from_bytes(hashlib.sha256(content).digest(), "little")
 
 
 def rng(seed: int, *purpose: Purpose) -> np.random.Generator:
-    """Return the generator of one purpose: `rng(seed, "epoch", 3)`, `rng(seed, "revival", "grid", 1, "step", 40)`.
+    """Return the generator for one purpose: `rng(seed, "epoch", 3)`, `rng(seed, "revival", "grid", 1, "step", 40)`.
 
-    Different purposes give streams that have nothing in common; equal ones give the same numbers each time.
+    Different purposes give independent streams; equal ones give the same numbers each time.
     """
     return np.random.Generator(np.random.PCG64(_key(seed, purpose)))
 
 
 def torch_rng(seed: int, *purpose: Purpose) -> torch.Generator:
-    """Return torch's generator, on the CPU, of one purpose, as `rng` does NumPy's."""
+    """Return a torch generator, on the CPU, for one purpose, like the NumPy generator of `rng`."""
     return torch.Generator().manual_seed(_key(seed, purpose) % 2**63)
 
 
 class Noise:
-    """The random numbers of a row of samples: sample i follows from (seed, first_index + i) alone, in any batch.
+    """Random numbers for consecutive samples: those of sample i follow from (seed, first_index + i), in any batch.
 
     Args:
-        seed: from 0.
+        seed: 0 or more.
         first_index: number of the first sample.
         count: b, how many samples.
         device: where the tensors go. The numbers are drawn on the CPU, and are the same on every device.
-        purpose: what tells this noise from other noise of the same seed; see `of`.
+        purpose: distinguishes this noise from other noise of the same seed; see `of`.
 
     Examples:
         >>> alone, among_others = Noise(0, first_index=17), Noise(0, count=20)
@@ -61,21 +61,21 @@ class Noise:
     def uniforms(self, name: str, *shape: int) -> torch.Tensor:
         """Return (b, *shape) in [0, 1), in the `widest` type of the device.
 
-        The same name and shape give the same numbers, however often asked.
+        The same name and shape always give the same numbers.
         """
         return self._draw(name, *shape).to(self.device, widest(self.device))
 
     def _draw(self, name: str, *shape: int) -> torch.Tensor:
         bits = np.random.PCG64(_key(self.seed, (*self.purpose, "sample", name, *shape)))
-        # each number takes one step of the generator: so sample i's are found without those before it
+        # each number takes one step of the generator, so those of earlier samples can be skipped
         bits.advance(self.first_index * math.prod(shape))
         return torch.from_numpy(np.random.Generator(bits).random((self.count, *shape)))
 
     def normals(self, name: str, *shape: int) -> torch.Tensor:
-        """Return (b, *shape) of the standard normal distribution, as `uniforms` does uniform ones."""
+        """Return (b, *shape) from the standard normal distribution, with the same guarantees as `uniforms`."""
         numbers = torch.special.ndtri(self._draw(f"normal {name}", *shape).clamp_min(2.0**-54))
         return numbers.to(self.device, widest(self.device))
 
     def of(self, *purpose: Purpose) -> Noise:
-        """Return other noise of the same samples, for a part of the work: `of("grid", 1)`, `of("frame", 7)`."""
+        """Return independent noise for the same samples and a part of the work: `of("grid", 1)`, `of("frame", 7)`."""
         return Noise(self.seed, self.first_index, self.count, self.device, (*self.purpose, *purpose))

@@ -1,4 +1,4 @@
-"""How far a run is: bars on a terminal, a line now and then in a log file, nothing where it was asked to be quiet."""
+"""Progress of a run: bars on a terminal, a line now and then in a log file, nothing if it was asked to be quiet."""
 
 import sys
 import time
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager
 from typing import Any
 
-SECONDS, SHARE = 60.0, 0.1  # between two lines of a log: at least so many, and that share of the time so far
+SECONDS, SHARE = 60.0, 0.1  # minimum time between two lines of a log: seconds, and a share of the time so far
 
 _quiet = False
 
 
 def keep_quiet(quiet: bool) -> None:
-    """Draw no bars and say nothing from now on, or do so again."""
+    """Turn bars and messages off, or on again."""
     global _quiet
     _quiet = quiet
 
@@ -35,24 +35,24 @@ def progress_bar(
     disable: bool = False,
     **options: Any,
 ) -> Any:
-    """Return a tqdm bar, or `Lines` in its place where standard error is not a terminal.
+    """Return a tqdm bar, or `Lines` if standard error is not a terminal.
 
     Args:
-        iterable: is handed on, item by item. Without one, `update` counts.
+        iterable: the items to yield and count. Without it, call `update` to count.
         desc, total, initial: as for tqdm.
         disable: show nothing, as in all processes but the first.
-        options: more of tqdm's, such as `unit` and `leave`.
+        options: other options of tqdm, such as `unit` and `leave`.
     """
     if not _on_terminal():
         return Lines(iterable, desc, total, initial, disable or _quiet)
-    from tqdm import tqdm  # here: a command answers --help without it
+    from tqdm import tqdm  # here: --help does not need it
 
     options |= {"initial": initial, "disable": disable or _quiet, "dynamic_ncols": True}
     return tqdm(iterable, desc, total, **options)
 
 
 class Lines(AbstractContextManager[Any]):
-    """A bar for log files: few lines on standard error, the fewer the longer it takes. Short work prints none."""
+    """A bar for log files: lines on standard error, rarer the longer the work takes. Short work prints none."""
 
     def __init__(
         self, iterable: Iterable[Any] | None, desc: str, total: int | None, initial: int, disable: bool
@@ -70,7 +70,7 @@ class Lines(AbstractContextManager[Any]):
             self.update()
 
     def update(self, n: float = 1) -> None:
-        """Count `n` more, and say so if it is time."""
+        """Count `n` more items, and print a line if it is time for one."""
         self.n += n
         now = time.monotonic()
         if not self.disable and now - self.last >= max(SECONDS, SHARE * (now - self.since)):
@@ -82,19 +82,19 @@ class Lines(AbstractContextManager[Any]):
         return f"{self.desc}: {self.n:,.0f}{of_all}, {time_left(self.n, self.total, self.initial, self.since)}"
 
     def set_postfix(self, *arguments: object, **options: object) -> None:
-        """Leave out what changes with every step."""
+        """Ignore values that change with every step."""
 
     def __exit__(self, *error: object) -> None:
         pass
 
 
 def time_left(done: float, total: int | None, initial: int, since: float) -> str:
-    """Say how long work has taken so far, and how long the rest will: `0:02:10, 1:05:00 left`.
+    """Say how long the work has taken so far, and how long the rest will take: `0:02:10, 1:05:00 left`.
 
     Args:
-        done, total: how many items of how many.
-        initial: those that were done before.
-        since: when it began, by `time.monotonic`.
+        done, total: number of items that are done, and of all.
+        initial: number of items that were done before `since`.
+        since: when the work began, by `time.monotonic`.
     """
     seconds = time.monotonic() - since
     if total is None or done <= initial:
@@ -109,5 +109,5 @@ def clock(seconds: float) -> str:
 
 
 def _on_terminal() -> bool:
-    """Whether someone sees a line change: on a terminal, or in a notebook."""
+    """Return whether a bar can be drawn: on a terminal, or in a notebook."""
     return sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)

@@ -1,4 +1,4 @@
-"""Protocols of the parts. Whatever meets a protocol can take its place, a user's own too.
+"""Protocols of the parts. Any class that meets a protocol can be used, including a user's own.
 
 Shapes: b batch, D embedding_dim, *sites the sites of a grid, *shape those of each grid of a layout, K num_embeddings.
 """
@@ -24,7 +24,7 @@ NO_CONDITION = Condition()
 
 
 class Quantized(NamedTuple):
-    """Vectors, codes and losses that a quantizer makes of latents (b, D, *sites)."""
+    """Vectors, codes and losses that a quantizer makes from latents (b, D, *sites)."""
 
     vectors: Tensor  # (b, D, *sites); their gradient reaches the latents
     codes: Codes  # (b, *sites) int64, one for each grid of the quantizer's layout
@@ -32,7 +32,7 @@ class Quantized(NamedTuple):
 
 
 class Reconstructed(NamedTuple):
-    """Output, codes and losses that a tokenizer makes of a batch in training."""
+    """Output, codes and losses that a tokenizer makes from a batch in training."""
 
     output: Tensor  # like the input
     codes: Codes
@@ -48,42 +48,42 @@ class Quantizer(Protocol):
         """Return the grids of latents with these sites."""
 
     def __call__(self, latents: Tensor, moment: Moment | None = None) -> Quantized:
-        """Quantize (b, D, *sites); with a moment, note what `after_step` needs, in no buffer."""
+        """Quantize (b, D, *sites); given a moment, record what `after_step` needs, but not in buffers."""
 
     def encode(self, latents: Tensor) -> Codes:
-        """Return the codes of latents (b, D, *sites), and change nothing."""
+        """Return the codes of latents (b, D, *sites), without changing any state."""
 
     def look_up(self, codes: Codes) -> Tensor:
         """Return the vectors (b, D, *sites) that codes stand for."""
 
     def entries(self, grid: int) -> Tensor | None:
-        """Return the vectors (K, D) of all codes of a grid; None where they cannot be listed."""
+        """Return the vectors (K, D) of all codes of a grid; None if they cannot be listed."""
 
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
-        """Move codebooks by what was noted, once for all pieces of a step; `purpose` tells books of one model apart."""
+        """Update codebooks from what was recorded, once per step; `purpose` tells codebooks of one model apart."""
 
 
 class Model(Protocol):
-    """A tokenizer or a prior; `codegrid.model_folder.ModelFolder` brings most of it."""
+    """A tokenizer or a prior; `codegrid.model_folder.ModelFolder` implements most of it."""
 
     config: dict[str, Any]
     provenance: dict[str, Any]
 
     @property
     def device(self) -> torch.device:
-        """Return where the weights are."""
+        """Return the device of the weights."""
 
     def fingerprint(self) -> str:
         """Return a digest of everything that the outputs depend on."""
 
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
-        """Write the model folder, with the picture, a PNG file, for its card."""
+        """Write the model folder; `picture` is a PNG file for its card."""
 
     def inherit(self, other: Any) -> list[str]:
-        """Take over the weights of another model of this class, as far as they fit; return what stays new, in words."""
+        """Copy the weights of another model of this class where they fit; return, in words, what stays new."""
 
     def eval(self) -> Any:
-        """Go to eval mode, as samplers and measurements need it."""
+        """Switch to eval mode, which samplers and measurements need."""
 
     def to(self, device: torch.device | str) -> Any:
         """Move the weights to a device."""
@@ -98,7 +98,7 @@ class Tokenizer(Model, Protocol):
     data_variance: float  # of the training data, in the range [-1, 1]
 
     def __call__(self, x: Tensor, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Reconstructed:
-        """Make the training pass."""
+        """Run the training pass."""
 
     def encode(self, x: Tensor) -> Codes:
         """Return the codes of x (b, c, *size) in [-1, 1]."""
@@ -106,7 +106,7 @@ class Tokenizer(Model, Protocol):
     def decode(
         self, codes: Codes, size: Sides | None = None, given: Condition = NO_CONDITION, noise: Noise | None = None
     ) -> Tensor:
-        """Return (b, c, *size), about [-1, 1]."""
+        """Return the signal (b, c, *size), roughly in [-1, 1]."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return x encoded and decoded again, in its own size."""
@@ -115,19 +115,19 @@ class Tokenizer(Model, Protocol):
         """Return the latents (b, D, *sites) before they are quantized."""
 
     def decode_latents(self, latents: Tensor, quantize: bool) -> Tensor:
-        """Return (b, c, *size) of latents (b, D, *sites), quantized first or as they are."""
+        """Return the signal (b, c, *size) for latents (b, D, *sites), quantized first or as they are."""
 
     def nll(self, x: Tensor, codes: Codes, given: Condition = NO_CONDITION) -> Tensor | None:
-        """Return (b,) nats of a trained decoder likelihood; None where the decoder has none."""
+        """Return (b,) nats of a trained decoder likelihood; None if the decoder has none."""
 
     def preview(self, codes: Codes, drawn: tuple[Tensor, ...]) -> Tensor:
-        """Return (b, c, *size) of an unfinished draw, 0, grey, where nothing is drawn yet."""
+        """Return a picture (b, c, *size) of an unfinished draw: 0 (grey) where nothing is drawn yet."""
 
     def kept_sites(self, mask: Tensor) -> tuple[Tensor, ...]:
-        """Return the sites (*shape) bool of each grid that known pixels (*size) bool determine."""
+        """Return, for each grid, the sites (*shape) bool that known pixels (*size) bool determine."""
 
     def after_step(self, step: int, seed: int) -> None:
-        """Move codebooks, once a step."""
+        """Update codebooks, once per step."""
 
 
 class Prior(Model, Protocol):
@@ -147,22 +147,22 @@ class Prior(Model, Protocol):
 
     @property
     def conditions(self) -> Any:
-        """Return what it can be asked for: `codegrid.stage2_prior.conditions.Conditions`."""
+        """Return the conditions that it accepts: `codegrid.stage2_prior.conditions.Conditions`."""
 
     @property
     def likelihood(self) -> Likelihood:
-        """Return which likelihood `nll` gives."""
+        """Return the kind of likelihood that `nll` computes."""
 
     @property
     def keeps(self) -> Keeps:
-        """Return which kept sites its sampler honours."""
+        """Return which known sites its sampler can keep."""
 
     @property
     def controls(self) -> frozenset[str]:
-        """Return the fields of `SamplingConfig` that mean something to it."""
+        """Return the fields of `SamplingConfig` that have an effect on it."""
 
     def __call__(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
-        """Make the training pass."""
+        """Run the training pass."""
 
     def nll(
         self,
@@ -171,7 +171,7 @@ class Prior(Model, Protocol):
         noise: Noise | None = None,
         num_inference_steps: int | None = None,
     ) -> tuple[Tensor, ...] | None:
-        """Return nats at each site, (b, *shape) for each grid, without gradient; None where there is no likelihood."""
+        """Return nats at each site, (b, *shape) for each grid, without gradient; None if there is no likelihood."""
 
     def sample(
         self,
@@ -186,7 +186,7 @@ class Prior(Model, Protocol):
 
 
 class Steps(Protocol):
-    """A forward pass that is driven step by step: by samplers, tests, an entropy coder.
+    """A forward pass driven step by step: by samplers, tests or an entropy coder.
 
     Steps that draw many codes faster than one by one also have `draw`: see `stage2_prior.sampling.sequential.Drawing`.
     """
@@ -197,14 +197,14 @@ class Steps(Protocol):
         """Return the logits (b, n, K) of the n sites of the next step."""
 
     def append(self, codes: Tensor) -> None:
-        """Take in the codes (b, n) of the step whose logits were given last, or (b, m) of several known steps."""
+        """Append the codes (b, n) of the step whose logits were returned last, or (b, m) of several known steps."""
 
 
 class Sequential(Prior, Protocol):
     """A prior that draws step by step: site after site, or grid after grid."""
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
-        """Return (b, K, *shape) for each grid, every step's from the steps before it alone."""
+        """Return the logits (b, K, *shape) of each grid; those of a step depend only on earlier steps."""
 
     def steps(self, given: Condition, batch_size: int, backend: str) -> Steps:
-        """Return the same logits, one step after the other."""
+        """Return the steps that compute the values of `logits` one step at a time."""

@@ -1,6 +1,6 @@
-"""Every system by its name: tables of quantizers, tokenizers and priors, and `load` for whatever a folder holds.
+"""Systems by name: tables of quantizers, tokenizers and priors, and `load` for whatever a folder holds.
 
-A new system is a file and a line in `BUILT_IN`. The lines are texts, so that command lines can be made without
+A new system is a file and a line in `BUILT_IN`. The lines are strings, so that command lines can be built without
 importing torch.
 """
 
@@ -55,7 +55,7 @@ _plugins_loaded = False
 class NameOf:
     """Marks a field that names a system: `quantizer: Annotated[str, NameOf("quantizer")]`.
 
-    The options of the system that it names belong to the options of what has the field.
+    The options of the named system become options of the class that has the field.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class NoOptions:
 
 
 class Table(Mapping[str, type]):
-    """The systems of one kind: name → class. A class is imported when it is asked for."""
+    """The systems of one kind: name → class. A class is imported when it is looked up."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -89,14 +89,14 @@ class Table(Mapping[str, type]):
         return _registered[self.kind][name]
 
     def options(self, name: str) -> type:
-        """Return the dataclass of a system's options, without importing torch for one of ours."""
+        """Return the dataclass of a system's options, without importing torch for a built-in one."""
         self.check(name)
         if name in BUILT_IN[self.kind]:
             return _find(BUILT_IN[self.kind][name][1])
         return getattr(self[name], "options", NoOptions)
 
     def name_of(self, cls: type) -> str:
-        """Return the name of a class. Raises `InputError` where it was not registered."""
+        """Return the name of a class. Raises `InputError` if it was not registered."""
         target = f"{cls.__module__.removeprefix(__package__ + '.')}:{cls.__qualname__}"
         names = [name for name, (ours, _) in BUILT_IN[self.kind].items() if ours == target]
         names += [name for name, registered in _registered[self.kind].items() if registered is cls]
@@ -106,26 +106,26 @@ class Table(Mapping[str, type]):
         raise InputError(f"{cls.__name__} has no name yet: {call} gives it one")
 
     def check(self, name: object, parameter: str = "") -> None:
-        """Raise `InputError`, naming the parameter, where there is no system of this name."""
+        """Raise `InputError`, naming the parameter, if no system has this name."""
         if name not in self:
-            words = f"there is no {self.kind} of this name, only {', '.join(self)}"
-            remedy = "register one of your own first, by codegrid.register in a module that `plugin` names"
-            raise InputError(f"`{parameter or self.kind}` {short(name)}: {words}; {remedy}")
+            words = f"no {self.kind} has this name: choose one of {', '.join(self)}"
+            remedy = "register your own with codegrid.register in a module that `plugin` names"
+            raise InputError(f"`{parameter or self.kind}` {short(name)}: {words}, or {remedy}")
 
 
 TABLES = {kind: Table(kind) for kind in BUILT_IN}
 
 
 def register(kind: str, name: str, cls: type) -> None:
-    """Add a system of your own: everything that takes a name takes this one from then on.
+    """Register a system of your own, so that its name is accepted wherever names of its kind are.
 
     Args:
         kind: `quantizer`, `tokenizer` or `prior`.
-        name: what command lines and model folders call it: lower-case letters, digits and hyphens.
+        name: its name in command lines and model folders: lower-case letters, digits and hyphens.
         cls: the class. Its attribute `options`, if there is one, is a dataclass of its keyword options, from which
             the command line is made.
 
-    Raises `InputError` where the name is not free, or not a name.
+    Raises `InputError` if the name is taken or not valid.
     """
     if kind not in BUILT_IN:
         raise InputError(f"`kind` {kind!r}: choose one of {', '.join(BUILT_IN)}")
@@ -135,12 +135,12 @@ def register(kind: str, name: str, cls: type) -> None:
     if options is not None and not (isinstance(options, type) and is_dataclass(options)):
         raise InputError(f"`cls` {cls.__name__}: its `options` must be a dataclass")
     if name in BUILT_IN[kind] or _registered[kind].get(name, cls) is not cls:
-        raise InputError(f"`name` {name!r}: there is a {kind} of this name already; choose another")
+        raise InputError(f"`name` {name!r}: another {kind} has this name already; choose a different one")
     _registered[kind][name] = cls
 
 
 def load_plugin(module: str) -> None:
-    """Import a module of the user's own that registers systems: by its name, or by its file, `some/where/mine.py`."""
+    """Import a user's module that registers systems, by its name or by its file, such as `some/where/mine.py`."""
     try:
         import_own(module)
     except InputError:
@@ -152,9 +152,9 @@ def load_plugin(module: str) -> None:
 
 
 def import_own(module: str) -> ModuleType:
-    """Import a module of the user's own by its name, or by its file, which may import others in its folder.
+    """Import a user's module by its name, or by its file, which may import other files in its folder.
 
-    Raises `ImportError` where there is no such file, or another module has its name.
+    Raises `ImportError` if there is no such file, or another module has its name.
     """
     if not module.endswith(".py"):
         return import_module(module)
@@ -163,7 +163,7 @@ def import_own(module: str) -> ModuleType:
         raise ImportError("there is no such file")
     folder = str(file.parent.resolve())
     if folder not in sys.path:
-        sys.path.append(folder)  # last: nothing there takes the place of another module
+        sys.path.append(folder)  # last: nothing there must replace another module
     found = find_spec(file.stem)
     if found is None or found.origin is None or not file.samefile(found.origin):
         raise ImportError(f"another module is called {file.stem}: rename the file")
@@ -171,16 +171,16 @@ def import_own(module: str) -> ModuleType:
 
 
 def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
-    """Load whatever a folder holds: a tokenizer, a prior, or, where it holds both in folders, the pipeline.
+    """Load whatever a folder holds: a tokenizer, a prior, or, if it holds both in folders, the pipeline.
 
-    Of a training run that has not finished, its best model so far is taken, else the last one that was validated.
+    If a training run has not finished, its best model so far is loaded, else the last one that was validated.
 
     Args:
         source: a model folder, a folder with `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ...), or
-            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder of that.
-        device: where the model goes.
+            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder in it.
+        device: the device to load onto.
 
-    Raises `InputError` where the folder is missing, incomplete or damaged, or its model is not registered.
+    Raises `InputError` if the folder is missing, incomplete or damaged, or its model is not registered.
 
     Examples:
         >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
@@ -199,7 +199,7 @@ def _find(target: str) -> type:
 
 
 def _load_entry_points() -> None:
-    """Import what installed packages offer, once."""
+    """Import the plugins of installed packages, once."""
     global _plugins_loaded
     if _plugins_loaded:
         return

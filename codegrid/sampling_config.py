@@ -1,4 +1,4 @@
-"""How codes are drawn. Nothing here imports torch: command lines are made from it."""
+"""Settings of how codes are drawn. Nothing here imports torch: command lines are built from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,9 +12,9 @@ Setting = float | Sequence[float]  # one value, or one for each prior, coarse to
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How codes are drawn from logits, in the order in which it is applied: guidance, temperature, top-k, top-p.
+    """Settings of how codes are drawn from logits. Guidance comes first, then temperature, top-k and top-p.
 
-    Raises `InputError` where a value is out of its range.
+    Raises `InputError` if a value is out of range.
 
     Examples:
         >>> SamplingConfig(temperature=0.9, top_k=50).changed()
@@ -45,10 +45,10 @@ class SamplingConfig:
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
     def check_controls(self, controls: frozenset[str], prior: str) -> None:
-        """Raise `InputError` where a field is set that means nothing to a prior that knows only some `controls`."""
+        """Raise `InputError` if a field is set that is not one of a prior's `controls`."""
         for name in self.changed():
             if name not in controls:
-                raise InputError(f"`{name}` means nothing to a {prior} prior: leave it out")
+                raise InputError(f"`{name}` has no effect on a {prior} prior: leave it out")
 
 
 def sampling_configs(
@@ -59,11 +59,11 @@ def sampling_configs(
     guidance_scale: Setting = 1.0,
     num_inference_steps: Setting | None = None,
 ) -> tuple[SamplingConfig, ...]:
-    """Return how each prior draws, coarse to fine.
+    """Return the sampling settings of each prior, coarse to fine.
 
     Each setting is a field of `SamplingConfig`: one value, or a list or tuple with one for each prior.
 
-    Raises `InputError` where there are more values or fewer, or one is out of its range.
+    Raises `InputError` if the number of values is wrong, or one is out of range.
     """
     settings = (temperature, top_k, top_p, guidance_scale, num_inference_steps)
     columns: list[list[Any]] = []

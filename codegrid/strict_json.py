@@ -1,4 +1,4 @@
-"""JSON as the standard has it: no number that is infinite, or not a number, is written or read."""
+"""JSON by the standard: infinities and NaN are neither written nor read."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def to_json(value: object, **options: Any) -> str:
-    """Return a value as JSON, with null in the place of numbers that JSON does not have.
+    """Return a value as JSON, with null in place of infinities and NaN.
 
     Args:
         options: of `json.dumps`.
@@ -18,7 +18,7 @@ def to_json(value: object, **options: Any) -> str:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return the value of JSON. Raises ValueError where it is not JSON, or a number is infinite or not a number."""
+    """Parse JSON. Raises ValueError if it is not JSON, or holds an infinite number or NaN."""
     return json.loads(content, parse_float=_finite, parse_constant=_finite)
 
 
@@ -33,5 +33,5 @@ def _with_nulls(value: Any) -> Any:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is not a number of JSON")
+        raise ValueError(f"{text} is not a number in JSON")
     return number

@@ -1,4 +1,4 @@
-"""Tensors on disk, checked by SHA-256; whether they hold what they should; and how one model takes over another's."""
+"""Tensors on disk, checked by SHA-256; checks of their values; and copying tensors from one model to another."""
 
 import hashlib
 import warnings
@@ -21,8 +21,8 @@ MAX_JSON = 2**26  # bytes
 MAX_HEADER = 100_000_000  # bytes, of a safetensors file
 FLOATS = {torch.float16, torch.float32, torch.float64}
 MAX_DEPTH = 100  # levels of JSON
-MAX_VALUE = 2.0  # of an image in [-1, 1]: what decoders and sharp resizing give lies a little outside
-Rows = tuple[list[int], list[int]]  # of the new tensor, and those of the old one that they become
+MAX_VALUE = 2.0  # of an image in [-1, 1]: decoders and sharp resizing go a little beyond
+Rows = tuple[list[int], list[int]]  # rows of the new tensor, and the rows of the old one to copy into them
 
 
 def sha256(content: bytes | numpy.ndarray) -> str:
@@ -39,10 +39,10 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     """Write `tensors` as a safetensors file and return its SHA-256.
 
     Args:
-        metadata: one key at most: the library writes several in any order, and equal files should be equal.
+        metadata: one key at most: the library writes several in any order, and equal tensors should give equal files.
     """
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    with ThreadPoolExecutor(1) as aside:  # while it is written: neither needs the interpreter
+    with ThreadPoolExecutor(1) as aside:  # while it is written: neither holds the interpreter's lock
         checksum = aside.submit(sha256, content)
         path.write_bytes(content)  # plain Python I/O: a full disk raises an OSError that says so
         return checksum.result()
@@ -54,8 +54,8 @@ def read_tensors(
     """Read a safetensors file whose bytes must have the given SHA-256.
 
     Args:
-        like: tensors, on the meta device perhaps, whose names and shapes the file must hold; numbers may have another
-            precision. A file too large for them is not read.
+        like: tensors, perhaps on the meta device, whose names and shapes the file must have; the precision of floats
+            may differ. A file too large for them is not read.
     """
     most = path.stat().st_size
     if like is not None:
@@ -68,7 +68,7 @@ def read_tensors(
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): copy or make it again")
     try:
         tensors = load(content)
-    except Exception as error:  # an unknown type is a KeyError, say
+    except Exception as error:  # an unknown type raises a KeyError, for example
         raise InputError(f"{path} is not a safetensors file ({reason_of(error)}): copy or make it again") from error
     if like is not None:
         _check_likeness(path, tensors, like)
@@ -89,39 +89,39 @@ def _check_likeness(path: Path, tensors: dict[str, torch.Tensor], like: dict[str
 
 
 def check_finite(place: object, tensors: dict[str, torch.Tensor]) -> None:
-    """Raise `InputError`, naming the tensor, where weights are infinite or not numbers."""
+    """Raise `InputError`, naming the tensor, if weights are infinite or not numbers."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel():
             for bound in tensor.detach().aminmax():
                 if not bound.isfinite():
                     raise InputError(
-                        f"{place}: {name} holds {float(bound)}, where weights must be finite: train or copy it again"
+                        f"{place}: {name} holds {float(bound)}, but weights must be finite: train or copy it again"
                     )
 
 
 def check_images(name: str, images: torch.Tensor) -> None:
-    """Raise `InputError` where the values of images, called `name`, cannot be floats in [-1, 1].
+    """Raise `InputError` if the values of images, called `name`, cannot be floats in [-1, 1].
 
-    A decoder's output may lie a little outside. Images in 0 ... 1 are warned of: they could be very bright ones.
+    A decoder's output may go a little beyond. Images in 0 ... 1 only cause a warning: they could be very bright ones.
     """
     if not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
-        raise InputError(f"`{name}` holds {kind}: it must be floats in [-1, 1], as codegrid.as_images makes them")
+        raise InputError(f"`{name}` holds {kind}: it must hold floats in [-1, 1], as codegrid.as_images makes them")
     if not images.numel():
         return
     least, largest = (float(value) for value in images.detach().aminmax())
-    if not -MAX_VALUE <= least <= largest <= MAX_VALUE:  # not a number, too
+    if not -MAX_VALUE <= least <= largest <= MAX_VALUE:  # true if one is not a number, too
         remedy = "they must be in [-1, 1], as codegrid.as_images makes them"
         raise InputError(f"`{name}` holds values from {least:.3g} to {largest:.3g}: {remedy}")
     if 0 <= least < largest <= 1:
-        remedy = f"if these are images in 0 ... 1, make it 2 * {name} - 1, in [-1, 1]"
+        remedy = f"if these are images in 0 ... 1, use 2 * {name} - 1, which is in [-1, 1]"
         warnings.warn(f"`{name}` holds values from {least:.3g} to {largest:.3g}: {remedy}", stacklevel=3)
 
 
 def digest_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file, which is read piece by piece.
+    """Return the SHA-256 of a file, read piece by piece.
 
-    Raises `InputError` where it is mostly holes.
+    Raises `InputError` if it is mostly holes.
     """
     check_not_hollow(path)
     digest = hashlib.sha256()
@@ -132,7 +132,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a size and depth that this project writes."""
+    """Read a JSON object, no larger or deeper than this project writes."""
     content = read_plain(path, MAX_JSON)
     try:
         value = parse_json(content)
@@ -146,7 +146,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _is_flat(value: object) -> bool:
-    """Whether a JSON value is nested so little that it can be walked through by recursion."""
+    """Return whether a JSON value is flat enough to be walked through by recursion."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         children = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
@@ -158,14 +158,14 @@ def _is_flat(value: object) -> bool:
 def inherit_tensors(
     new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor], rows: Mapping[str, Rows]
 ) -> list[str]:
-    """Set tensors in place to those of the same name, as far as they fit. Returns what stays as it was, in words.
+    """Copy tensors in place into those of the same name, where they fit. Returns, in words, what stays as it was.
 
-    A tensor with more rows than the old one, a larger codebook for example, takes them all, and keeps its own others.
+    A tensor with more rows than the old one, such as a larger codebook, gets all of those and keeps its other rows.
 
     Args:
         new: the tensors to set.
-        old: those to take.
-        rows: which rows become which, by the tensor's name, where it is not the same numbers that belong together.
+        old: the tensors to copy.
+        rows: which rows to copy into which, by tensor name, unless rows of equal index correspond.
     """
     fresh = []
     for name, tensor in new.items():

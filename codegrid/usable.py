@@ -1,7 +1,7 @@
-"""The model of a training run's folder, whenever one looks: the finished one, else the best so far, else the last.
+"""The usable model of a training run's folder: the finished one, else the best so far, else the last.
 
-OUTPUT/best and OUTPUT/last are model folders, written anew at each validation and removed when the finished model lies
-in OUTPUT itself.
+OUTPUT/best and OUTPUT/last are model folders, rewritten at each validation and removed when the finished model is in
+OUTPUT itself.
 """
 
 import sys
@@ -22,15 +22,15 @@ Loaded = TypeVar("Loaded")
 
 
 def find_usable(folder: Path) -> Path:
-    """Return `folder` where it holds a whole model, else its `best`, else its `last`; `folder` where there is none."""
+    """Return `folder` if it holds a complete model, else its `best`, else its `last`; `folder` if there is none."""
     places = (folder, folder / BEST, folder / LAST)
     return next((place for place in places if all((place / name).is_file() for name in (CONFIG, WEIGHTS))), folder)
 
 
 def load_usable(folder: Path, load: Callable[[Path], Loaded]) -> Loaded:
-    """Return what `load` makes of the model that `find_usable` finds. Tries again where it was replaced meanwhile.
+    """Return what `load` returns for the folder that `find_usable` finds. Tries again if it was replaced meanwhile.
 
-    Says which model that is, where it is not the finished one.
+    Prints which model that is, unless it is the finished one.
     """
     for tries in count(1):
         place = find_usable(folder)
@@ -44,5 +44,5 @@ def load_usable(folder: Path, load: Callable[[Path], Loaded]) -> Loaded:
                 raise
             time.sleep(PAUSE)
     if place != folder:
-        print(f"{folder} is not finished: its {place.name} model so far is taken", file=sys.stderr)
+        print(f"{folder} is not finished: using its {place.name} model so far", file=sys.stderr)
     return loaded

@@ -1,8 +1,8 @@
-"""Images in files of arrays: those of MedMNIST, of Keras, of our own samples, and plain ones.
+"""Images in array files: as saved by MedMNIST, Keras or Codegrid's samplers, or plain arrays.
 
 Images are (n, H, W), (n, H, W, c) or (n, c, H, W) with 1 or 3 channels c; whole numbers 0 ... 255, floats 0 ... 1 or
-0 ... 255, or true and false. Labels are (n,) or (n, 1): class numbers, or names. What may be meant in two ways is
-refused. A part for validation is read where there is none for testing.
+0 ... 255, or bools. Labels are (n,) or (n, 1): class numbers, or names. Ambiguous arrays are refused. A validation
+part is read if there is no test part.
 
 Shapes: n images, c channels, H W image.
 """
@@ -31,7 +31,7 @@ PARTS = (
 WHOLES = (
     ("arr_0", "arr_1"), ("images", "labels"), ("x", "y"), ("x_train", "y_train"), ("train_images", "train_labels"),
 )  # fmt: skip
-AT_ONCE = 1024  # images that are converted at once
+AT_ONCE = 1024  # images converted at once
 
 
 class LabelledImages(NamedTuple):
@@ -39,13 +39,13 @@ class LabelledImages(NamedTuple):
 
     images: np.ndarray  # (n, H, W, c) uint8
     labels: np.ndarray | None  # (n,) int64
-    classes: list[str]  # the name of each label; empty where there are none
+    classes: list[str]  # the name of each label; empty if there are no labels
 
 
 def read_images(path: Path) -> dict[str, LabelledImages]:
-    """Return the parts of a file of arrays, .npz or .npy: `train` and `test`, or `all` where it tells none.
+    """Return the parts of an array file, .npz or .npy: `train` and `test`, or `all` if it has no parts.
 
-    Raises `InputError`, naming the array, where it cannot be read, or where it is not clear what it means.
+    Raises `InputError`, naming the array, if one cannot be read or is ambiguous.
     """
     arrays = {"": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path)
     names = _choose_names(path, arrays)
@@ -57,7 +57,7 @@ def read_images(path: Path) -> dict[str, LabelledImages]:
 
 
 def names_left_out(path: Path) -> Counter[str]:
-    """Return the names of the arrays of a file, .npz or .npy, that `read_images` does not read."""
+    """Return the names of the arrays in a file, .npz or .npy, that `read_images` does not read."""
     if path.suffix.lower() == ".npy":
         return Counter()
     with ZipFile(path) as file:
@@ -67,12 +67,12 @@ def names_left_out(path: Path) -> Counter[str]:
 
 
 def _said(path: Path, name: str) -> str:
-    """Return how messages call an array of a file."""
+    """Return the name of an array in a file, for messages."""
     return f"{path}: {name}" if name else str(path)
 
 
 def _choose_names(path: Path, arrays: Collection[str]) -> dict[str, tuple[str, str | None]]:
-    """Return the names of images and labels of each part."""
+    """Return the names of the images and the labels of each part."""
     for train, test in PARTS:
         if train[0] in arrays and test[0] in arrays:
             return {"train": train, "test": test}
@@ -102,7 +102,7 @@ def _check_shape(said: str, images: np.ndarray) -> np.ndarray:
 
 
 def _scale_of(path: Path, images: Mapping[str, np.ndarray]) -> float:
-    """Return what values are multiplied with to be 0 ... 255, the same for all arrays of images, by name."""
+    """Return the factor that brings the values of all image arrays, given by name, to 0 ... 255."""
     all_said = _said(path, " and ".join(images))
     if all(array.dtype == bool for array in images.values()):
         return 255.0
@@ -112,7 +112,7 @@ def _scale_of(path: Path, images: Mapping[str, np.ndarray]) -> float:
             raise InputError(f"{_said(path, name)} is of type {array.dtype}: images are whole numbers, floats or bools")
         for first in range(0, len(array), AT_ONCE):
             low, high = (float(edge(array[first : first + AT_ONCE])) for edge in (np.min, np.max))
-            if not (low >= 0 and high <= 255):  # NaN is neither
+            if not (low >= 0 and high <= 255):  # NaN fails both tests
                 outlier = low if not low >= 0 else high
                 words = "images are 0 ... 255, or floats 0 ... 1; convert it first"
                 raise InputError(f"{_said(path, name)} holds {outlier:g}: {words}")
@@ -129,7 +129,7 @@ def _scale_of(path: Path, images: Mapping[str, np.ndarray]) -> float:
 
 
 def _as_bytes(images: np.ndarray, scale: float) -> np.ndarray:
-    """(n, H, W, c) → the same as uint8, in C order."""
+    """Convert (n, H, W, c) to uint8, in C order."""
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
     converted = np.empty(images.shape, dtype=np.uint8)
@@ -142,12 +142,12 @@ def _as_bytes(images: np.ndarray, scale: float) -> np.ndarray:
 def _number_labels(
     path: Path, arrays: Mapping[str, np.ndarray], names: Mapping[str, str], counts: Mapping[str, int]
 ) -> tuple[list[str], dict[str, np.ndarray | None]]:
-    """Return the names of the classes, and the labels (n,) of each part, of which `counts` has the images."""
+    """Return the names of the classes, and the labels (n,) of each part; `counts` is its number of images."""
     if not names:
         return [], dict.fromkeys(counts)
     if len(names) < len(counts):
         given = ", ".join(names.values())
-        raise InputError(f"{path} holds {given}, but no labels of the other part: give both, or none")
+        raise InputError(f"{path} holds {given}, but no labels for the other part: give both, or neither")
     there = {part: _check_labels(_said(path, name), arrays[name], counts[part]) for part, name in names.items()}
     together = np.concatenate(list(there.values()))
     if together.dtype.kind == "U":

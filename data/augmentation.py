@@ -13,11 +13,11 @@ from .images import to_float
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Batches of uint8 images → float images in [-1, 1], each changed at random in its own way.
+    """Turns batches of uint8 images into floats in [-1, 1], changing each image at random.
 
     Args:
-        flip: mirror every second image, on average, from left to right.
-        shift: move each image by up to this many pixels, up or down and to a side; the edges are repeated.
+        flip: mirror each image from left to right with probability 1/2.
+        shift: move each image by up to this many pixels, vertically and horizontally; the edges are repeated.
         crop: cut out a random window of at least this share of each side, 0 ... 1, and enlarge it to the image's size.
     """
 
@@ -26,14 +26,14 @@ class Augmentation:
     crop: float = 1.0
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Turn (b, c, H, W) uint8 into floats of that shape; all that is random is drawn from the generator."""
+        """Turn (b, c, H, W) uint8 into floats of that shape; all randomness comes from the generator."""
         if self.flip or self.shift:
             images = self._flip_and_shift(images, generator)
         floats = to_float(images)
         return self._crop(floats, generator) if self.crop < 1 else floats
 
     def _flip_and_shift(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """One gather by rows and columns: no pixel is changed."""
+        """Mirror and move by one gather over rows and columns, without changing pixel values."""
         batch, _, height, width = images.shape
         moves = torch.randint(-self.shift, self.shift + 1, (2, batch, 1), generator=generator)
         rows = (torch.arange(height) + moves[0]).clamp(0, height - 1)  # (b, H)
@@ -46,7 +46,7 @@ class Augmentation:
         return images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
     def _crop(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Bilinear, at one grid of places for each image; the image spans -1 ... 1 on both axes."""
+        """Crop by bilinear interpolation at a grid of places in each image, which spans -1 ... 1 on both axes."""
         share = 1 - (1 - self.crop) * torch.rand(len(images), 1, generator=generator)
         places = []
         for length in reversed(images.shape[2:]):  # x, then y

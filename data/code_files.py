@@ -1,4 +1,4 @@
-"""Codes to decode or to learn: from a code dataset, or as plain arrays from an .npz, .npy or Parquet file.
+"""Codes to decode or to train on: a code dataset, or plain arrays in an .npz, .npy or Parquet file.
 
 Shapes: n rows, b batch, *shape the sites of a grid, K num_embeddings.
 """
@@ -26,11 +26,11 @@ from .parquet import read_parquet
 from .shards import Column
 
 PLAIN = (".npz", ".npy", ".parquet")
-AT_ONCE = 1024  # rows that are read for their names
+AT_ONCE = 1024  # rows read at once for their file names
 
 
 class Assumed(NamedTuple):
-    """Facts that are taken for granted of arrays of codes where a file does not tell them."""
+    """Facts that are assumed about arrays of codes if their file does not say."""
 
     layout: Layout = ()  # of the tokenizer; empty: the arrays' own shapes, and as many entries as their codes need
     tokenizer_fingerprint: str = ""
@@ -41,16 +41,16 @@ NOTHING = Assumed()
 
 
 class CodeArray(IndexedCodes):
-    """Codes that came as plain arrays, with the calls of `CodeDataset` that decoding and training need.
+    """Codes from plain arrays, with the methods of `CodeDataset` that decoding and training need.
 
     Args:
-        file: where they came from.
-        arrays: `codes`, or `codes.0`, `codes.1`, ... of several grids, (n, *shape) whole numbers; perhaps `labels`
-            (n,), NO_LABEL where there is none, and `files` (n,), the names of the files that the rows were made of.
+        file: the file that they came from.
+        arrays: `codes`, or `codes.0`, `codes.1`, ... for several grids, (n, *shape) whole numbers; optionally `labels`
+            (n,), NO_LABEL where there is none, and `files` (n,), the names of the files that the rows were made from.
         layout: the grids.
-        known: the header that the file has, or what is assumed in its place.
+        known: the header of the file, or what is assumed instead.
 
-    Raises `InputError` where the arrays are something else.
+    Raises `InputError` if the arrays are not of this form.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CodeArray(IndexedCodes):
         self.codes = tuple(_check_grids(file, name, arrays.get(name), grid) for name, grid in pairs)
         count = len(self.codes[0])
         if any(len(grids) != count for grids in self.codes):
-            raise InputError(f"{file}: {', '.join(names)} must hold as many grids each")
+            raise InputError(f"{file}: {', '.join(names)} must all hold the same number of grids")
         self.labels, self.files = arrays.get("labels"), arrays.get(FILES)
         if self.labels is not None:
             if self.labels.shape != (count,) or self.labels.dtype.kind not in "iu":
@@ -73,7 +73,7 @@ class CodeArray(IndexedCodes):
             if low < NO_LABEL or high >= MAX_CLASSES:
                 words = f"labels must be from 0, or {NO_LABEL} for none, to {MAX_CLASSES - 1}"
                 raise InputError(f"{file}: label {low if low < NO_LABEL else high}: {words}")
-        # O: texts, as they are read from Parquet
+        # O: strings read from Parquet
         if self.files is not None and (self.files.shape != (count,) or self.files.dtype.kind not in "UO"):
             raise InputError(f"{file}: `{FILES}` must hold one name for each of {count} grids")
 
@@ -81,7 +81,7 @@ class CodeArray(IndexedCodes):
         return len(self.codes[0])
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their numbers."""
+        """Return some rows, in the given order."""
         chosen = item_numbers(indices, len(self))
         columns: dict[str, Column] = {}
         if self.labels is not None:
@@ -91,12 +91,12 @@ class CodeArray(IndexedCodes):
         return CodeBatch(tuple(torch.from_numpy(grid[chosen].astype(np.int64)) for grid in self.codes), columns)
 
     def fingerprint(self) -> str:
-        """Return a digest that tells two sets of arrays apart."""
+        """Return a digest that differs between different arrays."""
         return digest_of([asdict(self.header), None if self.files is None else self.files.tolist()])
 
     @property
     def classes(self) -> list[str]:
-        """The name of each label, or its number; empty where there are no labels."""
+        """The name of each label, or its number; empty if there are no labels."""
         if self.labels is None:
             return []
         count, names = int(self.labels.max()) + 1, list(self._known.classes)
@@ -104,7 +104,7 @@ class CodeArray(IndexedCodes):
 
     @cached_property
     def header(self) -> CodeHeader:
-        """The header of a code dataset of these codes; its `source` is a digest of the arrays."""
+        """The header that a code dataset of these codes would have; its `source` is a digest of the arrays."""
         arrays = [*self.codes, *([] if self.labels is None else [self.labels])]
         parts = [[list(array.shape), str(array.dtype), sha256(np.ascontiguousarray(array))] for array in arrays]
         source = digest_of(parts)
@@ -125,7 +125,7 @@ def open_codes(source: str | Path, tokenizer: Tokenizer) -> AnyCodes:
     Args:
         source: the folder of a code dataset, or an .npz, .npy or .parquet file.
 
-    Raises `InputError` where they are another tokenizer's, or not codes of its layout.
+    Raises `InputError` if they are another tokenizer's, or do not have its layout.
     """
     path = Path(source)
     if _is_folder(path):
@@ -142,13 +142,13 @@ def open_codes(source: str | Path, tokenizer: Tokenizer) -> AnyCodes:
 
 
 def open_to_learn(source: str | Path, assumed: Assumed = NOTHING) -> AnyCodes:
-    """Open codes that a prior can learn.
+    """Open codes that a prior can be trained on.
 
     Args:
         source: the folder of a code dataset, or an .npz, .npy or .parquet file.
-        assumed: of arrays that do not tell it.
+        assumed: facts about arrays that do not say.
 
-    Raises `InputError` where they are not codes, or where some have labels and others have none.
+    Raises `InputError` if they are not codes, or if some have labels and others do not.
     """
     path = Path(source)
     if _is_folder(path):
@@ -168,7 +168,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _read_plain(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
-    """The arrays of a file, and the header that Parquet files of ours have."""
+    """Return the arrays in a file, and the header, which our own Parquet files have."""
     if not path.is_file():
         raise InputError(f"no file {path}: give a file of codes ({' '.join(PLAIN)}), or a folder of exported codes")
     if path.suffix.lower() == ".parquet":
@@ -177,7 +177,7 @@ def _read_plain(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
 
 
 def _fits(layout: Layout, decodable: Layout) -> bool:
-    """Whether a decoder of one layout can decode codes of the other: it may know more entries than there were."""
+    """Return whether a decoder can decode codes of this layout: it may know more entries than the codes use."""
     return len(layout) == len(decodable) and all(
         grid.shape == known.shape and grid.num_embeddings <= known.num_embeddings
         for grid, known in zip(layout, decodable, strict=True)
@@ -185,7 +185,7 @@ def _fits(layout: Layout, decodable: Layout) -> bool:
 
 
 def check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> None:
-    """Raise `InputError` where codes from this path are not of this tokenizer."""
+    """Raise `InputError` if codes from this path were not made by this tokenizer."""
     if fingerprint != tokenizer.fingerprint():
         raise InputError(
             f"{path} holds codes of another tokenizer (fingerprints differ): give the one that made them, or export "
@@ -194,7 +194,7 @@ def check_fingerprint(path: Path, fingerprint: str, tokenizer: Tokenizer) -> Non
 
 
 def _layout_of(path: Path, arrays: dict[str, np.ndarray]) -> Layout:
-    """The grids that arrays of codes have, as far as these codes tell: those without a name may be images."""
+    """Return the grids of arrays of codes, judged by the codes alone; refuse unnamed arrays, which may be images."""
     names = code_names(1 if "codes" in arrays else max(1, sum(name.startswith("codes.") for name in arrays)))
     layout = []
     for name in names:
@@ -206,7 +206,7 @@ def _layout_of(path: Path, arrays: dict[str, np.ndarray]) -> Layout:
 
 
 def files_of(codes: AnyCodes, rows: range) -> list[str] | None:
-    """Return the names of the files that some rows were made of; None where the codes do not tell."""
+    """Return the names of the files that some rows were made from; None if the codes do not say."""
     if isinstance(codes, CodeArray):
         return None if codes.files is None else codes.files[rows.start : rows.stop].tolist()
     if codes.header.columns.get(FILES) != FILE_COLUMN:

@@ -1,6 +1,6 @@
-"""Code datasets, written shard by shard: an export that was stopped goes on where it was.
+"""Code datasets, written shard by shard: an export that was stopped continues where it was.
 
-The digests of the shards that are written go when the manifest, which holds them too, is there.
+The file with the digests of finished shards is removed once the manifest, which also holds them, is written.
 
 Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column.
 """
@@ -26,7 +26,7 @@ from .shards import pack_shard, read_metadata
 
 SHARD_SIZE = 8192  # images
 SHARD = re.compile(r"codes-\d{5,}\.safetensors")
-METADATA = "codegrid"  # one key with all in it: several are written in any order, and equal files should be equal
+METADATA = "codegrid"  # one key for everything: several are written in any order, and equal files should be equal
 
 
 def shard_ranges(num_images: int) -> list[range]:
@@ -35,9 +35,9 @@ def shard_ranges(num_images: int) -> list[range]:
 
 
 def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
-    """Return the images of each shard that an export into the folder, perhaps a killed one, has not left whole.
+    """Return the image ranges of the shards that an earlier export into the folder, perhaps killed, has not finished.
 
-    Raises `InputError` where the folder holds anything but shards of the same export.
+    Raises `InputError` if the folder holds anything but shards of the same export.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -53,13 +53,13 @@ def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
 
 
 def find_lost(folder: Path | str, manifest: dict[str, Any]) -> str:
-    """Return the name of a file that a finished export has lost; empty where there is none."""
+    """Return the name of a file that is missing from a finished export; empty if there is none."""
     files = [record["file"] for record in manifest["shards"]] + ([TABLES] if manifest["tables"] else [])
     return next((name for name in files if not (Path(folder) / name).is_file()), "")
 
 
 def reopen(folder: str | Path, manifest: dict[str, Any]) -> None:
-    """Make a finished export an unfinished one, which can be continued."""
+    """Turn a finished export into an unfinished one, which can be continued."""
     write_digests(folder, {record["file"]: record["sha256"] for record in manifest["shards"]})
     (Path(folder) / MANIFEST).unlink()
 
@@ -72,15 +72,15 @@ def write_codes(
     provenance: dict[str, Any],
     tables: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the missing shards as they come, then the tables and the manifest.
+    """Write the missing shards as they arrive, then the tables and the manifest.
 
     Args:
-        missing: the answer of `missing_ranges`.
-        shards: the rows of each missing range, in turn.
+        missing: the result of `missing_ranges`.
+        shards: the rows of each missing range, in that order.
         provenance: facts about the export, for the manifest.
         tables: the quantizer's entries, `entries.0` (K, D) for the first grid, and so on.
 
-    Raises `InputError` where a shard does not hold what the header says.
+    Raises `InputError` if a shard does not match the header.
     """
     folder = Path(folder)
     digests = read_digests(folder)
@@ -104,7 +104,7 @@ def write_codes(
 
 
 def remove_codes(folder: str | Path) -> None:
-    """Remove a code dataset, and its folder where nothing else is in it. No link is followed."""
+    """Remove a code dataset, and its folder if nothing else is in it. Links are not followed."""
     folder = Path(folder)
     if folder.is_symlink():
         return
@@ -120,13 +120,13 @@ def _file_of(images: range) -> str:
 
 
 def _refuse_another_export(path: Path, header: CodeHeader) -> None:
-    """Raise `InputError`, naming the difference, where a shard was written under another header."""
+    """Raise `InputError`, naming the difference, if a shard was written with a different header."""
     try:
         earlier = parse_json(read_metadata(path)[METADATA])
         different = [name for name, value in asdict(header).items() if earlier[name] != value]
-    except Exception:  # damaged, which has many types: it will be made again
+    except Exception:  # damaged, which raises many types of errors: it will be written again
         return
     if different:
         raise InputError(
-            f"{path.parent} holds unfinished codes that were made with another {different[0]}: choose another `output`"
+            f"{path.parent} holds unfinished codes made with a different {different[0]}: choose another `output`"
         )

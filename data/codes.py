@@ -1,10 +1,10 @@
-"""The code dataset: grids of codes, and everything needed to use them right.
+"""The code dataset: grids of codes, and everything needed to use them correctly.
 
 A folder holds shards `codes-00000.safetensors`, ..., whose tensors `shards.py` describes, `tables.safetensors` with
-the entries of the quantizer (`entries.0` (K, D) for the first grid, ...; missing where they cannot be listed), and
-`manifest.json`, which is written last and makes the folder whole. A shard is checked when it is first read from. Up
-to `IN_MEMORY_BYTES` it is then kept in memory: nothing that happens to the file can change what was checked. More is
-mapped, and checked again where the file is not the one that was.
+the entries of the quantizer (`entries.0` (K, D) for the first grid, ...; missing if they cannot be listed), and
+`manifest.json`, which is written last and completes the folder. A shard is checked when it is first read. Datasets of
+up to `IN_MEMORY_BYTES` are then kept in memory: no change of a file can affect what was checked. Larger ones are
+memory-mapped, and a shard is checked again if its file has changed.
 
 Shapes: n rows, b batch, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
@@ -31,21 +31,21 @@ IN_MEMORY_BYTES = 2**30
 
 
 class CodeBatch(NamedTuple):
-    """Some rows of a code dataset; one row alone has no batch axis."""
+    """Rows of a code dataset; a single row has no batch axis."""
 
     codes: Codes  # (b, *shape) int64, one for each grid
     columns: dict[str, Column]  # (b, *shape) int64 or float32, or texts, by name
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """(b,) int64; None where there are none."""
+        """Labels (b,) int64; None if there are none."""
         return self.columns.get(LABELS)  # type: ignore[return-value]
 
 
 class IndexedCodes(Dataset[CodeBatch]):
-    """Rows of codes as a data set of torch, for those that can read a `batch`.
+    """Base class that makes a torch dataset of anything that can read a `batch` of rows of codes.
 
-    A number gives a row: `dataset[3]`, `dataset[-1]`. A slice, a list, array or tensor of numbers, or a mask (n,) bool
+    An index gives a row: `dataset[3]`, `dataset[-1]`. A slice, a list, array or tensor of indices, or a mask (n,) bool
     gives those rows as one batch, as `dataset.batch` does.
     """
 
@@ -53,7 +53,7 @@ class IndexedCodes(Dataset[CodeBatch]):
         raise NotImplementedError
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their numbers, which may be repeated or count from the end."""
+        """Return some rows, in the given order; indices may repeat or count from the end."""
         raise NotImplementedError
 
     def __getitem__(self, index: Any) -> CodeBatch:
@@ -75,11 +75,11 @@ class IndexedCodes(Dataset[CodeBatch]):
 class CodeDataset(IndexedCodes):
     """A code dataset, read shard by shard.
 
-    A row, with views one encoding of an image, is an item, a `CodeBatch` without batch axis; slices, lists, arrays and
-    masks give batches. `torch.utils.data.DataLoader` reads it as it is, shuffled and by workers, and collates items to
-    a `CodeBatch`; `batch` is faster for whoever has the numbers.
+    An item is a row (one encoding of an image, if it has several views): a `CodeBatch` without batch axis. Slices,
+    lists, arrays and masks give batches. `torch.utils.data.DataLoader` can read it as it is, shuffled and with workers,
+    and collates items into a `CodeBatch`; if you have the indices, `batch` is faster.
 
-    Raises `InputError` where the folder is missing, incomplete or damaged: a shard's damage when it is first read from.
+    Raises `InputError` if the folder is missing, incomplete or damaged; a damaged shard is found when first read.
 
     Examples:
         >>> codes = CodeDataset("runs/demo/codes")  # doctest: +SKIP
@@ -114,7 +114,7 @@ class CodeDataset(IndexedCodes):
         return f"{type(self).__name__}({str(self.folder)!r}: {what})"
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their numbers, which may be repeated or count from the end."""
+        """Return some rows, in the given order; indices may repeat or count from the end."""
         chosen = item_numbers(indices, len(self))
         shard_of = np.searchsorted(self._firsts, chosen, side="right") - 1
         codes = [np.empty((len(chosen), *grid.shape), dtype=np.int64) for grid in self.layout]
@@ -135,13 +135,13 @@ class CodeDataset(IndexedCodes):
         )
 
     def fingerprint(self) -> str:
-        """Return a digest that tells two code datasets apart."""
+        """Return a digest that differs between different code datasets."""
         return digest_of([asdict(self.header), [record["sha256"] for record in self._records], self._tables_sha256])
 
     def tables(self) -> dict[str, torch.Tensor]:
-        """Return the quantizer's tables: `entries.0` (K, D) for the first grid, and so on; empty where there are none.
+        """Return the quantizer's tables: `entries.0` (K, D) for the first grid, and so on; empty if there are none.
 
-        Raises `InputError` where the file is missing or damaged.
+        Raises `InputError` if the file is missing or damaged.
         """
         if not self._tables_sha256:
             return {}
@@ -159,19 +159,19 @@ class CodeDataset(IndexedCodes):
 
     @property
     def labels(self) -> np.ndarray | None:
-        """(n,) int64; None where there are none."""
+        """Labels (n,) int64; None if there are none."""
         if not self.classes:
             return None
         return np.concatenate([self._shard(number)[f"columns.{LABELS}"] for number in range(len(self._records))])
 
     def _shard(self, number: int) -> Arrays:
-        """Return a shard, checked where it is new, or not the file that was checked."""
+        """Return a shard, checked if it is new or its file has changed."""
         record, known = self._records[number], self._checked.get(number)
         if known and self._in_memory:
             return known[1]
         path = self.folder / record["file"]
         stamp = stamp_of(path)
-        if known and stamp in (None, known[0]):  # a map outlives the file
+        if known and stamp in (None, known[0]):  # a memory map outlives the file
             return known[1]
         if stamp is None:
             raise self._incomplete(record["file"])

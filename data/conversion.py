@@ -1,4 +1,4 @@
-"""Pictures and arrays of any common form → images as the models take them.
+"""Conversion of pictures and arrays of any common form to the images that models take.
 
 Shapes: n images of an array, b batch, c channels, H W image.
 """
@@ -19,23 +19,23 @@ from codegrid.tensors import check_images
 from .images import CHANNELS, Size, fit, to_float
 from .pictures import flatten
 
-RGBA = 4  # channels, the most that a picture has as an array: a longer last axis is its width
+RGBA = 4  # the most channels that an array of a picture has: a longer last axis is its width
 
 
 def as_images(images: Any, size: Sequence[int] | None = None, channels: int | None = None) -> torch.Tensor:
-    """Turn pictures or arrays into a batch of images (b, c, H, W), float32 in [-1, 1], as every model takes them.
+    """Turn pictures or arrays into a batch of images (b, c, H, W), float32 in [-1, 1], as all models take them.
 
     Args:
         images: one of these, or a list of them:
 
-            - a PIL picture: it is turned upright, and what is transparent becomes white;
+            - a PIL picture: it is turned upright, and transparent parts become white;
             - a NumPy array (H, W), (H, W, c), (n, H, W) or (n, H, W, c): whole numbers 0 ... 255, or floats 0 ... 1;
-            - a tensor (H, W), (c, H, W) or (b, c, H, W): whole numbers 0 ... 255, or floats in [-1, 1], which stay as
-              they are.
-        size: (H, W) to which each image is resized and centre-cropped; `tokenizer.signal.size`, say. None: its own.
-        channels: 1 or 3, to which colours are converted. None: 1 where all images are grey, otherwise 3.
+            - a tensor (H, W), (c, H, W) or (b, c, H, W): whole numbers 0 ... 255, or floats in [-1, 1], which are
+              not changed.
+        size: (H, W) to which each image is resized and centre-cropped, such as `tokenizer.signal.size`. None: its own.
+        channels: 1 or 3, to which colours are converted. None: 1 if all images are grey, otherwise 3.
 
-    Raises `InputError` where something is not an image, its values are out of range, or sizes differ.
+    Raises `InputError` if something is not an image, its values are out of range, or sizes differ.
 
     Examples:
         >>> as_images(np.zeros((28, 28, 3), dtype=np.uint8), size=(14, 14), channels=1).shape
@@ -54,12 +54,12 @@ def as_images(images: Any, size: Sequence[int] | None = None, channels: int | No
     sizes = {tuple(batch.shape[2:]) for batch in batches}
     if len(sizes) > 1:
         words = ", ".join(f"{height}×{width}" for height, width in sorted(sizes)[:3])
-        raise InputError(f"`images` are of several sizes ({words}): give `size` to bring them to one")
+        raise InputError(f"`images` have different sizes ({words}): give `size` to bring them to one")
     return torch.cat(batches)
 
 
 def _convert(image: Any, size: Size | None, channels: int | None) -> torch.Tensor:
-    """One picture or array → (b, c, H, W) in [-1, 1]."""
+    """Convert one picture or array to (b, c, H, W) in [-1, 1]."""
     if isinstance(image, Image.Image):
         return _of_picture(image, size, channels)
     if isinstance(image, np.ndarray):
@@ -77,14 +77,14 @@ def _convert(image: Any, size: Size | None, channels: int | None) -> torch.Tenso
     if values.dtype == torch.bool:
         raise InputError("`images` of bool: give whole numbers 0 ... 255")
     if values.dtype != torch.uint8:
-        values = values.long()  # not every type of torch can be compared
+        values = values.long()  # torch cannot compare every integer type
         if not 0 <= int(values.min()) <= int(values.max()) <= 255:
             raise InputError(f"`images` from {values.min()} to {values.max()}: whole numbers must be from 0 to 255")
     return to_float(fit(values.float(), size, channels).round().clamp(0, 255))
 
 
 def _of_picture(picture: Image.Image, size: Size | None, channels: int | None) -> torch.Tensor:
-    """A PIL picture → (1, c, H, W) in [-1, 1], by the same steps as a file of a folder."""
+    """Convert a PIL picture to (1, c, H, W) in [-1, 1], by the same steps as a file in a folder."""
     upright, _ = flatten("a picture", picture)
     is_grey = channels == 1 or (channels is None and upright.mode in ("1", "L"))
     upright = upright.convert("L" if is_grey else "RGB")
@@ -95,13 +95,13 @@ def _of_picture(picture: Image.Image, size: Size | None, channels: int | None) -
 
 
 def _of_array(array: np.ndarray) -> torch.Tensor:
-    """A NumPy array, its channels last → (b, c, H, W); floats 0 ... 1 in [-1, 1]."""
+    """Convert a NumPy array with channels last to (b, c, H, W), and floats 0 ... 1 to [-1, 1]."""
     if array.dtype.kind not in "biuf":
         raise InputError(f"`images` of {array.dtype}: an array must hold numbers")
     if array.dtype.kind == "f":
         least, largest = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-        if not -0.01 <= least <= largest <= 1.01:  # not a number, too
-            words = "floats of an array must be from 0 to 1; give whole numbers for 0 ... 255, or a tensor for [-1, 1]"
+        if not -0.01 <= least <= largest <= 1.01:  # true if one is not a number, too
+            words = "floats in an array must be from 0 to 1; give whole numbers for 0 ... 255, or a tensor for [-1, 1]"
             raise InputError(f"`images` of {array.dtype} from {least:.3g} to {largest:.3g}: {words}")
         array = array.astype(np.float32).clip(0, 1) * 2 - 1
     elif array.dtype != np.uint8:

@@ -1,6 +1,6 @@
-"""The files that a run has written so far: `.digests.json` in its folder keeps the SHA-256 of each that is whole.
+"""Records of the files that a run has finished: `.digests.json` in its folder holds the SHA-256 of each.
 
-A run that was stopped makes the others again, and those that were changed since.
+When a stopped run continues, it writes again those that are missing there or were changed since.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ DIGESTS = ".digests.json"
 
 
 def unwritten(folder: str | Path, files: dict[str, range]) -> dict[str, range]:
-    """Return those of the files, by name, that are not in the folder as a run has written them."""
+    """Return the files, by name, that are missing from the folder, unfinished, or changed since a run wrote them."""
     digests = read_digests(folder)
     paths = {name: Path(folder) / name for name in files if name in digests}
     whole = {name for name, path in paths.items() if path.is_file() and digest_of_file(path) == digests[name]}
@@ -21,7 +21,7 @@ def unwritten(folder: str | Path, files: dict[str, range]) -> dict[str, range]:
 
 
 def read_digests(folder: str | Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that is whole, by its name; none where nobody can tell."""
+    """Return the SHA-256 of each finished file, by name; empty if there is no readable record."""
     try:
         return read_json(Path(folder) / DIGESTS)
     except (InputError, OSError):
@@ -29,6 +29,6 @@ def read_digests(folder: str | Path) -> dict[str, str]:
 
 
 def write_digests(folder: str | Path, digests: dict[str, str]) -> None:
-    """Write the SHA-256 of all files that are whole."""
+    """Write the SHA-256 of all finished files."""
     with write_folder(folder, index=DIGESTS) as staging:
         write_json(staging / DIGESTS, digests)

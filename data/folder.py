@@ -24,26 +24,27 @@ from codegrid.file_names import printable
 from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, digest_of_file
 
+from .decoded import Decoded, KeptPictures
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, evenly_spaced, variance_of
+from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, variance_of
 from .listing import TEST, TRAIN, list_folder
 from .loading import Indices, forked_workers, in_batches, item_numbers, load_batches, shared_memory
 from .pictures import Unreadable, look_at, read_picture
 from .splits import split_indices
 
 IN_MEMORY_BYTES = 2 * 2**30
-FLOATS = 6  # bytes for each value of a batch: read, put together, and made a float
-LOOKED_AT = 32  # pictures that stand for all, where not all are read at once
-CHECKED = 10_000  # pictures that are looked through for more damage once one is damaged
-NAMED = 10  # damaged pictures in a message
-PIECE = 64  # pictures that a thread or process is given
+FLOATS = 6  # bytes for each value of a batch: decoded, stacked, and converted to float
+LOOKED_AT = 32  # pictures that represent all if not all are read at once
+CHECKED = 10_000  # pictures that are searched for more damage once one is damaged
+NAMED = 10  # damaged pictures named in a message
+PIECE = 64  # pictures given to a thread or process at once
 MANY = 2000  # pictures that are worth a process of their own
 
 
 def load_folder(root: Path | None, split: str, size: Size | None, channels: int | None) -> FolderImages:
-    """Find the pictures below `root`, as `codegrid.data.listing` tells parts and classes; none is decoded yet.
+    """Find the pictures below `root`, with parts and classes by `codegrid.data.listing`; none is decoded yet.
 
-    Raises `InputError` where it is not clear what is meant.
+    Raises `InputError` if the folder is ambiguous.
     """
     if root is None or not root.is_dir():
         raise InputError(f"no folder {root or 'is given'}: `data_root` must be a folder of pictures")
@@ -63,13 +64,13 @@ def load_folder(root: Path | None, split: str, size: Size | None, channels: int 
 
 
 class FolderImages:
-    """Pictures that are decoded when they are asked for: what a data loader's workers read from.
+    """Pictures that are decoded on demand, by the workers of a data loader.
 
-    It has the calls of `ImageDataset`. `paths` may also hold other pictures than files: anything that has an `open()`
-    that PIL can read from, and a name for messages, its `str()`.
+    It has the methods of `ImageDataset`. `paths` may also hold pictures that are not files: anything with an `open()`
+    that PIL can read from, and a `str()` that names it in messages.
     """
 
-    on_demand = True  # `load_batches` reads it by workers
+    on_demand = True  # `load_batches` uses workers
 
     paths: Any  # a sequence
 
@@ -88,7 +89,7 @@ class FolderImages:
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.classes = classes
         self.found = found or Found(len(paths), count_classes(labels, classes))
-        # what is not asked for is read off some of the pictures
+        # sizes and channels that are not given are taken from some of the pictures
         some = [look for i in self._some(LOOKED_AT) if (look := look_at(paths[i]))]
         grey = bool(some) and all(is_grey for is_grey, _ in some)
         self.in_channels = channels or (1 if grey else 3)
@@ -104,9 +105,9 @@ class FolderImages:
         return ImageBatch(image, None if self.labels is None else self.labels[index])
 
     def batch(self, indices: Indices) -> ImageBatch:
-        """Return some images, in the order of their numbers.
+        """Return some images, in the given order.
 
-        Raises `InputError` that names all damaged pictures, as far as they can be found in a minute or so.
+        Raises `InputError`, naming all damaged pictures that can be found in a minute or so.
         """
         numbers = item_numbers(indices)
         needed = FLOATS * len(numbers) * self.in_channels * math.prod(self.image_size)
@@ -122,19 +123,19 @@ class FolderImages:
 
     @property
     def signal(self) -> Signal:
-        """The images as a tokenizer is told of them."""
+        """The signal that a tokenizer for these images has."""
         return Signal("image", self.in_channels, self.image_size)
 
     @cached_property
     def files(self) -> list[str] | None:
-        """The paths of the files below the folder, printable."""
+        """The printable paths of the files, relative to the folder."""
         above = self.root.as_posix().rstrip("/") + "/"  # `relative_to` would take a second for 50,000
         return [printable(path.as_posix().removeprefix(above)) for path in self.paths]
 
     def fingerprint(self) -> str:
-        """Return a digest of the files and of what is made of them.
+        """Return a digest of the files, the image size, the channels and the classes.
 
-        Of all files it takes names and sizes. Their content is read, too, but of as many, evenly spaced, as take 2 GiB.
+        It covers the names and sizes of all files, and the content of as many, evenly spaced, as take 2 GiB.
         """
         files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
         with ThreadPoolExecutor() as pool:
@@ -142,26 +143,31 @@ class FolderImages:
         return digest_of([files, some, list(self.image_size), self.in_channels, self.classes])
 
     def variance(self) -> float:
-        """Return the variance of the values of up to 10,000 evenly spaced pictures, in the range [-1, 1]."""
+        """Return the variance of the values, in [-1, 1], of up to 10,000 evenly spaced pictures."""
         counts = torch.zeros(256, dtype=torch.int64)
         for i in progress_bar(self._some(10_000), desc="measuring variance", leave=False):
             counts += torch.bincount(self.batch([i]).images.flatten(), minlength=256)
         return variance_of(counts)
 
     def ready(self, skip_unreadable: bool = False) -> ImageDataset | FolderImages:
-        """Return the images in memory, where they take at most 2 GiB, or else as they are; `found` tells more then.
+        """Return the images in memory if they take at most 2 GiB, or else on demand; this also adds notes to `found`.
 
         Args:
             skip_unreadable: leave out damaged pictures. All are decoded now, to find them.
 
-        Raises `InputError` that names the damaged pictures, if they are to be read.
+        Raises `InputError`, naming the damaged pictures, unless they are left out.
         """
         length, shape = len(self), (self.in_channels, *self.image_size)
-        self.remedy = ", or leave such pictures out by `skip_unreadable`"
+        self.remedy = ", or leave such pictures out with `skip_unreadable`"
         fits = length * math.prod(shape) <= IN_MEMORY_BYTES
-        images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
+        kept = self._kept() if fits else None
+        decoded = kept.read((length, *shape)) if kept else None
         reads_all = fits or skip_unreadable
-        damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
+        if decoded:
+            images, told, damaged = decoded.images, decoded.notes, {}
+        else:
+            images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
+            damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
         if len(damaged) == length or (damaged and not skip_unreadable):
             if not reads_all:
                 damaged |= self._read(range(min(length, CHECKED)))[0]
@@ -174,10 +180,19 @@ class FolderImages:
             return whole
         if damaged:
             images = images[[number for number in range(length) if number not in damaged]]
+        elif kept and not decoded:
+            kept.write(Decoded(images, told))
         return ImageDataset(images, whole.labels, whole.classes, whole.files, whole.found)
 
+    def _kept(self) -> KeptPictures | None:
+        """Return the cache of these pictures, decoded; None if they are few, or not files."""
+        if len(self) < MANY or not isinstance(self.paths[0], Path):
+            return None
+        asked_for = [self.found.part, self.in_channels, self.resized, list(self.image_size)]
+        return KeptPictures([str(self.root.resolve()), *asked_for], self.paths)
+
     def _without(self, numbers: list[int]) -> FolderImages:
-        """These pictures without some."""
+        """Return a copy without some of the pictures."""
         rest = copy.copy(self)
         kept = np.delete(np.arange(len(self)), numbers)
         left_out = Counter(self._name(number) for number in numbers)
@@ -189,11 +204,11 @@ class FolderImages:
         return rest
 
     def _some(self, at_most: int) -> list[int]:
-        """Up to so many numbers that stand for all."""
+        """Return at most this many evenly spaced indices, to represent all."""
         return evenly_spaced(len(self), at_most)
 
     def _paths_of(self, numbers: np.ndarray) -> Any:
-        """The paths with these numbers."""
+        """Return the paths with these indices."""
         return [self.paths[number] for number in numbers.tolist()]
 
     def _name(self, number: int) -> str:
@@ -203,7 +218,7 @@ class FolderImages:
     def _read(
         self, numbers: Sequence[int], images: torch.Tensor | None = None
     ) -> tuple[dict[int, Unreadable], Counter[str]]:
-        """Decode pictures, into `images` (n, c, H, W) where given; return the damaged ones, and what is told of all."""
+        """Decode pictures, into `images` (n, c, H, W) if given; return the damaged ones, and counts of all notes."""
         damaged: dict[int, Unreadable] = {}
         told: Counter[str] = Counter()
         bar = progress_bar(desc="reading pictures", total=len(numbers), leave=False)
@@ -215,12 +230,12 @@ class FolderImages:
         return damaged, told
 
     def _in_pieces(self, numbers: Sequence[int], images: torch.Tensor | None) -> Iterator[_Read]:
-        """Decode pictures piece by piece, the pieces side by side."""
+        """Decode pictures in pieces, several at the same time."""
         pieces = in_batches(numbers, PIECE)
         if workers := forked_workers(len(numbers) // MANY):
             yield from load_batches(_Decoder(self, images), pieces, workers)
             return
-        # few, or large ones: PIL lets go of the interpreter while it decodes
+        # threads suffice for few or large pictures: PIL releases the interpreter's lock while it decodes
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             yield from pool.map(lambda piece: self._read_piece(piece, images), pieces)
 
@@ -248,7 +263,7 @@ class FolderImages:
         return InputError(f"{damaged[first]}{self.remedy if len(damaged) < len(self) else ''}{more}")
 
     def _decode(self, path: Any) -> tuple[torch.Tensor, tuple[str, ...]]:
-        """One picture → (c, H, W) uint8, upright, resized and centre-cropped; and what is to be told of it."""
+        """Decode one picture to (c, H, W) uint8, upright, resized and centre-cropped; return it with notes about it."""
         height, width = self.image_size
         picture, told = read_picture(path, self.in_channels, self.image_size if self.resized else None)
         if self.resized:
@@ -256,21 +271,21 @@ class FolderImages:
         elif picture.size != (width, height):
             sizes = f"{picture.height}×{picture.width}, others are {height}×{width}"
             raise InputError(f"{path} is {sizes}: give `image_size` to bring them to one size")
-        # as `np.array(picture)`, which takes twice as long
+        # equals `np.array(picture)`, which takes twice as long
         pixels = np.frombuffer(bytearray(picture.tobytes()), np.uint8).reshape(height, width, self.in_channels)
         return torch.from_numpy(pixels.transpose(2, 0, 1)), told
 
 
 class _Read(NamedTuple):
-    """A piece of the pictures, decoded."""
+    """The result of decoding one piece of the pictures."""
 
-    pictures: int  # so many were looked at
-    unreadable: dict[int, str]  # what is wrong, by number
+    pictures: int  # number of pictures in it
+    unreadable: dict[int, str]  # what is wrong with a picture, by its index
     told: Counter[str]
 
 
 class _Decoder:
-    """Pictures that workers decode into memory that they share, in the place of a data set of batches."""
+    """A stand-in for a data set, for workers that decode pictures into shared memory."""
 
     on_demand = True
 
@@ -283,8 +298,3 @@ class _Decoder:
     def batch(self, numbers: Sequence[int]) -> _Read:
         """Decode some pictures."""
         return self.pictures._read_piece(numbers, self.images)
-
-
-def affordable(sizes: Sequence[int] | np.ndarray) -> list[int]:
-    """Return the numbers of files, evenly spaced, whose content a fingerprint can take in: about 2 GiB of it."""
-    return evenly_spaced(len(sizes), max(1, int(IN_MEMORY_BYTES / max(1, sum(sizes)) * len(sizes))))

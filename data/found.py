@@ -1,4 +1,4 @@
-"""Found: one line for people about a data set, so that nobody takes it for another one."""
+"""A one-line description of the data set that was read, so that a wrong one is noticed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 
 from codegrid.file_names import printable
 
-SHOWN = 8  # classes that are named one by one
-EXAMPLES = 3  # names of what was left out, for each reason
-LENGTH = 24  # letters of a name
+SHOWN = 8  # classes named one by one
+EXAMPLES = 3  # names of files left out, for each reason
+LENGTH = 24  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Found:
     """A data set as it was read: `str(found)` is one line.
 
     Args:
-        images: how many the part has.
-        classes: the printable name of each class, and its images in the part; empty without labels.
+        images: number of images in the part.
+        classes: the printable name of each class, and its number of images in the part; empty without labels.
         name: of the data set.
-        part: `train` or `test`; empty where nothing is known of parts.
-        others: images of the other parts.
-        left_out: what was not read, by reason: how often each name, or ending of names, was met.
-        notes: what else is to be known.
+        part: `train` or `test`; empty if unknown.
+        others: number of images in the other parts.
+        left_out: what was not read, by reason: how often each name, or ending of names, occurred.
+        notes: anything else worth knowing.
     """
 
     images: int
@@ -47,7 +47,7 @@ class Found:
         return "; ".join([*parts, *self.notes])
 
     def _in_classes(self) -> str:
-        """Say how many images each class has."""
+        """Describe how many images each class has."""
         if not self.classes:
             return " without labels"
         counts = [count for _, count in self.classes]
@@ -59,7 +59,7 @@ class Found:
 
 
 def count_classes(labels: ArrayLike | None, classes: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """Return the name of each class, and how often its label (n,) occurs; nothing where there are no classes."""
+    """Return the name of each class, and how often its label occurs in `labels` (n,); empty without labels."""
     if labels is None:
         return ()
     return tuple(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=False))

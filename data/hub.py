@@ -1,8 +1,8 @@
-"""Image data sets of the Hugging Face hub, or of a local folder that `datasets` can read, as uint8 images.
+"""Image data sets from the Hugging Face hub, or from a local folder that `datasets` can read, as uint8 images.
 
-`hf:owner/name` is downloaded (`hf:owner/name:config` where it has several configurations); `hf:./folder`, or
-`hf:./file.parquet`, stays on this machine. No code that comes with a data set is ever run, and no file is read that
-lies outside of it, wherever its paths and links lead.
+`hf:owner/name` is downloaded (`hf:owner/name:config` if it has several configurations); `hf:./folder`, or
+`hf:./file.parquet`, is local. No code that comes with a data set is ever run, and no file outside of it is read,
+wherever its paths and links lead.
 """
 
 import io
@@ -19,18 +19,18 @@ from codegrid.hub import HUB_PREFIX
 from codegrid.limits import MAX_CLASSES
 from codegrid.tensors import digest_of, sha256
 
-from .folder import FolderImages, affordable
-from .images import Size
+from .folder import FolderImages
+from .images import Size, affordable
 from .names import is_local
 from .pictures import Unreadable
 from .splits import split_indices
 
 TESTS = ("test", "validation", "valid", "val")
-IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")  # preferred where there are several
+IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")  # preferred if there are several
 
 
 class HubPicture:
-    """One picture of a data set: read when it is opened, and named in messages."""
+    """One picture of a data set, read when it is opened; `str()` names it in messages."""
 
     def __init__(self, pictures: "HubPictures", row: int) -> None:
         self.pictures, self.row = pictures, row
@@ -39,9 +39,9 @@ class HubPicture:
         return f"{self.pictures.name}, picture {self.row}"
 
     def open(self) -> io.BytesIO:
-        """Return its bytes, as they are encoded.
+        """Return the encoded bytes of the picture.
 
-        Raises `Unreadable` where they are missing, or are those of a file outside of the data set.
+        Raises `Unreadable` if they are missing, or in a file outside of the data set.
         """
         (value,) = self.pictures.column[self.row].values()
         parts: dict[str, Any] = {"bytes": value} if isinstance(value, bytes) else value or {}
@@ -56,13 +56,13 @@ class HubPicture:
 
 
 class HubPictures:
-    """The pictures of some rows of a column.
+    """Pictures in some rows of a column.
 
     Args:
-        column: `datasets.Dataset` of a column of encoded pictures.
-        name: of the data set, for messages.
-        rows: (n,) numbers of the rows.
-        folders: where files of the data set may lie. A path that is not absolute begins at the first of them.
+        column: `datasets.Dataset` with a column of encoded pictures.
+        name: the name of the data set, for messages.
+        rows: (n,) indices of the rows.
+        folders: where files of the data set may be. A relative path starts at the first of them.
     """
 
     def __init__(self, column: Any, name: str, rows: np.ndarray, folders: Sequence[Path]) -> None:
@@ -75,16 +75,16 @@ class HubPictures:
         return HubPicture(self, int(self.rows[index]))
 
     def find(self, name: str) -> Path | None:
-        """Return the file of the data set that a row names; None where there is no such file in it."""
+        """Return the file of the data set that a row names; None if the data set has no such file."""
         path = self.folders[0] / name
         try:
             is_ours = any(is_below(path, folder) for folder in self.folders)
             return path if is_ours and path.is_file() else None
-        except (OSError, ValueError):  # of a name that no file can have
+        except (OSError, ValueError):  # the name is one that no file can have
             return None
 
     def sizes(self) -> np.ndarray:
-        """Return (n,) bytes of each encoded picture, without reading one."""
+        """Return the sizes (n,) in bytes of the encoded pictures, without reading any."""
         import pyarrow.compute as pc
 
         found = []
@@ -101,10 +101,10 @@ class HubPictures:
 
 
 class HubImages(FolderImages):
-    """Pictures of a data set that are decoded when they are asked for."""
+    """Pictures of a data set on the hub, decoded on demand."""
 
     paths: HubPictures
-    files = None  # they are not of this machine
+    files = None  # the pictures are not files of this machine
 
     def _paths_of(self, numbers: np.ndarray) -> HubPictures:
         return HubPictures(self.paths.column, self.paths.name, self.paths.rows[numbers], self.paths.folders)
@@ -120,9 +120,9 @@ class HubImages(FolderImages):
 def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None, channels: int | None) -> HubImages:
     """Find the `train` or the `test` part of `hf:NAME`, or both as `all`; no picture is decoded yet.
 
-    It is downloaded below `data_root`, by default to where `datasets` keeps all.
+    It is downloaded below `data_root`, by default to the cache of `datasets`.
 
-    A part called validation serves as `test` where there is none; otherwise some of all pictures are held out.
+    If there is no test part, a validation part serves as `test`; without either, some of the pictures are held out.
     """
     parts, folders = _load(dataset, data_root)
     test = next((name for name in TESTS if name in parts), "")
@@ -139,7 +139,7 @@ def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None
 
 
 def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]:
-    """The parts of a data set, by name, and the folders in which its files may lie."""
+    """Return the parts of a data set, by name, and the folders in which its files may be."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 
@@ -148,7 +148,7 @@ def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]
     local, path = is_local(dataset), Path(name).expanduser().resolve()
     if not name or (local and not path.exists()):
         raise InputError(f"no folder {name}: give the folder of a data set, as hf:./folder, or hf:owner/name")
-    if not local and Path(name).exists():  # `datasets` would take it for what is meant
+    if not local and Path(name).exists():  # `datasets` would read the local one
         raise InputError(f"{dataset} may be on the hub, and {name} is here: write hf:./{name}, or start elsewhere")
     of_hub, _, config = name.partition(":")
     source: dict[str, Any] = {"path": str(path)} if local else {"path": of_hub, "name": config or None}
@@ -162,7 +162,7 @@ def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]
         parts = builder.as_dataset()
     except InputError:
         raise
-    except Exception as error:  # what is said of names, networks and files has many types
+    except Exception as error:  # many types: wrong names, networks, files
         remedy = "fix its files" if local else "check the name and the network, or give a local folder as hf:./folder"
         raise InputError(f"cannot load {dataset} ({reason_of(error)}): {remedy}") from error
     if not parts:
@@ -170,37 +170,37 @@ def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]
     unpacked = Path(datasets.config.DOWNLOADED_DATASETS_PATH) if cache is None else cache / "downloads"
     if not local:
         path = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=of_hub, repo_type="dataset")
-    return dict(parts), [path, unpacked]  # of a file nothing is below: what lies beside it is not of its data set
+    return dict(parts), [path, unpacked]  # nothing is below a file: its neighbours are not in the data set
 
 
 def _check_files(dataset: str, builder: Any, folder: Path) -> None:
-    """Refuse a folder whose settings name files that lie elsewhere; `datasets` itself does so for those of the hub."""
+    """Refuse a folder whose settings name files outside of it; for the hub, `datasets` itself does so."""
     for files in (builder.config.data_files or {}).values():
         for file in map(str, files):
             if "://" in file or not is_below(file, folder):
-                raise InputError(f"{dataset} names {file}, which lies outside of it: copy it there, or do not trust it")
+                raise InputError(f"{dataset} names {file}, which is outside of it: copy it there, or do not trust it")
 
 
 def _image_column(dataset: str, part: Any) -> Any:
-    """The column of encoded pictures, alone."""
+    """Return the column of encoded pictures, alone."""
     from datasets import Image, Value
 
     features = part.features
     names = [name for name, feature in features.items() if isinstance(feature, Image)]
-    if not names and len(features) == 1:  # encoded pictures that no one called so
+    if not names and len(features) == 1:  # encoded pictures, not declared as such
         ((name, kind),) = features.items()
         names = [name] * (kind == Value("binary") or (isinstance(kind, dict) and "bytes" in kind))
     preferred = [name for name in IMAGES if name in names] or names
     if not names or (len(names) > 1 and preferred == names):
         found = f"several columns of images ({', '.join(names)})" if names else f"none in {', '.join(features)}"
-        raise InputError(f"{dataset} must have one column of images, and has {found}: choose another data set")
+        raise InputError(f"{dataset} must have one column of images, but has {found}: choose another data set")
     column = part.select_columns([preferred[0]])
     kind = features[preferred[0]]
     return column.cast_column(preferred[0], Image(decode=False)) if isinstance(kind, Image) else column
 
 
 def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
-    """(n,) int64 and the names of the classes; None and no names where there are no labels, or all are hidden."""
+    """Return labels (n,) int64 and class names; None and no names if there are no labels, or all are hidden."""
     from datasets import ClassLabel
 
     columns = [column for column, feature in part.features.items() if isinstance(feature, ClassLabel)]
@@ -212,5 +212,5 @@ def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
     if (labels == -1).all():
         return None, []
     if len(classes) > MAX_CLASSES or not 0 <= labels.min() <= labels.max() < len(classes):
-        raise InputError(f"{name}: some of its labels are missing, or no classes of its {len(classes)}: fix the data")
+        raise InputError(f"{name}: some labels are missing, or not among its {len(classes)} classes: fix the data")
     return labels, classes

@@ -1,4 +1,4 @@
-"""Images that a command leaves, as arrays in .npz files or as a PNG file each; what was stopped goes on.
+"""Images that a command writes, as arrays in .npz files or one PNG file each; a stopped run can continue.
 
 Shapes: n images of all files, b batch, c channels, H W image.
 """
@@ -20,15 +20,15 @@ from .digests import unwritten
 from .images import to_float
 from .npz import Shape, image_files, read_first, write_images
 
-Names = Callable[[range], Sequence[str]]  # numbers of images → what else than its number a file's name says of each
+Names = Callable[[range], Sequence[str]]  # image numbers → a text for each one's file name
 
-UNSAFE = re.compile(r"[^\w-]+")  # in names that come from anyone: separators, dots, spaces, control characters
-MAX_NAME = 48  # characters, of up to four bytes: no file system takes more than 255
+UNSAFE = re.compile(r"[^\w-]+")  # in untrusted names: separators, dots, spaces, control characters
+MAX_NAME = 48  # characters, of up to four bytes: file systems allow at most 255
 NUMBER = re.compile(r"(\d+)(?:-.*)?\.png")
 
 
 class NpzFiles:
-    """Images (c, H, W) with the numbers 0 ... n-1 as arrays in one .npz file or several; see `codegrid.data.npz`."""
+    """Images (c, H, W) numbered 0 ... n-1, as arrays in one or several .npz files; see `codegrid.data.npz`."""
 
     def __init__(self, folder: Path, files: dict[str, range], shape: Shape, labels: np.ndarray | None) -> None:
         self.folder, self.files, self.shape, self.labels = folder, files, shape, labels
@@ -39,25 +39,25 @@ class NpzFiles:
         return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
     def results(self) -> list[str]:
-        """Return the names of the files by which a finished run can tell that they are there."""
+        """Return the names of the files whose presence shows that a run has finished."""
         return list(self.files)
 
     def missing(self) -> list[range]:
-        """Return the numbers in each file that is not there, or not whole: the work that a stopped run has left."""
+        """Return the image numbers of each file that is missing or incomplete: the work left by a stopped run."""
         return list(unwritten(self.folder, self.files).values())
 
     def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
-        """Write the images (b, c, H, W) uint8 of one of the missing ranges as they come."""
+        """Write the images (b, c, H, W) uint8 of one missing range as they arrive."""
         labels = None if self.labels is None else self.labels[numbers.start : numbers.stop]
         write_images(self.folder, self._file_of[numbers], (len(numbers), *self.shape[1:]), batches, labels)
 
     def read_first(self, count: int) -> torch.Tensor:
-        """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
+        """Return the first `count` images, or all if there are fewer: (n, c, H, W) in [-1, 1]."""
         return read_first(self.folder, self.files, count)
 
 
 class PngFiles:
-    """Images (c, H, W) with the numbers 0 ... n-1 as a PNG file each, `00012-cat.png`, by the calls of `NpzFiles`."""
+    """Images (c, H, W) numbered 0 ... n-1, one PNG file each (`00012-cat.png`); has the methods of `NpzFiles`."""
 
     def __init__(self, folder: Path, shape: Shape, names: Names) -> None:
         self.folder, self.shape, self.names = folder, shape, names
@@ -66,11 +66,11 @@ class PngFiles:
         return f"{self.folder.name}/"
 
     def results(self) -> list[str]:
-        """Return nothing: there can be a million of them, and people sort out what they do not like."""
+        """Return nothing: there can be a million files, and people delete those that they do not like."""
         return []
 
     def missing(self) -> list[range]:
-        """Return the numbers of pictures that are not there, or not whole, in ranges."""
+        """Return the ranges of numbers whose pictures are missing or incomplete."""
         wanted = np.ones(self.shape[0], dtype=bool)
         for number, path in self._found():
             wanted[number] = not _is_whole(path, self.shape)
@@ -79,14 +79,14 @@ class PngFiles:
         return [range(int(run[0]), int(run[-1]) + 1) for run in runs]
 
     def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
-        """Write a file for each image (b, c, H, W) uint8 of one of the missing ranges as they come."""
+        """Write a file for each image (b, c, H, W) uint8 of one missing range as they arrive."""
         first = numbers.start
         for images in batches:
             write_pictures(self.folder, to_pictures(images), self.shape[0], self.names, first)
             first += len(images)
 
     def read_first(self, count: int) -> torch.Tensor:
-        """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
+        """Return the first `count` images, or all if there are fewer: (n, c, H, W) in [-1, 1]."""
         channels, height, width = self.shape[1:]
         found = dict(self._found())
         pixels = [np.array(Image.open(found[number])) for number in range(min(count, self.shape[0]))]
@@ -109,21 +109,21 @@ def make_files(
 
     Args:
         file_format: npz or png.
-        labels: (n,), for the .npz files, or None.
-        names: for the names of PNG files.
+        labels: (n,), for .npz files, or None.
+        names: texts for the names of PNG files.
         shard_size: images in one .npz file.
 
-    Raises `InputError` where they have no colours that a PNG file could show.
+    Raises `InputError` if a PNG file cannot hold that number of channels.
     """
     if file_format == "npz":
         return NpzFiles(folder, image_files(name, shape[0], shard_size), shape, labels)
     if shape[1] not in (1, 3):
-        raise InputError(f"`format` png: images have {shape[1]} channels, and pictures 1 or 3: use npz")
+        raise InputError(f"`format` png: images have {shape[1]} channels, but a picture must have 1 or 3: use npz")
     return PngFiles(folder / name, shape, names)
 
 
 def to_pictures(images: torch.Tensor) -> list[Image.Image]:
-    """Turn images (b, c, H, W) uint8, c 1 or 3, into pictures of PIL, grey or RGB."""
+    """Turn images (b, c, H, W) uint8, c 1 or 3, into PIL pictures, grey or RGB."""
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
 
@@ -131,12 +131,12 @@ def to_pictures(images: torch.Tensor) -> list[Image.Image]:
 def write_pictures(
     folder: str | Path, pictures: Sequence[Image.Image], count: int, names: Names, first: int = 0
 ) -> list[Path]:
-    """Write pictures into a folder, a PNG file each, and return their paths.
+    """Write pictures into a folder, one PNG file each, and return their paths.
 
     Args:
-        count: n, of all that the folder is for.
-        names: what else than its number a file's name says of a picture. Only letters, digits, - and _ are taken.
-        first: number of the first one.
+        count: n, the number of all pictures that the folder will hold.
+        names: a text for each picture, shown in its file name. Other characters than letters, digits, - and _ become _.
+        first: the number of the first picture.
     """
     numbers = range(first, first + len(pictures))
     kept = (UNSAFE.sub("_", name).strip("_")[:MAX_NAME] for name in names(numbers))
@@ -149,7 +149,7 @@ def write_pictures(
 
 
 def names_of_labels(labels: Iterable[int] | None, classes: Sequence[str], count: int) -> list[str]:
-    """Return the class that each of `count` images was asked or known to be of, by its name or number, or none."""
+    """Return the class of each of `count` images, by its name or number, or `none`; empty texts without labels."""
     if labels is None:
         return [""] * count
     return ["none" if label == NO_LABEL else classes[label] if classes else str(label) for label in map(int, labels)]
@@ -166,5 +166,5 @@ def _is_whole(path: Path, shape: Shape) -> bool:
             fits = picture.size == (shape[3], shape[2]) and picture.mode == ("L" if shape[1] == 1 else "RGB")
             picture.verify()  # its checksums
             return fits
-    except Exception:  # Pillow's errors for damage have many types, and each means: make the file again
+    except Exception:  # damage raises many types of errors in Pillow, and each means: write the file again
         return False

@@ -1,4 +1,4 @@
-"""Images as the models see them: float in [-1, 1], made from uint8 and back. The range is stated here, once.
+"""Images as the models see them: floats in [-1, 1], converted from uint8 and back. Only this file defines the range.
 
 Shapes: n images of the set, b batch, c channels, H W image.
 """
@@ -6,6 +6,7 @@ Shapes: n images of the set, b batch, c channels, H W image.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -19,26 +20,27 @@ from .loading import Indices, item_numbers
 
 Size = tuple[int, int]  # (H, W)
 CHANNELS = (1, 3)
-MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, takes a larger one for an attack
+FINGERPRINTED = 2 * 2**30  # bytes of files
+MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, treats a larger one as an attack
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 0 ... 255 into float32 in [-1, 1]. Raises `InputError` where memory cannot hold that many."""
+    """Turn uint8 0 ... 255 into float32 in [-1, 1]. Raises `InputError` if memory cannot hold that many."""
     check_memory(f"{len(images):,} images", 4 * images.numel(), "read fewer at once (`batch_size`)")
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Turn floats in [-1, 1] into the nearest uint8; what lies outside is clipped."""
+    """Turn floats in [-1, 1] into the nearest uint8; values outside are clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def fit(images: torch.Tensor, size: Size | None = None, channels: int | None = None) -> torch.Tensor:
     """Bring float images (b, c, H, W) to 1 or 3 channels, and resize and centre-crop them to a size.
 
-    torchvision's resize of uint8 is off by one in a fifth of the pixels, and takes seconds to import.
+    torchvision's resize of uint8 is not used: it is off by one in a fifth of the pixels, and takes seconds to import.
 
-    Raises `InputError` where a strip would be blown up to what no memory holds.
+    Raises `InputError` if a thin strip would have to be enlarged beyond all memory.
     """
     if channels == 1 and images.shape[1] == 3:
         red, green, blue = images.unbind(1)  # ITU-R 601, as PIL converts
@@ -58,7 +60,7 @@ def fit(images: torch.Tensor, size: Size | None = None, channels: int | None = N
 
 
 class ImageBatch(NamedTuple):
-    """Some images of a data set; one alone has no batch axis."""
+    """Images of a data set; a single one has no batch axis."""
 
     images: torch.Tensor  # (b, c, H, W) uint8
     labels: torch.Tensor | None  # (b,) int64
@@ -70,9 +72,9 @@ class ImageDataset:
     Args:
         images: (n, c, H, W) uint8, c 1 or 3.
         labels: (n,) int64, or None.
-        classes: the name of each label, in order; empty where there are no labels.
-        files: (n) the printable path of the file of each image, where they came from files.
-        found: what the data set was read as; by default what is seen of its images.
+        classes: the name of each label, in order; empty if there are no labels.
+        files: (n) the printable path of each image's file, if they came from files.
+        found: a description of what was read; by default it is made from the images.
     """
 
     def __init__(
@@ -98,27 +100,27 @@ class ImageDataset:
         return ImageBatch(self.images[index], None if self.labels is None else self.labels[index])
 
     def batch(self, indices: Indices) -> ImageBatch:
-        """Return some images, in the order of their numbers."""
+        """Return some images, in the given order."""
         chosen: slice | torch.Tensor
         if isinstance(indices, range) and indices.step == 1:
-            chosen = slice(indices.start, indices.stop)  # neighbours are a view, and no copy
+            chosen = slice(indices.start, indices.stop)  # consecutive images are a view, not a copy
         else:
             chosen = torch.from_numpy(item_numbers(indices))
         return ImageBatch(self.images[chosen], None if self.labels is None else self.labels[chosen])
 
     @property
     def signal(self) -> Signal:
-        """The images as a tokenizer is told of them."""
+        """The signal that a tokenizer for these images has."""
         return Signal("image", self.in_channels, self.image_size)
 
     def fingerprint(self) -> str:
-        """Return a digest that tells two data sets apart."""
+        """Return a digest that differs between different data sets."""
         pixels = sha256(self.images.contiguous().numpy())
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
         return digest_of([list(self.images.shape), pixels, labels, self.classes])
 
     def variance(self) -> float:
-        """Return the variance of all values, in the range [-1, 1]: one number, from the exact histogram."""
+        """Return the variance of all values in [-1, 1]: one number, from the exact histogram."""
         counts = torch.zeros(256, dtype=torch.int64)
         for piece in self.images.split(4096):
             counts += torch.bincount(piece.flatten(), minlength=256)
@@ -126,7 +128,7 @@ class ImageDataset:
 
 
 def variance_of(counts: torch.Tensor) -> float:
-    """Return the variance, in the range [-1, 1], of values whose uint8 histogram is `counts` (256,)."""
+    """Return the variance of values in [-1, 1] whose histogram as uint8 is `counts` (256,)."""
     p = counts.double() / counts.sum()
     values = torch.arange(256, dtype=torch.float64) / 127.5 - 1
     mean = (p * values).sum()
@@ -134,6 +136,11 @@ def variance_of(counts: torch.Tensor) -> float:
 
 
 def evenly_spaced(length: int, at_most: int) -> list[int]:
-    """Return up to `at_most` indices spread over 0 ... length-1: of sorted data they meet every class."""
+    """Return up to `at_most` indices spread over 0 ... length-1, so that they meet every class of sorted data."""
     count = min(length, at_most)
     return [i * length // count for i in range(count)]
+
+
+def affordable(sizes: Sequence[int] | np.ndarray) -> list[int]:
+    """Return evenly spaced indices of files whose content a fingerprint can cover: about 2 GiB in total."""
+    return evenly_spaced(len(sizes), max(1, int(FINGERPRINTED / max(1, sum(sizes)) * len(sizes))))

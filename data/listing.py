@@ -1,13 +1,13 @@
-"""The pictures of a folder: its parts and classes, told by one rule, and everything that is left out of them.
+"""The pictures in a folder: its parts and classes, found by one rule, and everything that is left out.
 
-- A folder is a part where its name is, in any spelling, a word for training, test or validation, perhaps with one for
-  images or data: `Train`, `test_set`, `val2017`. A part to train on and one to test on, side by side, are the parts of
-  the data, and what lies beside them is left out; a test part goes before one for validation. A lone `train` is the
-  whole. Such a name among other folders of pictures could be a class too, and is refused.
-- Every other folder with pictures is a class, with all that lies below it. Without class folders there are no labels.
-- Hidden files and folders, and those that systems leave, are left out. A class or part may be a link; links to folders
+- A folder is a part if its name is, in any spelling, a word for training, test or validation, perhaps with one for
+  images or data: `Train`, `test_set`, `val2017`. If there are both a part to train on and one to test on, side by side,
+  they are the parts of the data, and everything beside them is left out; a test part is preferred to a validation part.
+  A lone `train` is all the data. Such a name among other folders of pictures could also be a class, and is refused.
+- Every other folder with pictures is a class, with everything below it. Without class folders there are no labels.
+- Hidden files and folders, and those that systems create, are left out. A class or part may be a link; links to folders
   further down, or back into the data, are left out.
-- All stands in natural order: 2 before 10.
+- Everything is in natural order: 2 before 10.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from time import time_ns
 from typing import NamedTuple
 
 import numpy as np
@@ -33,12 +34,13 @@ PART = re.compile(
     rf"{WORDS}(?:(?P<train>train(?:ing)?)|(?P<test>test(?:ing)?)|(?P<validation>val(?:id(?:ation)?)?|dev|eval(?:uation)?))"
     rf"{WORDS}(?:(?:19|20)\d\d)?"
 )
-# what file managers, archives and disks leave, in lower case
+# files and folders that file managers, archives and disks create, in lower case
 LITTER = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
           "desktop.ini"}  # fmt: skip
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt")  # that may hold labels
-TABLES_READ, TABLE_BYTES = 10, 2**16  # how many of them are looked into, and how far
-BETWEEN = re.compile(r"[\s,;:\"'\[\]{}()/\\|]+")  # the names in a table
+SETTLED = 2 * 10**9  # ns since the last change of a folder
+TABLES_READ, TABLE_BYTES = 10, 2**16  # how many of them are read, and how many bytes
+BETWEEN = re.compile(r"[\s,;:\"'\[\]{}()/\\|]+")  # separates the names in a table
 
 
 class Listing(NamedTuple):
@@ -53,13 +55,17 @@ class Contents(NamedTuple):
     """Parts and classes of a folder."""
 
     listing: Listing  # of all, those to train on first
-    num_train: int | None  # pictures to train on; None where the folder does not tell parts apart
+    num_train: int | None  # pictures to train on; None if the folder has no parts
     left_out: dict[str, Counter[str]]  # by reason
     notes: tuple[str, ...]
 
 
+# the folder that was listed last: its path, when each folder in it was last changed (ns), and its contents
+_last: tuple[tuple[str, str], dict[Path, int], Contents] | None = None
+
+
 def part_of(name: str) -> str | None:
-    """Return which part a folder's name is a word for; None where it is none."""
+    """Return which part a folder's name stands for; None if it is not the name of a part."""
     found = PART.fullmatch(re.sub(r"[\W_]+", "", name.lower()))
     return found and found.lastgroup
 
@@ -67,15 +73,26 @@ def part_of(name: str) -> str | None:
 def list_folder(root: Path) -> Contents:
     """Find the parts, classes and pictures below a folder.
 
-    Raises `InputError` where there are none, where a folder cannot be read, or where it is not clear what is meant.
+    The last folder is remembered until something in it changes, so that its two parts need only one pass.
+
+    Raises `InputError` if there are none, a folder cannot be read, or the folder is ambiguous.
     """
-    return _Walk(root).contents()
+    global _last
+    place = os.path.abspath(root), str(root)
+    if _last and _last[0] == place and all(_time_of(folder) == time for folder, time in _last[1].items()):
+        return _last[2]
+    begun, walk = time_ns(), _Walk(root)
+    contents = walk.contents()
+    # a folder that has just changed could change again, and keep its time
+    settled = max(walk.times.values()) < begun - SETTLED
+    _last = (place, walk.times, contents) if settled else None
+    return contents
 
 
 def list_pictures(root: Path) -> Contents:
-    """Find all pictures below a folder, whatever its folders are called, without labels and parts.
+    """Find all pictures below a folder, whatever its folders are called, without labels or parts.
 
-    Raises `InputError` where there are none, or where a folder cannot be read.
+    Raises `InputError` if there are none, or a folder cannot be read.
     """
     walk = _Walk(root)
     pictures = list(walk.below(root, may_hold_parts=True))
@@ -85,16 +102,17 @@ def list_pictures(root: Path) -> Contents:
 
 
 class _Walk:
-    """Goes through a folder, and notes what it leaves out."""
+    """A walk through a folder that records what it leaves out."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.real = root, os.path.realpath(root)
         self.endings = endings()
         self.left_out: dict[str, Counter[str]] = {}
         self.tables: list[Path] = []
+        self.times: dict[Path, int] = {}
 
     def contents(self) -> Contents:
-        """Tell parts from classes."""
+        """Find out whether the folders are parts or classes, and list their pictures."""
         loose, folders = self.entries(self.root)
         by_part: dict[str | None, list[Path]] = {}
         for folder in folders:
@@ -116,7 +134,7 @@ class _Walk:
     def _part(self, folders: list[Path]) -> Listing:
         if len(folders) > 1:
             first, second = (folder.name for folder in folders[:2])
-            raise InputError(f"{self.root} holds {first} and {second}, two names of one part: keep one of them there")
+            raise InputError(f"{self.root} holds {first} and {second}, two names of one part: keep only one of them")
         return self._in_classes(folders[0], *self.entries(folders[0]))
 
     def _join(self, train: Listing, test: Listing) -> Listing:
@@ -129,6 +147,10 @@ class _Walk:
 
     def _lone_part(self, loose: list[Path], folders: list[Path]) -> Listing:
         """A training part that is alone is the whole; anything else could be meant in two ways."""
+        inside = _Walk(self.root)
+        full = [folder for folder in folders if any(inside.below(folder))]
+        self.times |= inside.times
+        """List a lone training part, which is all the data; refuse anything else as ambiguous."""
         full = [folder for folder in folders if any(_Walk(self.root).below(folder))]
         parts = [folder for folder in full if part_of(folder.name)]
         others = [folder for folder in full if folder not in parts] + loose
@@ -173,11 +195,11 @@ class _Walk:
         return Listing(paths, labels, [printable(folder.name) for folder, _ in by_class])
 
     def _refuse_a_wrapper(self, folder: Path, pictures: list[Path]) -> None:
-        """A single class that is folders of pictures: they are the classes, and one would learn without them."""
+        """Refuse a single class that holds folders of pictures: these are the real classes, and would be lost."""
         firsts = {path.relative_to(folder).parts[0] for path in pictures}
         if len(firsts) > 1 and not any(path.parent == folder for path in pictures):
             raise InputError(
-                f"{folder.parent} holds one folder, {folder.name}, and the folders of pictures are in that: move them "
+                f"{folder.parent} holds one folder, {folder.name}, and the folders of pictures are in it: move them "
                 f"up, or give {folder} as `data_root`"
             )
 
@@ -197,13 +219,14 @@ class _Walk:
                     "`data_root` if it is the data set, or put the parts outside and the classes inside"
                 )
             both = [(each, False) for each in pictures] + [(each, True) for each in folders]
-            if folders:  # otherwise they stand in order
+            if folders:  # otherwise they are in order already
                 both.sort(key=lambda item: natural_key(item[0].name))
             ahead += reversed(both)
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """Return the pictures and the folders right in a folder, in natural order."""
+        """Return the pictures and the folders directly in a folder, in natural order."""
         pictures, folders = [], []
+        self.times[folder] = _time_of(folder)
         try:
             with os.scandir(folder) as scan:
                 found = sorted(scan, key=lambda entry: natural_key(entry.name))
@@ -223,12 +246,12 @@ class _Walk:
             elif ending in self.endings:
                 pictures.append(path)
             else:
-                self.left_out.setdefault("of other endings", Counter())[ending or entry.name] += 1
+                self.left_out.setdefault("with other endings", Counter())[ending or entry.name] += 1
                 self.tables += [path] * (ending in TABLES and len(self.tables) < TABLES_READ)
         return pictures, folders
 
     def _may_follow(self, link: Path) -> bool:
-        """Whether a link may stand for a class or a part: its pictures are nowhere else in the data."""
+        """Return whether a link may be a class or a part: its pictures are nowhere else in the data."""
         target = os.path.realpath(link)
         inside = Path(target).is_relative_to(self.real) or Path(self.real).is_relative_to(target)
         parents = link.parent.relative_to(self.root).parts
@@ -238,14 +261,14 @@ class _Walk:
         self.left_out.setdefault(reason, Counter())[path.relative_to(self.root).as_posix()] += 1
 
     def nothing_in(self, folder: Path) -> InputError:
-        """Return the error that there are no pictures, which says what there is in their place."""
+        """Return the error that there are no pictures, which says what there is instead."""
         others = [f"{sum(names.values()):,} {reason}" for reason, names in self.left_out.items()]
         instead = f" (left out: {', '.join(others)})" if others else ""
         words = f"it needs files with one of the {len(self.endings)} endings of pictures, such as .png and .jpg"
         return InputError(f"no pictures in {folder}: {words}{instead}")
 
     def _tables_of(self, pictures: list[Path]) -> Iterator[str]:
-        """Say which tables name pictures: someone may have meant them as labels."""
+        """Yield a note for each table that names pictures: someone may have meant it as labels."""
         names = {name for path in pictures for name in (path.name, path.stem)} if self.tables else set()
         for table in self.tables:
             try:
@@ -255,11 +278,19 @@ class _Walk:
                 continue
             if len(names.intersection(BETWEEN.split(head))) > 1:
                 name = printable(table.relative_to(self.root).as_posix())
-                yield f"{name} names pictures, and is not read: labels come from folders alone"
+                yield f"{name} names pictures, but is not read: labels come from folders only"
+
+
+def _time_of(folder: Path) -> int:
+    """Return when a folder was last changed, in ns; 0 where that cannot be found out."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _kind_of(entry: os.DirEntry[str]) -> str:
     """Return `folder` or `file`; empty for anything else."""
-    with suppress(OSError):  # of a link to itself
+    with suppress(OSError):  # a link to itself
         return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
     return ""

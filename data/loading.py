@@ -1,4 +1,4 @@
-"""Which items a training step sees: everything follows from (seed, step); and how they are read and cut.
+"""The items that each training step sees, which follow from (seed, step) alone, and how they are read and cut.
 
 Shapes: n items of the data set.
 """
@@ -30,11 +30,11 @@ SHARED_MEMORY = "/dev/shm"
 
 
 class StepSampler(Sampler[list[int]]):
-    """Item numbers of each step from `start` to `stop`, this process's share of them.
+    """This process's share of the item numbers of each step from `start` to `stop`.
 
-    The epochs, each a permutation that follows from (seed, epoch), form one endless row, and step t takes the
-    items t·batch_size ... (t+1)·batch_size of it. So a step is the same however often training was resumed, and
-    however many processes share it.
+    The epochs, each a permutation that follows from (seed, epoch), form one endless sequence, and step t takes its
+    items t·batch_size ... (t+1)·batch_size. So a step is the same however often training was resumed, and however
+    many processes share it.
 
     Args:
         order: (seed, epoch) → the order (n,) of an epoch, for a data set that cannot be read in any order.
@@ -76,10 +76,10 @@ class StepSampler(Sampler[list[int]]):
 
 
 def shuffle_within(shard_of: np.ndarray, buffer: int, seed: int, epoch: int) -> np.ndarray:
-    """Return an order (n,) of items that lie in shards, for readers that go from shard to shard.
+    """Return an order (n,) of items that are in shards, for readers that go from shard to shard.
 
-    The shards come in an order that follows from (seed, epoch), each with its items as they lie. This row is cut into
-    pieces of `buffer` items, and each piece is put into an order of its own, which follows from (seed, epoch, piece).
+    The shards come in an order that follows from (seed, epoch), each with its items in their own order. This sequence
+    is cut into pieces of `buffer` items, and each piece is shuffled in a way that follows from (seed, epoch, piece).
 
     Args:
         shard_of: (n,) the number of each item's shard, ascending.
@@ -93,17 +93,17 @@ def shuffle_within(shard_of: np.ndarray, buffer: int, seed: int, epoch: int) -> 
 
 
 def check_shares(batch_size: int, num_processes: int, accumulate: int) -> None:
-    """Raise `InputError` where a batch cannot be cut into equal pieces."""
+    """Raise `InputError` if a batch cannot be cut into equal pieces."""
     if batch_size % (num_processes * accumulate):
         among = [f"{num_processes} processes"] * (num_processes > 1) + [f"{accumulate} pieces"] * (accumulate > 1)
-        raise InputError(f"`batch_size` {batch_size} cannot be shared by {' of '.join(among)}: use a multiple")
+        raise InputError(f"`batch_size` {batch_size} cannot be shared equally by {' of '.join(among)}: use a multiple")
 
 
 def pieces_of(batch: Items, count: int) -> list[Items]:
-    """Cut a batch into `count` pieces of its kind.
+    """Cut a batch into `count` pieces of the same structure.
 
-    Tensors are cut along their first axis, and so are lists of texts. Tuples, named tuples, dicts and lists of
-    tensors are gone through, however nested; anything else is in every piece.
+    Tensors and lists of texts are cut along their first axis. Tuples, named tuples, dicts and lists of tensors are
+    cut item by item, however nested; anything else is in every piece.
     """
     if count == 1:
         return [batch]
@@ -119,10 +119,10 @@ def pieces_of(batch: Items, count: int) -> list[Items]:
 
 
 def load_batches(dataset: Any, batches: Sampler[list[int]] | Sequence[Sequence[int]], num_workers: int = 0) -> Iterator:
-    """Yield the data set's batches for lists of item numbers.
+    """Yield a data set's batches, given the item numbers of each.
 
-    Pictures that are decoded on demand (`dataset.on_demand`) are read by workers. Their errors are raised here;
-    RuntimeError where one is killed, or takes longer than `PATIENCE`.
+    Pictures that are decoded on demand (`dataset.on_demand`) are read by workers. Their errors are raised here, and
+    RuntimeError if a worker is killed, or takes longer than `PATIENCE`.
     """
     workers = num_workers if getattr(dataset, "on_demand", False) else 0
     if hasattr(dataset, "look_ahead"):
@@ -143,16 +143,16 @@ def load_batches(dataset: Any, batches: Sampler[list[int]] | Sequence[Sequence[i
 
 
 class _Piped(NamedTuple):
-    """A batch that goes through a pipe: its tensors are arrays."""
+    """A batch that goes through a pipe: its tensors became arrays."""
 
     content: Any
 
 
 class _Reader:
-    """Hands an InputError or OSError on as a value: raised in a worker, it would come back wrapped in a traceback.
+    """Returns an InputError or OSError as a value: raised in a worker, it would come back wrapped in a traceback.
 
-    Tensors come from a worker in shared memory. Where that has no room for all workers (a container has 64 MB of it)
-    they would be lost, and waited for without end: then they go through a pipe, which is slower.
+    Tensors come from a worker in shared memory. If that has no room for all workers (a container has 64 MB of it),
+    they would be lost and waited for forever; they then go through a pipe, which is slower.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -175,7 +175,7 @@ class _Reader:
 
 
 def forked_workers(at_most: int) -> int:
-    """Return how many workers can start at once and share this process's memory: none in threads and daemons."""
+    """Return how many workers can be forked to share this process's memory: none in threads and daemons."""
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     is_main = threading.current_thread() is threading.main_thread()
     if method != "fork" or not is_main or multiprocessing.current_process().daemon:
@@ -185,12 +185,12 @@ def forked_workers(at_most: int) -> int:
 
 
 def shared_memory(size: int) -> torch.Tensor:
-    """Return (size,) uint8 that forked processes share with this one; the limit of `SHARED_MEMORY` is not on it."""
+    """Return (size,) uint8 that forked processes share with this one; `SHARED_MEMORY` does not limit it."""
     return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
 
 
 def _shared_room() -> float:
-    """Return the free bytes of memory that processes can share; without end where it has no limit of its own."""
+    """Return the free bytes of memory that processes can share; infinite if it has no limit of its own."""
     try:
         found = os.statvfs(SHARED_MEMORY)
     except (AttributeError, OSError):
@@ -199,7 +199,7 @@ def _shared_room() -> float:
 
 
 def ignore_in_worker(worker: int) -> None:
-    """Let a data loading worker ignore a signal to a whole group of processes: the main process decides.
+    """Let a data loading worker ignore signals to a whole group of processes: the main process decides.
 
     A second SIGTERM, from the main process, ends it, even if it is stuck.
     """
@@ -222,7 +222,7 @@ def item_numbers(indices: Indices, length: int | None = None) -> np.ndarray:
         indices: a list, an array or a tensor of whole numbers.
         length: of the data set, if known: then `indices` may also be a mask (length,), and may count from the end.
 
-    Raises TypeError where they are something else, and IndexError where the data set is shorter.
+    Raises TypeError if they are something else, and IndexError if the data set is too short.
     """
     numbers = np.asarray(indices.cpu() if isinstance(indices, torch.Tensor) else indices)
     if length is not None and numbers.dtype == bool and numbers.ndim == 1:
@@ -241,10 +241,10 @@ def item_numbers(indices: Indices, length: int | None = None) -> np.ndarray:
 
 
 def in_order(length: int, batch_size: int) -> list[range]:
-    """Return all items once, in order, in batches; the last one may be short."""
+    """Return batches of all item numbers in order, each once; the last batch may be short."""
     return in_batches(range(length), batch_size)
 
 
 def in_batches(items: Items, batch_size: int) -> list[Items]:
-    """Cut a row of item numbers into batches; the last one may be short."""
+    """Cut a sequence of item numbers into batches; the last one may be short."""
     return [items[first : first + batch_size] for first in range(0, len(items), batch_size)]  # type: ignore

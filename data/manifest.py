@@ -21,9 +21,9 @@ TABLES = "tables.safetensors"
 KINDS = ("int", "float", "text")  # of columns
 LABELS = "labels"
 LABEL_COLUMN = {"kind": "int", "shape": []}
-FILES = "files"  # a column of paths, for people: what each row was made of
+FILES = "files"  # a column of paths, for people: what each row was made from
 FILE_COLUMN = {"kind": "text", "shape": []}
-FILES_JSON = "files.json"  # such a list beside images
+FILES_JSON = "files.json"  # a list of such paths, beside images
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 TAKEN = ("codes", "label")  # names that codes and labels have in files of other formats
 MAX_IMAGES = 10**12
@@ -39,16 +39,16 @@ class CodeHeader:
 
     Args:
         num_images: n.
-        grids: shape and num_embeddings of each grid, coarse to fine. A `Layout` is turned into them.
-        classes: the name of each label; empty where there are no labels.
-        split: `train`, `test`, `all` of both, `sampled`, or empty where it is not known.
-        tokenizer_fingerprint: of the tokenizer that made the codes; empty where it is not known.
+        grids: shape and num_embeddings of each grid, coarse to fine. A `Layout` is converted.
+        classes: the name of each label; empty if there are no labels.
+        split: `train`, `test`, `all` for both, `sampled`, or empty if unknown.
+        tokenizer_fingerprint: of the tokenizer that made the codes; empty if unknown.
         source: fingerprint of the images.
         views: v, encodings of each image; the rows i·v ... i·v + v-1 belong to image i.
-        columns: kind and shape of what each row has beside its codes, by name: `{"kind": "int", "shape": []}`. A
-            column `labels` is added where there are classes.
+        columns: kind and shape of what each row holds besides its codes, by name: `{"kind": "int", "shape": []}`. A
+            column `labels` is added if there are classes.
 
-    Raises `InputError` where a value is out of its range.
+    Raises `InputError` if a value is out of range.
     """
 
     num_images: Annotated[int, Range(1, MAX_IMAGES)]
@@ -81,25 +81,25 @@ class CodeHeader:
 
 
 def shard_name(number: int) -> str:
-    """Return the file of a shard: no manifest can name another."""
+    """Return the file name of a shard, the only one that a manifest may give."""
     return f"codes-{number:05d}.safetensors"
 
 
 def is_whole(folder: str | Path) -> bool:
-    """Whether an export into the folder was finished."""
+    """Return whether an export into the folder was finished."""
     return (Path(folder) / MANIFEST).is_file()
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Return the checked manifest of a code dataset.
 
-    Raises `InputError` where the folder is missing, unfinished, damaged or of another format.
+    Raises `InputError` if the folder is missing, unfinished, damaged or in another format.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: give the folder of exported codes")
     if not is_whole(folder):
-        raise InputError(f"{folder} is not a whole code dataset (it has no {MANIFEST}): run its export again")
+        raise InputError(f"{folder} is not a complete code dataset (it has no {MANIFEST}): run its export again")
     path = folder / MANIFEST
     manifest = read_json(path)
     if manifest.pop("sha256", None) != digest_of(manifest):
@@ -109,14 +109,14 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise InputError(f"{folder} has the format {short(manifest.get('format'))}, but this version reads {FORMAT!r}")
     try:
-        check_manifest(manifest)  # the digest is sound, but anyone can compute it
+        check_manifest(manifest)  # the digest matches, but anyone can compute it
     except InputError as error:
         raise InputError(f"{path}: {error}; export the codes again") from error
     return manifest
 
 
 def check_manifest(manifest: dict[str, Any]) -> None:
-    """Raise `InputError` where a manifest lacks a field, or a value cannot be."""
+    """Raise `InputError` if a manifest lacks a field, or a value is invalid."""
     if not isinstance(manifest.get("provenance"), dict):
         raise InputError(f"`provenance` {short(manifest.get('provenance'))}: it must be an object")
     if not isinstance(manifest.get("tables"), str):
@@ -137,7 +137,7 @@ def check_manifest(manifest: dict[str, Any]) -> None:
 
 
 def parse_header(value: object) -> CodeHeader:
-    """Return the header that JSON values are; `InputError` where they lack a field, or a value cannot be."""
+    """Return the header with these JSON values. Raises `InputError` if a field is missing, or a value is invalid."""
     names = [field.name for field in fields(CodeHeader)]
     if not isinstance(value, dict) or value.keys() != set(names):
         raise InputError(f"`header` {short(value)}: it must have {', '.join(names)}")
@@ -157,7 +157,7 @@ def _grid_of(value: Any) -> Grid:
 
 
 def _columns_of(columns: Any, with_classes: bool) -> dict[str, dict[str, Any]]:
-    """Return columns as they are written, that of the labels among them."""
+    """Return the columns as they are written, including that of the labels."""
     if not isinstance(columns, dict) or len(columns) > MAX_COLUMNS:
         raise InputError(f"`columns` {short(columns)}: it must be an object of at most {MAX_COLUMNS} columns")
     if with_classes and LABELS not in columns:

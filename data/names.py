@@ -1,4 +1,4 @@
-"""Data sets by name, or by the path of what holds them. Nothing here imports torch."""
+"""Data sets by name, or by the path of the folder or file that holds them. Nothing here imports torch."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from codegrid.limits import short
 
 from .tar_places import ENDING, are_shards, find_shards, is_remote
 
-AT_HAND = ("mnist5k",)  # there without a download
+AT_HAND = ("mnist5k",)  # no download needed
 DOWNLOADS = ("mnist", "fashion-mnist", "cifar10")
 NAMES = (*AT_HAND, *DOWNLOADS, "imagefolder", "npz", "tar")
-LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # how a path begins, and no name on the hub
+LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # the beginning of a path, never of a name on the hub
 READERS = {".npz": "npz", ".npy": "npz", ".parquet": HUB_PREFIX}
 PATHS = f"a folder of pictures or a file that ends in {' '.join((*READERS, ENDING))}"
 
@@ -23,10 +23,10 @@ def find_data(dataset: str | None, data_root: str | None) -> tuple[str, str | No
 
     Args:
         dataset: a name in `NAMES`; `hf:NAME`; or the path of a folder of pictures or of a file, or paths or URLs of
-            tar shards. A name comes first: a folder that is called `mnist` is given as `./mnist`.
-        data_root: where the files are. Without a name, the folder or file that is read.
+            tar shards. Names take precedence: write a folder called `mnist` as `./mnist`.
+        data_root: where the files are. Without `dataset`, the folder or file to read.
 
-    Raises `InputError` where there is no such name or path, or one is given that the data set does not read.
+    Raises `InputError` if there is no such name or path, or if the data set does not read the given files.
     """
     if dataset in AT_HAND and data_root is not None:
         raise InputError(f"`data_root` {data_root}: {dataset} reads no files: leave out `data_root`, or `dataset`")
@@ -53,11 +53,11 @@ def find_data(dataset: str | None, data_root: str | None) -> tuple[str, str | No
 
 
 def _given_twice(dataset: str) -> InputError:
-    return InputError(f"`dataset` {dataset} is itself what is read: leave `data_root` out")
+    return InputError(f"`dataset` {dataset} is already the path of the data: leave `data_root` out")
 
 
 def is_there(place: str) -> bool:
-    """Whether what a path or a pattern names lies on this machine."""
+    """Return whether a path or a pattern names something on this machine."""
     try:
         return not is_remote(place) and bool(Path(place).expanduser().exists() or find_shards(place))
     except InputError:
@@ -65,18 +65,18 @@ def is_there(place: str) -> bool:
 
 
 def is_local(dataset: str) -> bool:
-    """Whether a data set is `hf:` and a path on this machine."""
+    """Return whether a data set is `hf:` followed by a path on this machine."""
     return dataset.startswith(HUB_PREFIX) and LOCAL.match(dataset.removeprefix(HUB_PREFIX)) is not None
 
 
 def public_name(dataset: str) -> str:
-    """Return the name of a data set for those who were not there: of a local folder the last part alone."""
+    """Return the name of a data set that can be published: only the last part of a local path."""
     name = dataset.removeprefix(HUB_PREFIX)
     return HUB_PREFIX + re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_local(dataset) else dataset
 
 
 def make_absolute(dataset: str, data_root: str | None) -> tuple[str, str | None]:
-    """Return a data set and its place so that they mean the same in every working folder."""
+    """Return a data set and its `data_root` with absolute paths, which mean the same in every working folder."""
     if is_local(dataset):
         dataset = HUB_PREFIX + str(Path(dataset.removeprefix(HUB_PREFIX)).expanduser().absolute())
     if data_root is None or is_remote(data_root):

@@ -1,7 +1,7 @@
-"""Arrays in .npz files that others' tools read: images and codes, written batch by batch.
+"""Arrays in .npz files that other tools can read: images and codes, written batch by batch.
 
-`numpy.savez` would need all rows at once. Images are `arr_0` uint8 NHWC and, if there are any, `arr_1` labels; many
-are cut into shards. Codes of one grid are `codes` (n, *shape), those of several `codes.0`, `codes.1`, ...; columns
+`numpy.savez` would need all rows at once. Images are `arr_0` uint8 NHWC, with labels `arr_1` if there are any; large
+sets are cut into shards. Codes of one grid are `codes` (n, *shape), those of several `codes.0`, `codes.1`, ...; columns
 have their own names.
 
 Shapes: n images or rows of a file, b batch, c channels, H W image, *shape the sites of a grid.
@@ -33,11 +33,11 @@ from .shards import COLUMN_TYPES, smallest_dtype
 
 Shape = tuple[int, int, int, int]  # (n, c, H, W) of images
 ON_A_PAGE = 100
-COPIED = 2**22  # bytes at once: whole numbers of every type
+COPIED = 2**22  # bytes at once: a multiple of the size of every type
 
 
 def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]:
-    """Return file names and the images of each: NAME.npz where one holds all, otherwise NAME-00000.npz, ..."""
+    """Return file names with the images of each: NAME.npz if one file holds all, otherwise NAME-00000.npz, ..."""
     if num_images <= shard_size:
         return {f"{name}.npz": range(num_images)}
     return {f"{name}-{i:05d}.npz": numbers for i, numbers in enumerate(in_order(num_images, shard_size))}
@@ -46,9 +46,9 @@ def image_files(name: str, num_images: int, shard_size: int) -> dict[str, range]
 def write_images(
     folder: str | Path, file: str, shape: Shape, batches: Iterable[torch.Tensor], labels: np.ndarray | None
 ) -> None:
-    """Write images (b, c, H, W) uint8 as they come; together they have the given shape (n, c, H, W).
+    """Write images (b, c, H, W) uint8 as they arrive; together they have the given shape (n, c, H, W).
 
-    The file is noted as whole: see `unwritten`.
+    The file is recorded as finished: see `unwritten`.
     """
     count, channels, height, width = shape
     with write_folder(folder, index=file) as staging:
@@ -63,7 +63,7 @@ def write_images(
 
 
 def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch.Tensor:
-    """Return the first `count` images, or all where there are fewer: (n, c, H, W) in [-1, 1]."""
+    """Return the first `count` images, or all if there are fewer: (n, c, H, W) in [-1, 1]."""
     read = []
     for name in files:
         with zipfile.ZipFile(Path(folder) / name) as archive, archive.open("arr_0.npy") as entry:
@@ -79,10 +79,10 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
 
 
 def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> None:
-    """Write the codes of each grid as int64, and the columns, out of shards that come one after the other."""
+    """Write the codes of each grid as int64, and the columns, from shards that arrive one after the other."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in header.columns}
     with ExitStack() as stack:
-        # an archive takes one array at a time: until then the codes of each grid are aside, in a nameless file
+        # an archive takes one array at a time: until then, the codes of each grid wait in an unnamed file
         aside = [stack.enter_context(TemporaryFile(dir=path.parent)) for _ in header.grids]
         dtypes = [smallest_dtype(grid.num_embeddings) for grid in header.layout]
         for shard in shards:
@@ -90,7 +90,7 @@ def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> No
                 file.write(codes.numpy().astype(dtype).tobytes())
             for name, values in columns.items():
                 values.append(np.asarray(shard.columns[name], dtype=COLUMN_TYPES.get(header.columns[name]["kind"])))
-        # the quickest level: the usual one takes a tenth of the encoding time, for a file smaller by a seventh
+        # the fastest level: the default would add a tenth to the encoding time, for a file smaller by a seventh
         archive = stack.enter_context(zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1))
         for name, grid, file, dtype in zip(code_names(len(aside)), header.layout, aside, dtypes, strict=True):
             file.seek(0)
@@ -102,19 +102,19 @@ def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> No
 
 
 def code_names(num_grids: int) -> list[str]:
-    """Return the names of the arrays or columns of codes: `codes`, or `codes.0`, `codes.1`, ... of several grids."""
+    """Return the names of the arrays or columns of codes: `codes`, or `codes.0`, `codes.1`, ... for several grids."""
     return ["codes"] if num_grids == 1 else [f"codes.{number}" for number in range(num_grids)]
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Return all arrays of an npz file; pickled ones are refused, and other files in it are left out."""
+    """Return all arrays in an npz file; pickled ones are refused, and other files in it are ignored."""
     check_not_hollow(path)
     try:
-        if not zipfile.is_zipfile(path):  # numpy would take it for a single array, or a pickle
+        if not zipfile.is_zipfile(path):  # numpy would read it as a single array, or a pickle
             raise ValueError("it is not a zip file")
         with np.load(path, allow_pickle=False) as file:
             entries = [entry for entry in _all_entries(path, file.zip) if entry.filename.endswith(".npy")]
-            # zeros are packed a thousand to one: a small file can fill any machine
+            # zeros compress a thousandfold: a small file can fill any machine
             needed = sum(entry.file_size for entry in entries)
             check_memory(f"the arrays of {path}", needed, "cut it into several files")
             arrays = {entry.filename.removesuffix(".npy"): file[entry.filename] for entry in entries}
@@ -122,12 +122,12 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zip, header and pickle errors have many types: each means a file we cannot read
         raise InputError(f"{path} is not a readable npz file ({reason_of(error)}): save it with numpy.savez") from error
-    # numpy hands out the bytes of an entry that is named as an array, and is not one
+    # if an entry is named like an array but is not one, numpy returns its bytes
     return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Return the array of an npy file; a pickled one is refused."""
+    """Return the array in an npy file; a pickled one is refused."""
     check_not_hollow(path)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: no header makes it larger than the file
@@ -138,7 +138,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The entries of an archive; ValueError where damage to its directory, which has no checksum, hides some.
+    """Return the entries of an archive; ValueError if damage to its directory, which has no checksum, hides some.
 
     One flipped bit there makes zipfile skip the entry `labels`, and the codes would be read without their labels.
     """
@@ -146,17 +146,17 @@ def _all_entries(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     for entry in entries:
         archive.open(entry).close()  # compares its name with that in front of its data
     with path.open("rb") as file:
-        file.seek(-22, os.SEEK_END)  # the record at the end, which has their number; zipfile does not compare it
+        file.seek(-22, os.SEEK_END)  # the record at the end has their number, which zipfile does not check
         end = file.read()
     count = int.from_bytes(end[10:12], "little")
     if end.startswith(b"PK\x05\x06") and count not in (len(entries), 0xFFFF):
-        raise ValueError(f"{len(entries)} of {count} arrays are found")
+        raise ValueError(f"only {len(entries)} of {count} arrays are found")
     return entries
 
 
 @contextmanager
 def _open_array(archive: zipfile.ZipFile, name: str, dtype: type | np.dtype, shape: Sequence[int]) -> Iterator[IO]:
-    """A file in the archive that waits for the bytes of such an array, in C order."""
+    """Yield a file in the archive to which the bytes of such an array, in C order, can be written."""
     description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:  # zip64: its size is not known yet
         np.lib.format.write_array_header_1_0(entry, description)

@@ -1,8 +1,8 @@
 """Codes as a Parquet file that Hugging Face `datasets` reads with their shape and the names of the classes.
 
-The columns are `codes`, or `codes.0`, `codes.1`, ... of several grids: nested lists of codes. Labels are in the column
-`label`, all other columns have their own names. The schema says `Array2D` and `ClassLabel` to `datasets`, to others
-that these are lists and numbers, and the header of the code dataset to us.
+The columns are `codes`, or `codes.0`, `codes.1`, ... for several grids: nested lists of codes. Labels are in the column
+`label`, all other columns have their own names. In the schema, `datasets` finds `Array2D` and `ClassLabel`, other
+readers find lists and numbers, and Codegrid finds the header of the code dataset.
 
 Shapes: n rows, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
@@ -24,14 +24,14 @@ from .manifest import FILES, LABELS, CodeHeader, parse_header
 from .npz import code_names
 from .shards import COLUMN_TYPES, smallest_dtype
 
-GROUP_CODES = 2**22  # in a row group, about: written, and read, at once
+GROUP_CODES = 2**22  # in a row group, about: it is written and read at once
 COMPRESSION = "zstd"
-COPIES, LEVELS = 2, 4  # of a number that is read, and bytes that tell how deep it lies
+COPIES, LEVELS = 2, 4  # copies of each number while it is read, and bytes for its nesting levels
 STRINGS = ("string", "large_string")  # names of types
 
 
 def write_parquet(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> None:
-    """Write the codes of the shards as they come, in the smallest type that holds K, and the columns."""
+    """Write the codes of the shards as they arrive, in the smallest type that holds K, and the columns."""
     pa, pq = (import_extra(module, "`format` parquet", "hub") for module in ("pyarrow", "pyarrow.parquet"))
     schema = _schema(pa, header)
     group = max(1, GROUP_CODES // sum(grid.num_sites for grid in header.layout))
@@ -51,7 +51,7 @@ def write_parquet(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -
 
 
 def _schema(pa: Any, header: CodeHeader) -> Any:
-    """The columns, with marks that `datasets` and we understand."""
+    """Return the schema of the columns, with metadata for `datasets` and for Codegrid."""
     kinds = [
         *((grid.shape, str(smallest_dtype(grid.num_embeddings))) for grid in header.layout),
         *((column["shape"], {"float": "float32", "int": "int64", "text": "string"}[column["kind"]])
@@ -65,7 +65,7 @@ def _schema(pa: Any, header: CodeHeader) -> Any:
         for _ in shape:
             kind, feature = pa.list_(kind), {"feature": feature, "_type": "List"}
         marks = None
-        if 2 <= len(shape) <= 5 and dtype != "string":  # Arrow's mark of an extension type; others see the lists
+        if 2 <= len(shape) <= 5 and dtype != "string":  # marks an Arrow extension type; others see lists
             marks = {
                 "ARROW:extension:name": f"datasets.features.features.Array{len(shape)}DExtensionType",
                 "ARROW:extension:metadata": to_json([list(shape), dtype]),
@@ -73,14 +73,14 @@ def _schema(pa: Any, header: CodeHeader) -> Any:
             feature = {"shape": list(shape), "dtype": dtype, "_type": f"Array{len(shape)}D"}
         features[name] = feature
         fields.append(pa.field(name, kind, metadata=marks))
-    if len(set(header.classes)) == len(header.classes) > 0:  # classes of one name are not for a ClassLabel
+    if len(set(header.classes)) == len(header.classes) > 0:  # a ClassLabel needs distinct names
         features["label"] = {"names": header.classes, "_type": "ClassLabel"}
     metadata = {"huggingface": to_json({"info": {"features": features}}), "codegrid": to_json(asdict(header))}
     return pa.schema(fields, metadata=metadata)
 
 
 def _nest(pa: Any, values: np.ndarray, shape: Sequence[int]) -> Any:
-    """(n, *shape) → an array of n lists of ... of values."""
+    """Turn (n, *shape) into an Arrow array of n nested lists of values."""
     nested = pa.array(values.ravel())
     for axis in reversed(range(len(shape))):
         count = len(values) * math.prod(shape[:axis])
@@ -91,18 +91,18 @@ def _nest(pa: Any, values: np.ndarray, shape: Sequence[int]) -> Any:
 def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
     """Return the arrays `codes`, or `codes.0` ..., (n, *shape), `labels` and `files` (n,); and the header.
 
-    There may be no labels and no files. The header is that of the code dataset, None in files of other programs.
-    Raises `InputError` where the file cannot be read.
+    Labels and files may be missing. The header is that of the code dataset, None for files of other programs.
+    Raises `InputError` if the file cannot be read.
     """
     pq = import_extra("pyarrow.parquet", path.name, "hub")
     check_not_hollow(path)
     try:
         texts = [field.name for field in pq.read_schema(path) if field.name == FILES and str(field.type) in STRINGS]
-        with pq.ParquetFile(path, read_dictionary=texts) as file:  # a long name that is told often stays one name
+        with pq.ParquetFile(path, read_dictionary=texts) as file:  # a long name that repeats is stored once
             return _read(path, file)
     except InputError:
         raise
-    except Exception as error:  # what is said of damaged files has many types
+    except Exception as error:  # damaged files raise many types of errors
         reason = reason_of(error)
         raise InputError(f"{path} is not a readable Parquet file of codes ({reason}): export them again") from error
 
@@ -124,17 +124,17 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], CodeHeader | No
             read = _names if name in files else _unnest
             arrays += [read(path, name, chunk) for chunk in table[name].chunks if len(chunk)]
     if any(len({array.shape[1:] for array in arrays}) > 1 for arrays in found.values()):
-        raise InputError(f"{path}: its grids are not all of one size: export the codes again")
+        raise InputError(f"{path}: its grids are not all of the same size: export the codes again")
     joined = {LABELS if name in label else name: np.concatenate(arrays) for name, arrays in found.items()}
     return joined, _header(path, file.schema_arrow.metadata or {})
 
 
 def _bytes_of(path: Path, file: Any, name: str) -> int:
-    """Return what a column takes while it is read; refuse any but lists of lists of ... of whole numbers."""
+    """Return the bytes that reading a column takes; refuse anything but nested lists of whole numbers."""
     import pyarrow as pa
 
     kind = file.schema_arrow.field(name).type
-    kind = getattr(kind, "storage_type", kind)  # `datasets`, once it is imported, makes a type of its own of lists
+    kind = getattr(kind, "storage_type", kind)  # once `datasets` is imported, lists have a type of its own
     while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
     if not pa.types.is_integer(kind):
@@ -144,14 +144,14 @@ def _bytes_of(path: Path, file: Any, name: str) -> int:
 
 
 def _columns(file: Any, name: str) -> list[Any]:
-    """Return what the file says of a column, in each of its groups of rows."""
+    """Return the metadata of a column in each row group of the file."""
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     return [column for column in columns if f"{column.path_in_schema}.".startswith(f"{name}.")]
 
 
 def _names(path: Path, name: str, chunk: Any) -> np.ndarray:
-    """An array of n texts → (n,) str."""
+    """Turn an Arrow array of n texts into (n,) str."""
     if chunk.null_count:
         raise InputError(f"{path}: `{name}` must be names of files, none of them missing")
     texts = chunk.dictionary.to_pylist()
@@ -159,12 +159,12 @@ def _names(path: Path, name: str, chunk: Any) -> np.ndarray:
 
 
 def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:
-    """An array of n lists of ... of whole numbers → (n, *shape)."""
+    """Turn an Arrow array of n nested lists of whole numbers into (n, *shape)."""
     shape = [len(chunk)]
-    while hasattr(values := getattr(chunk, "storage", chunk), "value_lengths"):  # `datasets`, once it is imported,
-        lengths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))  # makes a type of its own of it
+    while hasattr(values := getattr(chunk, "storage", chunk), "value_lengths"):  # once `datasets` is
+        lengths = np.unique(values.value_lengths().to_numpy(zero_copy_only=False))  # imported, it has its own type
         if values.null_count or len(lengths) != 1:
-            raise InputError(f"{path}: `{name}` must hold lists of rows, of one size: export the codes again")
+            raise InputError(f"{path}: `{name}` must hold lists of rows of the same size: export the codes again")
         shape.append(int(lengths[0]))
         chunk = values.flatten()
     numbers = chunk.to_numpy(zero_copy_only=False)

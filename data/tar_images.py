@@ -1,4 +1,4 @@
-"""Pictures in tar shards, perhaps more than this machine's disk holds, read in an order that goes from shard to shard.
+"""Pictures in tar shards, perhaps more than this machine's disk holds, read shard by shard.
 
 Shapes: n pictures, b batch.
 """
@@ -21,9 +21,9 @@ from codegrid.limits import short
 from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, digest_of_file, sha256
 
-from .folder import FolderImages, affordable
+from .folder import FolderImages
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, evenly_spaced
+from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced
 from .listing import TEST, TRAIN
 from .loading import Indices, shuffle_within
 from .tar_index import TarIndex
@@ -33,20 +33,20 @@ from .tar_shards import Shard, cache_room
 
 SHUFFLE_BUFFER = 10_000  # pictures
 FETCHERS = 4  # shards that are fetched at once
-AHEAD = 20_000  # pictures that are looked ahead for shards to fetch, as long as these take half of the room
-SAMPLED = 4  # shards that stand for all, where each would have to be fetched
+AHEAD = 20_000  # pictures to look ahead for shards to fetch, as long as these take at most half of the room
+SAMPLED = 4  # shards that represent all if each would have to be fetched
 
 
 class Ahead(list[int]):
-    """Item numbers of a batch, and the shards that batches after it will need."""
+    """Item numbers of a batch, and the shards that later batches will need."""
 
     shards: tuple[int, ...] = ()
 
 
 class TarImages(FolderImages):
-    """Pictures of tar shards that are decoded when they are asked for.
+    """Pictures of tar shards, decoded on demand.
 
-    `shuffle_buffer` is how many pictures, one behind the other, an epoch shuffles among each other.
+    An epoch shuffles pictures within consecutive pieces of `shuffle_buffer` pictures.
     """
 
     paths: TarPictures
@@ -55,35 +55,35 @@ class TarImages(FolderImages):
 
     @property
     def are_remote(self) -> bool:
-        """Whether shards must be fetched."""
+        """Whether any shard must be fetched."""
         return any(shard.is_remote for shard in self.paths.shards)
 
     @cached_property
     def files(self) -> list[str] | None:
-        """The name of each shard and of its member, printable."""
+        """The printable names of each picture's shard and member."""
         names = [shard.name for shard in self.paths.shards]
         of_shards = zip(self.paths.shard_of.tolist(), self.paths.names, strict=True)
         return [printable(f"{names[number]}/{name}") for number, name in of_shards]
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """Return the order (n,) of an epoch: shards at random, and pictures at random within `shuffle_buffer` of them.
+        """Return the order (n,) of an epoch: shuffled shards, and pictures shuffled within `shuffle_buffer` of them.
 
-        Raises `InputError` where more shards are needed at once than may be fetched.
+        Raises `InputError` if more shards are needed at once than there is room for.
         """
         order = shuffle_within(self.paths.shard_of, self.shuffle_buffer, seed, epoch)
         if self.are_remote:
             room, sizes = cache_room(), np.array([shard.stamp[0] for shard in self.paths.shards])
             for first in range(0, len(order), self.shuffle_buffer):
-                numbers = order[first : first + 2 * self.shuffle_buffer]  # those in use, and the next to come
+                numbers = order[first : first + 2 * self.shuffle_buffer]  # those in use, and the next ones
                 needed = int(sizes[np.unique(self.paths.shard_of[numbers])].sum())
                 if needed > room:
-                    words = f"needs {needed:,} bytes of shards at once, and there is room for {room:,}"
+                    words = f"needs {needed:,} bytes of shards at once, but there is room for {room:,}"
                     remedy = "choose a smaller one, or set XDG_CACHE_HOME to another disk"
                     raise InputError(f"`shuffle_buffer` {self.shuffle_buffer}: it {words}: {remedy}")
         return order
 
     def look_ahead(self, batches: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
-        """Hand batches of item numbers on, each with the shards that come up next, which `batch` fetches meanwhile."""
+        """Yield batches of item numbers, each with the shards that come up next, which `batch` fetches meanwhile."""
         if not self.are_remote:
             yield from batches
             return
@@ -114,17 +114,17 @@ class TarImages(FolderImages):
             yield next_batch()
 
     def batch(self, indices: Indices) -> ImageBatch:
-        """Return some images, in the order of their numbers, as `FolderImages` does."""
+        """Return some images, in the given order, as `FolderImages` does."""
         coming = [self.paths.shards[number] for number in getattr(indices, "shards", ())]
-        for first in range(min(FETCHERS, len(coming))):  # nobody waits for them when the run ends
+        for first in range(min(FETCHERS, len(coming))):  # daemons: the end of a run does not wait for them
             Thread(target=_fetch, args=(coming[first::FETCHERS],), daemon=True).start()
         return super().batch(indices)
 
     def fingerprint(self) -> str:
-        """Return a digest of the shards, of their pictures' names and sizes, and of the labels.
+        """Return a digest of the shards, their pictures' names and sizes, and the labels.
 
-        Of shards that must be fetched it takes their content, too; of those that are here, the content of as many,
-        evenly spaced, as take 2 GiB.
+        It also covers the content of shards that must be fetched, or the content of as many local ones, evenly spaced,
+        as take 2 GiB.
         """
         pictures, shards = self.paths, self.paths.shards
         lengths = [[shard.name, shard.stamp[0], shard.stamp[1] if shard.is_remote else ""] for shard in shards]
@@ -137,16 +137,16 @@ class TarImages(FolderImages):
         return digest_of([lengths, digest_of(pictures.names), arrays, content, labels, shape])
 
     def ready(self, skip_unreadable: bool = False) -> ImageDataset | FolderImages:
-        """Return the images in memory, or as they are, as `FolderImages` does.
+        """Return the images in memory or on demand, as `FolderImages` does.
 
-        Raises `InputError` where a shard is damaged, too; with `skip_unreadable` its pictures up to there are read.
+        Also raises `InputError` if a shard is damaged; with `skip_unreadable`, its pictures before the damage are read.
         """
         if self.damage and not skip_unreadable:
             raise _damaged(self.damage)
         return super().ready(skip_unreadable)
 
     def _some(self, at_most: int) -> list[int]:
-        """Numbers that stand for all: of a few shards, where each would have to be fetched."""
+        """Return indices that represent all pictures: from a few shards if each would have to be fetched."""
         if not self.are_remote:
             return super()._some(at_most)
         present = np.unique(self.paths.shard_of)
@@ -159,15 +159,15 @@ class TarImages(FolderImages):
 
 
 def load_tar(pattern: str | None, split: str, size: Size | None, channels: int | None) -> TarImages:
-    """Find the pictures of tar shards; none is decoded yet, but each shard is gone through once, for its index.
+    """Find the pictures of tar shards; none is decoded yet, but each shard is read once, for its index.
 
-    Shards whose names, or whose folders' names, tell parts apart are these parts. Otherwise some pictures are held out,
-    or, where each shard would have to be fetched for them, some shards.
+    If the names of shards or their folders name parts, these are the parts. Otherwise some pictures are held out, or
+    some shards, if each would have to be fetched.
 
-    Raises `InputError` where there are none, or a shard cannot be read.
+    Raises `InputError` if there are no pictures, or a shard cannot be read.
     """
     if not pattern:
-        raise InputError("`data_root`: the tar data set needs shards, as data-{000..127}.tar or https://…/data.tar")
+        raise InputError("`data_root`: the tar data set needs shards: data-{000..127}.tar or https://…/data.tar")
     shards = [Shard(place) for place in find_shards(pattern)]
     indices = _read_indices(shards)
     damage = {shard.place: index.damage for shard, index in zip(shards, indices, strict=True) if index.damage}
@@ -200,7 +200,7 @@ def load_tar(pattern: str | None, split: str, size: Size | None, channels: int |
 
 def _fetch(shards: Sequence[Shard]) -> None:
     for shard in shards:
-        with suppress(InputError, OSError):  # met again by whoever reads it
+        with suppress(InputError, OSError):  # raised again when the shard is read
             shard.fetch()
 
 
@@ -218,4 +218,4 @@ def _damaged(damage: dict[str, str]) -> InputError:
     """Return one error about all damaged shards."""
     (first, reason), *others = damage.items()
     more = f"; {len(others):,} more are: {', '.join(name for name, _ in others[:10])}" if others else ""
-    return InputError(f"{first} is not a whole tar file ({reason}): make it again, or see `skip_unreadable`{more}")
+    return InputError(f"{first} is not a complete tar file ({reason}): make it again, or see `skip_unreadable`{more}")

@@ -1,9 +1,9 @@
-"""What lies where in a tar file of samples: `webdataset` shards, or any tar file of pictures that is not compressed.
+"""Index of a tar file of samples: a `webdataset` shard, or any uncompressed tar file of pictures.
 
-The members of a sample stand one behind the other and have names that are equal up to the first dot: `0001.jpg`,
-`0001.cls`. A picture is a member whose name ends, after that dot, like a file of pictures. Its class is the text of the
-member `.cls`: a number from 0, or a name. All other members are left out, and so is what is no plain file: links,
-devices, holes.
+The members of a sample follow one another, and their names are equal up to the first dot: `0001.jpg`, `0001.cls`. A
+picture is a member whose name has, after that dot, the ending of a picture file. Its class is the text of the member
+`.cls`: a number from 0, or a name. All other members are left out, as is everything that is not a plain file: links,
+devices, sparse files.
 
 Shapes: n pictures of the file.
 """
@@ -24,7 +24,7 @@ from codegrid.files import open_plain
 
 from .pictures import endings
 
-MAX_HEADER = 2**20  # bytes that a tar file may hold in memory at once: names that are longer come from nobody
+MAX_HEADER = 2**20  # bytes of a header that are read into memory: no honest name is longer
 MAX_CLASS = 1000  # bytes of a class
 CLASS = ".cls"
 END = bytes(tarfile.BLOCKSIZE)
@@ -37,30 +37,30 @@ class TarIndex(NamedTuple):
     names: list[str]  # (n) of the members
     offsets: np.ndarray  # (n,) int64, of the first byte
     sizes: np.ndarray  # (n,) int64, bytes
-    classes: list[str]  # (n) texts, empty where there is none
+    classes: list[str]  # (n) texts, empty if there is no class
     left_out: Counter[str]  # members by their ending
-    damage: str  # why nothing was read from some place on; empty where all was
+    damage: str  # why reading stopped early; empty if all was read
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `index_of_json` is the way back."""
+        """Return the fields as JSON values, from which `index_of_json` rebuilds the index."""
         fields = self._asdict()
         return {**fields, "offsets": self.offsets.tolist(), "sizes": self.sizes.tolist()}
 
 
 def index_of_json(fields: dict[str, Any]) -> TarIndex:
-    """Return the index whose fields these are. Raises ValueError, TypeError or KeyError where they are no such."""
+    """Return the index with these fields. Raises ValueError, TypeError or KeyError if they are invalid."""
     names, classes, damage = fields["names"], fields["classes"], fields["damage"]
     offsets, sizes = (np.asarray(fields[name], dtype=np.int64) for name in ("offsets", "sizes"))
     texts = [*names, *classes, damage, *fields["left_out"]]
     if not all(type(text) is str for text in texts) or not len(names) == len(classes) == len(offsets) == len(sizes):
-        raise ValueError("no index of a tar file")
+        raise ValueError("not the index of a tar file")
     return TarIndex(names, offsets, sizes, classes, Counter(fields["left_out"]), damage)
 
 
 def index_tar(path: Path) -> TarIndex:
-    """Read the headers of a tar file. Where it is damaged, it has the samples before that place, but for the last one.
+    """Read the headers of a tar file. If it is damaged, the index has the samples before the damage, except the last.
 
-    Raises `InputError` where it is no plain file, or mostly holes, or where a sample has several pictures.
+    Raises `InputError` if it is not a plain file, is mostly holes, or has several pictures in one sample.
     """
     check_not_hollow(path)
     found: list[tuple[str, int, int, str]] = []
@@ -80,7 +80,7 @@ def index_tar(path: Path) -> TarIndex:
 
 
 def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[tuple[str, int, int, str]]:
-    """Name, place, size and class of each picture."""
+    """Yield the name, place, size and class of each picture."""
     known = endings()
     key, picture, text = "", None, ""
     for member in _members(file):
@@ -92,7 +92,7 @@ def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[tuple[str, int,
         if not member.isreg() or member.issparse():
             left_out[NO_FILES] += not member.isdir()
         elif PurePosixPath(member.name).name.startswith("."):
-            left_out["hidden"] += 1  # what some systems put beside each file
+            left_out["hidden"] += 1  # some systems add one to each file
         elif ending in known:
             if picture:
                 raise InputError(f"one sample has {picture[0]} and {member.name}: leave one of them out")
@@ -107,22 +107,22 @@ def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[tuple[str, int,
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Go through the headers; nothing that they claim is believed."""
+    """Yield the members of a tar file, without trusting what their headers claim."""
     place = 0
     with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]
         while member := tar.next():
-            tar.members = []  # or else it keeps them all
+            tar.members = []  # otherwise it keeps them all
             if member.size < 0 or tar.offset <= place:
-                raise tarfile.ReadError("it leads back to where it was read")
+                raise tarfile.ReadError("a header leads back to an earlier one")
             place = tar.offset
             yield member
     file.seek(place)
-    if file.read(len(END)) != END:  # tarfile takes any other end, and what is damaged, for one, too
+    if file.read(len(END)) != END:  # tarfile also accepts other ends, and damage, as the end
         raise tarfile.ReadError(f"it is cut off or damaged at byte {place:,}")
 
 
 class _Headers:
-    """A file of which headers are read; the library takes what a header claims of names into memory."""
+    """A file that refuses huge reads: the library reads names into memory, of whatever length a header claims."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
@@ -134,7 +134,7 @@ class _Headers:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """The key of a member's sample, and its ending in small letters."""
+    """Return the key of a member's sample, and its ending in lower case."""
     folder, slash, file = name.rpartition("/")
     stem, dot, ending = file.partition(".")
     return folder + slash + stem, (dot + ending).lower()

@@ -24,11 +24,11 @@ from .tar_places import path_of
 from .tar_shards import Shard
 
 MAX_BYTES = 2**31  # of a picture, encoded
-HELD_OUT = 10_000  # pictures that are enough to judge by, where whole shards are held out
+HELD_OUT = 10_000  # pictures that are enough to measure on, if whole shards are held out
 
 
 class TarPicture:
-    """One picture of a shard: read when it is opened, and named in messages."""
+    """One picture of a shard, read when it is opened; `str()` names it in messages."""
 
     def __init__(self, shard: Shard, name: str, offset: int, size: int) -> None:
         self.shard, self.name, self.offset, self.size = shard, name, offset, size
@@ -37,7 +37,7 @@ class TarPicture:
         return printable(f"{self.shard.name}/{self.name}")
 
     def open(self) -> io.BytesIO:
-        """Return its bytes, as they are encoded. Raises `InputError` where the shard is gone or was changed."""
+        """Return the encoded bytes of the picture. Raises `InputError` if the shard is gone or has changed."""
         if self.size > MAX_BYTES:
             raise Unreadable(f"{self} has {self.size:,} bytes, at most {MAX_BYTES:,} are read: remove it")
         with self.shard.open() as file:
@@ -46,7 +46,7 @@ class TarPicture:
 
 
 class TarPictures:
-    """Pictures of shards, in the order in which they lie there."""
+    """Pictures of shards, in the order of the shards."""
 
     def __init__(
         self, shards: Sequence[Shard], shard_of: np.ndarray, names: list[str], offsets: np.ndarray, sizes: np.ndarray
@@ -61,23 +61,23 @@ class TarPictures:
         return TarPicture(shard, self.names[index], int(self.offsets[index]), int(self.sizes[index]))
 
     def take(self, numbers: np.ndarray) -> TarPictures:
-        """Return the pictures of these numbers."""
+        """Return the pictures with these indices."""
         names = [self.names[number] for number in numbers.tolist()]
         return TarPictures(self.shards, self.shard_of[numbers], names, self.offsets[numbers], self.sizes[numbers])
 
 
 def number_classes(pictures: TarPictures, texts: list[str]) -> tuple[np.ndarray | None, list[str]]:
-    """Return labels (n,) int64 and the names of the classes; None and no names where no picture has one.
+    """Return labels (n,) int64 and the names of the classes; None and no names if no picture has a class.
 
-    Texts (n) are numbers from 0 where all are such, or else names, which are numbered in natural order.
+    If all texts (n) are numbers from 0, they are the labels; otherwise they are names, numbered in natural order.
 
-    Raises `InputError` where some pictures have none, or there are too many.
+    Raises `InputError` if only some pictures have a class, or there are too many classes.
     """
     if not any(texts):
         return None, []
     if not all(texts):
         number = texts.index("")
-        raise InputError(f"{pictures[number]} has no class (a member .cls), others have one: add it, or leave all out")
+        raise InputError(f"{pictures[number]} has no class (a member .cls), but others do: add it, or leave all out")
     if all(text.isdecimal() and text.isascii() and len(text) < 10 for text in set(texts)):
         labels = np.array(texts, dtype=np.int64)
         if labels.max() >= MAX_CLASSES:
@@ -94,12 +94,12 @@ def number_classes(pictures: TarPictures, texts: list[str]) -> tuple[np.ndarray 
 def choose_part(
     pictures: TarPictures, labels: np.ndarray | None, split: str
 ) -> tuple[np.ndarray, Counter[str], tuple[str, ...]]:
-    """Return the numbers of the pictures of a part, the names of shards that are in none, and what is to be told of it.
+    """Return the indices of a part's pictures, the names of shards that are in no part, and notes on the split.
 
-    Shards whose names, or whose folders' names, tell parts apart are these parts. Otherwise some pictures are held out,
-    or, where each shard would have to be fetched for them, some shards.
+    If the names of shards or their folders name parts, these are the parts. Otherwise some pictures are held out, or
+    some shards, if each would have to be fetched.
 
-    Raises `InputError` where a class would be held out as a whole.
+    Raises `InputError` if all of a class would be held out.
     """
     parts = [shard_part(shard.place) for shard in pictures.shards]
     test = TEST if TEST in parts else VALIDATION
@@ -116,15 +116,15 @@ def choose_part(
     held_out = np.isin(pictures.shard_of, whole)
     if labels is not None and (lost := np.setdiff1d(labels[held_out], labels[~held_out])).size:
         raise InputError(
-            f"the shards are in the order of their classes (class {lost[0]} is in held-out ones only): shuffle them, "
-            "or call some test"
+            f"the shards are sorted by class (class {lost[0]} is only in held-out ones): shuffle the pictures, or name "
+            "some shards test"
         )
     notes = (f"test is held out, as whole shards: {len(whole):,}",)
     return np.flatnonzero(held_out == (split == TEST)), Counter(), notes
 
 
 def _hold_out_shards(pictures: TarPictures) -> list[int]:
-    """The shards that are held out as a whole, at even distances: a tenth, or as few as hold 10,000 pictures."""
+    """Return the shards to hold out as a whole, evenly spaced: a tenth, or as few as hold 10,000 pictures."""
     full = np.unique(pictures.shard_of).tolist()
     if len(full) < SHARE or not any(shard.is_remote for shard in pictures.shards):
         return []
@@ -133,7 +133,7 @@ def _hold_out_shards(pictures: TarPictures) -> list[int]:
 
 
 def shard_part(place: str) -> str | None:
-    """Return which part the name of a shard, or else that of its folder, is a word for; None where it is none."""
+    """Return which part the name of a shard, or else of its folder, stands for; None if for no part."""
     for name in reversed(path_of(place).rpartition(".")[0].split("/")[-2:]):
         found = {part for word in re.split(r"[\W\d_]+", name) if (part := part_of(word))}
         if len(found) == 1:

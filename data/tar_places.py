@@ -16,16 +16,16 @@ BRACES = re.compile(r"\{([^{}]*)\}")
 NUMBERS = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 WILD = re.compile(r"[*?\[]")
 PROTOCOL = re.compile(r"(?i)(https?)://")
-BESIDE = (".json", ".jsonl", ".txt", ".md", ".csv", ".tsv", ".idx", ".yaml", ".yml")  # what lies beside shards
+BESIDE = (".json", ".jsonl", ".txt", ".md", ".csv", ".tsv", ".idx", ".yaml", ".yml")  # files often found beside shards
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is a URL."""
+    """Return whether a place is a URL."""
     return PROTOCOL.match(place) is not None
 
 
 def are_shards(place: str) -> bool:
-    """Whether a place is a pattern for tar shards by its ending, `.tar`, or a folder that holds nothing else."""
+    """Return whether a place names tar shards: its ending is `.tar`, or it is a folder that holds nothing else."""
     path = path_of(place)
     if path.lower().endswith(ENDING) or BRACES.sub("", path).lower().endswith(ENDING):
         return not Path(place).expanduser().is_dir()
@@ -35,10 +35,10 @@ def are_shards(place: str) -> bool:
 def find_shards(pattern: str) -> list[str]:
     """Return the paths or URLs that a pattern stands for.
 
-    `{000..127}` stands for all numbers between, `{a,b}` for each of several texts, in the order in which they are
-    written; `*`, `?` and `[...]`, in a path, for the names that are there, in natural order; a folder for its shards.
+    `{000..127}` stands for all numbers in the range, and `{a,b}` for each text, in the order in which they are written;
+    `*`, `?` and `[...]` in a path match existing names, in natural order; a folder stands for its shards.
 
-    Raises `InputError` where there are none, or too many.
+    Raises `InputError` if there are none, or too many.
     """
     found: list[str] = []
     for each in expand_braces(pattern):
@@ -50,7 +50,7 @@ def find_shards(pattern: str) -> list[str]:
         elif WILD.search(each):
             found += sorted(glob.glob(str(path), recursive=True), key=natural_key)
         else:
-            raise InputError(f"no file {short(each)}: `data_root` or `dataset` must name tar shards that are there")
+            raise InputError(f"no file {short(each)}: `data_root` or `dataset` must name existing tar shards")
     if not found:
         raise InputError(f"{short(pattern)} matches no file: give paths or URLs of tar shards, data-{{000..127}}.tar")
     return list(dict.fromkeys(found))
@@ -80,12 +80,12 @@ def shard_name(place: str) -> str:
 
 
 def path_of(place: str) -> str:
-    """Return a path with slashes, or a URL without what stands behind its path."""
+    """Return a path with forward slashes, or a URL without its query and fragment."""
     return re.split("[?#]", place)[0] if is_remote(place) else Path(place).as_posix()
 
 
 def _choices(inside: str) -> list[str]:
-    """Return the texts that braces stand for, of what is between them; none where they are a part of a name."""
+    """Return the texts that braces stand for, given what is inside; none if they are just part of a name."""
     numbers = NUMBERS.fullmatch(inside)
     if numbers is None:
         return inside.split(",") if "," in inside else []
@@ -99,7 +99,7 @@ def _choices(inside: str) -> list[str]:
 
 
 def _in_folder(folder: Path) -> list[str]:
-    """Return the shards of a folder; none where it holds folders or other files."""
+    """Return the shards in a folder; none if it holds folders or other files."""
     try:
         visible = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     except OSError:

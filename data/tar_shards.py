@@ -1,7 +1,7 @@
-"""Tar shards, on this machine or behind URLs: their indices, and their bytes.
+"""Tar shards, on this machine or behind URLs: their indices and their bytes.
 
-A shard that is far away is fetched whole, and kept in a folder for caches while there is room: at most a half of what
-the disk has free. The one that was used longest ago goes first. All processes of a machine share that folder.
+A remote shard is fetched whole and kept in a cache folder while there is room: at most half of the disk's free space.
+The least recently used shard is removed first. All processes of a machine share the folder.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from .tar_places import is_remote, shard_name
 
 FORMAT = "codegrid shard 1"
 SHARD, INDEX, LOCK = "shard.tar", "index.json", ".lock"
-TRIES, PAUSE = 5, 1.0  # of a download, and seconds before the second, which double
+TRIES, PAUSE = 5, 1.0  # of a download, and seconds before the second, doubled before each further one
 TIMEOUT = 60  # seconds without a byte
-AGAIN = (408, 425, 429)  # answers of a server beside 5xx that may be others later
+AGAIN = (408, 425, 429)  # HTTP statuses besides 5xx that are worth another try
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 BLOCK = 2**20  # bytes
-ABANDONED = 3600  # seconds without a byte in a file that is fetched
-Stamp = list[Any]  # bytes, and the time of a file that is here or the SHA-256 of one that was fetched
+ABANDONED = 3600  # seconds without a new byte in a file that is being fetched
+Stamp = list[Any]  # bytes, and the time of a local file or the SHA-256 of a fetched one
 
 
 def cache_folder() -> Path:
-    """Return the folder for shards that were fetched, and for indices."""
+    """Return the folder for fetched shards and for indices."""
     return user_cache() / "shards"
 
 
 def cache_room() -> int:
-    """Return the bytes that fetched shards may take together: a half of what they take now and of what is free."""
+    """Return the bytes that fetched shards may take together: half the sum of what they take now and what is free."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     whole = sum(size for _, size, path in _fetched() if path.parent.name != STAGING)
@@ -56,7 +56,7 @@ class Shard:
     Args:
         place: its path or URL.
 
-    Its `index` is made when it is first asked for, and kept in the folder for caches.
+    Its `index` is made when first needed, and kept in the cache folder.
     """
 
     def __init__(self, place: str) -> None:
@@ -69,18 +69,18 @@ class Shard:
         return self.place
 
     def index(self) -> TarIndex:
-        """Return what is in it. Raises `InputError` where it cannot be read."""
+        """Return the index of the shard. Raises `InputError` if it cannot be read."""
         if self.is_remote:
             return self._read_index() or self._fetch_index()
         try:
             found = os.stat(self.path)
         except OSError as error:
-            raise InputError(f"{self} cannot be read ({reason_of(error)}): fix or leave it out") from error
+            raise InputError(f"{self} cannot be read ({reason_of(error)}): fix it or leave it out") from error
         self.stamp = [found.st_size, found.st_mtime_ns]
         return self._read_index() or self._make_index()
 
     def open(self) -> BinaryIO:
-        """Open it, once it is on this machine. Raises `InputError` where it is not the one that was indexed."""
+        """Open the shard, fetching it if needed. Raises `InputError` if it has changed since it was indexed."""
         for _ in range(TRIES):
             if self.is_remote and not self.path.exists():
                 self.fetch()
@@ -88,20 +88,20 @@ class Shard:
                 file = open_plain(self.path)
             except FileNotFoundError:
                 if self.is_remote:
-                    continue  # another process has just made room
-                raise InputError(f"{self} is gone: bring it back") from None
+                    continue  # another process has just removed it to make room
+                raise InputError(f"{self} is gone: put it back") from None
             found = os.fstat(file.fileno())
             if found.st_size != self.stamp[0] or not (self.is_remote or found.st_mtime_ns == self.stamp[1]):
                 file.close()
                 raise self._changed()
             if self.is_remote:
                 with suppress(OSError):
-                    os.utime(self.path)  # it is used: others go first
+                    os.utime(self.path)  # mark it as used: others are removed first
             return file
         raise self._no_room()
 
     def fetch(self) -> None:
-        """Have a shard that is far away on this machine; other processes wait for the one that fetches it."""
+        """Fetch a remote shard unless it is here; other processes wait for the one that fetches it."""
         with self._alone():
             if not self.path.exists():
                 self._fetch()
@@ -116,7 +116,7 @@ class Shard:
         self.stamp = found
 
     def _changed(self) -> InputError:
-        return InputError(f"{self} was changed after its index was made: start again, with another `output`")
+        return InputError(f"{self} was changed after its index was made: start again with another `output`")
 
     def _no_room(self) -> InputError:
         return InputError(f"{self} was removed from {cache_folder()} again and again: make room on that disk")
@@ -129,7 +129,7 @@ class Shard:
             index = index_of_json(found)
             self.stamp = [int(found["stamp"][0]), found["stamp"][1]]
             return index
-        except (OSError, ValueError, TypeError, KeyError, IndexError):  # it is made again
+        except (OSError, ValueError, TypeError, KeyError, IndexError):  # the index is made again
             return None
 
     def _fetch_index(self) -> TarIndex:
@@ -150,7 +150,7 @@ class Shard:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other threads and processes out of the folder of this shard."""
+        """Keep other threads and processes out of this shard's folder."""
         import filelock  # comes with torch
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ class Shard:
             yield
 
     def _download(self, target: Path) -> Stamp:
-        """Fetch it; try again where it may help. Returns its stamp."""
+        """Download the shard, trying again if that may help, and return its stamp."""
         reason = ""
         for number in range(TRIES):
             time.sleep(PAUSE * 2 ** (number - 1) if number else 0)
@@ -170,7 +170,7 @@ class Shard:
                     break
             except InputError:
                 raise
-            except ValueError as error:  # it is no URL
+            except ValueError as error:  # not a valid URL
                 reason = reason_of(error)
                 break
             except (OSError, http.client.HTTPException) as error:
@@ -187,7 +187,7 @@ class Shard:
             if not length.isdecimal():
                 words = "the server does not say how long it is"
                 raise InputError(f"cannot fetch {self} ({words}): fetch it by hand, and give its path")
-            file.truncate(int(length))  # at once: it counts for those who make room for others
+            file.truncate(int(length))  # now, so that it counts when other processes make room
             make_room(int(length), str(self))
             done, digest = 0, hashlib.sha256()
             while block := answer.read(min(BLOCK, int(length) - done)):
@@ -196,18 +196,18 @@ class Shard:
                 done += len(block)
             if done < int(length):
                 raise ConnectionError(f"it ended after {done:,} of {int(length):,} bytes")
-            return [done, digest.hexdigest()]  # tags of servers differ from mirror to mirror
+            return [done, digest.hexdigest()]  # a digest: servers' ETags differ between mirrors
 
 
 def make_room(needed: int, name: str) -> None:
-    """Remove shards that were fetched until all have room, those too that are fetched just now.
+    """Remove fetched shards until there is room for all, including those being fetched now.
 
-    Raises `InputError` where not even this one, of so many bytes, has.
+    Raises `InputError` if there is no room even for this one, of `needed` bytes.
     """
     room, fetched = cache_room(), sorted(_fetched())
     if needed > room:
-        where = f"fetched shards may take {room:,} in {cache_folder()}, a half of what is free"
-        raise InputError(f"{name} has {needed:,} bytes, and {where}: make room, or set XDG_CACHE_HOME to another disk")
+        where = f"fetched shards may take {room:,} in {cache_folder()}, half of what is free"
+        raise InputError(f"{name} has {needed:,} bytes, but {where}: make room, or set XDG_CACHE_HOME to another disk")
     taken = sum(size for _, size, _ in fetched)
     for used, size, path in fetched:
         if taken <= room:
@@ -219,7 +219,7 @@ def make_room(needed: int, name: str) -> None:
 
 
 def _fetched() -> list[tuple[float, int, Path]]:
-    """When each fetched shard was last used, its bytes and its path."""
+    """Return when each fetched shard was last used, its bytes and its path."""
     found = []
     folder = cache_folder()
     for path in (*folder.glob(f"*/{SHARD}"), *folder.glob(f"*/{STAGING}/{SHARD}")):  # unfinished ones, too

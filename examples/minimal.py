@@ -1,6 +1,6 @@
 """Both stages on real handwritten digits: image → codes → prior → codes → image.
 
-python examples/minimal.py        4 minutes on 2 cores; leaves digits.png, new digits, a column for each class
+python examples/minimal.py        4 minutes on 2 cores; writes digits.png: new digits, a column for each class
 """
 
 import torch
@@ -11,7 +11,7 @@ BATCH, LR = 32, 4e-3
 
 
 def train(model, losses_of, num_items, steps):
-    """Move the weights of a model along the gradient of its losses, for a batch of random items at each step."""
+    """Train a model by gradient descent on its losses, with a batch of random items at each step."""
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.1)
     for step in range(steps):

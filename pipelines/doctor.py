@@ -17,7 +17,8 @@ SOUND = "Nothing found."  # the verdict on a run without findings or marks
 class Doctor(Compute, Overwrites, GivesFigures):
     """Say in words which stage of a run is at fault, and what to try; mark every unusual figure.
 
-    The exit code is 0 whatever it finds. With --strict it is 1 unless it looked and neither found nor marked anything.
+    The exit code is 0 whatever it finds. With --strict it is 0 only if something was checked and nothing was found or
+    marked, else 1.
 
     codegrid doctor --run runs/demo
     """
@@ -45,7 +46,7 @@ class Doctor(Compute, Overwrites, GivesFigures):
     seed: Seed = 0
     """Seed of the samples: sample i depends only on it and on i."""
     strict: Flag = False
-    """Exit with code 1 if anything is found or marked as unusual, or if nothing could be looked at."""
+    """Exit with code 1 if anything is found or marked as unusual, or if nothing could be checked."""
     output: Folder | None = None
     """Folder for doctor.json, which holds the whole report for programs. By default nothing is written."""
 

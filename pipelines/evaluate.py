@@ -13,7 +13,7 @@ from codegrid.pipelines.running.settings import Drawing, Folder, Folders, GivesF
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
-    """Measure a tokenizer, and a prior, on a data set. Leaves metrics.json, usage.png and reconstructions.png.
+    """Measure a tokenizer and a prior on a data set. Leaves metrics.json, usage.png and reconstructions.png.
 
     codegrid evaluate --run runs/demo
 
@@ -42,9 +42,10 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     and a bound on bits per dimension."""
     split: Split = "test"
     """Part of the data set to measure on, and to compare samples with."""
-    features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|MODULE:FUNCTION")] = "none"
-    """Network whose features are used to compare images: a classifier that is trained first, Inception, or a network
-    of yours, which a function in a module or a file returns (FILE.py:FUNCTION)."""
+    features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|lite0|MODULE:FUNCTION")] = "none"
+    """Network whose features are used to compare images: a classifier that is trained first; Inception; lite0, a small
+    one trained on ImageNet, which needs no download; or a network of yours, which a function in a module or a file
+    returns (FILE.py:FUNCTION)."""
     num_samples: NumSamples | None = None
     """Number of images to draw from the prior, all classes in turn, and judge by --features. By default none."""
     seed: Seed = 0
@@ -56,7 +57,7 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
         if self.images is not None or self.against is not None:
             object.__setattr__(self, "needs", ())
             if self.images is None or self.against is None or self.tokenizer or self.prior:
-                raise InputError("`images` and `against` go together, and without a `tokenizer` or `prior`")
+                raise InputError("`images` and `against`: give both, and no `tokenizer` or `prior`")
         super().__post_init__()
 
 

@@ -13,7 +13,7 @@ from codegrid.pipelines.running.settings import Flag, Folder, GivesFigures
 class Recipe(GivesFigures):
     """Run a recipe: both stages on a data set, from images to figures.
 
-    Without a name it lists the recipes and the figures of each. The same command again continues where it was stopped.
+    Without a name it lists the recipes and the figures of each. Run the same command again to continue a stopped run.
 
     codegrid recipe digits
     """

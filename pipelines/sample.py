@@ -60,10 +60,10 @@ class Sample(Drawing, Leaves):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_rows is not None and self.complete is None:
-            raise InputError("`keep_rows` goes with `complete`: give that a folder of pictures")
+            raise InputError("`keep_rows` needs `complete`: give it a folder of pictures")
         if self.compile:
             if self.backend not in ("auto", "compiled"):
-                raise InputError(f"`compile` is `backend` compiled, and not {self.backend}: give one of them")
+                raise InputError(f"`compile` means `backend` compiled, not {self.backend}: give only one of them")
             object.__setattr__(self, "backend", "compiled")
 
 

@@ -70,7 +70,7 @@ class TrainPrior(Training):
             object.__setattr__(self, "codes", str(Path(self.run) / PARTS["codes"]))
         super().__post_init__()
         if self.shard and self.compile:
-            raise InputError("`shard` splits the networks that `compile` would compile whole: give one of them")
+            raise InputError("`shard` splits the networks that `compile` would compile whole: give only one of them")
 
 
 def main() -> None:

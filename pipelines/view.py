@@ -39,7 +39,7 @@ class View(Compute):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.run is None and not self.tokenizer:
-            raise InputError("`run`: give the folder of a run, or a `tokenizer`, with a `prior` or without")
+            raise InputError("`run`: give the folder of a run, or a `tokenizer`, with or without a `prior`")
 
 
 def main() -> None:

@@ -12,14 +12,14 @@ from .whole_run import WholeRun
 
 
 def digits(output: str = "runs/demo") -> WholeRun:
-    """Digits of MNIST, 28×28 → 7×7 codes out of 256: 4,500 to learn from, 500 held out; no download.
+    """Digits of MNIST, 28×28 → 7×7 codes out of 256: 4,500 to train on, 500 held out; no download.
 
     Command: codegrid recipe digits, or codegrid demo
     Machine: 2 cores of an AMD EPYC with AVX2, no GPU, float32
     Minutes: 6; with the installation (make demo) 10
     Figures: reconstruction error 0.029, PSNR 26.1 dB, all 256 entries in use with a perplexity of 219, and 3.64 bits
-    per code, all on the held-out digits. A classifier trained on real digits names 98.0 % of 1,000 samples, 100 per
-    class, as the class that was asked for, and 92.5 % without guidance.
+    per code, all on the held-out digits. A classifier trained on real digits recognizes 98.0 % of 1,000 samples,
+    100 per class, as the requested class, and 92.5 % without guidance.
     """
     place = Path(output)
     tokenizer, prior = str(place / "tokenizer"), str(place / "prior")

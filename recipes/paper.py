@@ -10,7 +10,7 @@ images, 256 hidden units, and images with four times the side of their grids. Ou
 - The sizes of the priors and their 100,000 steps, because the paper does not state its own. The average that was best
   on the codes of the test part is kept.
 
-None of these recipes was run to its end, and none of their figures was measured. The defaults of `codegrid
+None of these recipes has been run to its end, and none of their figures has been measured. The defaults of `codegrid
 train-tokenizer`, averages and a learning rate that falls along a cosine, are a shorter recipe; the two were not
 compared. To split each batch of training, export and sampling over several GPUs, start the commands that `codegrid
 recipe NAME --dry-run` prints with torchrun: `torchrun --nproc-per-node 8 -m codegrid.pipelines.train_tokenizer ...`.
@@ -47,8 +47,8 @@ def mnist(output: str = "runs/mnist", data_root: str | None = None) -> WholeRun:
 def cifar10(output: str = "runs/cifar10", data_root: str | None = None) -> WholeRun:
     """CIFAR-10, 32×32 → 8×8 codes, with the paper's settings.
 
-    `data_root` is where torchvision finds it, or downloads it to. More codes than by default are hidden from the prior:
-    50,000 grids are few for a prior of this size.
+    `data_root` is where torchvision finds it, or downloads it to. More codes than by default are hidden in the prior's
+    training: 50,000 grids are few for a prior of this size.
 
     Command: codegrid recipe cifar10
     Machine, minutes and figures: not measured

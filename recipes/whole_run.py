@@ -40,7 +40,7 @@ class WholeRun:
 
         print_once("1/5 tokenizer: images → codes → images")
         train_tokenizer(self.tokenizer)
-        print_once("2/5 codes of the training images, and of those held out")
+        print_once("2/5 codes of the training and the held-out images")
         export_codes(self.codes)
         export_codes(self.validation_codes)
         print_once("3/5 prior: learns which codes follow which")

@@ -1,1 +1,1 @@
-"""Stage 1: the tokenizer. A signal → latents → codes → the signal."""
+"""Stage 1: the tokenizer, signal → latents → codes → signal."""

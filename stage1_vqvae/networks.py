@@ -12,11 +12,11 @@ from .options import VQVAEOptions
 
 
 class ResidualBlock(nn.Module):
-    """x + (ReLU, 3×3, ReLU, 1×1)(x)."""
+    """A residual block: x + (ReLU, 3×3, ReLU, 1×1)(x)."""
 
     def __init__(self, channels: int, residual_channels: int) -> None:
         super().__init__()
-        # ReLU is never in place here: it would change the x that the skip connection adds
+        # no in-place ReLU: it would change the x that the skip connection adds
         self.layers = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(channels, residual_channels, 3, padding=1),
@@ -25,12 +25,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, channels, h, w) → (b, channels, h, w)."""
+        """Apply the block, (b, channels, h, w) → (b, channels, h, w)."""
         return x + self.layers(x)
 
 
 class Encoder(nn.Sequential):
-    """(b, c, H, W) → (b, D, h, w): one 4×4 convolution of stride 2 for each halving, then the residual blocks."""
+    """The encoder, (b, c, H, W) → (b, D, h, w): 4×4 convolutions of stride 2, then the residual blocks."""
 
     def __init__(self, in_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
         hidden, halvings = options.hidden_channels, options.downsampling.bit_length() - 1  # of a power of two
@@ -44,7 +44,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """(b, D, h, w) → (b, c, H, W): the encoder's mirror, with transposed convolutions."""
+    """The decoder, (b, D, h, w) → (b, c, H, W): the encoder's mirror, with transposed convolutions."""
 
     def __init__(self, out_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
         hidden, halvings = options.hidden_channels, options.downsampling.bit_length() - 1  # of a power of two

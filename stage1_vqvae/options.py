@@ -1,4 +1,4 @@
-"""Options of tokenizers and quantizers, with their ranges. Command lines are made from them, so torch is not imported.
+"""Options of tokenizers and quantizers, with their ranges. Command lines are built from them, without torch.
 
 The docstring below a field is the help of its flag.
 """
@@ -68,7 +68,7 @@ class ClusteredOptions(CodebookOptions):
 
 @dataclass(frozen=True)
 class ResidualOptions:
-    """Options of the residual quantizer. Those of the quantizer named by `codebook` hold for each codebook."""
+    """Options of the residual quantizer. Those of the quantizer named by `codebook` apply to each codebook."""
 
     num_quantizers: Annotated[int, Range(1, 256)] = 2
     """Codes at each site: each codebook quantizes what those before it left over."""

@@ -31,17 +31,17 @@ WORKED_ON = 3  # tensors of the decoder's largest layer at once: they are half t
 
 
 class VQVAE(ModelFolder, nn.Module):
-    """The tokenizer of images.
+    """A VQ-VAE, which turns images into codes and back.
 
     Args:
-        signal: channels, 1 or 3, and size (H, W) of the images that it is trained on; `decode` gives back this size.
-            A dictionary of the fields will do, too.
+        signal: channels, 1 or 3, and size (H, W) of the images that it is trained on; `decode` returns this size. A
+            dict of its fields is accepted, too.
         data_variance: variance of the training images, in the range [-1, 1]; scales the reconstruction term.
         quantizer: a name in `QUANTIZERS`.
         options: those of the networks, `hidden_channels`, `residual_channels`, `num_residual_blocks`, `downsampling`;
             `reconstruction`, a name in `RECONSTRUCTIONS`; and those of the quantizer, `num_embeddings`, ...
 
-    Raises `InputError` where there is no such option, or a value is out of its range.
+    Raises `InputError` if an option is unknown or a value is out of range.
 
     Examples:
         >>> model = VQVAE(Signal(channels=3, size=(32, 32)), num_embeddings=512, downsampling=4, hidden_channels=16)
@@ -80,13 +80,13 @@ class VQVAE(ModelFolder, nn.Module):
             "data_variance": data_variance,
             "quantizer": quantizer,
             **asdict(settings),
-            # a quantizer that does not tell its defaults is rebuilt from what it was given
+            # without a `config`, a quantizer is rebuilt from the options that it was given
             **getattr(self.quantizer, "config", of_quantizer),
         }
         self.provenance: dict[str, Any] = {}
 
     def forward(self, x: torch.Tensor, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Reconstructed:
-        """(b, c, H, W) in [-1, 1] → the reconstruction, codes and the losses of Eq. 3. Nothing conditions a VQ-VAE."""
+        """Return reconstructions, codes and the losses of Eq. 3 for x (b, c, H, W) in [-1, 1]; `given` is not used."""
         vectors, codes, losses = self.quantizer(self.encoder(self._pad(x)), moment)
         outputs = self._crop(self.decoder(vectors), x.shape[2:])
         # −log p(x | z_q); `mse` is that of a Gaussian with the data's variance, up to constants
@@ -95,9 +95,9 @@ class VQVAE(ModelFolder, nn.Module):
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> Codes:
-        """(b, c, H, W) in [-1, 1] → codes (b, h, w) int64, one tensor for each grid. Changes nothing, in training too.
+        """Return the codes (b, h, w) int64, one tensor for each grid, of x (b, c, H, W) in [-1, 1]. Changes no state.
 
-        Raises `InputError` where x is not a batch of images with as many channels, in this range.
+        Raises `InputError` if x is not a batch of images with the right channels and range.
         """
         check_images("x", x)
         return self.quantizer.encode(self.encode_latents(x.to(next(self.encoder.parameters()).dtype)))
@@ -106,12 +106,12 @@ class VQVAE(ModelFolder, nn.Module):
     def decode(
         self, codes: Codes, size: Sides | None = None, given: Condition = NO_CONDITION, noise: Noise | None = None
     ) -> torch.Tensor:
-        """Codes (b, h, w), one tensor for each grid → images (b, c, H, W), about [-1, 1]. Nothing here is random.
+        """Return images (b, c, H, W), roughly in [-1, 1], for codes (b, h, w), one tensor for each grid.
 
-        `size` is the (H, W) to crop to: by default that of `signal` where the grids are those of such images,
-        otherwise the grid times the down-sampling factor.
+        `size` is the (H, W) to crop to: by default that of `signal` if the codes have the grids of such images,
+        otherwise the grid times the down-sampling factor. Nothing here is random.
 
-        Raises `InputError` where a code, or the number of grids, is not of this tokenizer, or memory cannot hold them.
+        Raises `InputError` if a code or the number of grids is not one of this tokenizer's, or memory is too small.
         """
         outputs = self._decode(codes)
         as_trained = all(of_grid.shape[1:] == grid.shape for of_grid, grid in zip(codes, self.layout, strict=True))
@@ -119,24 +119,24 @@ class VQVAE(ModelFolder, nn.Module):
         return self.reconstruction.image(self._crop(outputs, size))
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, c, H, W) in [-1, 1] → encoded and decoded again, in the size of x.
+        """Encode x (b, c, H, W) in [-1, 1] and decode it again, in its own size.
 
         Raises `InputError` as `encode` does.
         """
         return self.decode(self.encode(x), tuple(x.shape[2:]))
 
     def encode_latents(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, c, H, W) in [-1, 1] → latents (b, D, h, w) before they are quantized, with gradient.
+        """Return the latents (b, D, h, w) of x (b, c, H, W) in [-1, 1] before they are quantized, with gradient.
 
-        Raises `InputError` where x is not a batch of images with as many channels.
+        Raises `InputError` if x is not a batch of images with the right channels.
         """
         self._check_shape(x)
         return self.encoder(self._pad(x))
 
     def decode_latents(self, latents: torch.Tensor, quantize: bool) -> torch.Tensor:
-        """(b, D, h, w) → images (b, c, H, W), about [-1, 1], with gradient; latents quantized first or as they are.
+        """Return images (b, c, H, W) for latents (b, D, h, w), quantized first or as they are, with gradient.
 
-        Raises `InputError` where the latents have another D.
+        Raises `InputError` if the latents have a different D.
         """
         if latents.ndim != 4 or latents.shape[1] != self.quantizer.embedding_dim:
             needed = self.quantizer.embedding_dim
@@ -166,11 +166,11 @@ class VQVAE(ModelFolder, nn.Module):
 
     @torch.no_grad()
     def preview(self, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return images (b, c, H, W) of codes (b, h, w) of which only some are drawn (b, h, w) bool.
+        """Return images (b, c, H, W) for codes (b, h, w), of which only some are drawn: (b, h, w) bool.
 
-        An image is 0, grey, where no grid has a code; where only some have, the others add as little as they can.
+        An image is 0 (grey) where no grid has a code; where only some have one, the others add as little as possible.
         """
-        # in the place of others: the code whose vector is nearest to zero, 0 where the vectors cannot be listed
+        # for codes that are not drawn: the one whose vector is nearest to zero, or 0 if vectors cannot be listed
         tables = [self.quantizer.entries(grid) for grid in range(len(codes))]
         quietest = [0 if table is None else int(table.norm(dim=1).argmin()) for table in tables]
         parts = zip(drawn, codes, quietest, strict=True)
@@ -181,11 +181,11 @@ class VQVAE(ModelFolder, nn.Module):
         return torch.where(self._crop(shown, images.shape[2:]) > 0, images, 0)
 
     def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Known pixels (H, W) bool → sites (h, w) bool of each grid whose own square of pixels is known as a whole.
+        """Return, for each grid, the sites (h, w) bool whose own square of pixels is entirely in `mask` (H, W) bool.
 
         The encoder sees further than that: codes beside unknown pixels depend on these a little.
 
-        Raises `InputError` where the mask has another size than the images.
+        Raises `InputError` if the mask does not have the size of the images.
         """
         if tuple(mask.shape) != self.signal.size:
             raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
@@ -225,7 +225,7 @@ class VQVAE(ModelFolder, nn.Module):
 
     def _check_memory(self, codes: Codes) -> None:
         """Refuse more images at once than this machine can decode."""
-        if self.device.type == "cpu":  # others say themselves that they are full
+        if self.device.type == "cpu":  # other devices raise their own errors
             pixels = max(of_grid.numel() for of_grid in codes) * self.downsampling**2
             floats = WORKED_ON * pixels * max(self.reconstruction.outputs, self.config["hidden_channels"] // 8)
             check_memory(f"{len(codes[0]):,} decoded images", 4 * floats, "decode fewer at once (`batch_size`)")

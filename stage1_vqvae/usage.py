@@ -1,4 +1,4 @@
-"""How much of a codebook is used: perplexity and share of entries, over as many batches as one likes.
+"""Measures of how much of a codebook is used: perplexity and share of entries, over any number of batches.
 
 Shapes: K codebook entries.
 """
@@ -12,27 +12,27 @@ from codegrid.devices import widest
 
 
 class Usage(NamedTuple):
-    """Figures over everything that was counted."""
+    """Codebook usage over all codes that were counted."""
 
     perplexity: float  # exp(−Σ p_k log p_k), 1 ... K
     codebook_usage: float  # share of entries that occurred, 0 ... 1
-    unused_entries: int  # how many never did, 0 ... K
+    unused_entries: int  # number of entries that never occurred, 0 ... K
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
-    """exp(−Σ p_k log p_k) () of codes that occurred `counts` (K,) times."""
+    """Return the perplexity exp(−Σ p_k log p_k) () of codes that occurred `counts` (K,) times."""
     p = counts.to(widest(counts.device)) / counts.sum().clamp_min(1)
     return torch.special.entr(p).sum().exp()
 
 
 def usage_of(counts: torch.Tensor) -> Usage:
-    """Return all figures of codes that occurred `counts` (K,) times."""
+    """Return the usage of codes that occurred `counts` (K,) times."""
     unused = int((counts == 0).sum())
     return Usage(float(perplexity(counts)), 1 - unused / len(counts), unused)
 
 
 class LayoutUsage:
-    """Counts the codes of each grid of a layout, batch by batch; how they were cut into batches does not matter."""
+    """Counts the codes of each grid of a layout, batch by batch; the batch sizes do not affect the result."""
 
     def __init__(self, layout: Layout) -> None:
         self.counts = [torch.zeros(grid.num_embeddings, dtype=torch.int64) for grid in layout]  # (K,) for each grid
@@ -43,13 +43,13 @@ class LayoutUsage:
             counts += torch.bincount(of_grid.flatten(), minlength=len(counts)).cpu()
 
     def by_grid(self) -> list[Usage]:
-        """Return the figures of each grid."""
+        """Return the usage of each grid."""
         return [usage_of(counts) for counts in self.counts]
 
     def figures(self) -> Usage:
-        """Return one figure of each kind over all grids: the mean perplexity, share and number of all their entries.
+        """Return the usage over all grids: the mean perplexity, and share and number of all their entries.
 
-        The perplexity of all the codes of an image together would need more images than there are.
+        Measuring the joint perplexity of all codes of an image would take more images than there are.
         """
         grids, entries = self.by_grid(), sum(len(counts) for counts in self.counts)
         unused = sum(usage.unused_entries for usage in grids)

@@ -1,4 +1,4 @@
-"""Stage 2: priors over codes, and the samplers that draw new ones from them.
+"""Stage 2: priors over codes, and the samplers that draw new codes from them.
 
 The names below are imported when they are first used: options and backends can be read without torch.
 """

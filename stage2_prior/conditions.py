@@ -1,8 +1,8 @@
-"""Conditions that a prior can be asked for.
+"""Conditions that a prior accepts.
 
-A label is written as the name of a class, as its number, or as `none` for no particular class. What can be read in two
-ways, because a class is called `3` or `none`, is refused: `:3` is always a number, and `:none` always no class. So are
-3 and NO_LABEL, which is -1, from Python.
+A label is written as the name of a class, as its number, or as `none` for no particular class. A label that is
+ambiguous, because a class is called `3` or `none`, is refused: `:3` is always a number, and `:none` always no class.
+In Python, 3 and NO_LABEL (-1) are never ambiguous.
 
 Shapes: n samples, b batch.
 """
@@ -20,22 +20,22 @@ from codegrid.codes import NO_LABEL, Condition
 from codegrid.errors import InputError
 from codegrid.limits import short
 
-LEARNT_NONE_WITHOUT = "this prior learnt no grids without a label: train it with `label_dropout` 0.1"
+LEARNT_NONE_WITHOUT = "this prior was only trained with labels: train it with `label_dropout` 0.1"
 UNCONDITIONAL = "this prior is unconditional; leave them out"
 Labels = Sequence[int | str] | Tensor | int | str
 NONE = "none"
 NUMBER = re.compile("0|[1-9][0-9]{0,8}")
-EXACTLY = ":"  # before a number, or none, that is not meant as a name
+EXACTLY = ":"  # before a number, or none, that is not a name
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Classes that a prior knows, and the way from what a user writes to a `Condition`.
+    """Classes that a prior knows; turns labels that a user writes into a `Condition`.
 
     Args:
         num_classes: labels are 0 ... num_classes-1; 0 for an unconditional prior.
-        classes: their names; empty where they have none.
-        unlabelled: whether the prior learnt grids of no particular class, too.
+        classes: their names; empty if they have none.
+        unlabelled: whether the prior was also trained without labels.
 
     Examples:
         >>> Conditions(3, ("cat", "dog", "owl")).resolve(["owl", "0"], 2).labels
@@ -48,7 +48,7 @@ class Conditions:
 
     @property
     def rows_by_name(self) -> dict[str | int, int]:
-        """The row of a table of embeddings that each class has, and NO_LABEL, if it has one."""
+        """The row of each class in a table of embeddings, and of NO_LABEL, if it has one."""
         names = self.classes or map(str, range(self.num_classes))
         rows: dict[str | int, int] = {name: row for row, name in enumerate(names)}
         return {**rows, NO_LABEL: self.num_classes} if self.unlabelled else rows
@@ -61,17 +61,17 @@ class Conditions:
         first_index: int = 0,
         prompts: Sequence[str] | None = None,
     ) -> Condition:
-        """Return the condition of samples from what a user wrote.
+        """Return the condition of samples for labels that a user wrote.
 
         Args:
-            labels: numbers or names of classes, `"none"` or NO_LABEL for no particular one, `":3"` and `":none"` where
-                a class has such a name; one for each sample or one for all. None: all classes in turn.
+            labels: numbers or names of classes, `"none"` or NO_LABEL for no particular one, `":3"` and `":none"` if a
+                class has such a name; one for each sample or one for all. None: all classes in turn.
             num_samples: n.
             of: what the samples are called in messages.
-            first_index: number of the first sample, from which the classes go in turn.
-            prompts: texts; a prior over classes takes none.
+            first_index: number of the first sample, which decides its class if they go in turn.
+            prompts: texts; a prior over classes accepts none.
 
-        Raises `InputError` where the prior cannot follow.
+        Raises `InputError` if the prior does not accept them.
         """
         if prompts is not None:
             raise InputError("`prompts`: this prior is not conditioned on texts; leave them out")
@@ -90,11 +90,11 @@ class Conditions:
         return Condition(numbers.expand(num_samples).clone())
 
     def given(self, labels: Tensor | None) -> Condition:
-        """Return the condition that labels (b,) of data make; an unconditional prior ignores them."""
+        """Return the condition for the labels (b,) of a data set; an unconditional prior ignores them."""
         return Condition(labels if self.num_classes else None)
 
     def check_guidance(self, guidance_scale: float, given: Condition) -> None:
-        """Raise `InputError` where guidance has nothing to guide to, or nothing to guide from."""
+        """Raise `InputError` if guidance lacks labels, or a prior that was also trained without them."""
         if guidance_scale == 1:
             return
         if not self.num_classes:
@@ -110,10 +110,10 @@ class Conditions:
         Args:
             given: the condition.
             batch_size: b.
-            device: where the rows go.
-            takes: parts of the condition, beside labels, that the prior takes.
+            device: the device of the rows.
+            takes: parts of the condition, besides labels, that the prior accepts.
 
-        Raises `InputError` where the condition is not one that this prior learnt.
+        Raises `InputError` if this prior was not trained with such a condition.
         """
         refuse_parts(given, ("labels", *takes) if self.num_classes else takes)
         if not self.num_classes:
@@ -122,11 +122,9 @@ class Conditions:
         if labels is None:
             labels = torch.full((batch_size,), NO_LABEL, device=device)
         if labels.shape != (batch_size,):
-            raise InputError(
-                f"`labels` of shape {tuple(labels.shape)}, but one for each of {batch_size} samples is needed"
-            )
+            raise InputError(f"`labels` of shape {tuple(labels.shape)}, but {batch_size} samples need one label each")
         if len(labels):
-            self._check_numbers(*torch.stack(labels.aminmax()).tolist())  # one wait for a GPU, not two
+            self._check_numbers(*torch.stack(labels.aminmax()).tolist())  # waits for a GPU once, not twice
         return labels.to(device, torch.int64).remainder(self.num_classes + 1)
 
     def _check_numbers(self, low: float, high: float) -> None:
@@ -165,10 +163,10 @@ class Conditions:
 
 
 def _as_list(labels: Labels | None) -> list[object]:
-    """Return labels one by one, whatever holds them: a text is one label, and so is a number."""
+    """Return labels as a list, whatever holds them; a single text or number is one label."""
     if labels is None:
         return []
-    if hasattr(labels, "tolist"):  # of a tensor or an array, even of a single number
+    if hasattr(labels, "tolist"):  # a tensor or an array, even with no axes
         labels = labels.tolist()
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         return [labels]
@@ -176,8 +174,8 @@ def _as_list(labels: Labels | None) -> list[object]:
 
 
 def refuse_parts(given: Condition, takes: Sequence[str]) -> None:
-    """Raise `InputError`, naming the part, where a condition has a part that a prior does not take."""
+    """Raise `InputError`, naming the part, if a condition has a part that a prior does not accept."""
     for name, part in given._asdict().items():
         if part is None or (isinstance(part, tuple) and not part) or name in takes:
             continue
-        raise InputError(f"`{name}`: this prior is not conditioned on such; leave it out")
+        raise InputError(f"`{name}`: this prior is not conditioned on this; leave it out")

@@ -1,4 +1,4 @@
-"""How likely a prior finds codes.
+"""Measures of how likely codes are under a prior.
 
 Shapes: b batch, K num_embeddings, *shape the sites of a grid.
 """
@@ -23,49 +23,49 @@ Batches = Iterable[tuple[Codes, Condition]]
 
 def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
     """Return −log p of each code, in float32 at least: logits (b, K, *shape), codes (b, *shape) → (b, *shape)."""
-    # one site a row: twice as fast as along the channels
+    # one row per site: twice as fast as along the channels
     rows = logits.flatten(2).mT.reshape(-1, logits.shape[1])
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)
 
 
 def bits_per_code(nats: Sequence[Tensor]) -> float:
-    """Return the mean bits of all codes of several grids, from their nats."""
+    """Return the mean bits per code over several grids, from their nats."""
     total = sum(float(grid.to(widest(grid.device)).sum()) for grid in nats)
     return total / math.log(2) / sum(grid.numel() for grid in nats)
 
 
 class Bits(NamedTuple):
-    """Bits that codes cost a prior, means over samples."""
+    """Bits that codes cost under a prior, averaged over samples."""
 
     at_sites: tuple[Tensor, ...]  # (*shape) float64 for each grid, on the CPU
     num_samples: int
 
     @property
     def of_grids(self) -> tuple[float, ...]:
-        """Mean bits of a code, for each grid."""
+        """Mean bits per code, for each grid."""
         return tuple(float(grid.mean()) for grid in self.at_sites)
 
     @property
     def per_code(self) -> float:
-        """Mean bits of a code, over all grids."""
+        """Mean bits per code, over all grids."""
         return self.per_sample / sum(grid.numel() for grid in self.at_sites)
 
     @property
     def per_sample(self) -> float:
-        """Bits of all codes of a sample together."""
+        """Bits of all codes of a sample in total."""
         return sum(float(grid.sum()) for grid in self.at_sites)
 
 
 def measure(prior: Prior, batches: Batches, seed: int = 0, num_inference_steps: int | None = None) -> Bits | None:
-    """Return what codes cost a prior: −log2 p, or a bound of it, as a mean over all samples and not over batches.
+    """Return what codes cost under a prior: −log2 p, or a bound on it, averaged over samples, not over batches.
 
     Args:
         batches: codes and their conditions.
-        seed: of the noise of a bound: sample i's is the same in any batch.
+        seed: seed of the noise of a bound; the noise of sample i is the same in any batch.
         num_inference_steps: steps of a bound; None: the prior's own number.
 
-    Returns None where the prior has no likelihood.
+    Returns None if the prior has no likelihood.
     """
     sums: list[Tensor] = []
     count = 0
@@ -84,8 +84,8 @@ def measure(prior: Prior, batches: Batches, seed: int = 0, num_inference_steps: 
 
 @torch.no_grad()
 def measure_accuracy(prior: Prior, batches: Batches) -> float | None:
-    """Return the share of codes that are the likeliest given those before; None where a prior has no such order."""
-    if not hasattr(prior, "logits"):  # of `Sequential` alone
+    """Return the share of codes that are the likeliest given those before; None if the prior has no such order."""
+    if not hasattr(prior, "logits"):  # only `Sequential` has them
         return None
     hits = total = 0
     for codes, given in batches:

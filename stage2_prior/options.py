@@ -1,4 +1,4 @@
-"""Options of the priors. Command lines are made from them, so torch is not imported."""
+"""Options of the priors. Command lines are built from them, so torch is not imported."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""A base for priors that draw code by code: what follows from their logits.
+"""Base class for priors that draw code by code: everything that follows from their logits.
 
 Shapes: b batch, K num_embeddings of a grid, *shape its sites.
 """
@@ -28,19 +28,19 @@ from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
 
 class SequentialPrior(ModelFolder, nn.Module):
-    """A prior that draws code by code, of which only the network and `logits` are to be written.
+    """Base class of a prior that draws code by code; you write only the network and `logits`.
 
-    A subclass names the dataclass of its options as `options`, finds their values in `self.chosen`, and must say in
-    `logits` how likely each code is, from those before it alone: the codes come in raster order, all codes of a site
-    before the next. Loss, likelihood and sampling, also of kept rows, follow from that.
+    A subclass names the dataclass of its options as `options`, and finds their values in `self.chosen`. Its `logits`
+    must say how likely each code is, given only the codes before it, in raster order, all codes of a site before the
+    next. Loss, likelihood and sampling, also with kept rows, follow from that.
 
     Args:
         layout: the grids that it learns, as `Grid`s or as their JSON values.
-        grids: their numbers in the tokenizer's layout; by default 0, 1, ...
+        grids: their indices in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         options: the fields of `options`.
 
-    Raises `InputError` where an option is not one, or out of its range, or `grids` are not one for each of the layout.
+    Raises `InputError` if an option is unknown or out of range, or `grids` does not match `layout` in length.
     """
 
     kind: ClassVar[str] = "prior"
@@ -62,7 +62,7 @@ class SequentialPrior(ModelFolder, nn.Module):
         self.layout = make_layout(layout)
         self.grids = tuple(range(len(self.layout)) if grids is None else grids)
         if len(self.grids) != len(self.layout):
-            raise InputError(f"`grids` {self.grids}: one number for each of {len(self.layout)} grids is needed")
+            raise InputError(f"`grids` {self.grids}: give one number for each of {len(self.layout)} grids")
         check_whole("num_classes", num_classes, 0, MAX_CLASSES)
         self.num_classes = num_classes
         self.chosen: Any = make_options(self.options, options, self.called or type(self).__name__)
@@ -75,24 +75,24 @@ class SequentialPrior(ModelFolder, nn.Module):
         self.provenance: dict[str, Any] = {}
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
-        """Codes (b, *shape) → logits (b, K, *shape) of each grid, each site's from what is drawn before it alone."""
+        """Return logits (b, K, *shape) of each grid for codes (b, *shape), each from the codes before it alone."""
         raise NotImplementedError(f"{type(self).__name__} needs a method `logits`")
 
     @property
     def conditions(self) -> Conditions:
-        """Return what this prior can be asked for."""
+        """Return the conditions that this prior accepts."""
         return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())))
 
     def label_rows(self, given: Condition, batch_size: int) -> Tensor:
-        """Return the row (b,) of a table of embeddings for each sample's label; 0 where there are no classes.
+        """Return each sample's row (b,) in a table of embeddings of labels; 0 if there are no classes.
 
-        Raises `InputError` where a label is missing, or is none of the classes.
+        Raises `InputError` if a label is missing or is not one of the classes.
         """
         rows = self.conditions.rows(given, batch_size, self.device)
         return torch.zeros(batch_size, dtype=torch.int64, device=self.device) if rows is None else rows
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
-        """Codes (b, *shape) of each grid → the mean nats of a code."""
+        """Return the loss, the mean nats per code, for codes (b, *shape) of each grid."""
         loss = torch.cat([nats.flatten() for nats in self._nats(codes, given)]).mean()
         return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
 
@@ -104,7 +104,7 @@ class SequentialPrior(ModelFolder, nn.Module):
         noise: Noise | None = None,
         num_inference_steps: int | None = None,
     ) -> tuple[Tensor, ...]:
-        """Return the nats (b, *shape) of each code given those before it; they are exact, and need no noise."""
+        """Return the nats (b, *shape) of each code given those before it; they are exact and need no noise."""
         return self._nats(codes, given)
 
     def _nats(self, codes: Codes, given: Condition) -> tuple[Tensor, ...]:
@@ -112,7 +112,7 @@ class SequentialPrior(ModelFolder, nn.Module):
         return tuple(cross_entropy(of_grid, grid) for of_grid, grid in pairs)
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
-        """Return the logits one code after the other, by a forward pass each."""
+        """Return the steps that compute logits code by code, with a forward pass for each."""
         return PlainSteps(self, given, batch_size, site_by_site(self.layout))
 
     def sample(

@@ -239,7 +239,7 @@ def test_one_tokenizers_grids_may_be_drawn_by_priors_of_two_kinds():
     assert torch.equal(drawn[1], alone[0])
     other = sample(fine, 6, seed=2, labels=[1], codes=(5 - drawn[0],), num_inference_steps=5, top_k=3)
     assert not torch.equal(other[0], alone[0])
-    with pytest.raises(InputError, match="`num_inference_steps` means nothing"):
+    with pytest.raises(InputError, match="`num_inference_steps` has no effect"):
         sample([coarse, fine], 6, num_inference_steps=5)
 
 

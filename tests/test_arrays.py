@@ -81,7 +81,7 @@ REFUSED = {
     "labels below zero": ({"x": GREY, "y": LABELS - 1}, "y holds -1"),
     "labels of one part": (
         {"x_train": GREY, "x_test": GREY, "y_train": LABELS},
-        "holds y_train, but no labels of the other",
+        "holds y_train, but no labels for the other",
     ),
 }
 

@@ -51,7 +51,7 @@ def test_a_state_that_does_not_fit_changes_nothing(module, buffers, tmp_path, ca
     states.save(1, [])
     before = {name: value.clone() for name, value in module.state_dict().items()}
     others, optimizer = checkpoints_of(tmp_path, module, buffers=buffers)
-    assert others.load() == (0, []) and "does not hold what this run trains" in capsys.readouterr().out
+    assert others.load() == (0, []) and "does not fit what this run trains" in capsys.readouterr().out
     assert not optimizer.state
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
@@ -190,4 +190,4 @@ def test_a_run_that_goes_on_with_other_threads_says_so(saved, monkeypatch, capsy
     assert saved.load()[0] == 1 and not capsys.readouterr().out
     monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     assert saved.load()[0] == 1
-    assert "going on with 7 threads on cpu, torch" in (line := capsys.readouterr().out) and "begun with" in line
+    assert "continuing with 7 threads on cpu, torch" in (line := capsys.readouterr().out) and "begun with" in line

@@ -186,7 +186,7 @@ def test_arrays_that_are_not_codes_are_refused(tmp_path, arrays, reason):
 def test_grids_that_are_not_as_many_are_refused(tmp_path):
     coarse, fine = (np.zeros((4, *grid.shape), dtype=int) for grid in LAYOUTS["pyramid"])
     np.savez(tmp_path / "a.npz", **{"codes.0": coarse, "codes.1": fine[:3]})
-    with pytest.raises(InputError, match=r"codes\.0, codes\.1 must hold as many grids each"):
+    with pytest.raises(InputError, match=r"codes\.0, codes\.1 must all hold the same number of grids"):
         open_codes(tmp_path / "a.npz", tokenizer_of(LAYOUTS["pyramid"]))
 
 

@@ -238,7 +238,7 @@ def test_other_codes_to_validate_on_must_fit(folder, tmp_path, change, reason):
 def test_codes_of_images_that_are_learnt_validate_nothing(tmp_path, splits, source):
     for name, change in (("learnt", {}), ("other", {"source": source})):
         export(tmp_path / name, replace(HEADER, split=splits[name == "other"], **change))
-    with pytest.raises(InputError, match=r"other has images that .*learnt has, too: leave `validation_codes` out"):
+    with pytest.raises(InputError, match=r"other has images that .*learnt also has: leave `validation_codes` out"):
         hold_out(CodeDataset(tmp_path / "learnt"), str(tmp_path / "other"))
 
 
@@ -305,7 +305,7 @@ def stopped(request, tmp_path):
 
 
 def test_a_killed_export_looks_unfinished_and_a_second_run_encodes_only_the_rest(stopped):
-    with pytest.raises(InputError, match="not a whole code dataset"):
+    with pytest.raises(InputError, match="not a complete code dataset"):
         CodeDataset(stopped.folder)
     assert stopped() == [20]
 
@@ -313,7 +313,7 @@ def test_a_killed_export_looks_unfinished_and_a_second_run_encodes_only_the_rest
 @pytest.mark.parametrize("change", [{"tokenizer_fingerprint": "e" * 64}, {"split": "test"}])
 def test_another_export_into_an_unfinished_one_is_refused_with_the_difference(stopped, change):
     before = {path.name: path.read_bytes() for path in stopped.folder.iterdir()}
-    with pytest.raises(InputError, match=f"unfinished codes that were made with another {next(iter(change))}"):
+    with pytest.raises(InputError, match=f"unfinished codes made with a different {next(iter(change))}"):
         export(stopped.folder, replace(stopped.header, **change))
     assert {path.name: path.read_bytes() for path in stopped.folder.iterdir()} == before
 

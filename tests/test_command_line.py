@@ -117,7 +117,7 @@ def test_flags_that_make_no_sense_are_one_line_with_a_way_out(flags, words):
 
 def test_compile_is_a_short_form_of_the_compiled_backend():
     assert Sample(tokenizer="t", prior=("p",), output="o", compile=True).backend == "compiled"
-    with pytest.raises(InputError, match="`compile` is `backend` compiled, and not plain"):
+    with pytest.raises(InputError, match="`compile` means `backend` compiled, not plain"):
         Sample(tokenizer="t", prior=("p",), output="o", compile=True, backend="plain")
 
 
@@ -261,7 +261,7 @@ def try_out(call, error, *words):
     [
         (InputError("`label_dropout` 1.5: not `this`"), "error: --label-dropout 1.5: not `this`"),
         (InputError("two\nlines and \u202e"), "error: two lines and ?"),
-        (OSError(errno.ENOSPC, "No space", "f"), "error: f: no room is left on the disk"),
+        (OSError(errno.ENOSPC, "No space", "f"), "error: f: the disk is full"),
         (OSError(errno.EACCES, "denied"), "error: out: permission denied"),
     ],
 )
@@ -306,7 +306,7 @@ def test_an_error_that_nobody_can_explain_keeps_its_traceback(call, error):
     "error,code,said",
     [
         (KeyboardInterrupt(), 130, "stopped; run the same command again"),
-        (Stopped(signal.SIGTERM), 143, "stopped and saved; the same command goes on"),
+        (Stopped(signal.SIGTERM), 143, "stopped and saved; run the same command again to continue"),
     ],
 )
 def test_a_run_that_is_stopped_ends_as_a_shell_expects(call, error, code, said):

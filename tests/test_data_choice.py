@@ -63,7 +63,7 @@ def test_training_reads_a_folder_that_is_given_in_either_way_and_says_where_digi
         assert (settings.dataset, settings.data_root) == ("imagefolder", "pictures")
     assert not capsys.readouterr().out
     assert choose_data(TrainTokenizer(output="out")).dataset == "mnist5k"
-    assert "no data set is given: mnist5k" in capsys.readouterr().out
+    assert "no data set given: using mnist5k" in capsys.readouterr().out
 
 
 def tokenizer_from(folder, data=None, **provenance):
@@ -94,7 +94,7 @@ def test_a_model_from_elsewhere_names_public_data_and_asks_for_others(here):
     assert learnt_data(tokenizer_from(here, dataset="mnist"), "pictures") == ("mnist", "pictures")
     assert learnt_data(tokenizer_from(here, dataset="hf:owner/name")) == ("hf:owner/name", None)
     for told in ("imagefolder", "npz", "hf:name", "hf:./pictures", "hf:/etc", 3, None):
-        with pytest.raises(InputError, match="are not known here: give `dataset`"):
+        with pytest.raises(InputError, match=r"it is unknown where the images are.*: give `dataset`"):
             learnt_data(tokenizer_from(here, dataset=told))
 
 

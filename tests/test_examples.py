@@ -94,7 +94,7 @@ def test_the_example_of_a_prior_is_trained_and_draws(plugged, small_run, tmp_pat
     completed = TwoStagePipeline(load(small_run / "tokenizer"), prior).complete(images, keep=1, labels=[0, 1, 1])
     (of_images,) = load(small_run / "tokenizer").encode(images.clamp(-1, 1))
     assert torch.equal(completed.codes[0][:, 0], of_images[:, 0])
-    with pytest.raises(InputError, match="learnt no grids without a label"):
+    with pytest.raises(InputError, match="was only trained with labels"):
         prior.nll((codes,), Condition(torch.full((3,), NO_LABEL)))
 
 

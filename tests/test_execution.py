@@ -56,7 +56,7 @@ def test_a_compiler_that_is_known_to_be_wrong_is_refused(monkeypatch):
     monkeypatch.setattr("codegrid.pipelines.running.device.require_compiler", lambda device, what: None)
     monkeypatch.setattr("torch.__version__", TorchVersion("2.6.0+cu124"))
     settings = SimpleNamespace(precision="fp32", compile=True)
-    with pytest.raises(InputError, match="`compile`: what PyTorch 2"):
+    with pytest.raises(InputError, match="`compile`: PyTorch 2"):
         choose_compute(settings, torch.device("cpu"))
 
 

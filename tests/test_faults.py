@@ -102,7 +102,7 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_continues_from_there(
     with monkeypatch.context() as patch:
         at_step(patch, 13, lambda: os.kill(os.getpid(), number))
         stopped = run_script("train_tokenizer", *tokenizer_flags, "--output", tmp_path)
-    assert stopped.code == code and "stopped and saved; the same command goes on" in stopped.err
+    assert stopped.code == code and "stopped and saved; run the same command again to continue" in stopped.err
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-00000008", "step-00000013"]
     assert run_script("train_tokenizer", *tokenizer_flags, "--output", tmp_path).code == 0
     whole, stopped = model_in(whole_of("train_tokenizer")), model_in(tmp_path)
@@ -112,12 +112,12 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_continues_from_there(
 @pytest.mark.parametrize(
     "command,number,words",
     [
-        ("train_tokenizer", 28, "no room is left"),
-        ("train_tokenizer", 30, "can only be read"),
+        ("train_tokenizer", 28, "the disk is full"),
+        ("train_tokenizer", 30, "is read-only"),
         ("train_tokenizer", 5, "reports an error"),
-        ("export_codes", 28, "no room is left"),
-        ("train_prior", 28, "no room is left"),
-        ("sample", 28, "no room is left"),
+        ("export_codes", 28, "the disk is full"),
+        ("train_prior", 28, "the disk is full"),
+        ("sample", 28, "the disk is full"),
     ],
 )
 def test_a_disk_that_fails_while_a_command_writes_is_one_line_and_nothing_is_lost(
@@ -216,4 +216,4 @@ def test_a_run_without_a_sound_state_says_that_it_starts_again(broken_off, token
     for path in (broken_off / "state").glob("*/state.safetensors"):
         path.write_bytes(b"")
     result = run_script("train_tokenizer", *tokenizer_flags, "--output", broken_off)
-    assert result.code == 0 and "no sound training state is left: starting from the first step" in result.out
+    assert result.code == 0 and "no undamaged training state is left: starting from the first step" in result.out

@@ -82,7 +82,7 @@ def test_an_empty_folder_is_no_part(tmp_path):
         (("cat/train/1.png", "cat/test/2.png"), r"cat holds parts \(train, ...\) inside of what would be a class"),
         (("all/cat/1.png", "all/dog/2.png"), "holds one folder, all, .*: move them up, or give .*all as `data_root`"),
         (("cat/1.png", "2.png"), r"pictures both loose \(2.png\) and in folders \(cat\)"),
-        (("a.txt", "b.csv", "c.csv"), r"no pictures in .* \(left out: 3 of other endings\)"),
+        (("a.txt", "b.csv", "c.csv"), r"no pictures in .* \(left out: 3 with other endings\)"),
     ],
 )
 def test_what_can_be_meant_in_two_ways_is_refused(tmp_path, names, reason):
@@ -99,7 +99,7 @@ def test_what_people_did_not_put_there_is_not_learnt(tmp_path):
     assert files_of(root) == ["cat/1.png", "cat/2.png"]
     line = str(load(root).found)
     assert "5 hidden (Thumbs.db, __MACOSX, cat/._1.png, …)" in line
-    assert "2 of other endings (.svg, .txt)" in line and "1 without pictures (empty)" in line
+    assert "2 with other endings (.svg, .txt)" in line and "1 without pictures (empty)" in line
 
 
 def test_a_class_may_be_a_link_and_other_links_to_folders_are_left_out(tmp_path):
@@ -130,7 +130,7 @@ def test_a_table_that_names_the_pictures_is_pointed_out(tmp_path):
     plant(tmp_path, "1.png", "2.png", "3.png", "labels.csv")
     (tmp_path / "README.txt").write_text("Photos, taken in 2 places.")
     notes = [part for part in str(load(tmp_path).found).split("; ") if "names pictures" in part]
-    assert notes == ["labels.csv names pictures, and is not read: labels come from folders alone"]
+    assert notes == ["labels.csv names pictures, but is not read: labels come from folders only"]
 
 
 def test_many_classes_are_told_by_their_range(tmp_path):
@@ -193,7 +193,7 @@ def test_pictures_of_every_common_ending_are_read(tmp_path, ending):
 @pytest.mark.parametrize("ending", ["pdf", "ps", "eps", "mpg", "h5", "fits", "wmf"])
 def test_what_is_no_picture_is_not_read(tmp_path, ending):
     plant(tmp_path, "1.png", f"2.{ending}", f"3.{ending}")
-    assert f"2 of other endings (.{ending})" in str(load(tmp_path).found)
+    assert f"2 with other endings (.{ending})" in str(load(tmp_path).found)
 
 
 @pytest.fixture(params=[2**31, 0], ids=["in memory", "on demand"])
@@ -251,3 +251,17 @@ def test_numbers_in_names_count():
     names = ["a2", "a10", "a02", "a", "b1", "10", "9", "1a1", "1a"]
     assert sorted(names, key=natural_key) == ["1a", "1a1", "9", "10", "a", "a02", "a2", "a10", "b1"]
     assert len({natural_key(name) for name in names}) == len(names) and np.unique(names).size == len(names)
+
+
+def test_both_parts_come_out_of_one_look_and_what_is_changed_between_them_is_seen(tmp_path, monkeypatch):
+    plant(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/cat/3.png", "test/dog/4.png")
+    for path in (tmp_path, *tmp_path.glob("**/")):
+        os.utime(path, (1e9, 1e9))
+    looked_at, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked_at.append(path) or scan(path))
+    assert len(load(tmp_path)) == len(load(tmp_path, "test")) == 2
+    assert len(looked_at) == len(set(looked_at)) == 7
+    plant(tmp_path, "test/dog/5.png")
+    assert len(load(tmp_path, "test")) == 3
+    plant(tmp_path, "test/dog/6.png")  # perhaps in the same instant
+    assert len(load(tmp_path, "test")) == 4

@@ -208,7 +208,7 @@ def test_a_data_set_whose_settings_name_files_elsewhere_is_refused(tmp_path, loa
     (tmp_path / "d" / "linked").symlink_to(mine.parent)
     settings = f"configs:\n- config_name: default\n  data_files: {files.format(mine=mine)}\n"
     (tmp_path / "d" / "README.md").write_text(f"---\n{settings}---\n")
-    with pytest.raises(InputError, match="lies outside of it"):
+    with pytest.raises(InputError, match="is outside of it"):
         load()
 
 
@@ -226,7 +226,7 @@ LONG = encode(np.zeros((8, 9), np.uint8))
     [
         (lambda d: save(d, [BLACK] * 2, column="a", b=[BLACK] * 2), "several columns of images"),
         (lambda d: (d.mkdir(), (d / "train.csv").write_text("text,number\na,1\n")), "must have one column of images"),
-        (lambda d: save(d, [BLACK] * 2, [0, -1]), "some of its labels are missing"),
+        (lambda d: save(d, [BLACK] * 2, [0, -1]), "some labels are missing"),
         (lambda d: save(d, [b"no picture"] * 2), "picture 0 is not a readable picture"),
         (lambda d: save(d, [BLACK, None]), "picture 1 is missing"),
         (lambda d: save(d, [BLACK, BLACK, LONG, LONG]), "`image_size`"),

@@ -10,8 +10,8 @@ from conftest import draw_bars
 from PIL import Image
 
 from codegrid.codes import Signal
-from codegrid.data.folder import FolderImages, affordable
-from codegrid.data.images import ImageDataset, evenly_spaced, to_float, to_uint8
+from codegrid.data.folder import FolderImages
+from codegrid.data.images import ImageDataset, affordable, evenly_spaced, to_float, to_uint8
 from codegrid.data.sources import load_images
 from codegrid.data.splits import split_indices, warn_of_few
 from codegrid.errors import InputError
@@ -195,7 +195,7 @@ def test_folders_too_large_for_memory_are_told_apart_by_the_content_of_their_fil
             Image.new("L", (4, 4), grey if name == "b.bmp" else 0).save(root / name)
         prints.append(FolderImages(root, sorted(root.iterdir()), None, [], None, None).fingerprint())
     assert prints[0] == prints[1] != prints[2]
-    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 50)
+    monkeypatch.setattr("codegrid.data.images.FINGERPRINTED", 50)
     assert affordable([10] * 100) == [0, 20, 40, 60, 80] and affordable([10, 1000]) == [0] and affordable([]) == []
 
 

@@ -47,7 +47,7 @@ def test_entries_that_are_added_come_into_use():
 
 
 def test_a_smaller_codebook_is_refused_and_one_of_another_kind_is_new():
-    with pytest.raises(InputError, match="`init_from`: its grids have 16 codes, and 8 are asked for"):
+    with pytest.raises(InputError, match="`init_from`: its codebook has 16 codes, more than 8"):
         check_codebook(make_vqvae(num_embeddings=8), make_vqvae())
     check_codebook(VQVAE(quantizer="fsq", hidden_channels=8, fsq_levels=[2, 2]), make_vqvae())
 

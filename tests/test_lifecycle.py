@@ -94,7 +94,7 @@ def test_a_model_can_be_loaded_while_its_training_runs(stage, monkeypatch, capsy
     rows = best.provenance["history"]
     assert [row["step"] for row in rows] == [2, 4]
     assert best.provenance["step"] == min(rows, key=lambda row: row[stage.criterion])["step"]
-    assert f"{output} is not finished: its best model so far is taken" in capsys.readouterr().err
+    assert f"{output} is not finished: using its best model so far" in capsys.readouterr().err
     assert not (trained.folder / "best").exists() and not (trained.folder / "last").exists()
 
 
@@ -208,7 +208,7 @@ def test_more_steps_at_a_constant_rate_end_as_a_longer_run(stage, tmp_path, monk
 
 def test_more_steps_on_a_cosine_are_refused_and_so_is_another_rate(tmp_path):
     train_toy(tmp_path, Toy(), steps=2)
-    for change, words in (({"steps": 9}, r"steps 2, not 9 \(the learning rate.*`lr_schedule`"), ({"lr": 0.5}, "lr")):
+    for change, words in (({"steps": 9}, r"steps 2, not 9 \(unless `lr_schedule` is constant"), ({"lr": 0.5}, "lr")):
         with pytest.raises(InputError, match=f"made with {words}.*another `output` with `init_from`"):
             train_toy(tmp_path, Toy(), **{"steps": 2, **change})
 
@@ -219,7 +219,7 @@ def test_more_steps_need_the_training_state(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({**record, "finished": True}))
     for path in tmp_path.glob("state/*/*"):
         path.unlink()
-    with pytest.raises(InputError, match=r"no training state any more.*`init_from`"):
+    with pytest.raises(InputError, match=r"no longer holds a training state.*`init_from`"):
         train_toy(tmp_path, Toy(), lr_schedule="constant", steps=3)
 
 

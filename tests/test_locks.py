@@ -94,7 +94,7 @@ def test_a_lock_that_is_not_ours_is_refused_and_left_alone(tmp_path, kind, reque
         "pipe": lambda: os.mkfifo(lock),
         "socket": lambda: listener.bind(os.path.relpath(lock)),
     }[kind]()
-    with pytest.raises(InputError, match=r"\.lock is not a lock of codegrid"):
+    with pytest.raises(InputError, match=r"\.lock is not a lock file of codegrid"):
         hold(lock.parent)
     assert target.read_text() == "process of mine" and os.path.lexists(lock)
 

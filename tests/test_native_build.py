@@ -141,7 +141,7 @@ def test_without_a_library_auto_takes_pytorch_and_says_why_once(damage, reason, 
     for _ in range(2):
         assert torch.equal(*sample(prior, 2), *by_torch)
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("sampling goes on in PyTorch")
+    assert line.startswith("sampling in PyTorch")
 
 
 def test_weights_of_another_type_are_drawn_from_in_pytorch(fresh, capsys):

@@ -86,7 +86,7 @@ def jpeg_of(scans):
 def test_a_jpeg_that_goes_over_its_pixels_again_and_again_is_refused(tmp_path):
     for i, scans in enumerate((101, 30)):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg_of(scans))
-    with pytest.raises(InputError, match=r"0.jpg is a JPEG of more than 100 scans"):
+    with pytest.raises(InputError, match=r"0.jpg is a JPEG with more than 100 scans"):
         load_images("imagefolder", tmp_path, "train")
     (tmp_path / "0.jpg").write_bytes(jpeg_of(30) + b"\0\0\xff\xda" * 1000)  # a film behind the picture, say
     assert len(load_images("imagefolder", tmp_path, "train")) == 1

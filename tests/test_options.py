@@ -66,10 +66,10 @@ def test_flags_become_options(flags, options):
         (TrainTokenizer(output="o", options={"layers": 3}), "`layers`: no tokenizer or quantizer has such an option"),
         (TrainPrior(codes="c", output="o", options={"depth": 3}), "`depth`: no prior has such an option"),
         (TrainPrior(codes="c", output="o", options={"channels": 0}), "`channels` 0: it must be"),
-        (TrainTokenizer(output="o", quantizer="vq"), "`quantizer` 'vq': there is no quantizer of this name, only ema"),
+        (TrainTokenizer(output="o", quantizer="vq"), "`quantizer` 'vq': no quantizer has this name: choose one of ema"),
         (
             TrainPrior(codes="c", output="o", model="gpt"),
-            "`model` 'gpt': there is no prior of this name, only pixelcnn",
+            "`model` 'gpt': no prior has this name: choose one of pixelcnn",
         ),
     ],
     ids=str,
@@ -118,7 +118,7 @@ def test_a_registered_system_brings_its_flags(own_tables, capsys):
 def test_an_option_with_the_name_of_a_setting_is_refused(own_tables):
     options = dataclass(frozen=True)(type("Options", (), {"__annotations__": {"steps": int}, "steps": 3}))
     register("quantizer", "own", type("Own", (), {"options": options}))
-    with pytest.raises(InputError, match="`steps`, an option of the quantizer own, is a setting's name"):
+    with pytest.raises(InputError, match="`steps`, an option of the quantizer own, is also a setting"):
         list_options(TrainTokenizer)
 
 

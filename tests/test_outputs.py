@@ -67,7 +67,7 @@ def test_a_part_that_is_given_comes_before_that_of_the_run(run):
         (lambda run: DecodeCodes(run="nowhere"), "`run` nowhere: there is no such folder"),
         (lambda run: parse(TrainTokenizer, []), "`output`: give a folder for the results, or `run`"),
         (lambda run: Run("", TrainTokenizer()), "`output`: give a folder for the results, or `run`"),
-        (lambda run: Evaluate(images="a"), "`images` and `against` go together"),
+        (lambda run: Evaluate(images="a"), "`images` and `against`: give both"),
         (lambda run: Evaluate(images="a", against="b", tokenizer="t"), "without a `tokenizer`"),
     ],
 )
@@ -179,6 +179,6 @@ def test_no_link_is_followed(place, old, tmp_path):
 def test_a_folder_that_no_run_has_left_is_not_emptied(files, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match="is not the folder of a run, which `overwrite` would empty"):
+    with pytest.raises(InputError, match="is not a run's folder, and `overwrite` empties no other"):
         clear_output(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == files.keys()

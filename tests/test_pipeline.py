@@ -73,8 +73,8 @@ def test_priors_that_do_not_draw_each_grid_once_are_refused_by_the_grid(tokenize
         ((coarse,), "no prior draws grid 1 .*3×5 codes out of 16"),
         ((coarse, coarse), "several priors draw grid 0"),
         ((fine, coarse), "not in order"),
-        ((other,), "draws 3×5 codes out of 8 as grid 1, where the tokenizer has 3×5 codes out of 16"),
-        ((coarse, make_prior(tokenizer, 2, layout=(Grid((3, 5), 16),))), "has 2 grids only"),
+        ((other,), "draws 3×5 codes out of 8 as grid 1, but the tokenizer has 3×5 codes out of 16"),
+        ((coarse, make_prior(tokenizer, 2, layout=(Grid((3, 5), 16),))), "has only 2 grids"),
     ):
         with pytest.raises(InputError, match=reason):
             TwoStagePipeline(tokenizer, *priors)
@@ -95,7 +95,7 @@ def test_settings_that_a_prior_cannot_follow_are_refused(tokenizer, pipeline):
     for one, settings, reason in (
         (unconditional, {"labels": [0]}, "`labels`: this prior is unconditional"),
         (unconditional, {"guidance_scale": 2.0}, "`guidance_scale` 2.0: this prior is unconditional"),
-        (pipeline, {"num_inference_steps": 4}, "`num_inference_steps` means nothing"),
+        (pipeline, {"num_inference_steps": 4}, "`num_inference_steps` has no effect"),
         (pipeline, {"num_samples": 0}, "`num_samples` 0"),
         (pipeline, {"seed": -1}, "`seed` -1"),
         (pipeline, {"batch_size": 0}, "`batch_size` 0"),
@@ -216,7 +216,7 @@ def test_artifacts_of_a_run_are_found_and_what_is_missing_is_told(small_run, tmp
     assert [line.partition(" (")[0] for line in alone.left_out] == ["no tokenizer/", "no prior/"]
     with pytest.raises(InputError, match="both stages are needed"):
         _ = alone.pipeline
-    with pytest.raises(InputError, match="nothing to look at"):
+    with pytest.raises(InputError, match="nothing to check"):
         find_artifacts("cpu", run=str(tmp_path / "codes"))
 
 

@@ -234,9 +234,9 @@ def test_a_step_in_bfloat16_is_in_bfloat16_throughout(num_classes):
 
 
 REFUSED = {
-    "no label": (3, 0.0, Condition(), "learnt no grids without a label"),
-    "a hidden label": (3, 0.0, given(0, NO_LABEL), "learnt no grids without a label"),
-    "a label too many": (3, 0.5, given(0, 1, 2), "one for each of 2 samples"),
+    "no label": (3, 0.0, Condition(), "was only trained with labels"),
+    "a hidden label": (3, 0.0, given(0, NO_LABEL), "was only trained with labels"),
+    "a label too many": (3, 0.5, given(0, 1, 2), "but 2 samples need one label each"),
     "a class beyond the last": (3, 0.5, given(0, 3), "`labels` 3: there are classes 0 to 2"),
     "a class below no label": (3, 0.0, given(0, -2), "`labels` -2: there are classes 0 to 2"),
     "labels without classes": (0, 0.0, given(0, 0), "`labels`: this prior is not conditioned"),

@@ -27,7 +27,7 @@ COMMANDS = dict.fromkeys(
     for line in text.replace("\\\n", " ").splitlines()
     if line.startswith("codegrid ") or " -m codegrid.pipelines." in line
 )
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s:#]+)[^)]*\)|<img src=\"([^\":]+)\"")
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)\s:#]+)[^)]*\)|<img src=\"([^\":]+)\"")
 PACKAGES = ("codegrid", "data", "stage1_vqvae", "stage2_prior", "pipelines", "recipes")
 SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 EXAMPLES = [path for path in SOURCES if ">>> " in path.read_text(encoding="utf-8")]

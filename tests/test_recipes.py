@@ -86,7 +86,7 @@ sys.exit("torch" in sys.modules)"""
     [
         ({"name": "cifar"}, "there is no recipe cifar: did you mean cifar10?"),
         ({"name": "x"}, "there is no recipe x: choose one of digits, mnist, "),
-        ({"name": "digits", "data_root": "D"}, "`data_root`: the recipe digits brings its images along: leave it out"),
+        ({"name": "digits", "data_root": "D"}, "`data_root`: the recipe digits comes with its images: leave it out"),
     ],
 )
 def test_a_recipe_that_cannot_be_made_is_refused(settings, reason):

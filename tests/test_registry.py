@@ -40,7 +40,7 @@ def test_a_registered_class_is_found_by_its_name_and_the_name_by_its_class(own_t
     [
         ("decoder", "thing", Thing, "`kind` 'decoder': choose one of quantizer, tokenizer, prior"),
         ("prior", "My Thing", Thing, "`name` 'My Thing': it must be lower-case letters"),
-        ("prior", "pixelcnn", Thing, "`name` 'pixelcnn': there is a prior of this name already"),
+        ("prior", "pixelcnn", Thing, "`name` 'pixelcnn': another prior has this name already"),
         ("prior", "thing", type("Thing", (), {"options": 3}), "`cls` Thing: its `options` must be a dataclass"),
     ],
 )
@@ -52,12 +52,12 @@ def test_what_cannot_be_registered_is_refused(own_tables, kind, name, cls, reaso
 
 def test_a_second_class_of_a_name_is_refused(own_tables):
     register("quantizer", "thing", Thing)
-    with pytest.raises(InputError, match="there is a quantizer of this name already"):
+    with pytest.raises(InputError, match="another quantizer has this name already"):
         register("quantizer", "thing", type("Other", (), {}))
 
 
 def test_a_name_that_is_not_there_tells_those_that_are():
-    with pytest.raises(InputError, match=r"`codebook` 'vq': there is no quantizer of this name, only ema, gradient.*"):
+    with pytest.raises(InputError, match=r"`codebook` 'vq': no quantizer has this name: choose one of ema, gradient.*"):
         TABLES["quantizer"].check("vq", "codebook")
 
 
@@ -198,4 +198,4 @@ def test_a_system_that_is_not_registered_is_refused_by_name(own_run, tmp_path, r
     done = run_script(
         "train_prior", "--codes", own_run / "run/codes", "--output", tmp_path / "p", "--model", "own-count"
     )
-    assert done.code == 2 and "--model 'own-count': there is no prior of this name" in done.err
+    assert done.code == 2 and "--model 'own-count': no prior has this name" in done.err

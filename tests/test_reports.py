@@ -102,7 +102,7 @@ def test_a_resumed_run_says_so_and_its_metrics_go_on(settings, tmp_path, monkeyp
     capsys.readouterr()
     train_prior(settings)
     said = capsys.readouterr().out
-    assert f"{tmp_path / 'prior'}: going on from step 20 of 40\n" in said
+    assert f"{tmp_path / 'prior'}: continuing from step 20 of 40\n" in said
     reports = [line for line in said.splitlines() if line.startswith(("step ", "  "))]
     assert "step 40 of 40, 0:0" in said and max(map(len, reports)) <= 80
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -119,4 +119,4 @@ def test_a_dry_run_of_training_says_what_it_would_do_and_writes_nothing(settings
     said = capsys.readouterr().out
     assert "grids of codes; " in said and "to validate on" in said
     assert "steps: 40 of 16 grids" in said and "weights" in said and "memory: about" in said
-    assert said.splitlines()[-1] == "a dry run: nothing was written" and not (tmp_path / "prior").exists()
+    assert said.splitlines()[-1] == "dry run: nothing was written" and not (tmp_path / "prior").exists()

@@ -195,7 +195,7 @@ def test_sampling_goes_on_where_no_graph_can_be_recorded_and_says_why_once(monke
 
 
 def test_graphs_are_for_gpus_and_there_the_default():
-    with pytest.raises(InputError, match="`backend` graph: CUDA graphs need a GPU, and the prior is on cpu"):
+    with pytest.raises(InputError, match="`backend` graph: CUDA graphs need a GPU, but the prior is on cpu"):
         sample(build(), 1, backend="graph")
     places = {name: SimpleNamespace(device=torch.device(name), has_graphs=True) for name in ("cpu", "cuda", "mps")}
     names = {

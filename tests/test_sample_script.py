@@ -54,7 +54,7 @@ def pictures(bars_file, tmp_path):
 
 @pytest.fixture(scope="module")
 def strict_prior(small_run, tmp_path_factory):
-    """A prior that learnt no grids without a label."""
+    """A prior that was only trained with labels."""
     folder = tmp_path_factory.mktemp("strict") / "prior"
     prior = GatedPixelCNN(layout=(GRID,), num_classes=2, channels=8, num_layers=2, label_dropout=0.0)
     prior.provenance = load(small_run / "prior").provenance
@@ -280,7 +280,7 @@ def test_a_finished_run_whose_results_are_gone_makes_them_again(draw, capsys):
     for name in ("samples-00001.npz", "samples.png"):
         (folder / name).unlink()
     draw("s", num_samples=3, shard_size=2)
-    assert "was finished, but samples-00001.npz is gone or was changed: it is made again" in capsys.readouterr().out
+    assert "was finished, but samples-00001.npz is gone or was changed: making it again" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     draw("s", num_samples=3, shard_size=2)
     assert "finished: nothing to do" in capsys.readouterr().out
@@ -297,7 +297,7 @@ def test_sites_to_keep_must_be_the_first_ones_in_raster_order(pipeline):
     mask[0], mask[1, :2] = True, True
     ((kept,), (codes,)) = pipeline.complete(images, mask).codes, pipeline.encode(images)
     assert torch.equal(kept[:, mask], codes[:, mask])
-    for wrong, reason in ((mask.flip(1), "not all before it"), (mask[:2], "a mask of the shape")):
+    for wrong, reason in ((mask.flip(1), "not all before it"), (mask[:2], "the mask has the shape")):
         with pytest.raises(InputError, match=reason):
             pipeline.complete(images, wrong)
 

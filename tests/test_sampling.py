@@ -390,12 +390,12 @@ def test_several_priors_draw_coarse_to_fine_each_with_noise_of_its_own():
 def test_several_priors_that_do_not_fit_together_are_refused():
     coarse, fine = Chain((2, 3)).eval(), Finer((4, 6), (1,)).eval()
     for priors, options, reason in (
-        ([], {}, "`prior`: there is none"),
+        ([], {}, "`prior` is empty"),
         ([fine, coarse], {}, "coarse to fine"),
         ([coarse, coarse], {}, "coarse to fine"),
-        ([fine], {}, "`codes`: this prior is given the grids 0"),
+        ([fine], {}, "`codes`: this prior needs the grids 0"),
         ([coarse, fine], {"temperature": [1.0, 0.5, 0.2]}, "`temperature`: 3 values for 2 priors"),
-        ([coarse, fine], {"top_p": 0.5}, "`top_p` means nothing to a Chain prior"),
+        ([coarse, fine], {"top_p": 0.5}, "`top_p` has no effect on a Chain prior"),
         ([coarse, fine], {"labels": [1]}, "unconditional"),
     ):
         with pytest.raises(InputError, match=reason):
@@ -472,7 +472,7 @@ def masks_of(*kept):
 
 
 REFUSED = {
-    "no label": ({"num_classes": 3, "label_dropout": 0}, {"labels": ["none"]}, "learnt no grids without a label"),
+    "no label": ({"num_classes": 3, "label_dropout": 0}, {"labels": ["none"]}, "was only trained with labels"),
     "a class beyond the last": ({"num_classes": 3}, {"labels": [3]}, "classes 0 to 2"),
     "a class below no label": ({"num_classes": 3}, {"labels": [-2]}, "classes 0 to 2"),
     "a name": ({"num_classes": 3}, {"labels": "cat"}, "`labels` 'cat'"),
@@ -480,13 +480,13 @@ REFUSED = {
     "labels without classes": ({}, {"labels": [0]}, "unconditional"),
     "guidance without classes": ({}, {"guidance_scale": 2.0}, "`guidance_scale` 2.0: this prior is unconditional"),
     "guidance from nothing": (
-        {"num_classes": 3, "label_dropout": 0}, {"guidance_scale": 2.0}, "learnt no grids without a label",
+        {"num_classes": 3, "label_dropout": 0}, {"guidance_scale": 2.0}, "was only trained with labels",
     ),
     "guidance to nothing": ({"num_classes": 3}, {"labels": "none", "guidance_scale": 2.0}, "needs `labels`"),
     "prompts": ({}, {"prompts": ["a cat"]}, "`prompts`"),
     "coarser codes": ({}, {"codes": (torch.zeros(1, 2, 2),)}, "`codes`"),
     "too few actions": ({}, {"actions": torch.zeros(3, 2)}, "`actions`: 3 for 2 samples"),
-    "inference steps": ({}, {"num_inference_steps": 4}, "`num_inference_steps` means nothing"),
+    "inference steps": ({}, {"num_inference_steps": 4}, "`num_inference_steps` has no effect"),
     "no samples": ({}, {"num_samples": 0}, "`num_samples` 0"),
     "a temperature below 0": ({}, {"temperature": -1.0}, "`temperature` -1.0"),
     "a later site": ({}, {"known": masks_of(0, 1, 3)}, "site 3 in raster order, but not all before it"),

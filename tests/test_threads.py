@@ -142,7 +142,7 @@ def test_what_is_asked_for_comes_before_the_machine(monkeypatch):
 @pytest.mark.parametrize(
     "again, environment, expected",
     [
-        ({}, {}, (4, "as this run began; 3 are usual here")), ({"threads": 2}, {}, (2, "")),
+        ({}, {}, (4, "as when this run began; 3 are usual here")), ({"threads": 2}, {}, (2, "")),
         ({"overwrite": True}, {}, (1, "")), ({}, {"WORLD_SIZE": "2"}, (1, "")), ({}, {"OMP_NUM_THREADS": "3"}, (3, "")),
     ],
 )  # fmt: skip

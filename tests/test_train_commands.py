@@ -113,13 +113,13 @@ def test_the_perplexity_of_a_batch_is_told_for_each_grid_where_there_are_several
 
 
 def test_a_shift_that_leaves_nothing_of_the_image_is_refused(settings):
-    with pytest.raises(InputError, match="`shift` 12: nothing is left of images that are 12 wide"):
+    with pytest.raises(InputError, match="`shift` 12: the images are only 12 wide"):
         train_tokenizer(replace(settings, shift=12))
 
 
 def test_images_of_one_colour_are_refused(settings, tmp_path):
     np.savez(tmp_path / "grey.npz", np.full((20, 8, 8, 1), 7, dtype=np.uint8), np.zeros(20, dtype=np.int64))
-    with pytest.raises(InputError, match="nothing to learn"):
+    with pytest.raises(InputError, match="are of a single colour"):
         train_tokenizer(replace(settings, data_root=str(tmp_path / "grey.npz")))
 
 
@@ -175,7 +175,7 @@ def test_a_prior_of_a_fine_grid_is_given_the_coarser_ones(prior_settings):
 
 
 def test_a_prior_that_cannot_be_given_coarser_grids_is_refused_for_a_fine_one(prior_settings, tmp_path):
-    with pytest.raises(InputError, match="`grid` 1: a pixelcnn prior cannot be given the coarser grids"):
+    with pytest.raises(InputError, match="`grid` 1: a pixelcnn prior cannot be conditioned on the coarser grids"):
         train_prior(replace(prior_settings, grid=(1,), model="pixelcnn"))
     assert not (tmp_path / "prior").exists()
 
@@ -206,7 +206,7 @@ def test_a_prior_learns_arrays_of_other_programs_and_of_a_tokenizer_that_is_name
     )  # fmt: skip
     train_prior(settings)
     said = capsys.readouterr().out
-    assert "codes.npz does not tell its tokenizer: taken for 3×5 codes out of" in said and "only 5 held-out" in said
+    assert "codes.npz does not name its tokenizer: read as 3×5 codes out of" in said and "only 5 held-out" in said
     assert load(settings.output).provenance["tokenizer_fingerprint"] == ""
     train_prior(replace(settings, output=str(tmp_path / "b"), tokenizer=str(small_run / "tokenizer")))
     assert load(small_run / "tokenizer").layout == load(tmp_path / "b").layout
@@ -254,6 +254,6 @@ def test_codes_of_images_that_are_gone_name_the_command_that_takes_others(run_wi
     note.write_text(note.read_text().replace("bars.npz", "gone.npz"))
     with pytest.raises(
         InputError,
-        match=r"gone.npz, which is no longer there: give `dataset`.*`codegrid export-codes` also takes others",
+        match=r"gone.npz, which is no longer there: give `dataset`.*`codegrid export-codes` can also encode other",
     ):
         train_prior(run_without_codes)

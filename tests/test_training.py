@@ -232,7 +232,7 @@ def test_validated_metrics_that_are_not_finite_end_the_run_in_one_line(tmp_path)
         def validate(self):
             return {"distance": float("nan")}
 
-    with pytest.raises(InputError, match="step 2: on validation data the metrics are not finite"):
+    with pytest.raises(InputError, match="step 2: metrics on validation data are not finite"):
         train_toy(tmp_path, Lost())
     assert not list(tmp_path.glob("state/*"))
 
@@ -327,7 +327,7 @@ def test_processes_share_a_step_without_overlap():
     "num_processes,accumulate,words", [(4, 1, "4 processes:"), (1, 4, "4 pieces:"), (2, 2, "2 processes of 2 pieces:")]
 )
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(num_processes, accumulate, words):
-    with pytest.raises(InputError, match=f"`batch_size` 6 cannot be shared by {words}"):
+    with pytest.raises(InputError, match=f"`batch_size` 6 cannot be shared equally by {words}"):
         check_shares(6, num_processes, accumulate)
 
 

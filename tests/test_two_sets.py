@@ -99,14 +99,14 @@ def test_other_pictures_are_another_run(compare):
 @pytest.mark.parametrize(
     "images,against,how,reason",
     [
-        ("a", "b", "none", "`features`: say what compares the pictures"),
+        ("a", "b", "none", "`features`: name the network that compares the pictures"),
         ("b", "a", "classifier", "needs labels of two classes"),
         ("nowhere", "b", "classifier", "`images` .*nowhere: there are no pictures"),
         ("empty", "b", "classifier", "`images` .*empty: there are no pictures"),
         ("a", "small.npz", "classifier", "needs labels"),
         ("a.npz", "small.npz", f"{__name__}:flat_pixels", "images of 1×12×20, .*small.npz of 1×8×8"),
         ("floats.npz", "b", "classifier", "arr_0 must be uint8"),
-        ("one.npz", "b", "classifier", "fewer than two pictures"),
+        ("one.npz", "b", "classifier", "fewer than the two pictures"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_nothing_written(images, against, how, reason, compare, pictures):

@@ -319,7 +319,7 @@ def test_what_is_shown_can_be_saved_and_its_codes_decoded_again(answers, pipelin
     codes = open_codes(tmp_path / "codes.npz", pipeline.tokenizer)
     assert equal(codes.batch(range(6)).codes, drawn.codes) and codes.labels.tolist() == [1, 0, 1, 0, 1, 0]
     for unfinished in (None, steps[0][1]):
-        with pytest.raises(InputError, match="not drawn to the end"):
+        with pytest.raises(InputError, match="these codes are not finished"):
             answers.download_codes(unfinished)
     encoded = answers.pick(0)[0]
     assert Image.open(saved(answers.download_image(encoded))).size == (20, 12)

@@ -165,7 +165,7 @@ def test_a_rank_that_was_left_in_the_environment_makes_no_second_process(variabl
 @pytest.mark.parametrize(
     "error,words",
     [
-        (RuntimeError("can't start new thread"), "no room for another thread"),
+        (RuntimeError("can't start new thread"), "no more threads can be started"),
         (RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234"), "another process of this run has ended"),
         (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "set TMPDIR"),
         (RuntimeError("Could not determine home directory."), "set HOME"),

@@ -1,8 +1,8 @@
 """Native libraries: compiled on the machine where they run, when they are first used, and kept for this user.
 
-A file's name holds two digests. The first follows from the sources, the flags, and what the compiler says of itself and
-of the processor: a home folder that several machines share holds a library for each kind. The second is that of the
-file's own content, so that a damaged one is found before it is loaded, and made again.
+A file's name holds two digests. The first covers the sources, the flags, and what the compiler reports about itself and
+the processor: a home folder that different machines share holds a library for each kind. The second covers the file's
+own content, so that a damaged library is found before it is loaded, and compiled again.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from codegrid.files import user_cache
 HEADERS = Path(__file__).parent  # that all libraries may include
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 300  # that a compiler may take
-# what each takes for "this very processor"
+# the compiler's flag for "this very processor"
 THIS_PROCESSOR = "-march=native" if platform.machine().lower() in ("x86_64", "amd64", "i686") else "-mcpu=native"
 FLAGS = ("-O2", "-std=c++17", "-ffp-contract=fast", "-fvisibility=hidden", "-shared", "-fPIC")
 
 
 class Library(NamedTuple):
-    """A library that a stage brings along."""
+    """A native library of one stage."""
 
-    source: Path  # its file of C++, which may include headers beside it and those of this folder
-    declare: Callable[[ctypes.CDLL], ctypes.CDLL]  # tells ctypes the types of its functions, and returns it
+    source: Path  # its C++ file, which may include headers beside it and those of this folder
+    declare: Callable[[ctypes.CDLL], ctypes.CDLL]  # sets the argument types of its functions, and returns it
 
 
 def load_library(library: Library, *flags: str) -> ctypes.CDLL:
-    """Return a library for this processor, or with other flags in the place of that one.
+    """Return a library compiled for this processor, or with other flags instead.
 
-    Raises `InputError`, saying why, where there can be none.
+    Raises `InputError`, saying why, if it cannot be compiled or loaded.
     """
     if sys.platform == "win32":
-        raise InputError("native code needs GCC or Clang, which is not looked for on Windows")
+        raise InputError("native code needs GCC or Clang, which Codegrid does not look for on Windows")
     try:
         path = _find_or_compile(library.source, (*FLAGS, *(flags or (THIS_PROCESSOR,))))
         return library.declare(ctypes.CDLL(str(path)))
@@ -57,7 +57,7 @@ def load_library(library: Library, *flags: str) -> ctypes.CDLL:
 
 @cache
 def library_or_reason(library: Library) -> ctypes.CDLL | str:
-    """Return a library for this processor, or in words why there is none; found out once."""
+    """Return a library for this processor, or the reason why there is none; the answer is cached."""
     try:
         return load_library(library)
     except InputError as error:
@@ -65,15 +65,15 @@ def library_or_reason(library: Library) -> ctypes.CDLL | str:
 
 
 def cache_folder() -> Path:
-    """Return this user's folder for compiled libraries, which nobody else can write into; it is made where it is not.
+    """Return this user's folder for compiled libraries, created if missing, which nobody else can write into.
 
-    Raises `InputError` where there can be no such folder.
+    Raises `InputError` if there can be no such folder.
     """
     try:
         folder = user_cache()
     except RuntimeError as error:
         raise InputError(f"there is no home folder to keep native code in ({reason_of(error)})") from error
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # raises what kept it from being made
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # raises the error that kept it from being created
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode):
         raise InputError(f"{folder} is not a folder: remove it, or set XDG_CACHE_HOME to another place")
@@ -112,7 +112,7 @@ def _find_compiler() -> list[str]:
 
 def _digest_of_all(source: Path, compiler: list[str], flags: tuple[str, ...]) -> str:
     """Return a digest of everything that a library depends on."""
-    # what is defined without any source: the compiler's version, and each set of instructions that it would use here
+    # predefined macros: they show the compiler's version, and each instruction set that it would use here
     macros = run_compiler([*compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
     headers = [path for folder in (source.parent, HEADERS) for path in sorted(folder.glob("*.h"))]
     sources = [path.read_bytes() for path in (source, *headers)]
@@ -120,7 +120,7 @@ def _digest_of_all(source: Path, compiler: list[str], flags: tuple[str, ...]) ->
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a library is one that we left, as we left it."""
+    """Return whether a library is one that we compiled, and unchanged since."""
     with suppress(OSError):
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid():
@@ -133,7 +133,7 @@ def _digest(content: bytes) -> str:
 
 
 def run_compiler(command: list[str]) -> bytes:
-    """Return what a compiler prints. Raises `InputError`, with its first complaint, where it fails."""
+    """Return what a compiler prints. Raises `InputError`, with its first error message, if it fails."""
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired as error:

@@ -52,7 +52,7 @@ INLINE double sum_of(const dvec& x) {
     return total;
 }
 
-// e^x for x from -87 to 87: 2^n · 2^f, where the rounding of a large sum makes n, and f is at most 1/2.
+// e^x for x from -87 to 87: 2^n · 2^f, where n comes from rounding in a large sum, and f is at most 1/2.
 INLINE vec exponential(vec x) {
     const float rounder = 12582912.f;  // 1.5 · 2^23: its last bit counts ones
     const vec y = x * 1.4426950408889634f, n = y + rounder, f = y - (n - rounder);
@@ -75,7 +75,7 @@ INLINE vec gate(vec signal, vec opening) {
 // Rows (rows, taps · length) times weights, on top of what is there: to = start + plus + x · weights.
 //
 // A tap is a place that a kernel sees: row i of its input is at x[tap] + i · stride. Everything else is in rows, too,
-// each so many floats behind the one before; a step of 0 means the same for all rows.
+// each a step of floats after the one before; a step of 0 means the same values for all rows.
 struct Product {
     long rows, panels;
     const float* const* x;
@@ -144,12 +144,12 @@ INLINE void add(float* to, const float* from, long count) {
     for (long k = 0; k < count; k += V) store(to + k, load(to + k) + load(from + k));
 }
 
-// Lets the processor fetch numbers that are wanted soon.
+// Lets the processor fetch numbers that are needed soon.
 INLINE void ask_for(const float* numbers, long count) {
     for (long k = 0; k < count; k += 16) __builtin_prefetch(numbers + k);
 }
 
-// ReLU of so many numbers; `to` may be `from`.
+// ReLU of `count` numbers; `to` may be `from`.
 INLINE void keep_positive(float* to, const float* from, long count) {
     for (long k = 0; k < count; k += V) store(to + k, at_least(load(from + k), 0.f));
 }

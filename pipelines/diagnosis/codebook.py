@@ -13,8 +13,9 @@ from codegrid.stage1_vqvae.usage import usage_of
 
 from .finding import FAULT, WARNING, Finding, Metrics, Row, Subject, join_words, name_flags, pick
 
-# Sound codebooks of the README have a perplexity of 0.59 to 0.89 of K and use 97 to 100 % of the entries; collapsed
-# ones 0.08 and 2 to 17 %. Both bars lie in between, on a scale that few codes cannot shift: see `_reachable`.
+# Sound codebooks in the README have a perplexity of 0.59 to 0.89 of K and use 97 to 100 % of the entries; collapsed
+# ones 0.08 and 2 to 17 %. Both thresholds lie between, on a scale that a small number of codes cannot shift: see
+# `_reachable`.
 MIN_PERPLEXITY = 0.25
 MIN_USED = 0.5
 MOSTLY_USED = 0.8  # below it capacity is wasted, though the codebook lives
@@ -22,12 +23,12 @@ MOSTLY_USED = 0.8  # below it capacity is wasted, though the codebook lives
 ROWS = {
     "perplexity": Row("perplexity of the codes, at most K", ".1f"),
     "num_embeddings": Row("K, entries of the codebook", ",.0f"),
-    "perplexity_share": Row("perplexity, of what as many codes could reach", low=0.5),
-    "used_share": Row("entries in use, of what they could reach", low=MOSTLY_USED),
+    "perplexity_share": Row("perplexity, as a share of the reachable", low=0.5),
+    "used_share": Row("entries in use, as a share of the reachable", low=MOSTLY_USED),
     "unused_entries": Row("entries that no code names", ",.0f"),
 }
 CODEBOOK = Subject("The codebook")
-THEN = "usage.png of codegrid evaluate shows the codebook. Then export the codes and train the prior anew."
+THEN = "usage.png of codegrid evaluate shows the codebook. Then export the codes and train the prior again."
 REVIVE = (
     "Train the tokenizer again (codegrid train-tokenizer) with --revival-threshold 0.3 (unused entries move to "
     "latents), --quantizer clustered or --kmeans-steps 10, or a lower --lr; "
@@ -47,16 +48,16 @@ def measure_codebook(counts: torch.Tensor) -> Metrics:
 
 
 def _reachable(codes: int, num_embeddings: int) -> float:
-    """Return how many entries as many codes would name, were all equally frequent: below K where the codes are few."""
+    """Return how many entries this number of codes would use if all were equally likely: below K for few codes."""
     return max(1.0, num_embeddings * -math.expm1(-codes / num_embeddings))
 
 
 def find_collapse(metrics: Metrics, codebook: Subject = CODEBOOK) -> list[Finding]:
-    """Find a codebook of which little is in use.
+    """Find a codebook of which only a small part is used.
 
     Args:
         metrics: of `measure_codebook`.
-        codebook: what it is called, and the tokenizer's options, if they are known.
+        codebook: its name for sentences, and the tokenizer's options, if they are known.
     """
     if "perplexity" not in metrics:
         return []

@@ -18,10 +18,10 @@ from .finding import FAULT, WARNING, Finding, Metrics, Row, join_words, name_fla
 
 # README: 0.032 on digits and 0.044 to 0.054 on photographs with defaults, 0.084 with a collapsed codebook.
 MAX_ERROR = 0.25
-# Decoders trained on squared error give the mean of what the codes allow: smoother than the originals (0.81 of their
-# squared gradients on digits, 0.60 on CIFAR-10), but so that no filter makes them better: it took 1 to 2 % of their
+# Decoders trained on squared error return the mean of what the codes allow: smoother than the originals (0.81 of their
+# squared gradients on digits, 0.60 on CIFAR-10), but such that no filter improves them: it removed 1 to 2 % of their
 # error, and 10 % on bars after seconds of training. Behind a blur (3×3 and 5×5 means, binomial filters) gradients
-# were 0.10 to 0.35, and a filter took 25 to 71 % of the error. What it cannot take, the codes do not hold.
+# were 0.10 to 0.35, and a filter removed 25 to 71 % of the error. What no filter removes, the codes do not hold.
 MIN_SHARPNESS = 0.5
 MAX_REMOVED = 0.2
 REACH = 2  # pixels to each side that the filter sees
@@ -45,14 +45,14 @@ class Sharpness:
         self.products = torch.zeros(TAPS + 2, TAPS + 2, dtype=torch.float64)
 
     def add(self, batch: Reconstruction) -> None:
-        """Take in originals and reconstructions (b, c, H, W)."""
+        """Add originals and reconstructions (b, c, H, W)."""
         originals, outputs = to_float(batch.images), batch.output.clamp(-1, 1)
         self.gradients += torch.tensor([_squared_gradients(originals), _squared_gradients(outputs)])
         rows = _neighbourhoods(originals, outputs).double()
         self.products += (rows.T @ rows).cpu()
 
     def metrics(self) -> Metrics:
-        """Return both, over all batches."""
+        """Return the sharpness, and the share of the error that a filter removes, over all batches."""
         columns, target = self.products[:-1, :-1], self.products[:-1, -1:]
         ridge = 1e-6 * columns.diagonal().mean() * torch.eye(TAPS + 1, dtype=torch.float64)  # of flat images, too
         explained = float((target.T @ torch.linalg.solve(columns + ridge, target)).squeeze())
@@ -91,7 +91,7 @@ def find_blur(metrics: Metrics, config: Mapping[str, Any]) -> list[Finding]:
 
     Args:
         metrics: of `measure_decoder`.
-        config: the tokenizer's, for the flags that it has.
+        config: the tokenizer's config, for the flags that it has.
     """
     if "sharpness" not in metrics:
         return []
@@ -104,18 +104,18 @@ def find_blur(metrics: Metrics, config: Mapping[str, Any]) -> list[Finding]:
         )
         larger = join_words(["--steps", *name_flags(config, "hidden_channels"), *more])
         remedy = (
-            f"Train it with more (codegrid train-tokenizer {larger}); and see that the images (--dataset, --data-root) "
-            "are of the kind it learnt."
+            f"Train it with more (codegrid train-tokenizer {larger}), and check that the images (--dataset, "
+            "--data-root) are of the kind it was trained on."
         )
         findings.append(Finding(FAULT, "tokenizer", words, remedy, pick(metrics, "reconstruction_error", "psnr")))
     if removed > MAX_REMOVED:
         words = (
-            f"The decoder blurs: a plain linear filter removes {removed:.0%} of its error, and to a decoder that is "
-            f"trained to its end it can add little; its squared gradients are {sharp:.2f} of the originals'."
+            f"The decoder blurs: a plain linear filter removes {removed:.0%} of its error, but hardly any of a fully "
+            f"trained decoder's; its squared gradients are {sharp:.2f} of the originals'."
         )
         wider = join_words(["--steps", *name_flags(config, "hidden_channels")], "and")
         remedy = (
-            f"Train the tokenizer with more (codegrid train-tokenizer {wider}), and see that nothing smooths its "
+            f"Train the tokenizer with more (codegrid train-tokenizer {wider}), and check that nothing smooths its "
             "output. The codes are not at fault."
         )
         findings.append(Finding(FAULT, "tokenizer", words, remedy, pick(metrics, "sharpness", "removed_by_filter")))

@@ -11,7 +11,7 @@ Bound = float | Callable[[Metrics], float]
 FAULT: Final = "fault"
 WARNING: Final = "warning"
 SEVERITIES = (FAULT, WARNING)  # the worst first
-LOW: Final = "LOW"  # marks of figures that are not as usual
+LOW: Final = "LOW"  # marks of unusual figures
 HIGH: Final = "HIGH"
 STAGES = ("pairing", "tokenizer", "prior", "samples")  # in the order of cause and effect
 
@@ -23,8 +23,8 @@ class Finding(NamedTuple):
     stage: Literal["pairing", "tokenizer", "prior", "samples"]
     words: str  # "The prior is undertrained: ...", a sentence
     remedy: str  # what to try, naming commands and flags; a sentence
-    metrics: Metrics  # what it is concluded from
-    of: str = ""  # the table that these are in: "grid 0", "prior"
+    metrics: Metrics  # the evidence
+    of: str = ""  # the table that these metrics are in: "grid 0", "prior"
 
 
 class Subject(NamedTuple):
@@ -36,7 +36,7 @@ class Subject(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of a table: a metric in words, how its value is written, and from where to where it usually is.
+    """A line of a table: a metric in words, the format of its value, and its usual range.
 
     A bound that depends on other metrics of the table is a function of them.
     """
@@ -50,14 +50,14 @@ class Row(NamedTuple):
 class Figure(NamedTuple):
     """A metric as a report shows it, beside its usual range."""
 
-    of: str  # the subject of its table, and that table's title
+    of: str  # the subject of its table
     title: str
     metric: str
     words: str
     value: float
     shown: str
-    usual: str  # "at most 0.10"; empty where nothing is known to be usual
-    mark: str  # LOW or HIGH where the value is outside of that
+    usual: str  # "at most 0.10"; empty if no range is known
+    mark: str  # LOW or HIGH if the value is outside that range
 
 
 class Table(NamedTuple):
@@ -69,19 +69,19 @@ class Table(NamedTuple):
     of: str = ""
 
     def figures(self) -> list[Figure]:
-        """Return the metrics that there are, in the order of the rows, each marked where it is not as usual."""
+        """Return the metrics that are present, in the order of the rows, with marks on unusual ones."""
         found = []
         for name, row in self.rows.items():
             if name in self.metrics:
                 value = self.metrics[name]
                 low, high = self._bound(row.low, -math.inf), self._bound(row.high, math.inf)
-                mark = LOW if value < low else "" if value <= high else HIGH  # of NaN, too
+                mark = LOW if value < low else "" if value <= high else HIGH  # NaN too is HIGH
                 usual = _in_words(low, high, row.style)
                 found.append(Figure(self.of, self.title, name, row.words, value, f"{value:{row.style}}", usual, mark))
         return found
 
     def _bound(self, bound: Bound, unknown: float) -> float:
-        """Return a bound as a number; `unknown` where metrics that it depends on are missing."""
+        """Return a bound as a number; `unknown` if metrics that it depends on are missing."""
         try:
             return bound(self.metrics) if callable(bound) else bound
         except KeyError:
@@ -96,17 +96,17 @@ def _in_words(low: float, high: float, style: str) -> str:
 
 
 def by_importance(findings: Iterable[Finding]) -> list[Finding]:
-    """Return faults first, and among equals causes before their effects."""
+    """Sort findings: faults first, and within a severity causes before their effects."""
     return sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), STAGES.index(one.stage)))
 
 
 def pick(metrics: Metrics, *names: str) -> Metrics:
-    """Return those of the named metrics that there are."""
+    """Return the named metrics, leaving out missing ones."""
     return {name: metrics[name] for name in names if name in metrics}
 
 
 def name_flags(config: Mapping[str, Any], *names: str, before: str = "") -> list[str]:
-    """Return the flags of options, as far as a model has them, behind `before`: a remedy must not name others."""
+    """Return the flags of the named options that a model has, each after `before`: a remedy must not name others."""
     return [f"{before}--{name.replace('_', '-')}" for name in names if name in config]
 
 

@@ -1,4 +1,4 @@
-"""The likelihood of codes: has a prior learnt enough, and not by heart? Frequencies, without any context, are the bar.
+"""The likelihood of codes: has a prior learnt enough, and not by heart? It is compared with plain code frequencies.
 
 Shapes: n rows, *shape the sites of a grid, K num_embeddings.
 """
@@ -16,27 +16,27 @@ from .finding import FAULT, WARNING, Finding, Metrics, Row, Subject, join_words,
 from .parts import Rows
 
 # Measured on four sound runs: the demo (4,500 digits), MNIST, CIFAR-10 and a folder of mixed pictures.
-# Of the bits that frequencies need, their priors save 18 to 49 % on held-out grids, the demo's 20 % after a tenth of
-# its training; fresh weights save nothing.
+# Their priors save 18 to 49 % of the bits that frequencies need on held-out grids, the demo's 20 % after a tenth of its
+# training; fresh weights save nothing.
 MIN_SAVED = 0.05
-# What is learnt of training grids by heart does not help with others. Three priors save on held-out grids 0.98 to
-# 1.02 of what they save on training grids, and the demo's, kept long after its best step for its samples' sake, 0.66.
+# Learning training grids by heart does not help with other grids. Three priors save on held-out grids 0.98 to 1.02 of
+# what they save on training grids, and the demo's, kept long after its best step for its samples' sake, 0.66.
 MIN_KEPT = 0.5
 PRIOR_COUNTS = 8.0  # rows that the frequencies of the whole grid are worth at a single site
 
 ROWS = {
     "entropy": Row("entropy of single codes, bits"),
-    "frequency_bits": Row("bits per code of frequencies, grid as a whole"),
+    "frequency_bits": Row("bits per code of frequencies, whole grid"),
     "site_frequency_bits": Row("bits per code of frequencies, site by site"),
     "training_bits": Row("bits per code of the prior, training grids", high=lambda m: 0.85 * _without_context(m)),
     "held_out_bits": Row("bits per code of the prior, held-out grids", high=lambda m: 0.85 * _without_context(m)),
-    "kept_share": Row("what it saves: held-out over training grids", low=0.6),
-    "first_site_bits": Row("its bits of the first code, held-out grids"),
+    "kept_share": Row("bits it saves: held-out over training grids", low=0.6),
+    "first_site_bits": Row("its bits for the first code, held-out grids"),
     "edge_bits": Row("its bits at the first sites of each axis"),
     "inner_bits": Row("its bits in the rest of the grid", high=lambda m: m["inner_frequency_bits"]),
     "inner_frequency_bits": Row("bits of frequencies in the rest of the grid"),
 }
-# Of several grids the finest can hold little that another code foretells.
+# With several grids, other codes may predict little of the finest one.
 OF_GRID = ROWS | {
     name: ROWS[name]._replace(high=lambda m: _without_context(m)) for name in ("training_bits", "held_out_bits")
 }
@@ -44,10 +44,10 @@ PRIOR = Subject("The prior")
 
 
 class Frequencies(NamedTuple):
-    """Frequencies of codes, in a grid as a whole and at each site; a smoothed count, so that no code has none."""
+    """Frequencies of codes, in a grid as a whole and at each site, smoothed so that none is 0."""
 
     overall: torch.Tensor  # (K,) float64, sums to 1
-    pairs: torch.Tensor  # (m,) int64, sorted: site · K + code, of those pairs that occur
+    pairs: torch.Tensor  # (m,) int64, sorted: site · K + code, for the pairs that occur
     counts: torch.Tensor  # (m,) int64
     num_rows: int
 
@@ -86,7 +86,7 @@ def _pair(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
 class SiteBits(NamedTuple):
     """Mean bits at each site of a grid, (*shape) float64."""
 
-    entropy: torch.Tensor  # the same everywhere
+    entropy: torch.Tensor  # equal at all sites
     overall: torch.Tensor  # of frequencies in the grid as a whole
     by_site: torch.Tensor  # of frequencies at each site
     edge: torch.Tensor  # bool: the first row and column, the first site of a sequence, three faces of a video
@@ -95,7 +95,7 @@ class SiteBits(NamedTuple):
 
 
 def measure_likelihood(prior: Prior, training: Rows | None, held_out: Rows | None) -> tuple[Metrics, list[Metrics]]:
-    """Return the bits of a prior, and of frequencies of training grids: over all of its grids, and for each."""
+    """Return the bits of a prior and of code frequencies in training grids: over all of its grids, and for each."""
     known = training or held_out
     if known is None:
         return {}, []
@@ -120,7 +120,7 @@ def measure_likelihood(prior: Prior, training: Rows | None, held_out: Rows | Non
 
 
 def edge_of(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return where a grid begins along any of its axes, (*shape) bool."""
+    """Return a mask (*shape) bool of the sites that are first along any axis of a grid."""
     edge = torch.zeros(shape, dtype=torch.bool)
     for axis in range(len(shape)):
         edge.select(axis, 0).fill_(True)
@@ -128,7 +128,7 @@ def edge_of(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def summarise(grids: Sequence[SiteBits]) -> Metrics:
-    """Return the means over all sites of some grids, and by where they lie."""
+    """Return the means over all sites of some grids, and the means by position."""
     columns = {
         name: torch.cat([column.flatten() for column in parts])
         for name, parts in zip(SiteBits._fields, zip(*grids, strict=True), strict=True)
@@ -149,14 +149,14 @@ def summarise(grids: Sequence[SiteBits]) -> Metrics:
 
 
 def _compare(metrics: Metrics) -> Metrics:
-    """Return which share of what the prior saves on training grids it saves on others."""
+    """Return the bits that the prior saves on held-out grids, as a share of those it saves on training grids."""
     bar = _without_context(metrics)
     saved = bar - metrics["training_bits"]
     return {"kept_share": (bar - metrics["held_out_bits"]) / saved} if saved > MIN_SAVED * bar else {}
 
 
 def _without_context(metrics: Metrics) -> float:
-    """Return the fewest bits that frequencies need: those at each site are not known well from few grids."""
+    """Return the fewest bits that frequencies need: with few grids, those at each site are not known well."""
     return min(metrics["frequency_bits"], metrics["site_frequency_bits"])
 
 
@@ -170,11 +170,11 @@ def _by_position(bits: torch.Tensor, edge: torch.Tensor, frequency_bits: torch.T
 
 
 def find_faults_of_learning(metrics: Metrics, prior: Subject = PRIOR) -> list[Finding]:
-    """Find a prior that has learnt too little, or too much by heart. Few bits say nothing of the pictures' quality.
+    """Find a prior that has learnt too little, or too much by heart. Few bits do not imply good pictures.
 
     Args:
         metrics: of `measure_likelihood`.
-        prior: what it is called, and its options.
+        prior: its name for sentences, and its options.
     """
     own = metrics.get("training_bits", metrics.get("held_out_bits"))
     if own is None:
@@ -183,9 +183,8 @@ def find_faults_of_learning(metrics: Metrics, prior: Subject = PRIOR) -> list[Fi
     by_site = metrics["site_frequency_bits"]
     if own > (1 - MIN_SAVED) * _without_context(metrics):
         words = (
-            f"{prior.name} is undertrained: it needs {own:.2f} bits per code, and the frequencies of codes alone, "
-            f"without any context, {metrics['frequency_bits']:.2f} in the grid as a whole and {by_site:.2f} at each "
-            "site."
+            f"{prior.name} is undertrained: it needs {own:.2f} bits per code; the frequencies of codes alone, without "
+            f"any context, need {metrics['frequency_bits']:.2f} in the grid as a whole and {by_site:.2f} at each site."
         )
         return [Finding(FAULT, "prior", words, learn_longer(prior), used, prior.of)]
     if metrics.get("kept_share", 1.0) < MIN_KEPT:
@@ -197,21 +196,21 @@ def find_faults_of_learning(metrics: Metrics, prior: Subject = PRIOR) -> list[Fi
         fewer = ["--steps", *name_flags(prior.config, "num_layers", "channels")]
         remedy = (
             f"Train the prior on more grids (codegrid train-prior), {higher_dropout(prior)}with fewer "
-            f"{join_words(fewer)}; --keep best keeps the weights from before."
+            f"{join_words(fewer)}; --keep best keeps the weights from before it overfitted."
         )
         return [Finding(FAULT, "prior", words, remedy, used, prior.of)]
     return _find_no_context(metrics, prior)
 
 
 def learn_longer(prior: Subject) -> str:
-    """Return the remedy of a prior that has learnt too little."""
+    """Return the remedy for a prior that has learnt too little."""
     more = name_flags(prior.config, "num_layers", "channels")
     wider = f" or more {join_words(more, 'and')}" if more else ""
     return f"Train the prior longer (codegrid train-prior --steps), with a higher --lr{wider}."
 
 
 def higher_dropout(prior: Subject) -> str:
-    """Return a part of a remedy, for priors that have such an option: `with a higher --dropout or `."""
+    """Return a part of a remedy, `with a higher --dropout or `, if the prior has this option; else nothing."""
     return "".join(name_flags(prior.config, "dropout", before="with a higher ")) + " or " * ("dropout" in prior.config)
 
 
@@ -219,8 +218,8 @@ def _find_no_context(metrics: Metrics, prior: Subject) -> list[Finding]:
     if metrics.get("inner_bits", 0.0) <= metrics.get("inner_frequency_bits", 0.0):
         return []
     words = (
-        f"{prior.name} makes nothing of its context: inside the grid it needs {metrics['inner_bits']:.2f} bits per "
-        f"code, and frequencies alone {metrics['inner_frequency_bits']:.2f}; what it saves it saves at the edge."
+        f"{prior.name} does not use its context: inside the grid it needs {metrics['inner_bits']:.2f} bits per code, "
+        f"and frequencies alone {metrics['inner_frequency_bits']:.2f}; it saves bits only at the edge."
     )
     used = pick(metrics, "edge_bits", "inner_bits", "inner_frequency_bits")
     return [Finding(WARNING, "prior", words, learn_longer(prior), used, prior.of)]

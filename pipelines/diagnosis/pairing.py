@@ -7,7 +7,7 @@ from .parts import code_dataset
 
 
 def find_strangers(found: Artifacts) -> list[Finding]:
-    """Find folders that go back to different tokenizers, know other classes, or hold the same images."""
+    """Find folders that were made with different tokenizers, have different classes, or hold the same images."""
     return [*_find_other_tokenizers(found), *_find_other_classes(found), *_find_equal_images(found)]
 
 
@@ -17,15 +17,15 @@ def _find_other_tokenizers(found: Artifacts) -> list[Finding]:
         groups.setdefault(fingerprint, []).append(found.folders[name])
     if len(groups) < 2:
         return []
-    home, *others = sorted(groups.values(), key=len, reverse=True)  # of equal ones the first, the tokenizer's
+    home, *others = sorted(groups.values(), key=len, reverse=True)  # of equal groups the first, the tokenizer's
     strangers = [folder for group in others for folder in group]
     verb = "does" if len(strangers) == 1 else "do"
     words = (
-        f"Wrong pairing: {join_words(strangers, 'and')} {verb} not belong to {join_words(home, 'and')}; the "
-        "fingerprints of the tokenizers that they go back to differ, and what needs both was not looked at."
+        f"Wrong pairing: {join_words(strangers, 'and')} {verb} not belong to {join_words(home, 'and')}; they were made "
+        "with different tokenizers (the fingerprints differ), and what needs both was not checked."
     )
     remedy = (
-        "Give the folders of one run. Or make the later ones again, with the tokenizer that is to stay: codegrid "
+        "Give the folders of one run, or make the later ones again with the tokenizer that you keep: codegrid "
         "export-codes --tokenizer for codes, then codegrid train-prior --codes for the prior."
     )
     return [Finding(FAULT, "pairing", words, remedy, {"tokenizers": len(groups)})]
@@ -53,7 +53,7 @@ def _find_equal_images(found: Artifacts) -> list[Finding]:
         return []
     words = (
         f"Nothing is held out: {found.folders['codes']} and {found.folders['validation_codes']} are codes of the same "
-        "images, so that no overfitting can be seen."
+        "images, so overfitting cannot be seen."
     )
     remedy = "Export the other part for validation: codegrid export-codes --split test."
     return [Finding(WARNING, "pairing", words, remedy, {"codes": len(codes)})]

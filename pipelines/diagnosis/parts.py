@@ -1,4 +1,4 @@
-"""Codes of a run as one of its priors sees them: those that it learnt from, and held-out ones.
+"""Codes of a run as one of its priors sees them: the training codes, and held-out ones.
 
 Shapes: n rows, *shape the sites of each grid.
 """
@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
     @property
     def num_rows(self) -> int:
-        """n."""
+        """The number of rows, n."""
         return len(self.codes[0])
 
     @property
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
         return Rows(tuple(grid[index] for grid in self.codes), self.given.rows(index))
 
     def thin_out(self, at_most: int) -> Rows:
-        """Return some rows, evenly spaced: of sorted data the first ones would show a few classes alone."""
+        """Return some rows, evenly spaced: the first rows of sorted data would show only a few classes."""
         return self.select(evenly_spaced(self.num_rows, at_most))
 
     def batches(self, size: int = BATCH) -> Iterator[Rows]:
@@ -57,7 +57,7 @@ class Rows(NamedTuple):
 
 
 def read_rows(codes: CodeRows, prior: Prior, at_most: int) -> Rows:
-    """Return up to so many rows of a code dataset, spread over all of it."""
+    """Return up to `at_most` rows of a code dataset, spread over all of it."""
     return _as_rows(prior, codes.batch(evenly_spaced(len(codes), at_most)))
 
 
@@ -68,20 +68,20 @@ def all_rows(codes: CodeRows, prior: Prior, size: int = 4096) -> Iterator[Rows]:
 
 
 def _as_rows(prior: Prior, batch: CodeBatch) -> Rows:
-    """Keep rows on the CPU: there are many, and few are looked at together."""
+    """Return a batch as rows on the CPU: there are many rows, and few are used at once."""
     codes, given = prior_inputs(prior, batch)
     return Rows(tuple(grid.cpu() for grid in codes), given.to("cpu"))
 
 
 def code_dataset(found: Artifacts) -> CodeDataset | None:
-    """Return the codes of a run, if there are any; plain arrays do not tell enough."""
+    """Return the codes of a run if they are a code dataset; plain arrays record too little."""
     return found.codes if isinstance(found.codes, CodeDataset) else None
 
 
 def codes_for(found: Artifacts, name: str, prior: Prior) -> tuple[CodeRows | None, CodeRows | None]:
-    """Return the codes that a prior learnt from, and held-out ones; None where there are none that fit it.
+    """Return the codes that a prior was trained on, and held-out ones; None if there are none that fit it.
 
-    Without validation codes some of the others stand in.
+    Without validation codes, some of the training codes are used instead.
     """
     codes = code_dataset(found)
     training = codes if _fits(found, "codes", codes, name, prior) else None

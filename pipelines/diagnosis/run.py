@@ -23,15 +23,15 @@ from .pairing import find_strangers
 from .parts import BATCH, all_rows, code_dataset, codes_for, read_rows
 from .report import Report
 
-MAX_IMAGES = 1000  # that are reconstructed: the metrics move by less than a per cent with more
-MAX_ROWS = 1000  # that the prior's bits are measured on, of each kind
-MAX_CODES = 20_000_000  # that frequencies are counted over: what a small machine holds
-MAX_COMPARED = 50_000_000_000  # pairs of codes that are compared for copies: a minute or so
+MAX_IMAGES = 1000  # to reconstruct: with more, the metrics change by less than a per cent
+MAX_ROWS = 1000  # of training grids, and of held-out grids, that the prior's bits are measured on
+MAX_CODES = 20_000_000  # to count frequencies over: what a small machine can hold
+MAX_COMPARED = 50_000_000_000  # pairs of codes compared for copies: about a minute
 
 
 @releasing()
 def doctor(settings: Doctor) -> dict[str, Any]:
-    """Print what is wrong with the parts of a run, and return it; with `output` also write doctor.json there."""
+    """Print what is wrong with the parts of a run, and return the report; with `output` also write doctor.json."""
     found = find_artifacts(
         choose_device(settings), settings.run, settings.tokenizer, settings.prior, settings.codes,
         settings.validation_codes, settings.dataset, settings.data_root, settings.skip_unreadable,
@@ -52,11 +52,11 @@ def doctor(settings: Doctor) -> dict[str, Any]:
 
 
 def examine(found: Artifacts, num_samples: int | None = 256, seed: int = 0) -> Report:
-    """Return what is wrong with what a run left, the most important first, and every metric that was looked at.
+    """Return what is wrong with the parts of a run, the most important first, and every metric that was measured.
 
     Args:
         found: the parts of a run.
-        num_samples: codes to draw from each prior, to be compared with as many held-out ones. None: none.
+        num_samples: samples to draw from each prior and compare with as many held-out grids. None: none.
         seed: of the samples.
     """
     report = Report(find_strangers(found), left_out=list(found.left_out), looked_at=dict(found.folders))
@@ -69,7 +69,7 @@ def examine(found: Artifacts, num_samples: int | None = 256, seed: int = 0) -> R
 
 
 def _examine_tokenizer(found: Artifacts, report: Report) -> None:
-    """Look at reconstructions, if there are images, and at the usage of codes, or else of these images' codes."""
+    """Check the reconstructions, if there are images, and the usage of the exported codes or else the images' codes."""
     config: Mapping[str, Any] = {} if found.tokenizer is None else found.tokenizer.config
     codes = code_dataset(found)
     if found.tokenizer is not None:
@@ -106,7 +106,7 @@ def _examine_tokenizer(found: Artifacts, report: Report) -> None:
 def _examine_prior(
     found: Artifacts, name: str, prior: Prior, num_samples: int | None, seed: int, report: Report
 ) -> None:
-    """Look at a prior's bits, and at its samples beside held-out codes, as far as there are codes that fit it."""
+    """Check a prior's bits, and its samples against held-out codes, as far as there are codes that fit it."""
     is_one = len(found.priors) == 1
     subject = Subject("The prior" if is_one else f"The prior {found.folders[name]}", name, prior.config)
     title = "" if is_one else f" {found.folders[name]}"
@@ -121,17 +121,17 @@ def _examine_prior(
     of_prior, of_grids = likelihood.measure_likelihood(prior, known, others)
     metrics |= of_prior
     if prior.likelihood == "none":
-        report.left_out.append(f"no bits of {name}: {name} has no likelihood; it is judged by its samples alone")
+        report.left_out.append(f"no bits of {name}: it has no likelihood, and is judged by its samples alone")
     elif prior.likelihood == "bound":
-        report.left_out.append(f"no exact bits of {name}: its likelihood is a bound, and so are its bits below")
+        report.left_out.append(f"no exact bits of {name}: its likelihood is a bound, and so are the bits below")
     if held_out is not None and num_samples is not None:
         real = read_rows(held_out, prior, num_samples)
         drawn = samples.sample_like(prior, real, seed)
         metrics |= samples.measure_samples(prior, drawn, real, known)
         if "accuracy" not in metrics:
-            report.left_out.append(f"no likeliest codes of {name}: it does not give them one after the other")
+            report.left_out.append(f"no guessed codes of {name}: it does not predict codes one at a time")
         if training is not None and len(training) * 2 * drawn.flat.numel() > MAX_COMPARED:
-            report.left_out.append("no copies of training grids: that would take long (give a smaller `num_samples`)")
+            report.left_out.append("copies of training grids: this would take long (give a smaller `num_samples`)")
         elif training is not None:
             metrics |= samples.measure_memory(drawn, real, all_rows(training, prior))
     report.tables.append(Table(f"Prior{title}", likelihood.ROWS, metrics, name))
@@ -146,18 +146,18 @@ def _examine_prior(
 
 
 def _examine_training(model: Tokenizer | Prior, record: Mapping[str, Any], subject: Subject, report: Report) -> Metrics:
-    """Look at how long a model was trained, and return that.
+    """Check how long a model was trained, and return the metrics.
 
     Args:
-        model: of which it is asked.
-        record: of its folder, run.json: how many items it learnt, and how many at a step.
-        subject: what it is called.
-        report: takes what is found.
+        model: the model to check.
+        record: run.json of its folder, with the number of items it learnt, and the number per step.
+        subject: its name for sentences.
+        report: receives the findings.
     """
     settings = record.get("settings", {})
     metrics = training.measure_training(model.provenance, settings.get("batch_size"), record.get("items"))
     if "epochs" not in metrics:
-        report.left_out.append(f"no epochs of {subject.of}: its folder does not tell how much there was to learn")
+        report.left_out.append(f"no epochs of {subject.of}: its folder does not record how much there was to learn")
     title = f"Training of {subject.name[0].lower()}{subject.name[1:]}"
     report.tables.append(Table(title, training.ROWS, metrics, subject.of))
     report.findings += training.find_faults_of_training(metrics, subject)

@@ -1,6 +1,6 @@
 """Samples of a prior: do they look like real grids, without being copies of them?
 
-A prior is trained on real codes and samples from its own: what it says of real grids need not hold for what it draws.
+A prior is trained on real codes, but samples from its own: what is true of real grids need not hold for its samples.
 
 Shapes: n rows, *shape the sites of each grid, K num_embeddings.
 """
@@ -20,17 +20,18 @@ from .likelihood import PRIOR, higher_dropout
 from .parts import Rows
 
 # Measured on the four runs of likelihood.py.
-# Half of the summed differences of code frequencies, 0 to 1. It is not 0 between two sets of real grids either, the
-# fewer the larger: samples are at most 0.01 further from training grids than as many held-out ones; fresh weights 0.18.
+# Half the summed differences of code frequencies, 0 to 1. Two sets of real grids are not at 0 either, and smaller sets
+# are further apart: samples are at most 0.01 further from training grids than as many held-out ones; those of fresh
+# weights 0.18.
 MAX_SHIFT = 0.10
 # Samples need the prior's own entropy in bits: 0.83 to 1.01 of the bits of held-out grids, and in the overfitted demo
-# still 1.16 of those of training grids. More than real grids: it loses its way in what it drew. Much less: it repeats
-# itself.
+# still 1.16 of those of training grids. More bits than real grids: the samples go astray. Much fewer: they repeat
+# themselves.
 MAX_ASTRAY = 1.1
 MIN_VARIED = 0.7
-# Differing codes to the nearest training grid, over those of held-out grids: 1.01 to 1.05; copies have 0.
+# Codes that differ from the nearest training grid, samples over held-out grids: 1.01 to 1.05; copies have 0.
 MIN_DISTANCE = 0.5
-MAX_COPIES = 0.1  # of the samples, above the share of held-out grids that are training grids: the four runs have none
+MAX_COPIES = 0.1  # of samples, beyond the share of held-out grids that are training grids; the four runs have none
 BATCH = 128
 
 ROWS = {
@@ -59,7 +60,7 @@ OF_DRIFT = ("training_bits", "held_out_bits", "sample_bits", "accuracy", "sample
 
 
 def sample_like(prior: Prior, real: Rows, seed: int) -> Rows:
-    """Draw a free sample for each of some rows, under its condition: the same label, the same coarser grids."""
+    """Draw a sample for each of some rows, under the row's condition: its label and its coarser grids."""
     pieces = []
     for first in range(0, real.num_rows, BATCH):
         given = real.given.rows(slice(first, first + BATCH)).to(prior.device)
@@ -70,9 +71,9 @@ def sample_like(prior: Prior, real: Rows, seed: int) -> Rows:
 
 
 def measure_samples(prior: Prior, samples: Rows, real: Rows, training: Rows | None) -> Metrics:
-    """Compare samples with as many held-out rows, as the prior finds them and by the frequencies of their codes.
+    """Compare samples with as many held-out rows, by the prior's own bits and by the frequencies of their codes.
 
-    What a prior cannot tell, bits or likeliest codes, is missing.
+    Metrics that a prior does not support, such as bits, are missing.
     """
     bits = measure(prior, samples.batches())
     found = {
@@ -100,12 +101,12 @@ def measure_memory(samples: Rows, real: Rows, training: Iterable[Rows]) -> Metri
 
 
 def _nearest(rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return the fewest codes in which each of the rows (n, sites) differs from one of the others: (n,)."""
+    """Return, for each of the rows (n, sites), in how many codes it differs from the nearest of the others: (n,)."""
     return torch.stack([(others != row).sum(1).min() for row in rows])
 
 
 def _shift(layout: tuple[Grid, ...], rows: Rows, others: Rows) -> float:
-    """Return half of the summed differences of code frequencies, the mean over the grids."""
+    """Return half the summed differences of code frequencies, as a mean over the grids."""
     shifts = []
     for grid, ours, theirs in zip(layout, rows.codes, others.codes, strict=True):
         difference = _shares(ours, grid.num_embeddings) - _shares(theirs, grid.num_embeddings)
@@ -118,7 +119,7 @@ def _shares(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
 
 
 def find_faults_of_samples(metrics: Metrics, prior: Subject = PRIOR) -> list[Finding]:
-    """Find samples that are copies, and samples that are not as real grids are."""
+    """Find samples that are copies, and samples that are unlike real grids."""
     return [*_find_copies(metrics, prior), *_find_drift(metrics, prior)]
 
 
@@ -140,21 +141,21 @@ def _find_copies(metrics: Metrics, prior: Subject) -> list[Finding]:
 
 
 def _find_drift(metrics: Metrics, prior: Subject) -> list[Finding]:
-    """Find free samples that stray from what the prior says of real grids."""
+    """Find samples that the prior itself finds unlike real grids, or whose code frequencies differ."""
     used = pick(metrics, *OF_DRIFT)
     if "sample_bits" in metrics:
         own, held_out = metrics["sample_bits"], metrics["held_out_bits"]
         training = metrics.get("training_bits", held_out)
         if own > MAX_ASTRAY * max(held_out, training):
             words = (
-                f"Free samples{_of(prior)} go astray: the prior needs {own:.2f} bits per code for what it drew itself, "
+                f"Free samples{_of(prior)} go astray: the prior needs {own:.2f} bits per code for its own samples, "
                 f"but {held_out:.2f} for real held-out grids."
             )
             remedy = f"{_train_again(prior)}, or sample with --top-p 0.95 or --temperature 0.9."
             return [Finding(WARNING, "samples", words, remedy, used, prior.of)]
         if own < MIN_VARIED * min(held_out, training):
             words = (
-                f"Free samples{_of(prior)} repeat themselves: {own:.2f} bits per code, where real training grids take "
+                f"Free samples{_of(prior)} repeat themselves: {own:.2f} bits per code, where real training grids need "
                 f"{training:.2f}."
             )
             remedy = f"{_train_again(prior)}; sample with --temperature 1 and without --top-k."
@@ -172,7 +173,7 @@ def _find_drift(metrics: Metrics, prior: Subject) -> list[Finding]:
 
 
 def _of(prior: Subject) -> str:
-    """Return which prior's samples are meant, where there are several."""
+    """Return which prior's samples are meant, if there are several priors."""
     return f" of {prior.name[0].lower()}{prior.name[1:]}" if prior.name != PRIOR.name else ""
 
 

@@ -1,4 +1,4 @@
-"""The training of a model: for how long was it, and was there more to learn?"""
+"""The training of a model: how long was it, and was there more to learn?"""
 
 import math
 from collections.abc import Mapping
@@ -20,22 +20,22 @@ MAX_ABOVE_BEST = 0.05  # 0.03 in the demo, whose prior is kept long after its be
 ROWS = {
     "steps": Row("steps", ",.0f", low=lambda m: m["planned_steps"]),
     "kept_step": Row("step whose weights were kept", ",.0f"),
-    "epochs": Row("epochs: items seen, over items to learn", ",.1f", low=MIN_EPOCHS),
-    "late_gain": Row("fall of the validation figure, second half", ".1%", high=MAX_LATE_GAIN),
-    "above_best": Row("that figure as it was kept, above the best", ".1%", high=MAX_ABOVE_BEST),
+    "epochs": Row("epochs: items seen over items to learn", ",.1f", low=MIN_EPOCHS),
+    "late_gain": Row("drop of the validation metric, second half", ".1%", high=MAX_LATE_GAIN),
+    "above_best": Row("that metric at the kept step, above the best", ".1%", high=MAX_ABOVE_BEST),
 }
-FIGURES = ("reconstruction_error", "bits_per_code")  # that tokenizers and priors are validated by: less is better
+FIGURES = ("reconstruction_error", "bits_per_code")  # validation metrics of tokenizers and priors: lower is better
 
 
 def measure_training(provenance: Mapping[str, Any], batch_size: object = None, items: object = None) -> Metrics:
-    """Return how long a model was trained, and how the figure that it was validated by fell.
+    """Return how long a model was trained, and how far its validation metric fell.
 
-    Whatever a stranger's model tells in another way than ours is passed over.
+    Values in an unexpected form, as in other people's models, are ignored.
 
     Args:
-        provenance: of the model.
-        batch_size: items of a step.
-        items: how many there were to learn.
+        provenance: the model's.
+        batch_size: items per step.
+        items: number of items to learn.
     """
     history = provenance.get("history")
     rows = [row for row in history if isinstance(row, dict)] if isinstance(history, list) else []
@@ -64,24 +64,24 @@ def _is_figure(value: object) -> bool:
 def find_faults_of_training(metrics: Metrics, model: Subject) -> list[Finding]:
     """Find a training that ended too early, or went on for too long.
 
-    A learning rate that falls to 0 flattens the end of every curve, so that its whole second half is looked at.
+    A learning rate that falls to 0 flattens the end of every curve, so the whole second half is considered.
 
     Args:
         metrics: of `measure_training`.
-        model: what it is called, and its options.
+        model: its name for sentences, and its options.
     """
     stage: Literal["tokenizer", "prior"] = "tokenizer" if model.of == "tokenizer" else "prior"
     if metrics.get("late_gain", 0.0) > MAX_LATE_GAIN:
         words = (
             f"{model.name} was still learning: in the second half of its {metrics['steps']:,.0f} steps its validation "
-            f"figure fell by {metrics['late_gain']:.0%}."
+            f"metric fell by {metrics['late_gain']:.0%}."
         )
         longer = "Train the tokenizer longer (codegrid train-tokenizer --steps)."
         remedy = learn_longer(model) if stage == "prior" else longer
         return [Finding(WARNING, stage, words, remedy, pick(metrics, "steps", "epochs", "late_gain"), model.of)]
     if metrics.get("above_best", 0.0) > MAX_ABOVE_BEST:
         words = (
-            f"{model.name} was trained past its best: its validation figure is "
+            f"{model.name} was trained past its best: its validation metric is "
             f"{metrics['above_best']:.0%} above the lowest."
         )
         best = "--keep best, " * (stage == "prior")

@@ -1,4 +1,4 @@
-"""Sheets of images under headings: new images by their classes, and completions beside what they complete.
+"""Sheets of images under headings: new images by class, and completions beside the pictures that they complete.
 
 Shapes: n images, c channels, H W image.
 """
@@ -55,7 +55,7 @@ class Measures(NamedTuple):
         return round(1.35 * self.letters)
 
     def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Return where an image of a block begins: pixels from the left and from above."""
+        """Return where an image of a block begins: pixels from the left and from the top."""
         return column * (self.width + self.gap), row * (self.height + self.gap)
 
     def size(self, block: Block) -> tuple[int, int]:
@@ -67,14 +67,14 @@ class Measures(NamedTuple):
 def save_by_class(
     path: Path, images: torch.Tensor, count: int, labels: np.ndarray | None, classes: Sequence[str]
 ) -> None:
-    """Save images as a PNG file, each class below its name, and say how many there are beside them.
+    """Save images as a PNG file, each class below its name, with a note on how many images are not shown.
 
     Args:
-        path: of the file.
-        images: the first of all (m, c, H, W) in [-1, 1].
-        count: n, of all.
-        labels: their classes (n,), NO_LABEL for none; None where there are no classes.
-        classes: names of the classes; empty where they have none but their numbers.
+        path: the file.
+        images: the first images (m, c, H, W) in [-1, 1].
+        count: n, the number of all images.
+        labels: the classes (n,) of all, NO_LABEL for none; None if there are no classes.
+        classes: names of the classes; empty if they have only numbers.
     """
     shown = [None] * len(images) if labels is None else labels[: len(images)].tolist()
     note = f"the first {len(images)} of {count:,}" if len(images) < count else ""
@@ -86,7 +86,7 @@ def save_by_class(
 def arrange_by_class(images: torch.Tensor, labels: Sequence[int | None], classes: Sequence[str]) -> Bands:
     """Lay images (n, c, H, W) out in a block for each class, so that their sheet is about square.
 
-    `labels` are their classes, NO_LABEL for none in particular, None where there are none; `classes` as for
+    `labels` are their classes, NO_LABEL for no particular one, None if there are none; `classes` as for
     `save_by_class`.
     """
     groups: dict[int | None, list[int]] = {}
@@ -107,7 +107,7 @@ def arrange_by_class(images: torch.Tensor, labels: Sequence[int | None], classes
 
 
 def heading_of(label: int | None, classes: Sequence[str]) -> str:
-    """Return the name of a class as it can be drawn, or its number; empty where there are no classes."""
+    """Return the name of a class as it can be drawn, or its number; empty if there are no classes."""
     if label is None or label == NO_LABEL:
         return "" if label is None else NO_CLASS
     return drawable(classes[label], label) if classes else str(label)
@@ -117,9 +117,9 @@ def draw_blocks(bands: Bands, row_names: Sequence[str] = (), note: str = "") -> 
     """Draw blocks of images of one size, each below its heading.
 
     Args:
-        bands: of blocks.
-        row_names: drawable; they stand on the left of the first band's rows.
-        note: a line below all.
+        bands: the blocks, in bands.
+        row_names: drawable names to the left of the first band's rows.
+        note: a line below everything.
     """
     pixels = _measure(bands)
     names = [fit(name, pixels.letters, 10 * pixels.letters) for name in row_names]
@@ -146,23 +146,23 @@ def draw_blocks(bands: Bands, row_names: Sequence[str] = (), note: str = "") -> 
 
 
 def _measure(bands: Bands) -> Measures:
-    """Return the measures of a sheet that is about `SIDE` pixels large, or larger where the images are."""
+    """Return the measures of a sheet that is about `SIDE` pixels large, or larger if the images are."""
     height, width = bands[0][0].images.shape[2:]
     in_all = max(sum(block.columns for block in band) for band in bands) * width
     scale = max(1, round(SIDE / max(in_all, sum(max(block.rows for block in band) for band in bands) * height)))
-    letters = max(LETTERS, scale * in_all * LETTERS // (SIDE + 200))  # a large sheet is looked at from afar
+    letters = max(LETTERS, scale * in_all * LETTERS // (SIDE + 200))  # a large sheet is shown reduced
     return Measures(scale * height, scale * width, letters, letters // 4)
 
 
 def _width(block: Block, pixels: Measures) -> int:
-    """Return the width of a block's images, or what a heading needs at least to be read."""
+    """Return the width of a block's images, or the least that its heading needs to be readable."""
     return max(
         pixels.size(block)[0], min(math.ceil(load_font(pixels.letters).getlength(block.heading)), 6 * pixels.letters)
     )
 
 
 def _draw_block(block: Block, heading: Sequence[str], width: int, above: int, pixels: Measures) -> Image.Image:
-    """Draw the images below the lines of a heading, both in the middle of so much width."""
+    """Draw the images below the lines of a heading, both centred in this width."""
     inner, height = pixels.size(block)
     picture = Image.new("RGB", (width, above + height), PAPER)
     _write(picture, heading, (width / 2, above - pixels.line * len(heading)), pixels, "ma")
@@ -176,7 +176,7 @@ def _draw_block(block: Block, heading: Sequence[str], width: int, above: int, pi
 
 
 def _draw_row_names(names: Sequence[Sequence[str]], above: int, pixels: Measures) -> Image.Image:
-    """Draw the lines of names, each in the middle of the height of its row."""
+    """Draw the names, each centred on the height of its row."""
     font = load_font(pixels.letters)
     width = max(math.ceil(font.getlength(line)) for lines in names for line in lines)
     picture = Image.new("RGB", (width, above + pixels.corner(len(names), 0)[1]), PAPER)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .material import Material
 
-MAX_POINTS = 2**16  # entries of a grid that are plotted: more would be one blot
+MAX_POINTS = 2**16  # entries of a grid to plot: more would be one blot
 USED, UNUSED, LINE = "#3b6ea5", "#c8321e", "#444444"
 
 
@@ -50,7 +50,7 @@ def _plot_usage(axes: Axes, counts: torch.Tensor, name: str) -> None:
     """Plot one grid's counts (K,)."""
     num_embeddings, usage = len(counts), usage_of(counts)
     shares = counts.sort(descending=True).values / counts.sum().clamp_min(1) * num_embeddings
-    axes.stairs(shares.numpy(), fill=True, color=USED, linewidth=1)  # the line shows a single entry, too
+    axes.stairs(shares.numpy(), fill=True, color=USED, linewidth=1)  # the line makes a single entry visible too
     axes.axhline(1, color=LINE, linewidth=1, linestyle="--")
     axes.annotate("uniform use", (num_embeddings, 1), (0, 4), textcoords="offset points", ha="right", color=LINE)
     axes.set(
@@ -78,7 +78,7 @@ def listed_entries(tokenizer: Tokenizer) -> dict[int, torch.Tensor]:
 
 
 def plot_codebook(material: Material, settings: Plot) -> Figure:
-    """Plot the entries as points, large and bright where they are used often; those that never are as crosses."""
+    """Plot the entries as points, large and bright if they are used often, or as crosses if never."""
     listed = listed_entries(material.tokenizer)
     num_grids, several = len(material.tokenizer.layout), len(material.tokenizer.layout) > 1
     columns = min(len(listed), 2)
@@ -119,12 +119,12 @@ def _plot_entries(axes: Axes, entries: torch.Tensor, counts: torch.Tensor, setti
     unused = int((~used).sum())
     axes.set(xlabel=labels[0], ylabel=labels[1])
     title = f"{name}{len(counts):,} entries; used: {len(counts) - unused:,}, never used: {unused:,}"
-    axes.set_title(title + "\nentries on the same place are spread around it" * on_lattice, pad=10)
+    axes.set_title(title + "\nentries in the same place are spread around it" * on_lattice, pad=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _project(entries: torch.Tensor, settings: Plot) -> tuple[torch.Tensor, list[str]]:
-    """Bring entries (K, D) into the plane (K, 2), and return what its axes are called."""
+    """Project entries (K, D) to the plane (K, 2), and return them with the names of its axes."""
     if settings.projection == "umap":
         return _umap(entries, settings.seed), ["UMAP, first dimension", "UMAP, second dimension"]
     points, shares = principal_components(entries)
@@ -134,9 +134,9 @@ def _project(entries: torch.Tensor, settings: Plot) -> tuple[torch.Tensor, list[
 
 
 def _spread(points: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """Spread points (K, 2) that lie on each other around their place; also return whether there are some.
+    """Spread coinciding points (K, 2) around their place; also return whether there were any.
 
-    Such are the entries of a lattice, which differ in a third direction alone.
+    Entries of a lattice coincide if they differ only in a third direction.
     """
     places, group, sizes = points.double().round(decimals=4).unique(dim=0, return_inverse=True, return_counts=True)
     if len(places) == len(points):
@@ -144,7 +144,7 @@ def _spread(points: torch.Tensor) -> tuple[torch.Tensor, bool]:
     ranks = torch.empty_like(group)
     ranks[group.argsort(stable=True)] = torch.arange(len(points)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     room = (places.amax(0) - places.amin(0)).amax() / len(places) ** 0.5  # between two places, about
-    radii, angles = 0.35 * room * ((ranks + 0.5) / sizes[group]).sqrt(), 2.39996 * ranks  # as seeds in a sunflower
+    radii, angles = 0.35 * room * ((ranks + 0.5) / sizes[group]).sqrt(), 2.39996 * ranks  # like seeds in a sunflower
     around = torch.stack([radii * angles.cos(), radii * angles.sin()], dim=1)
     return points + around * (sizes[group] > 1)[:, None], True
 
@@ -155,12 +155,12 @@ def _log_norm(times: torch.Tensor) -> LogNorm:
 
 
 def _umap(entries: torch.Tensor, seed: int) -> torch.Tensor:
-    """Bring entries (K, D) into the plane (K, 2)."""
+    """Project entries (K, D) to the plane (K, 2)."""
     neighbours = max(2, min(15, len(entries) - 1))
     reducer = import_umap().UMAP(n_neighbors=neighbours, random_state=seed)
     return torch.as_tensor(reducer.fit_transform(entries.numpy()))
 
 
 def import_umap() -> ModuleType:
-    """Return the package umap-learn; `InputError` where it is not installed."""
+    """Return the package umap-learn. Raises `InputError` if it is not installed."""
     return import_extra("umap", "`projection` umap", "umap")

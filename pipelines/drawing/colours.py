@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from codegrid.codes import Codes
 from codegrid.protocols import Tokenizer
 
-COLOURS = "viridis"  # even steps look even, in grey and to the colour-blind too
+COLOURS = "viridis"  # even steps look even, also in grey and to the colour-blind
 SIDE = 560  # pixels of the longer side of a grid's picture, about
 READABLE = 28  # pixels of a site that has room for its number
 
@@ -27,10 +27,10 @@ class Principal(NamedTuple):
 
 
 def principal_components(entries: torch.Tensor) -> Principal:
-    """Return the first two principal components of a codebook (K, D); the second is 0 where D is 1."""
+    """Return the first two principal components of a codebook (K, D); the second is 0 if D is 1."""
     centred = entries.detach().double().cpu()
     centred = centred - centred.mean(0)
-    # of the (D, D) covariance: the entries may be many
+    # from the (D, D) covariance, since there may be many entries
     variances, directions = torch.linalg.eigh(centred.T @ centred)
     variances, directions = variances.flip(0)[:2].clamp_min(0), directions.flip(1)[:, :2]
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
@@ -43,17 +43,18 @@ def principal_components(entries: torch.Tensor) -> Principal:
 def colours_by_nearness(entries: torch.Tensor) -> torch.Tensor:
     """Return a colour (K, 3), 0 ... 1, for each of a codebook's entries (K, D): near ones look alike.
 
-    Nearness is that on the first principal component.
+    Nearness is measured along the first principal component.
     """
-    import matplotlib  # here: the training of a prior begins without it
+    import matplotlib  # imported here: training a prior does not need it
 
-    ranks = principal_components(entries).coordinates[:, 0].argsort().argsort()  # by rank: one far entry takes no room
+    # by rank, so that a single far entry does not take up the range of colours
+    ranks = principal_components(entries).coordinates[:, 0].argsort().argsort()
     places = ranks.numpy() / max(1, len(ranks) - 1)
     return torch.from_numpy(matplotlib.colormaps[COLOURS](places)[:, :3])
 
 
 def colours_by_number(num_embeddings: int) -> torch.Tensor:
-    """Return a colour (K, 3), 0 ... 1, for each code, unlike those of the next numbers: for codes without vectors."""
+    """Return a colour (K, 3), 0 ... 1, for each code, unlike those of nearby numbers: for codes without vectors."""
     from matplotlib.colors import hsv_to_rgb
 
     numbers = np.arange(num_embeddings)
@@ -63,7 +64,7 @@ def colours_by_number(num_embeddings: int) -> torch.Tensor:
 
 
 def colours_of(tokenizer: Tokenizer) -> list[torch.Tensor]:
-    """Return the colours (K, 3), 0 ... 1, of each grid: by nearness where its entries can be listed, or by number."""
+    """Return the colours (K, 3), 0 ... 1, of each grid: by nearness if its entries can be listed, else by number."""
     colours = []
     for number, grid in enumerate(tokenizer.layout):
         entries = tokenizer.quantizer.entries(number)
@@ -97,14 +98,14 @@ def beside(pictures: Sequence[torch.Tensor], gap: int) -> torch.Tensor:
 
 
 def plane_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the (h, w) of what `as_plane` makes of a grid of this shape."""
+    """Return the (h, w) of the plane in which `as_plane` lays out a grid of this shape."""
     if len(shape) == 1:
         return 1, shape[0]
     return (shape[0], shape[1]) if len(shape) == 2 else (shape[1], shape[0] * shape[2])
 
 
 def index_of(shape: tuple[int, ...], row: int, column: int) -> tuple[int, ...]:
-    """Return the site of a grid of this shape that lies at (row, column) of the plane that `as_plane` makes of it."""
+    """Return the site of a grid of this shape that `as_plane` puts at (row, column)."""
     if len(shape) == 1:
         return (column,)
     return (row, column) if len(shape) == 2 else (column // shape[2], row, column % shape[2])
@@ -116,13 +117,13 @@ def picture_of(
     selected: tuple[int, int] | None = None,
     marked: torch.Tensor | None = None,
 ) -> np.ndarray:
-    """Draw one item's grid of codes (*shape) as (h·s, w·s, 3) uint8, with their numbers where a site has room.
+    """Draw one item's grid of codes (*shape) as (h·s, w·s, 3) uint8, with their numbers if there is room.
 
     Args:
         codes: of one grid; see `as_plane`.
         colours: (K, 3), 0 ... 1.
-        selected: (row, column) of a site that is framed.
-        marked: sites (*shape) bool that get a mark in their upper right corner.
+        selected: (row, column) of a site to frame.
+        marked: sites (*shape) bool to mark in their upper right corner.
     """
     plane = as_plane(codes[None])[0].cpu().numpy()
     palette = (255 * colours).round().to(torch.uint8).numpy()

@@ -1,6 +1,6 @@
-"""Figures of training: the metrics that a model's provenance remembers, over the steps.
+"""Figures of training: the metrics in a model's provenance, over the steps.
 
-Every number of a history is shown: panels are found by the names of the metrics.
+Every number of a history is shown; the names of the metrics decide the panels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TRAINING = ("#8fb0cf", "#d9a866", "#93bf8a", "#b79ac8", "#c98b8b")
 VALIDATION = ("#1f4e86", "#7a3b2e", "#2e6b3a", "#5b3a7a")
 MAX_NAME = 40
 LINE, BEST = "#777777", "#c8321e"
-LEFT_OUT = {"step", "codebook_usage"}  # the second says what unused entries say
+LEFT_OUT = {"step", "codebook_usage"}  # the second says the same as unused_entries
 History = list[dict[str, Any]]
 
 
@@ -50,14 +50,14 @@ PANELS = (
 
 
 def history_of(model: Model) -> History:
-    """Return the metrics over the steps that a trained model's provenance holds; empty where it holds none."""
+    """Return the metrics over the steps in a trained model's provenance; empty if it holds none."""
     history = model.provenance.get("history")
     rows = history if isinstance(history, list) else []
     return [row for row in rows if isinstance(row, dict) and _is_number(row.get("step"))]
 
 
 def plot_curves(material: Material, settings: Plot) -> Figure:
-    """Plot losses, reconstruction, perplexity, bits and whatever else each model remembers, over the steps."""
+    """Plot losses, reconstruction, perplexity, bits and whatever else each model has recorded, over the steps."""
     found = material.artifacts
     names = ["Prior"] if len(found.priors) == 1 else [f"Prior {number}" for number in range(len(found.priors))]
     models: list[tuple[str, Model]] = [("Tokenizer", material.tokenizer), *zip(names, found.priors, strict=True)]
@@ -79,7 +79,7 @@ def plot_curves(material: Material, settings: Plot) -> Figure:
 
 
 def panels_of(history: History) -> list[tuple[Panel, list[str]]]:
-    """Return the panels that a history fills, and the metrics that each shows; metrics of no panel get their own."""
+    """Return the panels that a history fills, each with its metrics; a metric without a panel gets its own."""
     metrics = [name for name in dict.fromkeys(name for row in history for name in row) if name not in LEFT_OUT]
     metrics = [name for name in metrics if _points(history, name)]
     # a loss of a single term is shown once
@@ -91,7 +91,7 @@ def panels_of(history: History) -> list[tuple[Panel, list[str]]]:
 
 
 def _plot_panel(axes: Axes, history: History, panel: Panel, metrics: Sequence[str]) -> None:
-    """Plot curves of some metrics; those of validation data are dark."""
+    """Plot curves of some metrics, dark ones for validation data."""
     colours = {True: iter(TRAINING * len(metrics)), False: iter(VALIDATION * len(metrics))}
     for name in metrics:
         in_training = name.startswith("batch_") or name.endswith("loss")
@@ -118,7 +118,7 @@ def _mark_best(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 
 
 def _mark_size(part: Any, sizes: set[int]) -> None:
-    """Mark the size of the codebook, where all grids have the same."""
+    """Mark the size of the codebook if it is the same for all grids."""
     for axes in part.axes:
         if axes.get_title() == "Perplexity of the codes" and len(sizes) == 1:
             (size,) = sizes

@@ -18,12 +18,12 @@ PAPER = 1.0  # white, between the images
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches, whose parts keep clear of each other and of its edges."""
+    """Return an empty figure of this size in inches, whose parts keep clear of each other and of its edges."""
     return Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
 class Row(NamedTuple):
-    """Some images that stand beside each other."""
+    """Images beside each other."""
 
     name: str
     images: torch.Tensor  # (n, c, H, W), 0 ... 1
@@ -31,12 +31,12 @@ class Row(NamedTuple):
 
 
 def from_bytes(images: torch.Tensor) -> torch.Tensor:
-    """(n, c, H, W) uint8 → (n, 3, H, W), 0 ... 1."""
+    """Convert images (n, c, H, W) uint8 → (n, 3, H, W), 0 ... 1."""
     return to_unit(to_float(images))
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """(n, c, H, W) in [-1, 1] → (n, 3, H, W), 0 ... 1."""
+    """Convert images (n, c, H, W) in [-1, 1] → (n, 3, H, W), 0 ... 1."""
     return ((images.float().cpu().clamp(-1, 1) + 1) / 2).expand(-1, 3, -1, -1)
 
 
@@ -47,7 +47,7 @@ def columns_for(size: tuple[int, ...], square: int) -> int:
 
 
 def plot_rows(rows: list[Row], title: str, extra: float = 0.0) -> tuple[Figure, Axes]:
-    """Plot rows of images below each other, each with its name; `extra` inches stay free for what else is shown."""
+    """Plot rows of images below each other, each with its name; `extra` inches stay free for anything else."""
     sheet, centres = _stack(rows)
     margin = 0.3 + 0.08 * max(len(row.name) for row in rows)  # inches, about, for the names
     height = (WIDTH - margin) * sheet.shape[0] / sheet.shape[1] + 0.6 + 0.25 * title.count("\n") + extra
@@ -55,7 +55,7 @@ def plot_rows(rows: list[Row], title: str, extra: float = 0.0) -> tuple[Figure, 
     figure = new_figure(max(9.5, WIDTH * shrink), height * shrink)
     axes = figure.add_subplot()
     axes.imshow(sheet.numpy())
-    axes.set_anchor("NW")  # in the middle the layout would take too little room for the names
+    axes.set_anchor("NW")  # centred, the layout would leave too little room for the names
     axes.set_title(title, fontsize=13, pad=10)
     axes.set_xticks([])
     axes.set_yticks(centres, [row.name for row in rows], fontsize=11)
@@ -65,7 +65,7 @@ def plot_rows(rows: list[Row], title: str, extra: float = 0.0) -> tuple[Figure, 
 
 
 def _stack(rows: list[Row]) -> tuple[torch.Tensor, list[float]]:
-    """Return one image (H', W', 3) of all rows, and the height at which each row has its centre."""
+    """Return one image (H', W', 3) of all rows, and the height of each row's centre."""
     widest = max(_row_width(row.images) for row in rows)
     stripes, centres, top = [], [], 0
     for row in rows:

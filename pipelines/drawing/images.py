@@ -56,7 +56,7 @@ def plot_codes(material: Material, settings: Plot) -> Figure:
     layout = tokenizer.layout
     columns = columns_for((height, (1 + len(layout)) * width), 8)
     numbers = material.some(6 * columns)
-    zoom = -(-TILE // max(height, width))  # into few pixels some grids would not fit evenly
+    zoom = -(-TILE // max(height, width))  # some grids would not divide a small image evenly
     images = from_bytes(material.images[numbers]).repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
     codes = tuple(grid[numbers] for grid in material.codes)
     painted = paint_all(codes, colours_of(tokenizer), (zoom * height, zoom * width))
@@ -84,7 +84,7 @@ def plot_samples(material: Material, settings: Plot) -> Figure:
     pipeline = material.artifacts.pipeline
     columns = columns_for(material.tokenizer.signal.size, 12)
     classes = class_names(pipeline.priors)
-    # of very many classes, some
+    # of very many classes, only some
     numbers = list(range(len(classes)))[:: -(-len(classes) // MAX_CLASSES) or 1]
     count = len(numbers) or 6
     labels = [number for number in numbers for _ in range(columns)] or None
@@ -104,7 +104,7 @@ def plot_samples(material: Material, settings: Plot) -> Figure:
 def class_names(priors: tuple[Prior, ...]) -> list[str]:
     """Return the names of the classes that priors can be asked for, or their numbers; empty without classes.
 
-    They can be written: half a letter of UTF-16, as JSON may hold one, is escaped.
+    Lone UTF-16 surrogates, which JSON can hold, are escaped, so that the names can be printed.
     """
     conditions = next((prior.conditions for prior in priors if prior.conditions.num_classes), None)
     if conditions is None:

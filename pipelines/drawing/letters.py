@@ -1,4 +1,4 @@
-"""Names of strangers as they are drawn: in letters that the font has, and in the room that there is."""
+"""Drawing arbitrary names: with letters that the font has, in the room that there is."""
 
 import unicodedata
 from bisect import bisect_left, bisect_right
@@ -7,16 +7,16 @@ from importlib.metadata import distribution
 
 from PIL import ImageFont
 
-FONT = "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"  # the font of figures; Pillow's own has Latin letters alone
-BOX = "□"  # in the place of a letter that the font lacks
+FONT = "matplotlib/mpl-data/fonts/ttf/DejaVuSans.ttf"  # the font of figures; Pillow's own has only Latin letters
+BOX = "□"  # in place of a letter that the font lacks
 NO_LETTER = "\U0010ffff"
 MAX_LETTERS = 200
-BREAKS = " _-/.,:"  # a name is cut behind one of them, where it must be cut
+BREAKS = " _-/.,:"  # if a name must be cut, it is cut after one of these
 
 
 @cache
 def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return the font in a size of so many pixels."""
+    """Return the font in a size in pixels."""
     try:
         return ImageFont.truetype(str(distribution("matplotlib").locate_file(FONT)), size)
     except OSError:  # a system's own matplotlib keeps it elsewhere
@@ -28,7 +28,7 @@ def drawable(name: str, number: int | None = None) -> str:
 
     Args:
         name: any text.
-        number: of the class that is called so; it stands in front where the name alone would not be told from others.
+        number: the class's number, put in front if the drawn name alone could be confused with others.
 
     >>> drawable("two\\nlines"), drawable("犬", 3)
     ('two lines', '3: □')
@@ -41,17 +41,17 @@ def drawable(name: str, number: int | None = None) -> str:
 
 
 def in_figures(name: str, most: int, number: int | None = None) -> str:
-    """Return a name as matplotlib draws it, at most so many letters: a dollar is no formula."""
+    """Return a name for matplotlib, of at most `most` letters, with dollars escaped so that they start no formula."""
     return shorten(drawable(name, number), most).replace("$", r"\$")
 
 
 def shorten(text: str, most: int) -> str:
-    """Return a text of at most so many letters: of a longer one the middle is left out: names differ at an end."""
+    """Shorten a text to at most `most` letters. The middle is left out, since names differ at their ends."""
     return text if len(text) <= most else f"{text[: most - most // 2]}…{text[len(text) - most // 2 + 1 :]}"
 
 
 def fit(text: str, size: int, width: float) -> list[str]:
-    """Return a text in one or two lines of up to `width` pixels; where it is too long, its middle is left out."""
+    """Return a text in one or two lines of up to `width` pixels; if it is too long, its middle is left out."""
     font = load_font(size)
     if font.getlength(text) <= width:
         return [text]

@@ -17,12 +17,12 @@ from codegrid.data.loading import in_batches, in_order, load_batches
 from codegrid.pipelines.generation.artifacts import Artifacts
 from codegrid.protocols import Tokenizer
 
-MAX_IMAGES = 2000  # looked at, however many there are
+MAX_IMAGES = 2000  # used, however many there are
 
 
 @dataclass
 class Material:
-    """Artifacts of a run, with a tokenizer and images; what follows from them is worked out once."""
+    """Artifacts of a run, with a tokenizer and images; everything derived from them is computed once."""
 
     artifacts: Artifacts
     batch_size: int
@@ -30,7 +30,7 @@ class Material:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Return the tokenizer."""
+        """The tokenizer."""
         assert self.artifacts.tokenizer is not None
         return self.artifacts.tokenizer
 
@@ -63,7 +63,7 @@ class Material:
 
     @cached_property
     def counts(self) -> list[torch.Tensor]:
-        """How often each code of each grid occurs (K,) int64."""
+        """The number of times each code of each grid occurs (K,) int64."""
         counts = [torch.zeros(grid.num_embeddings, dtype=torch.int64) for grid in self.tokenizer.layout]
         for codes in self.code_batches():
             for sums, grid in zip(counts, codes, strict=True):
@@ -72,7 +72,7 @@ class Material:
 
     @cached_property
     def counted(self) -> str:
-        """Say in words what was counted."""
+        """A phrase that says what was counted."""
         exported = self.artifacts.codes
         return f"{len(self.images):,} images" if exported is None else f"the codes of {len(exported):,} exported images"
 

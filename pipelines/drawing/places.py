@@ -1,4 +1,4 @@
-"""Where in the image each codebook entry occurs, and what stands there.
+"""Maps of where in the image each codebook entry occurs, with pieces of the images.
 
 Shapes: m entries, n images, c channels, H W image, *shape the sites of a grid, K num_embeddings.
 """
@@ -50,7 +50,7 @@ def plot_places(material: Material, settings: Plot) -> Figure:
             left, right = cells[top + place // columns, 3 * (place % columns) :][:2]
             last = left.imshow(maps[place] / maps[place].max(), cmap="magma", vmin=0, vmax=1)
             left.set_title(f"grid {number}, entry {entry}" if len(layout) > 1 else f"entry {entry}", **CAPTION)
-            if len(layout[number].shape) == 2:  # other sites lie nowhere in the image
+            if len(layout[number].shape) == 2:  # sites of other grids have no place in the image
                 right.imshow(_patches(material, number, entry).numpy())
             share = material.counts[number][entry] / material.counts[number].sum()
             right.set_title(f"{share:.1%} of codes", **CAPTION)
@@ -66,7 +66,7 @@ def plot_places(material: Material, settings: Plot) -> Figure:
 
 
 def most_used(counts: torch.Tensor, at_most: int) -> torch.Tensor:
-    """Return the numbers (m,) of the entries that occur most often, by their counts (K,)."""
+    """Return the numbers (m,) of the entries that occur most often, given their counts (K,)."""
     return counts.argsort(descending=True, stable=True)[: min(at_most, int((counts > 0).sum()))]
 
 
@@ -114,7 +114,7 @@ def _pad(image: torch.Tensor, sites: tuple[int, int], side: tuple[int, int], aro
 
 
 def _cut(image: torch.Tensor, corner: tuple[int, int], side: tuple[int, int], around: int, zoom: int) -> torch.Tensor:
-    """Cut a site out of a padded image (3, H, W) with what is around it, enlarged, with a frame on the site's edge."""
+    """Cut a site and its surroundings out of a padded image (3, H, W), enlarged, with a frame on the site's edge."""
     (top, left), (height, width) = corner, (length + 2 * around for length in side)
     cut = image[:, top : top + height, left : left + width].permute(1, 2, 0)
     cut = cut.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)

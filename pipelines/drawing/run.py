@@ -1,4 +1,4 @@
-"""The body of `plot`: a PNG for each figure that was asked for, or that the given parts allow."""
+"""The body of `codegrid plot`: a PNG for each figure that was asked for, or that the given parts allow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .places import plot_places
 if TYPE_CHECKING:
     from codegrid.pipelines.plot import Plot
 
-# by the names that `what` takes
+# by the names that `what` accepts
 FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
     "reconstructions": plot_reconstructions,
     "codes": plot_codes,
@@ -51,7 +51,7 @@ def plot(settings: Plot) -> None:
     material = Material(artifacts, settings.batch_size, settings.num_workers)
     names = choose(settings.what, material)
     if settings.projection == "umap" and "codebook" in names:
-        import_umap()  # first: it would be a pity after minutes
+        import_umap()  # now: if it is missing, fail before minutes of work
     run = Run(settings.output, settings, what=names, **artifacts.facts())
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
@@ -68,16 +68,16 @@ def plot(settings: Plot) -> None:
 
 
 def choose(wanted: tuple[str, ...], material: Material) -> list[str]:
-    """Return the names of the figures to draw: those that are wanted, or all that the given parts allow.
+    """Return the names of the figures to draw: the wanted ones, or all that the given parts allow.
 
-    Raises `InputError` where the parts do not allow one that is wanted.
+    Raises `InputError` if the parts do not allow a wanted figure.
     """
     models = [material.tokenizer, *material.artifacts.priors]
     lacking = {}
     if not material.artifacts.priors:
         lacking["samples"] = "a prior draws them: add `prior`"
     if not any(history_of(model) for model in models):
-        lacking["curves"] = "these models remember no training: leave it out"
+        lacking["curves"] = "these models have no training history: leave it out"
     if not listed_entries(material.tokenizer):
         lacking["codebook"] = "this quantizer's entries cannot be listed, or are too many to plot: leave it out"
     for name in wanted:

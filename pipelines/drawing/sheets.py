@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 SHEET_WIDTH = 1000  # pixels, about: small images are enlarged by a whole factor, so that they stay sharp
-GREY = 0.0  # between the images, and where there is none, in [-1, 1]
+GREY = 0.0  # between the images, and in place of missing ones, in [-1, 1]
 
 
 def make_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Tensor:
     """Lay images (n, c, H, W) in [-1, 1] out row by row: a sheet (3, height, width) in [0, 1], enlarged if small.
 
-    `columns` is by default about the root of n. A single image stands there without a margin.
+    `columns` is by default about the square root of n. A single image has no margin.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     scale = max(1, SHEET_WIDTH // (columns * (images.shape[3] + 2)))
@@ -27,9 +27,9 @@ def make_sheet(images: torch.Tensor, columns: int | None = None) -> torch.Tensor
 
 
 def lay_out(images: torch.Tensor, columns: int, margin: int, fill: float) -> torch.Tensor:
-    """Lay images (n, c, H, W) in [0, 1], c 1 or 3, out row by row: (3, height, width). One alone has no margin.
+    """Lay images (n, c, H, W) in [0, 1], c 1 or 3, out row by row: (3, height, width). A single one has no margin.
 
-    torchvision's grid needs an import of seconds, at the start of every training.
+    torchvision's `make_grid` is not used: importing it would take seconds at the start of every training.
     """
     images = images.expand(-1, 3, -1, -1)
     if len(images) == 1:
@@ -45,9 +45,9 @@ def lay_out(images: torch.Tensor, columns: int, margin: int, fill: float) -> tor
 
 
 def as_sheet(images: torch.Tensor, columns: int | None = None) -> Image.Image:
-    """Lay images (n, c, H, W) in [-1, 1] out row by row: one picture of PIL, enlarged if they are small.
+    """Lay images (n, c, H, W) in [-1, 1] out row by row in one PIL picture, enlarged if they are small.
 
-    `columns` is by default about the root of n.
+    `columns` is by default about the square root of n.
 
     >>> as_sheet(torch.zeros(6, 1, 28, 28), columns=3).size
     (1012, 682)
@@ -70,7 +70,7 @@ def make_pairs(originals: torch.Tensor, reconstructions: torch.Tensor, columns: 
 
 
 def to_pixels(sheet: torch.Tensor) -> np.ndarray:
-    """Turn a sheet (3, height, width) in [0, 1] into (height, width, 3) uint8."""
+    """Convert a sheet (3, height, width) in [0, 1] to (height, width, 3) uint8."""
     return (sheet * 255).round().byte().permute(1, 2, 0).numpy()
 
 
@@ -92,5 +92,5 @@ def pairs_png(originals: torch.Tensor, reconstructions: torch.Tensor, columns: i
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """Bring images from [-1, 1] to [0, 1]."""
+    """Convert images from [-1, 1] to [0, 1]."""
     return (images.float().cpu().clamp(-1, 1) + 1) / 2

@@ -1,4 +1,4 @@
-"""Feature extractors by name, by which Fréchet distances compare images; and a small classifier that is one of them.
+"""Feature extractors by name, for Fréchet distances between images; one of them is a small classifier.
 
 Shapes: b batch, c channels, H W image, d features, k classes.
 """
@@ -20,6 +20,8 @@ from codegrid.progress import progress_bar
 from codegrid.registry import import_own
 from codegrid.tensors import digest_of, sha256
 
+from .lite0 import PACKAGE, load_lite0
+
 FEATURES = 64
 MAX_INPUT = 32  # pixels a side: larger images are averaged down, so that training takes no longer for them
 STEPS, BATCH_SIZE, LR, SEED = 1000, 128, 3e-3, 0  # of the classifier's training
@@ -34,42 +36,44 @@ class NamesClasses(Protocol):
 
 
 class Extractor(NamedTuple):
-    """A network that maps images to features, and what is said of it beside a metric."""
+    """A network that maps images to features, and the description that is recorded with a metric."""
 
     network: nn.Module
     description: dict[str, Any]  # JSON
-    in_channels: int | None  # what it takes; None: what the data set has
+    in_channels: int | None  # channels that it expects; None: those of the data set
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (b, c, H, W) uint8, grey ones repeated where the network takes colours → features (b, d)."""
+        """Images (b, c, H, W) uint8, grey ones repeated if the network expects colours → features (b, d)."""
         if self.in_channels == 3 and images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         features = self.network(images)
         if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(images):
             what = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
             raise InputError(
-                f"`features` {self.description['name']}: it gave {what} for {len(images)} images: "
-                "a tensor of one row of features for each is needed"
+                f"`features` {self.description['name']}: it returned {what} for {len(images)} images: "
+                "return a tensor with one row of features per image"
             )
         return features
 
     @property
     def classifier(self) -> NamesClasses | None:
-        """The network, where it names classes too."""
+        """The network if it also names classes, else None."""
         return self.network if isinstance(self.network, NamesClasses) else None
 
 
 def check_features(name: str, images: Images, dataset: str) -> None:
-    """Raise `InputError` where `make_extractor` could not work, before anything has been computed."""
+    """Raise `InputError` if `make_extractor` could not work, before anything has been computed."""
     if name == "classifier":
         if images.labels is None or len(images.classes) < 2:
             raise InputError(
                 f"`features` classifier: it needs labels of two classes or more, and {dataset} has none: "
-                "use inception or module:function"
+                "use inception, lite0 or module:function"
             )
     elif name == "inception":
         import_extra("torch_fidelity", "`features` inception", "fid")
+    elif name == "lite0":
+        import_extra(PACKAGE, "`features` lite0", "lite0")
     elif name != "none":
         _find_function(name)
 
@@ -83,8 +87,8 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
     """Make an extractor.
 
     Args:
-        name: `classifier`, `inception`, or `module:function` that returns a network. A function with a parameter is
-            given the training images; a network with a method `name_classes` judges classes, too.
+        name: `classifier`, `inception`, `lite0`, or `module:function` that returns a network. A function with a
+            parameter is given the training images; a network with a method `name_classes` judges classes, too.
         images: the training part, where the extractor `learns` from it.
         num_workers: processes that read images.
         device: where the network goes.
@@ -96,6 +100,8 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
         described |= {"steps": STEPS, "batch_size": BATCH_SIZE, "seed": SEED}
     elif name == "inception":
         network = _load_inception()
+    elif name == "lite0":
+        network = load_lite0()
     else:
         network = _find_function(name)(*[] if given is None else [given])
         if not isinstance(network, nn.Module):
@@ -105,7 +111,7 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
 
 
 class Classifier(nn.Module):
-    """Two convolutions and two linear layers; the output of the first linear layer are the features."""
+    """Two convolutions and two linear layers; the features are the output of the first linear layer."""
 
     def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
         super().__init__()
@@ -131,8 +137,8 @@ class Classifier(nn.Module):
 
 
 def train_classifier(images: Images, num_workers: int, device: torch.device) -> Classifier:
-    """Train on real images (the training part); it follows from them alone, bit for bit on one kind of CPU."""
-    with torch.random.fork_rng(devices=[]):  # only the first weights are drawn from it
+    """Train on real images (the training part); the result depends on them alone, bit for bit on one kind of CPU."""
+    with torch.random.fork_rng(devices=[]):  # only the initial weights are drawn from it
         torch.default_generator.manual_seed(SEED)
         model = Classifier(images.in_channels, images.image_size, len(images.classes))
     place(model, device)
@@ -149,7 +155,7 @@ def train_classifier(images: Images, num_workers: int, device: torch.device) -> 
 
 
 def _digest(network: nn.Module) -> str:
-    """Return what tells two networks of one kind apart."""
+    """Return a digest of a network's weights."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     return digest_of({key: sha256(value.flatten().view(torch.uint8).numpy()) for key, value in state.items()})
 
@@ -161,10 +167,10 @@ def _load_inception() -> nn.Module:
     try:
         with environment(TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):  # whatever the library asks for, nothing is unpickled
             return NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"])
-    except Exception as error:  # of the download: there are many types
+    except Exception as error:  # a download can fail with many types
         raise InputError(
             f"`features` inception: its weights cannot be had ({reason_of(error)}): connect to the network once, "
-            "or use classifier"
+            "or use classifier or lite0"
         ) from error
 
 
@@ -172,7 +178,7 @@ def _find_function(name: str) -> Callable[..., Any]:
     module_name, colon, function_name = name.partition(":")
     if not (colon and module_name and function_name):
         raise InputError(
-            f"`features` {name}: choose none, classifier, inception, or module:function, a function that "
+            f"`features` {name}: choose none, classifier, inception, lite0, or module:function, a function that "
             "Python can import and that returns the network; files of weights are not loaded"
         )
     try:
@@ -187,5 +193,5 @@ def _find_function(name: str) -> Callable[..., Any]:
 
 
 def _takes_images(function: Callable[..., Any]) -> bool:
-    """Return whether a function has a parameter that must be given."""
+    """Return whether a function has a required parameter."""
     return any(parameter.default is parameter.empty for parameter in inspect.signature(function).parameters.values())

@@ -12,21 +12,21 @@ from .features import Extractor
 
 
 class FeatureStatistics:
-    """Mean and covariance of features, batch by batch, however they were cut into batches.
+    """Mean and covariance of features, added batch by batch; the batch sizes do not matter.
 
-    The sums are those of the distances to the first row: features far from zero would lose digits otherwise. (Not
-    torchmetrics' class: it takes images in place of features that the classifier has computed anyway, its sums lose
-    those digits, and it says nothing of the rank.)
+    The sums are over differences from the first row: otherwise features far from zero would lose digits. (This is not
+    torchmetrics' class, because that takes images rather than features that the classifier has computed anyway, its
+    sums lose those digits, and it does not report the rank.)
     """
 
     def __init__(self) -> None:
         self.count = 0
 
     def add(self, features: torch.Tensor) -> None:
-        """Count features (b, d)."""
+        """Add features (b, d)."""
         rows = features.detach().cpu().double().numpy()
         if not np.isfinite(rows).all():
-            raise InputError("`features`: the network gave values that are not finite: choose another")
+            raise InputError("`features`: the network returned values that are not finite: choose another")
         if not self.count:
             self._first = rows[0].copy()
             self._sum = np.zeros(rows.shape[1])
@@ -53,7 +53,7 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """C (d, d), with n - 1 below the sum. Raises `InputError` for fewer than two rows."""
+        """C (d, d), divided by n - 1. Raises `InputError` for fewer than two rows."""
         if self.count < 2:
             raise InputError(f"a Fréchet distance needs at least two images on each side, not {self.count}: give more")
         shift = self._sum / self.count
@@ -63,8 +63,8 @@ class FeatureStatistics:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Return ‖μ_a - μ_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0 but for rounding."""
     squared = np.square(a.mean - b.mean).sum()
-    # C_a C_b has the eigenvalues of R C_b R with R = C_a^½. That is symmetric, so they are real, also where too few
-    # images leave it without full rank, and the trace of the root is the sum of their roots
+    # C_a C_b has the eigenvalues of R C_b R with R = C_a^½. That is symmetric, so they are real, even if too few
+    # images leave it rank deficient, and the trace of the root is the sum of their roots
     values, vectors = np.linalg.eigh(a.covariance)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     roots = np.sqrt(np.linalg.eigvalsh(root @ b.covariance @ root).clip(min=0))
@@ -72,7 +72,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 class JudgedImages:
-    """A stream of images, as a network sees them: their features and, where it names classes, how often it is right."""
+    """A stream of images as a network sees them: their features and, if it names classes, how often it is right."""
 
     def __init__(self, extractor: Extractor) -> None:
         self.extractor = extractor
@@ -82,7 +82,7 @@ class JudgedImages:
 
     @torch.no_grad()
     def add(self, images: torch.Tensor, labels: torch.Tensor | None) -> None:
-        """Count images (b, c, H, W) uint8 and the classes that they should show (b,)."""
+        """Add images (b, c, H, W) uint8 and the classes that they should show (b,)."""
         features = self.extractor(images)
         self.statistics.add(features)
         if self.extractor.classifier is not None and labels is not None:
@@ -91,11 +91,11 @@ class JudgedImages:
 
     @property
     def agreement(self) -> float | None:
-        """The share of the images, 0 ... 1, that are named as their class; None where nothing names classes."""
+        """The share of the images, 0 ... 1, that are given their own class; None if the network names no classes."""
         return float(torch.cat(self.right).double().mean()) if self.right else None
 
     @property
     def agreement_by_class(self) -> list[float]:
-        """The share that is named right of each class that occurs, in order."""
+        """The share that is named correctly, for each class that occurs, in order."""
         labels, right = torch.cat(self.labels), torch.cat(self.right).double()
         return [float(right[labels == label].mean()) for label in labels.unique()]

@@ -30,39 +30,39 @@ class Inputs:
     tokenizer: Tokenizer
     pipeline: TwoStagePipeline | None  # with priors
     images: Images  # the split that is measured on
-    train: Images | None  # the training part, where something is learnt from it
+    train: Images | None  # the training part, if anything is fitted to it or compared with it
     request: Request | None  # the samples to draw, at least 2
-    depends_on: dict[str, Any]  # fingerprints of all parts: what the metrics depend on beside the settings
+    depends_on: dict[str, Any]  # fingerprints of all parts: what the metrics depend on besides the settings
     extractor: Extractor | None = None
 
     @property
     def priors(self) -> Sequence[Prior]:
-        """Coarse to fine; none without a pipeline."""
+        """The priors, coarse to fine; none without a pipeline."""
         return self.pipeline.priors if self.pipeline else ()
 
     @property
     def reference(self) -> dict[str, Any]:
-        """The real images that are measured on, in JSON values."""
+        """The real images that are measured on, as JSON values."""
         return {
             "dataset": self.settings.dataset, "split": self.settings.split, "images": len(self.images),
             "fingerprint": self.depends_on["data"],
         }  # fmt: skip
 
     def notes(self) -> list[str]:
-        """Return sentences on what makes the metrics less than they seem."""
+        """Return sentences on what weakens the metrics."""
         notes = warn_of_few(len(self.images), "images") if self.settings.split == "test" else []
         learnt = [prior.provenance.get("split") for prior in self.priors]
         if self.settings.split == "test" and ("all" in learnt or "test" in learnt):
-            notes.append("bits are not those of unseen images: the prior learnt codes of the test part")
+            notes.append("bits are not those of unseen images: the prior was trained on codes of the test part")
         return notes
 
     def batches(self, images: Images, numbers: Sequence[int], name: str) -> Iterator[ImageBatch]:
-        """Return batches of some images, and show how far they are read."""
+        """Return batches of some images, with a progress bar."""
         lists = in_batches(numbers, self.settings.batch_size)
         return iter(progress_bar(load_batches(images, lists, self.settings.num_workers), name, len(lists)))
 
     def need_extractor(self) -> Extractor | None:
-        """Make the extractor that the settings name, once; a classifier is trained."""
+        """Make the extractor that the settings name, once, which may train a classifier."""
         if self.extractor is None and self.settings.features != "none":
             self.extractor = make_extractor(
                 self.settings.features, self.train, self.settings.num_workers, self.tokenizer.device
@@ -71,11 +71,11 @@ class Inputs:
 
 
 def load_inputs(settings: Evaluate) -> Inputs:
-    """Load what the settings name. Raises `InputError` where it does not fit together."""
+    """Load what the settings name. Raises `InputError` if it does not fit together."""
     found = load_artifacts(choose_device(settings), settings.tokenizer, settings.prior)
     tokenizer, pipeline = found.tokenizer, found.pipeline if found.priors else None
     assert tokenizer is not None
-    request = _make_request(settings, found.priors)  # before images are read: its errors need none
+    request = _make_request(settings, found.priors)  # before images are read: it can fail without them
     settings = choose_data(settings, tokenizer)
     dataset = str(settings.dataset)
 
@@ -95,7 +95,7 @@ def load_inputs(settings: Evaluate) -> Inputs:
     facts = {**found.facts(), "train_data": train.fingerprint() if train else None}
     inputs = Inputs(settings, tokenizer, pipeline, images, train, request, facts)
     if ":" in settings.features and (extractor := inputs.need_extractor()):
-        facts["features"] = extractor.description["weights"]  # they tell it from another network of that name
+        facts["features"] = extractor.description["weights"]  # another network could have the same name
     return inputs
 
 

@@ -25,7 +25,7 @@ BINS_PER_LEVEL, MAX_RESIDUAL = 16, 512  # of the histogram of residuals that the
 
 
 def to_levels(outputs: torch.Tensor) -> torch.Tensor:
-    """Return μ in float64, about 0 ... 255, of decoder outputs, about [-1, 1]; nothing is clipped."""
+    """Convert decoder outputs, about [-1, 1], to μ in float64, about 0 ... 255, without clipping."""
     return (outputs.double() + 1) * 127.5
 
 
@@ -34,7 +34,7 @@ def image_nll(images: torch.Tensor, outputs: torch.Tensor, scales: torch.Tensor)
 
     Args:
         images: x, (b, c, *size) uint8.
-        outputs: of the decoder for z, (b, c, *size), about [-1, 1].
+        outputs: the decoder's outputs for z, (b, c, *size), about [-1, 1].
         scales: s, (c,), in grey levels.
     """
     residuals = images.double() - to_levels(outputs)
@@ -45,7 +45,7 @@ def image_nll(images: torch.Tensor, outputs: torch.Tensor, scales: torch.Tensor)
 def fit_scales(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """Return the most likely scale of each channel (c,), in grey levels, from pairs of images and decoder outputs.
 
-    They are counted in a histogram of residuals, a sixteenth of a level fine: memory does not grow with the images.
+    Residuals are counted in a histogram with bins of 1/16 level, so that memory does not grow with the images.
     """
     size = 2 * MAX_RESIDUAL * BINS_PER_LEVEL + 1
     counts: torch.Tensor | None = None
@@ -78,12 +78,13 @@ def _fit_scale(counts: torch.Tensor) -> float:
 
 
 class DecoderLikelihood:
-    """-log2 p(x | z) of images given their codes, as a mean over all that are added.
+    """The mean of -log2 p(x | z) over images that are added with their codes.
 
     Args:
-        tokenizer: gives it itself where it was trained to.
-        scales: (c,), in grey levels, of a discretized logistic around the decoder's output. None: the tokenizer's own.
-        description: how it is given, in JSON values.
+        tokenizer: the tokenizer; it computes the likelihood itself if it was trained with one.
+        scales: (c,), in grey levels, of a discretized logistic around the decoder's output. None: the tokenizer's own
+            likelihood.
+        description: how the likelihood is computed, as JSON values.
     """
 
     def __init__(self, tokenizer: Tokenizer, scales: torch.Tensor | None, description: dict[str, Any]) -> None:
@@ -92,7 +93,7 @@ class DecoderLikelihood:
 
     @torch.no_grad()
     def add(self, images: torch.Tensor, codes: Codes, outputs: torch.Tensor) -> None:
-        """Count images (b, c, *size) uint8, their codes, and what the decoder made of these."""
+        """Add images (b, c, *size) uint8, their codes, and the decoder's outputs for these."""
         if self.scales is None:
             nats = self.tokenizer.nll(to_float(images), codes)
             assert nats is not None, "a tokenizer without a likelihood of its own needs scales"
@@ -103,5 +104,5 @@ class DecoderLikelihood:
 
     @property
     def bits_per_image(self) -> float:
-        """The mean over the images."""
+        """The mean bits per image."""
         return self.nats / math.log(2) / self.count

@@ -10,13 +10,13 @@ METRICS_FILE = "metrics.json"
 
 @dataclass
 class Metrics:
-    """Metrics by name, what each of them was measured on, those of each grid, and which are left out."""
+    """Metrics by name, what each was measured on, the metrics of each grid, and which are left out."""
 
     values: dict[str, Any] = field(default_factory=dict)
     measured_on: dict[str, dict[str, Any]] = field(default_factory=dict)
     grids: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # sentences
-    notes: list[str] = field(default_factory=list)  # sentences on what makes the metrics less than they seem
+    notes: list[str] = field(default_factory=list)  # sentences on what weakens the metrics
 
     def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
         """Add metrics that were measured on the same things."""
@@ -24,30 +24,30 @@ class Metrics:
         self.measured_on.update({name: measured_on for name in values})
 
     def as_json(self, **described: Any) -> dict[str, Any]:
-        """Return all of it as JSON values, with what describes it besides."""
+        """Return everything as JSON values, together with `described`."""
         parts = {name: getattr(self, name) for name in ("grids", "measured_on", "left_out", "notes")}
         return {**self.values, **described, **parts}
 
     def lines(self) -> list[str]:
-        """Return what is printed: the numbers, which of them need care, and what is left out."""
+        """Return the lines to print: the numbers, which of them need care, and what is left out."""
         lines = []
         for name, value in self.values.items():
             if isinstance(value, int | float):
                 lines.append(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
         for name, details in self.measured_on.items():
             if details.get("likelihood") == "bound":
-                lines.append(f"{name}: an upper bound, as a prior gives its likelihood as a bound")
+                lines.append(f"{name}: an upper bound, since a prior gives only a bound on its likelihood")
             if details.get("rank_deficient"):
                 fewest, dimensions = min(details["images_compared"]), details["feature_dimensions"]
                 lines.append(
                     f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
-                    "deficient); compare it with distances of as many images only"
+                    "deficient); compare it only with distances of equally many images"
                 )
         return lines + self.notes + self.left_out
 
 
 def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
-    """Add the Fréchet distance of images to real ones, beside what tells how far to trust it."""
+    """Add the Fréchet distance of images to real ones, with what shows how far to trust it."""
     metrics.add(
         {name: frechet_distance(ours.statistics, real.statistics)},
         **measured_on,
@@ -59,7 +59,7 @@ def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Met
 
 
 def add_agreement(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:
-    """Add how often a classifier names images as it should, beside how often it names real ones so."""
+    """Add how often a classifier gives images their own class, with its accuracy on real ones."""
     if ours.agreement is None:
         return
     metrics.add(

@@ -27,7 +27,7 @@ class Reconstruction(NamedTuple):
     images: torch.Tensor  # (b, c, *size) uint8
     labels: torch.Tensor | None  # (b,) int64
     codes: Codes  # (b, *shape) int64 for each grid
-    output: torch.Tensor  # (b, c, *size), of the decoder: about [-1, 1], not clipped
+    output: torch.Tensor  # (b, c, *size), the decoder's: about [-1, 1], not clipped
 
 
 @torch.no_grad()
@@ -39,11 +39,11 @@ def measure_tokenizer(
 ) -> dict[str, Any]:
     """Return the error and the PSNR of reconstructions, and how much of the codebooks is used.
 
-    `reconstruction_error` is the MSE over the variance of the training data; `psnr` the mean over the images, in dB.
-    Of several grids, `perplexity` is the mean over the grids, `codebook_usage` the share of the entries of all of them,
-    and `unused_entries` the sum; `grids` has these for each grid.
+    `reconstruction_error` is the MSE over the variance of the training data; `psnr` is the mean over the images, in dB.
+    For several grids, `perplexity` is the mean over the grids, `codebook_usage` the share of all their entries, and
+    `unused_entries` the sum; `grids` has these for each grid.
 
-    The tokenizer is in eval mode; `usage` counts the codes, and each of `watchers` is called with each batch.
+    The tokenizer must be in eval mode; `usage` counts the codes, and each of `watchers` is called with each batch.
     """
     usage = usage or LayoutUsage(tokenizer.layout)
     errors, first = [], 0
@@ -52,7 +52,7 @@ def measure_tokenizer(
         x = to_float(images)
         codes = tokenizer.encode(x)
         usage.add(codes)
-        # numbers of a stochastic decoder that belong to the image, not to its place in a batch
+        # a stochastic decoder's noise belongs to the image, not to its place in a batch
         noise = Noise(0, first, len(images), tokenizer.device)
         output = tokenizer.decode(codes, tuple(x.shape[2:]), noise=noise)
         for watcher in watchers:
@@ -69,16 +69,16 @@ def measure_tokenizer(
 
 
 def prior_inputs(prior: Prior, batch: CodeBatch) -> tuple[Codes, Condition]:
-    """Return the codes that a prior draws, of those of all grids of its tokenizer, and its condition, on its device."""
+    """Return a prior's own codes, picked from those of all grids, and its condition, on its device."""
     given = prior.conditions.given(batch.labels)._replace(codes=tuple(batch.codes[grid] for grid in prior.given_grids))
     return tuple(batch.codes[grid].to(prior.device) for grid in prior.grids), given.to(prior.device)
 
 
 def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
-    """Return the cross-entropy of codes in bits, or a bound on it; nothing where the prior has no likelihood.
+    """Return the cross-entropy of codes in bits, or a bound on it; nothing if the prior has no likelihood.
 
     `bits_per_code` is the mean over the codes of all grids of the prior, `bits_per_image` the sum over an image's;
-    `grids` has the bits per code of each grid. The prior is in eval mode.
+    `grids` has the bits per code of each grid. The prior must be in eval mode.
     """
     bits = measure(prior, (prior_inputs(prior, batch) for batch in batches))
     if bits is None:
@@ -88,16 +88,16 @@ def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
 
 
 def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:
-    """Return the SSIM (Wang et al. 2004) of each pair of images; None where the window is larger, or it is no image.
+    """Return the SSIM (Wang et al. 2004) of each pair of images; None if they are smaller than the window or not 2-D.
 
     (b, c, H, W) in [-1, 1] → (b,) float64 in [-1, 1]: 11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, data range 2,
     the mean over sites and channels.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds: not for training
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds; training needs none
 
     if images.ndim != 4 or min(images.shape[2:]) < WINDOW:
         return None
-    # by image: the mean over a batch would give the images of a short last one more weight
+    # per image: a mean over batches would give the images of a short last batch more weight
     found = structural_similarity_index_measure(others, images, data_range=DATA_RANGE, reduction="none")
-    assert isinstance(found, torch.Tensor)  # a pair only where its parts are asked for
+    assert isinstance(found, torch.Tensor)  # it is a pair only if its parts are asked for
     return found.double()

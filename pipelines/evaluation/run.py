@@ -35,7 +35,7 @@ from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 from .two_sets import compare_pictures
 
-MAX_TO_FIT = 1000  # training images that the decoder's scales are fitted to: a number or three, from as many pixels
+MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
 NUM_SHOWN = 48  # reconstructions on a sheet
 OF_BITS = "bits_per_code, bits_per_image, bound_bits_per_dim"
 
@@ -68,7 +68,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     again = tokenizer.reconstruct(shown.to(tokenizer.device))
 
     described = {"images": len(images), "split": settings.split, **inputs.depends_on}
-    if images.files is not None:  # of reconstructions.png, row by row
+    if images.files is not None:  # those in reconstructions.png, row by row
         described["shown_files"] = [images.files[number] for number in numbers]
     results = metrics.as_json(**described)
 
@@ -125,9 +125,9 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
 
 @torch.no_grad()
 def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
-    """Return the tokenizer's own likelihood of an image, or one that is fitted to the training part, if that is held.
+    """Return the tokenizer's own likelihood of images, or one fitted to evenly spaced images of the training part.
 
-    The scales follow from evenly spaced images.
+    Returns None if neither is possible.
     """
     tokenizer, train = inputs.tokenizer, inputs.train
     image = to_float(inputs.images.batch([0]).images.to(tokenizer.device))
@@ -145,7 +145,7 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
 
 
 def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood | None, metrics: Metrics) -> None:
-    """Add the bits of codes, of each prior and grid and together, and the bound that both stages together give."""
+    """Add the bits of codes, of each prior and grid and in total, and the bound that both stages give together."""
     per_image, kinds = 0.0, set()
     configs = inputs.settings.configs(len(inputs.priors))
     for number, (prior, config) in enumerate(zip(inputs.priors, configs, strict=True)):
@@ -183,7 +183,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
 def measure_samples(
     inputs: Inputs, pipeline: TwoStagePipeline, request: Request, real: JudgedImages, metrics: Metrics
 ) -> None:
-    """Draw the samples; add how near they are to the real images, and how often they are of their class."""
+    """Draw the samples; add how near they are to the real images, and how often they show their class."""
     settings, drawn = inputs.settings, JudgedImages(real.extractor)
     with progress_bar(total=request.num_samples, desc="sampling", unit="img") as bar:
         for rows in in_order(request.num_samples, settings.batch_size):

@@ -1,4 +1,4 @@
-"""How far two sets of pictures are apart, without any model: `codegrid evaluate --images A --against B`."""
+"""The distance between two sets of pictures, without any model: `codegrid evaluate --images A --against B`."""
 
 from functools import partial
 from pathlib import Path
@@ -33,13 +33,13 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
     device = choose_device(settings)
     if settings.features == "none":
         raise InputError(
-            "`features`: say what compares the pictures: inception, module:function, or classifier, where those of "
-            "`against` are in class folders"
+            "`features`: name the network that compares the pictures: inception, module:function, or, if `against` has "
+            "class folders, classifier"
         )
     ours, others = open_both(str(settings.images), str(settings.against))
     check_features(settings.features, others, str(settings.against))
     make = partial(make_extractor, settings.features, others, settings.num_workers, device)
-    extractor = make() if ":" in settings.features else None  # its weights tell it from another one of that name
+    extractor = make() if ":" in settings.features else None  # now: its weights identify it, the name does not
     prints = {"images": ours.fingerprint(), "against": others.fingerprint()}
     run = Run(settings.output, settings, **prints, **({"features": extractor.description} if extractor else {}))
     if run.finished:
@@ -59,9 +59,9 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
 
 
 def open_both(images: str, against: str) -> tuple[Images, Images]:
-    """Open two sets of pictures, of which folders are brought to one size: that of an .npz file, or of `against`.
+    """Open two sets of pictures. Folders are converted to one size: that of an .npz file, or of `against`.
 
-    Raises `InputError` where one cannot be read, or has fewer than two pictures, or they cannot be brought to one size.
+    Raises `InputError` if one cannot be read, or has fewer than two pictures, or they cannot be brought to one size.
     """
     found = [_find("images", Path(images)), _find("against", Path(against))]
     arrays = [each for each in found if isinstance(each, ImageDataset)]
@@ -72,10 +72,10 @@ def open_both(images: str, against: str) -> tuple[Images, Images]:
     )
     for name, each in ((images, ours), (against, others)):
         if len(each) < 2:
-            raise InputError(f"{name} holds fewer than two pictures, which a distance needs: give more")
+            raise InputError(f"{name} holds fewer than the two pictures that a distance needs: give more")
     if ours.signal != others.signal:
         shapes = ["×".join(map(str, each.signal.shape)) for each in (ours, others)]
-        raise InputError(f"{images} holds images of {shapes[0]}, {against} of {shapes[1]}: bring them to one shape")
+        raise InputError(f"{images} holds images of {shapes[0]}, {against} of {shapes[1]}: convert them to one shape")
     return ours, others
 
 
@@ -98,7 +98,7 @@ def _find(parameter: str, path: Path) -> Path | ImageDataset:
             raise InputError(f"`{parameter}` {file}: arr_0 must be uint8 images of shape (n, H, W, c), c 1 or 3")
         parts.append(part)
         if part.shape[1:] != parts[0].shape[1:]:
-            raise InputError(f"`{parameter}` {path}: its files hold images of several shapes: give one of them")
+            raise InputError(f"`{parameter}` {path}: its files hold images of several shapes: give one file")
     return ImageDataset(torch.from_numpy(np.concatenate(parts).transpose(0, 3, 1, 2).copy()))
 
 

@@ -1,1 +1,1 @@
-"""Encoding, sampling, decoding: both stages put to use."""
+"""Encoding, sampling and decoding with trained models."""

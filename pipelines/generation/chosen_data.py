@@ -1,4 +1,4 @@
-"""The data set of a command: the one that its settings name, or else the one that the tokenizer was trained on."""
+"""The data set of a command: the one its settings name, or else the one the tokenizer was trained on."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from codegrid.protocols import Tokenizer
 
 Settings = TypeVar("Settings", bound=UsesImages)
 
-# what lies in the download folder once these data sets are there
+# where these data sets lie in the download folder
 DOWNLOADED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cifar-10-batches-py"}
 
 
 def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Settings:
-    """Return settings whose `dataset` is a name, and say which one it is where they had none.
+    """Return settings whose `dataset` is set, and print which one was chosen if it was not given.
 
-    By default it is what the tokenizer was trained on; without one, the digits that need no download.
+    By default it is the data set the tokenizer was trained on; without a tokenizer, digits that need no download.
 
-    Raises `InputError` where there is no such data set, or where nothing tells which one is meant.
+    Raises `InputError` if there is no such data set, or if the tokenizer's is unknown.
     """
     named = settings.dataset or (tokenizer is None and settings.data_root)
     if named:
         dataset, data_root = find_data(settings.dataset, settings.data_root)
     elif tokenizer is None:
         dataset, data_root = AT_HAND[0], None
-        print_once(f"no data set is given: {dataset}, handwritten digits (--dataset PATH: pictures of your own)")
+        print_once(f"no data set given: using {dataset}, handwritten digits (--dataset PATH: pictures of your own)")
     else:
         dataset, data_root = learnt_data(tokenizer, settings.data_root)
         print_once(f"data set of the tokenizer: {' '.join(filter(None, (dataset, data_root)))}")
@@ -42,9 +42,9 @@ def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Setti
 
 
 def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str, str | None]:
-    """Return the data set that a tokenizer was trained on, and where it is: `data_root`, if that is known.
+    """Return the data set that a tokenizer was trained on, and its place: `data_root`, if that is given.
 
-    Raises `InputError` where it is not known, or is no longer there.
+    Raises `InputError` if it is unknown, or is no longer there.
     """
     recorded = recorded_data(tokenizer)
     told = tokenizer.provenance.get("dataset")
@@ -61,11 +61,11 @@ def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str
     if is_on_hub or told in AT_HAND + DOWNLOADS:
         return find_data(told, None)
     known = f" ({short(told)}, elsewhere)" if isinstance(told, str) else ""
-    raise InputError(f"the images that the tokenizer was trained on{known} are not known here: {remedy}")
+    raise InputError(f"it is unknown where the images are that the tokenizer was trained on{known}: {remedy}")
 
 
 def data_at_hand(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
-    """Return the data set that a tokenizer was trained on, and where it is; None where it is not on this machine."""
+    """Return the data set that a tokenizer was trained on, and its place; None if it is not on this machine."""
     recorded = recorded_data(tokenizer)
     name, place = recorded or (str(tokenizer.provenance.get("dataset")), None)
     if name in AT_HAND:
@@ -78,6 +78,6 @@ def data_at_hand(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
 
 
 def recorded_data(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
-    """Return the data set that was noted where a tokenizer was trained, or below; None where nothing was."""
+    """Return the data set that run.json in a tokenizer's folder, or in its parent, records; None if neither does."""
     folder: Path | None = getattr(tokenizer, "loaded_from", None)
     return None if folder is None else read_data(folder) or read_data(folder.parent)

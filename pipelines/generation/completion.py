@@ -1,4 +1,4 @@
-"""Pictures to complete: read from a folder, encoded, and shown beside what became of them.
+"""Pictures to complete: read from a folder, encoded, and shown beside their completions.
 
 Shapes: p pictures, m completions, c channels, H W image, *shape the sites of each grid.
 """
@@ -31,16 +31,16 @@ BATCH_SIZE = 64  # pictures that are encoded at once
 
 
 class Pictures(NamedTuple):
-    """The pictures of a folder, as codes; as images only those that are shown."""
+    """The pictures of a folder: the codes of all, the images of the first ones."""
 
     codes: Codes  # (p, *shape) int64, one for each grid, on the CPU
     shown: torch.Tensor  # (at most SHOWN, c, H, W) in [-1, 1]
-    files: list[str]  # (p) where each is below the folder
+    files: list[str]  # (p) paths below the folder
     fingerprint: str
 
 
 def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
-    """Read all pictures below a folder, brought to the tokenizer's size and channels."""
+    """Read all pictures below a folder, converted to the tokenizer's size and channels."""
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"no folder {root}: give `complete` a folder of pictures")
@@ -64,14 +64,14 @@ def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
 def save_completions(
     path: Path, tokenizer: Tokenizer, request: Request, pictures: Pictures, images: torch.Tensor, classes: Sequence[str]
 ) -> None:
-    """Save a row for each of the first pictures: itself, what was kept of it, and its completions.
+    """Save a sheet with a row for each of the first pictures: the picture, its kept part, and its completions.
 
     Args:
-        path: of a PNG file.
-        tokenizer: shows what was kept.
-        request: that the completions answer.
-        pictures: all that are completed.
-        images: the first completions (m, c, H, W) in [-1, 1], all of some pictures, or some of the first one.
+        path: the PNG file to write.
+        tokenizer: draws the kept part.
+        request: the request for the completions.
+        pictures: all pictures that are completed.
+        images: the first completions (m, c, H, W) in [-1, 1]: all of the first pictures, or some of the first one.
         classes: names of the classes.
     """
     assert request.known is not None

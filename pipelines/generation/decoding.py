@@ -34,9 +34,9 @@ from codegrid.protocols import Tokenizer
 
 @releasing()
 def decode_codes(settings: DecodeCodes) -> None:
-    """Write the images, in shards where there are many, and a sheet of the first ones into `settings.output`.
+    """Write the images, in shards if there are many, and a sheet of the first ones into `settings.output`.
 
-    Where the codes tell the files that they were made of, files.json has their names, in the order of the images.
+    If the codes record the files that they were made from, files.json has their names, in the order of the images.
     """
     tokenizer = load_model(settings.tokenizer, choose_device(settings), "tokenizer")
     codes = open_codes(settings.codes, tokenizer)
@@ -66,7 +66,7 @@ def decode_codes(settings: DecodeCodes) -> None:
 
 
 def names_of_rows(codes: CodeDataset | CodeArray, rows: range) -> list[str]:
-    """Return what some rows are of, for the names of files: the picture's file, or its class, as far as known."""
+    """Return names for the files of some rows, as far as known: the name of the original picture, or its class."""
     batch, classes = codes.batch(rows), getattr(codes, "classes", [])
     files = batch.columns.get(FILES)
     return names_of_labels(batch.labels, classes, len(rows)) if files is None else names_of_files(files)
@@ -79,7 +79,7 @@ def decode_rows(
     batches = in_batches(numbers, batch_size)
     for rows, batch in zip(batches, load_batches(codes, batches), strict=True):
         grids: Codes = tuple(grid.to(tokenizer.device) for grid in batch.codes)
-        # the noise of a decoder that draws: an item's does not depend on its batch
+        # noise for a stochastic decoder: that of an item does not depend on its batch
         images = tokenizer.decode(grids, noise=Noise(0, rows.start, len(rows), tokenizer.device))
         yield to_uint8(images.cpu())
         bar.update(len(rows))

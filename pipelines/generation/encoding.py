@@ -39,14 +39,14 @@ from codegrid.protocols import Tokenizer
 from .artifacts import load_images_for
 from .chosen_data import choose_data
 
-STATE = "state"  # the folder of the codes that a plain file is made from
+STATE = "state"  # folder of a code dataset, from which the .npz or .parquet file is made
 
 
 @releasing()
 def export_codes(settings: ExportCodes) -> None:
     """Write the codes into `settings.output`, shard by shard. Every process encodes its share of each batch."""
     if settings.format == "parquet":
-        import_extra("pyarrow", "`format` parquet", "hub")  # now, and not when the images are encoded
+        import_extra("pyarrow", "`format` parquet", "hub")  # now, not after the images are encoded
     settings.check_output()
     accelerator = start_accelerator(settings)
     export_with(load_model(settings.tokenizer, accelerator.device, "tokenizer"), settings, accelerator)
@@ -55,10 +55,10 @@ def export_codes(settings: ExportCodes) -> None:
 
 @releasing()
 def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accelerator) -> None:
-    """Export as `export_codes` does, by a tokenizer that is loaded, in processes that go on afterwards."""
+    """Export codes with a loaded tokenizer; unlike `export_codes`, leave the processes running."""
     shown = settings.output
     settings = replace(settings, output=str(real_path(shown)))  # a link may move while images are encoded
-    place(cast(nn.Module, tokenizer), accelerator.device)  # up to a fifth faster on a CPU
+    place(cast(nn.Module, tokenizer), accelerator.device)  # makes it up to a fifth faster on a CPU
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
         images = load_images_for(
@@ -89,12 +89,12 @@ def encode_ranges(
     accelerator: Accelerator,
     progress: Callable[[int], object] = lambda count: None,
 ) -> Iterator[CodeBatch]:
-    """Encode each range of images in turn; every process sees all codes, and encodes its share of every batch.
+    """Encode each range of images in turn; every process encodes its share of every batch, and receives all codes.
 
-    One data loader reads the shares of all ranges: its workers start once, and read on while codes are written.
+    One data loader reads the shares of all ranges: its workers start once, and keep reading while codes are written.
 
     Args:
-        progress: is told how many more images all processes together have encoded.
+        progress: called with the number of images that all processes have encoded since the last call.
     """
     shares = [share for numbers in ranges for _, share in deal(numbers, batch_size, accelerator)]
     loaded = load_batches(images, shares, num_workers)
@@ -118,7 +118,7 @@ def encode_ranges(
 def make_header(
     tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str, with_files: bool = False
 ) -> CodeHeader:
-    """Return the header of a dataset of a tokenizer's codes, with labels where there are classes."""
+    """Return the header of a dataset of a tokenizer's codes, with labels if there are classes."""
     grids = [grid.as_json() for grid in tokenizer.layout]
     columns = {FILES: dict(FILE_COLUMN)} if with_files else {}
     return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source, columns=columns)
@@ -131,7 +131,7 @@ def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
 
 
 def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | None:
-    """Return the images still to be encoded, a range for each shard; None where the export is finished."""
+    """Return the images still to be encoded, a range for each shard; None if the export is finished."""
     if settings.format == "codegrid":
         return open_codes_folder(settings, header).missing
     run = _plain_run(settings, header)
@@ -144,7 +144,7 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
 def _write(
     settings: ExportCodes, tokenizer: Tokenizer, header: CodeHeader, missing: list[range], shards: Iterator[CodeBatch]
 ) -> None:
-    """Write the shards as they come; those of a plain file into a code dataset, from which it is made at the end."""
+    """Write the shards as they come; an .npz or .parquet file is made at the end from a temporary code dataset."""
     provenance = {"dataset": public_name(str(settings.dataset))}
     if settings.format == "codegrid":
         save_settings(Path(settings.output), settings)

@@ -1,4 +1,4 @@
-"""Tokenizer and priors that belong together: their folders in a run, and the check that they fit."""
+"""Matching tokenizers and priors: the priors' names in a run, and the check that they fit the tokenizer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from codegrid.protocols import Prior, Tokenizer
 
 
 def prior_names(count: int) -> list[str]:
-    """Return what so many priors are called, and their folders in a run: prior, or prior-0, prior-1, ..."""
+    """Return the names of `count` priors, which are also their folders in a run: prior, or prior-0, prior-1, ..."""
     return ["prior"] if count == 1 else [f"prior-{i}" for i in range(count)]
 
 
 def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:
-    """Raise `InputError` where priors are not of this tokenizer's codes, or do not draw each of its grids once."""
+    """Raise `InputError` if priors learnt another tokenizer's codes, or do not draw each of its grids exactly once."""
     if not priors:
         raise InputError("`prior`: at least one is needed to draw codes")
     fingerprint, layout = tokenizer.fingerprint(), tokenizer.layout
@@ -27,16 +27,16 @@ def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:
             )
         for number, grid in zip(prior.grids, prior.layout, strict=True):
             if number >= len(layout) or layout[number] != grid:
-                there = f"has {layout[number]}" if number < len(layout) else f"has {len(layout)} grids only"
+                there = f"has {layout[number]}" if number < len(layout) else f"has only {len(layout)} grids"
                 raise InputError(
-                    f"{name} draws {grid} as grid {number}, where the tokenizer {there}: train a prior on this "
+                    f"{name} draws {grid} as grid {number}, but the tokenizer {there}: train a prior on this "
                     "tokenizer's codes"
                 )
     drawn = [number for prior in priors for number in prior.grids]
     for number, grid in enumerate(layout):
         if drawn.count(number) != 1:
             which = "no prior draws" if number not in drawn else "several priors draw"
-            raise InputError(f"{which} grid {number} of the tokenizer ({grid}): give the priors that draw each once")
+            raise InputError(f"{which} grid {number} of the tokenizer ({grid}): give priors that draw each grid once")
     if drawn != sorted(drawn):
         raise InputError("the priors are not in order: give them coarse to fine, as their grids are numbered")
     learnt = [prior.conditions.classes for prior in priors if prior.conditions.num_classes]

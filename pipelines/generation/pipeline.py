@@ -45,10 +45,10 @@ class TwoStagePipeline:
 
     Args:
         tokenizer: any tokenizer.
-        priors: one, or several that draw a grid or some of them each, coarse to fine.
+        priors: one, or several that each draw one or more grids, coarse to fine.
 
-    Raises `InputError` where a prior learnt the codes of another tokenizer (the shapes would fit, and the pictures
-    would be garbage), or where the priors' grids are not those of the tokenizer.
+    Raises `InputError` if a prior learnt the codes of another tokenizer (the shapes might fit, but the pictures would
+    be garbage), or if the priors' grids are not those of the tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer, *priors: Prior) -> None:
@@ -67,7 +67,7 @@ class TwoStagePipeline:
 
     @classmethod
     def from_pretrained(cls, folder: Source, device: str | torch.device = "cpu") -> Self:
-        """Load a folder, or a repository of the hub as `hf:owner/name`, that `save_pretrained` or a run has left.
+        """Load a folder that `save_pretrained` or a run has left, or a repository of the hub as `hf:owner/name`.
 
         It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine.
         """
@@ -85,9 +85,9 @@ class TwoStagePipeline:
         )
 
     def save_pretrained(self, folder: Source) -> None:
-        """Write all models into folders of one folder, which `from_pretrained` reads, and a card.
+        """Write all models into subfolders of a folder that `from_pretrained` reads, and a model card.
 
-        Raises `InputError` where priors lie there that would be read in the place of these.
+        Raises `InputError` if the folder holds other priors, which would be loaded with these or in their place.
         """
         folder, names = Path(folder), prior_names(len(self.priors))
         others = {Path(prior).name for prior in find_priors(folder)} - set(names)
@@ -115,17 +115,17 @@ class TwoStagePipeline:
 
     @property
     def conditions(self) -> Conditions:
-        """The conditions by which labels are understood."""
+        """The conditions that labels are read by."""
         return conditions_of(self.priors)
 
     @property
     def classes(self) -> list[str]:
-        """The names of the labels; empty where no prior has classes."""
+        """The names of the classes; empty if no prior has classes."""
         return list(self.conditions.classes)
 
     @property
     def device(self) -> torch.device:
-        """Where the models are."""
+        """The device that the models are on."""
         return self.tokenizer.device
 
     def sample(
@@ -149,19 +149,19 @@ class TwoStagePipeline:
             num_samples: n.
             labels: numbers or names of classes, or `none`; one for each sample or one for all. None: all classes in
                 turn.
-            seed: sample i follows from (seed, i) alone. None: a new one at each call, which the result names.
+            seed: sample i depends only on (seed, i). None: a new one at each call, which the result records.
             batch_size: samples drawn at once.
             temperature: below 1 for likelier samples, 0 for the likeliest code at each site.
-            top_k: draw among so many codes only, the likeliest at each site. 0: among all.
-            top_p: draw among the fewest codes that have this probability together. 1: among all.
-            guidance_scale: above 1 for more of what makes the class, where a prior also learnt grids without a label.
-            num_inference_steps: of priors that draw many sites at once. None: the prior's own number.
-            backend: how the priors compute; it changes no code, but for rounding.
-            output_type: pt for tensors (n, c, H, W) in [-1, 1], as all of this package are; np for arrays (n, H, W, c)
-                in [0, 1]; pil for pictures of PIL.
-            progress: show a bar.
+            top_k: draw only among this many likeliest codes at each site. 0: among all.
+            top_p: draw only among the fewest codes whose probabilities add up to this. 1: among all.
+            guidance_scale: above 1 to follow the class more closely, for priors that also learnt grids without labels.
+            num_inference_steps: steps of priors that draw many sites at once. None: the prior's own number.
+            backend: how the priors compute; the codes are the same but for rounding.
+            output_type: pt for tensors (n, c, H, W) in [-1, 1], as everywhere in this package; np for arrays
+                (n, H, W, c) in [0, 1]; pil for PIL pictures.
+            progress: show a progress bar.
 
-        Raises `InputError` where a prior cannot follow.
+        Raises `InputError` if a prior does not support a setting.
         """
         configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
         request = make_request(self.priors, num_samples, labels, seed, configs)
@@ -190,15 +190,15 @@ class TwoStagePipeline:
 
         Args:
             images: as for `encode`.
-            keep: how many rows of codes, from the top, of the coarsest grid; or a mask over the sites of grids that are
-                all of one shape; or a mask (H, W) over the pixels that are known.
-            num_completions: of each image; they stand behind each other.
-            labels: as for `sample`, one for each image or one for all. None: of no particular class, where the prior
-                learnt such.
+            keep: how many rows of codes to keep, from the top of the coarsest grid; or a mask over the sites, if all
+                grids have one shape; or a mask (H, W) over the known pixels.
+            num_completions: of each image; those of one image follow each other.
+            labels: as for `sample`, one for each image or one for all. None: no particular class, if the prior learnt
+                grids without a label.
 
         All other parameters are those of `sample`.
 
-        Raises `InputError` where the images are of another size, or a prior cannot keep these codes.
+        Raises `InputError` if the images have the wrong size, or a prior cannot keep these codes.
         """
         configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
         masks = kept_masks(self.tokenizer, keep)
@@ -214,9 +214,9 @@ class TwoStagePipeline:
         output_type: OutputType = "pt",
         progress: bool = False,
     ) -> Samples:
-        """Draw all samples of a request; they are left on the CPU."""
+        """Draw all samples of a request. Returns them on the CPU."""
         check_value("batch_size", batch_size, BatchSize)
-        check_value("output_type", output_type, OutputType)  # now, and not when all is drawn
+        check_value("output_type", output_type, OutputType)  # now, not after everything is drawn
         batches = []
         words = f"drawing {request.num_samples:,}"
         with progress_bar(total=request.num_samples, desc=words, bar_format=BAR, disable=not progress) as bar:
@@ -231,14 +231,14 @@ class TwoStagePipeline:
         return Samples(as_output(images, output_type), codes, request.labels, request.seed, tuple(self.classes))
 
     def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
-        """Draw some samples of a request; they are left where the models are. `tell` is told the share that is done."""
+        """Draw some samples of a request, on the models' device. `tell` is called with the share that is done."""
         codes = self.sample_codes(request, rows, backend, tell)
         given = request.given(rows).to(self.device)
         images = self.decode(codes, given, self.noise_of(request, rows).of("decoder"))
         return Samples(images, codes, request.given(rows).labels, request.seed, tuple(self.classes))
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
-        """Draw the codes (b, *shape) of some samples of a request, where the priors are."""
+        """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""
         for step in self.sample_steps(request, rows, backend, watch=tell is not None):
             if tell:
                 tell(step.done)
@@ -247,22 +247,22 @@ class TwoStagePipeline:
     def sample_steps(
         self, request: Request, rows: range, backend: str = "auto", watch: bool = True
     ) -> Iterator[Progress]:
-        """Draw some samples of a request, and yield how far they are after each step; the last one is the result."""
+        """Draw some samples of a request, and yield their progress after each step; the last one is the result."""
         noise, known = self.noise_of(request, rows), request.known_of(rows)
         return draw(self.priors, request.given(rows), noise, request.configs, known, backend, watch)
 
     def noise_of(self, request: Request, rows: range) -> Noise:
-        """Return the random numbers that some samples of a request follow from."""
+        """Return the random numbers that some samples of a request are drawn with."""
         return Noise(request.seed, rows.start, len(rows), self.device)
 
     def encode(self, images: Images, batch_size: int = 128) -> Codes:
         """Return the codes of images, on the CPU.
 
         Args:
-            images: (n, c, H, W) float in [-1, 1], of the tokenizer's size; or whatever else `codegrid.as_images` takes,
-                such as pictures of PIL and NumPy arrays, one or a list, which are brought to its size and channels.
+            images: (n, c, H, W) float in [-1, 1], of the tokenizer's size; or anything else that `codegrid.as_images`
+                accepts, such as PIL pictures and NumPy arrays, one or a list, converted to its size and channels.
 
-        Raises `InputError` where they are of another size, or no images.
+        Raises `InputError` if they have another size, or are not images.
         """
         images, expected = self._prepare(images), self.tokenizer.signal.shape
         if tuple(images.shape[1:]) != expected:
@@ -271,12 +271,12 @@ class TwoStagePipeline:
         return tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
 
     def decode(self, codes: Codes, given: Condition = NO_CONDITION, noise: Noise | None = None) -> torch.Tensor:
-        """Return the images (n, c, H, W) in [-1, 1] of codes (n, *shape)."""
+        """Decode codes (n, *shape) into images (n, c, H, W) in [-1, 1]."""
         here = tuple(grid.to(self.device) for grid in codes)
         return self.tokenizer.decode(here, given=given, noise=noise).clamp(-1, 1)
 
     def reconstruct(self, images: Images, output_type: OutputType = "pt") -> Any:
-        """Return images, as for `encode` or of another size, encoded and decoded again, on the CPU."""
+        """Encode and decode images, given as for `encode` but of any size. Returns the reconstructions on the CPU."""
         images = self._prepare(images).to(self.device)
         return as_output(self.tokenizer.reconstruct(images).clamp(-1, 1).cpu(), output_type)
 

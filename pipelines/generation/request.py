@@ -1,4 +1,4 @@
-"""Requests to priors: how many samples, under which conditions, drawn how, with which codes kept.
+"""Requests to priors: the number of samples, their conditions, how to draw them, and the codes to keep.
 
 Shapes: n samples, p pictures, *size the pixels of a picture, *shape the sites of each grid.
 """
@@ -22,23 +22,23 @@ Keep = int | torch.Tensor
 
 
 class Request(NamedTuple):
-    """A checked request for samples: every process that draws a part of it has the same one."""
+    """A checked request for samples; all processes that draw a part of it share the same one."""
 
     num_samples: int  # n
     condition: Condition  # of all samples, on the CPU
     seed: int
     configs: tuple[SamplingConfig, ...]  # one for each prior
-    known: Known | None = None  # the codes (p, *shape) that are kept of each picture
-    of_each: int = 1  # samples of each picture, which stand behind each other: p · of_each = n
+    known: Known | None = None  # the codes (p, *shape) of the pictures, and which of them are kept
+    of_each: int = 1  # samples of each picture, which follow each other: p · of_each = n
 
     @property
     def labels(self) -> torch.Tensor | None:
-        """(n,) int64, NO_LABEL for no particular class; None for unconditional priors."""
+        """Labels (n,) int64, NO_LABEL for no particular class; None for unconditional priors."""
         return self.condition.labels
 
     @property
     def num_known(self) -> int:
-        """How many codes of each sample are kept, over all grids."""
+        """The number of codes that are kept in each sample, over all grids."""
         return 0 if self.known is None else sum(int(mask[0].sum()) for mask in self.known.mask)
 
     def given(self, rows: range) -> Condition:
@@ -67,11 +67,11 @@ def make_request(
         num_samples: how many.
         labels: numbers or names of classes, or `none`, as `Conditions.resolve` reads them: one for each sample, or one
             for all. None: all classes in turn.
-        seed: sample i follows from (seed, i) alone. None: a new one, which the request names.
-        configs: how each prior draws; empty: from its distribution as it is.
+        seed: sample i depends only on (seed, i). None: a new one, which the request records.
+        configs: how each prior draws; empty: from its unchanged distribution.
         of: what messages call the samples.
 
-    Raises `InputError` where a prior cannot follow.
+    Raises `InputError` if a prior does not support a setting.
     """
     check_value("num_samples", num_samples, NumSamples)
     seed = secrets.randbelow(2**32) if seed is None else seed
@@ -93,16 +93,16 @@ def complete_codes(
     seed: int | None = None,
     configs: Sequence[SamplingConfig] = (),
 ) -> Request:
-    """Ask for completions of pictures; those of one picture stand behind each other.
+    """Ask for completions of pictures; those of one picture follow each other.
 
     Args:
         codes: of the pictures, (p, *shape) for each grid.
-        masks: the sites (*shape) bool of each grid that are kept: see `top_rows` and `kept_masks`.
+        masks: which sites (*shape) bool of each grid to keep: see `top_rows` and `kept_masks`.
         num_completions: of each picture.
         labels: one for each picture or one for all. None: no particular class.
         priors, seed, configs: as for `make_request`.
 
-    Raises `InputError` where a prior cannot keep these codes, or cannot follow.
+    Raises `InputError` if a prior cannot keep these codes, or does not support a setting.
     """
     check_value("num_completions", num_completions, NumSamples)
     for prior in priors:
@@ -121,18 +121,18 @@ def complete_codes(
 
 
 def conditions_of(priors: Sequence[Prior]) -> Conditions:
-    """Return the conditions by which labels are understood: of the first prior that has classes, if any."""
+    """Return the conditions that labels are read by: those of the first prior that has classes, if any."""
     return next((prior.conditions for prior in priors if prior.conditions.num_classes), priors[0].conditions)
 
 
 def kept_masks(tokenizer: Tokenizer, keep: Keep) -> tuple[torch.Tensor, ...]:
-    """Return which sites (*shape) bool of each grid are kept.
+    """Return masks (*shape) bool of the sites to keep, one for each grid.
 
     Args:
-        keep: how many rows of codes, as for `top_rows`; or a mask over the sites of grids that are all of one shape; or
-            a mask (*size) over the pixels that are known.
+        keep: how many rows of codes, as for `top_rows`; or a mask over the sites, if all grids have one shape; or a
+            mask (*size) over the known pixels.
 
-    Raises `InputError` where that fits neither the grids nor the pictures.
+    Raises `InputError` if a mask fits neither the grids nor the pictures.
     """
     layout, signal = tokenizer.layout, tokenizer.signal
     if not isinstance(keep, torch.Tensor):
@@ -143,19 +143,19 @@ def kept_masks(tokenizer: Tokenizer, keep: Keep) -> tuple[torch.Tensor, ...]:
     if shape == signal.size:
         return tuple(sites.cpu() for sites in tokenizer.kept_sites(mask.to(tokenizer.device)))
     raise InputError(
-        f"`keep`: a mask of the shape {shape}, but the grids are {describe_layout(layout)}, and pictures have "
-        f"{'×'.join(map(str, signal.size))} pixels"
+        f"`keep`: the mask has the shape {shape}: give one of the grids ({describe_layout(layout)}) or of the pictures "
+        f"({'×'.join(map(str, signal.size))} pixels)"
     )
 
 
 def top_rows(layout: Layout, rows: int, name: str = "keep") -> tuple[torch.Tensor, ...]:
-    """Return masks (*shape) bool that keep so many rows of the coarsest grid, and of finer grids the same share.
+    """Return masks (*shape) bool that keep the first rows of the coarsest grid, and the same share of finer grids.
 
-    `name` is what the caller calls the rows. Raises `InputError` where not some rows, but none or all would be kept.
+    `name` is the caller's parameter, for messages. Raises `InputError` if no rows or all rows would be kept.
     """
     height = layout[0].shape[0]
     if height == 1:
-        raise InputError(f"`{name}`: grids have a single row of codes: with that kept, nothing would be left to draw")
+        raise InputError(f"`{name}`: the grids have a single row of codes: keeping it would leave nothing to draw")
     check_whole(name, rows, 1, height - 1)
     masks = [torch.zeros(grid.shape, dtype=torch.bool) for grid in layout]
     for mask in masks:
@@ -164,7 +164,7 @@ def top_rows(layout: Layout, rows: int, name: str = "keep") -> tuple[torch.Tenso
 
 
 def check_keeps(prior: Prior, masks: tuple[torch.Tensor, ...]) -> None:
-    """Raise `InputError` where a prior's sampler cannot keep the sites (*shape) of its grids that masks tell."""
+    """Raise `InputError` if a prior's sampler cannot keep the sites that masks (*shape) of its grids select."""
     for mask in [masks[grid] for grid in prior.grids]:
         in_order, count = mask.flatten(), int(mask.sum())
         if count and prior.keeps == "none":

@@ -20,20 +20,20 @@ from codegrid.errors import InputError
 from codegrid.limits import check_value
 
 OutputType = Literal["pt", "np", "pil"]
-Images = torch.Tensor | np.ndarray | Image.Image | Sequence[Any]  # in; what `codegrid.as_images` takes
+Images = torch.Tensor | np.ndarray | Image.Image | Sequence[Any]  # what `codegrid.as_images` accepts
 
 
 class Samples(NamedTuple):
     """Samples of a pipeline."""
 
-    images: Any  # (n, c, H, W) float in [-1, 1]; or arrays or pictures, as `as_output` says
+    images: Any  # (n, c, H, W) float in [-1, 1]; or arrays or pictures, as in `as_output`
     codes: Codes  # (n, *shape) int64, one for each grid
     labels: torch.Tensor | None  # (n,) int64, -1 for no particular class
-    seed: int  # that gives the same samples again
-    classes: tuple[str, ...] = ()  # the names of the labels; empty where they have none
+    seed: int  # draws the same samples again
+    classes: tuple[str, ...] = ()  # the names of the labels; empty if they have none
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Save each image as a PNG file with its number and class, `00012-cat.png`, and return the paths."""
+        """Save each image as a PNG file named by its number and class, `00012-cat.png`, and return the paths."""
         pictures, labels = self.images, self.labels
         if isinstance(pictures, np.ndarray):
             pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
@@ -44,13 +44,13 @@ class Samples(NamedTuple):
 
 
 def as_output(images: torch.Tensor, output_type: OutputType) -> Any:
-    """Turn images (n, c, H, W) in [-1, 1] into what is asked for.
+    """Convert images (n, c, H, W) in [-1, 1] to an output type.
 
     Args:
-        output_type: pt: tensors as they are, as all of this package are; np: arrays (n, H, W, c) float32 in [0, 1], as
-            matplotlib and diffusers have them; pil: a list of pictures of PIL, grey or RGB.
+        output_type: pt: the tensors unchanged; np: arrays (n, H, W, c) float32 in [0, 1], as in matplotlib and
+            diffusers; pil: a list of PIL pictures, grey or RGB.
 
-    Raises `InputError` where pictures of PIL cannot show their channels.
+    Raises `InputError` if PIL pictures cannot show their channels.
     """
     check_value("output_type", output_type, OutputType)
     if output_type == "pt":
@@ -58,5 +58,5 @@ def as_output(images: torch.Tensor, output_type: OutputType) -> Any:
     if output_type == "np":
         return ((images.float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     if images.shape[1] not in (1, 3):
-        raise InputError(f"`output_type` pil: images have {images.shape[1]} channels, and pictures 1 or 3: use np")
+        raise InputError(f"`output_type` pil: images have {images.shape[1]} channels, not 1 or 3: use np")
     return to_pictures(to_uint8(images))

@@ -1,4 +1,4 @@
-"""New images, or their codes, into a folder: the body of `codegrid sample`.
+"""Drawing new images, or their codes, into a folder: the body of `codegrid sample`.
 
 Shapes: n samples, b samples of a batch, c channels, H W image, *shape the sites of each grid.
 """
@@ -47,22 +47,22 @@ class Job(NamedTuple):
 
     settings: Sample
     pipeline: TwoStagePipeline
-    pictures: Pictures | None  # that are completed
+    pictures: Pictures | None  # to complete
     request: Request
     accelerator: Accelerator
-    backend: str  # how the priors compute: of `auto` that which this machine chooses
+    backend: str  # how the priors compute; `auto` is resolved to what this machine chooses
 
     @property
     def name(self) -> str:
-        """Return the name of the results, and their files."""
+        """Return what the results and their files are called."""
         return "completions" if self.pictures else "samples"
 
     def files_of(self, rows: range) -> list[str] | None:
-        """Return the file of the picture that each of some samples completes."""
+        """Return, for each of some samples, the file of the picture that it completes; None without pictures."""
         return self.pictures and [self.pictures.files[row // self.request.of_each] for row in rows]
 
     def facts(self) -> dict[str, Any]:
-        """Return what the samples depend on beside the settings."""
+        """Return what the samples depend on besides the settings."""
         return {
             "tokenizer": self.pipeline.tokenizer.fingerprint(),
             "priors": [prior.fingerprint() for prior in self.pipeline.priors],
@@ -70,11 +70,11 @@ class Job(NamedTuple):
         }
 
     def with_backend(self, backend: str) -> Job:
-        """Return the job with the backend of a run that is continued. Raises `InputError` where it cannot be here."""
+        """Return the job with the backend of a continued run. Raises `InputError` if it does not work here."""
         return self._replace(backend=backend_of(self.pipeline.priors, backend))
 
     def names_of(self, rows: range) -> list[str]:
-        """Return what some samples are of, for the names of files: the picture that they complete, or their class."""
+        """Return names for the files of some samples: that of the picture that each completes, or its class."""
         if (files := self.files_of(rows)) is not None:
             return names_of_files(files)
         return names_of_labels(self.request.given(rows).labels, self.pipeline.classes, len(rows))
@@ -85,7 +85,7 @@ def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
     accelerator = start_accelerator(settings)
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
-    backend = backend_of(pipeline.priors, settings.backend)  # now, and not when a folder was begun
+    backend = backend_of(pipeline.priors, settings.backend)  # now, before a folder is begun
     pictures = None if settings.complete is None else read_pictures(settings.complete, pipeline.tokenizer)
     job = Job(settings, pipeline, pictures, _ask(settings, pipeline, pictures), accelerator, backend)
     if settings.format == "codegrid":
@@ -109,7 +109,7 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
 
 
 def leave_images(job: Job) -> None:
-    """Leave images in files, and a sheet of the first ones."""
+    """Write the images to files, and a sheet of the first ones."""
     settings, request = job.settings, job.request
     facts = {**job.facts(), "backend": job.backend}
     run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, *left_open(settings), **facts))
@@ -145,7 +145,7 @@ def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
 
 
 def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
-    """Save a sheet of the first samples by their classes, or of completions beside their pictures."""
+    """Save a sheet of the first samples by class, or of completions beside their pictures."""
     request, classes = job.request, job.pipeline.classes
     if job.pictures is None:
         labels = None if request.labels is None else request.labels.numpy()
@@ -157,7 +157,7 @@ def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
 
 
 def leave_codes(job: Job) -> None:
-    """Leave the codes alone, as a code dataset."""
+    """Write the codes only, as a code dataset."""
     settings, request, pipeline = job.settings, job.request, job.pipeline
     if left_open(settings) and settings.output and not settings.overwrite:
         earlier = broadcast_from_main(job.accelerator, lambda: read_setting(Path(settings.output), "backend"))

@@ -37,21 +37,21 @@ Settings = TypeVar("Settings", bound=Command)
 RULE = re.compile(r"\s*─{3,}\s*")
 CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 DISK_ERRORS = {
-    errno.ENOSPC: "no room is left on the disk: make some and run the same command again",
+    errno.ENOSPC: "the disk is full: make room and run the same command again",
     errno.EDQUOT: "the disk quota is used up: make room and run the same command again",
-    errno.EROFS: "the disk can only be read: choose another folder",
+    errno.EROFS: "the disk is read-only: choose another folder",
     errno.EPERM: "not permitted: choose another folder, or change its permissions",
     errno.EACCES: "permission denied: choose another folder, or change its permissions",
-    errno.ENOTDIR: "a part of the path is a file: choose another folder",
-    errno.EISDIR: "a folder is in the place of a file: choose another folder",
+    errno.ENOTDIR: "part of the path is a file: choose another folder",
+    errno.EISDIR: "it is a folder where a file should be: choose another folder",
     errno.ENOENT: "no such file or folder: was it moved or removed?",
-    errno.EIO: "the disk reports an error: choose a folder on another one",
+    errno.EIO: "the disk reports an error: choose a folder on another disk",
     errno.ESTALE: "the shared disk has lost the file: run the same command again",
-    errno.EEXIST: "a file is in the place of a folder: choose another folder",
+    errno.EEXIST: "it is a file where a folder should be: choose another folder",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.ELOOP: "its links lead in a circle: choose another folder",
 }
-ALSO: dict[str, tuple[Any, str, Any]] = {  # flags that are no settings: type, help, default
+ALSO: dict[str, tuple[Any, str, Any]] = {  # flags that are not settings: type, help, default
     "config": (
         Annotated[str | None, tyro.conf.arg(metavar="FILE")],
         "YAML, TOML or JSON file of settings by their names, such as the settings.yaml that each run leaves in its "
@@ -63,13 +63,13 @@ ALSO: dict[str, tuple[Any, str, Any]] = {  # flags that are no settings: type, h
 
 
 class Stopped(BaseException):
-    """A run that was asked to end has saved its state, and ends. Its argument is the signal's number."""
+    """Raised when a run that was asked to stop has saved its state. Its argument is the signal's number."""
 
 
 def run_command(settings_type: type[Command], body: str) -> None:
     """Parse the command line into settings and call the function `body`, named as `module:function`, with them.
 
-    An error that the user can fix ends in one line and exit code 2, and with --verbose in a traceback before it. With
+    An error that the user can fix prints one line, with --verbose after its traceback, and exits with code 2. With
     --json, what the function returns is printed.
     """
     steady_streams()
@@ -82,7 +82,7 @@ def run_command(settings_type: type[Command], body: str) -> None:
         output, as_json = getattr(settings, "output", None), getattr(settings, "json", False)
         keep_quiet(settings.quiet)
         module, _, function = body.partition(":")
-        look()  # at what others compute while torch is imported
+        look()  # so that the load of other programs is measured while torch is imported
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             result = getattr(import_module(module), function)(settings)
         if as_json and is_main_process():
@@ -94,24 +94,24 @@ def run_command(settings_type: type[Command], body: str) -> None:
         if not words and isinstance(error, OSError) and error.errno in DISK_ERRORS:
             where = error.filename or output
             words = f"{where}: {DISK_ERRORS[error.errno]}" if where else DISK_ERRORS[error.errno]
-        if not words:  # of no disk, such as too many open files
+        if not words:  # an OSError that is not about a disk, such as too many open files
             raise
         _fail(with_flags(words, settings_type), verbose)
     except KeyboardInterrupt:
         _end_stopped(signal.SIGINT, "stopped; run the same command again")
     except Stopped as stop:
-        _end_stopped(stop.args[0], "stopped and saved; the same command goes on")
+        _end_stopped(stop.args[0], "stopped and saved; run the same command again to continue")
     finally:
         keep_quiet(False)
 
 
 def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
-    """Return the settings that flags give, before those of the file after --config.
+    """Return the settings that the flags give; they override those of the files after --config.
 
     Modules after --plugin are imported first: they add names and flags.
 
-    Raises `InputError` where a flag is not known, a value is not of its type or out of its range, or an option is not
-    one of what was chosen.
+    Raises `InputError` if a flag is unknown, a value has the wrong type or is out of its range, or an option does not
+    belong to what was chosen.
     """
     if "--version" in argv:
         print(f"codegrid {version('codegrid')}")
@@ -130,7 +130,7 @@ def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
         for number, (title, flags) in enumerate(groups.items())
     ]
     about = inspect.cleandoc(settings_type.__doc__ or "")
-    # a script that completes flags is registered for one word
+    # shell completion is registered for one word: codegrid-sample, not codegrid sample
     prog = f"codegrid{'-' if argv and argv[0].startswith('--tyro-') else ' '}{name_of(settings_type)}"
     parsed = _ask_tyro(_make_flags(own, nested), list(argv), prog, about)
     values: dict[str, Any] = {}
@@ -145,12 +145,12 @@ def parse(settings_type: type[Settings], argv: Sequence[str]) -> Settings:
     if isinstance(settings, Leaves):
         settings.check_output()
     if isinstance(settings, Training):
-        resolve_options(settings)  # what cannot be is said at once, and not after the images are loaded
+        resolve_options(settings)  # now: an impossible option should not fail only after the images are loaded
     return settings
 
 
 def _ask_tyro(flags: type, argv: list[str], prog: str, about: str) -> Any:
-    """Return the flags of a command line. Raises `InputError` with the first words of tyro's page on what is wrong."""
+    """Return the flags of a command line. Raises `InputError` with the first words of tyro's error page."""
     page = io.StringIO()
     try:
         with redirect_stderr(page):
@@ -177,27 +177,27 @@ def count_processes() -> int:
 
 def is_main_process() -> bool:
     """Return whether this is the first of the processes that were started together, or the only one."""
-    # a RANK alone has been left by an earlier one
+    # RANK without WORLD_SIZE is left over from something else
     return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def print_once(line: str) -> None:
-    """Print a line, once for all processes and above the bars; with --quiet not at all."""
+    """Print a line once, not once per process, and above the progress bars; with --quiet print nothing."""
     if is_main_process():
         say(line)
 
 
 def resume_bar(folder: object, missing: Sequence[range], total: int, desc: str) -> Any:
-    """Return a bar for the missing ones of `total` images, and say how many an earlier run left in a folder, if any."""
+    """Return a progress bar over the missing images of `total`, and say how many an earlier run left, if any."""
     done = total - sum(map(len, missing))
     if done:
-        print_once(f"{folder}: going on, {done:,} of {total:,} are there")
+        print_once(f"{folder}: continuing, {done:,} of {total:,} are there")
     return progress_bar(total=total, initial=done, desc=desc, unit="img", disable=not is_main_process())
 
 
 def print_plan(*lines: str) -> None:
-    """Print the last words of a dry run."""
-    print_once("\n".join([*lines, "a dry run: nothing was written"]))
+    """Print what a dry run found, and that it wrote nothing."""
+    print_once("\n".join([*lines, "dry run: nothing was written"]))
 
 
 Flags = list[tuple[str, Any, Any]]  # name, type hint, default
@@ -205,7 +205,7 @@ NO_DEFAULTS: Mapping[str, Any] = {}
 
 
 def _read_configs(settings_type: type[Command], files: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of files, a later one's before an earlier one's. Plugins that they name are imported."""
+    """Return the settings in files; later files override earlier ones. Plugins that they name are imported."""
     values: dict[str, Any] = {}
     for path in files:
         given = read_config(path)
@@ -222,9 +222,9 @@ def _read_configs(settings_type: type[Command], files: Sequence[str]) -> dict[st
 def group_flags(
     settings_type: type[Command], options: dict[str, Option], defaults: Mapping[str, Any] = NO_DEFAULTS
 ) -> dict[str, Flags]:
-    """Return the flags by the titles of their groups: the command's own, without a title, first.
+    """Return the flags by the titles of their groups; the command's own come first, without a title.
 
-    `defaults` replace those of the settings.
+    `defaults` replace the defaults of the settings.
     """
     hints, docs = get_type_hints(settings_type, include_extras=True), field_docs(settings_type)
     groups: dict[str, Flags] = {"": []}
@@ -235,7 +235,7 @@ def group_flags(
         if item.name != "options":
             default = defaults.get(item.name, item.default)
             flags.append((item.name, as_flag(hints[item.name], docs.get(item.name, ""), in_words(default)), default))
-    order = list(inspect.get_annotations(settings_type))  # that of the file: what a base declares, too, is first else
+    order = list(inspect.get_annotations(settings_type))  # as in the file; otherwise a base class's fields come first
     groups[""].sort(key=lambda flag: order.index(flag[0]))
     for option in options.values():
         default = defaults.get(option.name, option.unset)
@@ -251,7 +251,7 @@ def _title_of(settings_type: type[Command], name: str) -> str:
 
 
 def _make_flags(flags: Flags, more: Sequence[tuple[str, Any]] = ()) -> type:
-    """Make a dataclass of flags. It checks nothing: the settings do that when they are made."""
+    """Make a dataclass of flags. It checks nothing: the settings check their values when they are made."""
     columns = [(name, hint, field() if default is MISSING else field(default=default)) for name, hint, default in flags]
     return make_dataclass("Flags", [*columns, *more], kw_only=True, namespace={"__doc__": ""})
 
@@ -271,7 +271,7 @@ def _values_after(flag: str, argv: Sequence[str]) -> list[str]:
 def with_flags(message: str, settings_type: type) -> str:
     """Return a message in which settings and options in backticks are flags: `label_dropout` → --label-dropout."""
     names = {item.name for item in fields(settings_type)}
-    with suppress(InputError):  # which may be the one that is told
+    with suppress(InputError):  # perhaps the very error that is being reported
         names |= set(list_options(settings_type))
 
     def as_flag(match: re.Match) -> str:
@@ -291,4 +291,4 @@ def _fail(message: str, verbose: bool) -> NoReturn:
 def _end_stopped(number: int, words: str) -> None:
     if is_main_process():
         print(f"\n{words}", file=sys.stderr)
-    sys.exit(128 + number)  # what a shell makes of a signal
+    sys.exit(128 + number)  # the exit code that a shell gives for a signal

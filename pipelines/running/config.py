@@ -1,4 +1,4 @@
-"""Settings as a file: what a run leaves, and what `--config` reads. YAML, TOML or JSON, by the names of the settings.
+"""Settings as a file in YAML, TOML or JSON: each run leaves one, and `--config` reads it.
 
 Nothing here imports torch.
 """
@@ -20,13 +20,13 @@ from .settings import Command, Training
 
 TOML = "tomllib:loads" if sys.version_info >= (3, 11) else "tomli:loads"
 READERS = {".yaml": "yaml:safe_load", ".yml": "yaml:safe_load", ".toml": TOML, ".json": "json:loads"}
-NOT_SAVED = ("options", "overwrite", "dry_run", "quiet", "verbose", "json")  # of one call, and not of its results
+NOT_SAVED = ("options", "overwrite", "dry_run", "quiet", "verbose", "json")  # they do not affect the results
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """Return what a .yaml, .yml, .toml or .json file maps names of settings to.
+    """Return the settings in a .yaml, .yml, .toml or .json file, by name.
 
-    Raises `InputError` where it cannot be read, or is no such mapping.
+    Raises `InputError` if it cannot be read, or does not map names to values.
     """
     file = Path(path)
     if file.suffix not in READERS:
@@ -36,18 +36,18 @@ def read_config(path: str) -> dict[str, Any]:
         values = getattr(import_module(module), function)(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"`config` {path}: {error.strerror or error}: give a file of settings") from error
-    except Exception as error:  # each reader has types of its own
+    except Exception as error:  # each reader raises its own types
         raise InputError(f"`config` {path}: it cannot be read ({reason_of(error)}): correct it") from error
-    values = {} if values is None else values  # an empty file of YAML
+    values = {} if values is None else values  # an empty YAML file
     if not isinstance(values, dict):
         raise InputError(f"`config` {path}: it must map names of settings to values, as `steps: 1000` does")
     return {str(key).replace("-", "_"): value for key, value in values.items()}
 
 
 def check_config(path: str, values: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a file as their types say.
+    """Return the values of a file, converted to the types of their settings.
 
-    Raises `InputError`, naming the file, where there is no such setting, or a value is out of its range.
+    Raises `InputError`, naming the file, if there is no such setting, or a value is out of its range.
     """
     checked: dict[str, Any] = {}
     for name, value in values.items():
@@ -64,7 +64,7 @@ def check_config(path: str, values: Mapping[str, Any], hints: Mapping[str, Any])
 
 
 def describe_settings(settings: Command, command: str, output: Path) -> str:
-    """Return all settings of a run into a folder as YAML, options of its model included."""
+    """Return all settings of a run as YAML, including the options of its model."""
     values = {name: value for name, value in asdict(settings).items() if name not in NOT_SAVED}
     values["output"] = str(output)
     if isinstance(settings, Training):
@@ -75,7 +75,7 @@ def describe_settings(settings: Command, command: str, output: Path) -> str:
 
 
 def _as_typed(value: Any, hint: Any) -> Any:
-    """Take one value for a list of one, a number for a name, and what YAML takes for a text, `1e-3`, for a number."""
+    """Convert a value to its type: one value to a list, a number to a name, and YAML's string `1e-3` to a number."""
     kind, many = bare_type(hint)
     if value is None:
         return None

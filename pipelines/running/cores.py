@@ -1,7 +1,7 @@
-"""How many threads compute on a CPU: as many as there are cores that nobody else keeps busy when a run begins.
+"""The number of threads to compute with on a CPU: one for each core that no other program keeps busy at the start.
 
-A step ends with the slowest of its threads. One that shares its core with another program gets half of it, and the
-others wait: a thread less is faster. Nothing here imports torch.
+A step ends with its slowest thread. A thread that shares its core with another program gets half of it, and the other
+threads wait for it: one thread fewer is faster. Nothing here imports torch.
 """
 
 import math
@@ -12,55 +12,56 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
-LEAST, MOST = 0.2, 30.0  # seconds for which others are watched
-ROUGH = 0.1  # of a core: less is not counted, however many cores there are
+LEAST, MOST = 0.2, 30.0  # seconds for which other programs are watched
+ROUGH = 0.1  # of a core: a smaller load is ignored, however many cores there are
 
 
 class Look(NamedTuple):
-    """Seconds of computing up to a moment."""
+    """CPU seconds that were used up to a moment."""
 
     moment: float
     everyone: float  # on the cores that this process may use
-    own: float  # of this process, and of those that it started and that have ended
+    own: float  # by this process, and by its child processes that have ended
 
 
 class Cores(NamedTuple):
-    """The cores of a machine, as far as they are there for this process."""
+    """The cores that this process may use."""
 
     allowed: int
     quota: float = math.inf  # how many at once, by the limits of its control groups
-    busy: float = 0.0  # kept so by others
+    busy: float = 0.0  # with other programs
 
 
 _looks: list[Look] = []  # the last one
 
 
 def look() -> Look | None:
-    """Note how much was computed up to now, and return it; None where the system does not tell.
+    """Note how much CPU time was used up to now, and return it; None if the system does not say.
 
-    What others do from here on is what `find_cores` counts.
+    `find_cores` counts what other programs use from here on.
     """
     try:
         lines = (PROC / "stat").read_text(encoding="ascii").splitlines()
         allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        yields = os.getpriority(os.PRIO_PROCESS, 0) <= 0  # what runs at a lower priority than this gives way
+        yields = os.getpriority(os.PRIO_PROCESS, 0) <= 0  # then programs of lower priority give way to this one
         ticks = 0
         for name, *counts in map(str.split, lines):
             if name in allowed:
                 user, nice, system, _, _, irq, softirq, stolen = map(int, counts[:8])
                 ticks += user + system + irq + softirq + stolen + (0 if yields else nice)
         seen = Look(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4]))
-    except (AttributeError, OSError, ValueError):  # not Linux, or not as Linux does it
+    except (AttributeError, OSError, ValueError):  # not Linux, or an unusual one
         return None
     _looks[:] = [seen]
     return seen
 
 
 def find_cores(watch: bool = True) -> Cores:
-    """Return the cores that there are for this process now.
+    """Return the cores that this process can use now.
 
     Args:
-        watch: what others do, since the last look. Where that is long ago, or just now, this waits for `LEAST` seconds.
+        watch: count the cores that others have used since the last `look`. If that was long ago, or only just now,
+            this waits for `LEAST` seconds.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = min(_quotas(), default=math.inf)
@@ -75,21 +76,21 @@ def find_cores(watch: bool = True) -> Cores:
 
 
 def choose_threads(most: int, processes: int = 1) -> tuple[int, str]:
-    """Return how many of at most `most` threads are to compute, and where these are fewer, why.
+    """Return how many threads to compute with, at most `most`, and the reason if they are fewer.
 
     Args:
-        processes: on this machine, which share its cores. They cannot be told from others, which are watched for a
-            process alone.
+        processes: number of processes of this run that share the machine's cores. Other programs are watched only if
+            it is 1: several processes could not be told apart from them.
     """
     if most == 1:
         return 1, ""
     cores = find_cores(watch=processes == 1)
-    limits = [(most, "")]  # the first of equal ones counts
+    limits = [(most, "")]  # of equal limits the first counts
     if processes > 1:
         limits.append((cores.allowed // processes, f"{processes} processes share {cores.allowed} cores"))
-    else:  # a thread less costs more than others that take less than its share from all
+    else:  # one thread fewer costs more than a load that is smaller than one thread's share
         free = cores.allowed - cores.busy + max(1 / cores.allowed, ROUGH)
-        limits.append((int(free), f"others keep {cores.busy:.1f} of {cores.allowed} cores busy"))
+        limits.append((int(free), f"other programs keep {cores.busy:.1f} of {cores.allowed} cores busy"))
     if cores.quota < cores.allowed:
         limits.append((int(cores.quota / processes + 0.5), f"a limit of {cores.quota:g} of {cores.allowed} cores"))
     count, why = min(limits, key=lambda limit: limit[0])
@@ -97,7 +98,7 @@ def choose_threads(most: int, processes: int = 1) -> tuple[int, str]:
 
 
 def _quotas() -> Iterator[float]:
-    """Yield how many cores each control group of this process may use at once, where that is limited."""
+    """Yield how many cores each control group of this process may use at once, if that is limited."""
     try:
         lines = (PROC / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -105,7 +106,7 @@ def _quotas() -> Iterator[float]:
     for _, kinds, place in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if kinds and "cpu" not in kinds.split(","):
             continue
-        # version 1 has a tree for each kind; inside of a container the path may be that of the host
+        # version 1 has a tree for each kind; inside a container the path may be that of the host
         root = CGROUPS / "cpu" if kinds else CGROUPS
         for folder in (root / place.lstrip("/"), *(root / place.lstrip("/")).parents):
             if folder.is_relative_to(root):
@@ -114,10 +115,10 @@ def _quotas() -> Iterator[float]:
 
 def _quota_of(folder: Path) -> Iterator[float]:
     """Yield the limit of one control group, if it has one."""
-    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # of version 2, of version 1
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
         try:
             quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
-            if int(quota) > 0 and int(period) > 0:  # `max` and -1 are no limit
+            if int(quota) > 0 and int(period) > 0:  # `max` and -1 mean no limit
                 yield int(quota) / int(period)
         except (OSError, ValueError):
             continue

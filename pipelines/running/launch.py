@@ -1,4 +1,4 @@
-"""Processes that srun or mpirun started, as if torchrun had: the variables that it sets are set here.
+"""Processes started by srun or mpirun: the environment variables that torchrun would set are set here.
 
 `accelerate launch` sets them itself on GPUs, and calls mpirun on CPUs. Nothing here imports torch.
 """
@@ -9,8 +9,8 @@ from collections.abc import MutableMapping
 
 from codegrid.errors import InputError
 
-# torchrun's variable → the starter's. SLURM_STEP_... are of tasks: the shell of a job has SLURM_NTASKS, but is alone.
-# mpirun comes first: it may start its own helpers by srun.
+# torchrun's variable → the starter's. SLURM_STEP_... are set for tasks only: a job's shell also has SLURM_NTASKS, but
+# is a single process. mpirun comes first: it may start its own helpers by srun.
 STARTERS = (
     {
         "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
@@ -27,15 +27,15 @@ STARTERS = (
     {"WORLD_SIZE": "SLURM_STEP_NUM_TASKS", "RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID"},
 )
 PORT = 29_500
-SLURM_PORTS = range(20_000, 30_000)  # below those that systems hand out
+SLURM_PORTS = range(20_000, 30_000)  # below those that systems assign
 
 
 def join_launch(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT for a task of several.
+    """Set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT if this is one of several tasks.
 
-    Where WORLD_SIZE is set, nothing changes: with 1, the tasks work each for itself.
+    If WORLD_SIZE is set already, nothing changes; if it is 1, each task works on its own.
 
-    Raises `InputError` where nothing tells the machine of the first process.
+    Raises `InputError` if the machine of the first process is unknown.
     """
     if "WORLD_SIZE" in variables:
         return
@@ -51,7 +51,7 @@ def join_launch(variables: MutableMapping[str, str] = os.environ) -> None:
 
 
 def _tasks_on(node: int, per_node: str) -> str:
-    """Return the tasks of one node, of a list such as `2(x3),1`: two on each of three, and one."""
+    """Return the number of tasks on a node, from a list such as `2(x3),1`: two on each of three nodes, then one."""
     counts: list[str] = []
     for part in per_node.split(","):
         count, _, times = part.rstrip(")").partition("(x")
@@ -64,16 +64,16 @@ def _first_machine(joined: MutableMapping[str, str], variables: MutableMapping[s
         return "127.0.0.1"
     if "MASTER_ADDR" not in variables and "SLURM_STEP_NODELIST" not in variables:
         raise InputError(
-            f"{joined['WORLD_SIZE']} processes on several machines, and nothing tells where the first one is: set "
-            "MASTER_ADDR to the name of its machine"
+            f"{joined['WORLD_SIZE']} processes on several machines, but the machine of the first one is unknown: set "
+            "MASTER_ADDR to its name"
         )
-    # of `gpu[07-09,12],cpu3` gpu07: a comma within brackets does not part machines
+    # `gpu[07-09,12],cpu3` gives gpu07: a comma within brackets does not separate machines
     first = re.split(r",(?![^\[]*\])", variables.get("SLURM_STEP_NODELIST", ""))[0]
     return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", first)
 
 
 def _port(variables: MutableMapping[str, str]) -> int:
-    """Return a port that all tasks of a step know, and other steps on the same machine do not take."""
+    """Return a port that all tasks of a step agree on, and that other steps on the same machine do not use."""
     if "SLURM_JOB_ID" not in variables:
         return PORT
     step = int(variables["SLURM_JOB_ID"]) * 7 + int(variables.get("SLURM_STEP_ID", 0))

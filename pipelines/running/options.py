@@ -1,4 +1,4 @@
-"""Options of models and of their parts: flags that are made from the tables, so that a new system brings its own.
+"""Options of models and of their parts: flags made from the registry's tables, so that a new system adds its own.
 
 Nothing here imports torch.
 """
@@ -23,7 +23,7 @@ from .settings import Command, Training
 
 @dataclass(frozen=True)
 class Option:
-    """An option of some systems, which is one flag for all of them."""
+    """An option that one or more systems have: one flag for all of them."""
 
     name: str
     hint: Any
@@ -33,7 +33,7 @@ class Option:
 
     @property
     def group(self) -> str:
-        """The systems that have it, in words."""
+        """The flag that chooses the systems, and their names."""
         return f"--{self.parameter} {', '.join(self.defaults)}"
 
     @property
@@ -43,12 +43,12 @@ class Option:
 
     @property
     def is_of_the_start(self) -> bool:
-        """Whether it only says how training begins."""
+        """Whether the option only affects how training begins."""
         return any(isinstance(marker, AtStart) for marker in getattr(self.hint, "__metadata__", ()))
 
     @property
     def unset(self) -> Any:
-        """The value that the flag has where it is not given."""
+        """The value of the flag when it is not given."""
         return next(iter(self.defaults.values())) if self.is_switch else None
 
     @property
@@ -65,7 +65,7 @@ class Option:
 
 
 def as_flag(hint: Any, text: str, default: str = "") -> Any:
-    """Return the type hint of a flag with its help, the names of its values, and its default in words, if any."""
+    """Return the type hint of a flag with its help, its metavar and, if there is one, its default as text."""
     kept, *more = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     bare, many = bare_type(hint)
     metavar = _metavar_of(hint) or getattr(bare, "__name__", str(bare)).upper()
@@ -81,7 +81,7 @@ def as_flag(hint: Any, text: str, default: str = "") -> Any:
 
 
 def choosers(settings_type: type[Command]) -> dict[str, str]:
-    """Return the settings that choose a system, with the kind of each."""
+    """Return the settings that choose a system, each with the kind of system it chooses."""
     hints = get_type_hints(settings_type, include_extras=True)
     return {item.name: marker.kind for item in fields(settings_type) for marker in _markers(hints[item.name])}
 
@@ -89,7 +89,7 @@ def choosers(settings_type: type[Command]) -> dict[str, str]:
 def list_options(settings_type: type[Command]) -> dict[str, Option]:
     """Return the options of all systems that the settings can choose, by name.
 
-    Raises `InputError` where a system's option has the name of a setting.
+    Raises `InputError` if an option has the same name as a setting.
     """
     taken = {item.name for item in fields(settings_type)} if choosers(settings_type) else set()
     found: dict[str, Option] = {}
@@ -97,7 +97,7 @@ def list_options(settings_type: type[Command]) -> dict[str, Option]:
         for system in TABLES[kind]:
             for item, hint, text in _fields_of(TABLES[kind].options(system)):
                 if item.name in taken:
-                    raise InputError(f"`{item.name}`, an option of the {kind} {system}, is a setting's name: rename it")
+                    raise InputError(f"`{item.name}`, an option of the {kind} {system}, is also a setting: rename it")
                 option = found.setdefault(item.name, Option(item.name, hint, text, parameter))
                 if option.parameter == parameter:
                     option.defaults[system] = _default_of(item)
@@ -105,10 +105,10 @@ def list_options(settings_type: type[Command]) -> dict[str, Option]:
 
 
 def resolve_options(settings: Training) -> dict[str, Any]:
-    """Return the options of the chosen model and of its parts, by name: those given, and the defaults of the rest.
+    """Return the options of the chosen model and of its parts, by name: those given, and defaults for the rest.
 
-    Raises `InputError` where there is no system of a chosen name, or where an option is given that the chosen ones do
-    not have, or that is out of its range.
+    Raises `InputError` if there is no system of a chosen name, or if a given option is out of its range or does not
+    belong to the chosen systems.
     """
     resolved: dict[str, Any] = {}
     chosen: list[tuple[str, str, str]] = []
@@ -133,10 +133,10 @@ def resolve_options(settings: Training) -> dict[str, Any]:
 
 
 def _why_not(settings_type: type[Command], name: str, chosen: list[tuple[str, str, str]]) -> str:
-    """Say why the chosen systems cannot take an option, and which could."""
+    """Return why the chosen systems do not accept an option, and which systems would."""
     option = list_options(settings_type).get(name)
     if option is None:
-        return f"no {' or '.join(choosers(settings_type).values())} has such an option"
+        return f"no {' or '.join(choosers(settings_type).values())} has such an option: leave it out"
     kind, system = next((kind, system) for parameter, kind, system in chosen if parameter == option.parameter)
     systems = list(option.defaults)
     others = " or ".join(filter(None, (", ".join(systems[:-1]), systems[-1])))
@@ -144,7 +144,7 @@ def _why_not(settings_type: type[Command], name: str, chosen: list[tuple[str, st
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """Return what stands below each field of a dataclass, as one line."""
+    """Return the docstring below each field of a dataclass, as one line."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if is_dataclass(base):
@@ -154,10 +154,10 @@ def field_docs(kind: type) -> dict[str, str]:
 
 @lru_cache
 def _docs_in(module: str) -> dict[str, dict[str, str]]:
-    """Return the texts below the fields of all classes of a module, by the names of class and field."""
+    """Return the docstrings below the fields of all classes in a module, by class name and field name."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (KeyError, OSError, TypeError, SyntaxError):  # made without a file
+    except (KeyError, OSError, TypeError, SyntaxError):  # a module without a source file
         return {}
     docs: dict[str, dict[str, str]] = {}
     for node in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
@@ -170,7 +170,7 @@ def _docs_in(module: str) -> dict[str, dict[str, str]]:
 
 @lru_cache
 def _fields_of(options_type: type) -> list[tuple[Field, Any, str]]:
-    """Return each field with its type hint and its text."""
+    """Return each field with its type hint and its docstring."""
     hints, docs = get_type_hints(options_type, include_extras=True), field_docs(options_type)
     return [(item, hints[item.name], docs.get(item.name, "")) for item in fields(options_type)]
 
@@ -180,7 +180,7 @@ def _default_of(item: Field) -> Any:
 
 
 def _metavar_of(hint: Any) -> str:
-    """Return what a type says of how its values are called; empty where it says nothing."""
+    """Return the metavar that a type names for its values; empty if it names none."""
     arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
     said = [getattr(each, "metavar", None) for arm in arms for each in getattr(arm, "__metadata__", ())]
     return next(filter(None, said), "")
@@ -205,7 +205,7 @@ def bare_type(hint: Any) -> tuple[Any, bool]:
 
 
 def in_words(value: Any) -> str:
-    """Return a default as one would type it; empty where there is nothing to say."""
+    """Return a default as one would type it; empty if there is none worth showing."""
     if value is None or value is False or value is MISSING:
         return ""
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

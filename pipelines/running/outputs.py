@@ -1,4 +1,4 @@
-"""Folders that results go into: which one, if none was named, and how an earlier run's is emptied."""
+"""Output folders: choosing one if none was named, and emptying one that an earlier run left."""
 
 import shutil
 from collections.abc import Callable
@@ -24,16 +24,16 @@ HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
 SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
 FOLDERS = {"state", "best", "last"}  # of files with these suffixes, and folders of them
 PICTURES = ("samples", "completions", "images")  # folders of numbered pictures
-LOGS = "logs"  # of other packages
+LOGS = "logs"  # written by other packages
 MOST = 10_000  # numbered folders
 
 Opened = TypeVar("Opened")
 
 
 def open_output(settings: Leaves, open_folder: Callable[[Path], Opened]) -> Opened:
-    """Return what `open_folder` makes of `output`, or where that is left out of the first folder it does not refuse.
+    """Return the result of `open_folder` for `output` or, if it was left out, for the first folder it does not refuse.
 
-    These are runs/samples, runs/samples-2 and so on, or such folders below `run`.
+    It tries runs/samples, runs/samples-2 and so on, or such folders below `run`.
     """
     settings.check_output()
     if settings.output:
@@ -49,23 +49,23 @@ def open_output(settings: Leaves, open_folder: Callable[[Path], Opened]) -> Open
 
 
 def visible(folder: Path) -> set[str]:
-    """Return the names of what a user sees in a folder."""
+    """Return the names in a folder, without the hidden ones."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
 
 
 def clear_output(folder: Path) -> None:
-    """Remove what an earlier run of ours left in a folder, and keep other processes out of it.
+    """Remove what an earlier run left in a folder, and lock it against other processes.
 
-    Raises `InputError`, and removes nothing, where the folder is not that of a run, or holds something else as well.
+    Raises `InputError`, and removes nothing, if the folder is not a run's, or holds anything else as well.
     """
     folder = folder.resolve()
     if not visible(folder):
         return
     _check_own(folder)
     hold(folder)
-    _check_own(folder)  # what came before the lock
+    _check_own(folder)  # again: something may have appeared before the lock was taken
     marks = {RUN_FILE, MANIFEST, SETTINGS_FILE}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name in marks):  # last: a killed one can be run again
+    for path in sorted(folder.iterdir(), key=lambda path: path.name in marks):  # marks last: if killed, this can rerun
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in (LOCK, OWNER):
@@ -73,9 +73,9 @@ def clear_output(folder: Path) -> None:
 
 
 def _check_own(folder: Path) -> None:
-    """Raise `InputError` where a folder holds anything that no run of ours leaves there."""
+    """Raise `InputError` if a folder holds anything that no run leaves there."""
     if not _is_of_a_run(folder):
-        raise InputError(f"{folder} is not the folder of a run, which `overwrite` would empty: choose another `output`")
+        raise InputError(f"{folder} is not a run's folder, and `overwrite` empties no other: choose another `output`")
     for path in folder.rglob("*"):
         inside = path.relative_to(folder).parts
         if not _is_ours(path, inside):
@@ -86,7 +86,7 @@ def _check_own(folder: Path) -> None:
 
 
 def _is_ours(path: Path, inside: tuple[str, ...]) -> bool:
-    """Whether runs leave such a thing. `inside` is the path below the run's folder."""
+    """Return whether runs leave such a file or folder. `inside` is its path below the run's folder."""
     if path.is_symlink():
         return False
     if inside[0] in HIDDEN or inside[0] == LOGS:
@@ -99,7 +99,7 @@ def _is_ours(path: Path, inside: tuple[str, ...]) -> bool:
 
 
 def _is_of_a_run(folder: Path) -> bool:
-    """Whether a file of ours says so."""
+    """Return whether run.json, a manifest or settings.yaml marks a folder as a run's."""
     try:
         if (folder / RUN_FILE).is_file():
             return read_json(folder / RUN_FILE).get("command") in COMMANDS

@@ -1,6 +1,6 @@
-"""Several processes that work as one: what they decide, what they share out, and how they end.
+"""Several processes that work as one: common decisions, sharing out work, and ending together.
 
-Shapes: b batch; ... whatever an item is.
+Shapes: b batch; ... the shape of an item.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Item = TypeVar("Item")
 
 
 def broadcast_from_main(accelerator: Accelerator, decide: Callable[[], Decision]) -> Decision:
-    """Return on every process what `decide` returns on the main one; an `InputError` or OSError of it, likewise.
+    """Return on every process what `decide` returns on the main one; an `InputError` or OSError is raised on all.
 
-    For what depends on the disk: processes that look at different times see different files.
+    For decisions that depend on the disk: processes that look at different times see different files.
     """
     outcome: list = [None]
     if accelerator.is_main_process:
         try:
             outcome = [decide()]
-        except (InputError, OSError) as error:  # the others would wait for ever
+        except (InputError, OSError) as error:  # otherwise the others would wait forever
             outcome = [error]
     broadcast_object_list(outcome)
     if isinstance(outcome[0], InputError | OSError):
@@ -39,7 +39,7 @@ def broadcast_from_main(accelerator: Accelerator, decide: Callable[[], Decision]
 
 
 def check_same_step(accelerator: Accelerator, step: int) -> None:
-    """Raise `InputError` where the processes do not all start at the same step."""
+    """Raise `InputError` if the processes do not all start at the same step."""
     steps = set(accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist())
     if len(steps) > 1:
         raise InputError(
@@ -49,7 +49,7 @@ def check_same_step(accelerator: Accelerator, step: int) -> None:
 
 
 def describe_machine(device: torch.device) -> str:
-    """Return in words what the last digits of a result depend on, beside the settings."""
+    """Return a text of what the last digits of a result depend on besides the settings: threads, device, version."""
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     threads = torch.get_num_threads()
@@ -58,7 +58,7 @@ def describe_machine(device: torch.device) -> str:
 
 
 def shut_down(accelerator: Accelerator) -> None:
-    """End the run of all processes at once: one that leaves while another still talks to it can abort."""
+    """End the run of all processes together: if one leaves while another still talks to it, that one can abort."""
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -70,12 +70,12 @@ def map_across_ranks(
     accelerator: Accelerator,
     progress: Callable[[int], object],
 ) -> Iterator[Codes]:
-    """Yield what `make` gives for all numbers, in order, batch by batch, on the CPU of every process.
+    """Yield what `make` returns for all numbers, in order, batch by batch, on the CPU of every process.
 
     Args:
         make: some numbers → tensors (b, ...), one row for each number; called for this process's share of each batch.
         batch_size: of one process.
-        progress: is told how many more are made.
+        progress: called with the number of rows made since the last call.
     """
     for batch, share in deal(numbers, batch_size, accelerator):
         yield tuple(_gather(part, len(batch), accelerator) for part in make(share))
@@ -83,17 +83,17 @@ def map_across_ranks(
 
 
 def write_together(write: Callable[[Iterator[Item]], object], items: Iterator[Item], accelerator: Accelerator) -> None:
-    """Let the main process write items that all processes make together."""
+    """Write, from the main process, items that all processes make together."""
     if accelerator.is_main_process:
         write(items)
     else:
-        deque(items, maxlen=0)  # only take part
+        deque(items, maxlen=0)  # take part in making them
 
 
 def deal(numbers: range, batch_size: int, accelerator: Accelerator) -> Iterator[tuple[range, range]]:
-    """Yield each batch of all processes, and this one's share of it; whoever has nothing makes the first row again.
+    """Yield each batch of all processes, and this process's share; a process without a share repeats the first row.
 
-    Where the shares cannot be even, the last processes get less.
+    If the shares cannot be even, the last processes get less.
     """
     count = accelerator.num_processes
     for batch in in_batches(numbers, batch_size * count):
@@ -105,6 +105,6 @@ def deal(numbers: range, batch_size: int, accelerator: Accelerator) -> Iterator[
 def _gather(made: torch.Tensor, count: int, accelerator: Accelerator) -> torch.Tensor:
     """Return the (count, ...) rows of all processes."""
     longest = -(-count // accelerator.num_processes)
-    filled = made.new_zeros(longest, *made.shape[1:])  # only what has one size can be gathered
+    filled = made.new_zeros(longest, *made.shape[1:])  # only tensors of equal size can be gathered
     filled[: len(made)] = made
     return accelerator.gather(filled)[:count].cpu()

@@ -1,4 +1,4 @@
-"""`run.json`: what was run into a folder, so that the same command continues and another one is refused."""
+"""`run.json` records what was run into a folder, so that the same command continues and any other is refused."""
 
 import json
 import platform
@@ -30,8 +30,8 @@ from .settings import Command, Drawing, Leaves, Training, UsesImages
 
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 
-# Where things are and how fast they go: these may differ when a command is run again. What is read from the
-# paths is compared by its own digest.
+# Settings of where things are and how fast they are computed: these may differ when a command is run again. The data
+# behind the paths is compared by its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "complete", "device", "backend",
     "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin",
@@ -43,17 +43,17 @@ class Run:
     """One command's run into one folder.
 
     Args:
-        folder: the command's `output`. What a link leads to is found out once: everything is written there. Where
-            `output` is left out, it is empty, and a folder is chosen. `shown` is its name for messages.
-        settings: the command's settings. Options of the model are recorded beside them, the defaults too.
-        left_open: facts that this machine chose, since nobody said; where an earlier run is continued, its own hold.
+        folder: the command's `output`. A link is resolved once, and everything is written to its target. If it is
+            empty, a folder is chosen. `shown` is its name for messages.
+        settings: the command's settings. Options of the model, including defaults, are recorded beside them.
+        left_open: facts that the settings leave to this machine; a continued run keeps its own.
         facts: what else the result depends on, by name; they replace settings of the same name.
 
-    The main process keeps others out of the folder from here on, and with `overwrite` empties it; a dry run only looks.
-    A run whose results are gone is not finished. A training at a constant learning rate may go on for more steps:
-    `is_longer` where it had finished.
+    From here on the main process keeps others out of the folder, and with `overwrite` empties it; a dry run only reads.
+    A run whose results are gone is not finished. A training at a constant learning rate may continue for more steps:
+    `is_longer` says that it had finished with fewer.
 
-    Raises `InputError` where another run uses the folder or has used it.
+    Raises `InputError` if another run uses the folder or has used it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, *left_open: str, **facts: Any) -> None:
@@ -63,7 +63,7 @@ class Run:
             del recorded["options"]
             recorded |= resolve_options(settings)
         else:
-            recorded.pop("batch_size", None)  # of work whose results do not depend on it
+            recorded.pop("batch_size", None)  # outside training, results do not depend on it
         self.record: dict[str, Any] = {
             "command": name_of(type(settings)),
             "settings": {**recorded, **facts},
@@ -82,7 +82,7 @@ class Run:
             open_output(settings, self._open)
 
     def _open(self, folder: Path) -> None:
-        """Take a folder for this run. Raises `InputError` where that cannot be."""
+        """Take a folder for this run. Raises `InputError` if another run has it."""
         self.folder, self.shown = real_path(folder), folder
         self.finished = self.is_longer = False
         self._lost = ""
@@ -97,7 +97,7 @@ class Run:
             hold(self.folder)
             self._compare()  # another run may have ended in between
         if self._lost:
-            print_once(f"{self.folder} was finished, but {self._lost} is gone or was changed: it is made again")
+            print_once(f"{self.folder} was finished, but {self._lost} is gone or was changed: making it again")
 
     def _compare(self) -> None:
         path = self.folder / RUN_FILE
@@ -109,7 +109,7 @@ class Run:
             return
         earlier = read_json(path)
         if not isinstance(earlier.get("settings"), dict):
-            raise InputError(f"{path} is damaged (it tells no settings): choose another `output`")
+            raise InputError(f"{path} is damaged (it holds no settings): choose another `output`")
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
         was_finished = earlier.get("finished") is True
@@ -134,7 +134,7 @@ class Run:
         return digest_of([self.record["command"], settings])
 
     def start(self) -> None:
-        """Note that work into the folder has begun. Called by the main process alone."""
+        """Record in the folder that work has begun. Called by the main process alone."""
         save_settings(self.folder, self.settings)
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, self.record)
@@ -142,23 +142,23 @@ class Run:
     def finish_with(
         self, write_results: Callable[[Path], None] = lambda staging: None, written: Iterable[str] = ()
     ) -> None:
-        """Write the results and, last, that the run is finished. Called by the main process alone.
+        """Write the results, and then record that the run is finished. Called by the main process alone.
 
         Args:
             write_results: writes files into the folder it is given; they appear in the run's folder together.
-            written: names of results that are there already.
+            written: names of results that were written earlier.
         """
         with write_folder(self.folder) as staging:
             write_results(staging)
             results = [*written, *(path.name for path in staging.iterdir())]
         files = {name: (self.folder / name).stat().st_size for name in sorted(results)}
-        # by itself, so that there is a record at every moment
+        # separately, so that a record exists at every moment
         with write_folder(self.folder, index=RUN_FILE) as staging:
             write_json(staging / RUN_FILE, {**self.record, "finished": True, "files": files})
 
 
 def _first_lost(folder: Path, files: object) -> str:
-    """Return the name of a result that is not there any more, or has another size; empty where there is none."""
+    """Return the name of the first result that is gone or has changed its size; empty if there is none."""
     for name, size in files.items() if isinstance(files, dict) else ():
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
@@ -167,25 +167,25 @@ def _first_lost(folder: Path, files: object) -> str:
 
 
 def _is_constant(settings: dict[str, Any]) -> bool:
-    """Return whether the steps of a training do not depend on how many there are."""
+    """Return whether a training's steps are independent of how many follow."""
     return settings.get("lr_schedule") == "constant"
 
 
 def _is_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether a training only asks for more steps than before, and may."""
+    """Return whether a training asks for more steps than before, and its learning rate allows that."""
     steps = before.get("steps")
     return _is_constant(before) and _is_constant(now) and type(steps) is int and now["steps"] > steps
 
 
 def save_settings(folder: Path, settings: Command) -> None:
-    """Write the settings of a run into its folder, as `--config` reads them."""
+    """Write the settings of a run into its folder, in the format that `--config` reads."""
     with write_folder(folder) as staging:
         text = describe_settings(settings, name_of(type(settings)), folder)
         (staging / SETTINGS_FILE).write_text(text, encoding="utf-8")
 
 
 def read_setting(folder: Path, name: str) -> Any:
-    """Return a setting of the run that has begun in a folder; None where there is none, or nothing tells."""
+    """Return a setting of the run that has begun in a folder; None if it is not recorded."""
     try:
         return read_config(str(folder / SETTINGS_FILE)).get(name)
     except InputError:
@@ -193,14 +193,14 @@ def read_setting(folder: Path, name: str) -> Any:
 
 
 def left_open(settings: Drawing) -> list[str]:
-    """Return the facts of a run that draws which its settings leave to the machine, for `Run`."""
+    """Return the names of the facts that the settings of a sampling run leave to the machine, for `Run`."""
     return ["backend"] if settings.backend == "auto" else []
 
 
 def read_threads(settings: Command) -> int | None:
-    """Return how many threads a run computed with that these settings continue; None where nothing tells.
+    """Return the number of threads of the run that these settings continue; None if it is unknown.
 
-    With another number of processes it would not be the same run to its last digits, whatever its threads.
+    It is also None for another number of processes: that changes the last digits, whatever the threads.
     """
     output = getattr(settings, "output", None)
     if not output or getattr(settings, "overwrite", False):
@@ -212,7 +212,7 @@ def read_threads(settings: Command) -> int | None:
 
 
 def read_record(folder: Path, command: str) -> dict[str, Any]:
-    """Return run.json of a folder, if that command was run into it; nothing where nothing tells that."""
+    """Return the content of a folder's run.json; empty unless it records a run of this command."""
     try:
         record = read_json(folder / RUN_FILE)
     except (InputError, OSError):
@@ -223,7 +223,7 @@ def read_record(folder: Path, command: str) -> dict[str, Any]:
 
 
 def read_data(folder: Path) -> tuple[str, str | None] | None:
-    """Return the name and the place of the images that a tokenizer in this folder learns; None where nothing tells."""
+    """Return the name and the place of the images that the tokenizer in a folder learns; None if not recorded."""
     data = read_record(folder, "train-tokenizer").get("data")
     if not isinstance(data, list) or len(data) != 2 or not isinstance(data[0], str):
         return None
@@ -231,23 +231,23 @@ def read_data(folder: Path) -> tuple[str, str | None] | None:
 
 
 def _command_line() -> str:
-    """Return the command to paste, however a command was started; called from Python, that program."""
+    """Return the command line to paste, however the command was started; if called from Python, that program's."""
     name = Path(sys.argv[0]).stem.removeprefix("codegrid-").replace("_", "-")
     return shlex.join(["codegrid", name, *sys.argv[1:]] if name in COMMANDS else sys.argv)
 
 
 class OpenCodes(NamedTuple):
-    """A folder of codes that are to be written."""
+    """A folder that codes are to be written into."""
 
-    folder: Path  # without links
+    folder: Path  # with links resolved
     shown: Path  # for messages
-    missing: list[range] | None  # the items of each shard that it still lacks; None: it is whole
+    missing: list[range] | None  # the items of each missing shard; None: the folder is complete
 
 
 def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str, Any] | None = None) -> OpenCodes:
-    """Take a folder for a code dataset, and keep other runs out of it. One whose files are gone is no longer whole.
+    """Take a folder for a code dataset, and keep other runs out of it. If files are gone, it is no longer complete.
 
-    Raises `InputError` where the folder holds another one, made with another header or provenance.
+    Raises `InputError` if the folder holds a code dataset made with another header or provenance.
     """
 
     def open_folder(folder: Path) -> OpenCodes:
@@ -261,7 +261,7 @@ def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str
 
 def _missing_codes(folder: Path, header: CodeHeader, provenance: dict[str, Any]) -> list[range] | None:
     if not is_whole(folder):
-        missing = missing_ranges(folder, header)  # first: nothing is written into a folder that is refused
+        missing = missing_ranges(folder, header)  # first: this may refuse the folder, and then nothing must be written
         hold(folder)
         return _missing_codes(folder, header, provenance) if is_whole(folder) else missing
     manifest = read_manifest(folder)
@@ -271,15 +271,15 @@ def _missing_codes(folder: Path, header: CodeHeader, provenance: dict[str, Any])
     if not lost:
         return None
     hold(folder)
-    print_once(f"{folder} was finished, but {lost} is gone: it is made again")
+    print_once(f"{folder} was finished, but {lost} is gone: making it again")
     reopen(folder, manifest)
     return missing_ranges(folder, header)
 
 
 def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any], hint: str = "") -> None:
-    """Raise `InputError`, naming what differs, where a folder was made with other settings.
+    """Raise `InputError`, naming what differs, if a folder was made with other settings.
 
-    `hint` says how another `output` can use this one.
+    `hint` says how a run into another `output` can use this folder.
     """
     as_read = json.loads(json.dumps(now))  # a tuple reads back as a list
     for name in sorted(as_read.keys() | earlier.keys()):
@@ -287,7 +287,7 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
             raise InputError(f"{folder} was made by a version of codegrid without {name}: choose another `output`")
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
-            why = " (the learning rate of each step depends on it, but for `lr_schedule` constant)" * (name == "steps")
+            why = " (unless `lr_schedule` is constant, each step's learning rate depends on it)" * (name == "steps")
             raise InputError(
                 f"{folder} was made with {name} {was}, not {wanted}{why}: choose another `output`{hint}, the earlier "
                 "settings, or `overwrite`"

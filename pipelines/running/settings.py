@@ -1,4 +1,4 @@
-"""Settings that several commands share. Those of one command alone are in its file.
+"""Settings that several commands share. Settings of a single command are in its own file.
 
 Every field is a flag, and its docstring is the flag's help. Its type gives the range. Nothing here imports torch.
 """
@@ -95,14 +95,14 @@ class Leaves(Overwrites):
     def lacks(self, name: str) -> InputError:
         """Return the error for a part that was neither given nor found below `run`."""
         if self.run is None:
-            return InputError(f"`{name}`: give its folder, or `run`, that of a whole run")
+            return InputError(f"`{name}`: give its folder, or `run`, the folder of a whole run")
         what = f"it holds no {name}/" if Path(self.run).is_dir() else "there is no such folder"
         return InputError(f"`run` {self.run}: {what}: `codegrid {MADE_BY[name]}` makes it; or give another `{name}`")
 
     def check_output(self) -> None:
         """Raise `InputError` if there is no folder for the results."""
         if not self.output and not self.is_numbered:
-            raise InputError("`output`: give a folder for the results, or `run`, that of a whole run")
+            raise InputError("`output`: give a folder for the results, or `run`, the folder of a whole run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class ReadsData(Compute):
     """Settings of commands that read data."""
 
     dry_run: Flag = False
-    """Say what was found and what would be computed, and stop before anything is written."""
+    """Print what was found and what would be computed, and stop before anything is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Training(ReadsData, Leaves):
     """Seed of everything random in training."""
     init_from: Annotated[Folder | None, tyro.conf.arg(metavar="FOLDER|hf:NAME")] = None
     """Start from the weights of this model, as far as they fit: for other data, another learning rate or a larger
-    codebook. Options that are not given are taken from that model."""
+    codebook. Options that are not given are copied from that model."""
     validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of --steps."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
@@ -180,12 +180,12 @@ class Training(ReadsData, Leaves):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.finish_now and self.overwrite:
-            raise InputError("`finish_now` ends the run that `overwrite` would remove: give one of them")
+            raise InputError("`finish_now` ends the run that `overwrite` would remove: give only one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing(Compute):
-    """Settings of how codes are drawn: one value each, or one for each prior, coarse to fine."""
+    """Settings of how codes are drawn: one value for all priors, or one for each, coarse to fine."""
 
     title: ClassVar[str] = "drawing"
 

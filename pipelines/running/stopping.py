@@ -1,6 +1,6 @@
-"""Signals while training: the step is finished and saved before the run ends.
+"""Signals while training: the current step is finished and saved before the run ends.
 
-Ctrl-C and SIGTERM stop it, so that it can go on later; SIGUSR1 says that it is enough.
+Ctrl-C and SIGTERM stop the run, so that it can continue later; SIGUSR1 finishes it early.
 """
 
 import signal
@@ -13,19 +13,19 @@ import torch
 from accelerate import Accelerator
 from typing_extensions import Self
 
-FINISH = int(getattr(signal, "SIGUSR1", 10))  # which Windows cannot send
+FINISH = int(getattr(signal, "SIGUSR1", 10))  # Windows does not have it
 NOTED = {signal.SIGINT, signal.SIGTERM, FINISH} & set(signal.valid_signals())
 Item = TypeVar("Item")
 
 
 class _Interrupted(BaseException):
-    """A wait that a signal has ended."""
+    """Raised when a signal ends a wait."""
 
 
 class StopSignals:
-    """Notes SIGUSR1, and the first SIGINT or SIGTERM, within its context; a second one acts at once.
+    """A context that notes SIGUSR1 and the first SIGINT or SIGTERM; a second one acts at once.
 
-    `finish` begins as if SIGUSR1 had come.
+    With `finish` it begins as if SIGUSR1 had been received.
     """
 
     def __init__(self, finish: bool = False) -> None:
@@ -35,7 +35,7 @@ class StopSignals:
         self._earlier: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # others cannot
+        if threading.current_thread() is threading.main_thread():  # other threads cannot set handlers
             self._earlier = {number: signal.signal(number, self._note) for number in NOTED}
         return self
 
@@ -51,9 +51,9 @@ class StopSignals:
             raise _Interrupted
 
     def until_stopped(self, items: Iterable[Item], accelerator: Accelerator) -> Iterator[Item]:
-        """Hand items on. A signal that comes while one is waited for ends the wait, which may be long, and the row.
+        """Yield the items. A signal during a wait for the next item, which may be long, ends the iteration.
 
-        Of several processes none may leave alone: they go on waiting.
+        Several processes keep waiting: none of them may leave alone.
         """
         iterator, alone = iter(items), accelerator.num_processes == 1
         while True:
@@ -75,7 +75,7 @@ class StopSignals:
         self._earlier = {}
 
     def agreed(self, accelerator: Accelerator) -> int | None:
-        """Return the signal that one of the processes got, or None. All of them must ask after the same step."""
+        """Return the signal that any of the processes received, or None. All must call this after the same step."""
         if accelerator.num_processes == 1:
             return self.received
         mine = torch.tensor([self.received or 0], device=accelerator.device)

@@ -1,4 +1,4 @@
-"""The threads that compute on a CPU: which number a run takes, and setting it."""
+"""The number of threads that compute on a CPU: choosing it, and setting it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .cores import choose_threads
 from .run_folder import read_threads
 from .settings import Compute
 
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # by which a user, or torchrun, chooses
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # set by a user, or by torchrun
 
-_own: dict[int, int] = {}  # the number that torch had before, by the one that was set in its place
+_own: dict[int, int] = {}  # number set here → the number that torch had before
 
 
 def find_threads(settings: Compute) -> tuple[int, str]:
-    """Return how many threads are to compute, and where torch would take another number, why.
+    """Return how many threads to compute with, and the reason if torch's own number is another.
 
-    The settings say it, or the environment, or the run that is continued; else it is what this machine has free.
+    The settings decide, or the environment, or the run that is continued; otherwise the cores that are free.
     """
     usual = _usual_threads()
     if settings.threads is not None:
@@ -29,12 +29,12 @@ def find_threads(settings: Compute) -> tuple[int, str]:
     begun = read_threads(settings)
     if begun is not None:
         more = f"; {usual} are usual here" if begun > usual else ""
-        return begun, "" if begun == usual else f"as this run began{more}"
+        return begun, "" if begun == usual else f"as when this run began{more}"
     return choose_threads(usual, int(os.environ.get("LOCAL_WORLD_SIZE", count_processes())))
 
 
 def use_threads(count: int, why: str) -> str:
-    """Compute with so many threads from here on. Returns a line about it, where there is a reason for one."""
+    """Set the number of threads. Returns a line about it if there is a reason to print one."""
     usual = _usual_threads()
     torch.set_num_threads(count)
     _own.clear()
@@ -43,6 +43,6 @@ def use_threads(count: int, why: str) -> str:
 
 
 def _usual_threads() -> int:
-    """Return how many threads torch takes by itself, or by what the program set; not what was set here."""
+    """Return how many threads torch, or the calling program, would use without the number set here."""
     now = torch.get_num_threads()
     return _own.get(now, now)

@@ -1,4 +1,4 @@
-"""The state of a training run on disk: everything that a continued run needs to equal one that never stopped."""
+"""Training states on disk: all that a continued run needs to end exactly like one that never stopped."""
 
 import re
 import time
@@ -21,15 +21,15 @@ from .optimizer_state import OptimizerState, Tensors
 from .sharding import deal_out, in_one_piece
 
 STATES = "state"  # the folder, below the output folder
-FILES = ("state.json", "state.safetensors")  # of a state, the one that makes it whole first
+FILES = ("state.json", "state.safetensors")  # of a state; it is complete once the first one exists
 NAME = re.compile(r"step-(\d{8,})")
-SECONDS = 9.0  # of work that may be lost, with a step and the saving itself below ten
-ASKED = 20  # steps between two times that processes ask each other whether these have passed
-KEPT = 2  # the last states; the older one serves where the newer one is damaged
+SECONDS = 9.0  # of work that may be lost; with a step and the saving itself, under ten
+ASKED = 20  # steps between two times that processes ask each other whether a save is due
+KEPT = 2  # states kept; the older one is used if the newer one is damaged
 
 
 class Trainable(NamedTuple):
-    """Everything that a run moves, by name."""
+    """Everything that training changes, by name."""
 
     modules: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
@@ -37,12 +37,12 @@ class Trainable(NamedTuple):
 
 
 class Checkpoints:
-    """The training states of a run, in its folder `state`. What others put there is neither read nor removed.
+    """The training states of a run, in its folder `state`. Anything else there is neither read nor removed.
 
     Args:
-        run: what tells the run from others: their states are not taken for its own.
+        run: identity of the run; states with another identity are not used.
         every: steps between two saved states; None saves when `SECONDS` have passed.
-        shared: where weights are sharded, the processes that hold them: all call each method alike, and the first
+        shared: the processes that hold the weights, if these are sharded: all call every method alike, and the first
             one writes and reads.
     """
 
@@ -53,7 +53,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether the state after `step` steps is to be saved."""
+        """Return whether to save the state after `step` steps."""
         if self.every is not None:
             return step % self.every == 0
         is_late = time.monotonic() - self._last > SECONDS
@@ -62,7 +62,7 @@ class Checkpoints:
         return step % ASKED == 0 and broadcast_from_main(self.shared, lambda: is_late)
 
     def save(self, step: int, history: list[Metrics]) -> None:
-        """Write the state after `step` steps, and drop all but the last two."""
+        """Write the state after `step` steps, and remove all but the last two."""
         tensors = self._held()
         numbers = {}
         for name, optimizer in self.trainable.optimizers.items():
@@ -81,7 +81,7 @@ class Checkpoints:
             fields = {"run": self.run, "step": step, "history": history, "optimizers": numbers, "tensors": checksum}
             fields["machine"] = self._machine()
             write_json(staging / "state.json", {**fields, "sha256": digest_of(fields)})
-        # what lies beyond this step was passed over as damaged
+        # states beyond this step were skipped as damaged
         drop_states(self.folder, but=[path for path in saved_states(self.folder) if _step_of(path) <= step][-KEPT:])
 
     @property
@@ -89,7 +89,7 @@ class Checkpoints:
         return self.shared is None or self.shared.is_main_process
 
     def load(self) -> tuple[int, list[Metrics]]:
-        """Load the newest state that is sound: its step and history. Step 0 and no history where there is none."""
+        """Load the newest undamaged state. Returns its step and history; step 0 and no history if there is none."""
         found = self._newest() if self._writes else None
         if self.shared is not None:
             outline = broadcast_from_main(self.shared, lambda: None if found is None else found.outline())
@@ -100,7 +100,7 @@ class Checkpoints:
         now = self._machine()
         if found.machine not in (None, now):
             print_once(
-                f"going on with {now}, begun with {found.machine}: its last digits can differ from those of a whole run"
+                f"continuing with {now}, begun with {found.machine}: the last digits can differ from an unbroken run's"
             )
         return found.step, found.history
 
@@ -112,25 +112,25 @@ class Checkpoints:
             except (InputError, OSError) as error:
                 print_once(f"skipping a damaged training state: {error}")
         if states:
-            print_once("no sound training state is left: starting from the first step")
+            print_once("no undamaged training state is left: starting from the first step")
         return None
 
     def _read(self, saved: Path) -> "State":
         fields = read_json(saved / "state.json")
         if fields.pop("sha256", None) != digest_of(fields):
-            raise InputError(f"{saved / 'state.json'} is not what was written")
+            raise InputError(f"{saved / 'state.json'} was changed after it was written")
         if fields.get("run") != self.run or fields.get("step") != _step_of(saved):
             raise InputError(f"{saved} is the state of another run")
         if not _is_history(fields.get("history"), fields["step"]) or not isinstance(fields.get("optimizers"), dict):
             raise InputError(f"{saved / 'state.json'} is not a training state")
         tensors = read_tensors(saved / "state.safetensors", str(fields.get("tensors")))
         check_finite(saved / "state.safetensors", tensors)
-        # all of it first: half-loaded weights would be worse than none
+        # check everything first: half-loaded weights would be worse than none
         states = self._fitting(saved, tensors, fields["optimizers"])
         return State(fields["step"], fields["history"], fields.get("machine"), tensors, states)
 
     def _take_over(self, state: "State") -> None:
-        """Give modules, buffers and optimizers this state."""
+        """Load a state into the modules, buffers and optimizers."""
         tensors, optimizers = state.tensors, state.optimizers
         if self.shared is not None:
             device, held = self.shared.device, self._held()
@@ -147,9 +147,9 @@ class Checkpoints:
             optimizers[name].load_into(optimizer)
 
     def _fitting(self, saved: Path, tensors: Tensors, numbers: dict[str, Any]) -> dict[str, OptimizerState]:
-        """Take the optimizers' states out of the tensors of a file.
+        """Move the optimizers' states out of the tensors of a file.
 
-        Raises `InputError` where they, or what is left, cannot be of this run.
+        Raises `InputError` if they, or the remaining tensors, do not fit this run.
         """
         states = {
             name: OptimizerState(_take(tensors, f"{name}.optimizer"), numbers.get(name))
@@ -159,14 +159,14 @@ class Checkpoints:
             left, ours = ({name: value.shape for name, value in each.items()} for each in (tensors, self._held()))
             fit = left == ours and numbers.keys() == states.keys()
             fit = fit and all(states[name].fits(each) for name, each in self.trainable.optimizers.items())
-        except Exception as error:  # anyone can compute a digest: values can be wrong in any way
+        except Exception as error:  # anyone can compute a digest, so values can be wrong in any way
             raise InputError(f"{saved} is not a training state ({reason_of(error)})") from error
         if not fit:
-            raise InputError(f"{saved} does not hold what this run trains")
+            raise InputError(f"{saved} does not fit what this run trains")
         return states
 
     def _held(self) -> Tensors:
-        """Return the tensors of modules and buffers, under the names they have on disk."""
+        """Return the tensors of modules and buffers, by their names on disk."""
         tensors = _under("buffers", self.trainable.buffers)
         for name, module in self.trainable.modules.items():
             tensors |= _under(name, module.state_dict())
@@ -177,12 +177,12 @@ class Checkpoints:
 
 
 def saved_states(folder: Path) -> list[Path]:
-    """Return the whole states in a folder, the newest last."""
+    """Return the complete states in a folder, the newest last."""
     return sorted((path for path in _own(folder) if (path / FILES[0]).exists()), key=_step_of)
 
 
 def drop_states(folder: Path, but: Collection[Path] = ()) -> None:
-    """Remove all states in a folder, and those that a killed run left half-written, but the given ones."""
+    """Remove all states in a folder except the given ones, and any that a killed run left half-written."""
     for path in _own(folder):
         if path not in but:
             remove_folder(path, FILES)
@@ -191,7 +191,7 @@ def drop_states(folder: Path, but: Collection[Path] = ()) -> None:
 
 
 def _own(folder: Path) -> list[Path]:
-    """Return the folders of states, whole or not; links are others'."""
+    """Return the folders of states, complete or not, but no links: those are not ours."""
     if folder.is_symlink() or not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if NAME.fullmatch(path.name) and not path.is_symlink()]
@@ -203,7 +203,7 @@ def _step_of(state: Path) -> int:
 
 
 class State(NamedTuple):
-    """A training state that fits its run."""
+    """A training state that was checked to fit its run."""
 
     step: int
     history: list[Metrics]
@@ -212,7 +212,7 @@ class State(NamedTuple):
     optimizers: dict[str, OptimizerState]
 
     def outline(self) -> "State":
-        """Return the state without the content of its tensors."""
+        """Return the state with the shapes of its tensors only, on the meta device."""
         optimizers = {name: each._replace(tensors=_outlines(each.tensors)) for name, each in self.optimizers.items()}
         return self._replace(tensors=_outlines(self.tensors), optimizers=optimizers)
 
@@ -222,17 +222,17 @@ def _outlines(tensors: Tensors) -> Tensors:
 
 
 def _gather(tensors: Tensors, keep: bool) -> Tensors:
-    """Return whole tensors of sharded ones, on the CPU; or none, where they are not to be kept."""
+    """Return sharded tensors as whole ones on the CPU, or nothing unless `keep`. All processes must call this."""
     whole = {}
     for name, tensor in tensors.items():
-        value = in_one_piece(tensor.detach())  # one after the other: a GPU has no room for all
+        value = in_one_piece(tensor.detach())  # one at a time: a GPU has no room for all
         if keep:
             whole[name] = value.cpu()
     return whole
 
 
 def _is_history(value: object, step: int) -> bool:
-    """Whether a JSON value is the metrics over the steps up to this one."""
+    """Return whether a JSON value is a list of metrics of steps up to this one."""
     return isinstance(value, list) and all(
         isinstance(metrics, dict)
         and all(isinstance(value, int | float) for value in metrics.values())
@@ -247,5 +247,5 @@ def _under(name: str, tensors: Tensors) -> Tensors:
 
 
 def _take(tensors: Tensors, name: str) -> Tensors:
-    """Take the tensors below a name out of all of them."""
+    """Remove the tensors whose names begin with `name.`, and return them without that prefix."""
     return {key.removeprefix(f"{name}."): tensors.pop(key) for key in list(tensors) if key.startswith(f"{name}.")}

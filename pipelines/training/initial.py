@@ -18,9 +18,9 @@ SHOWN = 6  # names of tensors in a line
 
 
 def load_initial(settings: Settings, kind: str, system: str) -> tuple[Settings, Any]:
-    """Load the model that `init_from` names, if it does, and return it with settings whose open options are its own.
+    """Load the model that `init_from` names, if any, and return it after settings filled in with its options.
 
-    Raises `InputError` where there is no such model, or it is not of the kind and the system that are trained.
+    Raises `InputError` if there is no such model, or it is of another kind or system than the one to train.
     """
     if settings.init_from is None:
         return settings, None
@@ -32,12 +32,12 @@ def load_initial(settings: Settings, kind: str, system: str) -> tuple[Settings, 
 
 
 def with_options_of(settings: Settings, config: dict[str, Any]) -> Settings:
-    """Return settings in which options that are not given are those of a model's config, where they are options now.
+    """Return settings in which options that are not given are copied from a model's config, as far as they exist.
 
-    Options that only say how training begins stay as they are.
+    Options that only affect how training begins stay as they are.
     """
     lasting = {name for name, option in list_options(type(settings)).items() if not option.is_of_the_start}
-    while True:  # an option may choose a part that has more of them
+    while True:  # an option may choose a part that has more options
         there = resolve_options(settings)
         taken = {name: config[name] for name in lasting & there.keys() & config.keys() - settings.options.keys()}
         if not taken:
@@ -46,7 +46,7 @@ def with_options_of(settings: Settings, config: dict[str, Any]) -> Settings:
 
 
 def start_from(model: Model, source: Model | None, name: str | None) -> None:
-    """Give a model the weights of another one, as far as they fit, and say what differs."""
+    """Copy the weights of another model into a model, as far as they fit, and print what differs."""
     if source is None:
         return
     fresh = model.inherit(source)

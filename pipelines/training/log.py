@@ -1,6 +1,6 @@
-"""All that a training run tells: a bar, lines of at most 80 columns, OUTPUT/metrics.jsonl, and trackers.
+"""Reports of a training run: a progress bar, lines of at most 80 columns, OUTPUT/metrics.jsonl, and trackers.
 
-Nothing that is learnt depends on it.
+Training itself does not depend on them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WIDTH = 80
 
 
 def tracker_options(settings: Training) -> dict[str, Any]:
-    """Return what `Accelerator` must be told for `log_with`; `InputError` where the tracker's package is missing."""
+    """Return the arguments of `Accelerator` for `log_with`. Raises `InputError` if the tracker's package is missing."""
     name = settings.log_with
     if name == "none":
         return {}
@@ -46,13 +46,13 @@ def tracker_options(settings: Training) -> dict[str, Any]:
 
 
 class Log:
-    """All that one training run tells, from `with` to its end. Only the main process writes.
+    """The log of one training run, a context manager. Only the main process writes.
 
     Args:
         accelerator: made with `tracker_options`.
-        run: whose folder holds the logs.
-        settings: of the command.
-        start: steps that are done already: what was logged after them is of work that was lost, and is replaced.
+        run: the run; its folder holds the logs.
+        settings: the command's settings.
+        start: steps that are already done. Anything logged after them belongs to lost work, and is replaced.
     """
 
     def __init__(self, accelerator: Accelerator, run: Run, settings: Training, start: int) -> None:
@@ -67,11 +67,11 @@ class Log:
 
     def _start_tracker(self, name: str, run: Run, settings: Training) -> None:
         folder = run.folder / FOLDER
-        for place in (folder, folder / PROJECT, folder / name):  # the last two are of the trackers
+        for place in (folder, folder / PROJECT, folder / name):  # the trackers make the last two
             check_held(place)
         folder.mkdir(parents=True, exist_ok=True)
         if name == "tensorboard":
-            # it would make each resumption a run of its own of the settings; they are in run.json
+            # no config: TensorBoard would show each continuation as a separate run; the settings are in run.json
             config: dict[str, Any] | None = None
             options: dict[str, Any] = {"purge_step": self.start + 1}
         else:
@@ -91,26 +91,26 @@ class Log:
             self._lines.close()
         for tracker in self.accelerator.trackers:
             tracker.finish()
-        self.accelerator.trackers = []  # they are not to be finished again at the end of all
+        self.accelerator.trackers = []  # so that `end_training` does not finish them again
 
     def write(self, row: Metrics) -> None:
-        """Add a line to metrics.jsonl: the metrics of a step, `step` among them. All are finite numbers."""
+        """Add a line to metrics.jsonl: the metrics of a step, including `step`. All are finite numbers."""
         if self._lines:
             self._lines.write(json.dumps(row, allow_nan=False) + "\n")
             self._lines.flush()
 
     def report(self, done: int, figures: Mapping[str, float]) -> None:
-        """Print where the run is after `done` steps, and below it the figures."""
+        """Print the progress after `done` steps, and below it the figures."""
         print_once(describe(done, self.steps, time_left(done, self.steps, self.start, self.since), figures))
 
     def track(self, step: int, metrics: Mapping[str, float | torch.Tensor], group: str) -> None:
-        """Note metrics of the first `step` steps in the trackers, under `group/name`."""
+        """Log metrics after `step` steps in the trackers, under `group/name`."""
         if self.accelerator.trackers:
             named = {f"{group}/{name.replace('/s', '_per_second')}": float(value) for name, value in metrics.items()}
             self.accelerator.log(named, step=step)
 
     def show(self, step: int, objective: Objective) -> None:
-        """Note the pictures that an objective draws in the trackers."""
+        """Log the pictures that an objective draws in the trackers."""
         if not self.accelerator.trackers:
             return
         with torch.no_grad(), without_compiling():
@@ -123,7 +123,7 @@ class Log:
 
 
 def describe(done: int, steps: int, times: str, figures: Mapping[str, float]) -> str:
-    """Return a report: where a run is, and below it the names and values of figures in as few lines as they fit in."""
+    """Return a report: a run's progress, and below it the names and values of figures in as few lines as possible."""
     lines = [f"step {done:,} of {steps:,}, {times}", ""]
     for words in (f"  {name} {short(value)}" for name, value in figures.items() if name != "step"):
         if len(lines[-1]) + len(words) <= WIDTH:
@@ -134,12 +134,12 @@ def describe(done: int, steps: int, times: str, figures: Mapping[str, float]) ->
 
 
 def short(value: float) -> str:
-    """Return four digits of a figure, and large ones in full: `0.01235`, `12,345`."""
+    """Return a number with four digits, or in full if it is large: `0.01235`, `12,345`."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _open_metrics(path: Path, start: int) -> IO[str]:
-    """Open metrics.jsonl for more lines; of those of an earlier process, the steps up to `start` are kept."""
+    """Open metrics.jsonl to append lines, keeping an earlier process's lines up to step `start`."""
     with write_folder(path.parent) as staging, (staging / path.name).open("w", encoding="utf-8") as file:
         if start and path.is_file() and not path.is_symlink():
             with path.open(encoding="utf-8", errors="replace") as earlier:
@@ -148,7 +148,7 @@ def _open_metrics(path: Path, start: int) -> IO[str]:
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a line; infinity where it tells none."""
+    """Return the step of a line; infinity if it has none."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -30,21 +30,21 @@ from .trainer import Figures, Trainer
 
 Batch = TypeVar("Batch")
 
-EVERY = 20  # steps between two looks at the metrics
+EVERY = 20  # steps between two reads of the metrics
 
 
 class Trained(NamedTuple):
     """A finished model, as a training function returns it."""
 
     folder: Path
-    step: int  # after so many steps its weights were taken
+    step: int  # the number of steps after which its weights were kept
     metrics: dict[str, Any]  # of these weights, on validation data
 
 
 def train(
     objective: Objective, settings: Training, compute: ComputeConfig, run: Run, accelerator: Accelerator
 ) -> list[Metrics]:
-    """Train for `settings.steps`, going on from the last saved state. Returns the history: the metrics over the steps.
+    """Train for `settings.steps`, continuing from the last saved state. Returns the history, one entry per validation.
 
     Everything random at step t follows from (seed, t), so the state needs no generator.
     """
@@ -58,9 +58,9 @@ def train(
     start, history = checkpoints.load()
     check_start(start, run, settings.finish_now, accelerator)
     if start:
-        print_once(f"{run.shown}: going on from step {start:,} of {settings.steps:,}")
+        print_once(f"{run.shown}: continuing from step {start:,} of {settings.steps:,}")
     if is_main:
-        run.record["items"] = len(objective.dataset)  # for the doctor: how many make an epoch
+        run.record["items"] = len(objective.dataset)  # the size of an epoch, for the doctor
         run.start()
     throughput = Throughput(settings.batch_size, objective.items)
     check = FiniteCheck(checkpoints.folder, every=1 if accelerator.device.type == "cpu" else EVERY)
@@ -85,7 +85,7 @@ def train(
                 with throughput.pause():
                     checkpoints.save(done, history)
             if stop and stop != FINISH:
-                accelerator.wait_for_everyone()  # one that is gone would have the first one killed, which saves
+                accelerator.wait_for_everyone()  # if one left early, the first one would be killed while it saves
                 raise Stopped(stop)
             if stop:
                 break
@@ -99,7 +99,7 @@ def train(
 
 
 def open_run(settings: Training, compute: ComputeConfig, accelerator: Accelerator, source: Any, **facts: str) -> Run:
-    """Take the output folder for a training that starts from a model, or from none, and depends on facts by name."""
+    """Open the output folder of a training run that starts from the model `source`, if any, and depends on `facts`."""
     init_from = None if source is None else source.fingerprint()
     with accelerator.main_process_first():  # only one empties the folder
         run = Run(settings.output, settings, precision=compute.precision, init_from=init_from, **facts)
@@ -109,21 +109,21 @@ def open_run(settings: Training, compute: ComputeConfig, accelerator: Accelerato
 
 
 def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator) -> None:
-    """Raise `InputError` where processes start at different steps, or at the first though the run must go on."""
+    """Raise `InputError` if processes start at different steps, or at the first although the run must continue."""
     check_same_step(accelerator, start)
     if not start and finish_now:
         raise InputError(f"{run.folder} holds no training state: `finish_now` is for a run that was stopped")
     if not start and run.is_longer:
         raise InputError(
-            f"{run.folder} holds no training state any more, from which more `steps` could go on: choose another "
-            f"`output`, where `init_from` {run.folder} starts from its model"
+            f"{run.folder} no longer holds a training state, which more `steps` need: choose another `output`, and "
+            f"start from its model with `init_from` {run.folder}"
         )
 
 
 class Watch(NamedTuple):
-    """The work beside the steps: to note figures now and then, and to validate.
+    """The work besides the steps: noting figures now and then, and validating.
 
-    It is the main process's; where weights are sharded, the others take part, and measure nothing.
+    The main process does it; if weights are sharded, the others take part, but measure nothing.
     """
 
     folder: Path  # of the run
@@ -134,7 +134,7 @@ class Watch(NamedTuple):
     log: Log
 
     def look(self, done: int, figures: Figures, is_end: bool) -> None:
-        """Note the figures of a step now and then, and validate when it is time, or the end."""
+        """Note the figures every few steps, and validate when it is time or at the end."""
         row: Metrics = {}
         if done % EVERY == 0 or is_end:
             row = {**_as_numbers(figures), **self.trainer.learning_rates()}
@@ -146,8 +146,8 @@ class Watch(NamedTuple):
             self.log.write({"step": done, **row})
 
     def _validate(self, done: int, figures: Figures) -> Metrics:
-        """Validate, leave the model as it is now, and report all of it."""
-        self.log.track(done, speed := self.throughput.read(), "speed")  # not in the history, which must not vary
+        """Validate, save the model as it is now, and report the metrics."""
+        self.log.track(done, speed := self.throughput.read(), "speed")  # not in the history, which is reproducible
         is_main = self.trainer.accelerator.is_main_process
         with self.throughput.pause(), self.trainer.in_one_piece():
             self.check.look_at(done, measured := self.trainer.validate() if is_main else {})
@@ -162,7 +162,7 @@ class Watch(NamedTuple):
 
 
 class Throughput:
-    """How fast a training loop goes, in items of some name, and which share of its time it waits for data."""
+    """The speed of a training loop in items per second, and the share of its time spent waiting for data."""
 
     def __init__(self, batch_size: int, items: str) -> None:
         self.batch_size, self.items = batch_size, items
@@ -173,7 +173,7 @@ class Throughput:
         self.since = time.perf_counter()
 
     def time(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Hand the batches on; the time until each is there counts as waiting."""
+        """Yield the batches; the time until each one arrives counts as waiting."""
         asked = time.perf_counter()
         for batch in batches:
             self.waited += time.perf_counter() - asked
@@ -183,7 +183,7 @@ class Throughput:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave out what is not training: validation, saving."""
+        """Leave out the time within, which is not training: validation, saving."""
         start = time.perf_counter()
         yield
         self.paused += time.perf_counter() - start
@@ -197,7 +197,7 @@ class Throughput:
 
 
 class FiniteCheck:
-    """Looks at losses and gradients: on a GPU not at every step, because each look waits for it."""
+    """Checks that losses and gradients are finite: on a GPU not at every step, since each check waits for it."""
 
     def __init__(self, states: Path, every: int) -> None:
         self.states, self.every = states, every
@@ -216,22 +216,22 @@ class FiniteCheck:
         self._seen.clear()
 
     def look_at(self, step: int, measured: Metrics) -> None:
-        """Raise `InputError` where a metric that was measured after a step is not finite."""
+        """Raise `InputError` if a metric that was measured after a step is not finite."""
         if not all(map(math.isfinite, measured.values())):
-            self._refuse(step, f"on validation data the metrics are not finite ({measured})")
+            self._refuse(step, f"metrics on validation data are not finite ({measured})")
 
     def _refuse(self, step: int, words: str) -> None:
-        """Raise `InputError` with what is wrong after a step, and the last state that is not."""
+        """Raise `InputError` with what is wrong at a step, and the last good state."""
         saved = saved_states(self.states)
         last = f"the last good state is {saved[-1]}" if saved else "no state was saved yet"
-        raise InputError(f"step {step}: {words}; {last}. Start again with a smaller `lr`, in another `output`")
+        raise InputError(f"step {step}: {words}; {last}. Start again with a smaller `lr` in another `output`")
 
 
 def finish(run: Run, keep_state: bool = False) -> Trained:
-    """Mark a run as finished, once its model is saved, and return what it left.
+    """Mark a run whose model is saved as finished, and return the model.
 
-    What served while it ran is removed: the models so far, and training states, but for the last one where it alone
-    holds something, or more steps can go on from it.
+    Files that were only needed during the run are removed: intermediate models and training states. With `keep_state`
+    the last state stays: it alone holds something, or more steps can continue from it.
     """
     run.finish_with(written=[CONFIG, WEIGHTS])
     remove_usable(run.folder)
@@ -241,7 +241,7 @@ def finish(run: Run, keep_state: bool = False) -> Trained:
 
 
 def read_trained(run: Run) -> Trained:
-    """Return what a finished run left. Raises `InputError` where that is not there any more, or damaged."""
+    """Return the model of a finished run. Raises `InputError` if it is gone or damaged."""
     try:
         told = read_model_config(run.folder)["provenance"]
     except InputError as error:
@@ -253,19 +253,19 @@ def read_trained(run: Run) -> Trained:
 
 
 def write_usable(folder: Path, objective: Objective, history: list[Metrics], is_best: bool) -> None:
-    """Write the model so far, for `codegrid.usable` to find: as the last one, and if it is the best so far, as that."""
+    """Write the model so far to last/ and, if it is the best so far, to best/, where `codegrid.usable` finds it."""
     objective.save(folder / LAST, history)
     if is_best:
         with write_folder(folder / BEST, index=CONFIG) as staging:
             for name in (CONFIG, WEIGHTS):
-                try:  # no file of a model folder is ever changed: it is replaced, so that a second name is enough
+                try:  # files of a model folder are replaced, never changed, so a hard link is enough
                     os.link(folder / LAST / name, staging / name)
-                except OSError:  # the disk has no such thing
+                except OSError:  # the disk has no hard links
                     shutil.copyfile(folder / LAST / name, staging / name)
 
 
 def remove_usable(folder: Path) -> None:
-    """Remove the models so far from the folder of a finished run, and nothing that someone put beside them."""
+    """Remove the intermediate models from a finished run's folder, and nothing that anyone put beside them."""
     for place in (folder / LAST, folder / BEST):
         remove_folder(place, (CONFIG, WEIGHTS, CARD))
 

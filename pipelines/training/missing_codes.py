@@ -1,4 +1,4 @@
-"""Codes that a run lacks when its prior is to be trained: they are exported first, by the run's tokenizer."""
+"""Exporting the codes that a run lacks when its prior is to be trained, with the run's tokenizer."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def missing_codes(settings: TrainPrior) -> dict[Split, str]:
-    """Return the parts of the data that are to be exported, and their folders; empty where the run has its codes."""
+    """Return the splits to export, and the folder of each; empty if the run has its codes."""
     if settings.run is None or Path(settings.codes) != Path(settings.run) / PARTS["codes"] or is_whole(settings.codes):
         return {}
     held_out = str(Path(settings.run) / PARTS["validation_codes"])
-    # those to learn are the last: where they are whole, all are
+    # the training codes are exported last: if they are complete, all are
     own: dict[Split, str] = {"train": settings.codes}
     is_own = settings.validation_codes in (None, held_out) and not settings.dry_run
     return {"test": held_out, **own} if is_own else own
@@ -34,9 +34,9 @@ def missing_codes(settings: TrainPrior) -> dict[Split, str]:
 def export_missing(
     tokenizer: Tokenizer, settings: TrainPrior, missing: dict[Split, str], accelerator: Accelerator
 ) -> TrainPrior:
-    """Export these parts of the images that the tokenizer was trained on, and return settings that name them.
+    """Export these splits of the images that the tokenizer was trained on, and return settings that name the codes.
 
-    Raises `InputError` where the images are no longer there.
+    Raises `InputError` if the images are no longer there.
     """
     for split, output in missing.items():
         of_split = ExportCodes(
@@ -45,11 +45,11 @@ def export_missing(
             output=output,
             split=split,
             dry_run=settings.dry_run,
-            skip_unreadable=True,  # as the tokenizer's training did, or there were none
+            skip_unreadable=True,  # if there are any, the tokenizer's training skipped them too
         )
         try:
             export_with(tokenizer, of_split, accelerator)
         except InputError as error:
-            remedy = "`codegrid export-codes` also takes others"
-            raise InputError(f"{settings.run} has no codes, and its images give none: {error}; {remedy}") from error
+            remedy = "`codegrid export-codes` can also encode other images"
+            raise InputError(f"{settings.run} has no codes, and none can be made: {error}; {remedy}") from error
     return replace(settings, validation_codes=missing.get("test", settings.validation_codes))

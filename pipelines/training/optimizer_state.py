@@ -12,14 +12,14 @@ Tensors = dict[str, torch.Tensor]
 
 
 class OptimizerState(NamedTuple):
-    """The state of an optimizer, whichever it is: its tensors, and its numbers as JSON values."""
+    """The state of any optimizer: its tensors, and its numbers as JSON values."""
 
     tensors: Tensors  # `number of the parameter.name`
     numbers: Any  # {"state": {number of the parameter: {name: value}}, "groups": [{name: value}]}
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer) -> OptimizerState:
-        """Return what an optimizer holds now: nothing for parameters that have not moved yet."""
+        """Return the current state of an optimizer: nothing for parameters that have not moved yet."""
         held = optimizer.state_dict()
         tensors: Tensors = {}
         numbers: dict[str, dict[str, Any]] = {}
@@ -29,7 +29,7 @@ class OptimizerState(NamedTuple):
                     tensors[f"{number}.{name}"] = value
                 else:
                     numbers.setdefault(str(number), {})[name] = value
-        # a bool says how it computes, and may differ on another machine
+        # bools say how an optimizer computes, and may differ on another machine
         groups = [
             {name: value for name, value in group.items() if type(value) in (int, float)}
             for group in held["param_groups"]
@@ -37,7 +37,7 @@ class OptimizerState(NamedTuple):
         return cls(tensors, {"state": numbers, "groups": groups})
 
     def dealt_out(self, optimizer: torch.optim.Optimizer, device: torch.device) -> OptimizerState:
-        """Return what of the first process's state the optimizer of this one is to hold. All must call this."""
+        """Return this process's share of the first process's state. All processes must call this."""
         parameters, scalar = _parameters(optimizer), torch.empty(())
         likes = {
             key: parameters[int(key.partition(".")[0])] if value.ndim else scalar for key, value in self.tensors.items()
@@ -45,10 +45,10 @@ class OptimizerState(NamedTuple):
         return self._replace(tensors={key: deal_out(value, likes[key], device) for key, value in self.tensors.items()})
 
     def fits(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether this can be the state of an optimizer of these parameters.
+        """Return whether this can be the state of an optimizer.
 
-        Each tensor is a scalar or has its parameter's shape. In each group all parameters hold the same, or nothing:
-        a parameter that never had a gradient holds nothing.
+        Each tensor must be a scalar or have its parameter's shape. In each group all parameters must hold the same
+        names, or nothing: a parameter that never had a gradient holds nothing.
         """
         if not isinstance(self.numbers, dict) or self.numbers.keys() != {"state", "groups"}:
             return False
@@ -67,14 +67,14 @@ class OptimizerState(NamedTuple):
         )
 
     def load_into(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give an optimizer this state."""
+        """Load this state into an optimizer."""
         parameters = _parameters(optimizer)
         state: dict[int, dict[str, Any]] = {int(number): dict(held) for number, held in self.numbers["state"].items()}
         for key, value in self.tensors.items():
             number, _, name = key.partition(".")
             parameter = parameters[int(number)]
             if value.shape == parameter.shape and value.ndim:
-                # in the parameter's own memory format: fused optimizers walk through both side by side
+                # in the parameter's own memory format: fused optimizers read both side by side
                 value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             state.setdefault(int(number), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]
@@ -83,7 +83,7 @@ class OptimizerState(NamedTuple):
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _names(self) -> dict[int, set[str]]:
-        """Return what each parameter, by number, holds."""
+        """Return the names that each parameter holds, by its number."""
         names = {int(number): set(held) for number, held in self.numbers["state"].items()}
         for key in self.tensors:
             number, _, name = key.partition(".")

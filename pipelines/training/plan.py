@@ -1,4 +1,4 @@
-"""A dry run of training: how large the model is, how often it sees the data, and how much memory that takes."""
+"""A dry run of training: the size of the model, the number of epochs, and the memory that training needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from codegrid.pipelines.running.settings import Training
 
 from .objective import Objective, Player
 
-COPIES = 4  # of each weight: itself, its gradient, and two numbers of Adam
-TRIED = 8  # items of the batch that is tried
+COPIES = 4  # for each weight: itself, its gradient, and two numbers of Adam
+TRIED = 8  # items in the trial batch
 
 
 def plan_training(
     objective: Objective, settings: Training, compute: ComputeConfig, accelerator: Accelerator, found: str
 ) -> None:
-    """Say what training would do with the data that were found, and end the run of all processes."""
+    """Print what training would do with the data that was found, and end the run of all processes."""
     check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
     modules = [player.module for player in objective.players.values()]
     weights = sum(parameter.numel() for module in modules for parameter in module.parameters())
@@ -33,7 +33,7 @@ def plan_training(
         f"data: {found}",
         f"model: {settings.model}, {weights:,} weights",  # type: ignore[attr-defined]
         f"steps: {settings.steps:,} of {settings.batch_size:,} {objective.items}, {epochs:,.1f} epochs",
-        f"memory: about {_gigabytes(model + step)} on {accelerator.device}, beside PyTorch and the data:\n"
+        f"memory: about {_gigabytes(model + step)} on {accelerator.device}, besides PyTorch and the data:\n"
         f"  {_gigabytes(model)} for the model, {_gigabytes(step)} for a step",
     )
     shut_down(accelerator)
@@ -42,9 +42,9 @@ def plan_training(
 def expected_memory(
     objective: Objective, settings: Training, compute: ComputeConfig, accelerator: Accelerator
 ) -> tuple[int, int]:
-    """Return bytes that each process needs for weights and optimizers, and for what a step keeps to go backward.
+    """Return the bytes that each process needs for weights and optimizers, and for what a step keeps for its backward.
 
-    The second is measured on a few items, and grows with their number.
+    The second number is measured on a few items and scaled to the batch.
     """
     model = sum(
         (COPIES + (player.average is not None) + objective.keep_best)
@@ -66,7 +66,7 @@ def expected_memory(
 def _kept_bytes(
     objective: Objective, name: str, player: Player, batch: object, moment: Moment, precision: torch.autocast
 ) -> int:
-    """Go forward, and return the bytes of everything that the way back would need."""
+    """Run a forward pass, and return the bytes of everything that the backward pass would need."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in player.module.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -43,16 +43,16 @@ from .plan import plan_training
 from .sharding import check_can_shard
 from .trainer import fused_adam, seed_torch
 
-VALIDATED = 1000  # items while training: `evaluate` takes all
+VALIDATED = 1000  # items while training; `evaluate` uses all
 BATCH = 250  # items measured at once
 DRAWN = 16  # samples that a tracker shows
-COLUMNS, MAX_ROWS = 8, 10  # of those on a model's card
-PICTURE_WIDTH = 900  # pixels of them, about
+COLUMNS, MAX_ROWS = 8, 10  # of the samples on a model's card
+PICTURE_WIDTH = 900  # pixels of a tracker's picture, about
 CRITERION = "bits_per_code"
 
 
 class PriorObjective:
-    """The prior's own losses, with a moving average of the weights; `codes` are all grids of the tokenizer."""
+    """The prior's own losses, with a moving average of the weights; `codes` holds all grids of the tokenizer."""
 
     items, num_workers = "grids", 0
 
@@ -79,7 +79,7 @@ class PriorObjective:
         return losses._replace(figures={f"batch_{name}": value for name, value in losses.figures.items()})
 
     def after_step(self, step: int, seed: int) -> None:
-        """Leave everything as it is: a prior moves by its gradient alone."""
+        """Do nothing: only gradients change a prior."""
 
     def validate(self) -> dict[str, Any]:
         """Measure bits per code on up to 1,000 items."""
@@ -87,7 +87,7 @@ class PriorObjective:
         return measure_prior(cast("Prior", self.players["prior"].validated), load_batches(self.validation, some))
 
     def draw(self) -> Pages:
-        """Return samples, each code in a colour of its own, under the conditions of some validation items."""
+        """Return samples under the conditions of some validation items, drawn with one colour per code."""
         prior = cast("Prior", self.players["prior"].validated)
         items = evenly_spaced(len(self.validation), DRAWN)
         _, given = prior_inputs(prior, self.validation.batch([items[i % len(items)] for i in range(DRAWN)]))
@@ -112,9 +112,9 @@ class PriorObjective:
 def train_prior(settings: TrainPrior) -> Trained | None:
     """Train the prior and save its model folder in `settings.output`.
 
-    Returns what it became; where several processes work together, the first one alone knows, and the others get None.
+    Returns the finished model; of several processes only the first one returns it, the others return None.
     """
-    resolve_options(settings)  # what does not fit is refused before anything is read
+    resolve_options(settings)  # refuse impossible options before anything is read
     accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     tokenizer = None if settings.tokenizer is None else load_model(settings.tokenizer, accelerator.device, "tokenizer")
@@ -144,7 +144,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     if is_sharded:
         check_can_shard(accelerator.device)
     elif settings.shard:
-        print_once("--shard: one process holds all of the weights; torchrun, for example, starts several")
+        print_once("--shard: one process holds all the weights; start several, for example with torchrun")
 
     objective = PriorObjective(prior, training, validation, settings)
     if settings.dry_run:
@@ -152,24 +152,24 @@ def train_prior(settings: TrainPrior) -> Trained | None:
         plan_training(objective, settings, compute, accelerator, found)
         return None
     if settings.keep == "best" and not objective.keep_best:
-        print_once(f"a {settings.model} prior has no likelihood that tells which is best: the last is kept")
+        print_once(f"a {settings.model} prior has no likelihood to choose the best by: keeping the last")
     history = train(objective, settings, compute, run, accelerator)
     trained = None
     if accelerator.is_main_process:
         save(objective, history, settings, run.folder, tokenizer)
-        trained = finish(run, keep_state=True)  # which alone holds the weights that were not averaged
+        trained = finish(run, keep_state=True)  # only the state holds the weights before averaging
     shut_down(accelerator)
     return trained
 
 
 def open_codes_to_learn(settings: TrainPrior, tokenizer: Tokenizer | None = None) -> AnyCodes:
-    """Open the codes, and check that they are of the tokenizer, if there is one."""
+    """Open the codes, and check that the tokenizer made them, if there is one."""
     if tokenizer is None:
         codes = open_to_learn(settings.codes)
         if not codes.header.tokenizer_fingerprint:
             print_once(
-                f"{settings.codes} does not tell its tokenizer: taken for {describe_layout(codes.layout)}, and the "
-                "prior's samples are codes alone (--tokenizer names one that decodes them)"
+                f"{settings.codes} does not name its tokenizer: read as {describe_layout(codes.layout)}, and the "
+                "prior's samples are only codes (to decode them, name one with --tokenizer)"
             )
         return codes
     codes = open_to_learn(settings.codes, Assumed(tokenizer.layout, tokenizer.fingerprint()))
@@ -178,7 +178,7 @@ def open_codes_to_learn(settings: TrainPrior, tokenizer: Tokenizer | None = None
 
 
 def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
-    """Return the prior to be trained on these codes, with weights that follow from the seed."""
+    """Return the prior to train on these codes, with weights drawn from the seed."""
     grids = choose_grids(settings.grid, len(codes.layout))
     cls = TABLES["prior"][settings.model]
     coarser: dict[str, Any] = {}
@@ -186,8 +186,8 @@ def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
         takes = inspect.signature(cls).parameters
         if "given_grids" not in takes:
             raise InputError(
-                f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be given the coarser grids: "
-                "leave `grid` out, so that it learns them all, or choose another `model`"
+                f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be conditioned on the coarser "
+                "grids: leave `grid` out, so that it learns them all, or choose another `model`"
             )
         known = {"given_grids": tuple(range(grids[0])), "given_layout": codes.layout[: grids[0]]}
         coarser = {name: value for name, value in known.items() if name in takes}
@@ -208,15 +208,15 @@ def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
 def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:
     """Return the numbers of the grids to learn, by default all of them.
 
-    Raises `InputError` where there is no such grid, or they do not follow on each other: a prior is given the coarser
-    grids, and cannot be given finer ones.
+    Raises `InputError` if there is no such grid, or the numbers are not consecutive: a prior can be conditioned on
+    coarser grids, but not on finer ones.
     """
     grids = tuple(sorted(wanted)) or tuple(range(available))
     said = f"`grid` {' '.join(map(str, wanted))}"
     if grids[0] < 0 or grids[-1] >= available:
         raise InputError(f"{said}: these codes have the grids 0 to {available - 1}")
     if grids != tuple(range(grids[0], grids[-1] + 1)):
-        raise InputError(f"{said}: give numbers that follow on each other, each once")
+        raise InputError(f"{said}: give consecutive numbers, each once")
     return grids
 
 
@@ -227,7 +227,7 @@ def save(
     folder: Path,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Save the average that is kept, with what was measured, and samples where there is a tokenizer to decode them."""
+    """Save the kept average with its history, and with samples if there is a tokenizer to decode them."""
     kept, metrics = cast("Prior", objective.players["prior"].kept.eval()), history[-1]
     if objective.keep_best:
         metrics = min(history, key=lambda each: each[objective.criterion])

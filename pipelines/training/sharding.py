@@ -1,7 +1,7 @@
-"""Networks that are split over the processes (FSDP), for those too large for one GPU.
+"""Networks split over the processes (FSDP), for networks too large for one GPU.
 
-Each process holds its share of every weight, and with it of the gradient and of what optimizer and averages keep. The
-weights of a block come together when it computes, and are dropped behind it.
+Each process holds a share of every weight, and the same share of its gradient, optimizer state and averages. The
+weights of a block are gathered when it computes, and dropped afterwards.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from codegrid.errors import InputError
 
 
 def check_can_shard(device: torch.device) -> None:
-    """Raise `InputError` where this version of torch cannot split a network on a device."""
+    """Raise `InputError` if this version of torch cannot split a network on a device."""
     if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
-        raise InputError(f"`shard`: torch {torch.__version__} splits networks on GPUs alone: use one later than 2.6")
+        raise InputError(f"`shard`: torch {torch.__version__} splits networks only on GPUs: use one later than 2.6")
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
     """Split a module over all processes, in place. It may be on the CPU: only this process's share is moved.
 
-    All processes must hold the same weights, and call this alike.
+    All processes must hold the same weights, and call this in the same order.
     """
-    # here: half a second that others need not wait
+    # imported here: it takes half a second
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -36,9 +36,9 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """Return the parts whose weights come together one after the other: the members of each `nn.ModuleList`.
+    """Return the parts whose weights are gathered one after the other: the members of each `nn.ModuleList`.
 
-    They are called as modules, and inner ones stand before outer ones.
+    They must be called as modules. Inner ones come before outer ones.
     """
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
     members = [member for part in lists for member in part if not isinstance(member, nn.ModuleList | nn.ModuleDict)]
@@ -46,19 +46,19 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 
 
 def in_one_piece(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor that may be split as a whole one. All processes must ask for a split one."""
+    """Return a tensor as a whole one, whether it is split or not. If it is split, all processes must call this."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def own_share(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a tensor, without a copy: all of one that is not split."""
+    """Return this process's share of a tensor, without a copy: all of it if it is not split."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def deal_out(tensor: torch.Tensor, like: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the first process on all of them: split if `like` is, else whole.
+    """Return a tensor of the first process on all processes: split if `like` is, else whole.
 
-    All processes must call this; those that hold nothing of it give its outline, on the meta device.
+    All processes must call this; the others pass a tensor of its shape on the meta device.
     """
     tensor = torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
     if hasattr(like, "device_mesh"):

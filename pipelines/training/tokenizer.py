@@ -41,7 +41,7 @@ from .objective import Metrics, Pages, Player
 from .plan import plan_training
 from .trainer import fused_adam, seed_torch
 
-VALIDATED = 1000  # images while training; all of them in the end
+VALIDATED = 1000  # images while training; at the end all
 BATCH = 250  # images measured at once
 MAX_ON_CARD = 24  # images
 
@@ -69,11 +69,11 @@ class TokenizerObjective:
 
     def losses(self, player: str, wrapped: nn.Module, batch: ImageBatch, moment: Moment) -> Losses:
         """Return the tokenizer's losses for augmented images."""
-        # the first sample's number tells processes and pieces apart
+        # the first sample's number differs between processes and pieces
         generator = torch_rng(moment.noise.seed, "augment", moment.step, moment.noise.first_index)
         x = channels_last(self.augment(batch.images.to(self.tokenizer.device), generator))
         _, codes, losses = wrapped(x, moment=moment)
-        # that of a piece would look like a dying codebook
+        # a piece uses fewer codes than a batch: that would look like a dying codebook
         return losses._replace(figures=losses.figures | self._usage(codes)) if self.has_whole_batches else losses
 
     def after_step(self, step: int, seed: int) -> None:
@@ -81,12 +81,12 @@ class TokenizerObjective:
         self.tokenizer.after_step(step, seed)
 
     def validate(self) -> dict[str, Any]:
-        """Measure reconstructions of up to 1,000 images, and how the codebooks are used."""
+        """Measure the reconstructions of up to 1,000 images, and the usage of the codebooks."""
         some = in_batches(evenly_spaced(len(self.validation), VALIDATED), BATCH)
         return measure_tokenizer(self.tokenizer, load_batches(self.validation, some))
 
     def draw(self) -> Pages:
-        """Return eight validation images above their reconstructions, always the same ones."""
+        """Return eight validation images, always the same ones, above their reconstructions."""
         originals, again = reconstruct_some(self.tokenizer, self.validation, 8)
         return {"reconstructions": make_pairs(originals, again, columns=8)}
 
@@ -96,7 +96,7 @@ class TokenizerObjective:
         self.tokenizer.save_pretrained(folder)
 
     def _usage(self, codes: Codes) -> dict[str, torch.Tensor]:
-        """Return the perplexity of a batch's codes: the mean over the grids, and of several grids also each."""
+        """Return the perplexity of a batch's codes: the mean over the grids and, if there are several, each one's."""
         hits = (
             torch.bincount(each.flatten(), minlength=grid.num_embeddings)
             for each, grid in zip(codes, self.tokenizer.layout, strict=True)
@@ -110,9 +110,9 @@ class TokenizerObjective:
 def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     """Train the tokenizer and save its model folder in `settings.output`.
 
-    Returns what it became; where several processes work together, the first one alone knows, and the others get None.
+    Returns the finished model; of several processes only the first one returns it, the others return None.
     """
-    resolve_options(settings)  # what does not fit is refused before anything is read
+    resolve_options(settings)  # refuse impossible options before anything is read
     settings = choose_data(settings)
     accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
@@ -121,7 +121,7 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
         images, validation = load_parts(settings)
     print_once(str(images.found))
     if settings.shift >= min(images.image_size):
-        raise InputError(f"`shift` {settings.shift}: nothing is left of images that are {min(images.image_size)} wide")
+        raise InputError(f"`shift` {settings.shift}: the images are only {min(images.image_size)} wide: give less")
     run = open_run(settings, compute, accelerator, source, data=images.fingerprint())
     if run.finished:
         return read_trained(run)
@@ -144,7 +144,7 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     if not accelerator.is_main_process:
         return None
     tokenizer.eval()
-    objective.save(run.folder, history)  # first: what is measured may turn out to be unreadable
+    objective.save(run.folder, history)  # first: measuring may meet an unreadable image
     save_with_metrics(tokenizer, validation, settings, run.folder)
     return finish(run, keep_state=settings.lr_schedule == "constant")
 
@@ -161,10 +161,10 @@ def load_parts(settings: TrainTokenizer) -> tuple[Images, Images]:
 
 
 def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
-    """Return the tokenizer to be trained on these images, with weights that follow from the seed."""
+    """Return the tokenizer to train on these images, with weights drawn from the seed."""
     variance = images.variance()
     if not variance:
-        raise InputError(f"all training images of {settings.dataset} are of one and the same colour: nothing to learn")
+        raise InputError(f"all training images of {settings.dataset} are of a single colour: choose another `dataset`")
     seed_torch(settings.seed, "weights")
     tokenizer = TABLES["tokenizer"][settings.model](
         signal=images.signal, data_variance=variance, quantizer=settings.quantizer, **settings.options
@@ -181,14 +181,14 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
 
 
 def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
-    """Raise `InputError` where a codebook is to start from a larger one of its kind."""
+    """Raise `InputError` if a codebook would start from a larger one of its kind."""
     if source is None or type(source.quantizer) is not type(tokenizer.quantizer):
         return
     for ours, theirs in zip(tokenizer.layout, source.layout, strict=False):
         if ours.num_embeddings < theirs.num_embeddings:
             raise InputError(
-                f"`init_from`: its grids have {theirs.num_embeddings:,} codes, and {ours.num_embeddings:,} are asked "
-                "for: a codebook can only grow"
+                f"`init_from`: its codebook has {theirs.num_embeddings:,} codes, more than {ours.num_embeddings:,}: a "
+                "codebook can only grow"
             )
 
 

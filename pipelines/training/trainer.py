@@ -1,4 +1,4 @@
-"""A training step: losses and gradients of each player, the optimizers, the averages; and validation."""
+"""The parts of a training step: losses and gradients of each player, optimizers, averages, validation."""
 
 import inspect
 import math
@@ -28,7 +28,7 @@ REPORTS = 10  # validations in a run
 
 
 class Acting(NamedTuple):
-    """A player as the loop drives it."""
+    """A player, ready for training."""
 
     player: Player
     wrapped: nn.Module  # its module, wrapped for several processes
@@ -36,7 +36,7 @@ class Acting(NamedTuple):
 
 
 class Trainer:
-    """The players of an objective, and the parts of a training step."""
+    """The players of an objective, with a method for each part of a training step."""
 
     def __init__(
         self, objective: Objective, settings: Training, compute: ComputeConfig, accelerator: Accelerator
@@ -61,7 +61,7 @@ class Trainer:
         return Acting(player, wrapped, player.make_optimizer(_learning(wrapped)))
 
     def trainable(self) -> Trainable:
-        """Return everything that training moves."""
+        """Return everything that training changes."""
         return Trainable(
             {
                 f"{name}.{part}": module
@@ -82,11 +82,11 @@ class Trainer:
         return load_batches(self.objective.dataset, steps, self.objective.num_workers)
 
     def playing(self, step: int) -> dict[str, Acting]:
-        """Return the players that have begun."""
+        """Return the players that have begun by this step."""
         return {name: acting for name, acting in self.team.items() if step >= acting.player.first_step}
 
     def find_gradients(self, batch: Any, step: int) -> Figures:
-        """Go forward and backward, piece by piece and player by player. Returns the means of the pieces' figures."""
+        """Run forward and backward, piece by piece and player by player. Returns the means of the pieces' figures."""
         pieces = pieces_of(batch, self.settings.accumulate)
         sums: Figures = {}
         for number, piece in enumerate(pieces):
@@ -95,7 +95,7 @@ class Trainer:
                 acting.wrapped.train()
                 is_last = number + 1 == len(pieces)
                 with self._others_frozen(name), nullcontext() if is_last else self.accelerator.no_sync(acting.wrapped):
-                    # what torch itself draws, dropout for example, is the same for all players
+                    # so that torch's own random draws, such as dropout, are the same for all players
                     seed_torch(self.settings.seed, "step", step, self.accelerator.process_index, number)
                     with autocast(self.compute.precision, self.accelerator.device):
                         losses = self.objective.losses(name, acting.wrapped, piece, moment)
@@ -106,14 +106,14 @@ class Trainer:
         return {key: value / len(pieces) for key, value in sums.items()}
 
     def limit_gradients(self, step: int) -> Figures:
-        """Cut each player's gradient to its longest. Returns the lengths before."""
+        """Clip each player's gradient to its `max_norm`. Returns the norms before clipping."""
         return {
             self._named(name, "gradient"): limit_gradient(acting.player.module, acting.player.max_norm)
             for name, acting in self.playing(step).items()
         }
 
     def update(self, step: int) -> None:
-        """Move the players along their gradients, then what no optimizer moves, then the averages."""
+        """Step the optimizers, then update what no optimizer updates, then the averages."""
         for player, _, optimizer in self.playing(step).values():
             since, steps = step - player.first_step, self.settings.steps - player.first_step
             set_lr(optimizer, player.lr * lr_factor(since, steps, self.settings.lr_schedule))
@@ -125,11 +125,11 @@ class Trainer:
                 player.average.update_parameters(player.module)
 
     def validates(self, done: int) -> bool:
-        """Return whether it is time to validate, after so many steps."""
+        """Return whether to validate after `done` steps."""
         return done % (self.settings.validate_every or max(1, self.settings.steps // REPORTS)) == 0
 
     def validate(self) -> Metrics:
-        """Measure the players, or their averages: the numbers among the metrics."""
+        """Validate the players, or their averages. Returns the metrics that are numbers."""
         for player in self.objective.players.values():
             player.validated.eval()
         with without_compiling():
@@ -138,29 +138,29 @@ class Trainer:
 
     @contextmanager
     def in_one_piece(self) -> Iterator[None]:
-        """Let the first process validate and save split players within, as any others. All processes must ask."""
+        """Gather split players, so that the first process can validate and save them. All processes must call this."""
         for player in self.split:
             self._gather(player, player.latest)
         yield
         for player in self.split:
             if player.whole is not None:
-                player.whole.to("cpu")  # its place is needed in training
+                player.whole.to("cpu")  # training needs the GPU memory
 
     def gather_kept(self) -> None:
-        """Let `kept` of split players be whole on the first process, once training is over. All processes must ask."""
+        """Gather `kept` of split players on the first process, once training is over. All processes must call this."""
         for player in self.split:
             self._gather(player, player.latest if player.best is None else player.best)
 
     def _gather(self, player: Player, part: nn.Module) -> None:
-        """Make the whole copy of a split player, on the device, one of a part of it."""
+        """Copy a part of a split player into its whole copy, and move that to the device."""
         player.gather(part)
         if player.whole is not None:
             player.whole.to(self.accelerator.device)
 
     def remember_best(self, measured: Metrics, history: list[Metrics]) -> bool:
-        """Return whether the players, or their averages, are better than ever before; remember them where asked to.
+        """Return whether the players, or their averages, are the best so far; with `keep_best`, remember them.
 
-        Of split players all processes remember their share; the first one has measured.
+        The first process measures; each process remembers its share of split players.
         """
         criterion = self.objective.criterion
         before = min((row[criterion] for row in history if criterion in row), default=math.inf)
@@ -177,7 +177,7 @@ class Trainer:
         return {self._named(name, "lr"): each.optimizer.param_groups[0]["lr"] for name, each in self.team.items()}
 
     def _moment(self, step: int, piece: int) -> Moment:
-        """Return the moment of a piece; its noise follows from the numbers of its samples in the step's whole batch."""
+        """Return the moment of a piece; its noise depends on its samples' numbers in the step's whole batch."""
         settings, accelerator = self.settings, self.accelerator
         share = settings.batch_size // accelerator.num_processes
         count = share // settings.accumulate
@@ -188,7 +188,7 @@ class Trainer:
 
     @contextmanager
     def _others_frozen(self, name: str) -> Iterator[None]:
-        """Let a player's losses use the other players, and move none of them."""
+        """Freeze the other players, so that a player's losses can use them without moving them."""
         others = [part for other, acting in self.team.items() if other != name for part in _learning(acting.wrapped)]
         for parameter in others:
             parameter.requires_grad_(False)
@@ -203,7 +203,7 @@ class Trainer:
 
 
 def limit_gradient(module: nn.Module, max_norm: float) -> torch.Tensor:
-    """Cut the gradient to `max_norm`, and return its length () before."""
+    """Clip the gradient to `max_norm`, and return its norm () before clipping."""
     if max_norm < math.inf:
         return in_one_piece(nn.utils.clip_grad_norm_(module.parameters(), max_norm))
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
@@ -211,7 +211,7 @@ def limit_gradient(module: nn.Module, max_norm: float) -> torch.Tensor:
 
 
 def lr_factor(step: int, steps: int, schedule: str = "cosine") -> float:
-    """Return a linear warm-up, then a cosine from 1 to 0; or 1 throughout."""
+    """Return the factor of the learning rate: a linear warm-up, then a cosine from 1 to 0; or 1 throughout."""
     if schedule == "constant":
         return 1.0
     warmup = min(WARMUP_STEPS, steps // 10)
@@ -227,7 +227,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class UncompiledAdam(torch.optim.Adam):
-    """Adam without the wrappers that keep it out of compiled code: they import torch's compiler, two seconds of it."""
+    """Adam without the wrappers that keep it out of compiled code: they import torch's compiler, which takes 2 s."""
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
     zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
@@ -242,7 +242,7 @@ def fused_adam(parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
 
 
 def seed_torch(seed: int, *purpose: str | int) -> None:
-    """Seed torch's global generator, which initial weights and dropout take from."""
+    """Seed torch's global generator, which initial weights and dropout use."""
     torch.manual_seed(torch_rng(seed, *purpose).initial_seed())
 
 

@@ -1,1 +1,1 @@
-"""A page in the browser, by gradio."""
+"""The viewer: a page in the browser, built with gradio."""

@@ -20,25 +20,25 @@ from codegrid.pipelines.generation.request import Request, complete_codes, make_
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.sampling_config import SamplingConfig
 
-MAX_PICTURES = 32  # of samples that are not finished
+MAX_PICTURES = 32  # previews of unfinished samples
 
 
 class Encoded(NamedTuple):
-    """An image and its codes, as they were and as they are edited."""
+    """An image with its original codes and its edited ones."""
 
     image: torch.Tensor  # (1, c, H, W) in [-1, 1]
     reconstruction: torch.Tensor  # (1, c, H, W) in [-1, 1]
     original: Codes  # (1, *shape) int64
-    codes: Codes  # the same, edited
+    codes: Codes  # (1, *shape) int64, edited
 
     @property
     def edits(self) -> tuple[torch.Tensor, ...]:
-        """The sites (1, *shape) bool of each grid whose codes are edited."""
+        """Masks (1, *shape) bool of the edited sites of each grid."""
         return tuple(grid != before for grid, before in zip(self.codes, self.original, strict=True))
 
 
 class Partial(NamedTuple):
-    """Samples while they are drawn."""
+    """Samples while they are being drawn."""
 
     images: torch.Tensor  # (n, c, H, W) in [-1, 1]; 0, grey, where nothing is drawn yet
     codes: Codes  # (n, *shape) int64; the last one's are the result
@@ -52,9 +52,9 @@ class Partial(NamedTuple):
 
 
 def read_picture(tokenizer: Tokenizer, path: str | Path) -> torch.Tensor:
-    """Read a picture's file as (1, c, H, W) in [-1, 1], brought to the tokenizer's size and channels.
+    """Read a picture's file as (1, c, H, W) in [-1, 1], converted to the tokenizer's size and channels.
 
-    Raises `InputError` that names the file as the user does, where it cannot be read.
+    Raises `InputError`, with the file's name as the user knows it, if it cannot be read.
     """
     path, channels = Path(path), tokenizer.signal.channels
     height, width = tokenizer.signal.size
@@ -77,13 +77,13 @@ def decode(tokenizer: Tokenizer, codes: Codes) -> torch.Tensor:
 
 
 def psnr(image: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the PSNR of an image to another one, both in [-1, 1], in dB."""
+    """Return the PSNR between two images in [-1, 1], in dB."""
     mse = (image - other).square().double().mean().clamp_min(1e-10)
     return float(10 * torch.log10(4 / mse))  # 4: the range is 2 wide
 
 
 def edit(layout: Layout, codes: Codes, number: int, row: int, column: int, code: int) -> Codes:
-    """Return codes (1, *shape) with another code at a site of the plane of grid `number`; the given ones stay."""
+    """Return a copy of codes (1, *shape) with another code at a site of the plane of grid `number`."""
     check_site(layout, number, row, column)
     check_whole("code", code, 0, layout[number].num_embeddings - 1)
     edited = codes[number].clone()
@@ -93,7 +93,7 @@ def edit(layout: Layout, codes: Codes, number: int, row: int, column: int, code:
 
 
 def check_site(layout: Layout, number: int, row: int, column: int) -> None:
-    """Raise `InputError` where the plane of grid `number` has no such site."""
+    """Raise `InputError` if the plane of grid `number` has no such site."""
     check_whole("grid", number, 0, len(layout) - 1)
     height, width = plane_shape(layout[number].shape)
     check_whole("row", row, 0, height - 1)
@@ -106,7 +106,7 @@ def controls_of(prior: Prior) -> set[str]:
 
 
 def configs_for(pipeline: TwoStagePipeline, values: dict[str, Any]) -> list[SamplingConfig]:
-    """Return how each prior draws: by those of the values that mean something to it."""
+    """Return how each prior draws, using the values that it supports."""
     return [
         SamplingConfig(**{name: value for name, value in values.items() if name in controls_of(prior)})
         for prior in pipeline.priors
@@ -116,9 +116,9 @@ def configs_for(pipeline: TwoStagePipeline, values: dict[str, Any]) -> list[Samp
 def sample(
     pipeline: TwoStagePipeline, num_samples: int, labels: Sequence[int | str] = (), seed: int = 0, **values: Any
 ) -> Iterator[Partial]:
-    """Draw new images, and yield how far they are. Labels are taken in turn; none given: all classes.
+    """Draw new images, and yield their progress. Labels are used in turn; if there are none, all classes.
 
-    Raises `InputError` at once where that cannot be drawn.
+    Raises `InputError` at once if that cannot be drawn.
     """
     check_value("num_samples", num_samples, NumSamples)
     in_turn = [labels[i % len(labels)] for i in range(num_samples)] if labels else None
@@ -135,9 +135,9 @@ def complete(
     seed: int = 0,
     **values: Any,
 ) -> Iterator[Partial]:
-    """Keep the upper rows of codes (1, *shape), draw the others, and yield how far they are.
+    """Keep the upper rows of codes (1, *shape), draw the others, and yield their progress.
 
-    Raises `InputError` at once where that cannot be drawn.
+    Raises `InputError` at once if that cannot be drawn.
     """
     masks = top_rows(pipeline.layout, keep_rows, "keep_rows")
     labels, configs = None if label is None else [label], configs_for(pipeline, values)
@@ -147,7 +147,7 @@ def complete(
 def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:
     """Draw a request's samples, and yield them about once for each row of the first grid. Closing it stops the priors.
 
-    The last ones are those of `TwoStagePipeline.answer`.
+    The last ones equal those of `TwoStagePipeline.answer`.
     """
     rows, shown = range(request.num_samples), 0
     count = num_pictures(pipeline.layout)

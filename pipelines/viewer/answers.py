@@ -1,4 +1,4 @@
-"""Answers of the page: what each of its controls does, as values of what it shows.
+"""Answers of the page: what each of its controls does, as new values for its parts.
 
 Shapes: n samples, c channels, H W image, *shape the sites of each grid.
 """
@@ -33,9 +33,9 @@ STALE = "The codes or the rows to keep have changed since: draw the completions 
 
 
 class Answers:
-    """Everything that the page does, for one tokenizer and, where there is one, its pipeline.
+    """Everything that the page does, for one tokenizer and, if there is one, its pipeline.
 
-    It remembers nothing: an `Encoded` and what is drawn, each a `Partial`, are in each visitor's own page.
+    It stores nothing: the `Encoded` image and the samples, a `Partial`, are kept in each visitor's own page.
     """
 
     def __init__(self, tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples: Examples) -> None:
@@ -48,17 +48,17 @@ class Answers:
         self.controls = [field.name for field in fields(SamplingConfig) if field.name in there]
 
     def pick(self, number: int) -> tuple:
-        """Take an example: what `show` gives, and its label."""
+        """Pick an example. Returns the values of `show`, and the example's label."""
         labels, names = self.examples.labels, self.examples.names
         label = gr.skip() if labels is None or not self.classes else int(labels[number])
         return *self.show(self.examples.images[number : number + 1], names[number] if names else ""), label
 
     def upload(self, path: str) -> tuple:
-        """Take a picture's file: what `show` gives."""
+        """Read an uploaded picture. Returns the values of `show`."""
         return self.show(actions.read_picture(self.tokenizer, path))
 
     def show(self, image: torch.Tensor, name: str = "") -> tuple:
-        """Encode (1, c, H, W): what is encoded, input, reconstruction, grid, what `choose` gives, edited, in words."""
+        """Encode (1, c, H, W). Returns the `Encoded`, input, reconstruction, grid, values of `choose`, image, text."""
         encoded = actions.encode(self.tokenizer, image)
         return (
             encoded,
@@ -70,7 +70,7 @@ class Answers:
         )
 
     def choose(self, encoded: Encoded, number: int) -> tuple:
-        """Choose a grid: row, column and code, in the grid's ranges, and the grid's picture."""
+        """Choose a grid. Returns row, column and code, with the grid's ranges, and the grid's picture."""
         height, width = plane_shape(self.layout[number].shape)
         row, column = height // 2, width // 2
         code, picture = self.point(encoded, number, row, column)
@@ -82,52 +82,52 @@ class Answers:
         )
 
     def point(self, encoded: Encoded, number: int, row: int | None, column: int | None) -> tuple:
-        """Point at a site: its code, and the grid's picture with a frame there."""
+        """Point at a site. Returns its code, and the grid's picture with a frame around it."""
         if row is None or column is None:  # a field that is being typed into
             return gr.skip(), gr.skip()
         actions.check_site(self.layout, number, row, column)
         return int(as_plane(encoded.codes[number])[0, row, column]), self._picture(encoded, number, row, column)
 
     def click(self, encoded: Encoded, number: int, x: int, y: int) -> tuple:
-        """Click on a pixel of a grid's picture: row, column, and what `point` gives."""
+        """Click on a pixel of a grid's picture. Returns row, column, and the values of `point`."""
         row, column = site_at(x, y, self.layout[number].shape)
         return row, column, *self.point(encoded, number, row, column)
 
     def edit(self, encoded: Encoded, number: int, row: int, column: int, code: int | None) -> tuple:
-        """Put a new code at a site: what is encoded, the grid's picture, the image that they make, in words."""
+        """Put a new code at a site. Returns the `Encoded`, the grid's picture, the edited image and a text."""
         if code is None:
             return (gr.skip(),) * 4
         encoded = encoded._replace(codes=actions.edit(self.layout, encoded.codes, number, row, column, code))
         return encoded, self._picture(encoded, number, row, column), *self._edited(encoded)
 
     def undo(self, encoded: Encoded, number: int, row: int, column: int) -> tuple:
-        """Take all edits back: what is encoded, the site's code, the grid's picture, the image, in words."""
+        """Undo all edits. Returns the `Encoded`, the site's code, the grid's picture, the image and a text."""
         encoded = encoded._replace(codes=encoded.original)
         return encoded, *self.point(encoded, number, row, column), *self._edited(encoded)
 
     def sample(self, labels: list[int], num_samples: int, *values: Any) -> Iterator[tuple]:
-        """Draw new images: how they look, the same for downloads, and how far they are, again and again."""
+        """Draw new images. Yields, again and again, their HTML, the `Partial` for downloads, and the progress."""
         for partial in actions.sample(self._drawing(), num_samples, labels, **self._named(values)):
             yield self._drawn(partial, "sample")
 
     def complete(
         self, encoded: Encoded, keep_rows: int, num_completions: int, label: int | None, *values: Any
     ) -> Iterator[tuple]:
-        """Complete the codes' upper rows: what `sample` gives."""
+        """Complete the codes below their upper rows. Yields the values of `sample`."""
         pipeline, named = self._drawing(), self._named(values)
         for partial in actions.complete(pipeline, encoded.codes, keep_rows, num_completions, label, **named):
             yield self._drawn(partial, "completion")
 
     def new_seed(self) -> int:
-        """Return a seed at random."""
+        """Return a random seed."""
         return secrets.randbelow(2**31)
 
     def forget(self, drawn: Partial | None) -> tuple:
-        """Remove completions that are no longer of the codes above: what `complete` gives."""
+        """Remove completions of codes that have changed since. Returns the values of `complete`."""
         return (gr.skip(),) * 3 if drawn is None else ("", None, STALE)
 
     def stop(self, progress: str) -> str:
-        """Say that drawing was stopped where it was."""
+        """Return the progress line after drawing was stopped."""
         under_way = progress.endswith("drawn") and not progress.startswith(("100%", "Stopped"))
         return f"Stopped: {progress}" if under_way else progress
 
@@ -140,25 +140,25 @@ class Answers:
         return _as_npz(encoded.codes, None)
 
     def download_sheet(self, drawn: Partial | None) -> str:
-        """Return what is drawn as a PNG file that the browser saves."""
+        """Return the drawn images as a PNG file that the browser saves."""
         if drawn is None:
-            raise InputError("nothing is drawn yet")
+            raise InputError("nothing is drawn yet: draw first")
         return as_link(png_of(drawn.images, min(len(drawn.images), COLUMNS)))
 
     def download_codes(self, drawn: Partial | None) -> str:
-        """Return the codes of what is drawn as an npz file that the browser saves."""
+        """Return the codes of the drawn images as an npz file that the browser saves."""
         if drawn is None or not drawn.finished:
-            raise InputError("these codes are not drawn to the end: draw them first")
+            raise InputError("these codes are not finished: draw them to the end first")
         return _as_npz(drawn.codes, drawn.labels)
 
     def label_choices(self) -> list[tuple[str, int]]:
-        """Return what may be asked for: the classes by name, and none where the priors can do without."""
+        """Return the choices of labels: the classes by name, and no class if the priors allow that."""
         numbered = [(name, number) for number, name in enumerate(self.classes)]
         unlabelled = bool(numbered) and self._drawing().conditions.unlabelled
         return [*numbered, (NO_CLASS, NO_LABEL)] if unlabelled else numbered
 
     def can_complete(self) -> bool:
-        """Whether there are priors that keep codes they are given, and grids with more than one row."""
+        """Return whether there are priors that can keep given codes, and grids with more than one row."""
         priors = () if self.pipeline is None else self.pipeline.priors
         return bool(priors) and self.layout[0].shape[0] > 1 and all(prior.keeps != "none" for prior in priors)
 
@@ -168,7 +168,7 @@ class Answers:
         return self.pipeline
 
     def _named(self, values: tuple) -> dict[str, Any]:
-        """Return the values of the controls on the page, and of the seed after them, as arguments of `sample`."""
+        """Return the values of the page's controls, followed by the seed, as arguments of `sample`."""
         named = dict(zip([*self.controls, "seed"], values, strict=True))
         if "num_inference_steps" in named:
             named["num_inference_steps"] = named["num_inference_steps"] or None

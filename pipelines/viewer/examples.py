@@ -1,4 +1,4 @@
-"""Images to pick from in the viewer: those asked for, or held-out ones that are on this machine, or what a run left.
+"""Images to pick from in the viewer: those asked for, or held-out ones on this machine, or samples of the run.
 
 Shapes: n images, c channels, H W image.
 """
@@ -41,16 +41,16 @@ def find_examples(
     data_root: str | None = None,
     count: int = COUNT,
 ) -> Examples:
-    """Return up to `count` images of the tokenizer's size; only a data set that is asked for is asked of the network.
+    """Return up to `count` images of the tokenizer's size. Only a data set that is asked for may be downloaded.
 
-    Without one, held-out images of the data set that the tokenizer learnt, where it is on this machine; or the run's
-    samples; or, where it left none, new ones; or, without a prior, what the decoder makes of codes at random.
+    Without one, these are held-out images of the tokenizer's data set, if it is on this machine; or the run's samples;
+    or, if there are none, new ones; or, without a prior, images decoded from random codes.
     """
     if dataset is not None:
         return _held_out(tokenizer, pipeline, dataset, data_root, count)
     if data_root is not None:
         return _held_out(tokenizer, pipeline, *learnt_data(tokenizer, data_root), count)
-    with suppress(InputError):  # damaged, or moved: the next best will do
+    with suppress(InputError):  # damaged or moved: use the next best
         if (at_hand := data_at_hand(tokenizer)) is not None:
             return _held_out(tokenizer, pipeline, *at_hand, count)
     with suppress(InputError, OSError):
@@ -65,7 +65,7 @@ def find_examples(
     codes = tuple(
         torch.randint(grid.num_embeddings, (count, *grid.shape), generator=random) for grid in tokenizer.layout
     )
-    return Examples(decode(tokenizer, codes), "pictures of codes at random")
+    return Examples(decode(tokenizer, codes), "pictures of random codes")
 
 
 def _held_out(

@@ -1,7 +1,7 @@
 """Guard of the viewer: which requests are answered at all, and how much may be uploaded.
 
-A page of another site can send requests to this machine, and, where its name is made to lead here (DNS rebinding),
-read the answers. So the names by which the viewer is asked must be its own, and so must the page that asks.
+A page of another site can send requests to this machine, and, if its name is made to resolve to it (DNS rebinding),
+read the answers. So each request must name one of the viewer's own hosts, and come from the viewer's own page.
 """
 
 import ipaddress
@@ -22,10 +22,10 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 MEGABYTE = 2**20
 AT_ONCE = 64 * MEGABYTE  # bytes of one request
-IN_ALL = 1024 * MEGABYTE  # of what is uploaded, and not yet forgotten
+IN_ALL = 1024 * MEGABYTE  # of uploads that are still kept
 
-# The browser itself refuses what would come from elsewhere, or go there. Gradio's page has scripts and styles in it,
-# and makes functions of its templates.
+# With these the browser itself refuses to load from elsewhere or send there. Gradio's page contains scripts and styles,
+# and compiles its templates to functions: hence the two unsafe-... entries.
 HEADERS = {
     "content-security-policy": "default-src 'self' 'unsafe-inline' data: blob:; "
     "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -38,30 +38,30 @@ Send = Callable[[Message], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Trusted:
-    """Names under which the viewer answers; any bare address, too, where the whole network may ask."""
+    """Host names under which the viewer answers; also any bare address, if it serves the whole network."""
 
     names: frozenset[str]
-    addresses: bool = False  # unlike a name, an address leads where it says
+    addresses: bool = False  # an address, unlike a name, cannot be made to lead elsewhere
 
     @classmethod
     def of(cls, host: str, more: Iterable[str] = ()) -> "Trusted":
-        """Return the names of a viewer that listens on an address, and more."""
+        """Return the names of a viewer that listens on `host`, and `more`."""
         everywhere = host in EVERYWHERE
         names = {*LOCAL, host, *more, *([socket.gethostname()] if everywhere else [])}
         return cls(frozenset(name.lower().strip("[]") for name in names), everywhere)
 
     def refusal(self, headers: Headers) -> str | None:
-        """Return why a request is refused, in words; None where it comes from the viewer's own page."""
+        """Return why a request is refused, in words; None if it comes from the viewer's own page."""
         hosts, origin = headers.getlist("host"), headers.get("origin")
         host = hosts[0].lower() if len(hosts) == 1 else ""
         if not self._holds(host):
             name = short(host)
-            return f"the viewer does not answer to {name}: open it as localhost, or name it by --trusted-hosts"
+            return f"the viewer does not answer to {name}: open it as localhost, or add the name with --trusted-hosts"
         site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode")
         if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
-            return f"the viewer takes nothing from the pages of {short(origin)}"
-        if site not in ("same-origin", "none") and mode != "navigate":  # a link to the page may stand anywhere
-            return "the viewer gives nothing to the pages of other sites"
+            return f"the viewer accepts nothing from pages of {short(origin)}"
+        if site not in ("same-origin", "none") and mode != "navigate":  # links to the page are allowed anywhere
+            return "the viewer does not answer pages of other sites"
         return None
 
     def _holds(self, host: str) -> bool:
@@ -78,7 +78,7 @@ class Trusted:
 class Guard:
     """ASGI middleware that refuses foreign requests and uploads beyond a quota, and adds `HEADERS` to every answer.
 
-    `folder`, where uploads are kept, may hold `in_all` bytes.
+    `folder` keeps the uploads, at most `in_all` bytes.
     """
 
     def __init__(self, app: Callable, trusted: Trusted, folder: Path, in_all: int = IN_ALL) -> None:
@@ -112,9 +112,9 @@ class Guard:
             self.coming -= size
 
     def _size_of(self, scope: Message, headers: Headers) -> tuple[int, str | None, int]:
-        """Return how many bytes a request uploads; and why it is refused, if it is, with the code of that answer."""
+        """Return how many bytes a request uploads, why it is refused, if it is, and the status code."""
         if "transfer-encoding" in headers:
-            return 0, "say how long the request is (content-length)", 411
+            return 0, "the length of the request is missing: send content-length", 411
         size = int(headers.get("content-length", 0))
         if size > AT_ONCE:
             return 0, f"this is too large: at most {AT_ONCE // MEGABYTE} MB can be uploaded at once", 413
@@ -122,7 +122,7 @@ class Guard:
             return 0, None, 200
         if size_of_files(self.folder) + self.coming + size > self.in_all:
             most = f"{self.in_all / MEGABYTE:,.0f} MB"
-            words = f"there is no room: {most} of pictures are kept, each for an hour; wait, or start the viewer again"
+            words = f"no room: {most} of uploads are kept, each for an hour: wait, or restart the viewer"
             return 0, words, 413
         return size, None, 200
 
@@ -134,6 +134,6 @@ def size_of_files(folder: Path) -> int:
         for name in files:
             try:
                 total += os.lstat(os.path.join(place, name)).st_size
-            except FileNotFoundError:  # forgotten in between
+            except FileNotFoundError:  # removed in between
                 continue
     return total

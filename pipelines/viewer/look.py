@@ -1,4 +1,4 @@
-"""Look of the viewer's page: colours of a contrast that everyone can read, a visible focus, pictures of a good size."""
+"""Look of the viewer's page: colours with enough contrast to read, a visible focus, pictures of a good size."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import gradio as gr
 FONTS: dict[str, Any] = {
     "font": ["system-ui", "sans-serif"],
     "font_mono": ["ui-monospace", "monospace"],
-}  # none is fetched
-# (light, dark): text is 4.5 : 1 and more against what lies below it, controls are 3 : 1
+}  # fonts of the system: none is downloaded
+# (light, dark): contrast with the background is at least 4.5 : 1 for text and 3 : 1 for controls
 COLOURS = {
     "body_text_color": ("*neutral_800", "*neutral_100"),
     "body_text_color_subdued": ("*neutral_600", "*neutral_300"),
@@ -56,7 +56,7 @@ CSS = """
 .control [data-testid="block-info"] { white-space: nowrap; }
 footer { display: none !important; }
 """
-# gradio gives the picture of codes a button without a name
+# gradio wraps the picture of codes in a button without a name
 SCRIPT = """() => new MutationObserver(() => {
     document.querySelector('#grid button:not([aria-label])')?.setAttribute('aria-label', 'Codes: click one');
 }).observe(document.body, {childList: true, subtree: true})"""

@@ -1,4 +1,4 @@
-"""The viewer's page: what stands where on it, and which answer each part asks for."""
+"""The viewer's page: its layout, and the answer that each part calls."""
 
 import gradio as gr
 
@@ -15,12 +15,12 @@ from .examples import Examples
 from .sections import NARROW, QUIET, Drawing, add_completion, add_download, add_sampling
 from .wording import CONTROLS, told
 
-HOUR = 3600  # seconds after which gradio forgets pictures that it has shown; at the end it forgets all
+HOUR = 3600  # seconds after which gradio deletes pictures that it has shown; at the end it deletes all
 
 
 def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples: Examples, title: str) -> gr.Blocks:
-    """Build the page, which is filled when it is opened: the first example, its codes, samples and completions."""
-    answers, title = Answers(tokenizer, pipeline, examples), printable(title)  # a folder's name may be no UTF-8
+    """Build the page. When it is opened, it fills with the first example, its codes, samples and completions."""
+    answers, title = Answers(tokenizer, pipeline, examples), printable(title)  # a folder's name may not be UTF-8
     label, drawings = None, []
     with gr.Blocks(title=f"Codegrid: {title}", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(f"# Codegrid\n{_describe(answers, title)}")
@@ -45,7 +45,7 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
         chosen = editor if label is None else [*editor, label]
         gallery.select(told(pick), None, chosen, **QUIET)
         upload.upload(told(answers.upload), upload, editor, **QUIET)
-        # not before it is opened: what is forgotten is made again
+        # only when it is opened: pictures that were deleted are made again
         filled = page.load(fill, None, [gallery, *chosen], **QUIET)
         running = [_let_draw(answers, drawing, filled) for drawing in drawings]
         if label is not None:
@@ -57,7 +57,7 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
 
 def _describe(answers: Answers, title: str) -> str:
     size, classes = answers.tokenizer.signal.size, len(answers.classes)
-    knows = "no prior, and so no samples" if answers.pipeline is None else f"{classes or 'no'} classes"
+    knows = "no prior, so no samples" if answers.pipeline is None else f"{classes or 'no'} classes"
     return f"{escape(title)}: images of {'×'.join(map(str, size))} pixels, {describe_layout(answers.layout)}, {knows}"
 
 
@@ -73,7 +73,7 @@ def _add_pictures_to_pick(examples: Examples) -> tuple[gr.Gallery, gr.UploadButt
 def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
     """Add the upper section.
 
-    Returns its parts in the order of what `Answers.show` gives, and those by which edits are made and taken back.
+    Returns its parts in the order of the values of `Answers.show`, then the parts that make and undo edits.
     """
     encoded = gr.State()
     with gr.Row(elem_classes="pictures"):
@@ -95,7 +95,7 @@ def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
         column = gr.Number(label=CONTROLS["column"], precision=0, min_width=NARROW)
         code = gr.Slider(
             0, answers.layout[0].num_embeddings - 1, step=1, label=CONTROLS["code"],
-            info="change it, and see the image follow", scale=2, buttons=[],
+            info="change it and watch the image", scale=2, buttons=[],
         )  # fmt: skip
     with gr.Row():
         undo = gr.Button("Undo all edits", min_width=NARROW)
@@ -117,7 +117,7 @@ def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
 
 
 def _let_draw(answers: Answers, drawing: Drawing, filled: gr.events.Dependency) -> list:
-    """Draw at the button's click and when the page is filled, until stopped; return both events."""
+    """Draw when the button is clicked and when the page is filled, until stopped; return both events."""
     running = [drawing.button.click(**drawing.event), filled.then(**drawing.event)]
     drawing.stop.click(answers.stop, drawing.progress, drawing.progress, cancels=running, **QUIET)
     return running

@@ -1,4 +1,4 @@
-"""Pictures as the page shows them: in its HTML, so that they are named for screen readers and fit any window.
+"""Pictures as HTML of the page, so that they have names for screen readers and fit any window.
 
 Shapes: n images, c channels, H W image.
 """
@@ -25,8 +25,8 @@ def figures_of(images: torch.Tensor, names: Sequence[str], what: str) -> str:
     """Return the HTML of images (n, c, H, W) in [-1, 1], as many beside each other as fit.
 
     Args:
-        names: of the images' classes, below them; an empty one is left out.
-        what: one of them is, for those who do not see it.
+        names: of the images' classes, shown below them; empty ones are left out.
+        what: the kind of image, for screen readers.
     """
     figures = []
     for number, (image, name) in enumerate(zip(images, names, strict=True), 1):
@@ -37,7 +37,7 @@ def figures_of(images: torch.Tensor, names: Sequence[str], what: str) -> str:
 
 
 def png_of(images: torch.Tensor, columns: int | None = None) -> bytes:
-    """Return images (n, c, H, W) in [-1, 1] as one PNG file: a sheet of several, a single one as it is."""
+    """Return images (n, c, H, W) in [-1, 1] as one PNG file: several as a sheet, a single one as it is."""
     sheet = make_sheet(images, columns) if len(images) > 1 else (images[0].expand(3, -1, -1).clamp(-1, 1) + 1) / 2
     content = io.BytesIO()
     Image.fromarray(to_pixels(sheet)).save(content, "PNG")
@@ -45,7 +45,7 @@ def png_of(images: torch.Tensor, columns: int | None = None) -> bytes:
 
 
 def as_link(content: bytes, kind: str = "image/png") -> str:
-    """Return a file's content as an address that a browser can show or save."""
+    """Return a file's content as a data URL that a browser can show or save."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -1,4 +1,4 @@
-"""The viewer: models are loaded, and their page is served until Ctrl-C or SIGTERM."""
+"""The body of `codegrid view`: models are loaded, and their page is served until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Served(NamedTuple):
 
     address: str
     page: gradio.Blocks
-    folder: Path  # of what is uploaded and shown
+    folder: Path  # holds uploads and the pictures that are shown
 
 
 def view(settings: View) -> None:
-    """Serve the page until Ctrl-C, or a signal to end; nothing of what was uploaded is left behind."""
+    """Serve the page until Ctrl-C or another signal to end. No uploads are left behind."""
     heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
     earlier = {number: signal.signal(number, _end) for number in heard}
     try:
         with serve(settings) as served:
-            print_once(f"open {served.address} in a browser; Ctrl-C ends it")
+            print_once(f"open {served.address} in a browser; press Ctrl-C to stop")
             threading.Event().wait()
     finally:
         for number, handler in earlier.items():
@@ -53,20 +53,20 @@ def view(settings: View) -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     for each in ENDING:
-        signal.signal(each, signal.SIG_IGN)  # a second one would cut off the end
+        signal.signal(each, signal.SIG_IGN)  # a second signal would interrupt the cleanup
     raise SystemExit(0 if number == signal.SIGINT else 128 + number)
 
 
 @contextmanager
 def serve(settings: View) -> Iterator[Served]:
-    """Serve the page in a thread as long as the context lasts."""
+    """Serve the page in a thread, for as long as the context lasts."""
     # gradio reads these when it is imported
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_RUN_HISTORY"):
         os.environ[name] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import_extra("gradio", "the viewer", "view")
 
-    # not above: they import gradio
+    # imported here: they import gradio
     from .examples import find_examples
     from .guard import Trusted
     from .page import build_page
@@ -83,7 +83,7 @@ def serve(settings: View) -> Iterator[Served]:
 
 
 def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
-    """Load the tokenizer, and the pipeline where there are priors: those of a run, or those given in their place."""
+    """Load the tokenizer and, if there are priors, the pipeline: those of a run, or those given in their place."""
     device = choose_device(settings)
     run, tokenizer, priors = settings.run, settings.tokenizer, list(settings.prior)
     if run is not None:

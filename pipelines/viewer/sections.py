@@ -1,4 +1,4 @@
-"""Sections of the viewer's page that need a prior, new images and completions; and parts that all sections have."""
+"""Sections of the viewer's page that need a prior: new images and completions; and parts that sections share."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ import gradio as gr
 from .answers import COLUMNS, Answers
 from .wording import CONTROLS, told
 
-NARROW = 150  # pixels below which a part moves into the next row: two stand side by side on a telephone
-DRAWINGS = 4  # drawings, of all visitors: none waits for another's, and the machine can do so many
+NARROW = 150  # pixels below which a part moves to the next row: two fit side by side on a phone
+DRAWINGS = 4  # drawings at once, of all visitors: enough that nobody waits for others, and few enough for the machine
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 CONTROL: dict[str, Any] = {"min_width": NARROW, "elem_classes": "control"}
-LARGE = 256  # codes of a sample: of larger ones only a few are drawn when the page is opened
-RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest, at first, step, what 0 means
+LARGE = 256  # codes of a sample: only a few larger samples are drawn when the page is opened
+RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest, initial value, step, meaning of 0
     "temperature": (0, 2, 1, 0.05, ""),
     "top_k": (0, 0, 0, 1, " (0: all)"),
     "top_p": (0.01, 1, 1, 0.01, ""),
@@ -26,16 +26,16 @@ RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest
 class Drawing(NamedTuple):
     """The parts of the page that start a drawing, stop it and show it."""
 
-    event: dict[str, Any]  # of the button; the page repeats it
+    event: dict[str, Any]  # of the button; the page also triggers it when it is filled
     button: gr.Button
     stop: gr.Button
     drawn: gr.State
     progress: gr.Markdown
-    outputs: list  # that a drawing changes, in the order of the answers of `Answers.sample`
+    outputs: list  # the parts that a drawing changes, in the order of the values of `Answers.sample`
 
 
 def add_drawing(answers: Answers, act: Callable, words: str, name: str, inputs: list) -> Drawing:
-    """Add a button that draws, one that stops it, downloads, how far it is, and what is drawn."""
+    """Add a button that draws, one that stops it, downloads, the progress and the drawn images."""
     with gr.Row():
         button = gr.Button(words, variant="primary", min_width=NARROW)
         stop = gr.Button(f"Stop {name}", min_width=NARROW)
@@ -49,7 +49,7 @@ def add_drawing(answers: Answers, act: Callable, words: str, name: str, inputs: 
 
 
 def add_download(words: str, act: Callable, source: gr.State, file: str) -> None:
-    """Add a button that makes a file of what the page holds, and lets the browser save it under a name."""
+    """Add a button that makes a file from `source`, and lets the browser save it as `file`."""
     button = gr.Button(words, min_width=NARROW)
     content = gr.Textbox(visible=False)
     link = "const link = document.createElement('a'); link.href = content"
@@ -59,12 +59,12 @@ def add_download(words: str, act: Callable, source: gr.State, file: str) -> None
 
 
 def add_sampling(answers: Answers) -> tuple[list, Drawing]:
-    """Add the controls that completion shares, and return them with what draws samples."""
+    """Add the section of new images. Returns its controls, which completions share, and its drawing."""
     choices = answers.label_choices()
     gr.Markdown("## New images\nDrawn code by code, by the prior.")
     with gr.Row():
         labels = gr.Dropdown(
-            choices, multiselect=True, label=f"{CONTROLS['labels']}, taken in turn (none chosen: all classes)",
+            choices, multiselect=True, label=f"{CONTROLS['labels']}, used in turn (none chosen: all classes)",
             scale=2, visible=bool(choices), min_width=2 * NARROW,
         )  # fmt: skip
         number = gr.Slider(1, 100, _few(answers, 2 * COLUMNS), step=1, label=CONTROLS["num_samples"], **CONTROL)
@@ -76,9 +76,9 @@ def add_sampling(answers: Answers) -> tuple[list, Drawing]:
 
 
 def add_completion(answers: Answers, encoded: gr.State, controls: list) -> tuple[gr.Slider, gr.Dropdown, Drawing]:
-    """Add completions: how many rows they keep, their label, and what draws them."""
+    """Add the section of completions. Returns its slider of rows to keep, its label, and its drawing."""
     rows, choices = answers.layout[0].shape[0], answers.label_choices()
-    gr.Markdown("## Completions\nThe upper rows of the codes above are kept, edits too, and the rest is drawn.")
+    gr.Markdown("## Completions\nThe upper rows of the codes above are kept, including edits, and the rest is drawn.")
     with gr.Row():
         keep = gr.Slider(
             1, max(2, rows - 1), max(1, rows // 2), step=1, label=CONTROLS["keep_rows"], scale=2, min_width=2 * NARROW
@@ -96,7 +96,7 @@ def _few(answers: Answers, number: int) -> int:
 
 
 def _add_controls(answers: Answers) -> list:
-    """Add the controls that mean something to the priors, in the order of `Answers.controls`."""
+    """Add the controls that the priors support, in the order of `Answers.controls`."""
     most = max(grid.num_embeddings for grid in answers.layout)
     sliders = []
     with gr.Row():

@@ -1,4 +1,4 @@
-"""The viewer's server: for this machine alone, with a page that asks no other for anything, and a folder of its own."""
+"""The viewer's server: it listens by default to this machine alone, and its page loads nothing from elsewhere."""
 
 import socket
 import threading
@@ -18,12 +18,12 @@ from codegrid.pipelines.running.device import environment
 from .guard import AT_ONCE, Guard, Trusted
 from .look import CSS, SCRIPT, make_theme
 
-LAST_SECONDS = 5  # for what is being drawn when the server ends
+LAST_SECONDS = 5  # to wait for a drawing in progress when the server ends
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Give gradio a folder that no other user can read, in which it keeps uploads and pictures, and remove it after."""
+    """Give gradio a folder that no other user can read for uploads and pictures, and remove it afterwards."""
     with TemporaryDirectory(prefix="codegrid-view-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
         with environment(GRADIO_TEMP_DIR=str(folder)):
@@ -31,7 +31,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raises `InputError` where that cannot be."""
+    """Return a listening socket. Raises `InputError` if the address cannot be used."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # :: is everywhere, 0.0.0.0 too
@@ -44,13 +44,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def serve_page(page: gr.Blocks, listener: socket.socket, trusted: Trusted, folder: Path) -> Iterator[None]:
-    """Serve a page, in a thread, as long as the context lasts; `folder` is that of `private_folder`."""
+    """Serve a page in a thread, for as long as the context lasts; `folder` is that of `private_folder`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     gr.mount_gradio_app(
         app, page, "/", max_file_size=AT_ONCE, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
         show_error=False, footer_links=[], theme=make_theme(), css=CSS, js=SCRIPT,
     )  # fmt: skip
-    page.has_launched = True  # only then gradio reads no files but those that were uploaded
+    page.has_launched = True  # otherwise gradio would also read files that were not uploaded
     guarded = Guard(app, trusted, folder)
     server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -1,4 +1,4 @@
-"""Words of the viewer's page: what its controls are called, and errors that speak of them."""
+"""Wording of the viewer's page: the names of its controls, and errors that use them."""
 
 import inspect
 import re
@@ -31,7 +31,7 @@ CONTROLS = {
 
 
 def told(act: Callable) -> Callable:
-    """Decorate a function or a generator: an `InputError` is shown on the page, in the page's words."""
+    """Decorate a function or a generator so that an `InputError` is shown on the page, in the page's words."""
 
     @wraps(act)
     def tell_of_each(*args: Any) -> Iterator:

@@ -2,6 +2,6 @@
 
 from codegrid.registry import TABLES
 
-QUANTIZERS = TABLES["quantizer"]  # name → class, imported when it is first asked for
+QUANTIZERS = TABLES["quantizer"]  # name → class, imported when it is first looked up
 
 __all__ = ["QUANTIZERS"]

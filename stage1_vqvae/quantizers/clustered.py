@@ -22,17 +22,17 @@ POOL_REFRESH = 0.5  # share of the pool of random anchors that each batch replac
 
 
 class Clustered(CodebookQuantizer):
-    """Moves each entry toward an anchor among the latents, the further the less it is used.
+    """Moves each entry toward an anchor among the latents, further the less it is used.
 
     u_k ← γ u_k + (1−γ) n_k / n,   a_k = exp(−u_k · K · 10/(1−γ) − ε),   e_k ← (1−a_k) e_k + a_k · anchor_k
 
-    It is mixed into a quantizer that learns its codebook, which goes on doing so.
+    It is a mixin for a quantizer that learns its codebook, and keeps doing so.
 
     Args:
         anchors: `random` latents of a pool, the `closest` latent, or one drawn by distance, `probabilistic`.
         anchor_once: move entries in the first step only.
         options: those of every quantizer with a codebook. Revival is off by default over EMA, where unused entries
-            move anyhow.
+            move anyway.
     """
 
     options: ClassVar[type] = ClusteredOptions
@@ -52,7 +52,7 @@ class Clustered(CodebookQuantizer):
         self.running_usage.copy_(self.running_hits / self.running_hits.sum())
 
     def move_entries(self, tally: Tally, step: int, seed: int, *purpose: str | int) -> None:
-        """Move entries as the quantizer below does, and then toward their anchors."""
+        """Move entries as the base quantizer does, and then toward their anchors."""
         super().move_entries(tally, step, seed, *purpose)
         self.running_usage.mul_(self.decay).add_(tally.hits / tally.hits.sum(), alpha=1 - self.decay)
         if self.anchor_once and step > self.kmeans_steps:
@@ -90,7 +90,7 @@ class Anchors(nn.Module):
 
 
 class RandomAnchors(Anchors):
-    """Random latents of a pool of K, which the last batches have filled."""
+    """Random latents from a pool of K, which the latest batches have filled."""
 
     running_pool: torch.Tensor
 

@@ -36,8 +36,8 @@ class Tally(NamedTuple):
 class CodebookQuantizer(nn.Module):
     """Nearest-entry vector quantization (van den Oord et al. 2017, Eq. 1 to 3).
 
-    A subclass creates `self.codebook` (K, D) float32; where the optimizer moves it, it adds its term to `losses`,
-    where not, it moves it in `move_entries`.
+    A subclass creates `self.codebook` (K, D) float32, and either adds a term to `losses`, by which the optimizer moves
+    it, or moves it in `move_entries`.
 
     Args:
         num_embeddings: K.
@@ -48,9 +48,9 @@ class CodebookQuantizer(nn.Module):
             of what a uniform use would give, is moved onto a random latent of the batch. 0 switches revival off;
             by default `default_revival` of the class.
         distance: `euclidean`, or `cosine`, which only chooses: `vectors` are the stored entries.
-        kmeans_steps: training steps at the start in which the codebook is what k-means makes of the batch's latents.
+        kmeans_steps: training steps at the start in which the codebook is set by k-means of the batch's latents.
 
-    Raises `InputError` where it has no such option, or a value is out of its range.
+    Raises `InputError` if an option is unknown or a value is out of range.
 
     Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
     → vectors (8, 64, 7, 7), codes ((8, 7, 7),) in 0 ... 511.
@@ -118,7 +118,7 @@ class CodebookQuantizer(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
-        """Move the codebook by what all processes have noted since the last step; where that is nothing, it stays."""
+        """Move the codebook by what all processes recorded since the last step; if that is nothing, it stays."""
         latents, codes = self._take_notes()
         if not sum(count_latents(latents)):
             return
@@ -181,7 +181,7 @@ class CodebookQuantizer(nn.Module):
 
 
 class EMAQuantizer(CodebookQuantizer):
-    """A codebook by exponential moving averages (van den Oord et al. 2017, Appendix A.1).
+    """A codebook learnt by exponential moving averages (van den Oord et al. 2017, Appendix A.1).
 
     Each entry is the running mean of the latents that chose it; the codebook term of the loss drops out.
     """
@@ -201,7 +201,7 @@ class EMAQuantizer(CodebookQuantizer):
 
 
 class GradientQuantizer(CodebookQuantizer):
-    """A codebook by gradient: ‖sg[z_e] − e‖² (Eq. 3) pulls each chosen entry to its latents."""
+    """A codebook learnt by gradient: ‖sg[z_e] − e‖² (Eq. 3) pulls each chosen entry to its latents."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -1,6 +1,6 @@
 """Sums over the joint batch of all processes of a run, and rows of it: the same bits on each process.
 
-Every process must call these functions the same number of times, even where it has no latents itself.
+Every process must call these functions the same number of times, even if it has no latents itself.
 
 Shapes: n latents of this process, D embedding_dim, K codebook entries.
 """
@@ -15,12 +15,12 @@ def is_distributed() -> bool:
 
 
 def rank() -> int:
-    """Return the number of this process, 0 where there is only one."""
+    """Return the number of this process, 0 if there is only one."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def all_gather(values: torch.Tensor) -> torch.Tensor:
-    """One tensor from each process, of the same shape (...) on all → (processes, ...)."""
+    """Gather one tensor from each process, of the same shape (...) on all, into (processes, ...)."""
     if not is_distributed():
         return values[None]
     gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
@@ -46,10 +46,10 @@ def count_and_sum(latents: torch.Tensor, codes: torch.Tensor, num_embeddings: in
 
 
 def gather_rows(latents: torch.Tensor, rows: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:
-    """Latents that different processes hold → (m, D) on all.
+    """Return latents (m, D) that different processes hold, on all processes.
 
-    Each of the m rows belongs to one process, which says `ours` (m,) and where it is among its latents, `rows` (m,);
-    all others add zeros to a sum over the processes.
+    Each of the m rows belongs to one process, where `ours` (m,) is True and `rows` (m,) is its index among the latents;
+    all other processes add zeros to a sum over the processes.
     """
     taken = latents.new_zeros(len(rows), latents.shape[1])
     if len(latents):

@@ -27,7 +27,7 @@ class FSQuantizer(nn.Module):
     Args:
         fsq_levels: L_i of each number of a latent; D is how many there are, and K their product.
 
-    Raises `InputError` where it has no such option, or a value is out of its range.
+    Raises `InputError` if an option is unknown or a value is out of range.
 
     Worked example: latents (8, 3, 7, 7) with fsq_levels=(8, 8, 8)
     → vectors (8, 3, 7, 7) between -1 and 1, codes ((8, 7, 7),) in 0 ... 511.
@@ -75,7 +75,7 @@ class FSQuantizer(nn.Module):
         return rearrange(self._vectors(digits), "b ... d -> b d ...").to(self.unit.dtype)
 
     def entries(self, grid: int) -> torch.Tensor | None:
-        """Return the vectors (K, D) of all codes; None where there are more than 2²⁰."""
+        """Return the vectors (K, D) of all codes; None if there are more than 2²⁰."""
         if self.num_embeddings > MAX_LISTED:
             return None
         return self.look_up((torch.arange(self.num_embeddings, device=self.levels.device),))
@@ -96,7 +96,7 @@ class FSQuantizer(nn.Module):
         """tanh(z + s) · (L − 1)(1 − ε)/2 − o, with o = ½ for even L: (b, D, *sites) → (b, *sites, D)."""
         levels = self.levels.to(self._exact)
         half, offset = (levels - 1) * ((1 - MARGIN) / 2), (1 - levels % 2) / 2
-        # s brings 0 to 0: it is artanh(o / half), for which the paper has tan. Of two levels neither is in the middle
+        # s brings 0 to 0: it is artanh(o / half), for which the paper has tan. Of two levels, neither is in the middle
         shift = torch.where(levels > 2, torch.atanh(offset / half), 0.0)
         # in the memory format of `look_up`: a convolution of another one rounds to other bits
         points = rearrange(latents.to(self._exact), "b d ... -> b ... d").contiguous()

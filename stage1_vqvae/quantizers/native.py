@@ -29,9 +29,9 @@ NEAREST = Library(Path(__file__).with_name("nearest.cpp"), _declare)
 
 @cache
 def _parallel() -> int | None:
-    """Return where the OpenMP library that PyTorch has loaded runs a function in its threads; None where it cannot.
+    """Return the address of the OpenMP function that runs another one in PyTorch's threads; None if there is none.
 
-    Threads of our own would share the cores with those, which look for work for milliseconds before they sleep.
+    Threads of our own would share the cores with those, which spin for milliseconds before they sleep.
     """
     try:
         return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
@@ -40,7 +40,7 @@ def _parallel() -> int | None:
 
 
 def find_library(sites: torch.Tensor, entries: torch.Tensor) -> ctypes.CDLL | None:
-    """Return the library that searches for the nearest entries of such tensors here; None where there is none."""
+    """Return the library that finds nearest entries for such tensors on this machine; None if there is none."""
     suits = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (sites, entries))
     if not suits or torch.compiler.is_compiling() or not _parallel():
         return None
@@ -51,7 +51,7 @@ def find_library(sites: torch.Tensor, entries: torch.Tensor) -> ctypes.CDLL | No
 def search(library: ctypes.CDLL, sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     """Return each site's entry with the smallest offset − z·entry: sites (n, D), entries (K, D), offsets (K,) → (n,).
 
-    A row's code does not depend on the rows beside it, nor on the number of threads. Of equal gaps the first counts.
+    A row's code does not depend on the rows beside it, nor on the number of threads. Of equal gaps, the first wins.
     """
     panel = 2 * library.nearest_lanes()
     missing = -len(entries) % panel

@@ -89,7 +89,7 @@ typedef void Parallel(void (*run)(void*), void* data, unsigned threads, unsigned
 
 EXPORT int64_t nearest_lanes() { return V; }
 
-// Sites (n, D) → codes (n): of the smallest offset + site · entry, the first of equal ones; 0 where no gap is a number.
+// Sites (n, D) → codes (n) of the smallest offset + site · entry, the first of equal ones; 0 if no gap is a number.
 // Entries come in panels (K / 2V, D, 2V), with offsets (K), infinite for those that fill the last panel.
 EXPORT void nearest_search(const float* sites, int64_t n, int64_t dim, const float* entries, const float* offsets,
                            int64_t panels, int64_t* codes, Parallel* parallel, int64_t threads) {

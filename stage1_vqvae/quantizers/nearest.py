@@ -14,7 +14,7 @@ from .native import find_library, search
 
 
 class Tile(NamedTuple):
-    """How many pairs of a site and an entry, and how many entries, the search looks at together."""
+    """Numbers of pairs of a site and an entry, and of entries, that the search handles at once."""
 
     pairs: int
     entries: int
@@ -29,7 +29,7 @@ PARTS = 16  # of a row of gaps, that are compared side by side
 def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
     """k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1): latents (n, D), codebook (K, D) → codes (n,) int64.
 
-    `distance` is a name in `DISTANCES`. Of float32 on a CPU the native library finds the codes, where there is one.
+    `distance` is a name in `DISTANCES`. For float32 on a CPU, the native library finds the codes if there is one.
     """
     entries, offsets = DISTANCES[distance](codebook)
     library = find_library(latents, entries)
@@ -42,7 +42,7 @@ def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str =
 
 
 def tile_for(device: torch.device) -> Tile:
-    """Return how much the search looks at together on this device."""
+    """Return how much the search handles at once on this device."""
     return TILES.get(device.type, TILES["cuda"])
 
 
@@ -70,10 +70,10 @@ def _product(sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor) 
 
 
 def _least(gaps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each row of gaps (n, K) the smallest (n,), and where it is (n,).
+    """Return the smallest number (n,) in each row of gaps (n, K), and its index (n,).
 
-    First over `PARTS` stretches of the row side by side, which processors do many at a time, then over what is left: a
-    smallest value with its index, which they do one at a time, is looked for among K / PARTS and PARTS only.
+    The minimum is taken first over `PARTS` stretches of the row side by side, which processors compute many at a time,
+    then over the rest: a minimum with its index, computed one at a time, is taken over K / PARTS and PARTS values only.
     """
     parts = math.gcd(gaps.shape[1], PARTS)
     stretches = gaps.unflatten(1, (parts, -1))  # (n, parts, K / parts)

@@ -34,7 +34,7 @@ class ResidualQuantizer(nn.Module):
         codebook: name of the quantizer that each codebook is.
         options: those of that quantizer, for each of the codebooks.
 
-    Raises `InputError` where it has no such option, or a value is out of its range.
+    Raises `InputError` if an option is unknown or a value is out of range.
 
     Worked example: latents (8, 64, 7, 7) with num_quantizers=2, num_embeddings=512, embedding_dim=64
     → vectors (8, 64, 7, 7), codes ((8, 7, 7), (8, 7, 7)) in 0 ... 511.

@@ -12,7 +12,7 @@ struct Controls {
 
 constexpr long GROUP = 1024, SMALL_GROUP = 32;  // numbers that are added up before a sum goes on in float64
 
-// How many numbers are above a bound, or what they are together.
+// How many numbers are above a bound, or their sum.
 template <bool as_sum> inline double above(const float* numbers, long padded, float bound) {
     double total = 0;
     for (long first = 0; first < padded; first += GROUP) {
@@ -34,8 +34,8 @@ inline float from_bits(uint32_t bits) {
     return number;
 }
 
-// Sets numbers from 0 to 1 to 0, but for the fewest large ones that are so many, or so much together. Of equal ones
-// the first ones stay. The least that stays is found bit by bit: positive numbers are in the order of their bits.
+// Sets numbers from 0 to 1 to 0, except for the fewest largest ones whose count, or sum, reaches the target. Of equal
+// ones, the first stay. The least that stays is found bit by bit: positive floats are in the order of their bits.
 template <bool as_sum> inline void keep_largest(float* numbers, long count, long padded, double target) {
     uint32_t low = 0, high = 0x3f800000;  // the bits of 1
     while (low < high) {
@@ -76,7 +76,7 @@ inline long draw(const float* numbers, long count, long padded, double uniform) 
         if (next > threshold) {
             for (long k = first; k < end; k++)
                 if ((reached += numbers[k]) > threshold) return k;
-            count = end;  // another order of adding: the last one of this group
+            count = end;  // summed in another order: take the last one of this group
         }
         reached = next;
     }
@@ -85,7 +85,7 @@ inline long draw(const float* numbers, long count, long padded, double uniform) 
     return 0;  // the logits are not numbers
 }
 
-// A code from logits (padded), which are overwritten; behind `count` they are -inf. `hidden` are those without label.
+// Draws a code from logits (padded), -inf from `count` on, and overwrites them. `hidden` are those without a label.
 inline long choose(float* logits, const float* hidden, long count, long padded, const Controls& controls,
                    double uniform) {
     if (controls.guided) {

@@ -1,8 +1,8 @@
-"""The weights of a gated PixelCNN in the order in which the native library reads them.
+"""Packing of a gated PixelCNN's weights in the order in which the native library reads them.
 
-Shapes: c channels, C those padded to whole panels, K codes of a grid, V lanes of a vector. Products are in panels of 2V
-outputs, (out / 2V, in, 2V). Where a gate follows, its 2C inputs are in the gates' order: V signals, the V openings of
-the same features, and so on; so one panel holds all that V gates need.
+Shapes: c channels, C padded channels (whole panels), K codes of a grid, V lanes of a vector. Products are in panels of
+2V outputs, (out / 2V, in, 2V). Where a gate follows, its 2C inputs are in the gates' order: V signals, the V openings
+of the same features, and so on; so one panel holds everything that V gates need.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _packed: WeakKeyDictionary[nn.Module, tuple[int, PackedNetwork]] = WeakKeyDictio
 
 
 def pack(network: PixelCNNNetwork, library: ctypes.CDLL) -> PackedNetwork:
-    """Return a network's packed weights, those of last time where no weight has changed."""
+    """Return a network's packed weights, cached until a weight changes."""
     digest = _digest(network, library)
     known = _packed.get(network)
     if known is None or known[0] != digest:
@@ -37,7 +37,7 @@ def pack(network: PixelCNNNetwork, library: ctypes.CDLL) -> PackedNetwork:
 
 
 def _digest(network: nn.Module, library: ctypes.CDLL) -> int:
-    """Return a number that changes with every weight: versions of tensors do not tell of what is written to `.data`."""
+    """Return a digest of all weights: the version counters of tensors miss what is written to `.data`."""
     digest = 0
     for weight in network.parameters():
         in_order = weight.detach().contiguous()
@@ -46,7 +46,7 @@ def _digest(network: nn.Module, library: ctypes.CDLL) -> int:
 
 
 class PackedNetwork:
-    """The packed weights, and the structure that shows the library where they are."""
+    """Packed weights, and the structure that tells the library where they are."""
 
     def __init__(self, network: PixelCNNNetwork, library: ctypes.CDLL) -> None:
         self.library = library
@@ -56,7 +56,7 @@ class PackedNetwork:
             self.structure = self._pack(network)
 
     def in_gates_order(self, x: Tensor) -> Tensor:
-        """(..., 2c) of signals and openings → (..., 2C)."""
+        """Rearrange (..., 2c), signals and openings, to (..., 2C) in the gates' order."""
         pairs = self._padded(x.unflatten(-1, (2, -1)))
         return pairs.unflatten(-1, (-1, self.lanes)).transpose(-3, -2).flatten(-3)
 
@@ -108,7 +108,7 @@ class PackedNetwork:
         return self._hold(self.in_gates_order(torch.stack(tables, 1).unflatten(2, (2, -1))))
 
     def _product(self, layer: nn.Conv2d, padding: float = 0.0) -> tuple[int, int]:
-        """Pack the product and the bias of a layer that sees its own site alone."""
+        """Pack the product and the bias of a layer that sees only its own site."""
         weight = self._padded(layer.weight[:, :, 0, 0].T)
         return self._panels(weight), self._hold(self._padded(_bias(layer), padding))
 

@@ -1,9 +1,9 @@
 // Cached sampling of the gated PixelCNN: a block of samples, which one thread draws from the first code to the last.
 //
-// It computes what `pixelcnn/network.py` does, in the order of `pixelcnn/cache.py`: the vertical stack a row at a time,
-// the horizontal one a site at a time, the heads a code at a time. `network.py` beside this file packs the weights.
+// It computes what `pixelcnn/network.py` does, in the order of `pixelcnn/cache.py`: the vertical stack row by row, the
+// horizontal one site by site, the heads code by code. `packing.py` beside this file packs the weights.
 //
-// Shapes: b samples of a block, h w code grid, c channels, C those padded to whole panels, K codes of a grid. Where a
+// Shapes: b samples of a block, h w code grid, c channels, C padded channels (whole panels), K codes of a grid. Where a
 // gate follows, 2C numbers are in the gates' order: V signals, the V openings of the same features, and so on.
 #include <vector>
 
@@ -33,7 +33,7 @@ struct Network {
     const float* conditions;  // (rows, layers, 2, 2C): for the vertical and the horizontal gate, or null
 };
 
-// Tensors of all samples that are drawn together. Of guided ones each has two rows: with its condition and without.
+// Tensors of all samples that are drawn together. A guided sample has two rows: with its condition and without.
 struct Task {
     int64_t height, width, num_samples, num_rows;
     int64_t* const* codes;          // (num_samples, h · w) of each grid
@@ -55,7 +55,7 @@ namespace {
 
 constexpr long CHUNK = 48;  // rows of the vertical stack's matrix that stay in the innermost cache
 
-// Features of one layer's input: of so many rows or columns, of which the newest takes the oldest one's place.
+// Features of one layer's input, for a number of rows or columns; the newest one replaces the oldest.
 struct Ring {
     long slots = 1, size = 0;
     float* memory = nullptr;
@@ -94,7 +94,7 @@ public:
         for (long step = begin; step < end; step++) {
             const long site = step / net.num_grids, grid = step % net.num_grids;
             const long row = site / task.width, column = site % task.width;
-            const bool wanted = (row + 1) * of_row > first;  // of a row that is known only the vertical stack takes notice
+            const bool wanted = (row + 1) * of_row > first;  // known rows only pass through the vertical stack
             if (column == 0 && grid == 0) start_row(row, wanted);
             if (!wanted) continue;
             if (grid == 0) run_chain(row, column);
@@ -112,9 +112,9 @@ private:
     const Block& block;
     const long b, c, C, layers, panels, sites;
     const bool by_table;  // the first layer's products with codes are looked up
-    std::vector<Ring> vertical, horizontal;  // the input of each layer, behind tables not of the first
+    std::vector<Ring> vertical, horizontal;  // the input of each layer; with tables, not of the first
     float *prepared, *above, *gates, *gated, *features, *positive, *hidden, *logits;
-    std::vector<const float*> taps, next_taps;  // of the product that is made
+    std::vector<const float*> taps, next_taps;  // of the current product
     int64_t taken = 0;
 
     float* take(long floats) {
@@ -127,7 +127,7 @@ private:
     long code_at(long grid, long row, long site) const { return task.codes[grid][sample_of(row) * sites + site]; }
     float* prepared_at(long layer, long column) const { return prepared + (layer * task.width + column) * b * 2 * C; }
 
-    // The sum of what a site's codes stand for, for every sample.
+    // The sum of the embeddings of a site's codes, for every sample.
     void embed(long site, float* to) const {
         for (long row = 0; row < b; row++)
             for (long k = 0; k < C; k += V) {
@@ -176,7 +176,7 @@ private:
         }
     }
 
-    // Finds what the codes above a site give to the first layer, and asks for it: it is all over the tables.
+    // Finds what the codes above a site add to the first layer, and prefetches it: it is all over the tables.
     void find_above(long row, long place, std::vector<const float*>& found) const {
         const long reach = net.first_reach, columns = 2 * reach + 1;
         for (long up = reach < row ? reach : row; up > 0; up--)
@@ -192,7 +192,7 @@ private:
             }
     }
 
-    // Prepares what the horizontal stack gets from above, and all that is the same wherever it looks.
+    // Prepares the horizontal stack's input from above, with its constants and conditions.
     void pass_on(long layer, long row, long first, long count) {
         const Layer& weights = net.layers[layer];
         float* to = prepared_at(layer, 0) + first * 2 * C;
@@ -201,14 +201,14 @@ private:
         for (long i = 0; i < count; i++) add_condition(true, layer, row, first + i, to + i * 2 * C);
     }
 
-    // Lets the next layer see a part of a row.
+    // Writes the gated features of a part of a row for the next layer.
     void open_gates(long layer, long row, long first, long count) {
         float* to = vertical[layer + 1].at(row) + (first + net.reach * b) * C;
         for (long i = 0; i < count; i++) add_condition(false, layer, row, first + i, above + i * 2 * C);
         open_all(above, to, count);
     }
 
-    // Adds the conditions of a sample and of a site to what a gate gets; `place` is a row of the matrix (w · b, C).
+    // Adds the conditions of a sample and of a site to a gate's input; `place` is a row of the matrix (w · b, C).
     void add_condition(bool of_horizontal, long layer, long row, long place, float* to) const {
         const long number = block.rows[place % b];
         if (task.conditions)
@@ -249,7 +249,7 @@ private:
         }
     }
 
-    // Adds what the codes on the left give to the first layer.
+    // Adds the contribution of the codes on the left to the first layer.
     void add_left(long row, long column) {
         const long reach = net.first_reach;
         for (long i = 0; i < b; i++)
@@ -325,7 +325,7 @@ EXPORT void pixelcnn_run(const Network* network, const Task* task, const Block* 
     Sampler(*network, *task, *block).run(begin, end, first);
 }
 
-// A number that changes with any bit of some numbers, for whoever keeps something that was made of them.
+// A digest that changes with any bit of some numbers, for caches of things that are made from them.
 EXPORT uint64_t pixelcnn_digest(const uint32_t* numbers, int64_t count, uint64_t seed) {
     constexpr long LANES = 8 * V;
     uint32_t lanes[LANES];

@@ -1,4 +1,4 @@
-"""The gated PixelCNN's steps by the native library: one code's logits at a time, or many codes drawn at once.
+"""Steps of the gated PixelCNN in the native library: one code's logits at a time, or many codes drawn at once.
 
 Shapes: b batch, n samples, c channels, h w code grid, l layers, K num_embeddings of a grid, m codes of several steps.
 """
@@ -34,18 +34,18 @@ INTEGERS: Any = {"dtype": torch.int64, "device": "cpu"}
 
 
 class NativeSteps:
-    """The steps of a prior, for float32 weights on the CPU.
+    """Steps of a prior with float32 weights on the CPU.
 
-    What is computed follows from the codes alone: after `append` nothing happens until someone asks.
+    Everything is computed from the codes, on demand: `append` only stores them.
 
     Args:
-        network: the prior's.
+        network: the prior's network.
         layout: its grids.
         batch_size: b.
         conditions: rows (b,) of the layers' conditions, or None.
-        maps: what each site brings to the gates of the vertical stack, and of the horizontal one: (h, l, w, b, 2c),
-            added to what they get; or None.
-        library: one that is compiled in another way.
+        maps: what each site adds to the gates of the vertical stack and of the horizontal one, (h, l, w, b, 2c) each,
+            or None.
+        library: a library that was compiled with other flags.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class NativeSteps:
         self.codes = [torch.zeros(batch_size, grid.num_sites, **INTEGERS) for grid in layout]
         self.position = self._computed = 0
         self._logits: Tensor | None = None
-        self._drawing: Drawing | None = None  # whose codes are drawn; otherwise logits are asked for
+        self._drawing: Drawing | None = None  # the one in progress; None while logits are computed
         self._task, self._held = structures.Task(), list[Any]()  # and what it points to
         self._blocks: list[structures.Block] = []
 
     def next_logits(self) -> Tensor:
-        """Return the logits (b, 1, K) of the next code: sites in raster order, and all codes of one before the next."""
+        """Return the logits (b, 1, K) of the next code, in raster order, all codes of a site before the next site."""
         if self._logits is None:
             if self._drawing is not None or not self._blocks:
                 self._start(None)
@@ -85,12 +85,12 @@ class NativeSteps:
         return self._logits
 
     def append(self, codes: Tensor) -> None:
-        """Take in the codes (b, 1) whose logits were given last, or known ones (b, m) of several steps."""
+        """Append the codes (b, 1) whose logits were returned last, or known ones (b, m) of several steps."""
         for code in codes.unbind(1):
             grid, (site,) = self.order[self.position]
             low, high = code.aminmax()
             if low < 0 or high >= self.layout[grid].num_embeddings:
-                raise IndexError(f"codes {int(low)} to {int(high)}, of {self.layout[grid].num_embeddings}")
+                raise IndexError(f"codes {int(low)} to {int(high)}, but K is {self.layout[grid].num_embeddings}")
             self.codes[grid][:, site] = code
             self.position += 1
         self._logits = None
@@ -98,8 +98,8 @@ class NativeSteps:
     def draw(self, drawing: Drawing, begin: int, end: int) -> None:
         """Draw the codes of the steps from `begin` to `end` into `drawing`, which holds those before.
 
-        With guidance the second half of the batch are the samples of the first one without their labels. Each thread
-        draws a block of the samples by itself.
+        With guidance, the second half of the batch holds the samples of the first half without their labels. Each
+        thread draws its own block of samples.
         """
         if self._drawing is not drawing:
             self._start(drawing)
@@ -107,7 +107,7 @@ class NativeSteps:
         self.position = end
 
     def _start(self, drawing: Drawing | None) -> None:
-        """Begin to compute, with the codes of a drawing or, for logits, with our own."""
+        """Prepare to compute on the codes of a drawing or, for logits, on our own."""
         self._drawing, self._computed, self._held = drawing, 0, []
         config = SamplingConfig() if drawing is None else drawing.config
         samples, count = self.batch_size // (1 + config.guided), 1 if drawing is None else torch.get_num_threads()
@@ -134,7 +134,7 @@ class NativeSteps:
             self._blocks.append(block)
 
     def _point(self, tensors: Sequence[Tensor] | None) -> ctypes.c_void_p | None:
-        """Return an array of pointers to contiguous tensors, and keep both."""
+        """Return an array of pointers to contiguous tensors, and keep both alive."""
         if tensors is None:
             return None
         array = (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
@@ -144,7 +144,7 @@ class NativeSteps:
     def _run(self, end: int, first: int) -> None:
         """Compute the steps up to `end`, each block in a thread of its own. Codes of steps before `first` are known."""
         of_row = self.layout[0].shape[1] * len(self.layout)
-        # a call for each row: so that an interrupt is heard
+        # one call per row, so that an interrupt is noticed
         bounds = [self._computed, *range(self._computed // of_row * of_row + of_row, end, of_row), end]
         stopped = Event()
 

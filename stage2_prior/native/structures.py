@@ -1,6 +1,6 @@
 """Structures and functions of `pixelcnn.cpp`, field by field.
 
-Shapes: those of that file.
+Shapes: see that file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Layer(ctypes.Structure):
 
 
 class Grid(ctypes.Structure):
-    """The packed weights of a grid: what its codes stand for, and its head."""
+    """The packed weights of a grid: its embedding and its head."""
 
     _fields_: ClassVar[Fields] = [
         *_numbers("count", "padded"),
@@ -51,7 +51,7 @@ class Network(ctypes.Structure):
 
 
 class Controls(ctypes.Structure):
-    """How codes are drawn."""
+    """Settings of how codes are drawn."""
 
     _fields_: ClassVar[Fields] = [
         *((name, ctypes.c_double) for name in ("temperature", "top_p", "guidance_scale")),
@@ -76,7 +76,7 @@ class Block(ctypes.Structure):
 
 
 def declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Tell ctypes the types of the library's functions."""
+    """Declare the types of the library's functions to ctypes."""
     number, network, task, block = ctypes.c_int64, *map(ctypes.POINTER, (Network, Task, Block))
     for name, result, arguments in (
         ("lanes", number, []),

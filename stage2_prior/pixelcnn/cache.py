@@ -1,11 +1,10 @@
-"""The memory of the cached steps, so that nothing of the forward pass is computed twice.
+"""Cached steps of the gated PixelCNN, which compute nothing of the forward pass twice.
 
-The vertical stack is computed a whole row at a time, the horizontal one a site at a time, the heads a code at a time.
-Of each layer's input only what a kernel still reaches is kept: memory grows with the width of the grid, not with its
-area.
+The vertical stack is computed one row at a time, the horizontal one site by site, the heads code by code. Only the part
+of each layer's input that a kernel still reaches is kept: memory grows with the width of the grid, not with its area.
 
-A site is a chain of small operations, and their number is what it costs; `folding.py` says how there come to be four a
-layer. All tensors are written in place, and looked at through views that are made once.
+A site is a chain of small operations, and takes as long as they are many; `folding.py` explains how four per layer
+suffice. All tensors are written in place, through views that are made once.
 
 Shapes: b batch, c channels, h w code grid, l layers, K num_embeddings of a grid, r rows that a kernel sees, q grids.
 """
@@ -32,7 +31,7 @@ SLOW_ROWS = {"cuda": range(5, 17)}
 
 
 class PixelCNNSteps:
-    """One code's logits at a time: ask `next_logits()`, then `append` the codes that were drawn."""
+    """Steps of one code each: call `next_logits()`, then `append` the codes that were drawn."""
 
     def __init__(
         self,
@@ -48,14 +47,14 @@ class PixelCNNSteps:
         self.embeddings = weights.embeddings
         self.vertical = VerticalStack(weights.vertical, batch_size, self.width, conditions)
         self.horizontal = (CompiledStack if compiled else HorizontalStack)(weights.horizontal, batch_size, self.width)
-        # of the row that is being drawn, for each grid
+        # codes of the row that is being drawn, for each grid
         of_row = torch.zeros(self.width, batch_size, dtype=torch.int64, device=self.embeddings[0].device)
         self.codes = [of_row.clone() for _ in layout]
         self.of_site: list[torch.Tensor] = []  # codes (b,) of the site that is being drawn
         self.start(conditions)
 
     def start(self, conditions: torch.Tensor | None) -> None:
-        """Begin new grids, under other conditions (b,)."""
+        """Begin new grids, with new conditions (b,)."""
         self.row = self.column = self.grid = 0
         self.of_site.clear()
         self.logits: torch.Tensor | None = None
@@ -63,15 +62,15 @@ class PixelCNNSteps:
         self.vertical.start_row(self.horizontal.start_row())
 
     def next_logits(self) -> torch.Tensor:
-        """Return the logits (b, 1, K) of the next code: sites in raster order, and all codes of one before the next."""
+        """Return the logits (b, 1, K) of the next code, in raster order, all codes of a site before the next site."""
         if self.logits is None:
             self.logits = self.horizontal.logits_at(self.column, self.grid).unsqueeze(1)
         return self.logits
 
     def append(self, codes: torch.Tensor) -> None:
-        """Take in the codes (b, 1) whose logits were given last, or known ones (b, m) of several steps.
+        """Append the codes (b, 1) whose logits were returned last, or known ones (b, m) of several steps.
 
-        Of whole rows of known codes only the vertical stack takes notice.
+        Whole rows of known codes only pass through the vertical stack.
         """
         of_row, done = self.width * len(self.codes), 0
         while done < codes.shape[1]:
@@ -88,7 +87,7 @@ class PixelCNNSteps:
 
     def _append_one(self, codes: torch.Tensor) -> None:
         if self.grid == 0:
-            self.next_logits()  # also of a known code: sites on its right see the features
+            self.next_logits()  # for a known code, too: sites on its right see the features
         self.logits = None
         self.codes[self.grid][self.column] = codes
         self.of_site.append(codes)
@@ -116,10 +115,11 @@ class PixelCNNSteps:
 
 
 class VerticalStack:
-    """A row of all samples is one matrix: column after column, and within a column sample after sample.
+    """The vertical stack, computed row by row for all samples at once.
 
-    So a step to the next column is a step of b rows of the matrix, and a convolution along the row is dilated by b. Of
-    each layer's input the rows that a kernel sees are kept, the newest one last.
+    A row is one matrix: column after column, and within a column sample after sample. So the next column is b rows of
+    the matrix away, and a convolution along the row is dilated by b. The rows of each layer's input that a kernel sees
+    are kept, the newest one last.
     """
 
     def __init__(self, weights: VerticalWeights, batch_size: int, width: int, conditions: torch.Tensor | None) -> None:
@@ -129,13 +129,13 @@ class VerticalStack:
         self.seen, self.rows = [], []
         for kernel in weights.kernels:
             _, channels, rows, columns = kernel.shape
-            margin = columns // 2  # stays 0: what lies beyond the grid's edges
+            margin = columns // 2  # stays 0: the area beyond the grid's edges
             seen = kernel.new_zeros(rows, width + 2 * margin, batch_size, channels)
             self.seen.append(seen)
             self.rows.append(seen[:, margin : margin + width].unbind(0))
 
     def start(self, conditions: torch.Tensor | None) -> None:
-        """Forget all rows, and take in other conditions (b,)."""
+        """Forget all rows, and set new conditions (b,)."""
         for seen in self.seen:
             seen.zero_()
         for_gates, for_horizontal = self.weights.added(conditions)
@@ -144,11 +144,11 @@ class VerticalStack:
             self.for_horizontal.copy_(for_horizontal)
 
     def take_in(self, embedded: torch.Tensor) -> None:
-        """Remember the embedded codes (w, b, c) of the row just finished."""
+        """Store the embedded codes (w, b, c) of the row just finished."""
         self._next_row(0).copy_(embedded)
 
     def start_row(self, from_above: torch.Tensor) -> None:
-        """Write what a new row's sites get from above into `from_above` (w, l, b, 2c)."""
+        """Write the input from above of a new row's sites into `from_above` (w, l, b, 2c)."""
         weights, last = self.weights, len(self.seen) - 1
         for i, seen in enumerate(self.seen):
             as_image = seen.flatten(1, 2).permute(2, 0, 1)[None]  # (1, c, r, columns·b), its channels last in memory
@@ -163,47 +163,47 @@ class VerticalStack:
                 _gate(gated, values, gate, out=self._next_row(i + 1))
 
     def _next_row(self, layer: int) -> torch.Tensor:
-        """Return where the input (w, b, c) of a layer's newest row goes: the others move up, the oldest one is gone."""
+        """Return where a layer's input (w, b, c) for a new row goes, after moving the older rows up by one."""
         for older, newer in pairwise(self.rows[layer]):
             older.copy_(newer)
         return self.rows[layer][-1]
 
     def _by_column(self, image: torch.Tensor) -> torch.Tensor:
-        """(1, 2c, 1, w·b) → (w, b, 2c)."""
+        """Rearrange (1, 2c, 1, w·b) to (w, b, 2c)."""
         return image.permute(0, 2, 3, 1).reshape(self.width, self.batch_size, -1)
 
 
 class HorizontalStack:
-    """The chain of all layers at one site, and what the site gives to those on its right."""
+    """The horizontal stack: the chain of all layers at one site, and its contribution to the sites on its right."""
 
     def __init__(self, weights: HorizontalWeights, batch_size: int, width: int) -> None:
         self.weights, like = weights, weights.out
         layers, channels, reach = *like.shape[:2], len(weights.tables[0])
         self.width, self.channels, self.batch_size = width, channels, batch_size
         slow = SLOW_ROWS.get(like.device.type, range(0))
-        rows = slow.stop if batch_size in slow else batch_size  # those behind the batch are nobody's
-        # what sites get from above and, in the first layer, from the left; beyond the last column nobody looks
+        rows = slow.stop if batch_size in slow else batch_size  # rows after the batch are padding
+        # input of sites from above and, in the first layer, from the left; columns beyond the last are never read
         self.from_above = like.new_zeros(width + reach, layers, rows, 2 * channels)
         columns = [column.unbind(0) for column in self.from_above[:width].unbind(0)]
         self.chains = [[(left, *left.chunk(2, dim=1)) for left in column] for column in columns]
-        # of each layer but the first the inputs that its kernel reaches, the own site's last
+        # for each layer but the first: the inputs that its kernel reaches, the own site's last
         sites = weights.kernels.shape[1] // channels
         self.seen = like.new_zeros(layers - 1, rows, sites * channels)
         self.own = self.seen[:, :, -channels:]
-        self.result = like.new_empty(rows, channels)  # what the heads read
+        self.result = like.new_empty(rows, channels)  # input of the heads
         self.inputs, self.kernels, self.out = (
             stacked.unbind(0) for stacked in (self.seen, weights.kernels, weights.out)
         )
-        self.features = [*self.own.unbind(0), self.result]  # the residual stream behind each layer
+        self.features = [*self.own.unbind(0), self.result]  # the residual stream after each layer
         self.gated = like.new_empty(rows, channels)
 
     def start_row(self) -> torch.Tensor:
-        """Forget the row above, and return where the new row's sites get what comes from above: (w, l, b, 2c)."""
+        """Forget the row above, and return the tensor (w, l, b, 2c) for the new row's input from above."""
         self.seen.zero_()
         return self.from_above[: self.width, :, : self.batch_size]
 
     def logits_at(self, column: int, grid: int) -> torch.Tensor:
-        """Return the logits (b, K) of a site's first code, or of a later one after `take_in` of those before."""
+        """Return the logits (b, K) of a site's first code, or of a later one once `take_in` got those before it."""
         if grid == 0:
             self._run_chain(column)
         head = self.weights.heads[grid]
@@ -228,7 +228,7 @@ class HorizontalStack:
         self.result[: self.batch_size] += F.embedding(codes, self.weights.within_site[grid])
 
     def pass_on(self, column: int, of_site: list[torch.Tensor]) -> None:
-        """Let the site left of `column`, whose codes (b,) of each grid are known now, be seen from its right."""
+        """Make the site left of `column`, whose codes (b,) of each grid are known now, visible from its right."""
         channels = self.channels
         for table, codes in zip(self.weights.tables, of_site, strict=True):
             self.from_above[column : column + len(table), 0, : self.batch_size] += table[:, codes]
@@ -240,7 +240,7 @@ class HorizontalStack:
 
 
 class CompiledStack(HorizontalStack):
-    """The horizontal stack with `torch.compile`, and on a GPU as CUDA graphs."""
+    """The horizontal stack with `torch.compile`, which on a GPU records CUDA graphs."""
 
     def logits_at(self, column: int, grid: int) -> torch.Tensor:
         """Return the logits (b, K) of a site's code; on a GPU the next call overwrites them."""
@@ -258,6 +258,6 @@ class CompiledStack(HorizontalStack):
 
 
 def _gate(x: torch.Tensor, values: torch.Tensor, gate: torch.Tensor, out: torch.Tensor) -> None:
-    """Write the gate's negative of x (..., 2c), whose halves are doubled values and gates; x is overwritten."""
+    """Write the negated gated activation of x (..., 2c), whose halves are doubled values and gates, and overwrite x."""
     x.sigmoid_()
     torch.addcmul(gate, values, gate, value=-2, out=out)

@@ -1,6 +1,6 @@
-"""One site as a function without side effects: what `torch.compile` can fuse, and record as a CUDA graph.
+"""One site as a function without side effects, which `torch.compile` can fuse and record as a CUDA graph.
 
-It computes what `HorizontalStack` does, whose tensors are written in place.
+It computes the same as `HorizontalStack`, which writes its tensors in place.
 
 Shapes: b batch, c channels, l layers, K num_embeddings of the first grid, s sites that a kernel sees, the own one
 included.
@@ -15,9 +15,9 @@ import torch
 def site(
     from_above: torch.Tensor, seen: torch.Tensor, weights: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run a site from its input from above (l, b, 2c), and each layer's inputs on its left (l-1, b, (s-1)·c).
+    """Compute a site from its input from above (l, b, 2c) and each layer's inputs on its left (l-1, b, (s-1)·c).
 
-    Returns the logits (b, K) of its first grid and the residual stream behind every layer (l, b, c).
+    Returns the logits (b, K) of its first grid and the residual stream after every layer (l, b, c).
     """
     kernels, out, floor, hidden, hidden_bias, logits, logits_bias = weights
     for_left = seen.shape[2]

@@ -1,13 +1,13 @@
-"""The weights as the cached steps use them: fewer operations, the same numbers.
+"""Folded weights for the cached steps: fewer operations, the same numbers.
 
 Gates. tanh(x) = 2σ(2x) − 1, and a CPU takes six times as long for tanh as for σ. So the half of a layer's weights that
 makes values is doubled: with (v, g) = σ of both halves, tanh(x)·σ(y) = −(g − 2·v·g), two operations. The minus goes
 into the weights that read the gate. Neither rounds anything.
 
-Biases. The horizontal stack's residual stream is kept without the biases that layers add to it: what these would
-bring to a layer at its own site is part of the layer's constant. `shifts` bring them back where a site is seen from the
-right, as a site beyond the grid's edge must be seen as 0; in the heads max(x, −B) = relu(x + B) − B, where x holds
-what the site's earlier codes add, too.
+Biases. The horizontal stack's residual stream is kept without the biases that layers add to it: their contribution to a
+layer at its own site is part of the layer's constant. `shifts` add them where a site is seen from the right, because a
+site beyond the grid's edge must be seen as 0; in the heads max(x, −B) = relu(x + B) − B, where x includes what the
+site's earlier codes add.
 
 Shapes: b batch, c channels, l layers, K num_embeddings of a grid, r rows that a kernel sees, k its columns.
 """
@@ -23,26 +23,26 @@ from torch import nn
 if TYPE_CHECKING:
     from .network import PixelCNNNetwork
 
-GATE_SIGN = -1  # of what a folded gate gives
+GATE_SIGN = -1  # of a folded gate's output
 
 
 class VerticalWeights:
-    """The vertical stack's, and the way from it to the horizontal one."""
+    """Folded weights of the vertical stack, and of the path from it to the horizontal one."""
 
     def __init__(self, network: PixelCNNNetwork) -> None:
         layers = network.gated_layers()
         self.double = double = _double_values(network)
-        # of each layer (2c, c, r, k)
+        # for each layer: (2c, c, r, k)
         signs = [double if layer.first else GATE_SIGN * double for layer in layers]
         self.kernels = [
             _channels_last(layer.vertical.weight * sign[:, None, None, None])
             for layer, sign in zip(layers, signs, strict=True)
         ]
         self.biases = [_bias(layer.vertical) * double for layer in layers]
-        # reads what the gate does, with the values' half doubled
+        # reads the gate's input, in which the values' half is doubled
         onward = torch.stack([layer.vertical_to_horizontal.weight for layer in layers])
         self.onward = (onward * (double[:, None] / double)[:, :, None, None]).unbind(0)
-        # the same for every condition
+        # added whatever the condition is
         constants = []
         missing = double.new_zeros(len(double) // 2)
         for layer in layers:
@@ -55,9 +55,9 @@ class VerticalWeights:
         self.conditions = [layer.condition.weight.clone() for layer in layers if layer.condition is not None]
 
     def added(self, conditions: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Return what is added to the gates of each layer at every site, of conditions (b,): (l, b, 2c) each.
+        """Return what conditions (b,) add to the vertical and the horizontal gates of each layer: two (l, b, 2c).
 
-        First what the vertical gates get, then what the horizontal ones do; without conditions None and (l, 1, 2c).
+        Without conditions: None and the constants (l, 1, 2c).
         """
         if conditions is None:
             return None, self.constants
@@ -67,7 +67,7 @@ class VerticalWeights:
 
 
 class HeadWeights(NamedTuple):
-    """The head of one grid."""
+    """Folded weights of the head of one grid."""
 
     hidden: torch.Tensor  # (c, 4c)
     hidden_bias: torch.Tensor  # (4c,)
@@ -76,24 +76,24 @@ class HeadWeights(NamedTuple):
 
 
 class HorizontalWeights:
-    """The horizontal stack's, and the heads'."""
+    """Folded weights of the horizontal stack and the heads."""
 
     def __init__(self, network: PixelCNNNetwork) -> None:
         double = _double_values(network)
         layers = network.gated_layers()
         first, *rest = layers
-        # what a code of each grid gives to the sites on its right in the first layer: (reach, K, 2c), the next first
+        # what a code of each grid adds to the sites on its right in the first layer: (reach, K, 2c), the nearest first
         self.tables = []
         for embedding in network.tables():
             from_codes = torch.einsum("kc,ocd->dko", embedding.weight, first.horizontal.weight[:, :, 0])
             self.tables.append((from_codes * double).flip(0))
-        # of every layer but the first, from the sites a kernel sees, the own one last: (l-1, (reach + 1)·c, 2c)
+        # for every layer but the first, from the sites a kernel sees, the own one last: (l-1, (reach + 1)·c, 2c)
         none = first.horizontal.weight.new_zeros(0, len(double), len(double) // 2, 1)
         kernels = torch.stack([layer.horizontal.weight[:, :, 0] for layer in rest]) if rest else none
         self.kernels = (kernels * double[:, None, None]).permute(0, 3, 2, 1).flatten(1, 2)
-        # of every layer, from the gate: (l, c, c)
+        # for every layer, from the gate: (l, c, c)
         self.out = GATE_SIGN * torch.stack([layer.horizontal_out.weight.flatten(1) for layer in layers]).mT
-        # what the residual stream lacks behind each layer: (l, c)
+        # the biases that the residual stream lacks after each layer: (l, c)
         missing = torch.stack([_bias(layer.horizontal_out) for layer in layers]).cumsum(0)
         self.shifts, self.floor = missing[:-1, None], -missing[-1]
         self.heads = []
@@ -110,7 +110,7 @@ class HorizontalWeights:
 
 
 class FoldedWeights:
-    """All weights of a network, folded. None is a tensor of the network's own."""
+    """All weights of a network, folded; they share no memory with its parameters."""
 
     def __init__(self, network: PixelCNNNetwork) -> None:
         self.embeddings = [table.weight.clone() for table in network.tables()]  # (K, c) of each grid
@@ -122,11 +122,11 @@ def _bias(layer: nn.Conv2d) -> torch.Tensor:
 
 
 def _double_values(network: PixelCNNNetwork) -> torch.Tensor:
-    """2 for the channels that make values, 1 for those that make gates: (2c,)."""
+    """Return (2c,) factors: 2 for the channels that make values, 1 for those that make gates."""
     table = network.tables()[0]
     ones = table.weight.new_ones(table.embedding_dim)
     return torch.cat([2 * ones, ones])
 
 
 def _channels_last(kernel: torch.Tensor) -> torch.Tensor:
-    return kernel.contiguous(memory_format=torch.channels_last)  # as the rows are: else both are copied
+    return kernel.contiguous(memory_format=torch.channels_last)  # the layout of the rows: otherwise both are copied

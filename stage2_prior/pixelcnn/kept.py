@@ -1,4 +1,4 @@
-"""Things that are made of a network's weights, and kept for the next batch while these are what they were."""
+"""A cache of things that are made from a network's weights, valid as long as these do not change."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 Made = TypeVar("Made")
 
-MOST = 3  # things; the oldest ones go
+MOST = 3  # things; the oldest ones are dropped
 
 
 class Kept:
-    """Things by their keys. Copies and pickles begin empty.
+    """A cache of things by their keys. Copies and pickles start empty.
 
-    The weights are compared by value, a millisecond for a million of them on a CPU: PyTorch's own counters of changes
-    know nothing of fused optimizers, nor of what is written through `.data`.
+    The weights are compared by value, which takes a millisecond for a million of them on a CPU: PyTorch's own version
+    counters miss changes by fused optimizers and through `.data`.
     """
 
     def __init__(self) -> None:
@@ -32,9 +32,9 @@ class Kept:
         self.things.clear()
 
     def check(self, parameters: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Forget everything where a weight is not what it was, or on another device, or of another type.
+        """Forget everything if a weight has changed, or is on another device or of another type.
 
-        Returns what `put` asks for: the weights, so that nothing made of these is put beside others.
+        Returns the weights, which `put` needs, so that things made from different weights never mix.
         """
         weights = torch.cat([parameter.detach().flatten() for parameter in parameters])
         before = self.weights
@@ -46,11 +46,11 @@ class Kept:
         return weights
 
     def take(self, key: Hashable) -> Any:
-        """Return a thing, or None, and keep it no longer: nobody else can use it meanwhile."""
+        """Remove and return a thing, or None: nobody else can use it meanwhile."""
         return self.things.pop(key, None)
 
     def put(self, key: Hashable, thing: Any, weights: torch.Tensor) -> None:
-        """Keep a thing that was made of some weights, as the newest one, if these are still those that count."""
+        """Keep a thing as the newest one, if the weights that it was made from are still the current ones."""
         if weights is self.weights:
             self.things[key] = thing
             while len(self.things) > MOST:
@@ -58,6 +58,6 @@ class Kept:
 
 
 def of_use_everywhere(make: Callable[[], Made]) -> Made:
-    """Return what `make` does: no part of it is an inference tensor, which could not be written outside that mode."""
+    """Return the result of `make`, free of inference tensors, which cannot be written outside inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         return make()

@@ -1,6 +1,6 @@
-"""Layers of the gated PixelCNN, of convolutions that see only what comes before.
+"""Layers of the gated PixelCNN, built from convolutions that see only earlier sites.
 
-The convolutions stand at their real kernel size: nothing is masked, the rest does not exist.
+No kernel is masked: each has only the part that it uses.
 
 Shapes: b batch, c channels, h w code grid.
 """
@@ -11,9 +11,9 @@ from torch import nn
 
 
 class CausalConv2d(nn.Conv2d):
-    """A convolution behind a lopsided padding (left, right, top, bottom); −1 drops the last row or column.
+    """A convolution after asymmetric padding (left, right, top, bottom); −1 drops the last row or column.
 
-    `padding` is that of `nn.Conv2d`, for the axes that are padded alike on both sides: it costs no copy.
+    `padding` is that of `nn.Conv2d`, for axes padded equally on both sides: it costs no copy.
     """
 
     def __init__(
@@ -28,14 +28,14 @@ class CausalConv2d(nn.Conv2d):
         self.margins = margins
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, in, h, w) → (b, out, h, w)."""
+        """Convolve (b, in, h, w) to (b, out, h, w)."""
         return super().forward(F.pad(x, self.margins))
 
 
 def vertical_conv(in_channels: int, out_channels: int, kernel: int, first: bool) -> CausalConv2d:
-    """Return the vertical stack's convolution: over the rows strictly above (first layer, type A), or the own row too.
+    """Return the vertical stack's convolution, over the rows strictly above (first layer, type A), or the own row too.
 
-    The own row may be seen from the second layer on, because a vertical feature knows only rows above its own.
+    The own row may be seen from the second layer on, because a vertical feature depends only on rows above its own.
     """
     reach = kernel // 2
     if first:
@@ -44,7 +44,7 @@ def vertical_conv(in_channels: int, out_channels: int, kernel: int, first: bool)
 
 
 def horizontal_conv(in_channels: int, out_channels: int, kernel: int, first: bool) -> CausalConv2d:
-    """Return the horizontal stack's convolution: over the sites strictly left (type A), or the own site too."""
+    """Return the horizontal stack's convolution, over the sites strictly left (type A), or the own site too."""
     reach = kernel // 2
     if first:
         return CausalConv2d(in_channels, out_channels, (1, reach), (reach, -1, 0, 0))
@@ -52,7 +52,7 @@ def horizontal_conv(in_channels: int, out_channels: int, kernel: int, first: boo
 
 
 def gated(x: torch.Tensor) -> torch.Tensor:
-    """tanh(first half of the channels) ⊙ σ(second half): (b, 2c, ...) → (b, c, ...)."""
+    """Return tanh(first half of the channels) ⊙ σ(second half): (b, 2c, ...) → (b, c, ...)."""
     values, gate = x.chunk(2, dim=1)
     return torch.tanh(values) * torch.sigmoid(gate)
 
@@ -73,12 +73,12 @@ class GatedLayer(nn.Module):
     def forward(
         self, vertical: torch.Tensor, horizontal: torch.Tensor, conditions: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (b, c, h, w) of both stacks, numbers (b,) of conditions → the features of the next layer."""
+        """Turn features (b, c, h, w) of both stacks and condition numbers (b,) into the next layer's features."""
         above = self.vertical(vertical)
         left = self.horizontal(horizontal)
         left += self.vertical_to_horizontal(above)
         if self.condition is not None:
-            # in the features' own type: a float32 condition would make float32 of everything behind it
+            # in the features' own type: a float32 condition would turn everything after it into float32
             added = self.condition(conditions).to(above.dtype)[:, :, None, None]
             for_vertical, for_horizontal = added.chunk(2, dim=1)
             above = above + for_vertical  # not in place: the convolution of `above` needs it as it was

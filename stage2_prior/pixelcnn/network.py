@@ -37,10 +37,10 @@ from .rows import sample_by_rows
 
 
 class PixelCNNNetwork(nn.Module):
-    """Codes → logits, without anything random: the part that `torch.compile` is for.
+    """The network from codes to logits, without any randomness: the part to use `torch.compile` on.
 
-    The codes of a site are drawn one after the other. The stacks see sites before it, all their codes summed up; the
-    head of a grid also sees the codes of the site's earlier grids.
+    The codes of a site are drawn one after the other. The stacks see earlier sites, as the sums of their embedded
+    codes; the head of a grid also sees the codes of the site's earlier grids.
     """
 
     def __init__(self, layout: Layout, options: PixelCNNOptions, num_conditions: int) -> None:
@@ -60,7 +60,7 @@ class PixelCNNNetwork(nn.Module):
             )
             for grid in layout
         )
-        # what the codes of a site tell the heads of its later grids
+        # embeds a site's codes for the heads of its later grids
         self.within_site = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout[:-1])
         self.kept = Kept()
 
@@ -69,28 +69,28 @@ class PixelCNNNetwork(nn.Module):
         return cast("list[nn.Embedding]", list(self.embeddings))
 
     def gated_layers(self) -> list[GatedLayer]:
-        """Return the layers, the first one first."""
+        """Return the layers, in order."""
         return cast("list[GatedLayer]", list(self.layers))
 
     def folded(self) -> FoldedWeights:
-        """Return the weights as the cached steps use them."""
+        """Return the folded weights, which the cached steps use."""
         weights = self.kept.check(self.parameters())
         folded = self.kept.take("folded") or of_use_everywhere(lambda: FoldedWeights(self))
         self.kept.put("folded", folded, weights)
         return cast(FoldedWeights, folded)
 
     def train(self, mode: bool = True) -> Self:
-        """Go to train mode, or to eval mode; training has better use for the memory of what samplers keep."""
+        """Switch to train or eval mode; train mode drops the samplers' caches, as training needs the memory."""
         if mode:
             self.kept.clear()
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.kept.clear()  # nothing of it stays behind on the old device
+        self.kept.clear()  # nothing must stay behind on the old device
         return super()._apply(fn, recurse)
 
     def forward(self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None) -> tuple[Tensor, ...]:
-        """Codes (b, h, w), rows (b,) of conditions, bool (b, h, w) of codes that are not hidden → (b, K, h, w) each."""
+        """Turn codes (b, h, w), condition rows (b,) and masks (b, h, w) of shown codes into logits (b, K, h, w)."""
         vertical = horizontal = _embed(list(self.embeddings), codes, shown)
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, conditions)
@@ -103,7 +103,7 @@ class PixelCNNNetwork(nn.Module):
 
 
 def _embed(tables: Sequence[nn.Module], codes: Codes, shown: Codes | None) -> Tensor:
-    """The sum (b, c, h, w) of what codes (b, h, w) stand for, 0 for those that are hidden."""
+    """Return the sum (b, c, h, w) over grids of the embedded codes (b, h, w), 0 for hidden ones."""
     embedded = [table(grid) for table, grid in zip(tables, codes, strict=True)]
     if shown is not None:
         embedded = [grid * mask[..., None] for grid, mask in zip(embedded, shown, strict=True)]
@@ -114,15 +114,15 @@ def _embed(tables: Sequence[nn.Module], codes: Codes, shown: Codes | None) -> Te
 
 
 class GatedPixelCNN(SequentialPrior):
-    """p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next, from one forward pass.
+    """A gated PixelCNN: p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next.
 
     Args:
-        layout: grids of one shape (h, w), one for each code of a site; as `Grid`s, or as their JSON values.
-        grids: their numbers in the tokenizer's layout; by default 0, 1, ...
+        layout: grids of the same shape (h, w), one for each code of a site; as `Grid`s, or as their JSON values.
+        grids: their indices in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         options: the fields of `PixelCNNOptions`.
 
-    Raises `InputError` where an option is not one, or out of its range.
+    Raises `InputError` if an option is unknown or out of range.
 
     Examples:
         >>> prior = GatedPixelCNN((Grid((7, 7), 512),), num_classes=10, num_layers=2)
@@ -155,11 +155,11 @@ class GatedPixelCNN(SequentialPrior):
 
     @property
     def conditions(self) -> Conditions:
-        """Return what this prior can be asked for."""
+        """Return the conditions that this prior accepts."""
         return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), self.label_dropout > 0)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
-        """Codes (b, h, w) each → the mean nats of a code; with a moment some codes and labels are hidden."""
+        """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
         conditions = self.conditions.rows(given, len(codes[0]), self.device)
         shown = None
         if moment is not None and self.dropout:
@@ -173,11 +173,11 @@ class GatedPixelCNN(SequentialPrior):
         return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
-        """Codes (b, h, w) → logits (b, K, h, w) of each grid, each site's from what is drawn before it alone."""
+        """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
         return self.network(codes, self.conditions.rows(given, len(codes[0]), self.device))
 
     def why_not_native(self) -> str:
-        """Return in words why the native library cannot draw from this prior here; empty where it can."""
+        """Return the reason why the native library cannot draw from this prior here; empty if it can."""
         for weight in self.network.parameters():
             if weight.dtype != torch.float32 or weight.device.type != "cpu":
                 return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
@@ -185,7 +185,7 @@ class GatedPixelCNN(SequentialPrior):
         return library if isinstance(library, str) else ""
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
-        """Return the logits one code after the other, with nothing computed twice, or plainly by `logits`."""
+        """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""
         backend = choose_backend(backend, self)
         if backend == "plain":
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
@@ -203,20 +203,20 @@ class GatedPixelCNN(SequentialPrior):
         backend: str = "auto",
         watch: bool = False,
     ) -> Iterator[Progress]:
-        """Draw `noise.count` samples code by code; see `sample_sequential`. On a CUDA device as graphs of rows."""
+        """Draw `noise.count` samples code by code (see `sample_sequential`); with CUDA, a row is one graph."""
         if choose_backend(backend, self) == "graph":
             return sample_by_rows(self, given, noise, config, known, watch)
         return sample_sequential(self, given, noise, config, known, backend, watch)
 
     def shared_rows(self, other: GatedPixelCNN) -> dict[str, Rows]:
-        """Return which rows of the layers' conditions stand for the same class, by its name."""
+        """Return which rows of the layers' condition tables stand for a class of the same name."""
         ours, theirs = self.conditions.rows_by_name, other.conditions.rows_by_name
         shared = [name for name in ours if name in theirs]
         rows = [ours[name] for name in shared], [theirs[name] for name in shared]
         return {f"network.layers.{i}.condition.weight": rows for i in range(len(self.network.layers)) if ours}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the network; checks and random numbers would only break its graph."""
+        """Compile the network only: checks and random numbers would break the graph."""
         self.network.compile(*args, **kwargs)
 
 
@@ -224,4 +224,4 @@ def _check_layout(layout: Layout) -> None:
     shapes = {grid.shape for grid in layout}
     if len(shapes) != 1 or len(layout[0].shape) != 2:
         words = ", ".join("×".join(map(str, grid.shape)) for grid in layout) or "no grid"
-        raise InputError(f"`layout` of {words}: a pixelcnn prior learns grids (h, w) of one shape")
+        raise InputError(f"`layout` of {words}: a pixelcnn prior needs grids (h, w) of the same shape")

@@ -1,8 +1,8 @@
-"""Samples drawn row by row: on a GPU all operations of a row, some 80 a site, are one CUDA graph.
+"""Sampling row by row: on a GPU, all operations of a row, about 80 per site, are one CUDA graph.
 
-A graph is recorded once and repeats the same operations on the same tensors. So a row may depend on nothing but what
-lies in tensors that stay where they are: uniforms, known codes and masks of its sites, and what the steps remember of
-the sites above. On other devices a row is a plain call of the same function.
+A graph is recorded once and repeats the same operations on the same tensors. So everything that a row depends on must
+be in tensors that stay in place: the uniforms, known codes and masks of its sites, and the steps' memory of the sites
+above. On other devices, a row is a plain call of the same function.
 
 Shapes: b batch, w width of the grid.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class RowSampler:
-    """Draws the codes of a row of b samples, and then of the row below, in tensors of its own."""
+    """Draws the codes of b samples row by row, from the top, in tensors of its own."""
 
     def __init__(
         self, network: PixelCNNNetwork, layout: Layout, count: int, config: SamplingConfig, conditions: Tensor | None
@@ -43,20 +43,20 @@ class RowSampler:
         self.steps = PixelCNNSteps(network, layout, count * (1 + config.guided), conditions)
         self.device = device = self.steps.embeddings[0].device
         of_row = count, self.steps.width
-        # of each grid (b, w)
+        # for each grid: (b, w)
         self.uniforms = [torch.zeros(of_row, dtype=widest(device), device=device) for _ in layout]
         self.known = [torch.zeros(of_row, dtype=torch.bool, device=device) for _ in layout]
         self.codes = [torch.zeros(of_row, dtype=torch.int64, device=device) for _ in layout]  # known ones, then all
         self._draw = record(self._take_steps, device) if device.type == "cuda" else self._take_steps
 
     def start(self, conditions: Tensor | None, leading: Sequence[Tensor]) -> None:
-        """Begin new samples, of which some leading rows (b, rows, w) are known."""
+        """Begin new samples, whose leading rows (b, rows, w) of each grid are known."""
         self.steps.start(conditions)
         step_by_step = torch.stack([grid.flatten(1) for grid in leading], -1).flatten(1)
         self.steps.append(step_by_step.repeat(1 + self.config.guided, 1))
 
     def draw_row(self, uniforms: Sequence[Tensor], codes: Sequence[Tensor], known: Sequence[Tensor]) -> None:
-        """Write the next row's codes into `codes` (b, w) of each grid, but for those that are known."""
+        """Draw the next row's codes into `codes` (b, w) of each grid, except for those that are known."""
         for own, given in zip((*self.uniforms, *self.codes, *self.known), (*uniforms, *codes, *known), strict=True):
             own.copy_(given)
         self._draw()
@@ -64,7 +64,7 @@ class RowSampler:
             given.copy_(own)
 
     def _take_steps(self) -> None:
-        self.steps.row = 0  # the number of a row is no part of it
+        self.steps.row = 0  # the graph must not depend on the row's number
         for grid, (column,) in self.steps.order[: self.steps.width * len(self.codes)]:
             place = slice(column, column + 1)
             new = sample_from_logits(self.steps.next_logits(), self.uniforms[grid][:, place], self.config)
@@ -74,17 +74,17 @@ class RowSampler:
 
 
 def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Return a CUDA graph of `work`, which must wait for nothing on the GPU; it is done once, too.
+    """Return a CUDA graph of `work`, which must not wait for the GPU; it also runs once.
 
-    Raises `RuntimeError` where something in it cannot be recorded.
+    Raises `RuntimeError` if something in it cannot be recorded.
     """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     with torch.cuda.device(device):
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            work()  # libraries start, and choose their kernels, at the first call: nothing of that can be recorded
+            work()  # on the first call, libraries start and choose their kernels, which cannot be recorded
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # other threads may go on
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):  # other threads may use the GPU
             work()
     return graph.replay
 
@@ -98,11 +98,11 @@ def sample_by_rows(
     known: Known | None = None,
     watch: bool = False,
 ) -> Iterator[Progress]:
-    """Draw `noise.count` samples, as `sample_sequential` does; by that, with a line, where no graph can be recorded.
+    """Draw `noise.count` samples as `sample_sequential` does, which takes over if no graph can be recorded.
 
-    Tensors and graph are kept by the network for the next batch of this size and these settings.
+    The network keeps the tensors and the graph for the next batch of this size and these settings.
 
-    Raises `InputError` where the prior cannot follow.
+    Raises `InputError` if the prior does not support what is given.
     """
     check_request(prior, given, config)
     kept, key = prior.network.kept, (noise.count, config)
@@ -113,7 +113,7 @@ def sample_by_rows(
     if sampler is None:
         sampler = _make_sampler(prior, key, conditions)
         if isinstance(sampler, str):
-            say(f"sampling goes on without a CUDA graph, which cannot be recorded: {sampler}")
+            say(f"sampling without a CUDA graph, which cannot be recorded: {sampler}")
     try:
         if isinstance(sampler, RowSampler):
             yield from _draw_rows(prior.layout, sampler, conditions, noise, known, watch)
@@ -124,7 +124,7 @@ def sample_by_rows(
 
 
 def _make_sampler(prior: GatedPixelCNN, key: tuple[int, SamplingConfig], conditions: Tensor | None) -> RowSampler | str:
-    """Return a new sampler, or why there can be none."""
+    """Return a new sampler, or the reason why there is none."""
     try:
         return of_use_everywhere(lambda: RowSampler(prior.network, prior.layout, *key, conditions))
     except RuntimeError as error:
@@ -138,7 +138,7 @@ def _draw_rows(
     known = spread_known(known, layout, noise.count, device)
     codes, drawn = start_grids(layout, noise.count, device, known)
     order = site_by_site(layout)
-    first = 0 if known is None else count_known(known, order)[0] * height // len(order)  # row that is not known to all
+    first = 0 if known is None else count_known(known, order)[0] * height // len(order)  # first row not known in all
     sampler.start(conditions, [grid[:, :first] for grid in codes])
     shapes = [grid.shape for grid in layout]
     uniforms = [noise.uniforms(f"grid {i}", math.prod(shape)).view(-1, *shape) for i, shape in enumerate(shapes)]

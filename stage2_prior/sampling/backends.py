@@ -1,4 +1,4 @@
-"""Backends: ways to compute the same samples. Nothing here imports torch: command lines are made from it."""
+"""Backends: ways to compute the same samples. Nothing here imports torch: command lines are built from it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from codegrid.protocols import Prior
 
-# plain: a forward pass a step, the reference; torch: nothing computed twice; native: that in C++, for float32 on a CPU,
-# in half the time; graph: that on a GPU, a row of sites as one CUDA graph; compiled: that with torch.compile, which
-# takes a minute for each batch size, and is slower on a CPU
+# plain: a forward pass per step, the reference; torch: nothing computed twice; native: torch's steps in C++, for
+# float32 on a CPU, in half the time; graph: torch's steps on a GPU, a row of sites as one CUDA graph; compiled: torch's
+# steps with torch.compile, which takes a minute for each batch size, and is slower on a CPU
 BACKENDS = ("auto", "plain", "torch", "native", "graph", "compiled")
 
 
 def choose_backend(backend: str, prior: Prior) -> str:
-    """Return the backend that a name stands for with a prior: one of `BACKENDS`, but `auto`.
+    """Return the backend that a name stands for with a prior: one of `BACKENDS` except `auto`.
 
-    `auto` is `graph` on a GPU, if the prior `has_graphs`, and `native` on a CPU where the prior's `why_not_native`, if
-    it has one, finds no reason against it. Such a reason is said, once.
+    `auto` is `graph` on a GPU if the prior `has_graphs`, `native` on a CPU if the prior has a `why_not_native` that
+    finds no reason against it, and otherwise `torch`. Such a reason is printed, once.
 
-    Raises `InputError` where there is none of this name, or the machine lacks what it needs.
+    Raises `InputError` if the name is unknown, or the machine or the prior does not support the backend.
     """
     check_name("backend", backend, BACKENDS)
     find_reason = getattr(prior, "why_not_native", None)
@@ -41,7 +41,7 @@ def choose_backend(backend: str, prior: Prior) -> str:
         require_compiler(prior.device, "`backend` compiled")
     on_gpu, has_graphs = prior.device.type == "cuda", getattr(prior, "has_graphs", False)
     if backend == "graph" and not (on_gpu and has_graphs):
-        reason = f"CUDA graphs need a GPU, and the prior is on {prior.device}" if has_graphs else "this prior has none"
+        reason = f"CUDA graphs need a GPU, but the prior is on {prior.device}" if has_graphs else "this prior has none"
         raise InputError(f"`backend` graph: {reason}: choose torch, or leave it out")
     if backend != "auto":
         return backend
@@ -51,12 +51,12 @@ def choose_backend(backend: str, prior: Prior) -> str:
         return "torch"
     reason = find_reason()
     if reason:
-        say_once(f"sampling goes on in PyTorch, at half the speed: {reason}")
+        say_once(f"sampling in PyTorch, at half the speed: {reason}")
     return "torch" if reason else "native"
 
 
 def backend_of(priors: Sequence[Prior], backend: str) -> str:
-    """Return the backend that a name stands for with several priors; `auto` where they differ."""
+    """Return the backend that a name stands for with several priors; the name itself if they differ."""
     names = {choose_backend(backend, prior) for prior in priors}
     return names.pop() if len(names) == 1 else backend
 
@@ -69,7 +69,7 @@ def say_once(line: str) -> None:
 
 
 def require_compiler(device: torch.device, use: str) -> None:
-    """Raise `InputError`, saying what `use` needs, where `torch.compile` would find no compiler."""
+    """Raise `InputError`, saying what `use` needs, if `torch.compile` would find no compiler."""
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
         raise InputError(f"{use} needs a C++ compiler, g++ for example: install one, or leave it out")

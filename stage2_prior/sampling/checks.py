@@ -1,4 +1,4 @@
-"""Checks of samplers before their first step: they refuse what cannot be drawn, and lay out what is known.
+"""Checks that samplers make before their first step, and the tensors that they start from.
 
 Shapes: b batch, *shape the sites of a grid.
 """
@@ -19,7 +19,7 @@ from codegrid.sampling_config import SamplingConfig
 
 
 def check_request(prior: Prior, given: Condition, config: SamplingConfig) -> None:
-    """Raise `InputError` where a prior is not ready to draw, or does not know a control that is set."""
+    """Raise `InputError` if a prior is not in eval mode, or does not support a control that is set."""
     if getattr(prior, "training", False):
         raise InputError("`prior` is in train mode: call prior.eval() first")
     config.check_controls(prior.controls, type(prior).__name__)
@@ -28,7 +28,7 @@ def check_request(prior: Prior, given: Condition, config: SamplingConfig) -> Non
 
 
 def with_hidden(given: Condition) -> Condition:
-    """Return the rows of a condition, and then the same ones with labels and text hidden: (2b, ...)."""
+    """Return the rows of a condition, followed by the same rows with labels and text hidden: (2b, ...)."""
     return Condition(*(_join(shown, hidden) for shown, hidden in zip(given, given.hidden(), strict=True)))
 
 
@@ -41,11 +41,11 @@ def _join(shown: Any, hidden: Any) -> Any:
 
 
 def spread_known(known: Known | None, layout: Layout, count: int, device: torch.device) -> Known | None:
-    """Return what is known as codes and masks (b, *shape) of each grid; None where no site is kept.
+    """Return the known codes and masks expanded to (b, *shape) for each grid; None if no site is kept.
 
-    Codes may come as (1, *shape), and masks as (*shape): the same for all samples.
+    Codes may be given as (1, *shape), and masks also as (*shape): the same for all samples.
 
-    Raises `InputError` where they do not fit the grids.
+    Raises `InputError` if they do not fit the grids.
     """
     if known is None:
         return None
@@ -61,9 +61,9 @@ def spread_known(known: Known | None, layout: Layout, count: int, device: torch.
 def start_grids(
     layout: Layout, count: int, device: torch.device, known: Known | None = None
 ) -> tuple[Codes, tuple[Tensor, ...]]:
-    """Return codes (b, *shape) int64 of each grid, 0 but for those that are known, and bool of those.
+    """Return codes (b, *shape) int64 of each grid, 0 except for known ones, and masks (b, *shape) of the known ones.
 
-    Raises `InputError` where no memory holds so many.
+    Raises `InputError` if they would not fit in memory.
     """
     codes_and_masks = 9 * count * sum(grid.num_sites for grid in layout)
     check_memory(f"the codes of {count:,} samples", codes_and_masks, "draw fewer at once (`batch_size`)")

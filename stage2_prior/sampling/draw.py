@@ -1,4 +1,4 @@
-"""Samples of a prior, or of several that share the grids of one tokenizer, coarse to fine.
+"""Drawing samples from a prior, or from several that share the grids of one tokenizer, coarse to fine.
 
 Shapes: n samples, b batch, *shape the sites of a grid.
 """
@@ -42,22 +42,22 @@ def sample(
     """Draw codes (n, *shape) of every grid, on the prior's device.
 
     Args:
-        prior: in eval mode; or several priors of one tokenizer, coarse to fine.
+        prior: a prior in eval mode, or several priors of one tokenizer, coarse to fine.
         num_samples: n.
         labels: numbers or names of classes, or `"none"`; one for each sample or one for all; by default all classes
             in turn.
         seed, first_index: sample i follows from (seed, first_index + i) alone.
         batch_size: samples drawn at once.
-        known: sites that are kept, and their codes, for each grid that is drawn.
+        known: sites to keep, and their codes, for each grid that is drawn.
         prompts: texts, for a prior over texts.
-        codes: coarser grids or earlier frames, for a prior that is given such: (n, *shape), or (1, *shape) for all.
+        codes: coarser grids or earlier frames, for a prior that needs them: (n, *shape), or (1, *shape) for all.
         actions: (n, frames), for a prior over frames.
-        backend: auto, plain (one forward pass a step: the reference), torch (nothing is computed twice), compiled or
-            native: the same codes, but for rounding.
-        temperature, top_k, top_p, guidance_scale, num_inference_steps: the fields of `SamplingConfig`. With several
-            priors one value, or a list with one for each.
+        backend: auto, plain (one forward pass per step: the reference), torch (nothing is computed twice), native,
+            graph or compiled; all draw the same codes, up to rounding.
+        temperature, top_k, top_p, guidance_scale, num_inference_steps: the fields of `SamplingConfig`. For several
+            priors: one value, or a list with one for each.
 
-    Raises `InputError` where a prior needs something that is missing, or cannot follow.
+    Raises `InputError` if a prior needs something that is missing, or does not support what is given.
 
     Examples:
         >>> from codegrid import GatedPixelCNN, Grid
@@ -102,18 +102,18 @@ def draw(
     backend: str = "auto",
     watch: bool = False,
 ) -> Iterator[Progress]:
-    """Draw `noise.count` samples of all grids of all priors, and yield how far they are; the last is the result.
+    """Draw `noise.count` samples of all grids of all priors, and yield the progress; the last item is the result.
 
     Args:
-        priors: coarse to fine. Each is given the grids of those before it that it is conditioned on.
-        given: what is known beside the codes, with coarser grids that are not drawn here.
-        noise: each prior takes a part of it that follows from the number of its first grid.
+        priors: coarse to fine. Each is given those grids of the earlier ones that it is conditioned on.
+        given: the condition, including coarser grids that are not drawn here.
+        noise: each prior uses a part of it, chosen by the number of its first grid.
         configs: one for each prior.
-        known: sites that are kept, over the grids of all priors.
+        known: sites to keep, over the grids of all priors.
         backend: one of `BACKENDS`.
-        watch: yield what is on the way, too, and not only the end.
+        watch: also yield intermediate results.
 
-    Raises `InputError` where a prior needs something that is missing, or cannot follow.
+    Raises `InputError` if a prior needs something that is missing, or does not support what is given.
     """
     layout = layout_of(priors)
     known = spread_known(known, layout, noise.count, priors[0].device)
@@ -138,12 +138,12 @@ def draw(
 
 
 def layout_of(priors: Sequence[Prior]) -> Layout:
-    """Return the grids that some priors draw together.
+    """Return the grids that several priors draw together.
 
-    Raises `InputError` where they do not come coarse to fine.
+    Raises `InputError` if they are not in order, coarse to fine.
     """
     if not priors:
-        raise InputError("`prior`: there is none; give at least one")
+        raise InputError("`prior` is empty: give at least one")
     numbers = [number for prior in priors for number in prior.grids]
     if numbers != sorted(set(numbers)):
         raise InputError(f"`prior`: they draw the grids {', '.join(map(str, numbers))}; give them coarse to fine")
@@ -151,19 +151,19 @@ def layout_of(priors: Sequence[Prior]) -> Layout:
 
 
 def _condition_of(prior: Prior, given: Condition, finished: dict[int, Tensor], alone: bool) -> Condition:
-    """The part of a condition that one of several priors takes, with the coarser grids that are drawn by now."""
+    """Return the part of a condition that one of several priors accepts, with the coarser grids drawn so far."""
     coarser = tuple(finished[number] for number in prior.given_grids if number in finished)
     given = given._replace(codes=(*given.codes, *coarser)).to(prior.device)
     if len(given.codes) < len(prior.given_grids):
         numbers = ", ".join(map(str, prior.given_grids))
-        raise InputError(f"`codes`: this prior is given the grids {numbers}; give them, or put their priors before it")
-    if not alone and not prior.conditions.num_classes:  # the labels are meant for another one
+        raise InputError(f"`codes`: this prior needs the grids {numbers}; give them, or put their priors before it")
+    if not alone and not prior.conditions.num_classes:  # the labels are meant for another prior
         given = given._replace(labels=None)
     return given
 
 
 def _for_all(tensor: Tensor, count: int, name: str) -> Tensor:
-    """(n, ...) of one for each sample or one for all."""
+    """Expand a tensor with one row for each sample, or one for all, to (n, ...)."""
     if len(tensor) not in (1, count):
         raise InputError(f"`{name}`: {len(tensor)} for {count} samples: give one for each, or one for all")
     return tensor.expand(count, *tensor.shape[1:])

@@ -13,7 +13,7 @@ from codegrid.sampling_config import SamplingConfig
 def sample_from_logits(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
     """Draw codes (b, n) int64 from logits (b, n, K) with uniforms (b, n) in [0, 1).
 
-    With guidance logits are (2b, n, K): first those with the condition, then those without.
+    With guidance, logits are (2b, n, K): first those with the condition, then those without.
     """
     if config.guided:
         logits = guide(logits, config.guidance_scale)
@@ -23,21 +23,21 @@ def sample_from_logits(logits: Tensor, uniforms: Tensor, config: SamplingConfig)
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Return logits_u + s·(logits_c − logits_u) (b, ...) of logits (2b, ...): those of c, then those of u."""
+    """Return logits_u + s·(logits_c − logits_u) (b, ...), given logits (2b, ...): those of c, then those of u."""
     conditional, unconditional = logits.chunk(2)
     return unconditional + scale * (conditional - unconditional)
 
 
 def probabilities_of(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Return what temperature, top-k and top-p leave of the probabilities (..., K), not normalised."""
+    """Return the probabilities (..., K), not normalised, after temperature, top-k and top-p."""
     logits = logits if config.temperature == 1 else logits.to(widest(logits.device)) / config.temperature
     return top_k_top_p(torch.softmax(logits, -1), config.top_k, config.top_p)
 
 
 def top_k_top_p(probabilities: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Set to 0 what top-k, and then top-p of what is left, rule out: (..., K) → (..., K), not normalised.
+    """Set to 0 what top-k rules out, and then what top-p does of the rest: (..., K) → (..., K), not normalised.
 
-    Of codes that are equally likely the first ones stay.
+    Among equally likely codes, the first ones stay.
     """
     if not top_k and top_p == 1:
         return probabilities

@@ -1,7 +1,7 @@
 """Ancestral sampling: p(z) = Π p(z_i | z_<i), step by step in the order of the prior.
 
-A step is one code, or, for priors that draw a grid at once, many. `sample_sequential` knows only `prior.steps(...)`,
-and `PlainSteps` only `prior.logits(...)`; both are described in `codegrid.protocols`.
+A step is one code, or many for priors that draw a grid at once. `sample_sequential` uses only `prior.steps(...)`, and
+`PlainSteps` only `prior.logits(...)`; both are described in `codegrid.protocols`.
 
 Shapes: b batch, n sites of a step, m codes of several steps, K num_embeddings, *shape the sites of a grid.
 """
@@ -37,18 +37,18 @@ def sample_sequential(
     backend: str = "auto",
     watch: bool = False,
 ) -> Iterator[Progress]:
-    """Draw `noise.count` samples, and yield how far they are; the last item is the result.
+    """Draw `noise.count` samples, and yield the progress; the last item is the result.
 
     Args:
-        prior: in eval mode.
+        prior: a prior in eval mode.
         given: the condition of each sample.
-        noise: sample i follows from its numbers alone, in whatever batch it is drawn.
+        noise: sample i follows from its own numbers alone, in whatever batch it is drawn.
         config: how codes are drawn from logits.
-        known: codes that are kept: those of the first steps.
-        backend: one of `BACKENDS`; all draw the same codes, but for rounding.
+        known: codes to keep: those of the first steps.
+        backend: one of `BACKENDS`; all draw the same codes, up to rounding.
         watch: yield at the end of each row as well, and not only at the end.
 
-    Raises `InputError` where the prior cannot follow.
+    Raises `InputError` if the prior does not support what is given.
     """
     check_request(prior, given, config)
     known = spread_known(known, prior.layout, noise.count, prior.device)
@@ -61,10 +61,10 @@ def sample_sequential(
 
 
 class Drawing(NamedTuple):
-    """Tensors (b, sites) of each grid that codes are drawn from and into.
+    """Tensors (b, sites) of each grid, from which codes are drawn and into which they are written.
 
     Steps may have a method `draw(drawing, begin, end)` that draws the codes of the steps from `begin` to `end`; all
-    codes before those are in `drawing`. With guidance the second half of the steps' batch is without labels.
+    codes before those are in `drawing`. With guidance, the second half of the steps' batch is without labels.
     """
 
     codes: list[Tensor]  # int64
@@ -84,7 +84,7 @@ def _take_steps(
     codes: Codes,
     drawn: tuple[Tensor, ...],
 ) -> Iterator[Progress]:
-    """Draw what is not known into `codes`; with `watch` mark it in `drawn`, and yield before the last step."""
+    """Draw unknown codes into `codes`; with `watch`, mark them in `drawn`, and yield except after the last step."""
     times = 1 + config.guided
     steps = prior.steps(with_hidden(given) if config.guided else given, times * noise.count, backend)
     order, sites, marks = steps.order, flatten(codes), flatten(drawn)
@@ -109,7 +109,7 @@ def _take_steps(
 
 
 def _draw_one_by_one(steps: Steps, drawing: Drawing, begin: int, end: int) -> None:
-    """Draw the codes of the steps from `begin` to `end`, those before which `steps` knows."""
+    """Draw the codes of the steps from `begin` to `end`; `steps` must have all codes before those."""
     for number in range(begin, end):
         grid, here = steps.order[number]
         place = slice(here.start, here.stop)
@@ -122,7 +122,7 @@ def _draw_one_by_one(steps: Steps, drawing: Drawing, begin: int, end: int) -> No
 
 
 class PlainSteps:
-    """The steps of any prior that has `logits`, a forward pass each: the reference for all faster ones."""
+    """Steps of any prior that has `logits`, with a forward pass for each: the reference for all faster ones."""
 
     def __init__(self, prior: Sequential, given: Condition, batch_size: int, order: Order) -> None:
         self.prior, self.given, self.order = prior, given, order
@@ -137,7 +137,7 @@ class PlainSteps:
         return logits.mT.contiguous()
 
     def append(self, codes: Tensor) -> None:
-        """Take in the codes (b, n) of the next step, or (b, m) of several."""
+        """Append the codes (b, n) of the next step, or (b, m) of several."""
         while codes.shape[1]:
             grid, here = self.order[self.position]
             self.sites[grid][:, here.start : here.stop] = codes[:, : len(here)]
@@ -151,7 +151,7 @@ def site_by_site(layout: Layout) -> Order:
 
 
 def _ends_row(order: Order, number: int, layout: Layout) -> bool:
-    """Whether all grids have come to the end of a row; in grids of one axis each site is one."""
+    """Return whether a step completes a row of all grids; in grids of one axis, each site is a row."""
     grid, here = order[number]
     shape = layout[grid].shape
     row = shape[-1] if len(shape) > 1 else 1
@@ -159,14 +159,14 @@ def _ends_row(order: Order, number: int, layout: Layout) -> bool:
 
 
 def count_known(known: Known, order: Order) -> tuple[int, int]:
-    """Return how many first steps all samples know wholly, and how many some sample knows in part.
+    """Return how many first steps are known in all samples, and how many are known, perhaps partly, in any sample.
 
-    Raises `InputError` where a sample knows codes of a step, but not all of the steps before it.
+    Raises `InputError` if a sample knows codes of a step, but not all codes of the steps before it.
     """
     numbers = [torch.zeros(mask[0].numel(), dtype=torch.int64) for mask in known.mask]
     for number, (grid, here) in enumerate(order):
         numbers[grid][here.start : here.stop] = number
-    step = torch.cat(numbers)  # of each code, grid after grid
+    step = torch.cat(numbers)  # the step of each code, grid after grid
     mask = torch.cat([kept.flatten(1) for kept in known.mask], dim=1).cpu()
     furthest = torch.where(mask, step, -1).amax(1)  # (b,)
     if (~mask & (step < furthest[:, None])).any():
