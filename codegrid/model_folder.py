@@ -245,6 +245,8 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
         raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
     loaded = cls(**fields["config"])
     loaded.load_state_dict(tensors)
+    # options that are newer than the model are not told: codes and priors know it by the fingerprint that it had
+    loaded.config = {name: value for name, value in loaded.config.items() if name in fields["config"]}
     loaded.provenance, loaded.loaded_from = fields["provenance"], folder
     return loaded.to(device).eval()
 

@@ -15,6 +15,7 @@ Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 
 Distance = Literal["euclidean", "cosine"]
 Anchors = Literal["random", "closest", "probabilistic"]
 Estimator = Literal["straight-through", "rotation"]
+Reconstruction = Literal["mse", "l1", "logistic", "logit-laplace"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class VQVAEOptions:
     """Residual blocks in the encoder, and as many in the decoder."""
     downsampling: Factor = 4
     """Image side divided by code grid side: a power of two."""
+    reconstruction: Reconstruction = "mse"
+    """Reconstruction term. mse: squared error over the data's variance; l1: absolute error over its standard deviation;
+    logistic, logit-laplace: nats per value of a likelihood of 8-bit images, which evaluate reports."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from codegrid.tensors import check_images
 
 from .networks import Decoder, Encoder
 from .options import VQVAEOptions
+from .reconstruction import RECONSTRUCTIONS, PixelLikelihood
 
 RGB = Signal()
 IMAGE_CHANNELS = (1, 3)
@@ -37,8 +38,8 @@ class VQVAE(ModelFolder, nn.Module):
             dict of its fields is accepted, too.
         data_variance: variance of the training images, in the range [-1, 1]; scales the reconstruction term.
         quantizer: a name in `QUANTIZERS`.
-        options: those of the networks, `hidden_channels`, `residual_channels`, `num_residual_blocks`, `downsampling`,
-            and those of the quantizer, `num_embeddings`, ...
+        options: those of the networks, `hidden_channels`, `residual_channels`, `num_residual_blocks`, `downsampling`;
+            `reconstruction`, a name in `RECONSTRUCTIONS`; and those of the quantizer, `num_embeddings`, ...
 
     Raises `InputError` if an option is unknown or a value is out of range.
 
@@ -71,7 +72,8 @@ class VQVAE(ModelFolder, nn.Module):
         self.downsampling: int = settings.downsampling
         self.quantizer = TABLES["quantizer"][quantizer](**of_quantizer)
         self.encoder = Encoder(self.signal.channels, self.quantizer.embedding_dim, settings)
-        self.decoder = Decoder(self.signal.channels, self.quantizer.embedding_dim, settings)
+        self.reconstruction = RECONSTRUCTIONS[settings.reconstruction](self.signal.channels, data_variance)
+        self.decoder = Decoder(self.reconstruction.outputs, self.quantizer.embedding_dim, settings)
         self.layout = self.quantizer.layout(self._sites(self.signal.size))
         self.config = {
             "signal": self.signal.as_json(),
@@ -86,10 +88,10 @@ class VQVAE(ModelFolder, nn.Module):
     def forward(self, x: torch.Tensor, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Reconstructed:
         """Return reconstructions, codes and the losses of Eq. 3 for x (b, c, H, W) in [-1, 1]; `given` is not used."""
         vectors, codes, losses = self.quantizer(self.encoder(self._pad(x)), moment)
-        output = self._crop(self.decoder(vectors), x.shape[2:])
-        # −log p(x | z_q) of a Gaussian with the data's variance, up to a constant
-        terms = {"reconstruction_loss": F.mse_loss(output, x) / self.data_variance, **losses.terms}
-        return Reconstructed(output, codes, Losses(terms, losses.figures))
+        outputs = self._crop(self.decoder(vectors), x.shape[2:])
+        # −log p(x | z_q); `mse` is that of a Gaussian with the data's variance, up to constants
+        terms = {"reconstruction_loss": self.reconstruction.loss(outputs, x), **losses.terms}
+        return Reconstructed(self.reconstruction.image(outputs), codes, Losses(terms, losses.figures))
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> Codes:
@@ -111,11 +113,10 @@ class VQVAE(ModelFolder, nn.Module):
 
         Raises `InputError` if a code or the number of grids is not one of this tokenizer's, or memory is too small.
         """
-        self._check_codes(codes)
-        self._check_memory(codes)
+        outputs = self._decode(codes)
         as_trained = all(of_grid.shape[1:] == grid.shape for of_grid, grid in zip(codes, self.layout, strict=True))
-        images = self.decoder(self.quantizer.look_up(tuple(of_grid.long() for of_grid in codes)))
-        return self._crop(images, size or (self.signal.size if as_trained else images.shape[2:]))
+        size = size or (self.signal.size if as_trained else outputs.shape[2:])
+        return self.reconstruction.image(self._crop(outputs, size))
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Encode x (b, c, H, W) in [-1, 1] and decode it again, in its own size.
@@ -129,8 +130,7 @@ class VQVAE(ModelFolder, nn.Module):
 
         Raises `InputError` if x is not a batch of images with the right channels.
         """
-        if x.ndim != 4 or x.shape[1] != self.signal.channels:
-            raise InputError(f"`x` has the shape {tuple(x.shape)}: it must be (b, {self.signal.channels}, H, W)")
+        self._check_shape(x)
         return self.encoder(self._pad(x))
 
     def decode_latents(self, latents: torch.Tensor, quantize: bool) -> torch.Tensor:
@@ -141,12 +141,28 @@ class VQVAE(ModelFolder, nn.Module):
         if latents.ndim != 4 or latents.shape[1] != self.quantizer.embedding_dim:
             needed = self.quantizer.embedding_dim
             raise InputError(f"`latents` have the shape {tuple(latents.shape)}: it must be (b, {needed}, h, w)")
-        images = self.decoder(self.quantizer(latents).vectors if quantize else latents)
+        images = self.reconstruction.image(self.decoder(self.quantizer(latents).vectors if quantize else latents))
         as_trained = tuple(latents.shape[2:]) == self._sites(self.signal.size)
         return self._crop(images, self.signal.size if as_trained else images.shape[2:])
 
-    def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> None:
-        """Return None: this decoder is trained on squared errors, and has no likelihood."""
+    @torch.no_grad()
+    def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> torch.Tensor | None:
+        """Images (b, c, H, W) in [-1, 1], their codes (b, h, w) → −log p(x | codes) of 8-bit images, (b,) in nats.
+
+        Returns None where `reconstruction` is no likelihood: `mse` and `l1` are not.
+
+        Raises `InputError` where a code or an image is not of this tokenizer, or the codes are not of such images.
+        """
+        if not isinstance(self.reconstruction, PixelLikelihood):
+            return None
+        self._check_shape(x)
+        check_images("x", x)
+        outputs = self._crop(self._decode(codes), x.shape[2:])
+        for number, grid in enumerate(self.quantizer.layout(self._sites(x.shape[2:]))):
+            found, needed = tuple(codes[number].shape), (len(x), *grid.shape)
+            if found != needed:
+                raise InputError(f"`codes` of grid {number} have the shape {found}: those of `x` have {needed}")
+        return self.reconstruction.nll(outputs, x)
 
     @torch.no_grad()
     def preview(self, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -180,6 +196,16 @@ class VQVAE(ModelFolder, nn.Module):
         """Move the codebook, once for all pieces of a step."""
         self.quantizer.after_step(step, seed)
 
+    def _decode(self, codes: Codes) -> torch.Tensor:
+        """Codes → what the decoder gives for them, not cropped yet."""
+        self._check_codes(codes)
+        self._check_memory(codes)
+        return self.decoder(self.quantizer.look_up(tuple(of_grid.long() for of_grid in codes)))
+
+    def _check_shape(self, x: torch.Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.signal.channels:
+            raise InputError(f"`x` has the shape {tuple(x.shape)}: it must be (b, {self.signal.channels}, H, W)")
+
     def _check_codes(self, codes: Codes) -> None:
         if isinstance(codes, torch.Tensor) or len(codes) != len(self.layout):
             found = "one tensor" if isinstance(codes, torch.Tensor) else f"a tuple of {len(codes)}"
@@ -201,7 +227,7 @@ class VQVAE(ModelFolder, nn.Module):
         """Refuse more images at once than this machine can decode."""
         if self.device.type == "cpu":  # other devices raise their own errors
             pixels = max(of_grid.numel() for of_grid in codes) * self.downsampling**2
-            floats = WORKED_ON * pixels * max(self.signal.channels, self.config["hidden_channels"] // 8)
+            floats = WORKED_ON * pixels * max(self.reconstruction.outputs, self.config["hidden_channels"] // 8)
             check_memory(f"{len(codes[0]):,} decoded images", 4 * floats, "decode fewer at once (`batch_size`)")
 
     def _sites(self, size: Sides) -> Sides:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 # what each needs beside --toy; {folder} is a new one, {pictures} and {bars} are data sets, {run} was trained on bars
 BENCHMARKS = {
+    "bound": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "busy": [],
     "codebooks": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "demo_quality": ["--run", "{run}", "--dataset", "npz", "--data-root", "{bars}"],
@@ -66,3 +68,35 @@ def test_a_benchmark_runs_at_toy_size(name, pictures, bars_file, small_run, tmp_
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.strip()
+
+
+def estimate_bound(logits, log_p, codes):
+    """The bound of samples (n, m) of two bits, and what VIMCO goes by, (n,) each; log p(x, h) of the codes 0 to 3."""
+    from benchmarks.latent_models import vimco
+
+    bits = torch.stack([codes % 2, codes // 2], dim=-1)
+    log_q = -torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[:, None].expand(-1, codes.shape[1], -1), bits.double(), reduction="none"
+    ).sum(-1)  # fmt: skip
+    bound, gain = vimco(log_p[codes] - log_q)
+    return log_q, bound, gain
+
+
+def test_vimco_goes_along_the_exact_gradient_with_less_noise_than_without_its_baselines():
+    torch.manual_seed(0)
+    log_p, start, n = torch.tensor([-3.0, -0.5, -2.0, -4.0]).double(), torch.tensor([0.4, -0.7]).double(), 100_000
+    every = torch.cartesian_prod(*[torch.arange(4)] * 3)  # all triples of samples
+    logits = start.clone().requires_grad_()
+    log_q, bound, _ = estimate_bound(logits.expand(64, -1), log_p, every)
+    (exact,) = torch.autograd.grad((log_q.sum(1).exp() * bound).sum(), logits)
+
+    codes = (torch.rand(n, 3, 2) < start.sigmoid()).long() @ torch.tensor([1, 2])
+    errors = []
+    for with_baselines in (True, False):
+        logits = start.repeat(n, 1).requires_grad_()
+        log_q, bound, gain = estimate_bound(logits, log_p, codes)
+        gain = gain if with_baselines else bound.detach()[:, None]
+        (found,) = torch.autograd.grad((bound + (gain * log_q).sum(1)).sum(), logits)
+        errors.append(found.std(0) / n**0.5)
+        assert ((found.mean(0) - exact).abs() < 3.5 * errors[-1]).all()
+    assert (errors[0] < 0.7 * errors[1]).all()

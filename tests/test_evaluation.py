@@ -118,7 +118,7 @@ def test_every_metric_says_what_it_was_measured_on(measured, bars_file, short_tr
     judged = {"reconstruction_agreement", "class_agreement"}
     names = {
         "reconstruction_error", "psnr", "ssim", "perplexity", "codebook_usage", "unused_entries", "bits_per_code",
-        "bits_per_image", "bound_bits_per_dim", "rfid", "gfid", "train_fid", *judged,
+        "bits_per_image", "decoder_bits_per_image", "bound_bits_per_dim", "rfid", "gfid", "train_fid", *judged,
         *(f"{name}_by_class" for name in judged),
     }  # fmt: skip
     measured_on = metrics["measured_on"]
@@ -230,7 +230,18 @@ def test_a_tokenizer_with_a_likelihood_of_its_own_needs_no_fitted_scale(measured
     monkeypatch.setattr(VQVAE, "nll", lambda self, x, codes, given=None: x.flatten(1).sum(1) * 0 + math.log(2))
     metrics = measured(split="train")
     assert metrics["bound_bits_per_dim"] == pytest.approx((1 + metrics["bits_per_image"]) / (12 * 20))
-    assert metrics["measured_on"]["bound_bits_per_dim"]["decoder"] == {"likelihood": "of the tokenizer"}
+    assert metrics["measured_on"]["bound_bits_per_dim"]["decoder"]["likelihood"] == "of the tokenizer"
+
+
+def test_the_bound_of_a_trained_likelihood_is_what_its_tokenizer_and_prior_give(measured, bars_file, tmp_path):
+    parts = save_models(tmp_path, UniformPrior, reconstruction="logistic")
+    metrics, tokenizer = measured(**parts), VQVAE.from_pretrained(parts["tokenizer"])
+    x = to_float(load_images("npz", bars_file, "test").images)
+    bits = float(tokenizer.nll(x, tokenizer.encode(x)).mean()) / math.log(2)
+    assert metrics["decoder_bits_per_image"] == pytest.approx(bits, rel=1e-5)
+    assert metrics["bound_bits_per_dim"] == pytest.approx((bits + 15 * 4) / (12 * 20), rel=1e-5)
+    described = metrics["measured_on"]["bound_bits_per_dim"]["decoder"]
+    assert described == {"likelihood": "of the tokenizer", "reconstruction": "logistic"}
 
 
 def test_bits_of_a_prior_are_counted_code_by_code_in_any_batches():

@@ -2,11 +2,9 @@
 
     log p(x) = log Σ_z p(z) p(x | z) ≥ log p(z_q(x)) + log p(x | z_q(x))
 
-The prior gives p(z). The decoder's output μ, in grey levels 0 ... 255, gives p(x | z): each value x has a
-logistic distribution around μ with a scale s_c for its channel, cut into the 256 values. Its bins are the intervals
-around them, and those of 0 and 255 are open, so that the probabilities sum to 1:
-
-    p(x | z) = Π σ((x + ½ - μ) / s_c) - σ((x - ½ - μ) / s_c),   σ(∞) = 1 for x = 255,   σ(-∞) = 0 for x = 0
+The prior gives p(z). A decoder that was trained as a likelihood gives p(x | z). For any other, its output μ, in grey
+levels 0 ... 255, does: each value x has a logistic distribution around μ with a scale s_c for its channel, cut into the
+256 values (`logistic_nats`).
 
 Shapes: b batch, c channels, *size an image's sides.
 """
@@ -16,11 +14,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from codegrid.codes import Codes
 from codegrid.data.images import to_float
 from codegrid.protocols import Tokenizer
+from codegrid.stage1_vqvae.reconstruction import logistic_nats
 
 MIN_SCALE, MAX_SCALE = 0.01, 1000.0  # in grey levels
 BINS_PER_LEVEL, MAX_RESIDUAL = 16, 512  # of the histogram of residuals that the scale is fitted to
@@ -29,21 +27,6 @@ BINS_PER_LEVEL, MAX_RESIDUAL = 16, 512  # of the histogram of residuals that the
 def to_levels(outputs: torch.Tensor) -> torch.Tensor:
     """Convert decoder outputs, about [-1, 1], to μ in float64, about 0 ... 255, without clipping."""
     return (outputs.double() + 1) * 127.5
-
-
-def bin_nll(residuals: torch.Tensor, scales: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Return -log p of values at a distance x - μ from the mean.
-
-    Args:
-        residuals: x - μ, float64, in grey levels.
-        scales: s, in grey levels; broadcast against the residuals.
-        low, high: whether x is 0, whether it is 255: the bins that are open.
-    """
-    # σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)), and a - b = 1 / s: no small difference of large numbers
-    below = torch.where(high, 0.0, F.logsigmoid((residuals + 0.5) / scales))
-    above = torch.where(low, 0.0, F.logsigmoid((0.5 - residuals) / scales))
-    width = torch.where(low | high, 0.0, torch.log(-torch.expm1(-1 / scales)))
-    return -(below + above + width)
 
 
 def image_nll(images: torch.Tensor, outputs: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -56,7 +39,7 @@ def image_nll(images: torch.Tensor, outputs: torch.Tensor, scales: torch.Tensor)
     """
     residuals = images.double() - to_levels(outputs)
     scales = scales.to(residuals).view(-1, *[1] * (images.ndim - 2))
-    return bin_nll(residuals, scales, images == 0, images == 255).flatten(1).sum(1)
+    return logistic_nats(residuals, scales, images == 0, images == 255).flatten(1).sum(1)
 
 
 def fit_scales(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
@@ -84,7 +67,7 @@ def _fit_scale(counts: torch.Tensor) -> float:
     kinds = torch.arange(3)[:, None]
 
     def cost(log_scale: float) -> float:
-        nats = bin_nll(residuals, torch.tensor(log_scale).double().exp(), kinds == 1, kinds == 2)
+        nats = logistic_nats(residuals, torch.tensor(log_scale).double().exp(), kinds == 1, kinds == 2)
         return float(torch.where(counts > 0, counts * nats, 0.0).sum())
 
     low, high, ratio = math.log(MIN_SCALE), math.log(MAX_SCALE), (math.sqrt(5) - 1) / 2

@@ -132,7 +132,8 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
     tokenizer, train = inputs.tokenizer, inputs.train
     image = to_float(inputs.images.batch([0]).images.to(tokenizer.device))
     if tokenizer.nll(image, tokenizer.encode(image)) is not None:
-        return DecoderLikelihood(tokenizer, None, {"likelihood": "of the tokenizer"})
+        term = tokenizer.config.get("reconstruction")
+        return DecoderLikelihood(tokenizer, None, {"likelihood": "of the tokenizer", "reconstruction": term})
     if train is None or inputs.settings.split == "train":
         return None
     numbers = evenly_spaced(len(train), MAX_TO_FIT)
@@ -172,8 +173,10 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
             "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on the test part"
         )
         return
-    per_dim = (decoder.bits_per_image + per_image) / math.prod(inputs.tokenizer.signal.shape)
-    metrics.add({"bound_bits_per_dim": per_dim}, **conditions, decoder=decoder.description)
+    of_decoder = decoder.bits_per_image
+    per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)
+    values = {"decoder_bits_per_image": of_decoder, "bound_bits_per_dim": per_dim}
+    metrics.add(values, **conditions, decoder=decoder.description)
 
 
 @torch.no_grad()

@@ -1,0 +1,204 @@
+"""Reconstruction terms by name: how the outputs of a decoder are compared with images.
+
+`mse` and `l1` measure how far an image is off. `logistic` and `logit-laplace` are likelihoods of the 8-bit image: the
+decoder gives a distribution for each value, cut into the 256 values a pixel can have, so their probabilities sum to 1.
+What is trained is then what `nll` reports, in nats.
+
+Each term is a mean over all values of an image. Mean squared error over variance is twice the nats per value of a
+Gaussian as wide as the data, up to a constant, so β weighs against a likelihood as it does against `mse`, but for this
+factor, as long as the decoder knows nothing. As its scales fall, the likelihood's pull grows.
+
+Shapes: b batch, c image channels, H W image, n decoder channels.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from codegrid.devices import widest
+
+LEVELS = 255  # the largest 8-bit value
+MARGIN = 0.1  # ε of the logit-Laplace: [0, 1] is drawn in to [ε, 1 − ε]
+# log scales: of a logistic in grey levels, of a Laplace in logits; sharper ones gain nothing, and punish surprises
+LOGISTIC_RANGE, LAPLACE_RANGE = (math.log(0.1), math.log(1000)), (-7.0, 7.0)
+
+
+class ReconstructionTerm:
+    """How a decoder's outputs become a loss and an image.
+
+    Args:
+        channels: c.
+        data_variance: of the training images, in the range [-1, 1].
+    """
+
+    def __init__(self, channels: int, data_variance: float) -> None:
+        self.channels, self.data_variance = channels, data_variance
+
+    @property
+    def outputs(self) -> int:
+        """The channels n that the decoder needs."""
+        return self.channels
+
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Outputs (b, n, H, W), images (b, c, H, W) in [-1, 1] → the term to minimise ()."""
+        raise NotImplementedError
+
+    def image(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Outputs (b, n, H, W) → the image that they stand for (b, c, H, W), about [-1, 1]."""
+        return outputs
+
+
+class SquaredError(ReconstructionTerm):
+    """‖x − x̂‖² over the variance of the data."""
+
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean over all values, as `ReconstructionTerm.loss`."""
+        return F.mse_loss(outputs, x) / self.data_variance
+
+
+class AbsoluteError(ReconstructionTerm):
+    """|x − x̂| over the standard deviation of the data."""
+
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean over all values, as `ReconstructionTerm.loss`."""
+        return F.l1_loss(outputs, x) / math.sqrt(self.data_variance)
+
+
+class PixelLikelihood(ReconstructionTerm):
+    """A distribution of 8-bit images. What lies between two of their 256 values is rounded."""
+
+    def nats(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return −log p (b, c, H, W) of each value, in float32 at least, of outputs and images as in `loss`."""
+        raise NotImplementedError
+
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean nats of a value, as `ReconstructionTerm.loss`."""
+        return self.nats(outputs, x).mean()
+
+    def nll(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the nats (b,) of each image, of outputs and images as in `loss`."""
+        return self.nats(outputs, x).to(widest(x.device)).flatten(1).sum(1)
+
+
+class DiscretizedLogistic(PixelLikelihood):
+    """A logistic distribution around each value (Salimans et al. 2017, PixelCNN++, with a single component).
+
+    The outputs are means, scales, and for each pair of channels how far the second one's mean follows the error of the
+    first: a pixel's red, green and blue err together. So the image is that of the means.
+    """
+
+    @property
+    def outputs(self) -> int:
+        """Means, log scales, and c (c − 1) / 2 coefficients."""
+        return 2 * self.channels + self.channels * (self.channels - 1) // 2
+
+    def image(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the means, as `ReconstructionTerm.image`."""
+        return outputs[:, : self.channels]
+
+    def nats(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return −log p of each value given those of its pixel's channels before it, as `PixelLikelihood.nats`."""
+        c, outputs, values = self.channels, _exact(outputs), to_values(x)
+        means, log_scales, coefficients = outputs.split([c, c, self.outputs - 2 * c], dim=1)
+        # at 0 the scale is that of a logistic as wide as the data
+        at_start = math.log(math.sqrt(3 * self.data_variance) / math.pi * LEVELS / 2)
+        scales = _scales(log_scales + at_start, *LOGISTIC_RANGE)
+        errors = values.to(means.dtype) - (means + 1) * (LEVELS / 2)
+        rows, pair = list(errors.unbind(1)), 0
+        for channel in range(1, c):
+            for earlier in range(channel):
+                rows[channel] = rows[channel] - coefficients[:, pair] * errors[:, earlier]
+                pair += 1
+        return logistic_nats(torch.stack(rows, dim=1), scales, values == 0, values == LEVELS)
+
+
+class LogitLaplace(PixelLikelihood):
+    """A Laplace distribution of logit(ε + (1 − 2ε) x), x in [0, 1] (Ramesh et al. 2021, appendix A.3).
+
+    There it is a density, which can grow beyond all bounds at the 256 values. Here it is the probability of the bin
+    around each value: where bins are narrow, minus the log of their width differs from it, and else nothing.
+
+    The outputs are the medians of the logits, of which the image is made, and their log scales.
+    """
+
+    @property
+    def outputs(self) -> int:
+        """Medians and log scales."""
+        return 2 * self.channels
+
+    def image(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the medians, as `ReconstructionTerm.image`."""
+        return (2 * torch.sigmoid(outputs[:, : self.channels]) - 1) / (1 - 2 * MARGIN)
+
+    def nats(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return −log p of each value, as `PixelLikelihood.nats`."""
+        values = to_values(x)
+        medians, log_scales = _exact(outputs).chunk(2, dim=1)
+        scales = _scales(log_scales, *LAPLACE_RANGE)
+        steps = torch.arange(LEVELS + 2, dtype=widest(x.device), device=x.device)
+        ends = torch.logit(MARGIN + (1 - 2 * MARGIN) * (steps - 0.5) / LEVELS)  # of the 256 bins
+        # not from the ends below: their difference would be lost beside a median that is far away
+        width = ends.diff()[values].to(scales.dtype) / scales
+        low, high = ((ends[values + side].to(medians.dtype) - medians) / scales for side in (0, 1))
+        return laplace_nats(
+            low.masked_fill(values == 0, -torch.inf), high.masked_fill(values == LEVELS, torch.inf), width
+        )
+
+
+RECONSTRUCTIONS: dict[str, type[ReconstructionTerm]] = {
+    "mse": SquaredError,
+    "l1": AbsoluteError,
+    "logistic": DiscretizedLogistic,
+    "logit-laplace": LogitLaplace,
+}
+
+
+def to_values(x: torch.Tensor) -> torch.Tensor:
+    """Return the 8-bit values 0 ... 255, int64, of images in [-1, 1]."""
+    return ((_exact(x) + 1) * (LEVELS / 2)).round().clamp(0, LEVELS).long()
+
+
+def logistic_nats(
+    errors: torch.Tensor, scales: torch.Tensor, is_lowest: torch.Tensor, is_highest: torch.Tensor
+) -> torch.Tensor:
+    """Return −log p of 8-bit values x under a logistic distribution around μ.
+
+        p = σ((x + ½ − μ) / s) − σ((x − ½ − μ) / s),   σ(∞) = 1 for x = 255,   σ(−∞) = 0 for x = 0
+
+    Args:
+        errors: x − μ, in grey levels.
+        scales: s, in grey levels; broadcast against the errors.
+        is_lowest, is_highest: whether x is 0, whether it is 255: the bins that are open.
+    """
+    # σ(a) − σ(b) = σ(a) σ(−b) (1 − exp(b − a)), and a − b = 1 / s: no small difference of large numbers
+    below = torch.where(is_highest, 0.0, F.logsigmoid((errors + 0.5) / scales))
+    above = torch.where(is_lowest, 0.0, F.logsigmoid((0.5 - errors) / scales))
+    width = torch.where(is_lowest | is_highest, 0.0, torch.log(-torch.expm1(-1 / scales)))
+    return -(below + above + width)
+
+
+def laplace_nats(low: torch.Tensor, high: torch.Tensor, width: torch.Tensor) -> torch.Tensor:
+    """Return −log p of bins under a Laplace distribution.
+
+    Args:
+        low, high: ends of the bins, as distances from the median, in scales; infinite where a bin is open.
+        width: from the one to the other; it does not matter where a bin is open.
+    """
+    is_open = low.isinf() | high.isinf()
+    beyond = torch.maximum(low, -high)  # from the median to a bin that does not hold it
+    share = torch.where(is_open, 0.0, torch.log(-torch.expm1(-width)))
+    outside = math.log(2) + beyond - share
+    # 1 − ½ exp(−high) − ½ exp(low)
+    inside = -torch.log(-0.5 * (torch.expm1(low.clamp(max=0)) + torch.expm1(-high.clamp(min=0))))
+    return torch.where(beyond > 0, outside, inside)
+
+
+def _scales(logs: torch.Tensor, least: float, largest: float) -> torch.Tensor:
+    """Return scales of logs in a range. Near its lower end they still have a gradient, by which they can grow again."""
+    return (least + F.softplus(logs - least)).clamp(max=largest).exp()
+
+
+def _exact(tensor: torch.Tensor) -> torch.Tensor:
+    # under autocast, and in models of half precision, the outputs have too few digits for sums of logarithms
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
