@@ -47,6 +47,12 @@ CASES = {name: (name, {}) for name in QUANTIZERS if "num_embeddings" in QUANTIZE
 CASES |= {
     "ema kmeans": ("ema", {"kmeans_steps": 3}),
     "residual kmeans": ("residual", {"kmeans_steps": 3}),
+    "residual dropout": ("residual", {"num_quantizers": 3, "codes_dropout": 1.0, "codebook": "gradient"}),
+    "residual shared": (
+        "residual",
+        {"num_groups": 2, "shared": True, "kmeans_steps": 3, "codes_dropout": 0.5, "codes_temperature": 0.5},
+    ),
+    "product": ("product", {"codebook": "clustered-gradient"}),
     "gradient cosine": ("gradient", {"distance": "cosine"}),
     **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
 }
@@ -58,16 +64,16 @@ def train_quantizer(name, options, rank=None):
     quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, **{"revival_threshold": 0.5, **options}).train()
     for key, value in quantizer.state_dict().items():
         if key.endswith("codebook"):
-            value.copy_(torch.randn(16, 4) * 3)
+            value.copy_(torch.randn(value.shape) * 3)
     model = quantizer
     if rank is not None and list(quantizer.parameters()):
         # DDP's own copying of buffers would hide a sum that is not reduced
         model = torch.nn.parallel.DistributedDataParallel(quantizer, broadcast_buffers=False)
     optimizer = torch.optim.SGD([*quantizer.parameters(), torch.nn.Parameter(torch.zeros(1))], lr=0.5)
     for step in range(STEPS):
-        latents = joint_latents(step)
-        moment = Moment(step, STEPS, Noise(0, count=len(latents)))
-        loss = model(latents if rank is None else latents[rank * 4 : rank * 4 + 4], moment).losses.total
+        latents = joint_latents(step) if rank is None else joint_latents(step)[rank * 4 : rank * 4 + 4]
+        moment = Moment(step, STEPS, Noise(0, 4 * (rank or 0), len(latents)))
+        loss = model(latents, moment).losses.total
         if loss.requires_grad:
             loss.backward()
         optimizer.step()
