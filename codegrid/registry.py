@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "gumbel": ("stage1_vqvae.quantizers.gumbel:GumbelQuantizer", "stage1_vqvae.options:GumbelOptions"),
         "fsq": ("stage1_vqvae.quantizers.fsq:FSQuantizer", "stage1_vqvae.options:FSQOptions"),
         "residual": ("stage1_vqvae.quantizers.residual:ResidualQuantizer", "stage1_vqvae.options:ResidualOptions"),
+        "product": ("stage1_vqvae.quantizers.product:ProductQuantizer", "stage1_vqvae.options:ProductOptions"),
     },
     "tokenizer": {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),

@@ -13,6 +13,7 @@ from codegrid.registry import NameOf
 
 Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 1, 2, 4, 8, ... {MAX_SIDE:,}")]
 Distance = Literal["euclidean", "cosine"]
+MAX_BOOKS = 256  # codebooks of a quantizer
 Anchors = Literal["random", "closest", "probabilistic"]
 Estimator = Literal["straight-through", "rotation"]
 Reconstruction = Literal["mse", "l1", "logistic", "logit-laplace"]
@@ -90,13 +91,42 @@ class GumbelOptions(EntriesOptions):
 
 
 @dataclass(frozen=True)
-class ResidualOptions:
-    """Options of the residual quantizer. Those of the quantizer named by `codebook` apply to each codebook."""
+class MultiCodebookOptions:
+    """Options of quantizers with several codebooks. Those of the quantizer named by `codebook` apply to each one."""
 
-    num_quantizers: Annotated[int, Range(1, 256)] = 2
-    """Codes at each site: each codebook quantizes what those before it left over."""
+    num_quantizers: Annotated[int, Range(1, MAX_BOOKS)] = 2
+    """Codebooks, each with a code at each site. residual: each quantizes what those before it left over; product: each
+    quantizes its part of a latent."""
     codebook: Annotated[str, NameOf("quantizer")] = "ema"
-    """Quantizer that learns each codebook of a residual quantizer; it must have a codebook."""
+    """Quantizer that learns each of several codebooks; it must have a codebook."""
+
+
+@dataclass(frozen=True)
+class ProductOptions(MultiCodebookOptions):
+    """Options of the product quantizer."""
+
+
+@dataclass(frozen=True)
+class ResidualOptions(MultiCodebookOptions):
+    """Options of the residual quantizer. Raises `InputError` if there are more than 256 codebooks."""
+
+    num_groups: Annotated[int, Range(1, MAX_BOOKS)] = 1
+    """Parts of a latent, each of which has residual codebooks of its own: as many codes at each site, times
+    --num-quantizers."""
+    shared: bool = False
+    """Use one residual codebook at all depths."""
+    codes_dropout: Annotated[float, Range(0, 1)] = 0.0
+    """Share of the images of a training step that are quantized by a random number of residual codebooks, the first
+    ones. So the first codes alone give a coarser image."""
+    codes_temperature: Annotated[float, Range(0)] = 0.0
+    """In training, draw residual codes with probability softmax(-squared distance / temperature). 0: take the nearest
+    entry."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.num_quantizers * self.num_groups > MAX_BOOKS:
+            words = f"times `num_quantizers` {self.num_quantizers} is more than {MAX_BOOKS} codebooks: choose fewer"
+            raise InputError(f"`num_groups` {self.num_groups}: {words}")
 
 
 @dataclass(frozen=True)

@@ -156,15 +156,14 @@ def pass_the_gradient_at_each_depth(quantizer, patch):
     quantizer.forward = forward
 
 
-def move_each_book_before_the_next_one_looks(quantizer, patch):
+def move_each_book_as_soon_as_it_has_looked(quantizer, patch):
     for depth, book in enumerate(quantizer.books):
 
-        def forward(right, latents, moment=None, book=book, depth=depth):
-            result = right(latents, moment)
+        def observe(right, latents, codes, book=book, depth=depth):
+            right(latents, codes)
             book.after_step(10, 0, "grid", depth)
-            return result
 
-        wrap(book, "forward", forward)
+        wrap(book, "observe", observe)
 
 
 def note_the_latents_at_each_depth(quantizer, patch):

@@ -19,7 +19,10 @@ SMALL = {name: {"num_embeddings": 8, "embedding_dim": 4} for name in QUANTIZERS}
 SMALL["fsq"] = {"fsq_levels": (3, 4, 5, 2)}
 SMALL["residual"] |= {"num_quantizers": 3}
 CASES = {name: (name, {}) for name in QUANTIZERS} | {
-    f"residual of {base}": ("residual", {"codebook": base}) for base in ("gradient", "clustered-gradient")
+    "residual of gradient": ("residual", {"codebook": "gradient"}),
+    "residual of clustered-gradient": ("residual", {"codebook": "clustered-gradient"}),
+    "residual in groups": ("residual", {"num_quantizers": 2, "num_groups": 2}),
+    "residual shared": ("residual", {"shared": True}),
 }
 # those that search a codebook; those of them that store each entry by itself; those that mix entries in training
 SEARCHING = [name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer)]
@@ -35,7 +38,7 @@ def build(case, **options):
     quantizer = QUANTIZERS[name](**{**SMALL[name], **own, **options}).train()
     for key, value in quantizer.state_dict().items():
         if key.endswith(("codebook", "coefficients")):
-            value.copy_(torch.randn(8, 4) * 2)
+            value.copy_(torch.randn(value.shape) * 2)
     return quantizer
 
 
@@ -43,14 +46,16 @@ def draw_latents(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def moment(step=0):
-    return Moment(step, 1000, Noise(0))
+def moment(step=0, first=0, count=1):
+    return Moment(step, 1000, Noise(0, first, count))
 
 
 def train_step(quantizer, *pieces, step=10, seed=0):
     """Take a step of no optimizer, in pieces; returns what came of the last piece."""
+    first = 0
     for latents in pieces:
-        result = quantizer(latents, moment(step))
+        result = quantizer(latents, moment(step, first, len(latents)))
+        first += len(latents)
     quantizer.after_step(step, seed)
     return result
 

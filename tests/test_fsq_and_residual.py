@@ -1,16 +1,13 @@
-"""Finite scalar and residual quantization, against plain NumPy."""
+"""Finite scalar quantization, against plain NumPy."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from small_quantizers import SMALL, build, draw_latents, flatten, is_row_of, train_step
+from small_quantizers import draw_latents, flatten
 
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
-
-# Finite scalar quantization.
 
 
 def numpy_fsq(latents, levels):
@@ -66,77 +63,3 @@ def test_latents_of_zero_become_vectors_of_zero_but_where_there_are_two_levels()
 def test_fsq_of_many_codes_lists_none_of_them():
     quantizer = QUANTIZERS["fsq"](fsq_levels=(8,) * 7)
     assert quantizer.entries(0) is None and sum(buffer.numel() for buffer in quantizer.buffers()) < 100
-
-
-# Residual quantization.
-
-
-def test_residual_codes_equal_the_equations_in_numpy_and_each_codebook_learns_from_its_residuals():
-    quantizer = build("residual", decay=0.9, revival_threshold=0.0)
-    books = [book.codebook.double().numpy().copy() for book in quantizer.books]
-    counts = np.ones((3, 8))
-    for step in range(3):
-        latents = draw_latents(5, 4, 2, 3, seed=step)
-        rest, total = flatten(latents).double().numpy(), 0
-        expected, commitment = [], 0
-        for depth, book in enumerate(books):
-            codes = np.square(rest[:, None] - book[None]).sum(2).argmin(1)
-            vectors = book[codes]
-            expected.append(codes)
-            commitment += 0.25 * np.square(rest - vectors).mean() / 3
-            for k in range(8):
-                hits = rest[codes == k]
-                counts[depth, k] = 0.9 * counts[depth, k] + 0.1 * len(hits)
-                book[k] += 0.1 * (hits - book[k]).sum(0) / counts[depth, k]
-            rest, total = rest - vectors, total + vectors
-        vectors, codes, losses = train_step(quantizer, latents, step=step)
-        for ours, theirs in zip(codes, expected, strict=True):
-            assert np.array_equal(ours.flatten().numpy(), theirs)
-        np.testing.assert_allclose(flatten(vectors).numpy(), total, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(losses.terms["commitment_loss"].item(), commitment, rtol=1e-5)
-        for book, theirs in zip(quantizer.books, books, strict=True):
-            np.testing.assert_allclose(book.codebook.numpy(), theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_each_codebook_by_gradient_learns_as_it_would_alone():
-    quantizer, latents = build("residual of gradient"), draw_latents(5, 4, 6)
-    quantizer(latents).losses.total.backward()
-    rest = latents
-    for book in quantizer.books:
-        alone = QUANTIZERS["gradient"](**SMALL["gradient"])
-        alone.load_state_dict(book.state_dict())
-        result = alone(rest)
-        result.losses.total.backward()
-        torch.testing.assert_close(book.codebook.grad, alone.codebook.grad)
-        rest = rest - result.vectors.detach()
-
-
-def test_kmeans_of_finer_codebooks_starts_from_what_the_coarser_ones_leave_over():
-    quantizer, latents = build("residual", kmeans_steps=1), draw_latents(4, 4, 40)
-    train_step(quantizer, latents, step=0)
-    rest = latents
-    for book in quantizer.books:
-        members = F.one_hot(book.encode(rest)[0].flatten(), 8).float()
-        gaps = members.T @ flatten(rest) / members.sum(0).clamp_min(1)[:, None] - book.codebook
-        assert gaps.abs().max() < 0.5  # ten iterations, near to the means of its own residuals
-        rest = rest - book.look_up(book.encode(rest))
-    assert rest.square().mean() < 0.15 * latents.square().mean()
-
-
-@pytest.mark.parametrize("base", ["ema", "gradient"])
-def test_dead_entries_of_each_depth_move_to_residuals_of_that_depth_and_not_to_the_same_rows(base):
-    quantizer, latents = build("residual", codebook=base, revival_threshold=0.9), draw_latents(4, 4, 40)
-    for book in quantizer.books:
-        book.codebook.data[1:] += 100  # never chosen
-        book.running_hits.zero_()
-    rest, rests = latents, []
-    for book in quantizer.books:
-        rests.append(flatten(rest))
-        rest = rest - book.look_up(book.encode(rest)).detach()
-    train_step(quantizer, latents)
-    chosen = []
-    for book, rows in zip(quantizer.books, rests, strict=True):
-        moved = book.codebook.detach()[1:]
-        assert is_row_of(moved, rows).all()
-        chosen.append([int((row == rows).all(1).nonzero()[0]) for row in moved])
-    assert chosen[0] != chosen[1] and chosen[1] != chosen[2]

@@ -47,6 +47,12 @@ CASES = {name: (name, {}) for name in QUANTIZERS if "num_embeddings" in QUANTIZE
 CASES |= {
     "ema kmeans": ("ema", {"kmeans_steps": 3}),
     "residual kmeans": ("residual", {"kmeans_steps": 3}),
+    "residual dropout": ("residual", {"num_quantizers": 3, "codes_dropout": 1.0, "codebook": "gradient"}),
+    "residual shared": (
+        "residual",
+        {"num_groups": 2, "shared": True, "kmeans_steps": 3, "codes_dropout": 0.5, "codes_temperature": 0.5},
+    ),
+    "product": ("product", {"codebook": "clustered-gradient"}),
     "gradient cosine": ("gradient", {"distance": "cosine"}),
     **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
 }
@@ -59,7 +65,7 @@ def train_quantizer(name, options, rank=None):
     quantizer = QUANTIZERS[name](num_embeddings=16, embedding_dim=4, **usual, **options).train()
     for key, value in quantizer.state_dict().items():
         if key.endswith(("codebook", "coefficients")):
-            value.copy_(torch.randn(16, 4) * 3)
+            value.copy_(torch.randn(value.shape) * 3)
     model = quantizer
     if rank is not None and list(quantizer.parameters()):
         # DDP's own copying of buffers would hide a sum that is not reduced

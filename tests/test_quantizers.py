@@ -182,6 +182,14 @@ def test_defaults_train_on_any_grid(name):
         ("residual", {"codebook": "residual"}, "`codebook` 'residual'"),
         ("residual", {"codebook": "nothing"}, "`codebook` 'nothing'"),
         ("residual", {"anchors": "random"}, "`anchors`: EMAQuantizer has no such option"),
+        ("residual", {"num_groups": 3}, "`embedding_dim` 64: `num_groups` 3 does not divide it: .*, for example 63"),
+        ("residual", {"num_groups": 64, "num_quantizers": 5}, "`num_groups` 64: times `num_quantizers` 5 is more than"),
+        ("residual", {"codes_dropout": 1.5}, "`codes_dropout` 1.5"),
+        ("residual", {"codes_temperature": 0.5, "estimator": "rotation"}, "`estimator`"),
+        ("product", {"num_quantizers": 3}, "`embedding_dim` 64: `num_quantizers` 3 does not divide it: .*example 63"),
+        ("product", {"num_quantizers": 8, "embedding_dim": 4}, "`embedding_dim` 4: .*, for example 8"),
+        ("product", {"codebook": "residual"}, "`codebook` 'residual'"),
+        ("product", {"shared": True}, "`shared`: EMAQuantizer has no such option"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_by_name(name, options, message):

@@ -6,7 +6,6 @@ Shapes: n latents of this process, D embedding_dim, m entries that move, K codeb
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from codegrid.devices import widest
@@ -15,7 +14,8 @@ from codegrid.stage1_vqvae.options import ClusteredOptions
 
 from .codebook import CodebookQuantizer, EMAQuantizer, GradientQuantizer, Tally
 from .collective import all_gather, gather_rows, is_distributed, random_rows, rank
-from .nearest import nearest_codes, tile_for
+from .nearest import nearest_codes
+from .soft import as_compared, draw_near, log_weights
 
 LEAST_SHARE = 1e-6  # an entry that would move by less stays where it is, bit for bit
 POOL_REFRESH = 0.5  # share of the pool of random anchors that each batch replaces
@@ -121,7 +121,7 @@ class ClosestAnchors(Anchors):
         rows, gaps = torch.zeros_like(moved), entries.new_full((len(moved),), torch.inf)
         if len(latents):
             rows = nearest_codes(entries, latents, self.distance)  # the roles exchanged
-            gaps = _as_compared(entries, self.distance) - _as_compared(latents[rows], self.distance)
+            gaps = as_compared(entries, self.distance) - as_compared(latents[rows], self.distance)
             gaps = gaps.square().sum(1)
         return gather_rows(latents, rows, all_gather(gaps).argmin(0) == rank())
 
@@ -133,24 +133,14 @@ class ProbabilisticAnchors(Anchors):
         self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int
     ) -> torch.Tensor:
         """Draw by inverse CDF over the joint batch: first the process whose latents hold the draw, then the latent."""
-        points, entries = _as_compared(latents, self.distance), _as_compared(codebook[moved], self.distance)
-        if len(points):
-            centre = points.mean(0)  # distances between points far from the origin would lose their digits
-            points, entries = points - centre, entries - centre
-        scale = 0.5 if self.distance == "cosine" else 1.0  # ‖z − e‖² = 2 (1 − cos) on the sphere
-        tile = tile_for(latents.device)
-        pieces = entries.split(max(1, tile.pairs // max(1, len(latents))))  # the matrix (m, n) is never held whole
+        entries = codebook[moved]
         draws = torch.rand(len(entries), generator=torch_rng(seed, *purpose), dtype=torch.float64)
         draws = draws.to(latents.device, widest(latents.device))
         ours = torch.ones_like(moved, dtype=torch.bool)
         if is_distributed():
-            masses = torch.cat([_log_weights(piece, points, scale).logsumexp(1) for piece in pieces])
+            masses = torch.cat([piece.logsumexp(1) for piece in log_weights(entries, latents, self.distance)])
             draws, ours = _our_part(draws, masses)
-        rows = [
-            (_log_weights(piece, points, scale).softmax(1).cumsum(1) <= draw[:, None]).sum(1)
-            for piece, draw in zip(pieces, draws.split(len(pieces[0])), strict=True)
-        ]
-        return gather_rows(latents, torch.cat(rows), ours)
+        return gather_rows(latents, draw_near(entries, latents, self.distance, draws), ours)
 
 
 def _our_part(draws: torch.Tensor, log_masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,16 +150,6 @@ def _our_part(draws: torch.Tensor, log_masses: torch.Tensor) -> tuple[torch.Tens
     start, end = edges[rank()], edges[rank() + 1]
     winner = (draws >= edges[1:-1]).sum(0)
     return (draws - start) / (end - start).clamp_min(1e-300), winner == rank()
-
-
-def _as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
-    """Vectors whose Euclidean distance orders them as `distance` does."""
-    return F.normalize(vectors, dim=1) if distance == "cosine" else vectors
-
-
-def _log_weights(entries: torch.Tensor, latents: torch.Tensor, scale: float) -> torch.Tensor:
-    """−scale · ‖z − e‖² (m, n), in the widest type: thousands of small shares are added up."""
-    return -scale * torch.cdist(entries, latents).square().to(widest(latents.device))
 
 
 ANCHORS: dict[str, type[nn.Module]] = {
