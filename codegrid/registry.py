@@ -38,6 +38,9 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "fsq": ("stage1_vqvae.quantizers.fsq:FSQuantizer", "stage1_vqvae.options:FSQOptions"),
         "residual": ("stage1_vqvae.quantizers.residual:ResidualQuantizer", "stage1_vqvae.options:ResidualOptions"),
+        "multiscale": (
+            "stage1_vqvae.quantizers.multiscale:MultiscaleQuantizer", "stage1_vqvae.options:MultiscaleOptions",
+        ),
     },
     "tokenizer": {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),

@@ -5,6 +5,7 @@ The docstring below a field is the help of its flag.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from codegrid.errors import InputError
@@ -70,6 +71,29 @@ class ResidualOptions:
     """Codes at each site: each codebook quantizes what those before it left over."""
     codebook: Annotated[str, NameOf("quantizer")] = "ema"
     """Quantizer that learns each codebook of a residual quantizer; it must have a codebook."""
+
+
+@dataclass(frozen=True)
+class MultiscaleOptions:
+    """Options of the multi-scale residual quantizer. Those of the quantizer named by `codebook` hold for its codebook.
+
+    Raises `InputError` if the scales do not grow.
+    """
+
+    scales: tuple[Annotated[int, Range(1, MAX_SIDE)], ...] | None = None
+    """Longer sides of the code grids, coarse to fine; the last one is the side of the latents. By default 1 2 4 ... and
+    the last one."""
+    codebook: Annotated[str, NameOf("quantizer")] = "ema"
+    """Quantizer that learns the codebook of all scales; it must have a codebook."""
+    num_phi: Annotated[int, Range(1, 64)] = 4
+    """Convolutions φ that follow the enlarging of a scale; near scales share one."""
+    phi_share: Annotated[float, Range(0, 1)] = 0.5
+    """Share ρ of the convolution in φ(x) = (1 − ρ) x + ρ (weight ∗ x + bias)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.scales is not None and (not self.scales or any(b <= a for a, b in pairwise(self.scales))):
+            raise InputError(f"`scales` {list(self.scales)}: each must be larger than the one before, as in 1 2 4 8")
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class VQVAE(ModelFolder, nn.Module):
         return torch.where(self._crop(shown, images.shape[2:]) > 0, images, 0)
 
     def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Known pixels (H, W) bool → sites (h, w) bool of each grid whose own square of pixels is known as a whole.
+        """Known pixels (H, W) bool → sites (h, w) bool of each grid whose own part of the image is known as a whole.
 
         The encoder sees further than that: codes beside unknown pixels depend on these a little.
 
@@ -174,7 +174,9 @@ class VQVAE(ModelFolder, nn.Module):
         if tuple(mask.shape) != self.signal.size:
             raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
         unknown = self._pad((~mask.bool()).float()[None, None])
-        return tuple(F.adaptive_max_pool2d(unknown, grid.shape)[0, 0] == 0 for grid in self.layout)
+        sites = F.max_pool2d(unknown, self.downsampling)
+        # a coarser grid's site covers whole sites of the latents: some lie under two of them
+        return tuple(F.adaptive_max_pool2d(sites, grid.shape)[0, 0] == 0 for grid in self.layout)
 
     def after_step(self, step: int, seed: int) -> None:
         """Move the codebook, once for all pieces of a step."""

@@ -20,6 +20,7 @@ SMALL["residual"] |= {"num_quantizers": 3}
 CASES = {name: (name, {}) for name in QUANTIZERS} | {
     f"residual of {base}": ("residual", {"codebook": base}) for base in ("gradient", "clustered-gradient")
 }
+CASES["multiscale of gradient"] = ("multiscale", {"codebook": "gradient"})
 CODEBOOKS = [name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer)]
 CLUSTERED = [name for name in CODEBOOKS if issubclass(QUANTIZERS[name], Clustered)]
 

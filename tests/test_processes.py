@@ -47,6 +47,8 @@ CASES = {name: (name, {}) for name in QUANTIZERS if "num_embeddings" in QUANTIZE
 CASES |= {
     "ema kmeans": ("ema", {"kmeans_steps": 3}),
     "residual kmeans": ("residual", {"kmeans_steps": 3}),
+    "multiscale": ("multiscale", {}),
+    "multiscale kmeans": ("multiscale", {"kmeans_steps": 3, "codebook": "gradient"}),
     "gradient cosine": ("gradient", {"distance": "cosine"}),
     **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
 }

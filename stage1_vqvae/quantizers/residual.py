@@ -46,7 +46,7 @@ class ResidualQuantizer(nn.Module):
         super().__init__()
         own = {name: value for name, value in options.items() if name in OWN}
         settings = make_options(self.options, own, type(self).__name__)
-        kind = _codebook_class(settings.codebook)
+        kind = codebook_class(settings.codebook)
         of_each = {name: value for name, value in options.items() if name not in OWN}
         books = [kind(**of_each) for _ in range(settings.num_quantizers)]
         self.books = nn.ModuleList(books)
@@ -146,7 +146,7 @@ def _total(vectors: list[torch.Tensor]) -> torch.Tensor:
     return total
 
 
-def _codebook_class(name: str) -> type[CodebookQuantizer]:
+def codebook_class(name: str) -> type[CodebookQuantizer]:
     """Return the class of a quantizer that has a codebook, by its name."""
     table = TABLES["quantizer"]
     if name not in table or not issubclass(table[name], CodebookQuantizer):
