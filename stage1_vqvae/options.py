@@ -93,7 +93,8 @@ class MultiscaleOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.scales is not None and (not self.scales or any(b <= a for a, b in pairwise(self.scales))):
-            raise InputError(f"`scales` {list(self.scales)}: each must be larger than the one before, as in 1 2 4 8")
+            given = " ".join(map(str, self.scales)) or "of none"
+            raise InputError(f"`scales` {given}: each must be larger than the one before, as in 1 2 4 8")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """Multi-scale residual quantization (Tian et al. 2024, arXiv 2404.02905): VAR's codes, from one site to a whole grid.
 
 Shapes: b batch, D embedding_dim, *sites one to three axes of the latents, *shape those of a scale's grid, S scales,
-n sites of all scales together, p num_phi.
+n rows of a sample, p num_phi.
 """
 
+import math
 from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -41,7 +42,7 @@ class MultiscaleQuantizer(nn.Module):
 
     φ(x) = (1 − ρ) x + ρ (weight ∗ x + bias), 3×3, repairs what enlarging has blurred; over three axes it works frame by
     frame. It learns from z_q and from mean_s ‖f̂_s − sg[z]‖². The codebook learns as its kind does, from the shrunk
-    rests that chose its entries, those of all scales at once.
+    rests that chose its entries, those of all scales at once, which count alike.
 
     Args:
         scales: S growing sides, of the longer axis; the last one is that of the latents it is trained on, the others
@@ -202,13 +203,22 @@ class _Both(torch.autograd.Function):
 
 
 def _as_rows(found: Found, scales: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rests (b·n, D) and codes (b·n,) of the first scales, sample by sample.
+    """Return the rests (b·n, D) and codes (b·n,) of the first scales, each once for every site of the latents below it.
 
-    In this order the pieces of a batch, and the batches of several processes, are one behind the other.
+    So all scales count alike, in revival too: as they are, the coarse ones would be too few to get entries of their
+    own. Sample by sample, the pieces of a batch, and the batches of several processes, are one behind the other.
     """
-    rests = torch.cat([rest.flatten(2) for rest in found.rests[:scales]], dim=2)
-    codes = torch.cat([of_scale.flatten(1) for of_scale in found.codes[:scales]], dim=1)
-    return rearrange(rests, "b d n -> (b n) d"), codes.flatten()
+    sites = tuple(found.sums[0].shape[2:])
+    above = [_sites_above(tuple(rest.shape[2:]), sites, rest.device) for rest in found.rests[:scales]]
+    rests = [rest.flatten(2)[:, :, numbers] for rest, numbers in zip(found.rests, above, strict=False)]
+    codes = [of_scale.flatten(1)[:, numbers] for of_scale, numbers in zip(found.codes, above, strict=False)]
+    return rearrange(torch.cat(rests, dim=2), "b d n -> (b n) d"), torch.cat(codes, dim=1).flatten()
+
+
+def _sites_above(shape: Sides, sites: Sides, device: torch.device) -> torch.Tensor:
+    """Return the number of the coarser grid's site that each site lies under."""
+    numbers = torch.arange(math.prod(shape), dtype=torch.float32, device=device).view(1, 1, *shape)
+    return F.interpolate(numbers, sites, mode="nearest-exact").flatten().long()
 
 
 def _identity(weight: torch.Tensor) -> torch.Tensor:
