@@ -27,7 +27,7 @@ class Quantized(NamedTuple):
     """Vectors, codes and losses that a quantizer makes from latents (b, D, *sites)."""
 
     vectors: Tensor  # (b, D, *sites); their gradient reaches the latents
-    codes: Codes  # (b, *sites) int64, one for each grid of the quantizer's layout
+    codes: Codes  # (b, *shape) int64, one for each grid of the quantizer's layout
     losses: Losses
 
 
@@ -45,7 +45,7 @@ class Quantizer(Protocol):
     embedding_dim: int  # D
 
     def layout(self, sites: Sides) -> Layout:
-        """Return the grids of latents with these sites."""
+        """Return the grids of latents with these sites. A tokenizer asks first for those that it is trained on."""
 
     def __call__(self, latents: Tensor, moment: Moment | None = None) -> Quantized:
         """Quantize (b, D, *sites); given a moment, record what `after_step` needs, but not in buffers.
@@ -60,7 +60,7 @@ class Quantizer(Protocol):
         """Return the vectors (b, D, *sites) that codes stand for."""
 
     def entries(self, grid: int) -> Tensor | None:
-        """Return the vectors (K, D) of all codes of a grid; None if they cannot be listed."""
+        """Return the vectors (K, D) of a grid's codes, before any enlarging; None if they cannot be listed."""
 
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
         """Update codebooks from what was recorded, once per step; `purpose` tells codebooks of one model apart."""

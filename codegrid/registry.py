@@ -41,6 +41,9 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "fsq": ("stage1_vqvae.quantizers.fsq:FSQuantizer", "stage1_vqvae.options:FSQOptions"),
         "residual": ("stage1_vqvae.quantizers.residual:ResidualQuantizer", "stage1_vqvae.options:ResidualOptions"),
         "product": ("stage1_vqvae.quantizers.product:ProductQuantizer", "stage1_vqvae.options:ProductOptions"),
+        "multiscale": (
+            "stage1_vqvae.quantizers.multiscale:MultiscaleQuantizer", "stage1_vqvae.options:MultiscaleOptions",
+        ),
     },
     "tokenizer": {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),

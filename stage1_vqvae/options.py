@@ -5,6 +5,7 @@ The docstring below a field is the help of its flag.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from codegrid.errors import InputError
@@ -127,6 +128,30 @@ class ResidualOptions(MultiCodebookOptions):
         if self.num_quantizers * self.num_groups > MAX_BOOKS:
             words = f"times `num_quantizers` {self.num_quantizers} is more than {MAX_BOOKS} codebooks: choose fewer"
             raise InputError(f"`num_groups` {self.num_groups}: {words}")
+
+
+@dataclass(frozen=True)
+class MultiscaleOptions:
+    """Options of the multi-scale residual quantizer. Those of the quantizer named by `codebook` hold for its codebook.
+
+    Raises `InputError` if the scales do not grow.
+    """
+
+    scales: tuple[Annotated[int, Range(1, MAX_SIDE)], ...] | None = None
+    """Longer sides of the code grids, coarse to fine; the last one is the side of the latents. By default 1 2 4 ... and
+    the last one."""
+    codebook: Annotated[str, NameOf("quantizer")] = "ema"
+    """Quantizer that learns the codebook of all scales; it must have a codebook."""
+    num_phi: Annotated[int, Range(1, 64)] = 4
+    """Convolutions φ that follow the enlarging of a scale; near scales share one."""
+    phi_share: Annotated[float, Range(0, 1)] = 0.5
+    """Share ρ of the convolution in φ(x) = (1 − ρ) x + ρ (weight ∗ x + bias)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.scales is not None and (not self.scales or any(b <= a for a, b in pairwise(self.scales))):
+            given = " ".join(map(str, self.scales)) or "of none"
+            raise InputError(f"`scales` {given}: each must be larger than the one before, as in 1 2 4 8")
 
 
 @dataclass(frozen=True)

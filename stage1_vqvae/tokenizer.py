@@ -190,7 +190,9 @@ class VQVAE(ModelFolder, nn.Module):
         if tuple(mask.shape) != self.signal.size:
             raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
         unknown = self._pad((~mask.bool()).float()[None, None])
-        return tuple(F.adaptive_max_pool2d(unknown, grid.shape)[0, 0] == 0 for grid in self.layout)
+        sites = F.max_pool2d(unknown, self.downsampling)
+        # a coarser grid's site covers whole sites of the latents: some lie under two of them
+        return tuple(F.adaptive_max_pool2d(sites, grid.shape)[0, 0] == 0 for grid in self.layout)
 
     def after_step(self, step: int, seed: int) -> None:
         """Move the codebook, once for all pieces of a step."""

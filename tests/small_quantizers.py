@@ -24,6 +24,7 @@ CASES = {name: (name, {}) for name in QUANTIZERS} | {
     "residual in groups": ("residual", {"num_quantizers": 2, "num_groups": 2}),
     "residual shared": ("residual", {"shared": True}),
 }
+CASES["multiscale of gradient"] = ("multiscale", {"codebook": "gradient"})
 # those that search a codebook; those of them that store each entry by itself; those that mix entries in training
 SEARCHING = [name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer)]
 CODEBOOKS = [name for name in SEARCHING if "codebook" in QUANTIZERS[name](**SMALL[name]).state_dict()]

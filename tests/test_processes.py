@@ -53,6 +53,8 @@ CASES |= {
         {"num_groups": 2, "shared": True, "kmeans_steps": 3, "codes_dropout": 0.5, "codes_temperature": 0.5},
     ),
     "product": ("product", {"codebook": "clustered-gradient"}),
+    "multiscale": ("multiscale", {}),
+    "multiscale kmeans": ("multiscale", {"kmeans_steps": 3, "codebook": "gradient"}),
     "gradient cosine": ("gradient", {"distance": "cosine"}),
     **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
 }

@@ -31,8 +31,10 @@ def test_latents_may_have_one_to_three_site_axes(case, sites):
     quantizer = build(case)
     vectors, codes, losses = quantizer(draw_latents(2, 4, *sites))
     assert vectors.shape == (2, 4, *sites) and quantizer.embedding_dim == 4
-    for of_grid, grid in zip(codes, quantizer.layout(sites), strict=True):
-        assert grid.shape == sites and of_grid.shape == (2, *sites) and of_grid.dtype == torch.int64
+    layout = quantizer.layout(sites)
+    assert layout[-1].shape == sites
+    for of_grid, grid in zip(codes, layout, strict=True):
+        assert of_grid.shape == (2, *grid.shape) and of_grid.dtype == torch.int64
         assert 0 <= of_grid.min() <= of_grid.max() < grid.num_embeddings
     assert all(term.shape == () for term in losses.terms.values())
 
@@ -55,11 +57,13 @@ def test_codes_look_up_the_vectors_that_the_decoder_sees_bit_for_bit(case, chann
 def test_entries_are_the_vectors_of_the_codes(case):
     quantizer, latents = build(case), draw_latents(2, 4, 3, 5)
     vectors, codes, _ = quantizer(latents)
-    total = sum(quantizer.entries(grid)[of_grid] for grid, of_grid in enumerate(codes))
-    torch.testing.assert_close(total, rearrange(vectors, "b d ... -> b ... d"))
-    for number, grid in enumerate(quantizer.layout((3, 5))):
+    layout = quantizer.layout((3, 5))
+    for number, grid in enumerate(layout):
         assert quantizer.entries(number).shape == (grid.num_embeddings, 4)
         assert not quantizer.entries(number).requires_grad
+    if all(grid.shape == (3, 5) for grid in layout):  # those of coarser grids are enlarged before they are added
+        total = sum(quantizer.entries(grid)[of_grid] for grid, of_grid in enumerate(codes))
+        torch.testing.assert_close(total, rearrange(vectors, "b d ... -> b ... d"))
 
 
 @every_case
@@ -190,6 +194,9 @@ def test_defaults_train_on_any_grid(name):
         ("product", {"num_quantizers": 8, "embedding_dim": 4}, "`embedding_dim` 4: .*, for example 8"),
         ("product", {"codebook": "residual"}, "`codebook` 'residual'"),
         ("product", {"shared": True}, "`shared`: EMAQuantizer has no such option"),
+        ("multiscale", {"num_quantizers": 2}, "`num_quantizers`: EMAQuantizer has no such option"),
+        ("multiscale", {"codebook": "multiscale"}, "`codebook` 'multiscale': choose a quantizer that has a codebook"),
+        ("multiscale", {"phi_share": 1.5}, "`phi_share` 1.5"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_by_name(name, options, message):

@@ -125,9 +125,13 @@ def make_header(
 
 
 def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
-    """Return the vectors that codes stand for, `entries.0` (K, D) and so on, as far as they can be listed."""
-    tables = {f"entries.{grid}": tokenizer.quantizer.entries(grid) for grid in range(len(tokenizer.layout))}
-    return {name: table for name, table in tables.items() if table is not None}
+    """Return the vectors that codes stand for, `entries.0` (K, D) and so on, as far as they can be listed.
+
+    A quantizer that does more than add them up tells the rest in its method `tables`.
+    """
+    quantizer = tokenizer.quantizer
+    tables = {f"entries.{grid}": quantizer.entries(grid) for grid in range(len(tokenizer.layout))}
+    return {name: table for name, table in tables.items() if table is not None} | getattr(quantizer, "tables", dict)()
 
 
 def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | None:

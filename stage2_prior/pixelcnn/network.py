@@ -224,4 +224,5 @@ def _check_layout(layout: Layout) -> None:
     shapes = {grid.shape for grid in layout}
     if len(shapes) != 1 or len(layout[0].shape) != 2:
         words = ", ".join("×".join(map(str, grid.shape)) for grid in layout) or "no grid"
-        raise InputError(f"`layout` of {words}: a pixelcnn prior needs grids (h, w) of the same shape")
+        known = "as ema, residual or fsq make; no prior can learn several scales yet"
+        raise InputError(f"`layout` of {words}: a pixelcnn prior learns grids (h, w) of one shape, {known}")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from codegrid.codes import Codes, Condition, Known, Layout, Progress
+from codegrid.codes import Codes, Condition, Known, Layout, Progress, describe_layout
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.protocols import Sequential, Steps
@@ -146,7 +146,12 @@ class PlainSteps:
 
 
 def site_by_site(layout: Layout) -> Order:
-    """Return the order in which all codes of a site are drawn before the next: (0, 0:1) (1, 0:1) (0, 1:2) ..."""
+    """Return the order in which all codes of a site are drawn before the next: (0, 0:1) (1, 0:1) (0, 1:2) ...
+
+    Raises `InputError` where the grids are not of one shape.
+    """
+    if len({grid.shape for grid in layout}) > 1:
+        raise InputError(f"`layout` of {describe_layout(layout)}: only grids of one shape are drawn site by site")
     return [(grid, range(site, site + 1)) for site in range(layout[0].num_sites) for grid in range(len(layout))]
 
 
