@@ -145,7 +145,7 @@ def complete(
 
 
 def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:
-    """Draw a request's samples, and yield them about once for each row of the first grid. Closing it stops the priors.
+    """Draw a request's samples, and yield them about once for each row of the finest grid. Closing it stops the priors.
 
     The last ones are those of `TwoStagePipeline.answer`.
     """
@@ -165,6 +165,6 @@ def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:
 
 
 def num_pictures(layout: Layout) -> int:
-    """Return how often unfinished samples are shown: once for each row of the first grid, if it has some."""
-    height, width = plane_shape(layout[0].shape)
-    return min(height if height > 1 else width, MAX_PICTURES)
+    """Return how often unfinished samples are shown: once for each row of the finest grid, if it has some."""
+    planes = [plane_shape(grid.shape) for grid in layout]
+    return min(max(height if height > 1 else width for height, width in planes), MAX_PICTURES)
