@@ -10,7 +10,7 @@ from codegrid.limits import BatchSize, Seed
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.settings import Folder, Folders, Leaves, Split, UsesImages
 
-Picture = Literal["reconstructions", "codes", "codebook", "histogram", "places", "curves", "samples"]
+Picture = Literal["reconstructions", "codes", "codebook", "histogram", "places", "grids", "curves", "samples"]
 
 
 @dataclass(frozen=True, kw_only=True)

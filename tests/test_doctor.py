@@ -303,6 +303,23 @@ def test_each_grid_of_a_residual_tokenizer_and_of_its_prior_is_looked_at(residua
     assert 0 <= prior["metrics"]["sample_distance"] <= 1 and 0 <= prior["metrics"]["accuracy"] <= 1
 
 
+def test_a_grid_whose_codes_mean_nothing_to_the_decoder_is_named(tmp_path, ask):
+    np.savez(tmp_path / "bars.npz", *draw_bars(400))
+    torch.manual_seed(0)
+    options = {"num_embeddings": 4, "embedding_dim": 8, "num_quantizers": 3, "downsampling": 2}
+    tokenizer = VQVAE(Signal("image", 1, (12, 20)), hidden_channels=16, quantizer="residual", **options)
+    tokenizer.quantizer.books[1].codebook.data *= 1e-6
+    tokenizer.save_pretrained(tmp_path / "t")
+    codes = tuple(torch.randint(0, 4, (100, 6, 10)) for _ in range(3))  # all in use
+    save_codes(tmp_path / "codes", codes, tokenizer.fingerprint(), "a", num_embeddings=4)
+    given = {"tokenizer": tmp_path / "t", "dataset": "npz", "data_root": tmp_path / "bars.npz"}
+    report, answer = ask(**given, codes=tmp_path / "codes")
+    named = [finding["of"] for finding in answer["findings"] if "carries next to nothing" in finding["words"]]
+    assert "grid 1" in named and "fewer --num-quantizers" in report
+    assert answer["grids"][1]["error_rise"] == pytest.approx(0, abs=1e-4)
+    assert ("grid 1", "error_rise", LOW) in [(mark["of"], mark["metric"], mark["mark"]) for mark in answer["marks"]]
+
+
 def test_what_priors_cannot_tell_is_left_out_and_said(residual_run, ask):
     residual_run.save(0, SilentPrior(LAYOUT, (0,)))
     residual_run.save(1, BoundPrior(LAYOUT, (1,), 0, (0,)))
@@ -350,7 +367,7 @@ SOUND |= {
     "frequency_bits": 7.0, "site_frequency_bits": 6.0, "edge_bits": 3.0, "inner_bits": 3.0, "inner_frequency_bits": 5.5,
     "kept_share": 0.9, "reconstruction_error": 0.05, "psnr": 25.0, "sharpness": 0.8, "removed_by_filter": 0.02,
     "perplexity_share": 0.8, "used_share": 1.0, "steps": 2000, "planned_steps": 2000, "epochs": 20.0, "late_gain": 0.0,
-    "above_best": 0.0,
+    "above_best": 0.0, "error": 0.05, "error_rise": 0.02,
 }  # fmt: skip
 
 
@@ -376,6 +393,13 @@ def test_a_prior_is_judged_beside_frequencies(metrics, words):
 def test_one_bar_of_the_decoder_is_enough(metrics, words):
     findings = decoder.find_blur({**SOUND, **metrics}, {})
     assert len(findings) == bool(words) and all(words in finding.words for finding in findings)
+
+
+def test_what_a_grid_must_carry_is_a_share_of_the_error_that_stays():
+    for rise, error, found in ((0.02, 0.05, 0), (0.001, 0.05, 1), (0.001, 0.005, 0), (-0.001, 0.005, 1)):
+        findings = codebook.find_idle({**SOUND, "error_rise": rise, "error": error}, Subject("Grid 1", "grid 1"))
+        assert len(findings) == found and all(finding.of == "grid 1" for finding in findings)
+    assert codebook.find_idle({}, Subject("Grid 1")) == []  # without images
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "prior"])

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from toy_priors import BoundPrior, SilentPrior, UniformPrior
 
 from codegrid.codes import Grid, Signal
 from codegrid.data.codes import CodeBatch
-from codegrid.data.images import ImageBatch, to_float
+from codegrid.data.images import ImageBatch, ImageDataset, to_float
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation import features
+from codegrid.pipelines.evaluation.carried import measure_carried
 from codegrid.pipelines.evaluation.features import check_features, make_extractor
 from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, measure_tokenizer, structural_similarity
@@ -178,7 +180,7 @@ def save_models(folder, *priors, **options):
 RESIDUAL = {"quantizer": "residual", "num_quantizers": 2}
 
 
-def test_each_grid_of_a_residual_tokenizer_is_measured_by_itself(measured, tmp_path):
+def test_each_grid_of_a_residual_tokenizer_is_measured_by_itself(measured, tmp_path, capsys):
     parts = save_models(
         tmp_path, lambda layout: GatedPixelCNN(layout, num_classes=2, channels=8, num_layers=1), **RESIDUAL
     )
@@ -192,6 +194,55 @@ def test_each_grid_of_a_residual_tokenizer_is_measured_by_itself(measured, tmp_p
     assert metrics["bits_per_image"] == pytest.approx(metrics["bits_per_code"] * 30)  # two grids of 3×5
     assert first["likelihood"] == "exact" and metrics["measured_on"]["bits_per_image"]["likelihood"] == "exact"
     assert (tmp_path / "out" / "usage.png").is_file()
+    assert metrics["measured_on"]["error_rise"]["images"] == 6 and "error_rise" in first
+    said = capsys.readouterr().out
+    assert all(f"{grid['perplexity']:.1f} of 16, {grid['bits_per_code']:.4f} bits" in said for grid in (first, second))
+    assert f"error rises by {second['error_rise']:.4f}" in said
+
+
+def two_grids(carrying=1.0):
+    """A tokenizer of images of one grey level, 0 to 15: four of it in a coarse grid, the rest in a finer one."""
+
+    def encode(x):
+        level = ((x[:, 0, :2, :2] + 1) * 7.5).round().long()
+        return level[:, :1, :1] // 4, level % 4
+
+    def decode(codes, size, noise):
+        level = codes[0] * 4 + carrying * codes[1].float()
+        return (level / 7.5 - 1)[:, None].repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    return SimpleNamespace(
+        layout=(Grid((1, 1), 4), Grid((2, 2), 4)), signal=Signal("image", 1, (4, 4)), data_variance=0.37, device=CPU,
+        encode=encode, decode=decode,
+    )  # fmt: skip
+
+
+def of_levels(levels):
+    """Images (n, 1, 4, 4) of these grey levels, 0 to 15."""
+    pixels = torch.as_tensor(levels).byte()[:, None, None, None].expand(-1, 1, 4, 4) * 17
+    return ImageDataset(pixels, None, [])
+
+
+def test_a_grid_carries_as_much_as_the_error_rises_with_another_images():
+    carried = measure_carried(two_grids(), of_levels([*range(16)] * 8))
+    assert carried.num_images == 128 and carried.error == pytest.approx(0, abs=1e-12)
+    # of numbers at random twice the variance: (16 - 1) / 12 steps of 4 levels, or of 1, in units of 7.5
+    expected = [2 * 15 / 12 * (step / 7.5) ** 2 / 0.37 for step in (4, 1)]
+    assert carried.rises == pytest.approx(expected, rel=0.2)
+    assert measure_carried(two_grids(carrying=0), of_levels([*range(16)] * 8)).rises[1] == 0
+
+
+def test_what_a_grid_carries_depends_neither_on_batches_nor_on_the_order_of_the_images():
+    in_order = of_levels(sorted([*range(16)] * 8))  # as of class folders: neighbours are alike
+    one, other = (measure_carried(two_grids(), in_order, size) for size in (7, 128))
+    assert one.rises == pytest.approx(other.rises) and one.rises[0] > 1
+    assert measure_carried(two_grids(), in_order, seed=1).rises != one.rises
+
+
+def test_without_another_grid_or_another_image_nothing_is_swapped():
+    single = two_grids()
+    single.layout = single.layout[:1]
+    assert measure_carried(single, of_levels([1, 2])) is None and measure_carried(two_grids(), of_levels([3])) is None
 
 
 def test_bits_of_an_image_are_the_sum_over_priors_and_a_bound_among_them_makes_it_a_bound(measured, tmp_path, capsys):

@@ -27,6 +27,8 @@ from codegrid.pipelines.drawing.colours import (
     principal_components,
 )
 from codegrid.pipelines.drawing.curves import panels_of, plot_curves
+from codegrid.pipelines.drawing.figures import MAX_GRIDS, some_grids
+from codegrid.pipelines.drawing.grids import plot_grids
 from codegrid.pipelines.drawing.images import plot_codes, plot_samples
 from codegrid.pipelines.drawing.material import Material
 from codegrid.pipelines.drawing.places import count_places, most_used, plot_places
@@ -79,7 +81,7 @@ def test_everything_that_the_parts_allow_is_drawn(small_run, bars_file, tmp_path
     parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior", "--codes", small_run / "codes")
     flags = ("--dataset", "npz", "--data-root", bars_file, *parts, "--output", tmp_path)
     assert run_script("plot", *flags).code == 0
-    assert {path.stem for path in tmp_path.glob("*.png")} == set(FIGURES)
+    assert {path.stem for path in tmp_path.glob("*.png")} == {*FIGURES} - {"grids"}  # there is one
     for path in tmp_path.glob("*.png"):
         with Image.open(path) as image:
             assert 640 <= image.width <= 1600 and np.asarray(image.convert("L")).std() > 5, path
@@ -90,9 +92,10 @@ def test_everything_that_the_parts_allow_is_drawn(small_run, bars_file, tmp_path
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_every_figure_is_drawn_of_every_kind_of_codes_whatever_the_classes_are_called(quantizer, tmp_path, recwarn):
     material = untrained(quantizer)
-    assert choose((), material) == list(FIGURES)
-    for name, draw in FIGURES.items():
-        draw(material, SETTINGS).savefig(tmp_path / f"{name}.png")
+    names = choose((), material)
+    assert [name for name in FIGURES if name not in names] == ["grids"] * (len(material.tokenizer.layout) == 1)
+    for name in names:
+        FIGURES[name](material, SETTINGS).savefig(tmp_path / f"{name}.png")
     assert not [str(each.message) for each in recwarn if "lyph" in str(each.message)]
 
 
@@ -105,17 +108,22 @@ def test_grids_of_different_shapes_are_drawn_together(tmp_path):
         signal=Signal("image", 1, (12, 20)),
         quantizer=SimpleNamespace(entries=lambda grid: None if grid == 1 else torch.eye(4) * (grid + 1)),
         encode=lambda x: tuple(torch.randint(0, 4, (len(x), *grid.shape), generator=numbers) for grid in layout),
-        decode=lambda codes: torch.zeros(len(codes[0]), 1, 12, 20),
+        decode=lambda codes, *size, **noise: torch.zeros(len(codes[0]), 1, 12, 20),
+        preview=lambda codes, drawn: torch.zeros(len(codes[0]), 1, 12, 20),
+        data_variance=1.0,
+        device="cpu",
     )
-    for name in ("reconstructions", "codes", "codebook", "histogram", "places"):
+    for name in ("reconstructions", "codes", "codebook", "histogram", "places", "grids"):
         FIGURES[name](material, SETTINGS).savefig(tmp_path / f"{name}.png")
 
 
 def test_without_a_prior_only_the_tokenizers_figures_are_drawn():
     material = untrained("ema")
     material.artifacts.priors = ()
-    assert choose((), material) == [name for name in FIGURES if name != "samples"]
+    assert choose((), material) == [name for name in FIGURES if name not in ("grids", "samples")]
     assert choose(("histogram", "codes"), material) == ["codes", "histogram"]
+    with pytest.raises(InputError, match=r"`what` grids: this tokenizer has a single grid"):
+        choose(("grids",), material)
     with pytest.raises(InputError, match=r"`what` samples: .* add `prior`"):
         choose(("samples",), material)
 
@@ -225,6 +233,21 @@ def test_usage_is_shown_for_each_grid():
     assert titles == [
         "grid 0: perplexity 2 of 2, 0 entries never used", "grid 1: perplexity 1 of 3, 2 entries never used",
     ]  # fmt: skip
+
+
+def test_of_very_many_grids_some_are_shown_the_first_and_the_last_among_them():
+    assert some_grids(2) == [0, 1] and some_grids(1) == [0]
+    assert len(some_grids(256)) == MAX_GRIDS and (some_grids(256)[0], some_grids(256)[-1]) == (0, 255)
+    assert len(usage_figure([torch.tensor([2, 2])] * 256).axes) == MAX_GRIDS
+
+
+def test_each_grid_is_shown_with_its_error_and_its_usage():
+    (axes,) = plot_grids(untrained("residual"), SETTINGS).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert [name.split("\n")[0] for name in names] == [
+        "original", "its codes", "grid 0 alone", "another image", "its grid 0, 3×5", "its grid 1, 3×5",
+    ]  # fmt: skip
+    assert all("\nerror " in name and "\nperplexity " in name for name in names[-2:])
 
 
 def test_dead_entries_are_marked():

@@ -214,7 +214,7 @@ def test_the_parts_of_the_page_of_several_grids_and_priors_are_wired_to_its_answ
     assert (row["value"], column["value"], code["maximum"]) == (1, 2, 15)
     before = code["value"]
     ((*_, words),) = visitor.use("input", "edit", [state, 1, 1, 2, (before + 1) % 16])
-    assert "1 of 30 codes edited" in words
+    assert "1 of 30 codes edited (grid 1: 1)" in words
     ((row, column, code, _),) = visitor.use("select", "click", [state, 1], {"index": [300, 200], "value": None})
     assert (row, column, code) == (1, 2, (before + 1) % 16)
     ((_, code, *_),) = visitor.use("click", "undo", [state, 1, 1, 2])

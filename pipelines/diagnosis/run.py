@@ -10,6 +10,7 @@ from codegrid.data.loading import in_batches, in_order, load_batches
 from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.doctor import Doctor
+from codegrid.pipelines.evaluation.carried import Carried, measure_carried
 from codegrid.pipelines.generation.artifacts import Artifacts, find_artifacts
 from codegrid.pipelines.running.cli import print_once, with_flags
 from codegrid.pipelines.running.device import choose_device
@@ -81,26 +82,40 @@ def _examine_tokenizer(found: Artifacts, report: Report) -> None:
         )
     layout: Layout = ()
     usage: LayoutUsage | None = None
+    carried: Carried | None = None
     if found.tokenizer is not None and found.images is not None:
         layout = found.tokenizer.layout
         usage = LayoutUsage(layout)
         chosen = in_batches(evenly_spaced(len(found.images), MAX_IMAGES), BATCH)
         report.metrics |= decoder.measure_decoder(found.tokenizer, load_batches(found.images, chosen), usage)
+        carried = measure_carried(found.tokenizer, found.images)
     if codes is not None:
+        carried = carried if layout == codes.layout else None  # those of a stranger
         layout = codes.layout
         usage = LayoutUsage(layout)
         for batch in load_batches(codes, in_order(len(codes), 4096)):
             usage.add(batch.codes)
-    for number, (grid, counts) in enumerate(zip(layout, usage.counts if usage else (), strict=True)):
-        metrics = codebook.measure_codebook(counts)
-        is_one = len(layout) == 1
-        name = "The codebook" if is_one else f"The codebook of grid {number}"
-        report.findings += codebook.find_collapse(metrics, Subject(name, f"grid {number}", config))
-        report.grids.append({"grid": number, **grid.as_json(), **metrics})
-        title = "Codebook" if is_one else f"Codebook of grid {number}, {grid}"
-        report.tables.append(Table(title, codebook.ROWS, metrics, f"grid {number}"))
+    if usage is not None:
+        _examine_grids(layout, usage, carried, config, report)
     report.findings += decoder.find_blur(report.metrics, config)
     report.tables.append(Table("Decoder", decoder.ROWS, report.metrics))
+
+
+def _examine_grids(
+    layout: Layout, usage: LayoutUsage, carried: Carried | None, config: Mapping[str, Any], report: Report
+) -> None:
+    """Look at how the codes of each grid are used, and at what each of several grids carries, if that is known."""
+    for number, (grid, counts) in enumerate(zip(layout, usage.counts, strict=True)):
+        metrics = codebook.measure_codebook(counts)
+        if carried is not None:
+            metrics |= {"error": carried.error, "error_rise": carried.rises[number]}
+        is_one, of = len(layout) == 1, f"grid {number}"
+        name = "The codebook" if is_one else f"The codebook of {of}"
+        dead = codebook.find_collapse(metrics, Subject(name, of, config))
+        report.findings += dead or codebook.find_idle(metrics, Subject(of.capitalize(), of, config))
+        report.grids.append({"grid": number, **grid.as_json(), **metrics})
+        title = "Codebook" if is_one else f"Codebook of {of}, {grid}"
+        report.tables.append(Table(title, codebook.ROWS, metrics, of))
 
 
 def _examine_prior(

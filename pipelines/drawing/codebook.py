@@ -21,7 +21,7 @@ from codegrid.protocols import Tokenizer
 from codegrid.stage1_vqvae.usage import usage_of
 
 from .colours import COLOURS, principal_components
-from .figures import new_figure
+from .figures import new_figure, some_grids
 
 if TYPE_CHECKING:
     from codegrid.pipelines.plot import Plot
@@ -34,10 +34,10 @@ USED, UNUSED, LINE = "#3b6ea5", "#c8321e", "#444444"
 
 def usage_figure(counts: Sequence[torch.Tensor]) -> Figure:
     """Plot how often each code occurs, the most used first, from the counts (K,) of each grid."""
-    figure = new_figure(9, 1 + 3.4 * len(counts))
-    all_axes = figure.subplots(len(counts), squeeze=False)[:, 0]
-    for number, (axes, its) in enumerate(zip(all_axes, counts, strict=True)):
-        _plot_usage(axes, its, f"grid {number}: " if len(counts) > 1 else "")
+    chosen = some_grids(len(counts))
+    figure = new_figure(9, 1 + 3.4 * len(chosen))
+    for axes, number in zip(figure.subplots(len(chosen), squeeze=False)[:, 0], chosen, strict=True):
+        _plot_usage(axes, counts[number], f"grid {number}: " if len(counts) > 1 else "")
     return figure
 
 
@@ -69,10 +69,10 @@ def plot_histogram(material: Material, settings: Plot) -> Figure:
 
 
 def listed_entries(tokenizer: Tokenizer) -> dict[int, torch.Tensor]:
-    """Return the entries (K, D) of each grid, by its number, that can be listed and are not too many to plot."""
+    """Return the entries (K, D) of grids, by their numbers, that can be listed and are not too many to plot."""
     listed = {}
-    for number, grid in enumerate(tokenizer.layout):
-        if grid.num_embeddings <= MAX_POINTS:
+    for number in some_grids(len(tokenizer.layout)):
+        if tokenizer.layout[number].num_embeddings <= MAX_POINTS:
             listed[number] = tokenizer.quantizer.entries(number)
     return {number: entries.detach().cpu().float() for number, entries in listed.items() if entries is not None}
 
@@ -80,7 +80,7 @@ def listed_entries(tokenizer: Tokenizer) -> dict[int, torch.Tensor]:
 def plot_codebook(material: Material, settings: Plot) -> Figure:
     """Plot the entries as points, large and bright if they are used often, or as crosses if never."""
     listed = listed_entries(material.tokenizer)
-    num_grids, several = len(material.tokenizer.layout), len(material.tokenizer.layout) > 1
+    shown, several = some_grids(len(material.tokenizer.layout)), len(material.tokenizer.layout) > 1
     columns = min(len(listed), 2)
     rows = -(-len(listed) // columns)
     figure = new_figure(10, 8) if columns == 1 else new_figure(14, 0.8 + 6 * rows)
@@ -90,7 +90,7 @@ def plot_codebook(material: Material, settings: Plot) -> Figure:
     for axes in cells:
         axes.set_axis_off()
     title = f"Codebook entries, and how often they occur in {material.counted}"
-    if left_out := [str(number) for number in range(num_grids) if number not in listed]:
+    if left_out := [str(number) for number in shown if number not in listed]:
         title += f"\nleft out: grid {', '.join(left_out)}, whose entries cannot be listed or are too many"
     figure.suptitle(title, fontsize=13)
     return figure

@@ -17,6 +17,7 @@ from codegrid.protocols import Tokenizer
 COLOURS = "viridis"  # even steps look even, also in grey and to the colour-blind
 SIDE = 560  # pixels of the longer side of a grid's picture, about
 READABLE = 28  # pixels of a site that has room for its number
+LETTERS = 48  # pixels of a number's font, at most
 
 
 class Principal(NamedTuple):
@@ -133,7 +134,7 @@ def picture_of(
     draw = ImageDraw.Draw(picture)
     if site >= READABLE:
         digits = len(str(len(palette) - 1))
-        font = ImageFont.load_default(min(site / 2.2, 1.5 * site / digits))
+        font = ImageFont.load_default(min(site / 2.2, 1.5 * site / digits, LETTERS))
         for row, column in np.ndindex(height, width):
             ink = "black" if palette[plane[row, column]] @ (0.299, 0.587, 0.114) > 125 else "white"
             middle = ((column + 0.5) * site, (row + 0.5) * site)

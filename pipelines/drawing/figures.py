@@ -15,6 +15,7 @@ from codegrid.data.images import to_float
 WIDTH, MAX_HEIGHT = 12.0, 17.0  # inches
 DPI = 110
 PAPER = 1.0  # white, between the images
+MAX_GRIDS = 12  # of a tokenizer: more would make a figure that nobody can look at
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -40,6 +41,18 @@ def to_unit(images: torch.Tensor) -> torch.Tensor:
     return ((images.float().cpu().clamp(-1, 1) + 1) / 2).expand(-1, 3, -1, -1)
 
 
+def some_grids(count: int) -> list[int]:
+    """Return the numbers of the grids to show, of so many: the first, the last, and others between them."""
+    shown = min(count, MAX_GRIDS)
+    return [place * (count - 1) // max(1, shown - 1) for place in range(shown)]
+
+
+def name_grids(count: int) -> str:
+    """Say in words which of so many grids are shown: `2 grids`, or `12 of 256 grids`."""
+    shown = len(some_grids(count))
+    return f"{shown} of {count} grids" if shown < count else f"{count} grids"
+
+
 def columns_for(size: tuple[int, ...], square: int) -> int:
     """Return the number of columns for images of (H, W) in a figure that has room for `square` square ones."""
     height, width = size
@@ -49,7 +62,7 @@ def columns_for(size: tuple[int, ...], square: int) -> int:
 def plot_rows(rows: list[Row], title: str, extra: float = 0.0) -> tuple[Figure, Axes]:
     """Plot rows of images below each other, each with its name; `extra` inches stay free for anything else."""
     sheet, centres = _stack(rows)
-    margin = 0.3 + 0.08 * max(len(row.name) for row in rows)  # inches, about, for the names
+    margin = 0.3 + 0.08 * max(len(line) for row in rows for line in row.name.split("\n"))  # inches, about
     height = (WIDTH - margin) * sheet.shape[0] / sheet.shape[1] + 0.6 + 0.25 * title.count("\n") + extra
     shrink = min(1.0, MAX_HEIGHT / height)
     figure = new_figure(max(9.5, WIDTH * shrink), height * shrink)

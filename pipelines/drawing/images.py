@@ -17,7 +17,7 @@ from codegrid.data.images import to_float
 from codegrid.protocols import Prior
 
 from .colours import COLOURS, beside, colours_of, paint_all, principal_components
-from .figures import Row, columns_for, from_bytes, plot_rows, to_unit
+from .figures import Row, columns_for, from_bytes, name_grids, plot_rows, some_grids, to_unit
 from .letters import in_figures
 from .material import Material
 
@@ -53,18 +53,18 @@ def plot_codes(material: Material, settings: Plot) -> Figure:
     """Plot images, beside each a picture of each of its code grids, in which near codes have near colours."""
     tokenizer = material.tokenizer
     height, width = tokenizer.signal.size
-    layout = tokenizer.layout
-    columns = columns_for((height, (1 + len(layout)) * width), 8)
+    layout, shown = tokenizer.layout, some_grids(len(tokenizer.layout))
+    columns = columns_for((height, (1 + len(shown)) * width), 8)
     numbers = material.some(6 * columns)
     zoom = -(-TILE // max(height, width))  # some grids would not divide a small image evenly
     images = from_bytes(material.images[numbers]).repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
-    codes = tuple(grid[numbers] for grid in material.codes)
-    painted = paint_all(codes, colours_of(tokenizer), (zoom * height, zoom * width))
+    codes, colours = tuple(material.codes[grid][numbers] for grid in shown), colours_of(tokenizer)
+    painted = paint_all(codes, [colours[grid] for grid in shown], (zoom * height, zoom * width))
     tiles = beside([images, *painted], max(1, zoom * width // 28))
     rows = [Row("", tiles[first : first + columns], 0.12) for first in range(0, len(numbers), columns)]
-    listed = [tokenizer.quantizer.entries(number) for number in range(len(layout))]
+    listed = [tokenizer.quantizer.entries(number) for number in shown]
     near = "a colour for each codebook entry, near entries in near colours"
-    grids = "their codes" if len(layout) == 1 else f"their {len(layout)} grids of codes, coarse to fine"
+    grids = "their codes" if len(layout) == 1 else f"their codes in {name_grids(len(layout))}, coarse to fine"
     title = f"Images and {grids}: {near if None not in listed else 'a colour for each code'}"
     with_bar = [entries for entries in listed if entries is not None]
     figure, axes = plot_rows(rows, title, extra=0.7 if with_bar else 0)

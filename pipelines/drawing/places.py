@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from .colours import as_plane, plane_shape
-from .figures import from_bytes, new_figure
+from .figures import from_bytes, name_grids, new_figure, some_grids
 from .material import Material
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ CAPTION: dict[str, Any] = {"fontsize": 10, "loc": "left"}
 def plot_places(material: Material, settings: Plot) -> Figure:
     """Plot a map of where each of the most used entries occurs, and pieces of images around such places."""
     layout = material.tokenizer.layout
-    of_each = max(1, MAX_ENTRIES // len(layout) // COLUMNS) * COLUMNS
-    chosen = [most_used(counts, of_each) for counts in material.counts]
-    columns = min(COLUMNS, max(len(entries) for entries in chosen))
+    shown = some_grids(len(layout))
+    of_each = max(1, MAX_ENTRIES // len(shown) // COLUMNS) * COLUMNS
+    chosen = {number: most_used(material.counts[number], of_each) for number in shown}
+    columns = min(COLUMNS, max(map(len, chosen.values())))
     heights = []
-    for grid, entries in zip(layout, chosen, strict=True):
-        height, width = plane_shape(grid.shape)
+    for number, entries in chosen.items():
+        height, width = plane_shape(layout[number].shape)
         heights += [0.35 + 1.35 * min(2.0, max(0.6, height / width))] * -(-len(entries) // columns)
     figure = new_figure(max(9.5, 3.5 * columns), sum(heights) + 1.5)
     # map, pieces, and room before the next map
@@ -44,7 +45,7 @@ def plot_places(material: Material, settings: Plot) -> Figure:
         axes.set_axis_off()
         axes.set_anchor("NW")  # captions in one line, whatever the shapes below them
     top = 0
-    for number, entries in enumerate(chosen):
+    for number, entries in chosen.items():
         maps = count_places(material, number, entries)
         for place, entry in enumerate(entries.tolist()):
             left, right = cells[top + place // columns, 3 * (place % columns) :][:2]
@@ -55,7 +56,7 @@ def plot_places(material: Material, settings: Plot) -> Figure:
             share = material.counts[number][entry] / material.counts[number].sum()
             right.set_title(f"{share:.1%} of codes", **CAPTION)
         top += -(-len(entries) // columns)
-    which = f"{len(chosen[0])} of {layout[0].num_embeddings:,}" if len(layout) == 1 else f"of {len(layout)} grids"
+    which = f"{len(chosen[0])} of {layout[0].num_embeddings:,}" if len(layout) == 1 else f"of {name_grids(len(layout))}"
     figure.suptitle(
         f"Where the most used entries ({which}) occur in {material.counted},\n"
         "and pieces of images around such a place (framed)", fontsize=13,

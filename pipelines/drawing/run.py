@@ -19,6 +19,7 @@ from codegrid.progress import progress_bar
 
 from .codebook import import_umap, listed_entries, plot_codebook, plot_histogram
 from .curves import history_of, plot_curves
+from .grids import plot_grids
 from .images import plot_codes, plot_reconstructions, plot_samples
 from .material import Material
 from .places import plot_places
@@ -33,6 +34,7 @@ FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
     "codebook": plot_codebook,
     "histogram": plot_histogram,
     "places": plot_places,
+    "grids": plot_grids,
     "curves": plot_curves,
     "samples": plot_samples,
 }
@@ -74,6 +76,10 @@ def choose(wanted: tuple[str, ...], material: Material) -> list[str]:
     """
     models = [material.tokenizer, *material.artifacts.priors]
     lacking = {}
+    if len(material.tokenizer.layout) == 1:
+        lacking["grids"] = "this tokenizer has a single grid, which carries everything: leave it out"
+    elif len(material.images) == 1:
+        lacking["grids"] = "there is a single image, and grids are taken from another one: leave it out"
     if not material.artifacts.priors:
         lacking["samples"] = "a prior draws them: add `prior`"
     if not any(history_of(model) for model in models):

@@ -34,6 +34,7 @@ class Metrics:
         for name, value in self.values.items():
             if isinstance(value, int | float):
                 lines.append(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
+        lines += [_describe_grid(grid) for grid in self.grids if len(self.grids) > 1]
         for name, details in self.measured_on.items():
             if details.get("likelihood") == "bound":
                 lines.append(f"{name}: an upper bound, since a prior gives only a bound on its likelihood")
@@ -44,6 +45,14 @@ class Metrics:
                     "deficient); compare it only with distances of equally many images"
                 )
         return lines + self.notes + self.left_out
+
+
+def _describe_grid(grid: dict[str, Any]) -> str:
+    """Say in one line how a grid is used, and what it carries."""
+    words = f"perplexity {grid['perplexity']:.1f} of {grid['num_embeddings']:,}"
+    words += f", {grid['bits_per_code']:.4f} bits per code" if "bits_per_code" in grid else ""
+    words += f"; error rises by {grid['error_rise']:.4f} when swapped" if "error_rise" in grid else ""
+    return f"{'grid ' + str(grid['grid']):24} {words}"
 
 
 def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:

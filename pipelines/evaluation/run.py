@@ -28,6 +28,7 @@ from codegrid.stage2_prior.likelihood import measure
 from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import read_json
 
+from .carried import measure_carried
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
 from .likelihood_bound import DecoderLikelihood, fit_scales
@@ -61,6 +62,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     tokenizer, images = inputs.tokenizer, inputs.images
     metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
+    _add_carried(inputs, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
     numbers = evenly_spaced(len(images), NUM_SHOWN)
@@ -121,6 +123,15 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
         add_distance("rfid", again, real, metrics, reference=inputs.reference)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
     return real
+
+
+def _add_carried(inputs: Inputs, metrics: Metrics) -> None:
+    """Add what each of several grids carries."""
+    carried = measure_carried(inputs.tokenizer, inputs.images, inputs.settings.batch_size)
+    if carried is not None:
+        for grid, rise in zip(metrics.grids, carried.rises, strict=True):
+            grid["error_rise"] = rise
+        metrics.measured_on["error_rise"] = {"reference": inputs.reference, "images": carried.num_images}
 
 
 @torch.no_grad()

@@ -202,11 +202,13 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
         picture = pairs_png(*reconstruct_some(tokenizer, validation, at_most))
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(folder, picture)
+    each = [grid["perplexity"] for grid in metrics["grids"]]
+    perplexities = f"{min(each):.1f}" if len(each) == 1 else f"{min(each):.1f} to {max(each):.1f} in {len(each)} grids"
     print_once(
         f"{settings.output}, after {tokenizer.provenance['step']:,} of {settings.steps:,} steps,\n"
         f"  on {len(validation):,} validation images:\n"
         f"  reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB,\n"
-        f"  perplexity {metrics['perplexity']:.1f}, {metrics['unused_entries']} of the "
+        f"  perplexity {perplexities}, {metrics['unused_entries']} of the "
         f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"
     )
 

@@ -166,5 +166,5 @@ def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:
 
 def num_pictures(layout: Layout) -> int:
     """Return how often unfinished samples are shown: once for each row of the finest grid, if it has some."""
-    height, width = plane_shape(layout[-1].shape)
-    return min(height if height > 1 else width, MAX_PICTURES)
+    planes = [plane_shape(grid.shape) for grid in layout]
+    return min(max(height if height > 1 else width for height, width in planes), MAX_PICTURES)

@@ -180,12 +180,15 @@ class Answers:
 
     def _edited(self, encoded: Encoded) -> tuple[str, str]:
         image = actions.decode(self.tokenizer, encoded.codes)
-        count = sum(int(edits.sum()) for edits in encoded.edits)
+        counts = [int(edits.sum()) for edits in encoded.edits]
         sites = sum(grid.num_sites for grid in self.layout)
         words = f"PSNR of the reconstruction: {actions.psnr(encoded.image, encoded.reconstruction):.1f} dB"
-        if count:
+        if any(counts):
             after = actions.psnr(encoded.image, image)
-            words += f"; after your edits: {after:.1f} dB. {count} of {sites} codes edited, marked by a corner."
+            by_grid = ", ".join(f"grid {number}: {count}" for number, count in enumerate(counts) if count)
+            where = f" ({by_grid})" if len(counts) > 1 else ""
+            words += f"; after your edits: {after:.1f} dB. {sum(counts)} of {sites} codes edited{where}, "
+            words += "marked by a corner."
         return figure_of(image, "After your edits"), words
 
     def _drawn(self, partial: Partial, what: str) -> tuple[str, Partial, str]:
