@@ -161,35 +161,39 @@ class FolderImages:
         self.remedy = ", or leave such pictures out with `skip_unreadable`"
         fits = length * math.prod(shape) <= IN_MEMORY_BYTES
         kept = self._kept() if fits else None
-        decoded = kept.read((length, *shape)) if kept else None
+        if kept and (decoded := kept.read((length, *shape))):
+            return self._in_memory(*decoded)
+        images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
         reads_all = fits or skip_unreadable
-        if decoded:
-            images, told, damaged = decoded.images, decoded.notes, {}
-        else:
-            images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
-            damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
+        damaged, told = self._read(range(length) if reads_all else self._some(LOOKED_AT), images)
         if len(damaged) == length or (damaged and not skip_unreadable):
             if not reads_all:
                 damaged |= self._read(range(min(length, CHECKED)))[0]
             raise self._damaged(damaged)
         whole = self._without(sorted(damaged)) if damaged else self
-        of = "" if reads_all else f" of {min(length, LOOKED_AT)} looked at"
-        notes = [f"{count:,}{of} {words}" for words, count in sorted(told.items())]
-        whole.found = replace(whole.found, notes=(*whole.found.notes, *notes))
         if images is None:
+            whole._note(told, "" if reads_all else f" of {min(length, LOOKED_AT)} looked at")
             return whole
         if damaged:
             images = images[[number for number in range(length) if number not in damaged]]
-        elif kept and not decoded:
+        elif kept:
             kept.write(Decoded(images, told))
-        return ImageDataset(images, whole.labels, whole.classes, whole.files, whole.found)
+        return whole._in_memory(images, told)
 
     def _kept(self) -> KeptPictures | None:
         """Return the cache of these pictures, decoded; None if they are few, or not files."""
         if len(self) < MANY or not isinstance(self.paths[0], Path):
             return None
-        asked_for = [self.found.part, self.in_channels, self.resized, list(self.image_size)]
-        return KeptPictures([str(self.root.resolve()), *asked_for], self.paths)
+        form = [self.in_channels, self.resized, list(self.image_size)]
+        return KeptPictures([str(self.root.resolve()), self.found.part, form], self.paths)
+
+    def _in_memory(self, images: torch.Tensor, told: Counter[str]) -> ImageDataset:
+        self._note(told)
+        return ImageDataset(images, self.labels, self.classes, self.files, self.found)
+
+    def _note(self, told: Counter[str], of: str = "") -> None:
+        notes = tuple(f"{count:,}{of} {words}" for words, count in sorted(told.items()))
+        self.found = replace(self.found, notes=self.found.notes + notes)
 
     def _without(self, numbers: list[int]) -> FolderImages:
         """Return a copy without some of the pictures."""

@@ -26,7 +26,7 @@ EPSILON = 1e-3  # of its batch normalisation
 class Blocks(NamedTuple):
     """Blocks of one width, behind each other; the first one has the stride."""
 
-    count: int
+    repeats: int
     kernel: int
     stride: int
     expansion: int
@@ -88,7 +88,7 @@ class Lite0(nn.Module):
         self._conv_stem, self._bn0 = SameConv(3, STEM, 3, 2), _normed(STEM)
         blocks, width = [], STEM
         for row in ROWS:
-            for number in range(row.count):
+            for number in range(row.repeats):
                 stride = row.stride if number == 0 else 1
                 blocks.append(Block(width, row.channels, row.kernel, stride, row.expansion))
                 width = row.channels
@@ -113,4 +113,4 @@ def load_lite0() -> Lite0:
         weights = torch.load(file, weights_only=True)
     network = Lite0()
     network.load_state_dict({name: value for name, value in weights.items() if not name.startswith("_fc.")})
-    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last).eval()
