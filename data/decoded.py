@@ -3,6 +3,8 @@
 They are used as long as the names, sizes and times of the files do not change.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import time
@@ -10,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -22,6 +24,7 @@ from codegrid.tensors import digest_of, read_json, sha256
 
 FORMAT = "codegrid pictures 1"
 PIXELS, INDEX = "pixels.bin", "index.json"
+MANY = 2000  # pictures that are worth keeping
 ROOM = 8 * 2**30  # bytes for all of them together, and never more than half of the free disk
 SETTLED = 2 * 10**9  # ns since the last change: a second change soon after could have the same time
 
@@ -36,6 +39,13 @@ class Decoded(NamedTuple):
 def cache_folder() -> Path:
     """Return the folder for decoded pictures."""
     return user_cache() / "pictures"
+
+
+def keep(made_as: object, paths: Sequence[Any]) -> KeptPictures | None:
+    """Return the place of decoded pictures; None if they are few, or not files. The arguments are its own."""
+    if len(paths) < MANY or not isinstance(paths[0], Path):
+        return None
+    return KeptPictures(made_as, paths)
 
 
 class KeptPictures:

@@ -24,7 +24,7 @@ from codegrid.file_names import printable
 from codegrid.progress import progress_bar
 from codegrid.tensors import digest_of, digest_of_file
 
-from .decoded import Decoded, KeptPictures
+from .decoded import Decoded, keep
 from .found import Found, count_classes
 from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, variance_of
 from .listing import TEST, TRAIN, list_folder
@@ -160,7 +160,8 @@ class FolderImages:
         length, shape = len(self), (self.in_channels, *self.image_size)
         self.remedy = ", or leave such pictures out with `skip_unreadable`"
         fits = length * math.prod(shape) <= IN_MEMORY_BYTES
-        kept = self._kept() if fits else None
+        form = [self.in_channels, self.resized, list(self.image_size)]
+        kept = keep([str(self.root.resolve()), self.found.part, form], self.paths) if fits else None
         if kept and (decoded := kept.read((length, *shape))):
             return self._in_memory(*decoded)
         images = shared_memory(length * math.prod(shape)).view(length, *shape) if fits else None
@@ -179,13 +180,6 @@ class FolderImages:
         elif kept:
             kept.write(Decoded(images, told))
         return whole._in_memory(images, told)
-
-    def _kept(self) -> KeptPictures | None:
-        """Return the cache of these pictures, decoded; None if they are few, or not files."""
-        if len(self) < MANY or not isinstance(self.paths[0], Path):
-            return None
-        form = [self.in_channels, self.resized, list(self.image_size)]
-        return KeptPictures([str(self.root.resolve()), self.found.part, form], self.paths)
 
     def _in_memory(self, images: torch.Tensor, told: Counter[str]) -> ImageDataset:
         self._note(told)

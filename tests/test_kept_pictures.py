@@ -17,8 +17,7 @@ LONG_AGO = 1e9
 def pictures(tmp_path, monkeypatch):
     """A folder of six pictures that settled long ago; all are worth keeping."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(folder, "MANY", 2)
-    monkeypatch.setattr(folder, "forked_workers", lambda at_most: 0)  # what they decode is not counted here
+    monkeypatch.setattr(decoded, "MANY", 2)
     monkeypatch.setattr(decoded, "SETTLED", 0)
     root = tmp_path / "pictures"
     root.mkdir()
