@@ -45,7 +45,7 @@ class Quantizer(Protocol):
     embedding_dim: int  # D
 
     def layout(self, sites: Sides) -> Layout:
-        """Return the grids of latents with these sites. A tokenizer asks first for those that it is trained on."""
+        """Return the grids of latents with these sites. The first call is for the sites of training."""
 
     def __call__(self, latents: Tensor, moment: Moment | None = None) -> Quantized:
         """Quantize (b, D, *sites); given a moment, record what `after_step` needs, but not in buffers.
@@ -118,7 +118,7 @@ class Tokenizer(Model, Protocol):
         """Return the latents (b, D, *sites) before they are quantized."""
 
     def decode_latents(self, latents: Tensor, quantize: bool) -> Tensor:
-        """Return the signal (b, c, *size) for latents (b, D, *sites), quantized first or as they are."""
+        """Return the signal (b, c, *size) for latents (b, D, *sites), quantized first if `quantize`."""
 
     def nll(self, x: Tensor, codes: Codes, given: Condition = NO_CONDITION) -> Tensor | None:
         """Return (b,) nats of a trained decoder likelihood; None if the decoder has none."""

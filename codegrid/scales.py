@@ -1,7 +1,7 @@
 """Sums of vectors over grids of growing scales, as VAR makes them (Tian et al. 2024, arXiv 2404.02905).
 
 The quantizer adds them up when it encodes and when it decodes, and a prior when it is shown the scales before the next
-one. All must have the same bits, so all call `refine`.
+one. All need the same bits, so all call `refine`.
 
 Shapes: b batch, D embedding_dim, *sites one to three axes of the finest grid, *shape those of a coarser one, S scales,
 p convolutions.
@@ -61,7 +61,7 @@ def enlarge(vectors: Tensor, sites: Sides) -> Tensor:
 
 
 def refine(total: Tensor | None, vectors: Tensor, number: int, shapes: Sequence[Sides], phi: Phi) -> Tensor:
-    """f̂_k = f̂_{k−1} + φ_k(enlarged vectors): add one scale to the sum (b, D, *sites) of those before it, if any.
+    """Add one scale to the sum (b, D, *sites) of those before it, if any: f̂_k = f̂_{k−1} + φ_k(enlarged vectors).
 
     Args:
         vectors: the entries (b, D, *shape) of scale `number`.
@@ -84,7 +84,7 @@ def add_up(vectors: Sequence[Tensor], shapes: Sequence[Sides], phi: Phi) -> Tens
 
 
 def so_far(codes: Codes, entries: Tensor, phi: Phi, shapes: Sequence[Sides]) -> Tensor:
-    """Return what a prior is shown before it draws the next scale: the sum of those so far, in the next one's shape.
+    """Return what a prior sees before it draws the next scale: the sum of the scales so far, in the next one's shape.
 
     Args:
         codes: (b, *shape) int64 of the first n scales.
@@ -93,7 +93,7 @@ def so_far(codes: Codes, entries: Tensor, phi: Phi, shapes: Sequence[Sides]) -> 
 
     Returns (b, D, *shape) of scale n; of all S scales the vectors (b, D, *sites) that the decoder sees.
 
-    Raises `InputError` where there is no scale to show.
+    Raises `InputError` if there is no scale to show.
     """
     if not codes:
         raise InputError("`codes` of no grid: nothing comes before the first scale")

@@ -5,8 +5,8 @@ decoder gives a distribution for each value, cut into the 256 values a pixel can
 What is trained is then what `nll` reports, in nats.
 
 Each term is a mean over all values of an image. Mean squared error over variance is twice the nats per value of a
-Gaussian as wide as the data, up to a constant, so β weighs against a likelihood as it does against `mse`, but for this
-factor, as long as the decoder knows nothing. As its scales fall, the likelihood's pull grows.
+Gaussian as wide as the data, up to a constant, so apart from this factor, β weighs against a likelihood as it does
+against `mse`, as long as the decoder knows nothing. As its scales fall, the likelihood's pull grows.
 
 Shapes: b batch, c image channels, H W image, n decoder channels.
 """

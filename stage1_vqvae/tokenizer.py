@@ -134,7 +134,7 @@ class VQVAE(ModelFolder, nn.Module):
         return self.encoder(self._pad(x))
 
     def decode_latents(self, latents: torch.Tensor, quantize: bool) -> torch.Tensor:
-        """Return images (b, c, H, W) for latents (b, D, h, w), quantized first or as they are, with gradient.
+        """Return images (b, c, H, W) for latents (b, D, h, w), quantized first if `quantize`, with gradient.
 
         Raises `InputError` if the latents have a different D.
         """
@@ -147,11 +147,11 @@ class VQVAE(ModelFolder, nn.Module):
 
     @torch.no_grad()
     def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> torch.Tensor | None:
-        """Images (b, c, H, W) in [-1, 1], their codes (b, h, w) → −log p(x | codes) of 8-bit images, (b,) in nats.
+        """Return −log p(x | codes), (b,) in nats, of 8-bit images (b, c, H, W) in [-1, 1], given their codes (b, h, w).
 
-        Returns None where `reconstruction` is no likelihood: `mse` and `l1` are not.
+        Returns None if `reconstruction` is not a likelihood, as with `mse` and `l1`.
 
-        Raises `InputError` where a code or an image is not of this tokenizer, or the codes are not of such images.
+        Raises `InputError` if codes or images do not fit this tokenizer, or each other.
         """
         if not isinstance(self.reconstruction, PixelLikelihood):
             return None

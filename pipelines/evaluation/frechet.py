@@ -61,7 +61,7 @@ class FeatureStatistics:
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Return ‖μ_a - μ_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0 but for rounding."""
+    """Return ‖μ_a - μ_b‖² + tr(C_a + C_b - 2 (C_a C_b)^½), at least 0 up to rounding."""
     squared = np.square(a.mean - b.mean).sum()
     # C_a C_b has the eigenvalues of R C_b R with R = C_a^½. That is symmetric, so they are real, even if too few
     # images leave it rank deficient, and the trace of the root is the sum of their roots

@@ -103,7 +103,7 @@ class Lite0(nn.Module):
 
 
 def load_lite0() -> Lite0:
-    """Return the network with its weights. Raises `InputError` where the package is missing, or not the known one."""
+    """Return the network with its weights. Raises `InputError` if the package is missing, or not the known one."""
     import_extra(PACKAGE, "`features` lite0", "lite0")
     path = files(PACKAGE) / WEIGHTS
     content = path.read_bytes() if path.is_file() else b""

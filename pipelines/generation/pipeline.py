@@ -156,7 +156,7 @@ class TwoStagePipeline:
             top_p: draw only among the fewest codes whose probabilities add up to this. 1: among all.
             guidance_scale: above 1 to follow the class more closely, for priors that also learnt grids without labels.
             num_inference_steps: steps of priors that draw many sites at once. None: the prior's own number.
-            backend: how the priors compute; the codes are the same but for rounding.
+            backend: how the priors compute; the codes are the same up to rounding.
             output_type: pt for tensors (n, c, H, W) in [-1, 1], as everywhere in this package; np for arrays
                 (n, H, W, c) in [0, 1]; pil for PIL pictures.
             progress: show a progress bar.

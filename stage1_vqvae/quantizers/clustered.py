@@ -22,17 +22,17 @@ POOL_REFRESH = 0.5  # share of the pool of random anchors that each batch replac
 
 
 class Clustered(CodebookQuantizer):
-    """Moves each entry toward an anchor among the latents, further the less it is used.
+    """Codebook whose entries also move toward an anchor among the latents, the further the less they are used.
 
     u_k ← γ u_k + (1−γ) n_k / n,   a_k = exp(−u_k · K · 10/(1−γ) − ε),   e_k ← (1−a_k) e_k + a_k · anchor_k
 
-    It is a mixin for a quantizer that learns its codebook, and keeps doing so.
+    A mixin for a quantizer, which goes on to learn its codebook in its own way.
 
     Args:
-        anchors: `random` latents of a pool, the `closest` latent, or one drawn by distance, `probabilistic`.
+        anchors: `random`, from a pool of latents; `closest`, the closest; `probabilistic`, one drawn by distance.
         anchor_once: move entries in the first step only.
-        options: those of every quantizer with a codebook. Revival is off by default over EMA, where unused entries
-            move anyway.
+        options: those of every quantizer with a codebook. With moving averages revival is off by default, because
+            unused entries move anyway.
     """
 
     options: ClassVar[type] = ClusteredOptions
@@ -116,7 +116,7 @@ class ClosestAnchors(Anchors):
     def forward(
         self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int
     ) -> torch.Tensor:
-        """Find the closest latent of each process, and of those the closest."""
+        """Return the closest latent of all processes: the closest of those that each process finds."""
         entries = codebook[moved]
         rows, gaps = torch.zeros_like(moved), entries.new_full((len(moved),), torch.inf)
         if len(latents):
@@ -132,7 +132,7 @@ class ProbabilisticAnchors(Anchors):
     def forward(
         self, latents: torch.Tensor, codebook: torch.Tensor, moved: torch.Tensor, seed: int, *purpose: str | int
     ) -> torch.Tensor:
-        """Draw by inverse CDF over the joint batch: first the process whose latents hold the draw, then the latent."""
+        """Draw by the inverse CDF over the joint batch: first the process, then one of its latents."""
         entries = codebook[moved]
         draws = torch.rand(len(entries), generator=torch_rng(seed, *purpose), dtype=torch.float64)
         draws = draws.to(latents.device, widest(latents.device))
@@ -144,7 +144,7 @@ class ProbabilisticAnchors(Anchors):
 
 
 def _our_part(draws: torch.Tensor, log_masses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws (m,) over the joint mass → over this process's share of it, and whether they fall there."""
+    """Return draws (m,) over the joint mass as draws over this process's share, and whether they fall in it."""
     edges = all_gather(log_masses).softmax(0).cumsum(0)  # (processes, m): where the share of each ends
     edges = torch.cat([edges.new_zeros(1, len(draws)), edges])
     start, end = edges[rank()], edges[rank() + 1]

@@ -22,7 +22,7 @@ from .collective import count_and_sum, count_latents, random_rows
 from .estimators import ESTIMATORS
 from .nearest import nearest_codes
 
-GRACE_STEPS = 2  # batches that a revived entry survives without a hit; at the next one it moves again
+GRACE_STEPS = 2  # batches without a hit that a revived entry survives; at the next one it moves again
 KMEANS_ITERATIONS = 10
 
 
@@ -76,7 +76,7 @@ class CodebookQuantizer(nn.Module):
         self.distance: str = settings.distance
         self.kmeans_steps: int = settings.kmeans_steps
         self.estimator: str = settings.estimator
-        # a buffer, for it must survive save and load
+        # a buffer, because it must be saved and loaded
         self.register_buffer("running_hits", torch.ones(self.num_embeddings, dtype=torch.float32))
         self._notes: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -85,7 +85,7 @@ class CodebookQuantizer(nn.Module):
         return (Grid(sites, self.num_embeddings),)
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
-        """(b, D, *sites) → vectors, codes, losses. With a moment, latents and codes are noted for `after_step`."""
+        """Return vectors, codes and losses of latents (b, D, *sites); with a moment, note them for `after_step`."""
         # distances and losses in the codebook's float32: bfloat16 ties would move codes
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self._exact)
@@ -98,12 +98,12 @@ class CodebookQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
-        """(b, D, *sites) → codes, one tensor (b, *sites) int64. Changes nothing."""
+        """Return the codes of latents (b, D, *sites), one tensor (b, *sites) int64, without changing any state."""
         with torch.autocast(latents.device.type, enabled=False):
             return (self._choose(latents)[1],)
 
     def look_up(self, codes: Codes) -> torch.Tensor:
-        """z_q(x) = e_k (Eq. 2): codes, one tensor (b, *sites) → vectors (b, D, *sites)."""
+        """Return the vectors z_q(x) = e_k (Eq. 2), (b, D, *sites), of codes, one tensor (b, *sites)."""
         (only,) = codes
         return rearrange(F.embedding(only, self.codebook), "b ... d -> b d ...")
 
@@ -112,7 +112,7 @@ class CodebookQuantizer(nn.Module):
         return self.codebook.detach()
 
     def losses(self, latents: torch.Tensor, vectors: torch.Tensor) -> Losses:
-        """β ‖z_e − sg[e]‖², the last term of Eq. 3, a mean over all elements."""
+        """Return β ‖z_e − sg[e]‖², the last term of Eq. 3, as a mean over all elements."""
         return Losses({"commitment_loss": self.commitment_cost * F.mse_loss(latents, vectors.detach())}, {})
 
     def observe(self, latents: torch.Tensor, codes: torch.Tensor) -> None:
@@ -121,7 +121,7 @@ class CodebookQuantizer(nn.Module):
 
     @torch.no_grad()
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
-        """Move the codebook by what all processes recorded since the last step; if that is nothing, it stays."""
+        """Move the codebook by what all processes noted since the last step; if that is nothing, leave it."""
         latents, codes = self._take_notes()
         if not sum(count_latents(latents)):
             return
@@ -143,19 +143,19 @@ class CodebookQuantizer(nn.Module):
         self.running_hits.copy_(sizes)
 
     def move_entries(self, tally: Tally, step: int, seed: int, *purpose: str | int) -> None:
-        """Move the codebook, where the optimizer does not. The running hits have been updated already."""
+        """Move the codebook, unless the optimizer does. The running hits have already been updated."""
 
     def set_entries(self, entries: torch.Tensor, which: torch.Tensor) -> None:
-        """Put entries (K, D) in the place of those of the codebook that `which` (K,) marks."""
+        """Replace the entries of the codebook that `which` (K,) marks by those of `entries` (K, D)."""
         self.codebook.data.copy_(torch.where(which[:, None], entries, self.codebook))
 
     @property
     def _exact(self) -> torch.dtype:
-        # of models in half precision, too
+        # in models of half precision, too
         return torch.promote_types(self.running_hits.dtype, torch.float32)
 
     def _choose(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents (b, D, *sites) as rows (n, D), and the code of each (b, *sites)."""
+        """Return latents (b, D, *sites) as rows (n, D), and the codes (b, *sites)."""
         rows = rearrange(latents.detach().to(self._exact), "b d ... -> (b ...) d")
         codes = nearest_codes(rows, self.codebook.detach().to(self._exact), self.distance)
         return rows, codes.view(latents.shape[0], *latents.shape[2:])
@@ -199,7 +199,7 @@ class EMAQuantizer(CodebookQuantizer):
         self.register_buffer("codebook", codebook)
 
     def move_entries(self, tally: Tally, step: int, seed: int, *purpose: str | int) -> None:
-        """e_i ← e_i + (1−γ) (Σ_j z_ij − n_i e_i) / N_i, with N_i already updated.
+        """Update each entry: e_i ← e_i + (1−γ) (Σ_j z_ij − n_i e_i) / N_i, with N_i already updated.
 
         This equals m_i / N_i of Eq. A.1 to A.3, without keeping the sums m_i: an entry that is not hit does not move.
         """
@@ -211,7 +211,7 @@ class LearntQuantizer(CodebookQuantizer):
     """A codebook that the optimizer moves, by the gradient of its term of the loss."""
 
     def losses(self, latents: torch.Tensor, vectors: torch.Tensor) -> Losses:
-        """‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖² (Eq. 3), means over all elements."""
+        """Return ‖sg[z_e] − e‖² + β ‖z_e − sg[e]‖² (Eq. 3), as means over all elements."""
         terms, figures = super().losses(latents, vectors)
         return Losses({"codebook_loss": F.mse_loss(vectors, latents.detach()), **terms}, figures)
 
@@ -229,9 +229,9 @@ class GradientQuantizer(LearntQuantizer):
 def kmeans(
     latents: torch.Tensor, codebook: torch.Tensor, distance: str, draw: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lloyd's iterations on the joint batch from this codebook: a new one (K, D), and the size of each cluster (K,).
+    """Return the codebook (K, D) after Lloyd's iterations on the joint batch, and the size of each cluster (K,).
 
-    A cluster that is empty starts again at a random latent.
+    An empty cluster starts again at a random latent.
     """
     for _ in range(KMEANS_ITERATIONS):
         sizes, sums = count_and_sum(latents, nearest_codes(latents, codebook, distance), len(codebook))

@@ -36,7 +36,7 @@ def count_latents(latents: torch.Tensor) -> list[int]:
 
 
 def count_and_sum(latents: torch.Tensor, codes: torch.Tensor, num_embeddings: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hits n_i (K,) and sums Σ_j z_ij (K, D) of the joint batch, for latents (n, D) that chose codes (n,)."""
+    """Return hits n_i (K,) and sums Σ_j z_ij (K, D) of the joint batch, for latents (n, D) that chose codes (n,)."""
     hits = torch.bincount(codes, minlength=num_embeddings).to(latents.dtype)
     sums = latents.new_zeros(num_embeddings, latents.shape[1]).index_add_(0, codes, latents)
     if is_distributed():
@@ -60,7 +60,7 @@ def gather_rows(latents: torch.Tensor, rows: torch.Tensor, ours: torch.Tensor) -
 
 
 def random_rows(latents: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Return `count` random latents (count, D) of the joint batch, by a CPU generator that is the same on each."""
+    """Return `count` random latents (count, D) of the joint batch; the CPU generator is the same on each process."""
     sizes = count_latents(latents)
     rows = torch.randint(sum(sizes), (count,), generator=generator).to(latents.device) - sum(sizes[: rank()])
     return gather_rows(latents, rows, (rows >= 0) & (rows < len(latents)))

@@ -9,43 +9,43 @@ from typing import Any
 import torch
 
 TINY = 1e-12  # a length that counts as 0
-OPPOSITE = 1e-10  # ‖u + v‖² of two directions that are opposite but for rounding
+OPPOSITE = 1e-10  # ‖u + v‖² of two directions that are opposite except for rounding
 
 
 class StraightThrough(torch.autograd.Function):
-    """z_q forward, bit for bit; the gradient of z_q goes to z_e unchanged, and none to the codebook.
+    """Function that returns z_q, bit for bit, and passes its gradient to z_e unchanged; the codebook gets none.
 
     The usual z + (q − z).detach() is off by a rounding error in the forward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, latents: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        """Return the vectors as they are."""
+        """Return the vectors unchanged."""
         return vectors.view_as(vectors)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Return the gradient as it is, to the latents alone."""
+        """Pass the gradient to the latents only, unchanged."""
         return gradient, None
 
 
 class Rotation(torch.autograd.Function):
-    """z_q forward, bit for bit; its gradient reaches z_e as if z_q had been made of it by a rotation and a scale.
+    """Function that returns z_q, bit for bit, with the gradient of a rotated and scaled z_e.
 
     The rotation trick (Fifty et al. 2024, arXiv 2410.06424): with u = z_e / ‖z_e‖, v = z_q / ‖z_q‖ and
-    w = (u + v) / ‖u + v‖, it is z_q = (‖z_q‖ / ‖z_e‖) R z_e for R = I − 2 w wᵀ + 2 v uᵀ; R and the ratio are constants.
+    w = (u + v) / ‖u + v‖, z_q = (‖z_q‖ / ‖z_e‖) R z_e with R = I − 2 w wᵀ + 2 v uᵀ. R and the ratio are constants.
     Where z_e is 0, or opposite to z_q, there is no such R: the gradient goes straight through.
     """
 
     @staticmethod
     def forward(ctx: Any, latents: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        """Latents and vectors (b, D, *sites) → the vectors as they are."""
+        """Return the vectors (b, D, *sites) unchanged."""
         ctx.save_for_backward(latents, vectors)
         return vectors.view_as(vectors)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """g → (‖z_q‖ / ‖z_e‖) Rᵀ g = (‖z_q‖ / ‖z_e‖) (g − 2 w (w·g) + 2 u (v·g)), to the latents alone."""
+        """Pass (‖z_q‖ / ‖z_e‖) Rᵀ g = (‖z_q‖ / ‖z_e‖) (g − 2 w (w·g) + 2 u (v·g)) to the latents only."""
         latents, vectors = ctx.saved_tensors
         vectors = vectors.to(latents.dtype)
         length, wanted = latents.norm(dim=1, keepdim=True), vectors.norm(dim=1, keepdim=True)
@@ -57,7 +57,7 @@ class Rotation(torch.autograd.Function):
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Products (b, 1, *sites) of the vectors of each site."""
+    """Return the dot product (b, 1, *sites) of the vectors at each site."""
     return (a * b).sum(1, keepdim=True)
 
 

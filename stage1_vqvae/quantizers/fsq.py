@@ -25,7 +25,7 @@ class FSQuantizer(nn.Module):
     """Finite scalar quantization: nothing is learnt here, so there is no codebook and no loss.
 
     Args:
-        fsq_levels: L_i of each number of a latent; D is how many there are, and K their product.
+        fsq_levels: the number of levels L_i of each number of a latent. There are D of them, and K is their product.
 
     Raises `InputError` if an option is unknown or a value is out of range.
 
@@ -44,7 +44,7 @@ class FSQuantizer(nn.Module):
         self.config: dict[str, Any] = {"fsq_levels": list(levels)}
         self.num_embeddings, self.embedding_dim = math.prod(levels), len(levels)
         places = [math.prod(levels[:axis]) for axis in range(len(levels))]  # a code's digits, the lowest first
-        # whole numbers, which a model in half precision keeps as they are; they follow from the options
+        # whole numbers, which half precision leaves unchanged; they follow from the options
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("places", torch.tensor(places), persistent=False)
         self.register_buffer("unit", torch.ones((), dtype=torch.float32), persistent=False)  # has the model's type
@@ -54,7 +54,7 @@ class FSQuantizer(nn.Module):
         return (Grid(sites, self.num_embeddings),)
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
-        """(b, D, *sites) → vectors, codes, no losses. The gradient passes through the bound, and over the rounding."""
+        """Return vectors and codes of latents (b, D, *sites); the gradient passes the bound, but skips the rounding."""
         with torch.autocast(latents.device.type, enabled=False):
             points = self._bound(latents)
             digits = self._round(points)
@@ -64,12 +64,12 @@ class FSQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
-        """(b, D, *sites) → codes, one tensor (b, *sites) int64."""
+        """Return the codes of latents (b, D, *sites), one tensor (b, *sites) int64."""
         with torch.autocast(latents.device.type, enabled=False):
             return (self._codes(self._round(self._bound(latents))),)
 
     def look_up(self, codes: Codes) -> torch.Tensor:
-        """Codes, one tensor (b, *sites) → vectors (b, D, *sites)."""
+        """Return the vectors (b, D, *sites) of codes, one tensor (b, *sites)."""
         (only,) = codes
         digits = (only[..., None] // self.places % self.levels).to(self._exact)
         return rearrange(self._vectors(digits), "b ... d -> b d ...").to(self.unit.dtype)
@@ -81,7 +81,7 @@ class FSQuantizer(nn.Module):
         return self.look_up((torch.arange(self.num_embeddings, device=self.levels.device),))
 
     def bound(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return latents (b, D, *sites) in the scale of the vectors, before they are rounded: with their gradient."""
+        """Return bounded latents (b, D, *sites), scaled like the vectors but not rounded, with their gradient."""
         return rearrange(self._bound(latents) / (self.levels // 2), "b ... d -> b d ...")
 
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
@@ -93,7 +93,7 @@ class FSQuantizer(nn.Module):
         return torch.promote_types(self.unit.dtype, torch.float32)
 
     def _bound(self, latents: torch.Tensor) -> torch.Tensor:
-        """tanh(z + s) · (L − 1)(1 − ε)/2 − o, with o = ½ for even L: (b, D, *sites) → (b, *sites, D)."""
+        """Return tanh(z + s) · (L − 1)(1 − ε)/2 − o, with o = ½ for even L: (b, D, *sites) → (b, *sites, D)."""
         levels = self.levels.to(self._exact)
         half, offset = (levels - 1) * ((1 - MARGIN) / 2), (1 - levels % 2) / 2
         # s brings 0 to 0: it is artanh(o / half), for which the paper has tan. Of two levels, neither is in the middle
@@ -103,14 +103,14 @@ class FSQuantizer(nn.Module):
         return torch.tanh(points + shift) * half - offset
 
     def _round(self, points: torch.Tensor) -> torch.Tensor:
-        """Bounded latents (b, *sites, D) → digits, 0 ... L - 1, as floats."""
+        """Return the digits of bounded latents (b, *sites, D): 0 ... L - 1, as floats."""
         return points.detach().round() + self.levels // 2
 
     def _vectors(self, digits: torch.Tensor) -> torch.Tensor:
-        """Digits (b, *sites, D) → levels about from -1 to 1."""
+        """Return the levels, about from -1 to 1, of digits (b, *sites, D)."""
         middle = self.levels // 2
         return (digits - middle) / middle
 
     def _codes(self, digits: torch.Tensor) -> torch.Tensor:
-        """Digits (b, *sites, D) → codes (b, *sites) int64, whole numbers from the start: sums of floats would round."""
+        """Return the codes (b, *sites) int64 of digits (b, *sites, D), summed as whole numbers: floats would round."""
         return (digits.long() * self.places).sum(-1)

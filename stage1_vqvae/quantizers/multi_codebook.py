@@ -26,10 +26,10 @@ from .estimators import ESTIMATORS
 
 
 class Part(NamedTuple):
-    """Result of one look-up: that of one codebook at one depth."""
+    """Result of one codebook at one depth."""
 
     book: int  # number of the codebook
-    latents: torch.Tensor  # (b, D/g, *sites), its part of what the depths before it left over
+    latents: torch.Tensor  # (b, D/g, *sites), its part of what the depths before left over
     codes: torch.Tensor  # (b, *sites) int64
     vectors: torch.Tensor  # (b, D/g, *sites), with the gradient of the codebook
 
@@ -48,7 +48,7 @@ class MultiCodebookQuantizer(nn.Module):
 
     The codes are q·g grids of one shape, coarse first: grid d·g + j is that of group j at depth d.
 
-    A subclass says by its `groups_option` which of its options is g.
+    The `groups_option` of a subclass names the option that is g.
 
     Args:
         settings: the subclass's own options.
@@ -84,7 +84,7 @@ class MultiCodebookQuantizer(nn.Module):
         return (Grid(sites, self._book(0).num_embeddings),) * (self.depths * self.groups)
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
-        """(b, D, *sites) → vectors, codes, losses. With a moment each codebook notes the rows that it quantized."""
+        """Return vectors, codes and losses of latents (b, D, *sites); with a moment, each codebook notes its rows."""
         if moment is not None and moment.step < self.kmeans_steps:
             self._notes.append(rearrange(latents.detach(), "b d ... -> (b ...) d"))
             moment = None
@@ -102,14 +102,14 @@ class MultiCodebookQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
-        """(b, D, *sites) → q·g tensors of codes (b, *sites) int64. Changes nothing."""
+        """Return the codes of latents (b, D, *sites), q·g tensors (b, *sites) int64, without changing any state."""
         with torch.autocast(latents.device.type, enabled=False):
             return tuple(part.codes for parts, _ in self._walk(_exact(latents)) for part in parts)
 
     def look_up(self, codes: Codes) -> torch.Tensor:
-        """Codes, q·g tensors (b, *sites) → vectors (b, D, *sites); of the first depths alone, coarser vectors.
+        """Return the vectors (b, D, *sites) of codes, q·g tensors (b, *sites); of the first depths alone, coarser ones.
 
-        Raises `InputError` where they are not all codes of some first depths.
+        Raises `InputError` if these are not all codes of the first one or more depths.
         """
         return _total(
             [
@@ -119,14 +119,14 @@ class MultiCodebookQuantizer(nn.Module):
         )
 
     def entries(self, grid: int) -> torch.Tensor:
-        """Return the vectors (K, D) of the codes of a grid: its codebook, with zeros in the place of other groups."""
+        """Return the vectors (K, D) of the codes of a grid: its codebook, with zeros for the other groups."""
         before, entries = grid % self.groups, self._book(grid).entries(0)
         width = entries.shape[1]
         return F.pad(entries, (before * width, (self.groups - before - 1) * width))
 
     @torch.no_grad()
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
-        """Move each codebook, once, by the rows that it quantized, and by random numbers of its own."""
+        """Move each codebook once, by the rows that it quantized, with random numbers of its own."""
         if step < self.kmeans_steps:
             self._start_in_turn(step, seed, *purpose)
             return
@@ -142,11 +142,11 @@ class MultiCodebookQuantizer(nn.Module):
         return book.encode(latents)[0]
 
     def _book(self, grid: int) -> CodebookQuantizer:
-        """The codebook of a grid."""
+        """Return the codebook of a grid."""
         return cast("CodebookQuantizer", self.books[grid % len(self.books)])
 
     def _by_depth(self, codes: Codes) -> Iterator[tuple[int, Codes]]:
-        """Codes of whole depths, with the number of the first grid of each."""
+        """Return the codes of each depth, with the number of its first grid."""
         if not 0 < len(codes) <= self.depths * self.groups or len(codes) % self.groups:
             first, every = self.groups, self.depths * self.groups
             several = f", or a multiple of it up to {every}" if every > first else ""
@@ -168,7 +168,7 @@ class MultiCodebookQuantizer(nn.Module):
                 rest = rest - vectors
 
     def _observe(self, depths: list[Depth], kept: torch.Tensor | None) -> None:
-        """Let each codebook note its rows at all of its depths, those of a sample together, but for dropped ones.
+        """Let each codebook note its rows at all of its depths, sample by sample, except for dropped ones.
 
         So their order does not depend on how a step is cut into pieces, or shared by processes.
         """
@@ -183,11 +183,11 @@ class MultiCodebookQuantizer(nn.Module):
                 self._book(number).observe(rows[mask], codes[mask])
 
     def _losses(self, depths: list[Depth], kept: torch.Tensor | None) -> Losses:
-        """Sums of the codebooks' terms, and the mean of their commitment losses; a dropped depth adds nothing.
+        """Return sums of the codebooks' terms, and the mean of their commitment losses; a dropped depth adds nothing.
 
         ‖r_{d−1} − e_{k_d}‖ is the distance of z from the sum of the first d entries, so each depth asks z to stay near
-        to it. Their mean keeps β, against the reconstruction, what it is for one codebook, as in RQ-VAE (Lee et al.
-        2022); a sum would tie z ever closer to the coarse entries the more there are to refine them. The other terms
+        that sum. Their mean keeps β, against the reconstruction, what it is for one codebook, as in RQ-VAE (Lee et al.
+        2022); a sum would tie z the closer to the coarse entries, the more depths refine them. The other terms
         move codebooks: in a sum each learns as it would alone, a shared one by the mean over its depths.
         """
         terms: dict[str, torch.Tensor] = {}
@@ -218,7 +218,7 @@ class MultiCodebookQuantizer(nn.Module):
 
 
 def split_options(kind: type, options: dict[str, Any], owner: str) -> tuple[Any, dict[str, Any]]:
-    """Return the options dataclass `kind` of `owner`, made from those of its names, and the rest, for the codebooks."""
+    """Return the dataclass `kind`, made from the options that it has, and the other options, for the codebooks."""
     own = {field.name for field in fields(kind)}
     settings = make_options(kind, {name: value for name, value in options.items() if name in own}, owner)
     return settings, {name: value for name, value in options.items() if name not in own}
@@ -238,17 +238,17 @@ def _exact(latents: torch.Tensor) -> torch.Tensor:
 
 
 def _mask(values: torch.Tensor, kept: torch.Tensor | None, depth: int) -> torch.Tensor:
-    """Values (b, ...) with zeros for the samples that have dropped a depth."""
+    """Return values (b, ...) with zeros for the samples that have dropped a depth."""
     return values if kept is None else torch.where(kept.view(-1, *[1] * (values.ndim - 1)) > depth, values, 0)
 
 
 def _join(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Vectors of the groups (b, D/g, *sites) → (b, D, *sites), in the memory format of one codebook's."""
+    """Return the groups' vectors (b, D/g, *sites) as (b, D, *sites), in the memory format of a single codebook's."""
     return parts[0] if len(parts) == 1 else torch.cat([part.movedim(1, -1) for part in parts], -1).movedim(-1, 1)
 
 
 def _total(vectors: list[torch.Tensor]) -> torch.Tensor:
-    """Coarse first, wherever it is needed: another order would round to other bits."""
+    """Return the sum, always coarse first: another order would round to other bits."""
     total = vectors[0]
     for finer in vectors[1:]:
         total = total + finer

@@ -37,19 +37,19 @@ class MultiscaleQuantizer(nn.Module):
 
     f̂_0 = 0,   k_s = nearest(shrink_s(z − f̂_{s−1})),   f̂_s = f̂_{s−1} + φ_s(enlarge(e_{k_s})),   z_q = f̂_S
 
-    φ(x) = (1 − ρ) x + ρ (weight ∗ x + bias), 3×3, repairs what enlarging has blurred; over three axes it works frame by
-    frame. It learns from z_q and from mean_s ‖f̂_s − sg[z]‖². The codebook learns as its kind does, from the shrunk
-    rests that chose its entries, those of all scales at once, which count alike.
+    φ(x) = (1 − ρ) x + ρ (weight ∗ x + bias), 3×3, repairs what enlarging has blurred; with three axes, frame by frame.
+    It learns from the gradient of z_q and from mean_s ‖f̂_s − sg[z]‖². The codebook learns as its kind does, from the
+    shrunk rests of all scales at once; each scale counts as much as any other.
 
     Args:
-        scales: S growing sides, of the longer axis; the last one is that of the latents it is trained on, the others
-            keep their proportion to it. None: 1 2 4 ..., and that.
-        codebook: name of the quantizer that the codebook is.
+        scales: S growing sides, of the longer axis; the last one is the side of the latents in training. For latents of
+            another size they keep their proportions. None: 1 2 4 ... up to that side.
+        codebook: name of the quantizer that learns the codebook.
         num_phi: p.
         phi_share: ρ.
         options: those of the codebook's quantizer.
 
-    Raises `InputError` where it has no such option, or a value is out of its range.
+    Raises `InputError` if an option is unknown or a value is out of range.
 
     Worked example: latents (8, 64, 7, 7) → vectors (8, 64, 7, 7), codes ((8, 1, 1), (8, 2, 2), (8, 4, 4), (8, 7, 7)).
     """
@@ -64,7 +64,7 @@ class MultiscaleQuantizer(nn.Module):
         self.config["scales"] = settings.scales and list(settings.scales)
         self.embedding_dim: int = self.book.embedding_dim
         self.phi_share: float = settings.phi_share
-        # one tensor for all: one that the scales of a small grid do not use would stop training by several processes
+        # one tensor for all: one of several that a small grid leaves unused would stop training in several processes
         weight = torch.zeros(settings.num_phi, self.embedding_dim, self.embedding_dim, 3, 3, dtype=torch.float32)
         self.phi_weight = nn.Parameter(weight + _identity(weight))  # φ(x) = x, until it has learnt better
         self.phi_bias = nn.Parameter(torch.zeros(settings.num_phi, self.embedding_dim, dtype=torch.float32))
@@ -72,11 +72,11 @@ class MultiscaleQuantizer(nn.Module):
         self._waiting: list[torch.Tensor] = []  # latents (b, D, *sites) for k-means
 
     def layout(self, sites: Sides) -> Layout:
-        """Return the grid of each scale, of latents with these sites.
+        """Return the grid of each scale for latents with these sites.
 
-        The first call tells the sites that it is trained on, and with them the scales, where they are open.
+        The first call is for the sites of training. It sets the scales if none were given.
 
-        Raises `InputError` where the scales that were given do not end there.
+        Raises `InputError` if the given scales do not end with the side of these sites.
         """
         if not self._is_settled:
             scales, side = self._scales_for(sites), max(sites)
@@ -87,7 +87,7 @@ class MultiscaleQuantizer(nn.Module):
         return tuple(Grid(shape, self.book.num_embeddings) for shape in self._shapes(sites))
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
-        """(b, D, *sites) → vectors, codes, losses. With a moment, rests and codes are noted for `after_step`."""
+        """Return vectors, codes and losses of latents (b, D, *sites); with a moment, note rests for `after_step`."""
         with torch.autocast(latents.device.type, enabled=False):
             latents = _exact(latents)
             found = self._find(latents)
@@ -95,21 +95,21 @@ class MultiscaleQuantizer(nn.Module):
                 self._waiting.append(latents.detach())
             elif moment is not None:
                 self.book.observe(*_as_rows(found))
-            # to the latents once, over the sum; and to φ, which the sum is made by
+            # the gradient goes to the latents once, for the whole sum, and to φ, which computed the sum
             passed = ESTIMATORS[self.config["estimator"]](latents, found.sums[-1].detach())
             vectors = _Both.apply(found.sums[-1], passed).to(self.phi_weight.dtype)
             return Quantized(vectors, found.codes, self._losses(latents, found))
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
-        """(b, D, *sites) → codes (b, *shape) int64 of each scale. Changes nothing."""
+        """Return the codes (b, *shape) int64 of each scale of latents (b, D, *sites), without changing any state."""
         with torch.autocast(latents.device.type, enabled=False):
             return self._find(_exact(latents)).codes
 
     def look_up(self, codes: Codes) -> torch.Tensor:
-        """Codes (b, *shape) of each scale → the sum of their enlarged vectors (b, D, *sites), as fine as the last one.
+        """Return the sum (b, D, *sites) of the enlarged vectors of codes (b, *shape), as fine as the last grid.
 
-        Raises `InputError` where the grids are not scales of one another.
+        Raises `InputError` if the grids are not scales of one another.
         """
         shapes = self._shapes(tuple(codes[-1].shape[1:]))
         found = [tuple(of_scale.shape[1:]) for of_scale in codes]
@@ -136,7 +136,7 @@ class MultiscaleQuantizer(nn.Module):
             self.book.after_step(step, seed, *purpose)
 
     def _start(self, step: int, seed: int, *purpose: str | int) -> None:
-        """Set the codebook by k-means of the rests; at first scale by scale, for rests depend on what it was."""
+        """Set the codebook by k-means of the rests; at first scale by scale, because rests depend on the codebook."""
         waiting, self._waiting = self._waiting, []
         latents = torch.cat(waiting) if waiting else self.entries(0)[:0, :, None]
         count = len(self._shapes(tuple(latents.shape[2:])))
@@ -162,7 +162,7 @@ class MultiscaleQuantizer(nn.Module):
         return found._replace(codes=codes)
 
     def _losses(self, latents: torch.Tensor, found: Found) -> Losses:
-        """mean_s ‖f̂_s − sg[z]‖² and β mean_s ‖z − sg[f̂_s]‖², as in VAR, and the mean of the codebook's own terms."""
+        """Return mean_s ‖f̂_s − sg[z]‖² and β mean_s ‖z − sg[f̂_s]‖², as in VAR, and the mean of the codebook's terms."""
         terms: dict[str, torch.Tensor] = {}
         for total, losses in zip(found.sums, found.losses, strict=True):
             own = losses.terms | {
@@ -173,13 +173,13 @@ class MultiscaleQuantizer(nn.Module):
         return Losses(terms, {})
 
     def _phi(self) -> Phi:
-        """φ with ρ multiplied out."""
+        """Return φ with ρ multiplied out."""
         weight, bias = _exact(self.phi_weight), _exact(self.phi_bias)
         kept = (1 - self.phi_share) * _identity(weight)
         return Phi(kept + self.phi_share * weight, self.phi_share * bias)
 
     def _scales_for(self, sites: Sides) -> list[int]:
-        """Return the scales, as they were given, or of latents with these sites."""
+        """Return the given scales, or else those for latents with these sites."""
         return self.config["scales"] or _doubling(max(sites))
 
     def _shapes(self, sites: Sides) -> list[Sides]:
@@ -187,7 +187,7 @@ class MultiscaleQuantizer(nn.Module):
 
 
 class _Both(torch.autograd.Function):
-    """The first of two equal tensors; the gradient goes to both."""
+    """Function that returns the first of two equal tensors, and passes the gradient to both."""
 
     @staticmethod
     def forward(ctx: Any, total: torch.Tensor, passed: torch.Tensor) -> torch.Tensor:
@@ -201,8 +201,8 @@ class _Both(torch.autograd.Function):
 def _as_rows(found: Found, scales: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the rests (b·n, D) and codes (b·n,) of the first scales, each once for every site of the latents below it.
 
-    So all scales count alike, in revival too: as they are, the coarse ones would be too few to get entries of their
-    own. Sample by sample, the pieces of a batch, and the batches of several processes, are one behind the other.
+    So all scales count alike, in revival too: counted once, the coarse rests would be too few to get entries of their
+    own. The rows go sample by sample, so pieces of a batch, and batches of several processes, follow one another.
     """
     sites = tuple(found.sums[0].shape[2:])
     above = [_sites_above(tuple(rest.shape[2:]), sites, rest.device) for rest in found.rests[:scales]]
@@ -212,7 +212,7 @@ def _as_rows(found: Found, scales: int | None = None) -> tuple[torch.Tensor, tor
 
 
 def _sites_above(shape: Sides, sites: Sides, device: torch.device) -> torch.Tensor:
-    """Return the number of the coarser grid's site that each site lies under."""
+    """Return, for each site, the number of the coarser grid's site that covers it."""
     numbers = torch.arange(math.prod(shape), dtype=torch.float32, device=device).view(1, 1, *shape)
     return F.interpolate(numbers, sites, mode="nearest-exact").flatten().long()
 
@@ -224,7 +224,7 @@ def _identity(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _doubling(side: int) -> list[int]:
-    """Return 1 2 4 ... below a side, and the side."""
+    """Return the powers of two below a side, and the side."""
     return [2**power for power in range(side.bit_length()) if 2**power < side] + [side]
 
 

@@ -23,11 +23,11 @@ class Tile(NamedTuple):
 # The matrix of all distances is never held whole. On a CPU its tiles, 4 MB of floats, stay in the cache; on a GPU fewer
 # and larger ones, of 256 MB, save launches.
 TILES = {"cpu": Tile(pairs=2**20, entries=2**10), "cuda": Tile(pairs=2**26, entries=2**16)}
-PARTS = 16  # of a row of gaps, that are compared side by side
+PARTS = 16  # of a row of gaps, compared side by side
 
 
 def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str = "euclidean") -> torch.Tensor:
-    """k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1): latents (n, D), codebook (K, D) → codes (n,) int64.
+    """Return the codes k(x) = argmin_j ‖z_e(x) − e_j‖ (Eq. 1), (n,) int64, of latents (n, D) in a codebook (K, D).
 
     `distance` is a name in `DISTANCES`.
     """
@@ -35,7 +35,7 @@ def nearest_codes(latents: torch.Tensor, codebook: torch.Tensor, distance: str =
 
 
 def least_codes(latents: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """argmin_j (offset_j − z·entry_j): latents (n, D), entries (K, D), offsets (K,) → codes (n,) int64.
+    """Return argmin_j (offset_j − z·entry_j) (n,) int64 for latents (n, D), entries (K, D) and offsets (K,).
 
     For float32 on a CPU, the native library finds the codes if there is one.
     """
@@ -54,7 +54,7 @@ def tile_for(device: torch.device) -> Tile:
 
 
 def _search(sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor, entries_at_once: int) -> torch.Tensor:
-    """Find each site's entry with the smallest offset − z·entry, in one group of entries after the other."""
+    """Find each site's entry with the smallest offset − z·entry, one group of entries after another."""
     for first in range(0, len(entries), entries_at_once):
         group = slice(first, first + entries_at_once)
         gaps, found = _least(_product(sites, entries[group], offsets[group]))
@@ -67,7 +67,7 @@ def _search(sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor, e
 
 
 def _product(sites: torch.Tensor, entries: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """offset − z·entry: sites (n, D), entries (K, D), offsets (K,) → (n, K)."""
+    """Return offset − z·entry (n, K) for sites (n, D), entries (K, D) and offsets (K,)."""
     if sites.device.type != "cpu" or not len(sites):
         return torch.addmm(offsets, sites, entries.T, alpha=-1)
     # as a 1×1 convolution of n sites: its kernels are up to twice as fast as those of a matrix product
@@ -92,7 +92,7 @@ def _least(gaps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _euclidean(codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # with e = c + d, c the mean entry: ‖z − e‖² = ‖z − c‖² + 2 (½‖d‖² + c·d − z·d), and ‖z − c‖² is the same for every
-    # entry. Without c the terms would cancel, and codes be wrong, where all latents lie far from the origin.
+    # entry. Without c the terms would cancel, and codes would be wrong, if all latents lie far from the origin.
     centre = codebook.mean(0)
     entries = codebook - centre
     return entries, entries.square().sum(1) / 2 + entries @ centre

@@ -14,7 +14,7 @@ class ProductQuantizer(MultiCodebookQuantizer):
 
     Args:
         num_quantizers: g.
-        codebook: name of the quantizer that each codebook is.
+        codebook: name of the quantizer that learns each codebook.
         options: those of that quantizer, for each of the codebooks; `embedding_dim` is the D of the whole latent.
 
     Raises `InputError` if an option is unknown, a value is out of range, or g does not divide D.

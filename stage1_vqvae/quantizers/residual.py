@@ -22,15 +22,15 @@ class ResidualQuantizer(MultiCodebookQuantizer):
 
     r_0 = z,   k_d = nearest(r_{d−1}),   r_d = r_{d−1} − e_{k_d},   z_q = Σ_d e_{k_d}
 
-    `codes` are those of all depths, in training too: `vectors` of a sample that drops depths are those that
-    `look_up` makes of the grids before them. In the steps of k-means nothing is dropped or drawn.
+    `codes` are those of all depths, in training too. If a sample drops depths, its `vectors` are what `look_up`
+    returns for the grids before them. In the steps of k-means nothing is dropped or drawn.
 
     Args:
         num_quantizers: q.
-        codebook: name of the quantizer that each codebook is.
+        codebook: name of the quantizer that learns each codebook.
         num_groups: g parts of a latent, each with q codebooks of its own; grid d·g + j is of part j at depth d.
         shared: whether all depths have one codebook (for each group), which learns from all of their residuals.
-        codes_dropout: share of the samples of a training pass that keep a random number of depths, from 1 to q alike.
+        codes_dropout: share of the samples of a training pass that keep a random number of depths, 1 to q.
         codes_temperature: τ. Above 0, codes are drawn in training, with probability softmax(−‖r − e‖² / τ), as in
             RQ-VAE (Lee et al. 2022).
         options: those of the quantizer `codebook`, for each of the codebooks; `embedding_dim` is the D of the whole

@@ -21,9 +21,9 @@ def as_compared(vectors: torch.Tensor, distance: str) -> torch.Tensor:
 def log_weights(
     points: torch.Tensor, candidates: torch.Tensor, distance: str, temperature: float = 1.0
 ) -> Iterator[torch.Tensor]:
-    """Yield −‖z − e‖² / τ, or cos(z, e) / τ but for a constant, of some points after the other, each (m', n).
+    """Yield −‖z − e‖² / τ, or cos(z, e) / τ up to a constant, for one group of m' points after another: (m', n).
 
-    They are in the widest type: thousands of small shares are added up. The matrix (m, n) is never held whole.
+    They have the widest type: thousands of small shares are added up. The matrix (m, n) is never held whole.
     """
     points, candidates = as_compared(points, distance), as_compared(candidates, distance)
     if len(candidates):
@@ -37,7 +37,7 @@ def log_weights(
 def draw_near(
     points: torch.Tensor, candidates: torch.Tensor, distance: str, draws: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """Return for each point (m, D) the number (m,) of a candidate (n, D), by draws (m,) in [0, 1) from its softmax."""
+    """Return for each point (m, D) the number (m,) of a candidate (n, D), drawn with the uniform `draws` (m,)."""
     rows, first = [], 0
     for weights in log_weights(points, candidates, distance, temperature):
         of_piece = draws[first : first + len(weights), None]

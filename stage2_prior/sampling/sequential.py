@@ -148,7 +148,7 @@ class PlainSteps:
 def site_by_site(layout: Layout) -> Order:
     """Return the order in which all codes of a site are drawn before the next: (0, 0:1) (1, 0:1) (0, 1:2) ...
 
-    Raises `InputError` where the grids are not of one shape.
+    Raises `InputError` if the grids are not of one shape.
     """
     if len({grid.shape for grid in layout}) > 1:
         raise InputError(f"`layout` of {describe_layout(layout)}: only grids of one shape are drawn site by site")
