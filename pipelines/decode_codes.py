@@ -10,7 +10,7 @@ from codegrid.pipelines.running.settings import Folder, Leaves, ReadsData
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeCodes(ReadsData, Leaves):
-    """Turn codes back into images. Leaves a sheet, images.png, and images.npz, or with --format png the folder images/.
+    """Turn codes back into images. Writes a sheet, images.png, and images.npz, or with --format png the folder images/.
 
     If it is known which pictures the codes were made from, files.json has their names.
 
@@ -21,7 +21,7 @@ class DecodeCodes(ReadsData, Leaves):
     place: ClassVar[str] = "decoded"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/ and codes/, for whichever of them is not given."""
+    """Folder that holds tokenizer/ and codes/, for whichever is not given."""
     tokenizer: Folder = ""
     """Folder of the tokenizer that made the codes, or hf:owner/name."""
     codes: Folder = ""

@@ -13,11 +13,11 @@ from codegrid.pipelines.running.settings import Drawing, Folder, Folders, GivesF
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
-    """Measure a tokenizer and a prior on a data set. Leaves metrics.json, usage.png and reconstructions.png.
+    """Measure a tokenizer and a prior on a data set. Writes metrics.json, usage.png and reconstructions.png.
 
     codegrid evaluate --run runs/demo
 
-    Or measure how far two sets of pictures are apart. Leaves metrics.json.
+    Or measure how far two sets of pictures are apart. Writes metrics.json.
 
     codegrid evaluate --images runs/demo/samples --against PICTURES --features inception
     """
@@ -33,8 +33,8 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     output: Folder = ""
     """Folder for the metrics. By default figures/ in --run or runs/, or figures-2/ and so on."""
     images: Folder | None = None
-    """Pictures to compare with those of --against, without any model: a folder, an .npz file, or the folder that
-    sample or decode-codes left."""
+    """Pictures to compare with those of --against, without any model: a folder, an .npz file, or a folder that
+    sample or decode-codes wrote."""
     against: Folder | None = None
     """Pictures that --images are compared with. --features classifier is trained on their class folders."""
     prior: Folders = ()
@@ -51,7 +51,7 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     seed: Seed = 0
     """Sample i depends only on the seed and on i."""
     batch_size: BatchSize = 256
-    """Images at once; the figures do not depend on it."""
+    """Images computed at once; the results do not depend on it."""
 
     def __post_init__(self) -> None:
         if self.images is not None or self.against is not None:

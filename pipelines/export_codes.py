@@ -12,7 +12,7 @@ from codegrid.pipelines.running.settings import Folder, Leaves, Split, UsesImage
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCodes(UsesImages, Leaves):
-    """Encode a data set with a trained tokenizer. Leaves a code dataset.
+    """Encode a data set with a trained tokenizer. Writes a code dataset.
 
     codegrid export-codes --tokenizer runs/digits/tokenizer --dataset mnist5k --output runs/digits/codes
     """
@@ -26,9 +26,9 @@ class ExportCodes(UsesImages, Leaves):
     tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
     output: Folder = ""
-    """Folder for the codes. The same command again finishes an export that was stopped."""
+    """Folder for the codes. Run the same command again to finish a stopped export."""
     split: Literal[Split, "all"] = "train"
-    """Part of the data set to encode; all: both. Images are converted to the tokenizer's size and channels."""
+    """Part of the data set to encode; all: both parts. Images are converted to the tokenizer's size and channels."""
     format: Literal["codegrid", "npz", "parquet"] = "codegrid"
     """codegrid: shards with checksums, and a manifest; npz: plain arrays of codes and labels; parquet: columns of
     codes and labels, for Hugging Face `datasets`. train-prior reads all three."""

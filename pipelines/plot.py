@@ -15,7 +15,7 @@ Picture = Literal["reconstructions", "codes", "codebook", "histogram", "places",
 
 @dataclass(frozen=True, kw_only=True)
 class Plot(UsesImages, Leaves):
-    """Draw reconstructions, codes, the codebook, training curves and samples. Leaves a PNG for each.
+    """Draw reconstructions, codes, the codebook, training curves and samples. Writes a PNG for each.
 
     codegrid plot --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/pictures
     """
@@ -25,7 +25,7 @@ class Plot(UsesImages, Leaves):
     place: ClassVar[str] = "pictures"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/, prior/ and codes/, for whichever of them is not given."""
+    """Folder that holds tokenizer/, prior/ and codes/, for whichever is not given."""
     tokenizer: Folder = ""
     """Folder of a trained tokenizer, or hf:owner/name."""
     output: Folder = ""
@@ -45,7 +45,7 @@ class Plot(UsesImages, Leaves):
     seed: Seed = 0
     """Seed of the samples and of umap."""
     batch_size: BatchSize = 256
-    """Images at once."""
+    """Images computed at once."""
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from codegrid.pipelines.running.settings import Drawing, Flag, Folder, Folders, 
 class Sample(Drawing, Leaves):
     """Draw new codes from the prior and decode them.
 
-    Leaves samples.png, a sheet with each class below its name, and samples.npz (or several such files, or with --format
-    png the folder samples/, or with --format codegrid a code dataset). With --complete their name is completions.
+    Writes samples.png, a sheet with each class below its name, and samples.npz (or several such files, or with --format
+    png the folder samples/, or with --format codegrid a code dataset). With --complete they are called completions.
 
     codegrid sample --run runs/demo --output runs/sevens --labels 7
     """
@@ -31,8 +31,8 @@ class Sample(Drawing, Leaves):
     prior: Folders = ()
     """Folder of a prior trained on this tokenizer's codes, or hf:owner/name, or several of these, coarse to fine."""
     output: Folder = ""
-    """Folder for the samples. By default samples/ in --run or runs/, or samples-2/ and so on. The same command again
-    continues a run that was stopped."""
+    """Folder for the samples. By default samples/ in --run or runs/, or samples-2/ and so on. Run the same command
+    again to continue a stopped run."""
     num_samples: NumSamples | None = None
     """Number of images. By default one per label if there are several labels, else 100; with --complete 4 per
     picture."""

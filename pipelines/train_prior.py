@@ -16,7 +16,7 @@ from codegrid.registry import NameOf
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPrior(Training):
-    """Stage 2: train a prior on exported codes. Leaves a model folder.
+    """Stage 2: train a prior on exported codes. Writes a model folder.
 
     codegrid train-prior --codes runs/digits/codes --output runs/digits/prior
     """
@@ -31,15 +31,15 @@ class TrainPrior(Training):
     codes: Folder = ""
     """Folder of exported codes, or an .npz, .npy or .parquet file of codes and, if there are any, labels."""
     output: Folder = ""
-    """Folder for the model. The same command again continues a run that was stopped."""
+    """Folder for the model. Run the same command again to continue a stopped run."""
     model: Annotated[str, NameOf("prior")] = "pixelcnn"
     """Kind of prior."""
     grid: Annotated[tuple[int, ...], Range(0, 999), tyro.conf.arg(metavar="N [N ...]")] = ()
     """Numbers of the grids that this prior learns, 0 for the coarsest; coarser grids are its condition. By default
     all."""
     tokenizer: Folder | None = None
-    """Folder of the tokenizer that made the codes, or hf:owner/name: for files that do not name it, so that samples
-    can be decoded."""
+    """Folder of the tokenizer that made the codes, or hf:owner/name. Files that do not name it need this, so that
+    samples can be decoded."""
     validation_codes: Folder | None = None
     """Folder or file of codes to validate on. By default a tenth of --codes is held out, or more if there are few."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 20_000
@@ -49,7 +49,7 @@ class TrainPrior(Training):
     lr: Annotated[float, Range(above=0)] = 1e-3
     """Peak learning rate."""
     ema_decay: Annotated[float, Range(above=0, below=1)] = 0.999
-    """Decay of the moving average of the weights. The average is what is kept as the model."""
+    """Decay of the moving average of the weights. The model that is kept is this average."""
     keep: Literal["best", "last"] = "best"
     """Average to keep. best: the one with the fewest bits per code on held-out codes; last: the one at the end, whose
     samples can be better."""

@@ -13,7 +13,7 @@ from codegrid.registry import NameOf
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizer(UsesImages, Training):
-    """Stage 1: train a tokenizer on images. Leaves a model folder.
+    """Stage 1: train a tokenizer on images. Writes a model folder.
 
     codegrid train-tokenizer --dataset mnist5k --output runs/digits/tokenizer
     """
@@ -23,7 +23,7 @@ class TrainTokenizer(UsesImages, Training):
     run: Folder | None = None
     """Folder of a whole run; the model goes into its tokenizer/, where the other commands find it by --run."""
     output: Folder = ""
-    """Folder for the model. The same command again continues a run that was stopped."""
+    """Folder for the model. Run the same command again to continue a stopped run."""
     model: Annotated[str, NameOf("tokenizer")] = "vqvae"
     """Kind of tokenizer."""
     quantizer: Annotated[str, NameOf("quantizer")] = "ema"

@@ -56,15 +56,15 @@ class CodebookOptions(EntriesOptions):
     decay: Annotated[float, Range(1e-6, below=1)] = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: Annotated[float, Range(0, below=1)] | None = None
-    """Entries used less than this share of uniform use move to random latents; 0: never. By default 0.3, for
-    --quantizer clustered and sim 0."""
+    """Entries used less than this share of uniform use move to random latents; 0: never. By default 0.3, but 0
+    for --quantizer clustered and sim."""
     distance: Distance = "euclidean"
     """Distance by which the nearest entry is found. cosine only affects the choice; entries are not normalized."""
     kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
-    """In each of this many first steps, set the codebook to the k-means of the batch's latents."""
+    """In this many steps at the start, set the codebook to the k-means of the batch's latents."""
     estimator: Estimator = "straight-through"
-    """How the gradient reaches the latents. straight-through: as it is; rotation: turned and scaled as each latent must
-    be to become its entry."""
+    """How the gradient reaches the latents. straight-through: unchanged; rotation: rotated and scaled as each latent
+    must be to become its entry."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class GumbelOptions(EntriesOptions):
     """Options of the Gumbel-softmax quantizer."""
 
     kl_weight: Annotated[float, Range(0)] = 5e-4
-    """Weight of KL(p ‖ uniform), in nats, a mean over sites: the larger, the more random are the choices of
-    --quantizer gumbel."""
+    """Weight of KL(p ‖ uniform) for --quantizer gumbel, in nats, as a mean over sites. The larger it is, the more
+    random are the choices."""
     final_temperature: Annotated[float, Range(above=0, high=1)] = 1 / 16
-    """Temperature τ that --quantizer gumbel goes down to from 1; the lower, the less entries are mixed."""
+    """Temperature τ that --quantizer gumbel goes down to, from 1. The lower it is, the less it mixes entries."""
     hard_samples: bool = False
-    """Give the decoder a single drawn entry in training (straight-through), and not a mixture of entries."""
+    """In training, give the decoder a single drawn entry (straight-through) instead of a mixture of entries."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,13 @@ class ResidualOptions(MultiCodebookOptions):
     """Options of the residual quantizer. Raises `InputError` if there are more than 256 codebooks."""
 
     num_groups: Annotated[int, Range(1, MAX_BOOKS)] = 1
-    """Parts of a latent, each of which has residual codebooks of its own: as many codes at each site, times
+    """Parts of a latent, each with residual codebooks of its own. A site then has this many codes times
     --num-quantizers."""
     shared: bool = False
     """Use one residual codebook at all depths."""
     codes_dropout: Annotated[float, Range(0, 1)] = 0.0
-    """Share of the images of a training step that are quantized by a random number of residual codebooks, the first
-    ones. So the first codes alone give a coarser image."""
+    """Share of the images of a training step that use only the first residual codebooks, a random number of them. So
+    the first codes alone give a coarser image."""
     codes_temperature: Annotated[float, Range(0)] = 0.0
     """In training, draw residual codes with probability softmax(-squared distance / temperature). 0: take the nearest
     entry."""
@@ -132,18 +132,18 @@ class ResidualOptions(MultiCodebookOptions):
 
 @dataclass(frozen=True)
 class MultiscaleOptions:
-    """Options of the multi-scale residual quantizer. Those of the quantizer named by `codebook` hold for its codebook.
+    """Options of the multi-scale residual quantizer. Those of the quantizer named by `codebook` apply to its codebook.
 
     Raises `InputError` if the scales do not grow.
     """
 
     scales: tuple[Annotated[int, Range(1, MAX_SIDE)], ...] | None = None
-    """Longer sides of the code grids, coarse to fine; the last one is the side of the latents. By default 1 2 4 ... and
-    the last one."""
+    """Longer sides of the code grids, coarse to fine; the last one is the side of the latents. By default 1 2 4 ... up
+    to that side."""
     codebook: Annotated[str, NameOf("quantizer")] = "ema"
     """Quantizer that learns the codebook of all scales; it must have a codebook."""
     num_phi: Annotated[int, Range(1, 64)] = 4
-    """Convolutions φ that follow the enlarging of a scale; near scales share one."""
+    """Number of convolutions φ that repair enlarged scales; neighbouring scales share one."""
     phi_share: Annotated[float, Range(0, 1)] = 0.5
     """Share ρ of the convolution in φ(x) = (1 − ρ) x + ρ (weight ∗ x + bias)."""
 

@@ -53,7 +53,7 @@ class Compute(Command):
     """Settings of commands that compute."""
 
     device: Device = "auto"
-    """auto: cuda if there is such a GPU, else the CPU. Or any device that torch has here, by name."""
+    """auto: a CUDA GPU if there is one, else the CPU. Or the name of any device that torch has here."""
     threads: Annotated[int, Range(1, MAX_THREADS)] | None = None
     """Threads that compute on a CPU. By default OMP_NUM_THREADS, or else the number of cores that are free when a
     run begins; a continued run keeps its number."""
@@ -130,7 +130,7 @@ class UsesImages(ReadsData):
     dataset: Dataset | None = None
     """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; tar shards, by paths or URLs such as
     'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. By default the one the
-    tokenizer was trained on; to train one, mnist5k."""
+    tokenizer was trained on, or mnist5k to train a tokenizer."""
     data_root: str | None = None
     """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
     --dataset, the folder or file of the images themselves."""
@@ -158,7 +158,7 @@ class Training(ReadsData, Leaves):
     precision: Precision = "auto"
     """auto: bf16 if the processor has instructions for it, else fp32."""
     compile: Flag = False
-    """Compile the networks first: it takes half a minute and makes steps a few per cent faster on a CPU."""
+    """Compile the networks first, which takes up to half a minute and makes steps a few per cent faster on a CPU."""
     accumulate: Annotated[int, Range(1, 10**6)] = 1
     """Split each batch into this many pieces, to save memory. A codebook still moves once per step."""
     seed: Seed = 0
@@ -167,7 +167,7 @@ class Training(ReadsData, Leaves):
     """Start from the weights of this model, as far as they fit: for other data, another learning rate or a larger
     codebook. Options that are not given are copied from that model."""
     validate_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
-    """Steps between validations, each of which leaves OUTPUT/last and OUTPUT/best. By default a tenth of --steps."""
+    """Steps between validations, each of which writes OUTPUT/last and OUTPUT/best. By default a tenth of --steps."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two saved training states. By default one is saved about every ten seconds."""
     finish_now: Flag = False
@@ -201,7 +201,7 @@ class Drawing(Compute):
     """Steps of priors that draw many sites at once. By default the prior's own number."""
     backend: Backend = "auto"
     """How the prior computes. plain: one forward pass per step; torch: with a cache; native: the same in C++, on a
-    CPU; graph: the same as CUDA graphs, on a GPU; compiled: by torch.compile; auto: native or graph if possible,
+    CPU; graph: the same in CUDA graphs, on a GPU; compiled: by torch.compile; auto: native or graph if possible,
     else torch. A continued run keeps its backend."""
 
     def __post_init__(self) -> None:
