@@ -26,9 +26,9 @@ class SamplingConfig:
     top_k: Annotated[int, Range(0, 10**12)] = 0
     """Draw only among this many codes, the likeliest at each site. 0: among all."""
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0
-    """Draw among the fewest codes that have this probability together. 1: among all."""
+    """Draw only among the fewest codes whose probabilities add up to this. 1: among all."""
     guidance_scale: Annotated[float, Range()] = 1.0
-    """Above 1 for more of what makes the class, in priors trained with label dropout. 1: no guidance."""
+    """Above 1 to follow the class more closely, in priors trained with label dropout. 1: no guidance."""
     num_inference_steps: Annotated[int, Range(1, 10**6)] | None = None
     """Steps of priors that draw many sites at once. None: the prior's own number."""
 

@@ -67,7 +67,7 @@ class TwoStagePipeline:
 
     @classmethod
     def from_pretrained(cls, folder: Source, device: str | torch.device = "cpu") -> Self:
-        """Load a folder that `save_pretrained` or a run has left, or a repository of the hub as `hf:owner/name`.
+        """Load a folder that `save_pretrained` or a run wrote, or a repository of the hub as `hf:owner/name`.
 
         It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine.
         """
@@ -115,7 +115,7 @@ class TwoStagePipeline:
 
     @property
     def conditions(self) -> Conditions:
-        """The conditions that labels are read by."""
+        """The conditions that turn labels into what the priors are given."""
         return conditions_of(self.priors)
 
     @property
