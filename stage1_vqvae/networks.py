@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Sequential):
-    """The encoder, (b, c, H, W) → (b, D, h, w): 4×4 convolutions of stride 2, then the residual blocks."""
+    """Encoder, (b, c, H, W) → (b, D, h, w): 4×4 convolutions of stride 2, then the residual blocks."""
 
     def __init__(self, in_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
         hidden, halvings = options.hidden_channels, options.downsampling.bit_length() - 1  # of a power of two
@@ -44,7 +44,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """The decoder, (b, D, h, w) → (b, c, H, W): the encoder's mirror, with transposed convolutions."""
+    """Decoder, (b, D, h, w) → (b, c, H, W): the encoder's mirror, with transposed convolutions."""
 
     def __init__(self, out_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
         hidden, halvings = options.hidden_channels, options.downsampling.bit_length() - 1  # of a power of two

@@ -41,11 +41,11 @@ class ReconstructionTerm:
         return self.channels
 
     def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Outputs (b, n, H, W), images (b, c, H, W) in [-1, 1] → the term to minimise ()."""
+        """Return the term to minimise () for outputs (b, n, H, W) and images (b, c, H, W) in [-1, 1]."""
         raise NotImplementedError
 
     def image(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Outputs (b, n, H, W) → the image that they stand for (b, c, H, W), about [-1, 1]."""
+        """Return the image (b, c, H, W), about in [-1, 1], that outputs (b, n, H, W) stand for."""
         return outputs
 
 

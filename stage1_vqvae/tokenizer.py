@@ -199,7 +199,7 @@ class VQVAE(ModelFolder, nn.Module):
         self.quantizer.after_step(step, seed)
 
     def _decode(self, codes: Codes) -> torch.Tensor:
-        """Codes → what the decoder gives for them, not cropped yet."""
+        """Return what the decoder makes of codes, not cropped yet."""
         self._check_codes(codes)
         self._check_memory(codes)
         return self.decoder(self.quantizer.look_up(tuple(of_grid.long() for of_grid in codes)))

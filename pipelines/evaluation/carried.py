@@ -32,7 +32,7 @@ class Carried(NamedTuple):
 
 @torch.no_grad()
 def measure_carried(tokenizer: Tokenizer, images: Images, batch_size: int = 64, seed: int = 0) -> Carried | None:
-    """Return what each grid carries; None where there is a single grid, or a single image.
+    """Return what each grid carries; None if there is only one grid, or only one image.
 
     Up to 256 images take part, spread over all, in an order that follows from the seed alone; each is given the codes
     of the one before it. The tokenizer is in eval mode.

@@ -32,7 +32,7 @@ class NamesClasses(Protocol):
     """A network that also names classes."""
 
     def name_classes(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (b, d) → the number of the likeliest class (b,)."""
+        """Return the number (b,) of the likeliest class for features (b, d)."""
 
 
 class Extractor(NamedTuple):
@@ -44,7 +44,7 @@ class Extractor(NamedTuple):
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (b, c, H, W) uint8, grey ones repeated if the network expects colours → features (b, d)."""
+        """Return the features (b, d) of images (b, c, H, W) uint8, grey ones repeated if it needs colours."""
         if self.in_channels == 3 and images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)
         features = self.network(images)
@@ -125,14 +125,14 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (b, c, H, W) uint8 → features (b, d)."""
+        """Return the features (b, d) of images (b, c, H, W) uint8."""
         pixels = to_float(images)
         if tuple(pixels.shape[2:]) != self.size:
             pixels = F.interpolate(pixels, self.size, mode="area")
         return self.body(channels_last(pixels))
 
     def name_classes(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (b, d) → the number of the likeliest class (b,)."""
+        """Return the number (b,) of the likeliest class for features (b, d)."""
         return self.head(features).argmax(1)
 
 

@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class Lite0(nn.Module):
-    """Images (b, 3, H, W) uint8 → features (b, 1280), what the last layer, which names classes, would get."""
+    """Return the features (b, 1280) of images (b, 3, H, W) uint8: the input of the last layer, which names classes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ def probabilities_of(logits: Tensor, config: SamplingConfig) -> Tensor:
 
 
 def top_k_top_p(probabilities: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Set to 0 what top-k rules out, and then what top-p does of the rest: (..., K) → (..., K), not normalised.
+    """Set to 0 what top-k rules out, and then what top-p rules out of the rest: (..., K), not normalised.
 
     Among equally likely codes, the first ones stay.
     """
