@@ -331,7 +331,7 @@ def test_what_priors_cannot_tell_is_left_out_and_said(residual_run, ask):
         "metrics"
     ]
     left_out = " ".join(answer["left_out"])
-    assert "prior-0 has no likelihood" in left_out and "no exact bits of prior-1" in left_out
+    assert "no bits of prior-0: it has no likelihood" in left_out and "no exact bits of prior-1" in left_out
     assert "no guessed codes of prior-0" in left_out
     name = f"The prior {residual_run.folder / 'prior-1'}"
     assert any(finding["words"].startswith(f"{name} is undertrained") for finding in answer["findings"])

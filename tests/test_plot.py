@@ -144,7 +144,7 @@ def test_entries_that_cannot_be_listed_are_left_out(monkeypatch):
 BAD = [
     ("--tokenizer {other} --prior {run}/prior --output {new}", "another tokenizer"),
     ("--tokenizer {other} --codes {run}/codes --output {new}", "another tokenizer"),
-    ("--tokenizer {other} --what curves --output {new}", "remember no training"),
+    ("--tokenizer {other} --what curves --output {new}", "have no training history"),
     ("--tokenizer {run}/tokenizer --what samples --output {new}", "add --prior"),
     ("--tokenizer {run}/tokenizer --output {run}/tokenizer", "holds a run of"),
 ]
