@@ -48,6 +48,7 @@ CASES |= {
     "ema kmeans": ("ema", {"kmeans_steps": 3}),
     "residual kmeans": ("residual", {"kmeans_steps": 3}),
     "gradient cosine": ("gradient", {"distance": "cosine"}),
+    "gumbel": ("gumbel", {"final_temperature": 0.5}),  # at a lower one the last digit decides what is drawn
     **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
 }
 
