@@ -57,7 +57,7 @@ class CodebookOptions(EntriesOptions):
     """Decay γ of the codebook's moving averages."""
     revival_threshold: Annotated[float, Range(0, below=1)] | None = None
     """Entries used less than this share of uniform use move to random latents; 0: never. By default 0.3, for
-    --quantizer clustered and sim 0."""
+    --quantizer clustered 0."""
     distance: Distance = "euclidean"
     """Distance by which the nearest entry is found. cosine only affects the choice; entries are not normalized."""
     kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
@@ -82,7 +82,7 @@ class ClusteredOptions(CodebookOptions):
 class GumbelOptions(EntriesOptions):
     """Options of the Gumbel-softmax quantizer."""
 
-    kl_weight: Annotated[float, Range(0)] = 5e-4
+    kl_weight: Annotated[float, Range(0)] = 5e-3
     """Weight of KL(p ‖ uniform), in nats, a mean over sites: the larger, the more random are the choices of
     --quantizer gumbel."""
     final_temperature: Annotated[float, Range(above=0, high=1)] = 1 / 16

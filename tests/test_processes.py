@@ -56,6 +56,7 @@ CASES |= {
     "multiscale": ("multiscale", {}),
     "multiscale kmeans": ("multiscale", {"kmeans_steps": 3, "codebook": "gradient"}),
     "gradient cosine": ("gradient", {"distance": "cosine"}),
+    "gumbel": ("gumbel", {"final_temperature": 0.5}),  # at a lower one the last digit decides what is drawn
     **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
 }
 
