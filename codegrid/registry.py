@@ -37,6 +37,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "stage1_vqvae.quantizers.clustered:ClusteredGradientQuantizer", "stage1_vqvae.options:ClusteredOptions",
         ),
         "fsq": ("stage1_vqvae.quantizers.fsq:FSQuantizer", "stage1_vqvae.options:FSQOptions"),
+        "lfq": ("stage1_vqvae.quantizers.binary:LFQuantizer", "stage1_vqvae.options:LFQOptions"),
+        "bsq": ("stage1_vqvae.quantizers.binary:BSQuantizer", "stage1_vqvae.options:BSQOptions"),
         "residual": ("stage1_vqvae.quantizers.residual:ResidualQuantizer", "stage1_vqvae.options:ResidualOptions"),
     },
     "tokenizer": {

@@ -3,30 +3,50 @@
 Shapes: b batch, D embedding_dim, K num_embeddings.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codegrid.codes import Moment
 from codegrid.noise import Noise
+from codegrid.pipelines.running.options import resolve_options
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage1_vqvae.quantizers.clustered import Clustered
 from codegrid.stage1_vqvae.quantizers.codebook import CodebookQuantizer
 
+
+@cache
+def options_of(name):
+    """The names of all options that a quantizer has, with those of its parts."""
+    return resolve_options(TrainTokenizer(output="", quantizer=name)).keys()
+
+
+def fitting(name, **options):
+    """Those of the options that a quantizer has."""
+    return {key: value for key, value in options.items() if key in options_of(name)}
+
+
 # each with D 4; those with a codebook have K 8
-SMALL = {name: {"num_embeddings": 8, "embedding_dim": 4} for name in QUANTIZERS}
+SMALL = {name: fitting(name, num_embeddings=8, embedding_dim=4) for name in QUANTIZERS}
 SMALL["fsq"] = {"fsq_levels": (3, 4, 5, 2)}
+SMALL["lfq"] = SMALL["bsq"] = {"num_embeddings": 16}
 SMALL["residual"] |= {"num_quantizers": 3}
 CASES = {name: (name, {}) for name in QUANTIZERS} | {
-    f"residual of {base}": ("residual", {"codebook": base}) for base in ("gradient", "clustered-gradient")
+    **{f"residual of {base}": ("residual", {"codebook": base}) for base in ("gradient", "clustered-gradient")},
+    "fsq in two grids": ("fsq", {"num_factors": 2}),
 }
 CODEBOOKS = [name for name, kind in QUANTIZERS.items() if issubclass(kind, CodebookQuantizer)]
 CLUSTERED = [name for name in CODEBOOKS if issubclass(QUANTIZERS[name], Clustered)]
 
 
 def build(case, **options):
-    """A small quantizer in train mode, whose entries, if it has any, lie apart."""
+    """A small quantizer in train mode, whose entries, if it has any, lie apart; options that it lacks are left out."""
     name, own = CASES[case]
+    options = fitting(name, **options)
     torch.manual_seed(0)
     quantizer = QUANTIZERS[name](**{**SMALL[name], **own, **options}).train()
     for key, value in quantizer.state_dict().items():
@@ -73,3 +93,16 @@ def measure_gaps(a, b, distance):
 def is_row_of(vectors, rows):
     """Return for each of vectors (m, D) whether it is bitwise one of rows (n, D)."""
     return (vectors[:, None] == rows[None]).all(2).any(1)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches all operations for the largest tensor that one of them makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return result

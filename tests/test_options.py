@@ -112,7 +112,7 @@ def test_a_registered_system_brings_its_flags(own_tables, capsys):
         train_tokenizer("--help")
     text = " ".join(capsys.readouterr().out.replace("│", "").split())
     assert "Number K of codebook entries. (default: ema 512, gradient 512" in text and "own 32)" in text
-    assert "--no-own-switch" in text and "fsq,residual,own}" in text
+    assert "--no-own-switch" in text and "fsq,lfq,bsq,residual,own}" in text.replace(" ", "")
 
 
 def test_an_option_with_the_name_of_a_setting_is_refused(own_tables):

@@ -11,8 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from small_quantizers import CASES, CODEBOOKS, build, flatten, moment
-from torch.utils._python_dispatch import TorchDispatchMode
+from small_quantizers import CASES, CODEBOOKS, LargestTensor, build, flatten, moment
 
 from codegrid.stage1_vqvae.quantizers.clustered import ANCHORS, Clustered
 from codegrid.stage1_vqvae.quantizers.codebook import EMAQuantizer
@@ -237,19 +236,6 @@ def no_tensor_is_as_large_as_sites_times_entries(make):
             quantizer(latents, moment(10)).losses.total.backward()
             quantizer.after_step(10, 0)
         assert largest.numel <= sites * D
-
-
-class LargestTensor(TorchDispatchMode):
-    """Watches all operations for the largest tensor that one of them makes."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return result
 
 
 # Of residual quantizers.
