@@ -283,6 +283,15 @@ def test_every_number_of_a_history_is_shown():
     ]  # fmt: skip
 
 
+def test_a_negative_loss_is_not_cut_off_nor_a_positive_one_lifted():
+    material = untrained("ema")
+    for losses, bottom in (([-3.0, -4.0], -4.0), ([3.0, 4.0], 0.0)):
+        rows = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
+        material.tokenizer.provenance["history"] = rows
+        losses_drawn = plot_curves(material, SETTINGS).subfigs[0].axes[0]
+        assert losses_drawn.get_ylim()[0] <= bottom <= losses_drawn.get_ylim()[0] + 0.2
+
+
 def test_a_history_that_is_not_one_is_passed_over():
     material = untrained("ema")
     material.tokenizer.provenance["history"] = [{"step": "first"}, 3]

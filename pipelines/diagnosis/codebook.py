@@ -107,6 +107,7 @@ def remedy_for(config: Mapping[str, Any]) -> str:
     ways = [
         "longer (--steps)", "with a lower --lr",
         *name_flags(config, "num_embeddings", "fsq_levels", "kl_weight", before="with a smaller "),
+        *name_flags(config, "entropy_weight", before="with a larger "),
         "with --quantizer ema, whose entries can",
     ]  # fmt: skip
     return (
