@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_quantizers import SMALL, build, draw_latents, flatten, is_row_of, moment, train_step
-from test_traps import LargestTensor
+from small_quantizers import SMALL, LargestTensor, build, draw_latents, flatten, is_row_of, moment, train_step
 from written_codes import export
 
 from codegrid.codes import Grid, Signal
