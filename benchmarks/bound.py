@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--data-root", required=True, help="folder with train/ and test/")
     parser.add_argument("--output", type=Path, default=Path("runs/bound"), help="folder of the runs")
     parser.add_argument("--rows", nargs="+", choices=[*VQVAES, *CONTENDERS], default=DEFAULT, help="models to compare")
-    parser.add_argument("--quantizer", default="residual", help="of a VQ-VAE")
+    parser.add_argument("--quantizer", default="product", help="of a VQ-VAE")
     parser.add_argument("--embedding-dim", type=int, default=80, help="numbers of a VQ-VAE's latent")
     parser.add_argument("--num-quantizers", type=int, default=10, help="codes a site of a VQ-VAE, and of VIMCO")
     parser.add_argument("--latents", type=int, default=64, help="latents a site of the VAE")

@@ -39,6 +39,8 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "sim": ("stage1_vqvae.quantizers.sim:SimQuantizer", "stage1_vqvae.options:CodebookOptions"),
         "gumbel": ("stage1_vqvae.quantizers.gumbel:GumbelQuantizer", "stage1_vqvae.options:GumbelOptions"),
         "fsq": ("stage1_vqvae.quantizers.fsq:FSQuantizer", "stage1_vqvae.options:FSQOptions"),
+        "lfq": ("stage1_vqvae.quantizers.binary:LFQuantizer", "stage1_vqvae.options:LFQOptions"),
+        "bsq": ("stage1_vqvae.quantizers.binary:BSQuantizer", "stage1_vqvae.options:BSQOptions"),
         "residual": ("stage1_vqvae.quantizers.residual:ResidualQuantizer", "stage1_vqvae.options:ResidualOptions"),
         "product": ("stage1_vqvae.quantizers.product:ProductQuantizer", "stage1_vqvae.options:ProductOptions"),
         "multiscale": (

@@ -12,7 +12,11 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, OneOf, Range, check_fields
 from codegrid.registry import NameOf
 
+from .quantizers.factors import Factors
+
 Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 1, 2, 4, 8, ... {MAX_SIDE:,}")]
+PowerOfTwo = Annotated[int, OneOf(tuple(2**i for i in range(1, 25)), f"a power of two: 2, 4, 8, ... {MAX_ENTRIES:,}")]
+NumFactors = Annotated[int, Range(1, 24)]
 Distance = Literal["euclidean", "cosine"]
 MAX_BOOKS = 256  # codebooks of a quantizer
 Anchors = Literal["random", "closest", "probabilistic"]
@@ -56,8 +60,8 @@ class CodebookOptions(EntriesOptions):
     decay: Annotated[float, Range(1e-6, below=1)] = 0.99
     """Decay γ of the codebook's moving averages."""
     revival_threshold: Annotated[float, Range(0, below=1)] | None = None
-    """Entries used less than this share of uniform use move to random latents; 0: never. By default 0.3, but 0
-    for --quantizer clustered and sim."""
+    """Entries used less than this share of uniform use move to random latents; 0: never. By default 0.3, but 0 for
+    --quantizer clustered."""
     distance: Distance = "euclidean"
     """Distance by which the nearest entry is found. cosine only affects the choice; entries are not normalized."""
     kmeans_steps: Annotated[int, Range(0, 2**31), AtStart()] = 0
@@ -82,7 +86,7 @@ class ClusteredOptions(CodebookOptions):
 class GumbelOptions(EntriesOptions):
     """Options of the Gumbel-softmax quantizer."""
 
-    kl_weight: Annotated[float, Range(0)] = 5e-4
+    kl_weight: Annotated[float, Range(0)] = 5e-3
     """Weight of KL(p ‖ uniform) for --quantizer gumbel, in nats, as a mean over sites. The larger it is, the more
     random are the choices."""
     final_temperature: Annotated[float, Range(above=0, high=1)] = 1 / 16
@@ -156,13 +160,49 @@ class MultiscaleOptions:
 
 @dataclass(frozen=True)
 class FSQOptions:
-    """Options of finite scalar quantization. Raises `InputError` if there is no level, or too many codes."""
+    """Options of finite scalar quantization. Raises `InputError` for no level, too many codes or too many factors."""
 
     fsq_levels: tuple[Annotated[int, Range(2, 1000)], ...] = (8, 8, 8)
     """Levels for each number of a latent, 5 or more for good use; their product is the number of codes."""
+    num_factors: NumFactors | None = None
+    """Grids of one shape that share the code of a site, so that a prior can learn it. By default as few as have at most
+    4,096 codes each."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.fsq_levels or math.prod(self.fsq_levels) > MAX_ENTRIES:
             words = f"give at least one number, with a product of at most {MAX_ENTRIES:,}, for example 8 8 8"
             raise InputError(f"`fsq_levels` {list(self.fsq_levels)}: {words}")
+        Factors(self.fsq_levels, self.num_factors)
+
+
+@dataclass(frozen=True)
+class LFQOptions:
+    """Options of lookup-free quantization. Raises `InputError` where a value is out of its range."""
+
+    num_embeddings: PowerOfTwo = 512
+    """Number K of codes, a power of two."""
+    num_factors: NumFactors | None = None
+    """Grids of one shape that share the code of a site, so that a prior can learn it. By default as few as have at most
+    4,096 codes each."""
+    commitment_cost: Annotated[float, Range(0)] = 0.25
+    """Weight β of the commitment loss."""
+    entropy_weight: Annotated[float, Range(0)] = 0.1
+    """Weight λ of the entropy terms of binary codes: one code clearly at each site, and all codes over the batch."""
+    diversity_gamma: Annotated[float, Range(0)] = 1.0
+    """Weight γ of the second of the entropy terms, the use of all codes, against the first."""
+    entropy_temperature: Annotated[float, Range(1e-6)] = 1.0
+    """Temperature τ of the probabilities whose entropies these are: exp(-‖z - c‖²/τ) for a latent z and a code's vector
+    c."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        Factors((2,) * (self.num_embeddings.bit_length() - 1), self.num_factors)
+
+
+@dataclass(frozen=True)
+class BSQOptions(LFQOptions):
+    """Options of binary spherical quantization. Raises `InputError` where a value is out of its range."""
+
+    commitment_cost: Annotated[float, Range(0)] = 0.0
+    """Weight β of the commitment loss."""

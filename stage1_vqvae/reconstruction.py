@@ -84,40 +84,35 @@ class PixelLikelihood(ReconstructionTerm):
 class DiscretizedLogistic(PixelLikelihood):
     """A logistic distribution around each value (Salimans et al. 2017, PixelCNN++, with a single component).
 
-    The outputs are means, scales, and for each pair of channels how far the second one's mean follows the error of the
-    first: a pixel's red, green and blue err together. So the image is that of the means.
+    The outputs are the means, of which the image is made, and the log scales. Given the codes, a pixel's channels are
+    independent.
     """
 
     @property
     def outputs(self) -> int:
-        """Means, log scales, and c (c − 1) / 2 coefficients."""
-        return 2 * self.channels + self.channels * (self.channels - 1) // 2
+        """Means and log scales."""
+        return 2 * self.channels
 
     def image(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the means, as `ReconstructionTerm.image`."""
         return outputs[:, : self.channels]
 
     def nats(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return −log p of each value given those of its pixel's channels before it, as `PixelLikelihood.nats`."""
-        c, outputs, values = self.channels, _exact(outputs), to_values(x)
-        means, log_scales, coefficients = outputs.split([c, c, self.outputs - 2 * c], dim=1)
+        """Return −log p of each value, as `PixelLikelihood.nats`."""
+        values = to_values(x)
+        means, log_scales = _exact(outputs).chunk(2, dim=1)
         # at 0 the scale is that of a logistic as wide as the data
         at_start = math.log(math.sqrt(3 * self.data_variance) / math.pi * LEVELS / 2)
         scales = _scales(log_scales + at_start, *LOGISTIC_RANGE)
         errors = values.to(means.dtype) - (means + 1) * (LEVELS / 2)
-        rows, pair = list(errors.unbind(1)), 0
-        for channel in range(1, c):
-            for earlier in range(channel):
-                rows[channel] = rows[channel] - coefficients[:, pair] * errors[:, earlier]
-                pair += 1
-        return logistic_nats(torch.stack(rows, dim=1), scales, values == 0, values == LEVELS)
+        return logistic_nats(errors, scales, values == 0, values == LEVELS)
 
 
 class LogitLaplace(PixelLikelihood):
     """A Laplace distribution of logit(ε + (1 − 2ε) x), x in [0, 1] (Ramesh et al. 2021, appendix A.3).
 
     There it is a density, which can grow beyond all bounds at the 256 values. Here it is the probability of the bin
-    around each value: where bins are narrow, minus the log of their width differs from it, and else nothing.
+    around each value. Where bins are narrow, the nats differ from those of the density by the log of a bin's width.
 
     The outputs are the medians of the logits, of which the image is made, and their log scales.
     """

@@ -3,6 +3,8 @@
 Shapes: b batch, D embedding_dim, K num_embeddings.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -10,19 +12,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from codegrid.codes import Moment
 from codegrid.noise import Noise
+from codegrid.pipelines.running.options import resolve_options
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage1_vqvae.quantizers.clustered import Clustered
 from codegrid.stage1_vqvae.quantizers.codebook import CodebookQuantizer
 
+
+@cache
+def options_of(name):
+    """The names of all options that a quantizer has, with those of its parts."""
+    return resolve_options(TrainTokenizer(output="", quantizer=name)).keys()
+
+
+def fitting(name, **options):
+    """Those of the options that a quantizer has."""
+    return {key: value for key, value in options.items() if key in options_of(name)}
+
+
 # each with D 4; those with a codebook have K 8
-SMALL = {name: {"num_embeddings": 8, "embedding_dim": 4} for name in QUANTIZERS}
+SMALL = {name: fitting(name, num_embeddings=8, embedding_dim=4) for name in QUANTIZERS}
 SMALL["fsq"] = {"fsq_levels": (3, 4, 5, 2)}
+SMALL["lfq"] = SMALL["bsq"] = {"num_embeddings": 16}
 SMALL["residual"] |= {"num_quantizers": 3}
 CASES = {name: (name, {}) for name in QUANTIZERS} | {
     "residual of gradient": ("residual", {"codebook": "gradient"}),
     "residual of clustered-gradient": ("residual", {"codebook": "clustered-gradient"}),
     "residual in groups": ("residual", {"num_quantizers": 2, "num_groups": 2}),
     "residual shared": ("residual", {"shared": True}),
+    "fsq in two grids": ("fsq", {"num_factors": 2}),
 }
 CASES["multiscale of gradient"] = ("multiscale", {"codebook": "gradient"})
 # those that search a codebook; those of them that store each entry by itself; those that mix entries in training
@@ -33,8 +51,9 @@ MIXING = [case for case, (name, _) in CASES.items() if hasattr(QUANTIZERS[name],
 
 
 def build(case, **options):
-    """A small quantizer in train mode, whose entries, if it has any, lie apart."""
+    """A small quantizer in train mode, whose entries, if it has any, lie apart; options that it lacks are left out."""
     name, own = CASES[case]
+    options = fitting(name, **options)
     torch.manual_seed(0)
     quantizer = QUANTIZERS[name](**{**SMALL[name], **own, **options}).train()
     for key, value in quantizer.state_dict().items():

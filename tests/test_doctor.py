@@ -148,13 +148,20 @@ def test_a_collapsed_codebook_is_the_tokenizers_fault(sound_run, grids, tmp_path
     assert "--revival-threshold" in report and answer["findings"][0]["stage"] == "tokenizer"
 
 
-def test_entries_that_cannot_move_are_not_told_to(tmp_path, ask):
-    fingerprint = save_tokenizer(tmp_path / "run" / "tokenizer", quantizer="fsq", fsq_levels=(8, 8))
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"quantizer": "fsq", "fsq_levels": (8, 8)}, "smaller --fsq-levels"),
+        ({"quantizer": "lfq", "num_embeddings": 64}, "larger --entropy-weight"),
+    ],
+)
+def test_entries_that_cannot_move_are_not_told_to(options, advice, tmp_path, ask):
+    fingerprint = save_tokenizer(tmp_path / "run" / "tokenizer", **options)
     save_codes(tmp_path / "run" / "codes", draw_grids(300, 0) % 3, fingerprint, "a", num_embeddings=64)
     _, answer = ask(run=tmp_path / "run")
     (finding,) = answer["findings"]
     assert "has collapsed" in finding["words"] and "--revival-threshold" not in finding["remedy"]
-    assert "smaller --fsq-levels" in finding["remedy"]
+    assert advice in finding["remedy"]
 
 
 def test_the_folder_that_does_not_belong_is_named(sound_run, tmp_path, ask):
@@ -331,7 +338,7 @@ def test_what_priors_cannot_tell_is_left_out_and_said(residual_run, ask):
         "metrics"
     ]
     left_out = " ".join(answer["left_out"])
-    assert "prior-0 has no likelihood" in left_out and "no exact bits of prior-1" in left_out
+    assert "no bits of prior-0: it has no likelihood" in left_out and "no exact bits of prior-1" in left_out
     assert "no guessed codes of prior-0" in left_out
     name = f"The prior {residual_run.folder / 'prior-1'}"
     assert any(finding["words"].startswith(f"{name} is undertrained") for finding in answer["findings"])

@@ -197,7 +197,7 @@ def test_each_grid_of_a_residual_tokenizer_is_measured_by_itself(measured, tmp_p
     assert metrics["measured_on"]["error_rise"]["images"] == 6 and "error_rise" in first
     said = capsys.readouterr().out
     assert all(f"{grid['perplexity']:.1f} of 16, {grid['bits_per_code']:.4f} bits" in said for grid in (first, second))
-    assert f"error rises by {second['error_rise']:.4f}" in said
+    assert f"error {second['error_rise']:+.4f} with" in said
 
 
 def two_grids(carrying=1.0):

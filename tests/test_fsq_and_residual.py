@@ -11,8 +11,8 @@ from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
 
 def numpy_fsq(latents, levels):
-    """Codes (n,) and vectors (n, D) of latents (n, D), one number at a time."""
-    codes, vectors = np.zeros(len(latents), np.int64), np.zeros(latents.shape)
+    """Codes (n,), vectors (n, D) and their slopes (n, D) of latents (n, D), one number at a time."""
+    codes, vectors, slopes = np.zeros(len(latents), np.int64), np.zeros(latents.shape), np.zeros(latents.shape)
     for row, latent in enumerate(latents):
         place = 1
         for axis, (number, count) in enumerate(zip(latent, levels, strict=True)):
@@ -20,16 +20,19 @@ def numpy_fsq(latents, levels):
             shift = np.arctanh(offset / half) if count > 2 else 0.0
             level = round(np.tanh(number + shift) * half - offset)
             vectors[row, axis] = level / (count // 2)
+            slopes[row, axis] = half / np.cosh(number + shift) ** 2 / (count // 2)
             codes[row] += (level + count // 2) * place
             place *= count
-    return codes, vectors
+    return codes, vectors, slopes
 
 
 @pytest.mark.parametrize("levels", [(3, 4, 5, 2), (8, 8, 8), (7, 5), (2,)])
 def test_fsq_equals_the_equations_in_numpy(levels):
     quantizer, latents = QUANTIZERS["fsq"](fsq_levels=levels), draw_latents(4, len(levels), 30) * 2
-    vectors, (codes,), losses = quantizer(latents)
-    expected_codes, expected_vectors = numpy_fsq(flatten(latents).double().numpy(), levels)
+    vectors, (codes,), losses = quantizer(latents.requires_grad_())
+    expected_codes, expected_vectors, slopes = numpy_fsq(flatten(latents).double().numpy(), levels)
+    vectors.sum().backward()
+    np.testing.assert_allclose(flatten(latents.grad).numpy(), slopes, rtol=1e-4, atol=1e-6)
     assert np.array_equal(codes.flatten().numpy(), expected_codes)
     np.testing.assert_allclose(flatten(vectors).numpy(), expected_vectors, rtol=1e-6)
     assert losses.terms == {} and quantizer.num_embeddings == math.prod(levels)
@@ -46,8 +49,9 @@ def test_every_code_of_fsq_can_be_reached_and_no_other():
 
 @pytest.mark.parametrize("levels", [(8, 8, 8, 6, 5), (1000, 7)])
 def test_codes_of_fsq_are_whole_numbers_from_the_start(levels):
-    quantizer, latents = QUANTIZERS["fsq"](fsq_levels=levels).bfloat16(), draw_latents(2, len(levels), 500)
-    expected, _ = numpy_fsq(flatten(latents.bfloat16()).double().numpy(), levels)
+    quantizer = QUANTIZERS["fsq"](fsq_levels=levels, num_factors=1).bfloat16()
+    latents = draw_latents(2, len(levels), 500)
+    expected, _, _ = numpy_fsq(flatten(latents.bfloat16()).double().numpy(), levels)
     with torch.autocast("cpu", torch.bfloat16):
         (codes,) = quantizer.encode(latents.bfloat16())
     assert (codes.flatten().numpy() == expected).mean() > 0.995  # but for rounding of float32 at the edges
@@ -61,5 +65,5 @@ def test_latents_of_zero_become_vectors_of_zero_but_where_there_are_two_levels()
 
 
 def test_fsq_of_many_codes_lists_none_of_them():
-    quantizer = QUANTIZERS["fsq"](fsq_levels=(8,) * 7)
+    quantizer = QUANTIZERS["fsq"](fsq_levels=(8,) * 7, num_factors=1)
     assert quantizer.entries(0) is None and sum(buffer.numel() for buffer in quantizer.buffers()) < 100

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_quantizers import fitting
 
 from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, Signal, load, tensors
 from codegrid.model_folder import fingerprint_of, load_model
@@ -17,7 +18,7 @@ TINY = {"num_embeddings": 16, "embedding_dim": 4}
 
 def build_tokenizer(seed=0, size=(8, 12), **options):
     torch.manual_seed(seed)
-    sizes = TINY if options.get("quantizer") != "fsq" else {}
+    sizes = fitting(options.get("quantizer", "ema"), **TINY)
     return VQVAE(**{"signal": Signal(channels=1, size=size), "hidden_channels": 8, **sizes, **options})
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from small_quantizers import fitting
 
 from codegrid.codes import Grid, Moment, Signal
 from codegrid.errors import InputError
@@ -20,7 +21,7 @@ MOMENT = Moment(10, 1000, Noise(0))
 
 def build(size=(28, 20), downsampling=4, quantizer="ema", **options):
     torch.manual_seed(0)
-    own = {} if quantizer == "fsq" else {"num_embeddings": 16, "embedding_dim": 4}
+    own = fitting(quantizer, num_embeddings=16, embedding_dim=4)
     options = {"hidden_channels": 8, "downsampling": downsampling, "quantizer": quantizer, **own, **options}
     return VQVAE(Signal(channels=3, size=size), **options).eval()
 

@@ -144,7 +144,7 @@ def test_entries_that_cannot_be_listed_are_left_out(monkeypatch):
 BAD = [
     ("--tokenizer {other} --prior {run}/prior --output {new}", "another tokenizer"),
     ("--tokenizer {other} --codes {run}/codes --output {new}", "another tokenizer"),
-    ("--tokenizer {other} --what curves --output {new}", "remember no training"),
+    ("--tokenizer {other} --what curves --output {new}", "have no training history"),
     ("--tokenizer {run}/tokenizer --what samples --output {new}", "add --prior"),
     ("--tokenizer {run}/tokenizer --output {run}/tokenizer", "holds a run of"),
 ]
@@ -281,6 +281,15 @@ def test_every_number_of_a_history_is_shown():
         ("Losses", ["loss"]), ("Perplexity of the codes", ["perplexity"]),
         ("adversarial weight", ["adversarial_weight"]),
     ]  # fmt: skip
+
+
+def test_a_negative_loss_is_not_cut_off_nor_a_positive_one_lifted():
+    material = untrained("ema")
+    for losses, bottom in (([-3.0, -4.0], -4.0), ([3.0, 4.0], 0.0)):
+        rows = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
+        material.tokenizer.provenance["history"] = rows
+        losses_drawn = plot_curves(material, SETTINGS).subfigs[0].axes[0]
+        assert losses_drawn.get_ylim()[0] <= bottom <= losses_drawn.get_ylim()[0] + 0.2
 
 
 def test_a_history_that_is_not_one_is_passed_over():

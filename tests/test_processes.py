@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from conftest import LEFT, TINY_PRIOR, TINY_TOKENIZER, draw_bars
 from safetensors.torch import load_file, save_file
+from small_quantizers import CODEBOOKS
 from toy_objective import COMPUTE, Toy, TrainToy
 from two_processes import environments
 
@@ -43,7 +44,7 @@ def joint_latents(step):
 
 
 # every quantizer that has codebooks, k-means and cosine distance once each, and each kind of anchors
-CASES = {name: (name, {}) for name in QUANTIZERS if "num_embeddings" in QUANTIZERS.options(name).__dataclass_fields__}
+CASES = {name: (name, {}) for name in CODEBOOKS}
 CASES |= {
     "ema kmeans": ("ema", {"kmeans_steps": 3}),
     "residual kmeans": ("residual", {"kmeans_steps": 3}),
@@ -56,6 +57,7 @@ CASES |= {
     "multiscale": ("multiscale", {}),
     "multiscale kmeans": ("multiscale", {"kmeans_steps": 3, "codebook": "gradient"}),
     "gradient cosine": ("gradient", {"distance": "cosine"}),
+    "gumbel": ("gumbel", {"final_temperature": 0.5}),  # at a lower one the last digit decides what is drawn
     **{f"clustered {anchors}": ("clustered", {"anchors": anchors, "decay": 0.9}) for anchors in ANCHORS},
 }
 
@@ -104,14 +106,31 @@ def gradients_of_players(rank=None):
     return {f"{name} {key}": value.grad for name, parameters in named.items() for key, value in parameters}
 
 
+def gradients_of_encoder(name, rank=None):
+    """Gradients of a quantizer's losses in a layer before it, and its figures, of the joint batch or half of it."""
+    torch.manual_seed(0)
+    quantizer = QUANTIZERS[name]().train()
+    encoder = torch.nn.Conv1d(4, quantizer.embedding_dim, 1)
+    wrapped = encoder if rank is None else torch.nn.parallel.DistributedDataParallel(encoder)
+    first, count = (0, 8) if rank is None else (4 * rank, 4)
+    latents = wrapped(joint_latents(0)[first : first + count] * 0.1)
+    losses = quantizer(latents, Moment(0, 1, Noise(0, first, count))).losses
+    if losses.terms:
+        losses.total.backward()
+    gradients = {key: value.grad for key, value in encoder.named_parameters() if value.grad is not None}
+    return gradients | {f"figure {key}": value.detach() for key, value in losses.figures.items()}
+
+
 def train_as_one_of_two(folder):
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     states = {case: train_quantizer(*arguments, rank) for case, arguments in CASES.items()}
     states["players"] = gradients_of_players(rank)
+    states |= {f"encoder {name}": gradients_of_encoder(name, rank) for name in QUANTIZERS}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collective, "is_distributed", lambda: False)  # the broken twin: each process counts for itself
         states["broken"] = train_quantizer("ema", {}, rank)
+        states["broken entropy"] = gradients_of_encoder("lfq", rank)
     save_file({f"{case}/{key}": value for case, state in states.items() for key, value in state.items()},
               f"{folder}/rank{rank}")  # fmt: skip
     dist.barrier()  # or one rank leaves while the other still talks to it
@@ -144,9 +163,18 @@ def test_two_processes_find_the_gradients_of_all_players_that_one_finds(ranks):
         torch.testing.assert_close(ours[key], value)
 
 
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_two_processes_find_the_gradient_of_the_encoder_that_one_finds(name, ranks):
+    ours, theirs = (state_of(f"encoder {name}", tensors) for tensors in ranks)
+    for key, value in gradients_of_encoder(name).items():
+        torch.testing.assert_close((ours[key] + theirs[key]) / 2, value)
+
+
 def test_processes_that_count_for_themselves_would_be_noticed(ranks):
     ours, theirs = (state_of("broken", tensors) for tensors in ranks)
     assert not torch.equal(ours["codebook"], theirs["codebook"])
+    found, right = state_of("broken entropy", ranks[0]), gradients_of_encoder("lfq")
+    assert (found["weight"] - right["weight"]).abs().max() > 1e-3 * right["weight"].abs().max()
 
 
 def test_a_command_for_one_process_refuses_several(monkeypatch):

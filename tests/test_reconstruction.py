@@ -48,12 +48,9 @@ def nats_of_bins(distribution, low, high, values):
 
 
 def logistic_by_numpy(outputs, values):
-    """−ln p (b, 3, h, w) of 8-bit values, channel by channel, straight from the formula."""
-    means, logs, follows = (outputs[:, :3] + 1) * 127.5, outputs[:, 3:6], outputs[:, 6:]
+    """−ln p (b, 3, h, w) of 8-bit values, straight from the formula."""
+    means, logs = (outputs[:, :3] + 1) * 127.5, outputs[:, 3:]
     scales = 0.1 * np.exp(softplus(logs + np.log(np.sqrt(3 * VARIANCE) / np.pi * 127.5 / 0.1)))
-    errors = values - means
-    means[:, 1] += follows[:, 0] * errors[:, 0]
-    means[:, 2] += follows[:, 1] * errors[:, 0] + follows[:, 2] * errors[:, 1]
     low, high = ((values + end - means) / scales for end in (-0.5, 0.5))
     return nats_of_bins(lambda distance: 1 / (1 + np.exp(-distance)), low, high, values)
 
@@ -80,7 +77,7 @@ def test_a_likelihood_is_that_of_its_formula(name, by_numpy):
     term, values = RECONSTRUCTIONS[name](3, VARIANCE), draw_values(20, 3, 3, 4)
     values[0], values[1] = 0, 255
     outputs = draw_outputs(term, 20, spread=0.5)
-    expected = by_numpy(outputs.numpy().copy(), values.double().numpy())
+    expected = by_numpy(outputs.numpy(), values.double().numpy())
     assert term.nats(outputs, to_float(values)).numpy() == pytest.approx(expected, abs=1e-6)
     assert term.loss(outputs, to_float(values)).item() == pytest.approx(expected.mean(), abs=1e-6)
     in_float32 = term.nll(outputs.float(), to_float(values)).numpy()
@@ -119,12 +116,12 @@ def test_the_image_is_where_a_sharp_likelihood_has_its_mode(name):
 
 
 @every_term
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", range(2))
 @pytest.mark.parametrize("value", [-1e6, -80.0, 0.0, 80.0, 1e6])
 def test_gradients_are_finite_whatever_the_decoder_gives(name, place, value):
     term = RECONSTRUCTIONS[name](3, VARIANCE)
     outputs = draw_outputs(term, 3).float()
-    outputs[:, place::3] = value  # all means, all scales, all coefficients, or some of each
+    outputs[:, 3 * place : 3 * place + 3] = value  # means, or scales
     outputs[0] = value
     x = torch.tensor([-1.0, 0.3, 1.0]).view(3, 1, 1, 1).expand(3, 3, 3, 4)
     outputs.requires_grad_()

@@ -335,7 +335,7 @@ def test_a_prior_that_learnt_no_grids_without_labels_says_so(
         ("--guidance-scale nan", "--guidance-scale nan"),
         ("--temperature 1 1", "2 values for 1 priors"),
         ("--shard-size 0", "--shard-size 0"),
-        ("--keep-rows 2", "--keep-rows goes with --complete"),
+        ("--keep-rows 2", "--keep-rows needs --complete"),
         ("--complete {pictures} --keep-rows 3", "--keep-rows 3"),
         ("--complete {pictures} --keep-rows 0", "--keep-rows 0"),
         ("--complete {pictures} --guidance-scale 2", "guidance needs --labels"),

@@ -24,7 +24,7 @@ def sim_with_a_learnt_matrix(**options):
 
 
 def test_sim_equals_the_equations_in_numpy_and_moves_its_matrix_alone():
-    quantizer = sim_with_a_learnt_matrix()
+    quantizer = sim_with_a_learnt_matrix(revival_threshold=0.0)
     coefficients, basis = (each.detach().double().numpy() for each in (quantizer.coefficients, quantizer.basis))
     for step in range(3):
         latents = draw_latents(5, 4, 2, 3, seed=step)
@@ -55,7 +55,7 @@ def test_codes_of_sim_are_looked_up_through_its_matrix():
     assert not torch.equal(quantizer.entries(0), quantizer.coefficients)
 
 
-def test_dead_entries_of_sim_move_to_latents_where_it_is_asked_for_and_the_others_stay():
+def test_dead_entries_of_sim_move_to_latents_through_its_matrix_and_the_others_stay():
     quantizer, latents = sim_with_a_learnt_matrix(revival_threshold=0.01), draw_latents(8, 4, 40)
     quantizer.coefficients[5:] = 1e3
     quantizer.running_hits[5:] = 0
@@ -63,7 +63,7 @@ def test_dead_entries_of_sim_move_to_latents_where_it_is_asked_for_and_the_other
     train_step(quantizer, latents)
     assert measure_gaps(quantizer.entries(0)[5:], flatten(latents), "euclidean").amin(1).max() < 1e-4
     assert torch.equal(quantizer.coefficients[:5], before[:5])
-    resting = sim_with_a_learnt_matrix()
+    resting = sim_with_a_learnt_matrix(revival_threshold=0.0)
     resting.coefficients[5:] = 1e3
     resting.running_hits[5:] = 0
     before = resting.coefficients.clone()
@@ -82,10 +82,11 @@ def test_kmeans_sets_the_entries_of_sim_through_its_matrix():
 
 
 def gumbel(num_embeddings=8, **options):
-    """A small one that has choices to make."""
+    """A small one whose logits are no longer products with its entries."""
     torch.manual_seed(0)
     quantizer = QUANTIZERS["gumbel"](num_embeddings=num_embeddings, embedding_dim=4, **options).train()
-    quantizer.to_logits.weight.data *= 4
+    for parameter in quantizer.to_logits.parameters():
+        parameter.data.normal_()
     return quantizer
 
 
@@ -143,7 +144,7 @@ def test_gradients_of_gumbel_are_those_of_its_equation_however_few_sites_are_wor
     if hard:
         y = y + (torch.nn.functional.one_hot(y.argmax(2), 8) - y).detach()
     p = logits.softmax(2)
-    loss = 5e-4 * (p * (8 * p).log()).sum(2).mean()  # its weight is whole from 5 % of the steps on
+    loss = 5e-3 * (p * (8 * p).log()).sum(2).mean()  # its weight is whole from 5 % of the steps on
     ((y @ whole.codebook).movedim(2, 1) * weights).sum().add(loss).backward()
     torch.testing.assert_close(vectors, (y @ whole.codebook).movedim(2, 1))
     for found, expected in zip(gradients, [plain.grad, *(each.grad for each in whole.parameters())], strict=True):

@@ -91,10 +91,10 @@ def find_idle(metrics: Metrics, grid: Subject) -> list[Finding]:
         f"{grid.name} carries next to nothing: with the codes of another image in it, the error of reconstructions is "
         f"{metrics['error'] + metrics['error_rise']:.4f}, and with its own {metrics['error']:.4f}."
     )
-    fewer = name_flags(grid.config, "num_quantizers", before="with fewer ")
+    fewer = name_flags(grid.config, "num_quantizers", "num_factors", "scales", before="with fewer ")
     remedy = (
         f"Train the tokenizer {join_words(['longer (codegrid train-tokenizer --steps)', *fewer])}: the bits of this "
-        "grid are spent for nothing, and the prior learns them as noise."
+        "grid are wasted, and the prior learns them as noise."
     )
     used = pick(metrics, "error_rise", "error")
     return [Finding(WARNING, "tokenizer", words, remedy, used, grid.of)]
@@ -107,6 +107,7 @@ def remedy_for(config: Mapping[str, Any]) -> str:
     ways = [
         "longer (--steps)", "with a lower --lr",
         *name_flags(config, "num_embeddings", "fsq_levels", "kl_weight", before="with a smaller "),
+        *name_flags(config, "entropy_weight", before="with a larger "),
         "with --quantizer ema, whose entries can",
     ]  # fmt: skip
     return (

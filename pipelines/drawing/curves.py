@@ -45,6 +45,7 @@ PANELS = (
     Panel("Reconstruction", "PSNR in dB", ("psnr",), False),
     Panel("Perplexity of the codes", "codebook entries", ("perplexity",), True),
     Panel("Entries never used", "codebook entries", ("unused_entries",), True),
+    Panel("Entropies of the codes in training", "nats", ("_entropy",), True),
     Panel("Cross-entropy of the codes", "bits per code", ("bits_per_code",), False),
 )
 
@@ -104,7 +105,8 @@ def _plot_panel(axes: Axes, history: History, panel: Panel, metrics: Sequence[st
     if any(name.endswith("entries") for name in metrics):
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
-    axes.set_ylim(bottom=0 if panel.from_zero else None)
+    least = min(value for name in metrics for _, value in _points(history, name))
+    axes.set_ylim(bottom=0 if panel.from_zero and least >= 0 else None)  # that of an entropy can be negative
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e4e4", linewidth=0.7)
     axes.legend(frameon=False, fontsize=9)

@@ -43,9 +43,9 @@ def plot_grids(material: Material, settings: Plot) -> Figure:
         row = Row(_describe(material, carried, number), _decode(material, swap_grid(codes, number)), 0.06)
         rows.append(row)
     title = (
-        f"What each of {name_grids(len(codes))} carries: images from their first grids alone, and with a grid of "
-        f"another image\nerror: MSE over the variance of the training images, of {carried.num_images} images; "
-        f"perplexity in {material.counted}"
+        f"What each of {name_grids(len(codes))} carries\n"
+        "images from their first grids alone, and with one grid of another image\n"
+        f"error: MSE / variance, of {carried.num_images} images; perplexity: in {material.counted}"
     )
     return plot_rows(rows, title)[0]
 

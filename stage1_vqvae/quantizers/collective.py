@@ -45,6 +45,21 @@ def count_and_sum(latents: torch.Tensor, codes: torch.Tensor, num_embeddings: in
     return hits, sums
 
 
+def joint_mean(sums: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Mean over the joint batch of what each process has summed (...) over its own latents (n, ...).
+
+    The gradient reaches a process's own sums alone, times the number of processes: what is computed from the mean is
+    the same on each, and afterwards their gradients are averaged.
+    """
+    sizes = count_latents(latents)
+    total = sums
+    if is_distributed():
+        total = sums.detach().clone()
+        dist.all_reduce(total)
+        total = total + (sums - sums.detach()) * len(sizes)
+    return total / max(1, sum(sizes))
+
+
 def gather_rows(latents: torch.Tensor, rows: torch.Tensor, ours: torch.Tensor) -> torch.Tensor:
     """Return latents (m, D) that different processes hold, on all processes.
 

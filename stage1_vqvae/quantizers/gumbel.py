@@ -63,8 +63,12 @@ class GumbelQuantizer(nn.Module):
         self.kl_weight: float = settings.kl_weight
         self.final_temperature: float = settings.final_temperature
         self.hard_samples: bool = settings.hard_samples
-        self.to_logits = nn.Linear(self.embedding_dim, self.num_embeddings, dtype=torch.float32)  # A and a
         self.codebook = nn.Parameter(torch.randn(self.num_embeddings, self.embedding_dim, dtype=torch.float32))
+        self.to_logits = nn.Linear(self.embedding_dim, self.num_embeddings, dtype=torch.float32)  # A and a
+        with torch.no_grad():
+            # ℓ_k = e_k·z at first: from small logits, which favour no entry, only a few ever come into use
+            self.to_logits.weight.copy_(self.codebook)
+            self.to_logits.bias.zero_()
 
     def layout(self, sites: Sides) -> Layout:
         """Return the one grid of latents with these sites."""
@@ -156,8 +160,8 @@ class GumbelQuantizer(nn.Module):
         numbers = range(first, first + rows.shape[1])
         uniforms = [noise.of("site", site).uniforms("gumbel", self.num_embeddings) for site in numbers]
         # of 1 − u, which is uniform as well: numbers near 0 keep their digits in float32, and decide which g is large
-        u = torch.stack(uniforms, 1).to(rows.dtype).clamp(1e-30, 1 - 1e-7)
-        return -torch.log(-torch.log1p(-u))
+        u = torch.stack(uniforms, 1).to(rows.dtype).clamp_(1e-30, 1 - 1e-7)
+        return u.neg_().log1p_().neg_().log_().neg_()
 
 
 def _risen(moment: Moment, share: float) -> float:

@@ -3,7 +3,7 @@
 Shapes: D embedding_dim, K codebook entries.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +16,10 @@ from .codebook import LearntQuantizer
 class SimQuantizer(LearntQuantizer):
     """The codebook C·W, of which the optimizer moves W alone: a latent moves every entry, and not only its own.
 
-    C (K, D) is drawn from N(0, 1/D) and stays; W (D, D) begins as the identity. Revival, off by default, and k-means
-    change rows of C, such that C·W has the entries that they ask for.
+    C (K, D) is drawn from N(0, 1/D) and stays; W (D, D) begins as the identity. Where an entry is not used even so,
+    revival changes its row of C such that C·W has the latent that it moves to; so does k-means at the start.
     """
 
-    default_revival: ClassVar[float] = 0.0
     coefficients: torch.Tensor
 
     def __init__(self, **options: Any) -> None:
