@@ -178,7 +178,7 @@ class FSQOptions:
 
 @dataclass(frozen=True)
 class LFQOptions:
-    """Options of lookup-free quantization. Raises `InputError` where a value is out of its range."""
+    """Options of lookup-free quantization. Raises `InputError` if a value is out of range."""
 
     num_embeddings: PowerOfTwo = 512
     """Number K of codes, a power of two."""
@@ -188,12 +188,11 @@ class LFQOptions:
     commitment_cost: Annotated[float, Range(0)] = 0.25
     """Weight β of the commitment loss."""
     entropy_weight: Annotated[float, Range(0)] = 0.1
-    """Weight λ of the entropy terms of binary codes: one code clearly at each site, and all codes over the batch."""
+    """Weight λ of the entropy terms of binary codes: a clear choice at each site, all codes in use over the batch."""
     diversity_gamma: Annotated[float, Range(0)] = 1.0
-    """Weight γ of the second of the entropy terms, the use of all codes, against the first."""
+    """Weight γ of the second entropy term, the use of all codes, relative to the first."""
     entropy_temperature: Annotated[float, Range(1e-6)] = 1.0
-    """Temperature τ of the probabilities whose entropies these are: exp(-‖z - c‖²/τ) for a latent z and a code's vector
-    c."""
+    """Temperature τ of the probabilities behind the entropies: exp(-‖z - c‖²/τ) for latent z and a code's vector c."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -202,7 +201,7 @@ class LFQOptions:
 
 @dataclass(frozen=True)
 class BSQOptions(LFQOptions):
-    """Options of binary spherical quantization. Raises `InputError` where a value is out of its range."""
+    """Options of binary spherical quantization. Raises `InputError` if a value is out of range."""
 
     commitment_cost: Annotated[float, Range(0)] = 0.0
     """Weight β of the commitment loss."""

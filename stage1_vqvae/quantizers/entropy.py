@@ -10,16 +10,16 @@ from .collective import joint_mean
 
 
 def mean_entropy(log_odds: torch.Tensor) -> torch.Tensor:
-    """Mean over sites of H(p(c|z)): log odds (n, D) of each bit → (). Independent bits add up."""
-    size = log_odds.abs()  # H is the same for both signs, and exact where a bit is certain
+    """Return the mean over sites of H(p(c|z)), (), for log odds (n, D) of each bit. Independent bits add up."""
+    size = log_odds.abs()  # H is the same for both signs, and exact if a bit is certain
     return (F.softplus(-size) + size * torch.sigmoid(-size)).sum(1).mean()
 
 
 def entropy_of_mean(log_odds: torch.Tensor, is_joint: bool) -> torch.Tensor:
-    """H(mean over sites of p(c|z)): log odds (n, D) → (), over the sites of all processes if it `is_joint`.
+    """Return H(mean over sites of p(c|z)), (), for log odds (n, D); `is_joint`: over the sites of all processes.
 
-    At each site p(c|z) is the product of a distribution over the first half of the bits and of one over the others, so
-    that its sum over the sites is one product of two matrices, (2^left, n) × (n, 2^right).
+    At each site p(c|z) is the product of a distribution over the first half of the bits and one over the other half. So
+    its sum over the sites is one product of two matrices, (2^left, n) × (n, 2^right).
     """
     left, right = (_table(half) for half in log_odds.tensor_split(2, dim=1))
     sums = left.T @ right
@@ -29,7 +29,7 @@ def entropy_of_mean(log_odds: torch.Tensor, is_joint: bool) -> torch.Tensor:
 
 
 def _table(log_odds: torch.Tensor) -> torch.Tensor:
-    """Log odds (n, bits) → probabilities (n, 2^bits) of all combinations."""
+    """Return the probabilities (n, 2^bits) of all combinations of bits with log odds (n, bits)."""
     table = log_odds.new_ones(len(log_odds), 1)
     for odds in log_odds.unbind(1):
         table = torch.cat([table * torch.sigmoid(-odds)[:, None], table * torch.sigmoid(odds)[:, None]], 1)

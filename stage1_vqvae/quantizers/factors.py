@@ -1,6 +1,6 @@
 """One code of many digits as several codes, one for each of as many grids, so that a prior can learn it.
 
-Nothing here imports torch: options are checked by it before a command does.
+Nothing here imports torch, because options are checked before a command imports it.
 
 Shapes: b batch, *sites the sites of a grid, D digits of a code.
 """
@@ -25,16 +25,16 @@ Levels = tuple[int, ...]
 
 
 class Factors:
-    """Shares out the digits of a code to one or more grids of one shape, in their order.
+    """Shares out the digits of a code, in their order, to one or more grids of one shape.
 
-    Of all ways to do so it takes the one with the fewest codes in total: 18 bits in two grids are 9 and 9. Within a
-    grid the first digit counts the units. No grid refines another; the first is only the first that a prior draws.
+    It chooses the way with the fewest codes in total: 18 bits in two grids are 9 and 9. Within a grid the first digit
+    counts the units. No grid refines another; the first is only the first that a prior draws.
 
     Args:
         levels: how many values each digit has, D numbers of at most 2¹².
         num_factors: how many grids; None for as few as have at most 2¹² codes each.
 
-    Raises `InputError` where there are fewer digits than grids.
+    Raises `InputError` if there are fewer digits than grids.
     """
 
     def __init__(self, levels: Sequence[int], num_factors: int | None = None) -> None:
@@ -53,11 +53,11 @@ class Factors:
         return tuple(Grid(sites, size) for size in self.sizes)
 
     def codes(self, digits: Tensor) -> Codes:
-        """Digits (b, *sites, D) int64 → codes, one tensor (b, *sites) int64 for each grid."""
+        """Return the codes of digits (b, *sites, D) int64, one tensor (b, *sites) int64 for each grid."""
         return tuple(_count(group, digits[..., axes]) for group, axes in zip(self.groups, self.axes, strict=True))
 
     def digits(self, codes: Codes) -> list[Tensor]:
-        """Codes, one tensor (b, *sites) for each grid → D tensors (b, *sites) of digits."""
+        """Return the digits, D tensors (b, *sites), of codes, one tensor (b, *sites) for each grid."""
         return [digit for group, of_grid in zip(self.groups, codes, strict=True) for digit in _spell(group, of_grid)]
 
 

@@ -48,7 +48,7 @@ class FSQuantizer(LatticeQuantizer):
         return torch.tanh(super()._points(latents) + shift) * half - offset
 
     def _scale(self, points: torch.Tensor) -> torch.Tensor:
-        """(b, *sites, D) with levels at a distance of 1 → about from -1 to 1."""
+        """Scale points (b, *sites, D) whose levels are 1 apart to about -1 to 1."""
         return points / (self.levels // 2)
 
     def _round(self, points: torch.Tensor) -> torch.Tensor:

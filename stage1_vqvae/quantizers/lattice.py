@@ -1,4 +1,4 @@
-"""Quantizers whose entries are a fixed lattice: each number of a latent becomes one of a few, by itself.
+"""Quantizers whose entries are a fixed lattice: each number of a latent, by itself, becomes one of a few values.
 
 Shapes: b batch, D embedding_dim, *sites one to three axes of the code grids, K codes of a grid.
 """
@@ -21,13 +21,13 @@ MAX_LISTED = 2**20  # codes whose vectors are listed
 
 
 class LatticeQuantizer(nn.Module):
-    """A quantizer without a codebook; a subclass says how numbers become digits, and digits numbers.
+    """Quantizer without a codebook. A subclass says how numbers become digits, and digits become numbers.
 
     Args:
         levels: how many values each of the D numbers can take.
         num_factors: how many grids share the code; None for as few as have at most 2¹² codes each.
 
-    Raises `InputError` where there are fewer numbers than grids.
+    Raises `InputError` if there are fewer numbers than grids.
     """
 
     config: dict[str, Any]
@@ -44,7 +44,7 @@ class LatticeQuantizer(nn.Module):
         return self.factors.layout(sites)
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
-        """(b, D, *sites) → vectors, codes, losses. The gradient passes over the rounding to `bound`."""
+        """Return vectors, codes and losses of latents (b, D, *sites); the gradient skips the rounding, to `bound`."""
         with torch.autocast(latents.device.type, enabled=False):
             points = self._points(latents)
             digits = self._round(points)
@@ -55,19 +55,19 @@ class LatticeQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
-        """(b, D, *sites) → codes, one tensor (b, *sites) int64 for each grid."""
+        """Return the codes of latents (b, D, *sites), one tensor (b, *sites) int64 for each grid."""
         with torch.autocast(latents.device.type, enabled=False):
             return self.factors.codes(self._round(self._points(latents)).long())
 
     def look_up(self, codes: Codes) -> torch.Tensor:
-        """Codes, one tensor (b, *sites) for each grid → vectors (b, D, *sites)."""
+        """Return the vectors (b, D, *sites) of codes, one tensor (b, *sites) for each grid."""
         vectors = self._vectors(torch.stack(self.factors.digits(codes), -1).to(self._exact))
         return rearrange(vectors, "b ... d -> b d ...").to(self.unit.dtype)
 
     def entries(self, grid: int) -> torch.Tensor | None:
-        """Return the vectors (K, D) of all codes of a grid; None where there are more than 2²⁰.
+        """Return the vectors (K, D) of all codes of a grid; None if there are more than 2²⁰.
 
-        They are 0 but for the numbers that the grid's codes stand for, so that those of all grids add up.
+        They are 0 except in the numbers that the grid's codes stand for, so that the vectors of all grids add up.
         """
         size, axes = self.factors.sizes[grid], self.factors.axes[grid]
         if size > MAX_LISTED:
@@ -79,7 +79,7 @@ class LatticeQuantizer(nn.Module):
         return own
 
     def bound(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return latents (b, D, *sites) in the scale of the vectors, before they are rounded: with their gradient."""
+        """Return latents (b, D, *sites), scaled like the vectors but not rounded, with their gradient."""
         return rearrange(self._scale(self._points(latents)), "b ... d -> b d ...")
 
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
@@ -91,20 +91,20 @@ class LatticeQuantizer(nn.Module):
         return torch.promote_types(self.unit.dtype, torch.float32)
 
     def _points(self, latents: torch.Tensor) -> torch.Tensor:
-        """(b, D, *sites) → (b, *sites, D), ready to be rounded."""
+        """Return latents (b, D, *sites) as (b, *sites, D), ready to be rounded."""
         # in the memory format of `look_up`: a convolution of another one rounds to other bits
         return rearrange(latents.to(self._exact), "b d ... -> b ... d").contiguous()
 
     def _scale(self, points: torch.Tensor) -> torch.Tensor:
-        """Points (b, *sites, D) in the scale of the vectors."""
+        """Return points (b, *sites, D) in the scale of the vectors."""
         return points
 
     def _round(self, points: torch.Tensor) -> torch.Tensor:
-        """Points (b, *sites, D) → digits, 0 ... L - 1, as floats."""
+        """Return the digits of points (b, *sites, D): 0 ... L - 1, as floats."""
         raise NotImplementedError
 
     def _vectors(self, digits: torch.Tensor) -> torch.Tensor:
-        """Digits (b, *sites, D) → vectors of the same shape."""
+        """Return the vectors of digits (b, *sites, D), in the same shape."""
         raise NotImplementedError
 
     def _losses(self, points: torch.Tensor, vectors: torch.Tensor, is_joint: bool) -> Losses:
