@@ -71,7 +71,7 @@ def main() -> None:
         # imported by name: the base layer must not depend on the layers above it
         import_module(f"{__package__}.pipelines.{name.replace('-', '_')}").main()
     else:
-        close = get_close_matches(name, COMMANDS, n=1)
-        meant = f": did you mean {close[0]}?" if close else "; `codegrid --help` lists them"
+        close = [each for each in COMMANDS if each.startswith(f"{name}-")] or get_close_matches(name, COMMANDS, n=1)
+        meant = f": did you mean {' or '.join(close)}?" if close else "; `codegrid --help` lists them"
         print(f"error: there is no command {words[0]}{meant}", file=sys.stderr)
         sys.exit(2)

@@ -235,7 +235,7 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
         with torch.device("meta"):  # takes no memory, whatever sizes the config claims
             outline = cls(**fields["config"])
     except Exception as error:  # untrusted values can break a constructor in any way
-        raise InputError(f"{folder}: this version of codegrid cannot rebuild the model: {reason_of(error)}") from error
+        raise InputError(f"{folder}: this codegrid cannot rebuild the model: {reason_of(error)}") from error
     _check_classes(folder, fields)
     numbers = sum(tensor.numel() for tensor in chain(outline.parameters(), outline.buffers()))
     check_memory(f"the weights of {folder}", 4 * COPIES * numbers, "load it on a larger one")

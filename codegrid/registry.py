@@ -154,8 +154,9 @@ def load_plugin(module: str) -> None:
     except InputError:
         raise
     except Exception as error:  # a user's module can fail in any way
+        file = f"{module}.py" if Path(f"{module}.py").is_file() else "MINE.py"
         raise InputError(
-            f"`plugin` {module}: it cannot be imported ({reason_of(error)}); check the name, or give its file, MINE.py"
+            f"`plugin` {module}: it cannot be imported ({reason_of(error)}); check the name, or give its file, {file}"
         ) from error
 
 

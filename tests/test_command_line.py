@@ -105,7 +105,8 @@ def test_values_arrive_with_their_types():
     [
         ("--run r --nmu-samples 3", "Unrecognized options: --nmu-samples, 3: did you mean --num-samples?"),
         ("--run r three", "Unrecognized options: three: `codegrid sample --help` explains the flags"),
-        ("--run r --num-samples many", "Error parsing --num-samples: .*'many'.*: `codegrid sample --help`"),
+        ("--run r --num-samples many", "^--num-samples many: it must be a whole number: `codegrid sample --help`"),
+        ("--run r --seed 1e3", "^--seed 1e3: it must be a whole number: `codegrid sample --help`"),
         ("--run r --format gif", "invalid choice 'gif' for argument '--format'.*: `codegrid sample --help`"),
         ("--run", "Missing value for argument '--run'.*: `codegrid sample --help`"),
     ],
@@ -113,6 +114,22 @@ def test_values_arrive_with_their_types():
 def test_flags_that_make_no_sense_are_one_line_with_a_way_out(flags, words):
     with pytest.raises(InputError, match=words.replace("?", r"\?")):
         parse(Sample, flags.split())
+
+
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        ("--num-embeddings few", "--num-embeddings few: it must be a whole number: "),
+        ("--fsq-levels 8 b", "--fsq-levels 8 b: it must be whole numbers: "),
+        ("--lr fast", "--lr fast: it must be a number: "),
+        ("--image-size 64x64", "--image-size 64x64: it must be SIZE|HEIGHT WIDTH: "),
+        ("--distance far", "invalid choice 'far' for argument '--distance'"),
+    ],
+)
+def test_values_of_another_type_are_answered_without_types_of_python(flags, words):
+    with pytest.raises(InputError) as caught:
+        parse(TrainTokenizer, ["--output", "o", *flags.split()])
+    assert str(caught.value).startswith(words) and "None" not in str(caught.value)
 
 
 def test_compile_is_a_short_form_of_the_compiled_backend():
@@ -226,6 +243,7 @@ try codegrid tr; try codegrid sample --te; complete -p codegrid-sample codegrid"
 def test_an_unknown_command_is_refused_with_the_nearest_one(call):
     done = call(command.main, "trian-prior", "--codes", "c")
     assert done.code == 2 and done.err == "error: there is no command trian-prior: did you mean train-prior?\n"
+    assert "did you mean train-tokenizer or train-prior?" in call(command.main, "train").err
     assert "`codegrid --help` lists them" in call(command.main, "xyz").err
 
 

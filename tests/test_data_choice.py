@@ -4,6 +4,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from conftest import TINY_TOKENIZER
+from PIL import Image
 
 from codegrid.data.names import find_data
 from codegrid.errors import InputError
@@ -133,3 +135,21 @@ def test_scripts_take_the_data_that_the_tokenizer_learnt_and_say_so(small_run, b
     assert inputs.notes() == ["only 6 held-out images: figures that are measured on them are rough"]
     found = find_artifacts("cpu", run=str(small_run))
     assert len(found.images) == 6 and found.folders["images"] == str(bars_file)
+
+
+def test_unreadable_pictures_that_training_skipped_are_skipped_later_too(tmp_path, run_script, capsys):
+    (tmp_path / "pictures").mkdir()
+    for i in range(40):
+        Image.new("L", (8, 8), 6 * i).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "pictures" / "7.png").write_bytes(b"no picture")
+    tokenizer = tmp_path / "run" / "tokenizer"
+    flags = ("--dataset", tmp_path / "pictures", "--output", tokenizer, *TINY_TOKENIZER)
+    assert run_script("train_tokenizer", *flags).code == 2
+    assert run_script("train_tokenizer", *flags, "--skip-unreadable").code == 0
+    of_it = ("--tokenizer", tokenizer, "--output")
+    done = run_script("export_codes", *of_it, tmp_path / "run" / "codes")
+    assert done.code == 0 and "1 unreadable (7.png)" in done.out
+    assert run_script("evaluate", *of_it, tmp_path / "judged", "--split", "train").code == 0
+    assert len(find_artifacts("cpu", run=str(tmp_path / "run")).images) > 0
+    named = ("--dataset", tmp_path / "pictures")
+    assert run_script("export_codes", *named, *of_it, tmp_path / "other").code == 2  # others are not taken for sound

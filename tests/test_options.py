@@ -123,6 +123,13 @@ def test_an_option_with_the_name_of_a_setting_is_refused(own_tables):
         list_options(TrainTokenizer)
 
 
+def test_an_option_with_the_name_of_a_built_in_one_must_have_its_type(own_tables):
+    options = dataclass(frozen=True)(type("Options", (), {"__annotations__": {"decay": str}, "decay": "fast"}))
+    register("quantizer", "own", type("Own", (), {"options": options}))
+    with pytest.raises(InputError, match="`decay`, an option of the quantizer own, has another type in ema: rename it"):
+        list_options(TrainTokenizer)
+
+
 def test_the_text_below_a_field_is_its_help_and_bases_have_theirs():
     @dataclass(frozen=True)
     class Child(OwnOptions):

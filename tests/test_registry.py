@@ -70,6 +70,15 @@ def test_a_plugin_that_fails_is_one_line(text, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_plugin_in_the_working_folder_is_named_as_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("only_here_plugin.py").touch()
+    with pytest.raises(InputError, match=r"or give its file, only_here_plugin\.py"):
+        load_plugin("only_here_plugin")
+    with pytest.raises(InputError, match=r"or give its file, MINE\.py"):
+        load_plugin("nowhere_plugin")
+
+
 def test_a_plugin_may_be_a_file_that_imports_its_neighbours(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "neighbour_of_plugin.py").write_text("value = 3")

@@ -23,7 +23,7 @@ from codegrid.model_folder import load_model
 from codegrid.pipelines.running.places import PARTS, find_part, find_priors
 from codegrid.protocols import Prior, Tokenizer
 
-from .chosen_data import learnt_data, recorded_data
+from .chosen_data import learnt_data, recorded_data, skips_unreadable
 from .pairing import check_pairing, prior_names
 from .pipeline import TwoStagePipeline
 
@@ -177,7 +177,8 @@ def _find_images(
         return None
     try:
         chosen, place = find_data(dataset, data_root) if dataset else learnt_data(tokenizer, data_root)
-        images = load_images_for(tokenizer, chosen, place, "test", skip_unreadable)
+        skip = skip_unreadable or (not dataset and skips_unreadable(tokenizer))
+        images = load_images_for(tokenizer, chosen, place, "test", skip)
     except InputError as error:
         if is_named:
             raise

@@ -12,7 +12,7 @@ from codegrid.errors import InputError
 from codegrid.hub import HUB_PREFIX
 from codegrid.limits import short
 from codegrid.pipelines.running.cli import print_once
-from codegrid.pipelines.running.run_folder import read_data
+from codegrid.pipelines.running.run_folder import read_data, read_record
 from codegrid.pipelines.running.settings import UsesImages
 from codegrid.protocols import Tokenizer
 
@@ -25,7 +25,8 @@ DOWNLOADED = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "cif
 def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Settings:
     """Return settings whose `dataset` is set, and print which one was chosen if it was not given.
 
-    By default it is the data set the tokenizer was trained on; without a tokenizer, digits that need no download.
+    By default it is the data set the tokenizer was trained on, without unreadable pictures if training skipped them;
+    without a tokenizer, digits that need no download.
 
     Raises `InputError` if there is no such data set, or if the tokenizer's is unknown.
     """
@@ -38,6 +39,7 @@ def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Setti
     else:
         dataset, data_root = learnt_data(tokenizer, settings.data_root)
         print_once(f"data set of the tokenizer: {' '.join(filter(None, (dataset, data_root)))}")
+        settings = replace(settings, skip_unreadable=settings.skip_unreadable or skips_unreadable(tokenizer))
     return replace(settings, dataset=dataset, data_root=data_root)
 
 
@@ -75,6 +77,13 @@ def data_at_hand(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
     elif recorded and is_local(name):
         place = name.removeprefix(HUB_PREFIX)
     return learnt_data(tokenizer) if place is not None and is_there(place) else None
+
+
+def skips_unreadable(tokenizer: Tokenizer) -> bool:
+    """Return whether a tokenizer was trained without the pictures that cannot be read."""
+    folder: Path | None = getattr(tokenizer, "loaded_from", None)
+    records = [read_record(place, "train-tokenizer") for place in (folder, folder.parent)] if folder else []
+    return any(record.get("skip_unreadable") is True for record in records)
 
 
 def recorded_data(tokenizer: Tokenizer) -> tuple[str, str | None] | None:

@@ -28,13 +28,13 @@ from codegrid.strict_json import to_json
 
 from .config import check_config, read_config
 from .cores import look
+from .flag_errors import explain
 from .launch import join_launch
 from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
 from .settings import Command, Flag, Leaves, Training
 
 Settings = TypeVar("Settings", bound=Command)
 
-RULE = re.compile(r"\s*─{3,}\s*")
 CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 DISK_ERRORS = {
     errno.ENOSPC: "the disk is full: make room and run the same command again",
@@ -156,13 +156,9 @@ def _ask_tyro(flags: type, argv: list[str], prog: str, about: str) -> Any:
         with redirect_stderr(page):
             return tyro.cli(flags, args=argv, prog=prog, description=about)
     except SystemExit:
-        # a page is framed, and lines divide it into sections
-        sections = RULE.split(" ".join(line.strip("│ ") for line in page.getvalue().splitlines()[1:-1]))
-        if not (words := sections[0].strip()):  # it was asked for --help
-            raise
-        close = re.search("Perhaps you meant.*?(--[a-z-]+)", page.getvalue(), re.DOTALL)
-        remedy = f"did you mean {close[1]}?" if close else f"`{prog} --help` explains the flags"
-        raise InputError(f"{words.rstrip('.')}: {remedy}") from None
+        if words := explain(page.getvalue(), prog):
+            raise InputError(words) from None
+        raise  # it was asked for --help
 
 
 def name_of(settings_type: type[Command]) -> str:

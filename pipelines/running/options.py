@@ -89,7 +89,7 @@ def choosers(settings_type: type[Command]) -> dict[str, str]:
 def list_options(settings_type: type[Command]) -> dict[str, Option]:
     """Return the options of all systems that the settings can choose, by name.
 
-    Raises `InputError` if an option has the same name as a setting.
+    Raises `InputError` if an option has the same name as a setting, or as an option of another type.
     """
     taken = {item.name for item in fields(settings_type)} if choosers(settings_type) else set()
     found: dict[str, Option] = {}
@@ -99,6 +99,11 @@ def list_options(settings_type: type[Command]) -> dict[str, Option]:
                 if item.name in taken:
                     raise InputError(f"`{item.name}`, an option of the {kind} {system}, is also a setting: rename it")
                 option = found.setdefault(item.name, Option(item.name, hint, text, parameter))
+                if bare_type(option.hint) != bare_type(hint):
+                    other = next(iter(option.defaults))
+                    raise InputError(
+                        f"`{item.name}`, an option of the {kind} {system}, has another type in {other}: rename it"
+                    )
                 if option.parameter == parameter:
                     option.defaults[system] = _default_of(item)
     return found

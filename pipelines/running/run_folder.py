@@ -76,6 +76,7 @@ class Run:
         }
         if isinstance(settings, UsesImages) and settings.dataset:
             self.record["data"] = make_absolute(settings.dataset, settings.data_root)
+            self.record["skip_unreadable"] = settings.skip_unreadable
         if folder or not isinstance(settings, Leaves):
             self._open(Path(folder))
         else:

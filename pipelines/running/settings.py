@@ -135,7 +135,8 @@ class UsesImages(ReadsData):
     """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
     --dataset, the folder or file of the images themselves."""
     skip_unreadable: Flag = False
-    """Skip pictures that cannot be read, instead of stopping and naming them."""
+    """Skip pictures that cannot be read, instead of stopping and naming them. Later commands that read the tokenizer's
+    data set do as its training did."""
     num_workers: Annotated[int, Range(0, 256)] = 2
     """Processes that decode pictures when they do not all fit in memory."""
 
