@@ -173,4 +173,4 @@ def test_a_run_goes_on_with_the_backend_that_it_began_with(form, small_run, tmp_
     assert draw(3, "--backend", "torch", "--overwrite").code == 0
     assert "nothing to do" in draw(3).out
     (tmp_path / "s" / {"npz": "samples.npz", "codegrid": "codes-00000.safetensors"}[form]).unlink()
-    assert "made again" in draw(3).out and recorded() == "torch"
+    assert "making it again" in draw(3).out and recorded() == "torch"
