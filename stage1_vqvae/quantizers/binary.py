@@ -1,4 +1,4 @@
-"""Binary codes without a codebook, a bit for each number of a latent: lookup-free and binary spherical quantization.
+"""Binary codes without a codebook, one bit per number of a latent: lookup-free and binary spherical quantization.
 
 Shapes: b batch, D embedding_dim, which is the number of bits, *sites one to three axes of the code grids, n sites of
 this process, K num_embeddings = 2ᴰ.
@@ -23,7 +23,7 @@ SHORTEST = 1e-6  # length of a latent below which it no longer has a direction
 class LFQuantizer(LatticeQuantizer):
     """Lookup-free quantization (Yu et al. 2023, arXiv 2310.05737): q = sign(z), and sign(0) is +1.
 
-    As there is no codebook, terms of the loss see to it that all codes are used, and at each site one of them clearly:
+    There is no codebook to move. Instead, two entropies in the loss keep all codes in use, and each site near one code:
 
     λ (mean H(p(c|z)) − γ H(mean p(c|z))),   p(c|z) ∝ exp(−‖z − c‖²/τ)
 
@@ -36,7 +36,7 @@ class LFQuantizer(LatticeQuantizer):
         entropy_temperature: τ.
         commitment_cost: β of β ‖z − sg[q]‖², which holds the latents near ±1.
 
-    Raises `InputError` where it has no such option, or a value is out of its range.
+    Raises `InputError` if an option is unknown or a value is out of range.
 
     Worked example: latents (8, 18, 7, 7) with num_embeddings=2**18
     → vectors (8, 18, 7, 7) of ±1, codes ((8, 7, 7), (8, 7, 7)) in 0 ... 511.
@@ -68,7 +68,7 @@ class LFQuantizer(LatticeQuantizer):
         terms = {"commitment_loss": self.commitment_cost * F.mse_loss(points, vectors)}
         if not self.entropy_weight:
             return Losses(terms, {})
-        # of −‖z − c‖²/τ the two values of a bit differ by 4 |c_i| z_i / τ
+        # the two values of bit i change −‖z − c‖²/τ by 4 |c_i| z_i / τ
         log_odds = points.flatten(0, -2) * (4 * self.length / self.entropy_temperature)
         of_sites, of_all = mean_entropy(log_odds), entropy_of_mean(log_odds, is_joint)
         terms["entropy_loss"] = self.entropy_weight * (of_sites - self.diversity_gamma * of_all)
@@ -78,8 +78,8 @@ class LFQuantizer(LatticeQuantizer):
 class BSQuantizer(LFQuantizer):
     """Binary spherical quantization (Zhao et al. 2024, arXiv 2406.07548): u = z/‖z‖, q = sign(u)/√D, sign(0) is +1.
 
-    The terms of the loss are those of lookup-free quantization, of u in the place of z. The entropy of the mean is that
-    of whole codes: the paper adds up those of groups of bits, which can be large though few codes are used.
+    The loss terms are those of lookup-free quantization, with u instead of z. The entropy of the mean is that of whole
+    codes: the paper's sum over groups of bits can be large even if few codes are used.
 
     Args: as `LFQuantizer`.
 

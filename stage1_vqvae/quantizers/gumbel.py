@@ -30,12 +30,12 @@ WARMING = 0.05  # share of the run in which the weight of the KL term goes up
 
 
 class GumbelQuantizer(nn.Module):
-    """Entries that are chosen by logits.
+    """Entries chosen by logits.
 
     ℓ = A z + a,   k = argmax ℓ;   in training   y = softmax((ℓ + g) / τ),   z_q = Σ_k y_k e_k
 
-    with Gumbel noise g. What is looked up, encoded and decoded outside of training are single entries, without noise;
-    so are the codes that training returns, of which its vectors are not the entries.
+    with Gumbel noise g. Outside of training there is no noise, and vectors are single entries. The codes that training
+    returns are without noise too, so the vectors that it returns are not their entries.
 
     Args:
         num_embeddings: K.
@@ -46,7 +46,7 @@ class GumbelQuantizer(nn.Module):
         final_temperature: τ goes down to it from 1 in the first half of the run.
         hard_samples: z_q is the entry with the largest y in training, and only its gradient is that of the mixture.
 
-    Raises `InputError` where it has no such option, or a value is out of its range.
+    Raises `InputError` if an option is unknown or a value is out of range.
 
     Worked example: latents (8, 64, 7, 7) with num_embeddings=512, embedding_dim=64
     → vectors (8, 64, 7, 7), codes ((8, 7, 7),) in 0 ... 511.
@@ -75,7 +75,7 @@ class GumbelQuantizer(nn.Module):
         return (Grid(sites, self.num_embeddings),)
 
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
-        """(b, D, *sites) → vectors, codes, losses. With a moment, the vectors are drawn by its noise."""
+        """Return vectors, codes and losses of (b, D, *sites); with a moment, its noise draws the vectors."""
         codes = self.encode(latents)
         with torch.autocast(latents.device.type, enabled=False):
             vectors, kl = self._mix(latents, moment)
@@ -90,14 +90,14 @@ class GumbelQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, latents: torch.Tensor) -> Codes:
-        """(b, D, *sites) → codes argmax ℓ, one tensor (b, *sites) int64, without noise."""
+        """Return the codes argmax ℓ, one tensor (b, *sites) int64, of latents (b, D, *sites), without noise."""
         with torch.autocast(latents.device.type, enabled=False):
             rows = rearrange(latents.to(self._exact), "b d ... -> (b ...) d")
             weight, bias = self.to_logits.weight.to(self._exact), self.to_logits.bias.to(self._exact)
             return (least_codes(rows, weight, -bias).view(latents.shape[0], *latents.shape[2:]),)
 
     def look_up(self, codes: Codes) -> torch.Tensor:
-        """z_q = e_k: codes, one tensor (b, *sites) → vectors (b, D, *sites)."""
+        """Return z_q = e_k (b, D, *sites) for codes, one tensor (b, *sites)."""
         (only,) = codes
         return rearrange(F.embedding(only, self.codebook), "b ... d -> b d ...")
 
@@ -116,7 +116,7 @@ class GumbelQuantizer(nn.Module):
         """Do nothing: the optimizer moves the codebook."""
 
     def temperature(self, moment: Moment | None) -> float:
-        """τ, which follows from the share of the run that is done."""
+        """Return τ, which depends only on how much of the run is done."""
         left = 0.0 if moment is None else 1 - _risen(moment, COOLING)
         return self.final_temperature + (1 - self.final_temperature) * left
 
@@ -128,7 +128,7 @@ class GumbelQuantizer(nn.Module):
     def _mix(self, latents: torch.Tensor, moment: Moment | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents (b, D, *sites) → mixtures of entries (b, D, *sites), and the mean KL () of a site.
 
-        Where the logits of all sites would be many, those of some at a time are found, and found anew for the gradient.
+        If all logits together would be too large, some sites at a time are computed, and again for the gradient.
         """
         batch, _, *sites = latents.shape
         rows = rearrange(latents.to(self._exact), "b d ... -> b (...) d")
@@ -146,7 +146,7 @@ class GumbelQuantizer(nn.Module):
         """Latents (b, s, D) of the sites from number `first` on → mixtures (b, s, D), and the sum of their KL ()."""
         with torch.autocast(rows.device.type, enabled=False):
             weight, bias = self.to_logits.weight.to(rows.dtype), self.to_logits.bias.to(rows.dtype)
-            log_p = F.linear(rows, weight, bias).log_softmax(2)  # ℓ but for a constant
+            log_p = F.linear(rows, weight, bias).log_softmax(2)  # ℓ up to a constant
             kl = (log_p.exp() * log_p).sum(2) + math.log(self.num_embeddings)
             noisy = log_p if moment is None else log_p + self._noise(rows, first, moment.noise)
             shares = (noisy / self.temperature(moment)).softmax(2)
@@ -156,14 +156,14 @@ class GumbelQuantizer(nn.Module):
             return shares @ self.codebook.to(rows.dtype), kl.sum()
 
     def _noise(self, rows: torch.Tensor, first: int, noise: Noise) -> torch.Tensor:
-        """−log(−log u) (b, s, K), of each site by itself, so that the same numbers come of any s."""
+        """Return −log(−log u) (b, s, K), site by site, so that the numbers do not depend on s."""
         numbers = range(first, first + rows.shape[1])
         uniforms = [noise.of("site", site).uniforms("gumbel", self.num_embeddings) for site in numbers]
-        # of 1 − u, which is uniform as well: numbers near 0 keep their digits in float32, and decide which g is large
+        # taken as 1 − u: near 0, where g is large, float32 keeps all digits
         u = torch.stack(uniforms, 1).to(rows.dtype).clamp_(1e-30, 1 - 1e-7)
         return u.neg_().log1p_().neg_().log_().neg_()
 
 
 def _risen(moment: Moment, share: float) -> float:
-    """Half a cosine: 0 at the first step, 1 when this share of the run is done, and from there on."""
+    """Return half a cosine: 0 at the first step, 1 once this share of the run is done."""
     return (1 - math.cos(math.pi * min(1.0, moment.step / (share * moment.steps)))) / 2

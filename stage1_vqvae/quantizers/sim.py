@@ -14,10 +14,10 @@ from .codebook import LearntQuantizer
 
 
 class SimQuantizer(LearntQuantizer):
-    """The codebook C·W, of which the optimizer moves W alone: a latent moves every entry, and not only its own.
+    """The codebook C·W, where the optimizer moves only W: each latent moves all entries, not only its own.
 
-    C (K, D) is drawn from N(0, 1/D) and stays; W (D, D) begins as the identity. Where an entry is not used even so,
-    revival changes its row of C such that C·W has the latent that it moves to; so does k-means at the start.
+    C (K, D) is drawn from N(0, 1/D) and fixed; W (D, D) starts as the identity. If an entry is unused nevertheless,
+    revival sets its row of C so that C·W is the latent that it moves to. K-means at the start does the same.
     """
 
     coefficients: torch.Tensor
@@ -35,7 +35,7 @@ class SimQuantizer(LearntQuantizer):
             return self.coefficients @ self.basis
 
     def set_entries(self, entries: torch.Tensor, which: torch.Tensor) -> None:
-        """Put entries (K, D) in the place of those of C·W that `which` (K,) marks."""
+        """Replace the entries of C·W that `which` (K,) marks by those of entries (K, D)."""
         exact = widest(entries.device)
         rows = (entries.to(exact) @ torch.linalg.pinv(self.basis.detach().to(exact))).to(self.coefficients.dtype)
         self.coefficients.copy_(torch.where(which[:, None], rows, self.coefficients))
