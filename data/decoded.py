@@ -42,10 +42,11 @@ def cache_folder() -> Path:
 
 
 def keep(made_as: object, paths: Sequence[Any]) -> KeptPictures | None:
-    """Return the place of decoded pictures; None if they are few, or not files. The arguments are its own."""
-    if len(paths) < MANY or not isinstance(paths[0], Path):
-        return None
-    return KeptPictures(made_as, paths)
+    """Return the `KeptPictures` of these arguments; None if the pictures are few, are not files, or cannot be kept."""
+    if len(paths) >= MANY and isinstance(paths[0], Path):
+        with suppress(RuntimeError):  # there is no home folder
+            return KeptPictures(made_as, paths)
+    return None
 
 
 class KeptPictures:

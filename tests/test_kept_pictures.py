@@ -143,6 +143,15 @@ def test_a_folder_for_caches_that_cannot_be_written_does_no_harm(pictures, tmp_p
     assert len(load(pictures)) == 6
 
 
+def test_without_a_home_folder_nothing_is_kept(pictures, monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", fail)
+    assert len(load(pictures)) == 6
+
+
 def test_what_was_used_longest_ago_makes_room(pictures, monkeypatch):
     size = load(pictures).images.numel()
     (oldest,) = decoded.cache_folder().iterdir()
