@@ -89,7 +89,7 @@ class MultiCodebookQuantizer(nn.Module):
             self._notes.append(rearrange(latents.detach(), "b d ... -> (b ...) d"))
             moment = None
         with torch.autocast(latents.device.type, enabled=False):
-            latents = _exact(latents)
+            latents = at_least_float32(latents)
             kept = None if moment is None else self.count_depths(moment)
             depths = list(self._walk(latents, moment))
             vectors = _total([_mask(vectors, kept, depth) for depth, (_, vectors) in enumerate(depths)])
@@ -104,7 +104,7 @@ class MultiCodebookQuantizer(nn.Module):
     def encode(self, latents: torch.Tensor) -> Codes:
         """Return the codes of latents (b, D, *sites), q·g tensors (b, *sites) int64, without changing any state."""
         with torch.autocast(latents.device.type, enabled=False):
-            return tuple(part.codes for parts, _ in self._walk(_exact(latents)) for part in parts)
+            return tuple(part.codes for parts, _ in self._walk(at_least_float32(latents)) for part in parts)
 
     def look_up(self, codes: Codes) -> torch.Tensor:
         """Return the vectors (b, D, *sites) of codes, q·g tensors (b, *sites); of the first depths alone, coarser ones.
@@ -206,7 +206,7 @@ class MultiCodebookQuantizer(nn.Module):
         A shared one is set again and again, by the rows of one more depth each time; later steps need the last alone.
         """
         notes, self._notes = self._notes, []
-        latents = _exact(torch.cat(notes) if notes else self.entries(0)[:0])
+        latents = at_least_float32(torch.cat(notes) if notes else self.entries(0)[:0])
         for depth in range(self.depths - 1 if self.shared and step else 0, self.depths):
             walked = list(islice(self._walk(latents), depth + 1))
             for group in range(self.groups):
@@ -232,7 +232,8 @@ def codebook_class(name: str) -> type[CodebookQuantizer]:
     return table[name]
 
 
-def _exact(latents: torch.Tensor) -> torch.Tensor:
+def at_least_float32(latents: torch.Tensor) -> torch.Tensor:
+    """Return latents with at least the precision of float32."""
     # differences in half precision would lose what the finer codebooks are for
     return latents.to(torch.promote_types(latents.dtype, torch.float32))
 

@@ -20,7 +20,7 @@ from codegrid.scales import Phi, add_up, refine, shapes_of, shrink
 from codegrid.stage1_vqvae.options import MultiscaleOptions
 
 from .estimators import ESTIMATORS
-from .multi_codebook import codebook_class, split_options
+from .multi_codebook import at_least_float32, codebook_class, split_options
 
 
 class Found(NamedTuple):
@@ -89,7 +89,7 @@ class MultiscaleQuantizer(nn.Module):
     def forward(self, latents: torch.Tensor, moment: Moment | None = None) -> Quantized:
         """Return vectors, codes and losses of latents (b, D, *sites); with a moment, note rests for `after_step`."""
         with torch.autocast(latents.device.type, enabled=False):
-            latents = _exact(latents)
+            latents = at_least_float32(latents)
             found = self._find(latents)
             if moment is not None and moment.step < self.book.kmeans_steps:
                 self._waiting.append(latents.detach())
@@ -104,7 +104,7 @@ class MultiscaleQuantizer(nn.Module):
     def encode(self, latents: torch.Tensor) -> Codes:
         """Return the codes (b, *shape) int64 of each scale of latents (b, D, *sites), without changing any state."""
         with torch.autocast(latents.device.type, enabled=False):
-            return self._find(_exact(latents)).codes
+            return self._find(at_least_float32(latents)).codes
 
     def look_up(self, codes: Codes) -> torch.Tensor:
         """Return the sum (b, D, *sites) of the enlarged vectors of codes (b, *shape), as fine as the last grid.
@@ -174,7 +174,7 @@ class MultiscaleQuantizer(nn.Module):
 
     def _phi(self) -> Phi:
         """Return φ with ρ multiplied out."""
-        weight, bias = _exact(self.phi_weight), _exact(self.phi_bias)
+        weight, bias = at_least_float32(self.phi_weight), at_least_float32(self.phi_bias)
         kept = (1 - self.phi_share) * _identity(weight)
         return Phi(kept + self.phi_share * weight, self.phi_share * bias)
 
@@ -230,7 +230,3 @@ def _doubling(side: int) -> list[int]:
 
 def _in_words(scales: list[int]) -> str:
     return " ".join(map(str, scales))
-
-
-def _exact(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
