@@ -22,6 +22,7 @@ BENCHMARKS = {
     "gpu": [],
     "liveness": ["--dataset", "npz", "--data-root", "{bars}", "--output", "{folder}/runs", "--batch-sizes", "32"],
     "quantizer": [],
+    "quantizer_steps": [],
     "quantizer_priors": ["--data-root", "{pictures}", "--runs", "{folder}/runs", "--only", "ema-512", "residual-3x8"],
     "sampling": [],
     "saving": [],
