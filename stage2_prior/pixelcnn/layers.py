@@ -2,7 +2,7 @@
 
 No kernel is masked: each has only the part that it uses.
 
-Shapes: b batch, c channels, h w code grid, s channels of the map of coarser grids.
+Shapes: b batch, c channels, h w code grid, s channels of the coarser grids' map.
 """
 
 from typing import NamedTuple
@@ -78,6 +78,7 @@ class GatedLayer(nn.Module):
         self.horizontal_out = nn.Conv2d(channels, channels, 1)
         # V_f h and V_g h of Eq. 4, for the vertical and for the horizontal gate
         self.condition = nn.Embedding(num_conditions, 4 * channels) if num_conditions else None
+        self.map_channels = map_channels
         # V_f ∗ s and V_g ∗ s, where the condition is a map
         self.of_map = nn.Conv2d(map_channels, 4 * channels, 1, bias=False) if map_channels else None
 

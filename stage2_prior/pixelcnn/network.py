@@ -215,8 +215,6 @@ class GatedPixelCNN(SequentialPrior):
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""
-        if self.given_grids:
-            return "it is conditioned on coarser grids"
         for weight in self.network.parameters():
             if weight.dtype != torch.float32 or weight.device.type != "cpu":
                 return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
@@ -230,7 +228,7 @@ class GatedPixelCNN(SequentialPrior):
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
         conditioning = self.conditioning(given, batch_size)
         if backend == "native":
-            return NativeSteps(self.network, self.layout, batch_size, conditioning.rows)
+            return NativeSteps(self.network, self.layout, batch_size, *conditioning)
         return PixelCNNSteps(self.network, self.layout, batch_size, conditioning, compiled=backend == "compiled")
 
     def sample(
