@@ -5,7 +5,6 @@ Shapes: b batch, K num_embeddings of a grid, *shape its sites.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from codegrid.registry import NoOptions
 from codegrid.sampling_config import SamplingConfig
 
 from .conditions import Conditions
-from .likelihood import cross_entropy
+from .likelihood import cross_entropy, mean_nats
 from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
 
@@ -93,8 +92,7 @@ class SequentialPrior(ModelFolder, nn.Module):
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, *shape) of each grid."""
-        loss = torch.cat([nats.flatten() for nats in self._nats(codes, given)]).mean()
-        return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
+        return mean_nats(self.logits(codes, given), codes)
 
     @torch.no_grad()
     def nll(
@@ -105,9 +103,6 @@ class SequentialPrior(ModelFolder, nn.Module):
         num_inference_steps: int | None = None,
     ) -> tuple[Tensor, ...]:
         """Return the nats (b, *shape) of each code given those before it; they are exact and need no noise."""
-        return self._nats(codes, given)
-
-    def _nats(self, codes: Codes, given: Condition) -> tuple[Tensor, ...]:
         pairs = zip(self.logits(codes, given), codes, strict=True)
         return tuple(cross_entropy(of_grid, grid) for of_grid, grid in pairs)
 
