@@ -254,7 +254,7 @@ BAD = {
         ),
     ],
     "doctor": [
-        ("--run {new}", "no folder"),
+        ("--run {new}", "there is no such folder: give one that holds"),
         ("--run {empty}", "nothing to check"),
         ("", "nothing to check"),
         ("--run {run} --tokenizer {run}/prior", "holds a prior (pixelcnn)"),
