@@ -220,8 +220,9 @@ def test_a_saved_classifier_is_loaded_as_it_was(saved):
 
 def test_the_record_names_who_rejected_and_what_was_drawn(drawn, saved):
     rejection = json.loads((drawn("s", reject_with=saved) / "run.json").read_text())["rejection"]
-    network = {"name": "classifier", "weights": training.digest_of_weights(load(saved))}
-    assert rejection == {"network": network, "keep": 0.25, "draws": 4, "drawn": 20}
+    network = rejection.pop("network")
+    assert network["fingerprint"] == load(saved).fingerprint() and network == describe_classifier(load(saved))
+    assert rejection == {"keep": 0.25, "draws": 4, "drawn": 20}
     assert "rejection" not in json.loads((drawn("plain") / "run.json").read_text())
 
 

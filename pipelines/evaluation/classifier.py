@@ -104,9 +104,9 @@ def train_classifier(images: Images, num_workers: int, device: torch.device) -> 
 
 
 def describe_classifier(model: Classifier) -> dict[str, Any]:
-    """Return, as JSON values, what a classifier was trained on, as far as it is known, and a digest of its weights."""
+    """Return, as JSON values, what a classifier was trained on, as far as it is known, and which one it is."""
     known = {name: model.provenance[name] for name in RECIPE if name in model.provenance}
-    return {"name": "classifier", **known, "weights": digest_of_weights(model)}
+    return {"name": "classifier", **known, "fingerprint": model.fingerprint(), "weights": digest_of_weights(model)}
 
 
 def digest_of_weights(network: Any) -> str:
