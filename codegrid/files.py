@@ -15,6 +15,7 @@ from .strict_json import to_json
 Stamp = tuple[int, int, int, int]  # inode, bytes and times of a file
 STAGING = ".partial"
 SETTINGS_FILE = "settings.yaml"  # the settings of the run that wrote a folder, which `--config` reads
+CLASSIFIER = "classifier"  # the folder, in that of a run, of a classifier that the run trained
 
 
 def user_cache() -> Path:

@@ -70,6 +70,8 @@ class AtStart:
 NumSamples = Annotated[int, Range(1, 10**8)]
 BatchSize = Annotated[int, Range(1, 10**6)]
 Seed = Annotated[int, Range(0, 2**63 - 1)]
+RejectKeep = Annotated[float, Range(0.001, 1)]  # at most 1,000 draws of each sample
+REJECT_KEEP = 0.25  # by default
 
 
 def check_fields(settings: Any) -> None:

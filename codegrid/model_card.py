@@ -32,12 +32,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 TAGS = {
     "tokenizer": ["vq-vae", "image-tokenizer", "discrete-representation"],
     "prior": ["vq-vae", "discrete-representation", "generative-model"],
+    "classifier": [],
 }
-TASKS = {"tokenizer": None, "prior": "unconditional-image-generation"}
-PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png"}
+TASKS = {"tokenizer": None, "prior": "unconditional-image-generation", "classifier": "image-classification"}
+PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png", "classifier": ""}  # the last has none
 CAPTIONS = {
     "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
     "prior": "New images: the first ones that this prior drew, at temperature 1.",
+    "classifier": "",
 }
 
 
@@ -152,7 +154,7 @@ def write_card(staging: Path, folder: Path, text: str, picture: bytes = b"", kin
     """Add a card and its picture to the files about to be moved into `folder`; keep a README.md that is not ours.
 
     Args:
-        kind: `tokenizer` or `prior`, which decides the picture's file name.
+        kind: that of the model, which decides the picture's file name.
     """
     if (folder / CARD).exists() and not _is_ours(_read(folder / CARD)):
         return

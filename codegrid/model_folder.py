@@ -38,7 +38,7 @@ from .usable import CONFIG, WEIGHTS, load_usable
 
 FORMAT = "codegrid model 2"
 OLD_FORMAT = "codegrid model 1"
-KINDS = ("tokenizer", "prior")
+KINDS = ("tokenizer", "prior", "classifier")
 COPIES = 3  # of the weights while they are loaded: the file, its tensors, the model
 FIELDS = {"kind": str, "model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
 
@@ -147,12 +147,12 @@ def picture_of(model: Any) -> bytes:
 
 
 def load_model(source: str | Path, device: Device = "cpu", kind: str = "") -> Any:
-    """Load any tokenizer or prior, in eval mode, from a folder, or from the hub as `hf:owner/name`.
+    """Load any tokenizer, prior or classifier, in eval mode, from a folder, or from the hub as `hf:owner/name`.
 
     If a training run has not finished, its best model so far is loaded, else its last.
 
     Args:
-        kind: `tokenizer` or `prior`, if it must be that.
+        kind: `tokenizer`, `prior` or `classifier`, if it must be that.
 
     Raises `InputError` if the folder does not exist, is incomplete or damaged, holds another kind of model, or a
     model that is not registered.
@@ -178,7 +178,7 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
     """Return the checked content of `config.json` in a model folder.
 
     Args:
-        kind: `tokenizer` or `prior`, if it must be that.
+        kind: `tokenizer`, `prior` or `classifier`, if it must be that.
         model: the model's name in the table, if it must be that.
     """
     wanted = f"{model} {kind}".strip() or "model"

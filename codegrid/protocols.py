@@ -67,7 +67,7 @@ class Quantizer(Protocol):
 
 
 class Model(Protocol):
-    """A tokenizer or a prior; `codegrid.model_folder.ModelFolder` implements most of it."""
+    """A tokenizer, a prior or a classifier; `codegrid.model_folder.ModelFolder` implements most of it."""
 
     config: dict[str, Any]
     provenance: dict[str, Any]
@@ -211,3 +211,15 @@ class Sequential(Prior, Protocol):
 
     def steps(self, given: Condition, batch_size: int, backend: str) -> Steps:
         """Return the steps that compute the values of `logits` one step at a time."""
+
+
+class Classifier(Model, Protocol):
+    """p(class | image). Built as `cls(signal=..., num_classes=..., **options)`; its provenance names the `classes`."""
+
+    signal: Signal
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features (b, d) of images (b, c, *size) uint8."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits (b, k) of the classes for features (b, d)."""

@@ -1,4 +1,4 @@
-"""Systems by name: tables of quantizers, tokenizers and priors, and `load` for whatever a folder holds.
+"""Systems by name: tables of quantizers, tokenizers, priors and classifiers, and `load` for whatever a folder holds.
 
 A new system is a file and a line in `BUILT_IN`. The lines are strings, so that command lines can be built without
 importing torch.
@@ -54,6 +54,9 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
         "pixelsnail": ("stage2_prior.pixelsnail.network:PixelSNAIL", "stage2_prior.options:PixelSNAILOptions"),
+    },
+    "classifier": {
+        "small": ("pipelines.evaluation.classifier:SmallClassifier", "registry:NoOptions"),
     },
 }  # fmt: skip
 
@@ -170,7 +173,7 @@ def register(kind: str, name: str, cls: type) -> None:
     """Register a system of your own, so that its name is accepted wherever names of its kind are.
 
     Args:
-        kind: `quantizer`, `tokenizer` or `prior`.
+        kind: `quantizer`, `tokenizer`, `prior` or `classifier`.
         name: its name in command lines and model folders: lower-case letters, digits and hyphens.
         cls: the class. Its attribute `options`, if there is one, is a dataclass of its keyword options, from which
             the command line is made.
@@ -222,7 +225,7 @@ def import_own(module: str) -> ModuleType:
 
 
 def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
-    """Load whatever a folder holds: a tokenizer, a prior, or, if it holds both in folders, the pipeline.
+    """Load whatever a folder holds: a tokenizer, a prior, a classifier, or, if it holds both in folders, the pipeline.
 
     If a training run has not finished, its best model so far is loaded, else the last one that was validated.
 

@@ -45,10 +45,10 @@ class SamplingConfig:
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
     def check_controls(self, controls: frozenset[str], prior: str) -> None:
-        """Raise `InputError` if a field is set that is not one of a prior's `controls`."""
+        """Raise `InputError` if a field is set that is not one of the `controls` of a prior of the class `prior`."""
         for name in self.changed():
             if name not in controls:
-                raise InputError(f"`{name}` has no effect on a {prior} prior: leave it out")
+                raise InputError(f"`{name}` has no effect on this prior, a {prior}: leave it out")
 
 
 def sampling_configs(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from codegrid.errors import InputError
-from codegrid.files import SETTINGS_FILE, write_folder, write_json
+from codegrid.files import CLASSIFIER, SETTINGS_FILE, write_folder, write_json
 from codegrid.strict_json import parse_json, to_json
 from codegrid.tensors import digest_of, write_tensors
 
@@ -46,7 +46,7 @@ def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
     for path in found:
         if path.name.startswith("codes-"):
             _refuse_another_export(path, header)
-        elif path.name not in (TABLES, SETTINGS_FILE):
+        elif path.name not in (TABLES, SETTINGS_FILE, CLASSIFIER):
             raise InputError(f"{folder} already holds other files ({path.name}): choose a new or empty `output`")
     shards = {shard_name(number): images for number, images in enumerate(shard_ranges(header.num_images))}
     return list(unwritten(folder, shards).values())

@@ -93,6 +93,7 @@ class CodeDataset(IndexedCodes):
         self.layout, self.classes = self.header.layout, self.header.classes
         self._records: list[dict[str, Any]] = manifest["shards"]
         self._tables_sha256: str = manifest["tables"]
+        self.provenance: dict[str, Any] = manifest["provenance"]
         self._firsts = np.cumsum([0, *(record["num_images"] * self.header.views for record in self._records)])
         self._checked: dict[int, tuple[Stamp, Arrays]] = {}
         for record in self._records:

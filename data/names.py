@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from codegrid.errors import InputError
+from codegrid.files import user_cache
 from codegrid.hub import HUB_PREFIX
 from codegrid.limits import short
 
@@ -50,6 +51,14 @@ def find_data(dataset: str | None, data_root: str | None) -> tuple[str, str | No
     if reader == HUB_PREFIX:
         return HUB_PREFIX + os.path.join(".", path), None
     return reader, str(path)
+
+
+def download_folder() -> Path:
+    """Return the folder that data sets are downloaded into. Raises `InputError` if there is no home folder."""
+    try:
+        return user_cache()
+    except RuntimeError as error:
+        raise InputError("there is no home folder to download data into: give `data_root`") from error
 
 
 def _given_twice(dataset: str) -> InputError:

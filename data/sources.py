@@ -19,7 +19,7 @@ from .arrays import names_left_out, read_images
 from .folder import FolderImages, load_folder
 from .hub import load_hub
 from .images import ImageDataset, Size, fit
-from .names import find_data, public_name
+from .names import download_folder, find_data, public_name
 from .splits import split_indices
 from .tar_images import load_tar
 
@@ -41,7 +41,7 @@ def load_images(
     Args:
         dataset: a name in `SOURCES`; `hf:NAME`, on the Hugging Face hub or in a local folder; the path of a folder of
             pictures, an array file or a Parquet file; or tar shards, by a path or a URL with `*` or `{000..127}`.
-        data_root: where its files are. None: a default folder for downloads.
+        data_root: where its files are. None: `codegrid` in $XDG_CACHE_HOME or ~/.cache, the folder for downloads.
         split: `train`, `test`, or `all` for both. A source without a test part holds out a tenth of its images, or
             more if it has fewer than 1,000 (`splits.held_out_mask`).
         image_size: () for the images' own size; (size,) or (H, W) to resize and centre-crop them to it.
@@ -70,7 +70,8 @@ def load_images(
     if not images.found.part:
         others = names_left_out(root) if dataset == "npz" and root else None
         left_out = {"other arrays": others} if others else {}
-        images.found = replace(images.found, name=public_name(dataset), part=split, left_out=left_out)
+        name = str(root) if dataset == "npz" else public_name(dataset)
+        images.found = replace(images.found, name=name, part=split, left_out=left_out)
     return images
 
 
@@ -90,7 +91,7 @@ def _downloaded(name: str, read: Callable[[str, Path, bool], Arrays]) -> Read:
     """Return a reader of a data set that torchvision downloads, and that has its own test part."""
 
     def load(data_root: Path | None, split: str) -> Arrays:
-        root = data_root or Path.home() / ".cache" / "codegrid"
+        root = data_root or download_folder()
         if root.is_file():
             raise InputError(f"{root} is a file: `data_root` must be the folder that holds, or will hold, {name}")
         wanted = (True, False) if split == "all" else (split == "train",)

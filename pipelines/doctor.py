@@ -38,7 +38,8 @@ class Doctor(Compute, Overwrites, GivesFigures):
     """Images to check the decoder with: a path, hf:NAME or a name. By default those that the tokenizer was trained on,
     if they are still there."""
     data_root: Folder | None = None
-    """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache."""
+    """Folder or file of the data set that --dataset names; by default a download folder below
+    $XDG_CACHE_HOME or ~/.cache."""
     skip_unreadable: Flag = False
     """Skip pictures that cannot be read, instead of stopping and naming them."""
     num_samples: NumSamples | None = 256

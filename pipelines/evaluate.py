@@ -8,11 +8,11 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import BatchSize, NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Drawing, Folder, Folders, GivesFigures, Leaves, Split, UsesImages
+from codegrid.pipelines.running.settings import Folder, Folders, GivesFigures, Leaves, Rejecting, Split, UsesImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
+class Evaluate(UsesImages, Rejecting, Leaves, GivesFigures):
     """Measure a tokenizer and a prior on a data set. Writes metrics.json, usage.png and reconstructions.png.
 
     codegrid evaluate --run runs/demo
@@ -43,9 +43,9 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
     split: Split = "test"
     """Part of the data set to measure on, and to compare samples with."""
     features: Annotated[str, tyro.conf.arg(metavar="none|classifier|inception|lite0|MODULE:FUNCTION")] = "none"
-    """Network whose features are used to compare images: a classifier that is trained first; Inception; lite0, a small
-    one trained on ImageNet, which needs no download; or a network of yours, which a function in a module or a file
-    returns (FILE.py:FUNCTION)."""
+    """Network whose features are used to compare images: a classifier that is trained first, and kept in
+    OUTPUT/classifier; Inception; lite0, a small one trained on ImageNet, which needs no download; or a network of
+    yours, which a function in a module or a file returns (FILE.py:FUNCTION)."""
     num_samples: NumSamples | None = None
     """Number of images to draw from the prior, all classes in turn, and judge by --features. By default none."""
     seed: Seed = 0
@@ -59,6 +59,8 @@ class Evaluate(UsesImages, Drawing, Leaves, GivesFigures):
             if self.images is None or self.against is None or self.tokenizer or self.prior:
                 raise InputError("`images` and `against`: give both, and no `tokenizer` or `prior`")
         super().__post_init__()
+        if self.reject_with is not None and self.num_samples is None:
+            raise InputError("`reject_with` needs `num_samples`: give the number of samples to draw")
 
 
 def main() -> None:

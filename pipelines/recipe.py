@@ -23,7 +23,7 @@ class Recipe(GivesFigures):
     output: Folder | None = None
     """Folder for tokenizer/, codes/, prior/, samples/ and figures/. By default a folder in runs/."""
     data_root: str | None = None
-    """Folder of the data set. By default the download folder below ~/.cache."""
+    """Folder of the data set. By default the download folder below $XDG_CACHE_HOME or ~/.cache."""
     dry_run: Flag = False
     """Print the commands of all steps, and run none of them."""
 

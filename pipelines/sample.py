@@ -8,11 +8,11 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import MAX_SIDE, MAX_STEPS, BatchSize, NumSamples, Range, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Drawing, Flag, Folder, Folders, Leaves
+from codegrid.pipelines.running.settings import Flag, Folder, Folders, Leaves, Rejecting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Drawing, Leaves):
+class Sample(Rejecting, Leaves):
     """Draw new codes from the prior and decode them.
 
     Writes samples.png, a sheet with each class below its name, and samples.npz (or several such files, or with --format

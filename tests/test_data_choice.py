@@ -102,6 +102,7 @@ def test_a_model_from_elsewhere_names_public_data_and_asks_for_others(here):
 
 def test_data_are_at_hand_where_they_lie_on_this_machine(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     place = str(here / "pictures")
     assert data_at_hand(tokenizer_from(here, dataset="mnist5k")) == ("mnist5k", None)
     for far in ("mnist", "hf:owner/name", "hf:./pictures", "imagefolder", None):
@@ -112,6 +113,8 @@ def test_data_are_at_hand_where_they_lie_on_this_machine(here, monkeypatch):
     (here / "run.json").unlink()
     (here / ".cache" / "codegrid" / "MNIST").mkdir(parents=True)
     assert data_at_hand(tokenizer_from(here, dataset="mnist")) == ("mnist", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here / "elsewhere"))
+    assert data_at_hand(tokenizer_from(here, dataset="mnist")) is None
 
 
 @pytest.mark.parametrize("note", ["[]", "3", '{"command": "train-tokenizer", "data": [3, 4]}', "not JSON"])

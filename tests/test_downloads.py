@@ -137,3 +137,10 @@ def test_a_download_that_fails_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
     with pytest.raises(InputError, match=r"MNIST is not in .* cannot be downloaded .*put its files there"):
         load_images("mnist", tmp_path, "train")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    with pytest.raises(InputError, match=rf"MNIST is not in {tmp_path}/caches/codegrid and"):
+        load_images("mnist")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", fail)
+    with pytest.raises(InputError, match=r"no home folder to download data into: give `data_root`"):
+        load_images("mnist")

@@ -19,7 +19,7 @@ from codegrid.data.images import ImageBatch, ImageDataset, to_float
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.pipelines.evaluate import Evaluate
-from codegrid.pipelines.evaluation import features
+from codegrid.pipelines.evaluation import classifier
 from codegrid.pipelines.evaluation.carried import measure_carried
 from codegrid.pipelines.evaluation.features import check_features, make_extractor
 from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
@@ -98,8 +98,8 @@ def test_similarity_is_left_out_where_the_window_is_larger_than_the_images():
 
 @pytest.fixture
 def short_training(monkeypatch):
-    monkeypatch.setattr(features, "STEPS", 20)
-    monkeypatch.setattr(features, "BATCH_SIZE", 32)
+    monkeypatch.setattr(classifier, "STEPS", 20)
+    monkeypatch.setattr(classifier, "BATCH_SIZE", 32)
 
 
 @pytest.fixture
@@ -318,13 +318,13 @@ def test_watchers_see_each_batch_and_its_reconstruction():
 
 
 def test_a_classifier_learns_the_classes_and_is_the_same_each_time(monkeypatch, bars_file):
-    monkeypatch.setattr(features, "STEPS", 60)
-    monkeypatch.setattr(features, "BATCH_SIZE", 32)
+    monkeypatch.setattr(classifier, "STEPS", 60)
+    monkeypatch.setattr(classifier, "BATCH_SIZE", 32)
     train = load_images("npz", bars_file, "train")
     torch.manual_seed(7)
-    one = features.train_classifier(train, 0, CPU)
+    one = classifier.train_classifier(train, 0, CPU)
     torch.manual_seed(8)
-    other = features.train_classifier(train, 0, CPU)
+    other = classifier.train_classifier(train, 0, CPU)
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name])
     images, labels = draw_bars(seed=1)
@@ -335,9 +335,9 @@ def test_a_classifier_learns_the_classes_and_is_the_same_each_time(monkeypatch, 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (31, 100)])
 def test_a_classifier_takes_images_of_any_size(size):
-    network = features.Classifier(3, size, 4)
+    network = classifier.SmallClassifier(Signal(channels=3, size=size), 4)
     images = torch.zeros(2, 3, *size, dtype=torch.uint8)
-    assert network(images).shape == (2, features.FEATURES) and network.name_classes(network(images)).shape == (2,)
+    assert network(images).shape == (2, classifier.FEATURES) and network.name_classes(network(images)).shape == (2,)
 
 
 MODULE = """

@@ -242,7 +242,7 @@ def test_a_folder_of_nothing_but_damage_is_refused_even_so(tmp_path):
 
 
 def test_other_data_sets_say_what_they_are_too(bars_file):
-    assert str(load_images("npz", bars_file, "train").found) == "npz, train: 54 images in 2 classes (0 27, 1 27)"
+    assert str(load_images("npz", bars_file).found) == f"{bars_file}, train: 54 images in 2 classes (0 27, 1 27)"
     unnamed = ImageDataset(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
     assert str(unnamed.found) == "3 images without labels" and unnamed.files is None
 

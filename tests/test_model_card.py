@@ -18,6 +18,7 @@ from untrained import make_pipeline
 from codegrid import VQVAE, GatedPixelCNN, Grid, Signal, TwoStagePipeline, load
 from codegrid.data.names import public_name
 from codegrid.model_card import PNG, escape, read_picture, render_card
+from codegrid.pipelines.evaluation.classifier import SmallClassifier
 
 PICTURE = PNG + b"drawn"
 
@@ -33,6 +34,10 @@ def build_prior():
     return GatedPixelCNN((Grid((2, 3), 16),), channels=8, num_layers=2)
 
 
+def build_classifier(signal=None):
+    return SmallClassifier(signal or Signal(channels=1, size=(8, 12)), num_classes=2)
+
+
 def card_of(model, folder, picture=b""):
     model.save_pretrained(folder, picture)
     return (folder / "README.md").read_text(encoding="utf-8")
@@ -40,13 +45,19 @@ def card_of(model, folder, picture=b""):
 
 @pytest.mark.parametrize(
     "build,task",
-    [(build_tokenizer, None), (build_prior, "unconditional-image-generation")],
+    [
+        (build_tokenizer, None),
+        (build_prior, "unconditional-image-generation"),
+        (build_classifier, "image-classification"),
+    ],
 )
 def test_the_hub_understands_the_front_of_a_card(tmp_path, build, task):
-    card_of(build(), tmp_path)
+    model = build()
+    card_of(model, tmp_path)
     data = ModelCard.load(tmp_path / "README.md").data
     assert isinstance(data, ModelCardData)
-    assert data.library_name == "codegrid" and "vq-vae" in data.tags and data.pipeline_tag == task
+    assert data.library_name == "codegrid" and data.pipeline_tag == task
+    assert ("vq-vae" in data.tags) == (model.kind != "classifier")
 
 
 def test_a_trained_tokenizer_shows_its_data_settings_figures_and_reconstructions(small_run):
@@ -91,6 +102,7 @@ def run_card(text, names, run_script):
         (0.1, ((0,),), "prior", ["completed", "drawn", "guided", "samples"]),
         (0.0, ((0,),), "prior", ["completed", "drawn", "samples"]),
         (0.1, ((0,), (1,)), "prior-1", ["completed", "drawn", "guided", "samples"]),
+        (0.1, ((0,),), "classifier", ["chosen"]),
     ],
 )
 def test_code_and_commands_of_every_card_run(
@@ -105,7 +117,8 @@ def test_code_and_commands_of_every_card_run(
     for number, image in enumerate(draw_bars(12)[0]):
         Image.fromarray(image[..., 0]).save(pictures / f"{number}.png")
     names = {"TOKENIZER": run / "tokenizer", "PICTURES": pictures, "PICTURE": pictures / "0.png"}
-    names |= {"MODEL": run / place, "COARSE": run / "prior-0"}
+    names |= {"MODEL": run / place, "COARSE": run / "prior-0", "PRIOR": run / "prior"}
+    build_classifier(pipeline.tokenizer.signal).save_pretrained(run / "classifier")
     here.mkdir()
     monkeypatch.chdir(here)
     run_card((run / place / "README.md").read_text(encoding="utf-8"), names, run_script)

@@ -395,7 +395,7 @@ def test_several_priors_that_do_not_fit_together_are_refused():
         ([coarse, coarse], {}, "coarse to fine"),
         ([fine], {}, "`codes`: this prior needs the grids 0"),
         ([coarse, fine], {"temperature": [1.0, 0.5, 0.2]}, "`temperature`: 3 values for 2 priors"),
-        ([coarse, fine], {"top_p": 0.5}, "`top_p` has no effect on a Chain prior"),
+        ([coarse, fine], {"top_p": 0.5}, "`top_p` has no effect on this prior, a Chain: leave it out"),
         ([coarse, fine], {"labels": [1]}, "unconditional"),
     ):
         with pytest.raises(InputError, match=reason):

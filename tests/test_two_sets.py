@@ -11,7 +11,7 @@ from PIL import Image
 
 from codegrid import InputError
 from codegrid.pipelines.evaluate import Evaluate
-from codegrid.pipelines.evaluation import features
+from codegrid.pipelines.evaluation import classifier
 from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
 from codegrid.pipelines.evaluation.run import evaluate
 
@@ -85,7 +85,7 @@ def test_folders_are_brought_to_one_size(compare, pictures):
 
 
 def test_a_classifier_learns_the_class_folders(compare, monkeypatch):
-    monkeypatch.setattr(features, "STEPS", 3)
+    monkeypatch.setattr(classifier, "STEPS", 3)
     found = compare("a", "b", "classifier")
     assert found["measured_on"]["frechet_distance"]["extractor"]["name"] == "classifier"
 

@@ -1,30 +1,25 @@
-"""Feature extractors by name, for Fréchet distances between images; one of them is a small classifier.
+"""Feature extractors by name, for Fréchet distances between images.
 
-Shapes: b batch, c channels, H W image, d features, k classes.
+Shapes: b batch, c channels, H W image, d features.
 """
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from codegrid.data.images import to_float
-from codegrid.data.loading import StepSampler, load_batches
 from codegrid.data.sources import Images
 from codegrid.errors import InputError, import_extra, reason_of
-from codegrid.pipelines.running.device import channels_last, environment, place
-from codegrid.progress import progress_bar
+from codegrid.files import CLASSIFIER
+from codegrid.model_folder import ModelFolder
+from codegrid.pipelines.running.device import environment
 from codegrid.registry import import_own
-from codegrid.tensors import digest_of, sha256
 
+from .classifier import NEEDS_LABELS, describe_classifier, digest_of_weights, has_classes, train_classifier
 from .lite0 import PACKAGE, load_lite0
-
-FEATURES = 64
-MAX_INPUT = 32  # pixels a side: larger images are averaged down, so that training takes no longer for them
-STEPS, BATCH_SIZE, LR, SEED = 1000, 128, 3e-3, 0  # of the classifier's training
 
 
 @runtime_checkable
@@ -56,6 +51,11 @@ class Extractor(NamedTuple):
             )
         return features
 
+    def keep(self, folder: Path) -> None:
+        """Keep a classifier that was trained here in the folder of a run."""
+        if isinstance(self.network, ModelFolder) and self.description["name"] == "classifier":
+            self.network.save_pretrained(folder / CLASSIFIER)
+
     @property
     def classifier(self) -> NamesClasses | None:
         """The network if it also names classes, else None."""
@@ -65,11 +65,9 @@ class Extractor(NamedTuple):
 def check_features(name: str, images: Images, dataset: str) -> None:
     """Raise `InputError` if `make_extractor` could not work, before anything has been computed."""
     if name == "classifier":
-        if images.labels is None or len(images.classes) < 2:
-            raise InputError(
-                f"`features` classifier: it needs labels of two classes or more, and {dataset} has none: "
-                "use inception, lite0 or module:function"
-            )
+        if not has_classes(images):
+            remedy = "use inception, lite0 or module:function"
+            raise InputError(f"`features` classifier: {NEEDS_LABELS} {dataset} has none: {remedy}")
     elif name == "inception":
         import_extra("torch_fidelity", "`features` inception", "fid")
     elif name == "lite0":
@@ -94,11 +92,11 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
         device: where the network goes.
     """
     given = images if learns(name) else None
-    described: dict[str, Any] = {"name": name} if given is None else {"name": name, "train_data": given.fingerprint()}
     if name == "classifier" and given is not None:
-        network: nn.Module = train_classifier(given, num_workers, device)
-        described |= {"steps": STEPS, "batch_size": BATCH_SIZE, "seed": SEED}
-    elif name == "inception":
+        trained = train_classifier(given, num_workers, device)
+        return Extractor(trained, describe_classifier(trained), None)
+    network: nn.Module
+    if name == "inception":
         network = _load_inception()
     elif name == "lite0":
         network = load_lite0()
@@ -107,57 +105,8 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
         if not isinstance(network, nn.Module):
             raise InputError(f"`features` {name}: it returned a {type(network).__name__}, not a torch.nn.Module")
     network = network.to(device).eval()
-    return Extractor(network, {**described, "weights": _digest(network)}, 3 if given is None else None)
-
-
-class Classifier(nn.Module):
-    """Two convolutions and two linear layers; the features are the output of the first linear layer."""
-
-    def __init__(self, in_channels: int, image_size: tuple[int, int], num_classes: int) -> None:
-        super().__init__()
-        self.size = tuple(min(side, MAX_INPUT) for side in image_size)
-        height, width = (-(-side // 4) for side in self.size)
-        self.body = nn.Sequential(
-            nn.Conv2d(in_channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
-            nn.Flatten(), nn.Linear(32 * height * width, FEATURES), nn.ReLU(),
-        )  # fmt: skip
-        self.head = nn.Linear(FEATURES, num_classes)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features (b, d) of images (b, c, H, W) uint8."""
-        pixels = to_float(images)
-        if tuple(pixels.shape[2:]) != self.size:
-            pixels = F.interpolate(pixels, self.size, mode="area")
-        return self.body(channels_last(pixels))
-
-    def name_classes(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the number (b,) of the likeliest class for features (b, d)."""
-        return self.head(features).argmax(1)
-
-
-def train_classifier(images: Images, num_workers: int, device: torch.device) -> Classifier:
-    """Train on real images (the training part); the result depends on them alone, bit for bit on one kind of CPU."""
-    with torch.random.fork_rng(devices=[]):  # only the initial weights are drawn from it
-        torch.default_generator.manual_seed(SEED)
-        model = Classifier(images.in_channels, images.image_size, len(images.classes))
-    place(model, device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
-    steps = StepSampler(len(images), BATCH_SIZE, SEED, 0, STEPS, order=getattr(images, "order", None))
-    for batch in progress_bar(load_batches(images, steps, num_workers), "classifier", STEPS):
-        loss = F.cross_entropy(model.head(model(batch.images.to(device))), batch.labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return model.eval()
-
-
-def _digest(network: nn.Module) -> str:
-    """Return a digest of a network's weights."""
-    state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    return digest_of({key: sha256(value.flatten().view(torch.uint8).numpy()) for key, value in state.items()})
+    described = {"name": name} if given is None else {"name": name, "train_data": given.fingerprint()}
+    return Extractor(network, {**described, "weights": digest_of_weights(network)}, 3 if given is None else None)
 
 
 def _load_inception() -> nn.Module:

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from codegrid.data.images import ImageBatch
 from codegrid.data.loading import in_batches, load_batches
@@ -13,6 +16,7 @@ from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+from codegrid.pipelines.generation.rejection import Rejection, Source, find_source
 from codegrid.pipelines.generation.request import Request, make_request
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
@@ -34,6 +38,7 @@ class Inputs:
     request: Request | None  # the samples to draw, at least 2
     depends_on: dict[str, Any]  # fingerprints of all parts: what the metrics depend on besides the settings
     extractor: Extractor | None = None
+    source: Source | None = None  # the classifier that rejects samples
 
     @property
     def priors(self) -> Sequence[Prior]:
@@ -69,6 +74,15 @@ class Inputs:
             )
         return self.extractor
 
+    def need_rejection(self, folder: Path) -> None:
+        """Let the classifier that the settings name reject samples; one that is trained is kept in the run's folder."""
+        if self.source is None or self.request is None or self.settings.reject_keep is None:
+            return
+        device = torch.device(self.tokenizer.device)
+        self.source.train_into(folder, device)
+        rejection = Rejection(self.source.load_from(folder, device), self.settings.reject_keep)
+        self.request = self.request._replace(rejection=rejection)
+
 
 def load_inputs(settings: Evaluate) -> Inputs:
     """Load what the settings name. Raises `InputError` if it does not fit together."""
@@ -90,10 +104,14 @@ def load_inputs(settings: Evaluate) -> Inputs:
     if settings.features != "none" and len(images) < 2:
         raise InputError(f"the {settings.split} part holds a single image: `features` needs at least 2")
     train = None
-    if learns(settings.features) or (pipeline and settings.split != "train"):
+    if learns(settings.features) or settings.reject_with is not None or (pipeline and settings.split != "train"):
         train = images if settings.split == "train" else load("train")
+    source = None
+    if settings.reject_with is not None:
+        source = find_source(settings.reject_with, tokenizer, found.priors, tokenizer.device, train)
     facts = {**found.facts(), "train_data": train.fingerprint() if train else None}
-    inputs = Inputs(settings, tokenizer, pipeline, images, train, request, facts)
+    facts |= {} if source is None else {"reject_with": source.identity}
+    inputs = Inputs(settings, tokenizer, pipeline, images, train, request, facts, source=source)
     if ":" in settings.features and (extractor := inputs.need_extractor()):
         facts["features"] = extractor.description["weights"]  # another network could have the same name
     return inputs

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from .classifier import is_same
 from .frechet import JudgedImages, frechet_distance
 
 METRICS_FILE = "metrics.json"
@@ -44,7 +45,20 @@ class Metrics:
                     f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
                     "deficient); compare it only with distances of equally many images"
                 )
-        return lines + self.notes + self.left_out
+        return lines + self._rejections() + self.notes + self.left_out
+
+    def _rejections(self) -> list[str]:
+        """Return lines that say who rejected, and whether the same network judges."""
+        told: dict[str, list[str]] = {}
+        for name, details in self.measured_on.items():
+            for what, rejection in details.get("rejections", {}).items():
+                network = rejection["network"]
+                words = f"each of the {what} is the best of {rejection['draws']} draws, chosen by a "
+                words += f"{network.get('name')} ({str(network.get('weights'))[:12]})"
+                if rejection["is_judge"]:
+                    words += "; the same network judges them here, which flatters them: judge by another, --features"
+                told.setdefault(words, []).append(name)
+        return [f"{', '.join(names)}: {words}" for words, names in told.items()]
 
 
 def _describe_grid(grid: dict[str, Any]) -> str:
@@ -53,6 +67,11 @@ def _describe_grid(grid: dict[str, Any]) -> str:
     words += f", {grid['bits_per_code']:.4f} bits per code" if "bits_per_code" in grid else ""
     words += f"; error {grid['error_rise']:+.4f} with another image's codes" if "error_rise" in grid else ""
     return f"{'grid ' + str(grid['grid']):24} {words}"
+
+
+def mark_judge(rejections: dict[str, dict[str, Any]], judge: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return who rejected which images, and for each whether that is also the network that judges them."""
+    return {what: {**each, "is_judge": is_same(each["network"], judge)} for what, each in rejections.items()}
 
 
 def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:

@@ -32,7 +32,7 @@ from .carried import measure_carried
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
 from .likelihood_bound import DecoderLikelihood, fit_scales
-from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance
+from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 from .two_sets import compare_pictures
 
@@ -58,7 +58,10 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         return {}
     inputs.settings = replace(settings, backend=run.record["settings"].get("backend", settings.backend))
     run.start()
-    inputs.need_extractor()
+    extractor = inputs.need_extractor()
+    if extractor is not None:
+        extractor.keep(run.folder)
+    inputs.need_rejection(run.folder)
     tokenizer, images = inputs.tokenizer, inputs.images
     metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
@@ -195,8 +198,9 @@ def measure_samples(
     inputs: Inputs, pipeline: TwoStagePipeline, request: Request, real: JudgedImages, metrics: Metrics
 ) -> None:
     """Draw the samples; add how near they are to the real images, and how often they show their class."""
+    rejection = request.rejection
     settings, drawn = inputs.settings, JudgedImages(real.extractor)
-    with progress_bar(total=request.num_samples, desc="sampling", unit="img") as bar:
+    with progress_bar(total=request.num_samples, desc="sampling" + request.chosen, unit="img") as bar:
         for rows in in_order(request.num_samples, settings.batch_size):
             some = pipeline.sample_rows(request, rows, settings.backend)
             drawn.add(to_uint8(some.images).to(pipeline.device), some.labels)
@@ -206,8 +210,12 @@ def measure_samples(
         "seed": request.seed, "configs": [asdict(config) for config in request.configs],
         "priors": inputs.depends_on["priors"],
     }  # fmt: skip
-    add_distance("gfid", drawn, real, metrics, reference=inputs.reference, samples=samples)
-    add_agreement("class_agreement", drawn, real, metrics, reference=inputs.reference, samples=samples)
+    measured_on: dict[str, Any] = {"reference": inputs.reference, "samples": samples}
+    if rejection is not None:
+        chosen = {"samples": rejection.describe(request.num_samples)}
+        measured_on["rejections"] = mark_judge(chosen, real.extractor.description)
+    add_distance("gfid", drawn, real, metrics, **measured_on)
+    add_agreement("class_agreement", drawn, real, metrics, **measured_on)
     if inputs.train is not None and settings.split != "train":
         # the distance that samples as good as real images would have
         numbers, others = evenly_spaced(len(inputs.train), request.num_samples), JudgedImages(real.extractor)

@@ -16,6 +16,7 @@ from codegrid.data.sources import Images
 from codegrid.errors import InputError
 from codegrid.files import write_json
 from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.generation.rejection import read_rejection
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.outputs import PICTURES, RUN_FILE
@@ -25,7 +26,7 @@ from codegrid.tensors import read_json
 
 from .features import Extractor, check_features, make_extractor
 from .frechet import JudgedImages
-from .metrics import METRICS_FILE, Metrics, add_distance
+from .metrics import METRICS_FILE, Metrics, add_distance, mark_judge
 
 
 def compare_pictures(settings: Evaluate) -> dict[str, Any]:
@@ -50,8 +51,12 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
         return {}
     run.start()
     extractor, metrics = extractor or make(), Metrics()
+    extractor.keep(run.folder)
+    found = {name: read_rejection(Path(str(getattr(settings, name)))) for name in prints}
+    chosen = {name: rejection for name, rejection in found.items() if rejection is not None}
+    marked = {"rejections": mark_judge(chosen, extractor.description)} if chosen else {}
     judged, real = (_judge(each, extractor, settings, device) for each in (ours, others))
-    add_distance("frechet_distance", judged, real, metrics, **prints)
+    add_distance("frechet_distance", judged, real, metrics, **prints, **marked)
     results = metrics.as_json(images=len(ours), against=len(others))
     run.finish_with(lambda folder: write_json(folder / METRICS_FILE, results))
     print_once("\n".join(metrics.lines()))

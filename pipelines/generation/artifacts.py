@@ -114,7 +114,7 @@ def find_artifacts(
     Raises `InputError` if nothing is there, or something is damaged.
     """
     if run is not None and not Path(run).is_dir():
-        raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/, prior/ and codes/")
+        raise InputError(f"`run` {run}: there is no such folder: give one that holds tokenizer/, prior/ or codes/")
     given = {"tokenizer": tokenizer, "codes": codes, "validation_codes": validation_codes}
     places = {name: given[name] or (find_part(run, name) if run is not None else "") for name in PARTS}
     folders = {name: str(place) for name, place in places.items() if place}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, find_data, is_local, is_there
+from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, download_folder, find_data, is_local, is_there
 from codegrid.data.tar_places import is_remote
 from codegrid.errors import InputError
 from codegrid.hub import HUB_PREFIX
@@ -43,8 +43,12 @@ def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Setti
     return replace(settings, dataset=dataset, data_root=data_root)
 
 
-def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str, str | None]:
+def learnt_data(
+    tokenizer: Tokenizer, data_root: str | None = None, remedy: str = f"give `dataset`, {PATHS}, or a name"
+) -> tuple[str, str | None]:
     """Return the data set that a tokenizer was trained on, and its place: `data_root`, if that is given.
+
+    `remedy` ends the messages: what to give in place of the data set.
 
     Raises `InputError` if it is unknown, or is no longer there.
     """
@@ -53,7 +57,6 @@ def learnt_data(tokenizer: Tokenizer, data_root: str | None = None) -> tuple[str
     name = recorded[0] if recorded else told
     if data_root is not None:
         return find_data(name if name in DOWNLOADS else None, data_root)
-    remedy = f"give `dataset`, {PATHS}, or a name"
     if recorded:
         place = recorded[0].removeprefix(HUB_PREFIX) if is_local(recorded[0]) else recorded[1]
         if place is not None and not is_remote(place) and not is_there(place):
@@ -73,7 +76,7 @@ def data_at_hand(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
     if name in AT_HAND:
         return name, None
     if name in DOWNLOADED:
-        place = str(Path(place or Path.home() / ".cache" / "codegrid") / DOWNLOADED[name])
+        place = str(Path(place or download_folder()) / DOWNLOADED[name])
     elif recorded and is_local(name):
         place = name.removeprefix(HUB_PREFIX)
     return learnt_data(tokenizer) if place is not None and is_there(place) else None

@@ -31,6 +31,8 @@ from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.protocols import Tokenizer
 
+from .rejection import REJECTION
+
 
 @releasing()
 def decode_codes(settings: DecodeCodes) -> None:
@@ -43,6 +45,8 @@ def decode_codes(settings: DecodeCodes) -> None:
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
+    if isinstance(codes, CodeDataset) and REJECTION in codes.provenance:
+        run.record[REJECTION] = codes.provenance[REJECTION]
     if settings.dry_run:
         return print_plan(f"{len(codes):,} items to decode into images of {'×'.join(map(str, tokenizer.signal.shape))}")
     shape, names = (len(codes), *tokenizer.signal.shape), partial(names_of_rows, codes)

@@ -5,7 +5,7 @@ Shapes: n samples, b samples of a batch, c channels, H W image, *shape the sites
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,17 @@ from codegrid.model_folder import load_model, picture_of
 from codegrid.noise import Noise
 from codegrid.pipelines.running.places import find_priors
 from codegrid.progress import progress_bar
-from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
+from codegrid.protocols import NO_CONDITION, Classifier, Prior, Tokenizer
 from codegrid.sampling_config import Setting, sampling_configs
 from codegrid.stage2_prior.conditions import Conditions, Labels
 from codegrid.stage2_prior.sampling.draw import draw
 
 from .pairing import check_pairing, prior_names
+from .rejection import Tell, add_rejection
 from .request import Keep, Request, complete_codes, conditions_of, kept_masks, make_request
 from .samples import Images, OutputType, Samples, as_output
 
 Source = str | Path
-Tell = Callable[[float], object]
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
@@ -139,6 +139,8 @@ class TwoStagePipeline:
         top_p: Setting = 1.0,
         guidance_scale: Setting = 1.0,
         num_inference_steps: Setting | None = None,
+        reject_with: Source | Classifier | None = None,
+        reject_keep: float | None = None,
         backend: str = "auto",
         output_type: OutputType = "pt",
         progress: bool = True,
@@ -156,6 +158,9 @@ class TwoStagePipeline:
             top_p: draw only among the fewest codes whose probabilities add up to this. 1: among all.
             guidance_scale: above 1 to follow the class more closely, for priors that also learnt grids without labels.
             num_inference_steps: steps of priors that draw many sites at once. None: the prior's own number.
+            reject_with: a classifier that keeps the best draw of several, the likeliest to show its class: a loaded
+                one, its folder, or `classifier` to train one first on the tokenizer's data set.
+            reject_keep: the share of the draws to keep: each sample is the best of ⌈1 / reject_keep⌉. None: 0.25.
             backend: how the priors compute; the codes are the same up to rounding.
             output_type: pt for tensors (n, c, H, W) in [-1, 1], as everywhere in this package; np for arrays
                 (n, H, W, c) in [0, 1]; pil for PIL pictures.
@@ -165,7 +170,7 @@ class TwoStagePipeline:
         """
         configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
         request = make_request(self.priors, num_samples, labels, seed, configs)
-        return self.answer(request, batch_size, backend, output_type, progress)
+        return self.answer(request, batch_size, backend, output_type, progress, reject_with, reject_keep)
 
     __call__ = sample
 
@@ -182,6 +187,8 @@ class TwoStagePipeline:
         top_p: Setting = 1.0,
         guidance_scale: Setting = 1.0,
         num_inference_steps: Setting | None = None,
+        reject_with: Source | Classifier | None = None,
+        reject_keep: float | None = None,
         backend: str = "auto",
         output_type: OutputType = "pt",
         progress: bool = True,
@@ -204,7 +211,7 @@ class TwoStagePipeline:
         masks = kept_masks(self.tokenizer, keep)
         codes = self.encode(images, batch_size)
         request = complete_codes(self.priors, codes, masks, num_completions, labels, seed, configs)
-        return self.answer(request, batch_size, backend, output_type, progress)
+        return self.answer(request, batch_size, backend, output_type, progress, reject_with, reject_keep)
 
     def answer(
         self,
@@ -213,12 +220,15 @@ class TwoStagePipeline:
         backend: str = "auto",
         output_type: OutputType = "pt",
         progress: bool = False,
+        reject_with: Source | Classifier | None = None,
+        reject_keep: float | None = None,
     ) -> Samples:
         """Draw all samples of a request. Returns them on the CPU."""
         check_value("batch_size", batch_size, BatchSize)
         check_value("output_type", output_type, OutputType)  # now, not after everything is drawn
+        request = add_rejection(request, self.tokenizer, self.priors, reject_with, reject_keep)
         batches = []
-        words = f"drawing {request.num_samples:,}"
+        words = f"drawing {request.num_samples:,}{request.chosen}"
         with progress_bar(total=request.num_samples, desc=words, bar_format=BAR, disable=not progress) as bar:
             for rows in in_order(request.num_samples, batch_size):
 
@@ -232,13 +242,16 @@ class TwoStagePipeline:
 
     def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
         """Draw some samples of a request, on the models' device. `tell` is called with the share that is done."""
-        codes = self.sample_codes(request, rows, backend, tell)
-        given = request.given(rows).to(self.device)
-        images = self.decode(codes, given, self.noise_of(request, rows).of("decoder"))
-        return Samples(images, codes, request.given(rows).labels, request.seed, tuple(self.classes))
+        if request.rejection:
+            return request.rejection.best(request, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell)
+        codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
+        images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
+        return Samples(images, codes, given.labels, request.seed, tuple(self.classes))
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
         """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""
+        if request.rejection:  # the images are needed, too
+            return self.sample_rows(request, rows, backend, tell).codes
         for step in self.sample_steps(request, rows, backend, watch=tell is not None):
             if tell:
                 tell(step.done)
@@ -253,7 +266,8 @@ class TwoStagePipeline:
 
     def noise_of(self, request: Request, rows: range) -> Noise:
         """Return the random numbers that some samples of a request are drawn with."""
-        return Noise(request.seed, rows.start, len(rows), self.device)
+        noise = Noise(request.seed, rows.start, len(rows), self.device)
+        return noise.of("draw", request.draw) if request.draw else noise
 
     def encode(self, images: Images, batch_size: int = 128) -> Codes:
         """Return the codes of images, on the CPU.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -17,6 +17,9 @@ from codegrid.limits import NumSamples, Seed, check_value, check_whole
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.sampling_config import SamplingConfig, sampling_configs
 from codegrid.stage2_prior.conditions import Conditions, Labels
+
+if TYPE_CHECKING:
+    from .rejection import Rejection
 
 Keep = int | torch.Tensor
 
@@ -30,6 +33,8 @@ class Request(NamedTuple):
     configs: tuple[SamplingConfig, ...]  # one for each prior
     known: Known | None = None  # the codes (p, *shape) of the pictures, and which of them are kept
     of_each: int = 1  # samples of each picture, which follow each other: p · of_each = n
+    draw: int = 0  # the number of the draw, if there are several of each sample
+    rejection: Rejection | None = None  # keeps the best of several draws of each sample
 
     @property
     def labels(self) -> torch.Tensor | None:
@@ -40,6 +45,11 @@ class Request(NamedTuple):
     def num_known(self) -> int:
         """The number of codes that are kept in each sample, over all grids."""
         return 0 if self.known is None else sum(int(mask[0].sum()) for mask in self.known.mask)
+
+    @property
+    def chosen(self) -> str:
+        """Words that follow `samples` where each is the best of several draws; empty if it is not."""
+        return f", each the best of {self.rejection.draws:,} draws" if self.rejection else ""
 
     def given(self, rows: range) -> Condition:
         """Return the condition of some samples."""

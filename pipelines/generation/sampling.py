@@ -37,6 +37,7 @@ from codegrid.tensors import digest_of
 from .completion import Pictures, read_pictures, save_completions
 from .encoding import make_header, tables_of
 from .pipeline import TwoStagePipeline
+from .rejection import REJECTION, Rejection, Source, find_source
 from .request import Request, complete_codes, make_request, top_rows
 
 DEFAULT_SAMPLES, DEFAULT_COMPLETIONS = 100, 4
@@ -51,11 +52,17 @@ class Job(NamedTuple):
     request: Request
     accelerator: Accelerator
     backend: str  # how the priors compute; `auto` is resolved to what this machine chooses
+    source: Source | None  # the classifier that rejects
 
     @property
     def name(self) -> str:
         """Return what the results and their files are called."""
         return "completions" if self.pictures else "samples"
+
+    @property
+    def words(self) -> str:
+        """Return the number of the results, and of the draws that each was chosen from."""
+        return f"{self.request.num_samples:,} {self.name}" + (self.request.chosen and f"{self.request.chosen},")
 
     def files_of(self, rows: range) -> list[str] | None:
         """Return, for each of some samples, the file of the picture that it completes; None without pictures."""
@@ -67,7 +74,23 @@ class Job(NamedTuple):
             "tokenizer": self.pipeline.tokenizer.fingerprint(),
             "priors": [prior.fingerprint() for prior in self.pipeline.priors],
             "complete": self.pictures and self.pictures.fingerprint,
+            "reject_with": self.source and self.source.identity,
         }
+
+    def with_rejection(self, folder: Path) -> Job:
+        """Return the job with its classifier, which may be trained first, and is then kept in the folder of the run."""
+        if self.source is None or self.settings.reject_keep is None:
+            return self
+        source, device = self.source, self.accelerator.device
+        broadcast_from_main(self.accelerator, lambda: source.train_into(folder, device))
+        rejection = Rejection(source.load_from(folder, device), self.settings.reject_keep)
+        return self._replace(request=self.request._replace(rejection=rejection))
+
+    @property
+    def rejection(self) -> dict[str, Any] | None:
+        """Return who rejects, for the record of the results; None without rejection."""
+        rejection = self.request.rejection
+        return None if rejection is None else rejection.describe(self.request.num_samples)
 
     def with_backend(self, backend: str) -> Job:
         """Return the job with the backend of a continued run. Raises `InputError` if it does not work here."""
@@ -87,7 +110,11 @@ def sample(settings: Sample) -> None:
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
     backend = backend_of(pipeline.priors, settings.backend)  # now, before a folder is begun
     pictures = None if settings.complete is None else read_pictures(settings.complete, pipeline.tokenizer)
-    job = Job(settings, pipeline, pictures, _ask(settings, pipeline, pictures), accelerator, backend)
+    request, source = _ask(settings, pipeline, pictures), None
+    if settings.reject_with is not None:
+        with accelerator.main_process_first():  # only one downloads
+            source = find_source(settings.reject_with, pipeline.tokenizer, pipeline.priors, accelerator.device)
+    job = Job(settings, pipeline, pictures, request, accelerator, backend, source)
     if settings.format == "codegrid":
         leave_codes(job)
     else:
@@ -120,18 +147,22 @@ def leave_images(job: Job) -> None:
     channels, height, width = job.pipeline.tokenizer.signal.shape
     shape = (request.num_samples, channels, height, width)
     files = make_files(settings.format, run.folder, job.name, shape, labels, job.names_of, settings.shard_size)
+    if job.source is not None:
+        broadcast_from_main(job.accelerator, run.start)  # first: the folder of a run may hold a classifier
+        job = job.with_rejection(run.folder)
+        run.record[REJECTION] = job.rejection
 
     def start() -> list[range]:
         run.start()
         return files.missing()
 
     missing = broadcast_from_main(job.accelerator, start)
-    with resume_bar(run.shown, missing, request.num_samples, "sampling") as bar:
+    with resume_bar(run.shown, missing, request.num_samples, "sampling" + job.request.chosen) as bar:
         for numbers in missing:
             write_together(partial(files.write, numbers), _draw_images(job, numbers, bar), job.accelerator)
     if job.accelerator.is_main_process:
         run.finish_with(lambda folder: _save_sheet(job, files, folder / f"{job.name}.png"), written=files.results())
-    print_once(f"{run.shown}: {request.num_samples:,} {job.name} in {files}, some in {job.name}.png")
+    print_once(f"{run.shown}: {job.words} in {files}, some in {job.name}.png")
 
 
 def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
@@ -168,6 +199,7 @@ def leave_codes(job: Job) -> None:
         "seed": request.seed, "labels": list(settings.labels), "num_known": request.num_known,
         **{name: [config[name] for config in configs] for name in configs[0]},
         "priors": [prior.fingerprint() for prior in pipeline.priors], "backend": job.backend,
+        "reject_with": job.facts()["reject_with"], "reject_keep": settings.reject_keep,
     }  # fmt: skip
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
@@ -178,11 +210,14 @@ def leave_codes(job: Job) -> None:
         return print_once(f"{shown} is finished: nothing to do")
     if job.accelerator.is_main_process:
         save_settings(folder, replace(settings, backend=cast(Backend, job.backend)))
-    with resume_bar(shown, missing, request.num_samples, "sampling") as bar:
+    job = job.with_rejection(folder)
+    provenance = {**drawing, **({REJECTION: job.rejection} if job.rejection else {})}
+    tables = tables_of(pipeline.tokenizer)
+    with resume_bar(shown, missing, request.num_samples, "sampling" + job.request.chosen) as bar:
         shards = (_draw_shard(job, numbers, labels, bar) for numbers in missing)
-        write = partial(write_codes, folder, header, missing, provenance=drawing, tables=tables_of(pipeline.tokenizer))
+        write = partial(write_codes, folder, header, missing, provenance=provenance, tables=tables)
         write_together(write, shards, job.accelerator)
-    print_once(f"{shown}: {request.num_samples:,} {job.name} as {describe_layout(pipeline.layout)}")
+    print_once(f"{shown}: {job.words} as {describe_layout(pipeline.layout)}")
 
 
 def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any) -> CodeBatch:

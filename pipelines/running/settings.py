@@ -11,7 +11,16 @@ import tyro
 
 from codegrid.data.names import NAMES
 from codegrid.errors import InputError
-from codegrid.limits import MAX_STEPS, MAX_THREADS, BatchSize, Range, Seed, check_fields
+from codegrid.limits import (
+    MAX_STEPS,
+    MAX_THREADS,
+    REJECT_KEEP,
+    BatchSize,
+    Range,
+    RejectKeep,
+    Seed,
+    check_fields,
+)
 from codegrid.sampling_config import SamplingConfig, sampling_configs
 
 from .places import MADE_BY, find_part
@@ -132,8 +141,8 @@ class UsesImages(ReadsData):
     'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. By default the one the
     tokenizer was trained on, or mnist5k to train a tokenizer."""
     data_root: str | None = None
-    """Folder or file of the data set that --dataset names; by default a download folder below ~/.cache. Without
-    --dataset, the folder or file of the images themselves."""
+    """Folder or file of the data set that --dataset names; by default a download folder below
+    $XDG_CACHE_HOME or ~/.cache. Without --dataset, the folder or file of the images themselves."""
     skip_unreadable: Flag = False
     """Skip pictures that cannot be read, instead of stopping and naming them. Later commands that read the tokenizer's
     data set do as its training did."""
@@ -216,6 +225,26 @@ class Drawing(Compute):
         Raises `InputError` if a setting has neither one value nor one for each prior.
         """
         return sampling_configs(num_priors, **{name: values for name in DRAWING if (values := getattr(self, name))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejecting(Drawing):
+    """Settings of commands that can draw each sample several times and keep the best."""
+
+    title: ClassVar[str] = Drawing.title
+
+    reject_with: Annotated[str | None, tyro.conf.arg(metavar="classifier|FOLDER")] = None
+    """Draw each sample several times, and keep the draw whose class a classifier finds likeliest: the folder of a saved
+    one, or the word classifier to train one first on the data set of the tokenizer. The results say who rejected."""
+    reject_keep: RejectKeep | None = None
+    """Share of the draws that --reject-with keeps, by default 0.25: each sample is the best of 4 draws."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reject_keep is not None and self.reject_with is None:
+            raise InputError("`reject_keep` needs `reject_with`: give it a classifier")
+        if self.reject_with is not None and self.reject_keep is None:
+            object.__setattr__(self, "reject_keep", REJECT_KEEP)
 
 
 DRAWING = ("temperature", "top_k", "top_p", "guidance_scale", "num_inference_steps")

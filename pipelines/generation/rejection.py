@@ -1,0 +1,236 @@
+"""Rejection sampling: of several draws of a sample, a classifier keeps the one that shows its class most clearly.
+
+The number of draws is fixed, so that no class can hold up the others, and each draw has random numbers of its own that
+follow from the sample's: neither the batch nor the number of samples changes what is kept.
+
+Shapes: b samples of a batch, c channels, H W image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from codegrid.codes import NO_LABEL
+from codegrid.data.images import to_uint8
+from codegrid.data.sources import Images, load_images
+from codegrid.devices import Device
+from codegrid.errors import InputError
+from codegrid.files import CLASSIFIER
+from codegrid.limits import REJECT_KEEP, RejectKeep, check_value
+from codegrid.model_folder import load_model
+from codegrid.pipelines.evaluation.classifier import (
+    NEEDS_LABELS,
+    describe_classifier,
+    digest_of_weights,
+    has_classes,
+    recipe_of,
+    train_classifier,
+)
+from codegrid.pipelines.running.run_folder import read_record
+from codegrid.protocols import Classifier, Prior, Tokenizer
+from codegrid.tensors import digest_of
+from codegrid.usable import CONFIG
+
+from .chosen_data import learnt_data, skips_unreadable
+from .request import Request, conditions_of
+from .samples import Samples
+
+TRAINED = "classifier"  # in place of a folder: a classifier that is trained first
+NUM_WORKERS = 2
+REJECTION = "rejection"  # in the record of a run, or the provenance of its codes: who rejected
+GIVE_ANOTHER = "give `reject_with` the folder of a classifier of the prior's classes and the tokenizer's images"
+
+Tell = Callable[[float], object]
+
+
+class Rejection(NamedTuple):
+    """A classifier that keeps one draw of several, and the share that it keeps."""
+
+    classifier: Classifier
+    keep: float
+
+    @property
+    def draws(self) -> int:
+        """The number of draws of each sample, ⌈1 / keep⌉."""
+        return math.ceil(round(1 / self.keep, 6))  # 0.3333333 means a third
+
+    def best(
+        self, request: Request, draw: Callable[[Request, Tell | None], Samples], tell: Tell | None = None
+    ) -> Samples:
+        """Return the best draw of each of some samples, the first one of equals.
+
+        Args:
+            request: a request with this rejection.
+            draw: a request for a single draw, and what to call with the share of it that is done → the samples.
+            tell: called with the share that is done.
+        """
+
+        def draw_once(number: int) -> Samples:
+            part = tell and (lambda done: tell((number + done) / self.draws))
+            return draw(request._replace(draw=number, rejection=None), part)
+
+        best = draw_once(0)
+        scores = self.scores(best.images, best.labels)
+        for number in range(1, self.draws):
+            others = draw_once(number)
+            of_others = self.scores(others.images, others.labels)
+            better = of_others > scores
+            scores = torch.where(better, of_others, scores)
+            codes = tuple(_choose(better, *pair) for pair in zip(others.codes, best.codes, strict=True))
+            best = best._replace(images=_choose(better, others.images, best.images), codes=codes)
+        return best
+
+    @torch.no_grad()
+    def scores(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """Return ln p / (1 - p) (b,) for p(label | image), on the CPU; without a label, for the likeliest class.
+
+        It orders images as p does, and still tells them apart where p is 1 up to rounding.
+        """
+        logits = self.classifier.logits(self.classifier(to_uint8(images).to(self.classifier.device))).cpu().double()
+        asked = logits.argmax(1)
+        if labels is not None:
+            asked = torch.where(labels.cpu() == NO_LABEL, asked, labels.cpu())
+        others = logits.scatter(1, asked[:, None], -math.inf).logsumexp(1)
+        return logits.gather(1, asked[:, None])[:, 0] - others
+
+    def describe(self, num_samples: int) -> dict[str, Any]:
+        """Return, as JSON values, who rejected, the draws of each sample and of all, and the share that was kept."""
+        network = describe_classifier(self.classifier)
+        return {"network": network, "keep": self.keep, "draws": self.draws, "drawn": self.draws * num_samples}
+
+
+class Source(NamedTuple):
+    """A classifier to reject with: a saved one, or else the images to train one on."""
+
+    saved: Classifier | None
+    identity: str  # a digest of its weights, or of the recipe of one that is still to be trained
+    images: Images | None = None
+
+    def train_into(self, folder: Path, device: torch.device) -> None:
+        """Train the classifier, unless it is saved, and keep it in the folder of a run; one that is there stays."""
+        if self.images is None:
+            return
+        place, recipe = folder / CLASSIFIER, recipe_of(self.images)
+        if (place / CONFIG).is_file():
+            try:
+                earlier = load_model(place, device, "classifier").provenance
+            except InputError:  # damaged
+                earlier = {}
+            if all(earlier.get(name) == value for name, value in recipe.items()):
+                return
+        self.train(device).save_pretrained(place)
+
+    def train(self, device: torch.device) -> Classifier:
+        """Return a classifier that is trained on the images."""
+        assert self.images is not None
+        return train_classifier(self.images, NUM_WORKERS, device)
+
+    def load_from(self, folder: Path, device: torch.device) -> Classifier:
+        """Return the classifier, saved or trained into a folder of a run."""
+        return self.saved or load_model(folder / CLASSIFIER, device, "classifier")
+
+
+def find_source(
+    name: str | Path, tokenizer: Tokenizer, priors: Sequence[Prior], device: Device, images: Images | None = None
+) -> Source:
+    """Return the classifier that a name stands for: `classifier`, or the folder of a saved one.
+
+    Args:
+        name: `classifier` to train one, or a folder.
+        tokenizer, priors: those that draw.
+        device: where a saved one goes.
+        images: the training part to train one on. None: that of the tokenizer.
+
+    Raises `InputError` if there is none, or it is one of other classes or images than the priors and the tokenizer.
+    """
+    if str(name) != TRAINED:
+        saved = load_model(name, device, "classifier")
+        _check_fit(str(name), saved.signal.shape, _classes_of(saved), tokenizer, priors)
+        return Source(saved, digest_of_weights(saved))
+    if images is None:
+        dataset, place = learnt_data(tokenizer, remedy=GIVE_ANOTHER)
+        size, channels = tokenizer.signal.size, tokenizer.signal.channels
+        images = load_images(dataset, place, "train", size, channels, skips_unreadable(tokenizer))
+    if not has_classes(images):
+        data = images.found.name or "the data set"
+        raise InputError(f"`reject_with` classifier: {NEEDS_LABELS} {data} has none: {GIVE_ANOTHER}")
+    _check_fit(TRAINED, images.signal.shape, list(images.classes), tokenizer, priors)
+    return Source(None, digest_of(recipe_of(images)), images)
+
+
+def add_rejection(
+    request: Request,
+    tokenizer: Tokenizer,
+    priors: Sequence[Prior],
+    reject_with: str | Path | Classifier | None,
+    keep: float | None,
+) -> Request:
+    """Return a request for the best of several draws of each sample; the request unchanged without `reject_with`.
+
+    Args:
+        tokenizer, priors: those that draw.
+        reject_with: `classifier` to train one on the tokenizer's data set, a folder, or a loaded classifier.
+        keep: the share that is kept. None: a quarter.
+
+    Raises `InputError` if the classifier does not fit, or cannot be had.
+    """
+    if reject_with is None:
+        if keep is not None:
+            raise InputError("`reject_keep` needs `reject_with`: give it a classifier")
+        return request
+    keep = REJECT_KEEP if keep is None else keep
+    check_value("reject_keep", keep, RejectKeep)
+    if isinstance(reject_with, str | Path):
+        source = find_source(reject_with, tokenizer, priors, tokenizer.device)
+        classifier = source.saved or source.train(torch.device(tokenizer.device))
+    else:
+        classifier, name = reject_with, type(reject_with).__name__
+        if getattr(classifier, "kind", "") != "classifier":
+            raise InputError(f"`reject_with` {name}: give a classifier, as codegrid.load returns it, or its folder")
+        _check_fit(name, classifier.signal.shape, _classes_of(classifier), tokenizer, priors)
+    return request._replace(rejection=Rejection(classifier, keep))
+
+
+def read_rejection(place: Path) -> dict[str, Any] | None:
+    """Return how the images in a folder or file of a run were chosen, as `Rejection.describe`; None if they were not.
+
+    It is also None for a folder that no run has left.
+    """
+    for folder in (place, place.parent):
+        for command in ("sample", "decode-codes"):
+            found = read_record(folder, command).get(REJECTION)
+            if isinstance(found, dict) and isinstance(found.get("network"), dict) and type(found.get("draws")) is int:
+                return found
+    return None
+
+
+def _check_fit(
+    name: str, shape: tuple[int, ...], classes: list[str], tokenizer: Tokenizer, priors: Sequence[Prior]
+) -> None:
+    """Raise `InputError` if a classifier is one of other images than the tokenizer's, or of other classes."""
+    if shape != tokenizer.signal.shape:
+        theirs, ours = ("×".join(map(str, each)) for each in (shape, tokenizer.signal.shape))
+        raise InputError(f"`reject_with` {name}: it takes images of {theirs}, not {ours}: {GIVE_ANOTHER}")
+    conditions = conditions_of(priors)
+    known = list(conditions.classes) or [str(number) for number in range(conditions.num_classes)]
+    differ = len(classes) != len(known) or (conditions.classes and classes != known)
+    if known and differ:
+        theirs, ours = (", ".join(names[:5]) + ", ..." * (len(names) > 5) for names in (classes, known))
+        raise InputError(f"`reject_with` {name}: it knows the classes {theirs}, the prior {ours}: {GIVE_ANOTHER}")
+    if len(classes) < 2:
+        raise InputError(f"`reject_with` {name}: it knows a single class, and so cannot choose: {GIVE_ANOTHER}")
+
+
+def _classes_of(classifier: Classifier) -> list[str]:
+    """Return the names of a classifier's classes, or their numbers if they have no names."""
+    return classifier.provenance.get("classes") or [str(i) for i in range(classifier.config["num_classes"])]
+
+
+def _choose(is_first: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the rows (b, ...) of one tensor where `is_first` (b,), else of the other."""
+    return torch.where(is_first.to(one.device).view(-1, *[1] * (one.ndim - 1)), one, other)
