@@ -133,7 +133,9 @@ class SequentialPrior(ModelFolder, nn.Module):
         return torch.zeros(batch_size, dtype=torch.int64, device=self.device) if rows is None else rows
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
-        """Return the loss, the mean nats per code, for codes (b, *shape) of each grid."""
+        """Return the loss, the mean nats per code, for codes (b, *shape) of each grid; a moment hides coarser codes."""
+        if self.given_grids:
+            given = given._replace(codes=self.coarser_codes(given, len(codes[0]), moment))
         return mean_nats(self.logits(codes, given), codes)
 
     @torch.no_grad()
