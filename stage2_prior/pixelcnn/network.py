@@ -104,6 +104,7 @@ class GatedPixelCNN(LabelledPrior):
     options: ClassVar[type] = PixelCNNOptions
     called: ClassVar[str] = "the pixelcnn prior"
     has_graphs: ClassVar[bool] = True
+    can_compile: ClassVar[bool] = True
     network: PixelCNNNetwork
 
     def __init__(

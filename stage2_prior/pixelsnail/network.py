@@ -11,12 +11,15 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
-from codegrid.protocols import NO_CONDITION
+from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.stage2_prior.labelled import LabelledPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.options import PixelSNAILOptions
+from codegrid.stage2_prior.sampling.backends import choose_backend
+from codegrid.stage2_prior.sampling.sequential import PlainSteps, site_by_site
 from codegrid.stage2_prior.site_codes import check_one_shape, embed, make_heads, read_heads
 
+from .cache import PixelSNAILSteps
 from .layers import AttentionLayer, InputLayer, ResidualLayer, positions
 
 
@@ -51,6 +54,14 @@ class PixelSNAILNetwork(nn.Module):
         self.heads = make_heads(layout, channels)
         # embeds a site's codes for the heads of its later grids
         self.within_site = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout[:-1])
+
+    def residual_layers(self) -> list[ResidualLayer]:
+        """Return the residual layers of all blocks, in order."""
+        return [module for module in self.modules() if isinstance(module, ResidualLayer)]
+
+    def attention_layers(self) -> list[AttentionLayer]:
+        """Return the attention layer of each block."""
+        return [module for module in self.modules() if isinstance(module, AttentionLayer)]
 
     def forward(self, codes: Codes, conditions: Tensor | None, dropout: float = 0.0) -> tuple[Tensor, ...]:
         """Turn codes (b, h, w) and condition rows (b,) into logits (b, K, h, w), dropping a share of the features."""
@@ -107,3 +118,9 @@ class PixelSNAIL(LabelledPrior):
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
         return self.network(codes, self.condition_rows(given, len(codes[0])))
+
+    def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
+        """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""
+        if choose_backend(backend, self) == "plain":
+            return PlainSteps(self, given, batch_size, site_by_site(self.layout))
+        return PixelSNAILSteps(self.network, self.layout, batch_size, self.condition_rows(given, batch_size))
