@@ -52,7 +52,7 @@ class LabelledPrior(SequentialPrior):
 
         Raises `InputError` if this prior was not trained with such a condition.
         """
-        rows = self.conditions.rows(given, batch_size, self.device)
+        rows = self.conditions.rows(given, batch_size, self.device, self.takes)
         if moment is None or rows is None or not self.label_dropout:
             return rows
         hidden = moment.noise.uniforms("label dropout").to(rows.device) < self.label_dropout

@@ -17,6 +17,7 @@ from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.sampling_config import SamplingConfig
+from codegrid.stage2_prior.coarser import CoarserNetwork
 from codegrid.stage2_prior.labelled import LabelledPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.native.steps import NativeSteps
@@ -29,19 +30,26 @@ from codegrid.stage2_prior.site_codes import check_one_shape, embed, make_heads,
 from .cache import PixelCNNSteps
 from .folding import FoldedWeights
 from .kept import Kept, of_use_everywhere
-from .layers import GatedLayer
+from .layers import Conditioning, GatedLayer
 from .rows import sample_by_rows
 
 
 class PixelCNNNetwork(nn.Module):
-    """The network from codes to logits, without any randomness: the part to use `torch.compile` on."""
+    """The network from codes to logits, without any randomness: the part to use `torch.compile` on.
 
-    def __init__(self, layout: Layout, options: PixelCNNOptions, num_conditions: int) -> None:
+    If there are coarser grids, a network of its own turns them into a map, which each layer adds to its gates.
+    """
+
+    def __init__(
+        self, layout: Layout, options: PixelCNNOptions, num_conditions: int, given_layout: Layout = ()
+    ) -> None:
         super().__init__()
         channels = options.channels
+        map_channels = options.condition_channels if given_layout else 0
+        self.coarser = CoarserNetwork(given_layout, layout[0].shape, options) if given_layout else None
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.layers = nn.ModuleList(
-            GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions)
+            GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions, map_channels)
             for i in range(options.num_layers)
         )
         self.heads = make_heads(layout, channels)
@@ -74,24 +82,40 @@ class PixelCNNNetwork(nn.Module):
         self.kept.clear()  # nothing must stay behind on the old device
         return super()._apply(fn, recurse)
 
-    def forward(self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None) -> tuple[Tensor, ...]:
-        """Turn codes (b, h, w), condition rows (b,) and masks (b, h, w) of shown codes into logits (b, K, h, w)."""
+    def conditioning(self, conditions: Tensor | None, coarser: Codes) -> Conditioning:
+        """Return what the gates add for condition rows (b,) and codes (b, *shape) of the coarser grids."""
+        return Conditioning(conditions, None if self.coarser is None else self.coarser(coarser))
+
+    def forward(
+        self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None, coarser: Codes = ()
+    ) -> tuple[Tensor, ...]:
+        """Turn codes (b, h, w) into logits (b, K, h, w).
+
+        Args:
+            codes: of each grid.
+            conditions: rows (b,) of the layers' tables.
+            shown: masks (b, h, w) of the codes that are not hidden.
+            coarser: codes (b, *shape) of the coarser grids.
+        """
+        given = self.conditioning(conditions, coarser)
         vertical = horizontal = embed(self.embeddings, codes, shown)
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, conditions)
+            vertical, horizontal = layer(vertical, horizontal, given)
         return read_heads(self.heads, self.within_site, horizontal, codes, shown)
 
 
 class GatedPixelCNN(LabelledPrior):
-    """A gated PixelCNN: p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next.
+    """A gated PixelCNN: p(codes) = Π p(z_i | z_<i, label, coarser grids) in raster order, site after site.
 
     Args:
         layout: grids of the same shape (h, w), one for each code of a site; as `Grid`s, or as their JSON values.
         grids: their indices in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        given_grids: numbers of the coarser grids that it is conditioned on.
+        given_layout: these grids (h, w), of any sizes, coarse to fine.
         options: the fields of `PixelCNNOptions`.
 
-    Raises `InputError` if an option is unknown or out of range.
+    Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
 
     Examples:
         >>> prior = GatedPixelCNN((Grid((7, 7), 512),), num_classes=10, num_layers=2)
@@ -112,24 +136,35 @@ class GatedPixelCNN(LabelledPrior):
         layout: Sequence[Grid | dict[str, Any]],
         grids: Sequence[int] | None = None,
         num_classes: int = 0,
+        given_grids: Sequence[int] = (),
+        given_layout: Sequence[Grid | dict[str, Any]] = (),
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, **options)
+        super().__init__(layout, grids, num_classes, given_grids=given_grids, given_layout=given_layout, **options)
         check_one_shape(self.layout, "pixelcnn")
         self.dropout = self.chosen.dropout
-        self.network = PixelCNNNetwork(self.layout, self.chosen, self.num_conditions)
+        self.network = PixelCNNNetwork(self.layout, self.chosen, self.num_conditions, self.given_layout)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
-        conditions = self.condition_rows(given, len(codes[0]), moment)
+        conditions, coarser = self._inputs(given, len(codes[0]), moment)
         shown = None
         if moment is not None and self.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
-        return mean_nats(self.network(codes, conditions, shown), codes)
+        return mean_nats(self.network(codes, conditions, shown, coarser), codes)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
-        return self.network(codes, self.condition_rows(given, len(codes[0])))
+        conditions, coarser = self._inputs(given, len(codes[0]))
+        return self.network(codes, conditions, None, coarser)
+
+    def _inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Tensor | None, Codes]:
+        return self.condition_rows(given, batch_size, moment), self.coarser_codes(given, batch_size, moment)
+
+    @torch.no_grad()
+    def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
+        """Return what the gates add under a condition, computed once for all sites."""
+        return self.network.conditioning(*self._inputs(given, batch_size))
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""
@@ -144,10 +179,10 @@ class GatedPixelCNN(LabelledPrior):
         backend = choose_backend(backend, self)
         if backend == "plain":
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
-        conditions = self.condition_rows(given, batch_size)
+        conditioning = self.conditioning(given, batch_size)
         if backend == "native":
-            return NativeSteps(self.network, self.layout, batch_size, conditions)
-        return PixelCNNSteps(self.network, self.layout, batch_size, conditions, compiled=backend == "compiled")
+            return NativeSteps(self.network, self.layout, batch_size, *conditioning)
+        return PixelCNNSteps(self.network, self.layout, batch_size, conditioning, compiled=backend == "compiled")
 
     def sample(
         self,
