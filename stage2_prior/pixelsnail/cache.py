@@ -27,6 +27,8 @@ from codegrid.stage2_prior.sampling.sequential import site_by_site
 from .layers import positions
 
 if TYPE_CHECKING:
+    from codegrid.stage2_prior.coarser import Conditioning
+
     from .layers import InputLayer
     from .network import PixelSNAILNetwork
 
@@ -37,7 +39,7 @@ class PixelSNAILSteps:
     """Steps of one code each: call `next_logits()`, then `append` the codes that were drawn."""
 
     @torch.no_grad()
-    def __init__(self, network: PixelSNAILNetwork, layout: Layout, batch_size: int, conditions: Tensor | None) -> None:
+    def __init__(self, network: PixelSNAILNetwork, layout: Layout, batch_size: int, given: Conditioning) -> None:
         self.order = site_by_site(layout)
         self.num_grids, (self.height, self.width) = len(layout), layout[0].shape
         self.embeddings = [_weight(table) for table in network.embeddings]
@@ -47,7 +49,7 @@ class PixelSNAILSteps:
         place = positions(self.embeddings[0].new_empty(1, 1, self.height, self.width)).flatten(2)[0].T
         sizes = batch_size, self.height, self.width
         self.input = InputCache(network.input, place, sizes)
-        self.convolutions = ConvolutionCache(network, batch_size, self.width, conditions)
+        self.convolutions = ConvolutionCache(network, batch_size, self.width, given)
         self.attention = AttentionCache(network, place, sizes)
         # of a site's embedded codes: what sites on its right see of them, and the keys and values of each block
         self.from_codes = torch.cat([self.input.for_right, self.attention.for_known], dim=1)
@@ -185,14 +187,18 @@ class Convolutions:
 class ConvolutionCache:
     """The two convolutions of all residual layers."""
 
-    def __init__(self, network: PixelSNAILNetwork, batch_size: int, width: int, conditions: Tensor | None) -> None:
+    def __init__(self, network: PixelSNAILNetwork, batch_size: int, width: int, given: Conditioning) -> None:
         layers = network.residual_layers()
         self.inner = Convolutions([layer.inner for layer in layers], batch_size, width)
         self.gates = Convolutions([layer.gates for layer in layers], batch_size, width)
-        if conditions is not None:
+        if given.rows is not None:
             tables = [_weight(layer.condition) for layer in layers if layer.condition is not None]
-            added = torch.stack([F.embedding(conditions, table) for table in tables])
+            added = torch.stack([F.embedding(given.rows, table) for table in tables])
             self.gates.constants = self.gates.constants + added
+        self.rows_of_map: tuple[Tensor, ...] = ()  # (w·b, s) each
+        if given.site_map is not None:
+            self.rows_of_map = given.site_map.permute(2, 3, 0, 1).flatten(1, 2).unbind(0)
+            self.of_map = torch.cat([_transposed(layer.of_map)[0] for layer in layers if layer.of_map is not None], 1)
         self.views = [[self._views(slot, column) for column in range(width)] for slot in range(self.inner.reach)]
 
     def _views(self, slot: int, column: int) -> list[tuple[Tensor, ...]]:
@@ -206,6 +212,10 @@ class ConvolutionCache:
         """Compute what the sites of a row see of the rows above."""
         self.inner.start_row(row)
         self.gates.start_row(row)
+        if self.rows_of_map:
+            width, count, batch_size, _ = self.gates.out.shape
+            added = torch.mm(self.rows_of_map[row], self.of_map).view(width, batch_size, count, -1)
+            self.gates.out += added.transpose(1, 2)
 
     def layers_at(self, row: int, column: int) -> list[tuple[Tensor, ...]]:
         """Return the tensors of each layer at a site, which has seen those above and on its left."""
