@@ -29,7 +29,7 @@ from .sampling import Case, build_prior, labels_of, random_codes
 
 PEAKS = {"H100": (989, 67), "H200": (989, 67), "A100": (312, 19.5), "L40S": (362, 91.6), "L4": (121, 30.3)}  # TFLOP/s
 CASES = (Case(8, 8, 64), Case(32, 32, 16), Case(32, 32, 64), Case(32, 32, 1024))
-TOY_CASES = (Case(4, 5, 4, 16, 8, 2),)
+TOY_CASES = (Case(4, 5, 4, 16, 8),)
 PRECISIONS = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16, compiled": ("bf16", True)}
 Step = Callable[[], object]
 

@@ -1,13 +1,15 @@
 """Cached sampling compared with its ideal cost: one parallel forward pass of the same prior over the same grids.
 
 python -m benchmarks.sampling
+python -m benchmarks.sampling --model pixelsnail --channels 128
 
-float32; K 512, 64 channels, 15 layers, kernel 7 then 3, 10 classes. Every contender runs in its own process, all of
-them in turn; times are medians, memory is the peak beyond what the process held after its imports. The forward pass
-uses the faster memory format; `torch` and `native` are the backends that compute nothing twice. Naive sampling is timed
-at the last 4 sites of its grids, with all others known, and multiplied. Then: top-k and top-p; the cost of a site in
-small and large grids, with guidance and with two codes; and how many samples differ between the cached and the plain
-sampler, or between batch sizes, because of float32's rounding.
+float32; K 512, 64 channels, 10 classes, the rest as by default: a gated PixelCNN of 15 layers, kernel 7 then 3. Every
+contender runs in its own process, all of them in turn; times are medians, memory is the peak beyond what the process
+held after its imports. The forward pass uses the faster memory format; `torch` and, if the prior has it, `native` are
+the backends that compute nothing twice. Naive sampling is timed at the last 4 sites of its grids, with all others
+known, and multiplied. Then: top-k and top-p; the cost of a site in small and large grids, with guidance and with two
+codes; and how many samples differ between the cached and the plain sampler, or between batch sizes, because of
+float32's rounding.
 
 `--toy` runs every line at a tiny size in one process, in seconds: its figures mean nothing.
 """
@@ -20,12 +22,13 @@ from typing import NamedTuple
 import torch
 
 from codegrid.codes import Condition, Grid, Known
-from codegrid.stage2_prior import GatedPixelCNN, sample
+from codegrid.protocols import Sequential
+from codegrid.registry import TABLES
+from codegrid.stage2_prior import sample
 
 from .interleaved import Contender, Timing, measure
 
 NAIVE_SITES = 4
-CACHED = ("torch", "native")
 Step = Callable[[], object]
 
 
@@ -37,13 +40,18 @@ class Case(NamedTuple):
     batch: int
     num_embeddings: int = 512
     channels: int = 64
-    num_layers: int = 15
     codes_a_site: int = 1
+    model: str = "pixelcnn"
 
     @property
     def layout(self) -> tuple[Grid, ...]:
         """One grid for each code of a site."""
         return (Grid((self.height, self.width), self.num_embeddings),) * self.codes_a_site
+
+    @property
+    def cached(self) -> tuple[str, ...]:
+        """The backends of the prior that compute nothing twice."""
+        return ("torch", "native") if hasattr(TABLES["prior"][self.model], "why_not_native") else ("torch",)
 
     def __str__(self) -> str:
         return f"{self.height}×{self.width}, {self.batch}"
@@ -61,23 +69,24 @@ class Plan(NamedTuple):
     toy: bool = False
 
 
-def full_plan(rounds: int) -> Plan:
+def full_plan(rounds: int, model: str, channels: int) -> Plan:
     """Return the plan of the tables in benchmarks/README.md."""
-    first = Case(8, 8, 64)
-    return Plan((first, Case(32, 32, 16), Case(32, 32, 64)), Case(16, 16, 16), Case(64, 64, 16), first,
-                first._replace(batch=256), rounds)  # fmt: skip
+    first = Case(8, 8, 64, channels=channels, model=model)
+    sized = [first._replace(height=side, width=side, batch=batch)
+             for side, batch in ((16, 64), (32, 16), (32, 64), (16, 16), (64, 16))]  # fmt: skip
+    return Plan((first, *sized[:3]), *sized[3:], first, first._replace(batch=256), rounds)
 
 
-def toy_plan() -> Plan:
+def toy_plan(model: str) -> Plan:
     """Return a plan that takes seconds."""
-    case = Case(4, 5, 4, 16, 8, 2)
+    case = Case(4, 5, 4, 16, 8, model=model)
     return Plan((case,), case, case._replace(height=8), case, case, rounds=1, toy=True)
 
 
-def build_prior(case: Case) -> GatedPixelCNN:
+def build_prior(case: Case) -> Sequential:
     """Return a prior with the same weights in every process, and logits as decisive as a trained prior's."""
     torch.manual_seed(0)
-    prior = GatedPixelCNN(case.layout, num_classes=10, channels=case.channels, num_layers=case.num_layers)
+    prior = TABLES["prior"][case.model](case.layout, num_classes=10, channels=case.channels)
     with torch.no_grad():
         for head in prior.network.heads:
             head[-1].weight *= 20
@@ -142,18 +151,18 @@ def forwards(case: Case) -> dict[str, tuple]:
 
 def compare_with_forward(plan: Plan) -> None:
     """Compare forward pass, cached and naive sampling, case by case."""
-    print(f"{'grid, batch':12} {'forward ms':>11} {'torch ms':>9} {'passes':>7} {'native ms':>10} {'passes':>7}"
-          f" {'naive, passes':>14} {'MB: forward':>12} {'torch':>6} {'native':>7} {'naive':>6}")  # fmt: skip
+    cached = plan.guided.cached
+    print(f"{'grid, batch':12} {'forward ms':>11}", *(f"{name + ' ms':>10} {'passes':>7}" for name in cached),
+          f"{'naive, passes':>14} {'MB: forward':>12}", *(f"{name:>7}" for name in (*cached, "naive")))  # fmt: skip
     for case in plan.compared:
-        contenders = {**forwards(case), **{name: (cached_pass, case, name) for name in CACHED}}
+        contenders = {**forwards(case), **{name: (cached_pass, case, name) for name in cached}}
         timings = time_all({**contenders, "naive": (naive_sites, case)}, plan)
-        by_torch, native, naive = timings["torch"], timings["native"], timings["naive"]
+        drawn, naive = [timings[name] for name in cached], timings["naive"]
         forward = min(timings["channels_last"], timings["contiguous"])
         passes = naive.seconds * case.height * case.width / NAIVE_SITES / forward.seconds
-        print(f"{case!s:12} {1e3 * forward.seconds:11.1f}"
-              f" {1e3 * by_torch.seconds:9.1f} {by_torch.seconds / forward.seconds:7.2f}"
-              f" {1e3 * native.seconds:10.1f} {native.seconds / forward.seconds:7.2f} {passes:14,.0f}"
-              f" {forward.megabytes:12.0f} {by_torch.megabytes:6.0f} {native.megabytes:7.0f} {naive.megabytes:6.0f}",
+        print(f"{case!s:12} {1e3 * forward.seconds:11.1f}",
+              *(f"{1e3 * each.seconds:10.1f} {each.seconds / forward.seconds:7.2f}" for each in drawn),
+              f"{passes:14,.0f} {forward.megabytes:12.0f}", *(f"{each.megabytes:7.0f}" for each in (*drawn, naive)),
               flush=True)  # fmt: skip
 
 
@@ -162,7 +171,7 @@ def compare_controls(plan: Plan) -> None:
     controls = {"top-k 100": {"top_k": 100}, "top-p 0.9": {"top_p": 0.9}, "both": {"top_k": 100, "top_p": 0.9}}
     contenders = {
         f"{name}, {backend}": (cached_pass, plan.guided, backend, controls[name])
-        for name in controls for backend in CACHED
+        for name in controls for backend in plan.guided.cached
     }  # fmt: skip
     timings = time_all({**forwards(plan.guided), **contenders}, plan)
     forward = min(timings["channels_last"], timings["contiguous"])
@@ -174,12 +183,13 @@ def compare_controls(plan: Plan) -> None:
 def compare_sites(plan: Plan) -> None:
     """Compare the cost of a site in small and large grids, with guidance, and with two codes per site."""
     cases = {"small": plan.small, "large": plan.large}
+    cached = plan.small.cached
     contenders = {
-        f"{name}, {backend}": (cached_pass, case, backend) for name, case in cases.items() for backend in CACHED
+        f"{name}, {backend}": (cached_pass, case, backend) for name, case in cases.items() for backend in cached
     }
     timings = time_all(contenders, plan)
     print()
-    for backend in CACHED:
+    for backend in cached:
         small, large = (
             1e6 * timings[f"{name}, {backend}"].seconds / (case.height * case.width * case.batch)
             for name, case in cases.items()
@@ -187,7 +197,7 @@ def compare_sites(plan: Plan) -> None:
         print(f"a site, {backend}: {small:.1f} µs in {plan.small}, {large:.1f} µs in {plan.large}:"
               f" {large / small:.2f} times")  # fmt: skip
     several = plan.guided._replace(codes_a_site=2)
-    for backend in CACHED:
+    for backend in cached:
         timings = time_all(
             {
                 "plainly": (cached_pass, plan.guided, backend),
@@ -205,12 +215,12 @@ def count_differences(case: Case) -> None:
     """Count the samples that rounding changes."""
     prior, labels, count = build_prior(case), labels_of(case.batch), case.batch
     (plain,) = sample(prior, count, labels, batch_size=count, backend="plain")
-    whole = {name: sample(prior, count, labels, batch_size=count, backend=name)[0] for name in CACHED}
+    whole = {name: sample(prior, count, labels, batch_size=count, backend=name)[0] for name in case.cached}
     pieces = {
-        name: sample(prior, count, labels, batch_size=max(1, count // 16), backend=name)[0] for name in CACHED
+        name: sample(prior, count, labels, batch_size=max(1, count // 16), backend=name)[0] for name in case.cached
     }  # fmt: skip
     (double,) = sample(prior.double(), count, labels, batch_size=count, backend="torch")
-    for backend in CACHED:
+    for backend in case.cached:
         for name, other in (("plain sampling", plain), ("smaller batches", pieces[backend]), ("float64", double)):
             differ = int((other != whole[backend]).flatten(1).any(1).sum())
             print(f"samples of {backend} that differ from {name}: {differ} of {count}")
@@ -219,10 +229,12 @@ def count_differences(case: Case) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pixelcnn", choices=("pixelcnn", "pixelsnail"), help="kind of prior")
+    parser.add_argument("--channels", type=int, default=64, help="channels of the prior")
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
     parser.add_argument("--toy", action="store_true", help="a smoke test in seconds")
     flags = parser.parse_args()
-    plan = toy_plan() if flags.toy else full_plan(flags.rounds)
+    plan = toy_plan(flags.model) if flags.toy else full_plan(flags.rounds, flags.model, flags.channels)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     compare_with_forward(plan)
     compare_controls(plan)

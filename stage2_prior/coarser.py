@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,28 @@ from codegrid.noise import Noise
 
 from .options import CoarserOptions
 from .site_codes import embed
+
+
+class Conditioning(NamedTuple):
+    """Everything besides codes that the gates depend on."""
+
+    rows: Tensor | None = None  # (b,) of the tables of labels
+    site_map: Tensor | None = None  # (b, s, h, w) from the coarser grids
+
+
+def added_by(of_rows: nn.Module | None, of_map: nn.Module | None, given: Conditioning) -> Tensor | None:
+    """Return what conditions add to the features of a layer, (b, c, 1, 1) or (b, c, h, w), or None without any.
+
+    Args:
+        of_rows: a table of embeddings of c numbers, if there are labels.
+        of_map: a 1×1 convolution to c channels, if there are coarser grids.
+        given: the conditions.
+    """
+    of_label = None if of_rows is None else of_rows(given.rows)[:, :, None, None]
+    if of_map is None:
+        return of_label
+    of_sites: Tensor = of_map(given.site_map)
+    return of_sites if of_label is None else of_sites + of_label
 
 
 class CoarserNetwork(nn.Module):

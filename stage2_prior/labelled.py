@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from codegrid.codes import Condition, Grid, Moment
+from codegrid.codes import Codes, Condition, Grid, Moment
 from codegrid.tensors import Rows
 
+from .coarser import Conditioning
 from .conditions import Conditions
 from .sequential_prior import SequentialPrior
 
@@ -21,11 +23,12 @@ class LabelledPrior(SequentialPrior):
     """Base class of a sequential prior of which a share of the labels, its option `label_dropout`, hides in training.
 
     A subclass computes its logits in a module `network`, in which a module `condition` is a table of embeddings with a
-    row for each of `num_conditions`. The arguments are those of `SequentialPrior`.
+    row for each of `num_conditions`, and whose method `conditioning` makes a `Conditioning` of `condition_inputs`. The
+    arguments are those of `SequentialPrior`.
     """
 
     controls: ClassVar[frozenset[str]] = SequentialPrior.controls | {"guidance_scale"}
-    network: nn.Module
+    network: Any
 
     def __init__(
         self,
@@ -57,6 +60,18 @@ class LabelledPrior(SequentialPrior):
             return rows
         hidden = moment.noise.uniforms("label dropout").to(rows.device) < self.label_dropout
         return rows.masked_fill(hidden, self.num_classes)
+
+    def condition_inputs(
+        self, given: Condition, batch_size: int, moment: Moment | None = None
+    ) -> tuple[Tensor | None, Codes]:
+        """Return the row of each sample in tables of conditions, and the coarser codes; a moment hides some of both."""
+        return self.condition_rows(given, batch_size, moment), self.coarser_codes(given, batch_size, moment)
+
+    @torch.no_grad()
+    def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
+        """Return what layers add under a condition, computed once for all sites."""
+        made: Conditioning = self.network.conditioning(*self.condition_inputs(given, batch_size))
+        return made
 
     def shared_rows(self, other: LabelledPrior) -> dict[str, Rows]:
         """Return which rows of the tables of conditions stand for a class of the same name."""

@@ -44,7 +44,7 @@ class PixelCNNOptions(CoarserOptions):
 
 
 @dataclass(frozen=True)
-class PixelSNAILOptions:
+class PixelSNAILOptions(CoarserOptions):
     """Options of PixelSNAIL."""
 
     channels: Annotated[int, Range(1, MAX_WIDTH)] = 64

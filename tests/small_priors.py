@@ -4,6 +4,7 @@ import torch
 
 from codegrid.codes import Grid
 from codegrid.registry import BUILT_IN, TABLES
+from codegrid.stage2_prior.options import CoarserOptions
 
 # wide enough that no site has all its features cut off by the ReLU of the head
 SMALL = {
@@ -14,6 +15,7 @@ SMALL = {
     },
 }  # fmt: skip
 NAMES = list(BUILT_IN["prior"])
+CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]
 
 
 def build_prior(name, sizes=(8,), shape=(4, 5), num_classes=0, decided=1.0, **options):

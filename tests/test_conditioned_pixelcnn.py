@@ -290,8 +290,8 @@ def test_coarser_codes_that_do_not_fit_are_refused_by_name(codes, reason):
 
 
 def test_a_prior_that_makes_nothing_of_coarser_grids_refuses_them():
-    with pytest.raises(InputError, match=r"`given_grids` \(0,\): PixelSNAIL cannot be conditioned on coarser grids"):
-        TABLES["prior"]["pixelsnail"]([Grid((4, 4), 8)], (1,), given_grids=(0,), given_layout=[Grid((2, 2), 8)])
+    with pytest.raises(InputError, match=r"`given_grids` \(0,\): SequentialPrior cannot be conditioned"):
+        SequentialPrior([Grid((4, 4), 8)], (1,), given_grids=(0,), given_layout=[Grid((2, 2), 8)])
 
 
 @pytest.mark.parametrize(

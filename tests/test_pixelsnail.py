@@ -3,7 +3,9 @@
 import pytest
 import torch
 from small_priors import build_prior, codes_that_see, random_codes
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from codegrid.codes import Condition
 from codegrid.errors import InputError
 
 
@@ -49,6 +51,65 @@ def test_grids_of_another_size_run_and_do_not_leak():
     assert prior.logits(codes)[0].shape == (1, 8, 7, 3)
     seen = codes_that_see(prior, codes)
     assert seen == {place: {other for other in seen if other > place} for place in seen}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(6, 4), (2, 7), (1, 5), (5, 1)])
+@pytest.mark.parametrize("kernel", [2, 3, 5])
+def test_the_cache_gives_the_logits_of_the_parallel_pass_for_every_kernel(kernel, shape):
+    prior = build_prior("pixelsnail", (8, 5), shape, kernel=kernel, num_blocks=2, layers_per_block=2)
+    codes = random_codes(prior)
+    expected = prior.logits(codes)
+    steps = prior.steps(Condition(), 2, "torch")
+    for grid, (site,) in steps.order:
+        torch.testing.assert_close(steps.next_logits()[:, 0], expected[grid].flatten(2)[:, :, site])
+        steps.append(codes[grid].flatten(1)[:, site : site + 1])
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations of PyTorch."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        self.count += 1
+        return operation(*arguments, **(options or {}))
+
+
+@torch.no_grad()
+def test_the_last_site_takes_as_many_operations_in_a_large_grid_as_in_a_small_one():
+    def of_last_site(side):
+        prior = build_prior("pixelsnail", (8,), (side, side))
+        steps = prior.steps(Condition(), 2, "torch")
+        steps.append(torch.zeros(2, side * side - 1, dtype=torch.int64))
+        with Operations() as operations:
+            steps.next_logits()
+        return operations.count
+
+    assert of_last_site(3) == of_last_site(6) < 40
+
+
+@torch.no_grad()
+def test_what_convolutions_keep_grows_with_the_width_and_what_attention_keeps_with_the_sites():
+    def held(part, height, width):
+        steps = build_prior("pixelsnail", (8,), (height, width)).steps(Condition(), 2, "torch")
+        caches = {"convolutions": (steps.convolutions.inner, steps.convolutions.gates), "attention": (steps.attention,)}
+        return sum(
+            tensor.numel() for cache in caches[part] for tensor in vars(cache).values() if hasattr(tensor, "numel")
+        )
+
+    assert held("convolutions", 9, 4) == held("convolutions", 3, 4) < held("convolutions", 3, 8)
+    few, more, most = (held("attention", height, 4) for height in (3, 6, 9))
+    assert most - more == more - few > 0
+
+
+def test_keys_and_values_that_do_not_fit_in_memory_are_refused(monkeypatch):
+    prior = build_prior("pixelsnail", (8,), (8, 8))
+    monkeypatch.setattr("codegrid.budget.machine_memory", lambda: 10_000)
+    with pytest.raises(InputError, match=r"the keys and values of 2 samples would take 16,384 bytes.*`batch_size`"):
+        prior.steps(Condition(), 2, "torch")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from small_priors import NAMES, SMALL, build_prior, codes_that_see, random_codes
+from small_priors import CONDITIONED, NAMES, SMALL, build_prior, codes_that_see, random_codes
 from torch import nn
 
 from codegrid.codes import NO_LABEL, Condition, Grid, Moment
@@ -79,6 +79,25 @@ def test_steps_may_pass_over_known_codes(name, appended):
         torch.testing.assert_close(steps.next_logits()[:, 0], expected[grid].flatten(2)[:, :, site])
         assert torch.equal(steps.next_logits(), steps.next_logits())
         steps.append(codes[grid].flatten(1)[:, site : site + 1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_every_coarser_code_is_seen_by_every_code_and_the_cache_sees_them_too(name):
+    coarser = {"grids": (1, 2), "given_grids": (0,), "given_layout": [Grid((2, 2), 6)]}
+    prior = build_prior(name, (8, 5), (3, 4), num_classes=3, label_dropout=0.1, decided=20, **coarser)
+    below = torch.randint(0, 6, (1, 2, 2)).repeat(5, 1, 1)
+    for changed in range(4):
+        below[changed + 1].view(-1)[changed] += 1
+    below, labels = below % 6, torch.tensor([1, 1, 1, 1, 1])
+    codes = tuple(grid.expand(5, -1, -1) for grid in random_codes(prior, 1))
+    for logits in prior.logits(codes, Condition(labels, codes=(below,))):
+        assert ((logits[1:] - logits[:1]).abs().amax(1) > 1e-12).all()
+    drawn = [
+        sample(prior, 5, labels=labels, codes=(below,), guidance_scale=2.0, backend=backend)
+        for backend in ("torch", "plain")
+    ]
+    assert all(map(torch.equal, *drawn))
 
 
 @each

@@ -422,6 +422,9 @@ def test_backends_are_chosen_by_name(monkeypatch):
     assert choose_backend("auto", prior) == "torch" and choose_backend("plain", prior) == "plain"
     with pytest.raises(InputError, match="`backend` native: this prior has no native sampler; choose `backend` torch"):
         choose_backend("native", prior)
+    monkeypatch.setenv("CXX", "true")  # a compiler, as far as the check can see
+    with pytest.raises(InputError, match="`backend` compiled: this prior has no compiled sampler; choose torch"):
+        choose_backend("compiled", prior)
     with pytest.raises(InputError, match=f"`backend` 'fast': choose one of {', '.join(BACKENDS)}"):
         sample(build(), 1, backend="fast")
     monkeypatch.setenv("PATH", "")

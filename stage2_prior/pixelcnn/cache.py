@@ -25,7 +25,8 @@ from .compiled import compiled_site
 from .folding import HorizontalWeights, VerticalWeights
 
 if TYPE_CHECKING:
-    from .layers import Conditioning
+    from codegrid.stage2_prior.coarser import Conditioning
+
     from .network import PixelCNNNetwork
 
 # cuBLAS takes ten times as long for the chain's products of 8 to 16 rows as for 17 (H100; 2 to 4 rows are fast)

@@ -3,19 +3,11 @@
 Shapes: b batch, c channels, h w code grid, s channels of the coarser grids' map.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 
 from codegrid.stage2_prior.causal import horizontal_conv, vertical_conv
-
-
-class Conditioning(NamedTuple):
-    """Everything besides codes that the gates depend on."""
-
-    rows: torch.Tensor | None = None  # (b,) of the tables of labels
-    site_map: torch.Tensor | None = None  # (b, s, h, w) from the coarser grids
+from codegrid.stage2_prior.coarser import Conditioning, added_by
 
 
 def gated(x: torch.Tensor) -> torch.Tensor:
@@ -47,7 +39,7 @@ class GatedLayer(nn.Module):
         above = self.vertical(vertical)
         left = self.horizontal(horizontal)
         left += self.vertical_to_horizontal(above)
-        added = self._added(given)
+        added = added_by(self.condition, self.of_map, given)
         if added is not None:
             # in the features' own type: a float32 condition would turn everything after it into float32
             for_vertical, for_horizontal = added.to(above.dtype).chunk(2, dim=1)
@@ -55,11 +47,3 @@ class GatedLayer(nn.Module):
             left += for_horizontal
         update = self.horizontal_out(gated(left))
         return gated(above), update if self.first else horizontal + update
-
-    def _added(self, given: Conditioning) -> torch.Tensor | None:
-        """Return what conditions add to both gates, (b, 4c, 1, 1) or (b, 4c, h, w)."""
-        of_label = None if self.condition is None else self.condition(given.rows)[:, :, None, None]
-        if self.of_map is None:
-            return of_label
-        of_map: torch.Tensor = self.of_map(given.site_map)
-        return of_map if of_label is None else of_map + of_label

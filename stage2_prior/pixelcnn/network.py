@@ -17,7 +17,7 @@ from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.sampling_config import SamplingConfig
-from codegrid.stage2_prior.coarser import CoarserNetwork
+from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning
 from codegrid.stage2_prior.labelled import LabelledPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.native.steps import NativeSteps
@@ -30,7 +30,7 @@ from codegrid.stage2_prior.site_codes import check_one_shape, embed, make_heads,
 from .cache import PixelCNNSteps
 from .folding import FoldedWeights
 from .kept import Kept, of_use_everywhere
-from .layers import Conditioning, GatedLayer
+from .layers import GatedLayer
 from .rows import sample_by_rows
 
 
@@ -128,6 +128,7 @@ class GatedPixelCNN(LabelledPrior):
     options: ClassVar[type] = PixelCNNOptions
     called: ClassVar[str] = "the pixelcnn prior"
     has_graphs: ClassVar[bool] = True
+    can_compile: ClassVar[bool] = True
     network: PixelCNNNetwork
 
     def __init__(
@@ -146,7 +147,7 @@ class GatedPixelCNN(LabelledPrior):
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
-        conditions, coarser = self._inputs(given, len(codes[0]), moment)
+        conditions, coarser = self.condition_inputs(given, len(codes[0]), moment)
         shown = None
         if moment is not None and self.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
@@ -154,16 +155,8 @@ class GatedPixelCNN(LabelledPrior):
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
-        conditions, coarser = self._inputs(given, len(codes[0]))
+        conditions, coarser = self.condition_inputs(given, len(codes[0]))
         return self.network(codes, conditions, None, coarser)
-
-    def _inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Tensor | None, Codes]:
-        return self.condition_rows(given, batch_size, moment), self.coarser_codes(given, batch_size, moment)
-
-    @torch.no_grad()
-    def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
-        """Return what the gates add under a condition, computed once for all sites."""
-        return self.network.conditioning(*self._inputs(given, batch_size))
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""

@@ -22,13 +22,13 @@ from codegrid.errors import reason_of
 from codegrid.noise import Noise
 from codegrid.progress import say
 from codegrid.sampling_config import SamplingConfig
+from codegrid.stage2_prior.coarser import Conditioning
 from codegrid.stage2_prior.sampling.checks import check_request, spread_known, start_grids, with_hidden
 from codegrid.stage2_prior.sampling.logits import sample_from_logits
 from codegrid.stage2_prior.sampling.sequential import count_known, sample_sequential, site_by_site
 
 from .cache import PixelCNNSteps
 from .kept import of_use_everywhere
-from .layers import Conditioning
 
 if TYPE_CHECKING:
     from .network import GatedPixelCNN, PixelCNNNetwork

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codegrid.stage2_prior.causal import CausalConv2d, horizontal_conv, vertical_conv
+from codegrid.stage2_prior.coarser import Conditioning, added_by
 
 WAVES = 8  # cosines that describe a position along each axis
 
@@ -54,19 +55,21 @@ def down_right_conv(in_channels: int, out_channels: int, kernel: int) -> CausalC
 class ResidualLayer(nn.Module):
     """Two convolutions with a gate: x + a ⊙ σ(b), where (a, b) = V elu(W elu(x)) + condition."""
 
-    def __init__(self, channels: int, kernel: int, num_conditions: int) -> None:
+    def __init__(self, channels: int, kernel: int, num_conditions: int, map_channels: int) -> None:
         super().__init__()
         self.inner = down_right_conv(channels, channels, kernel)
         self.gates = down_right_conv(channels, 2 * channels, kernel)
         self.condition = nn.Embedding(num_conditions, 2 * channels) if num_conditions else None
+        self.of_map = nn.Conv2d(map_channels, 2 * channels, 1, bias=False) if map_channels else None
 
-    def forward(self, x: Tensor, conditions: Tensor | None, dropout: float) -> Tensor:
-        """Turn features (b, c, h, w) and condition rows (b,) into the next layer's features."""
+    def forward(self, x: Tensor, given: Conditioning, dropout: float) -> Tensor:
+        """Turn features (b, c, h, w) and conditions into the next layer's features."""
         inner = F.elu(self.inner(F.elu(x)))
         gates = self.gates(F.dropout(inner, dropout, training=dropout > 0))
-        if self.condition is not None:
+        added = added_by(self.condition, self.of_map, given)
+        if added is not None:
             # in the features' own type: a float32 condition would turn everything after it into float32
-            gates = gates + self.condition(conditions).to(gates.dtype)[:, :, None, None]
+            gates = gates + added.to(gates.dtype)
         return x + F.glu(gates, dim=1)
 
 
@@ -101,5 +104,5 @@ class AttentionLayer(nn.Module):
         return x + F.glu(gates, dim=1)
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """Rearrange (b, a, n) to (b, heads, n, head_channels)."""
-        return x.unflatten(1, (self.num_heads, -1)).mT
+        """Rearrange (b, a, n) to (b, heads, n, head_channels), with channels next to each other, for fast kernels."""
+        return x.mT.contiguous().unflatten(2, (self.num_heads, -1)).transpose(1, 2)

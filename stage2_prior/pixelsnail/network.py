@@ -11,59 +11,91 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
-from codegrid.protocols import NO_CONDITION
+from codegrid.protocols import NO_CONDITION, Steps
+from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning
 from codegrid.stage2_prior.labelled import LabelledPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.options import PixelSNAILOptions
+from codegrid.stage2_prior.sampling.backends import choose_backend
+from codegrid.stage2_prior.sampling.sequential import PlainSteps, site_by_site
 from codegrid.stage2_prior.site_codes import check_one_shape, embed, make_heads, read_heads
 
+from .cache import PixelSNAILSteps
 from .layers import AttentionLayer, InputLayer, ResidualLayer, positions
 
 
 class Block(nn.Module):
     """Gated residual convolutions, then attention over all earlier sites."""
 
-    def __init__(self, options: PixelSNAILOptions, num_conditions: int) -> None:
+    def __init__(self, options: PixelSNAILOptions, num_conditions: int, map_channels: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            ResidualLayer(options.channels, options.kernel, num_conditions) for _ in range(options.layers_per_block)
+            ResidualLayer(options.channels, options.kernel, num_conditions, map_channels)
+            for _ in range(options.layers_per_block)
         )
         self.attention = AttentionLayer(options.channels, options.num_heads, options.head_channels)
 
-    def forward(
-        self, x: Tensor, embedded: Tensor, position: Tensor, conditions: Tensor | None, dropout: float
-    ) -> Tensor:
-        """Turn features and embedded codes (b, c, h, w), positions and condition rows (b,) into the next features."""
+    def forward(self, x: Tensor, embedded: Tensor, position: Tensor, given: Conditioning, dropout: float) -> Tensor:
+        """Turn features and embedded codes (b, c, h, w), positions and conditions into the next features."""
         for layer in self.layers:
-            x = layer(x, conditions, dropout)
+            x = layer(x, given, dropout)
         return self.attention(x, embedded, position)
 
 
 class PixelSNAILNetwork(nn.Module):
-    """The network from codes to logits: the part to use `torch.compile` on."""
+    """The network from codes to logits: the part to use `torch.compile` on.
 
-    def __init__(self, layout: Layout, options: PixelSNAILOptions, num_conditions: int) -> None:
+    If there are coarser grids, a network of its own turns them into a map, which each residual layer adds to its gates.
+    """
+
+    def __init__(
+        self, layout: Layout, options: PixelSNAILOptions, num_conditions: int, given_layout: Layout = ()
+    ) -> None:
         super().__init__()
         channels = options.channels
+        map_channels = options.condition_channels if given_layout else 0
+        self.coarser = CoarserNetwork(given_layout, layout[0].shape, options) if given_layout else None
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.input = InputLayer(channels, options.kernel)
-        self.blocks = nn.ModuleList(Block(options, num_conditions) for _ in range(options.num_blocks))
+        self.blocks = nn.ModuleList(Block(options, num_conditions, map_channels) for _ in range(options.num_blocks))
         self.heads = make_heads(layout, channels)
         # embeds a site's codes for the heads of its later grids
         self.within_site = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout[:-1])
 
-    def forward(self, codes: Codes, conditions: Tensor | None, dropout: float = 0.0) -> tuple[Tensor, ...]:
-        """Turn codes (b, h, w) and condition rows (b,) into logits (b, K, h, w), dropping a share of the features."""
+    def residual_layers(self) -> list[ResidualLayer]:
+        """Return the residual layers of all blocks, in order."""
+        return [module for module in self.modules() if isinstance(module, ResidualLayer)]
+
+    def attention_layers(self) -> list[AttentionLayer]:
+        """Return the attention layer of each block."""
+        return [module for module in self.modules() if isinstance(module, AttentionLayer)]
+
+    def conditioning(self, conditions: Tensor | None, coarser: Codes) -> Conditioning:
+        """Return what the gates add for condition rows (b,) and codes (b, *shape) of the coarser grids."""
+        return Conditioning(conditions, None if self.coarser is None else self.coarser(coarser))
+
+    def forward(
+        self, codes: Codes, conditions: Tensor | None, coarser: Codes = (), dropout: float = 0.0
+    ) -> tuple[Tensor, ...]:
+        """Turn codes (b, h, w) into logits (b, K, h, w).
+
+        Args:
+            codes: of each grid.
+            conditions: rows (b,) of the layers' tables.
+            coarser: codes (b, *shape) of the coarser grids.
+            dropout: the share of the features to drop.
+        """
+        given = self.conditioning(conditions, coarser)
         embedded = embed(self.embeddings, codes)
         position = positions(embedded)
         x = self.input(embedded, position)
         for block in self.blocks:
-            x = block(x, embedded, position, conditions, dropout)
+            x = block(x, embedded, position, given, dropout)
         return read_heads(self.heads, self.within_site, x, codes)
 
 
 class PixelSNAIL(LabelledPrior):
-    """A PixelSNAIL: p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next.
+    """A PixelSNAIL: p(codes) = Π p(z_i | z_<i, label, coarser grids) in raster order, site after site.
 
     Convolutions see the near past, attention all of it.
 
@@ -71,9 +103,11 @@ class PixelSNAIL(LabelledPrior):
         layout: grids of the same shape (h, w), one for each code of a site; as `Grid`s, or as their JSON values.
         grids: their indices in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        given_grids: numbers of the coarser grids that it is conditioned on.
+        given_layout: these grids (h, w), of any sizes, coarse to fine.
         options: the fields of `PixelSNAILOptions`.
 
-    Raises `InputError` if an option is unknown or out of range.
+    Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
 
     Examples:
         >>> import torch
@@ -93,17 +127,25 @@ class PixelSNAIL(LabelledPrior):
         layout: Sequence[Grid | dict[str, Any]],
         grids: Sequence[int] | None = None,
         num_classes: int = 0,
+        given_grids: Sequence[int] = (),
+        given_layout: Sequence[Grid | dict[str, Any]] = (),
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, **options)
+        super().__init__(layout, grids, num_classes, given_grids=given_grids, given_layout=given_layout, **options)
         check_one_shape(self.layout, "pixelsnail")
-        self.network = PixelSNAILNetwork(self.layout, self.chosen, self.num_conditions)
+        self.network = PixelSNAILNetwork(self.layout, self.chosen, self.num_conditions, self.given_layout)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment drops features and hides labels."""
         dropout = 0.0 if moment is None else self.chosen.feature_dropout
-        return mean_nats(self.network(codes, self.condition_rows(given, len(codes[0]), moment), dropout), codes)
+        return mean_nats(self.network(codes, *self.condition_inputs(given, len(codes[0]), moment), dropout), codes)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
-        return self.network(codes, self.condition_rows(given, len(codes[0])))
+        return self.network(codes, *self.condition_inputs(given, len(codes[0])))
+
+    def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
+        """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""
+        if choose_backend(backend, self) == "plain":
+            return PlainSteps(self, given, batch_size, site_by_site(self.layout))
+        return PixelSNAILSteps(self.network, self.layout, batch_size, self.conditioning(given, batch_size))

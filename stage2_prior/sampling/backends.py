@@ -39,6 +39,8 @@ def choose_backend(backend: str, prior: Prior) -> str:
             raise InputError(f"`backend` native: {reason}; choose `backend` torch, or leave it out")
     if backend == "compiled":
         require_compiler(prior.device, "`backend` compiled")
+        if not getattr(prior, "can_compile", False):
+            raise InputError("`backend` compiled: this prior has no compiled sampler; choose torch, or leave it out")
     on_gpu, has_graphs = prior.device.type == "cuda", getattr(prior, "has_graphs", False)
     if backend == "graph" and not (on_gpu and has_graphs):
         reason = f"CUDA graphs need a GPU, but the prior is on {prior.device}" if has_graphs else "this prior has none"

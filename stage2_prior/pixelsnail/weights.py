@@ -1,0 +1,22 @@
+"""Weights of layers as the cached steps use them: without gradients, as matrices."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+
+def weight_of(table: nn.Module) -> Tensor:
+    """Return the weight of a table of embeddings, without its gradient."""
+    return cast(nn.Embedding, table).weight.detach()
+
+
+def bias_of(layer: nn.Conv2d) -> Tensor:
+    """Return the bias of a convolution that has one, without its gradient."""
+    return cast(Tensor, layer.bias).detach()
+
+
+def transposed(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the weight (in, out) of a 1×1 convolution, and its bias (out,), 0 if it has none."""
+    conv = cast(nn.Conv2d, layer)
+    weight = conv.weight.detach().flatten(1).T.contiguous()
+    return weight, weight.new_zeros(weight.shape[1]) if conv.bias is None else bias_of(conv).clone()
