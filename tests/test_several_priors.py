@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy_pyramid import MARGIN, GivenPrior, PyramidTokenizer, make_pyramid
+from toy_pyramid import MARGIN, GivenPrior, make_pyramid
 from untrained import make_pipeline
 
 from codegrid import CodeDataset, InputError, SamplingConfig, TwoStagePipeline
-from codegrid.codes import Condition
+from codegrid.codes import Condition, Grid
 from codegrid.data.images import to_float
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
@@ -26,7 +26,7 @@ from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.artifacts import find_artifacts
 from codegrid.pipelines.generation.decoding import decode_codes
 from codegrid.pipelines.generation.encoding import export_codes
-from codegrid.pipelines.generation.kept_part import default_rows, keepable_rows, kept_masks
+from codegrid.pipelines.generation.kept_part import default_rows, keepable_rows, kept_masks, top_rows
 from codegrid.pipelines.generation.request import make_request
 from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.running.places import find_priors
@@ -130,46 +130,62 @@ def test_progress_counts_the_codes_of_all_grids(pipeline):
 # Completion: which codes of each grid are known.
 
 
+def draw_images(count):
+    return torch.rand(count, 1, 12, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("rows,coarse", [(2, 1), (3, 1), (4, 2), (5, 2)])
+def test_rows_are_counted_in_the_finest_grid_and_coarser_codes_above_them_are_kept(rows, coarse, pipeline):
+    images = draw_images(2)
+    drawn = pipeline.complete(images, rows, 3, labels=[0], seed=1)
+    for grid, known, kept in zip(drawn.codes, pipeline.encode(images), (coarse, rows), strict=True):
+        whole = known.repeat_interleave(3, 0)
+        assert torch.equal(grid[:, :kept], whole[:, :kept]) and not torch.equal(grid[:, kept], whole[:, kept])
+    # pixels of which all codes are kept are as good as a reconstruction's
+    upper = pipeline.reconstruct(images).repeat_interleave(3, 0)[:, :, : 4 * coarse]
+    assert torch.equal(drawn.images[:, :, : 4 * coarse], upper)
+
+
 @pytest.mark.parametrize("rows,coarse", [(3, 1), (4, 1), (5, 2)])
-def test_known_rows_of_the_finest_grid_keep_the_coarser_codes_that_see_nothing_else(rows, coarse, pipeline):
-    images = torch.rand(2, 1, 12, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    pixels = torch.zeros(12, 20, dtype=torch.bool)
+def test_known_pixels_keep_only_the_coarse_codes_that_see_nothing_else(rows, coarse, pipeline):
+    images, pixels = draw_images(2), torch.zeros(12, 20, dtype=torch.bool)
     pixels[: 2 * rows] = True
     assert coarse == (2 * rows - MARGIN) // 4
-    by_rows, by_pixels = (pipeline.complete(images, keep, 3, labels=[0], seed=1) for keep in (rows, pixels))
-    assert equal(by_rows.codes, by_pixels.codes)
-    for drawn, known, kept in zip(by_rows.codes, pipeline.encode(images), (coarse, rows), strict=True):
-        whole = known.repeat_interleave(3, 0)
-        assert torch.equal(drawn[:, :kept], whole[:, :kept]) and not torch.equal(drawn[:, kept], whole[:, kept])
-    upper = pipeline.reconstruct(images).repeat_interleave(3, 0)[:, :, : 4 * coarse]
-    assert torch.equal(by_rows.images[:, :, : 4 * coarse], upper)
     hidden = torch.where(pixels, images, -images)  # what is not known must not matter
-    assert torch.equal(pipeline.complete(hidden, pixels, 3, labels=[0], seed=1).codes[0], by_pixels.codes[0])
+    drawn, again = (pipeline.complete(each, pixels, 3, labels=[0], seed=1).codes for each in (images, hidden))
+    assert torch.equal(drawn[0], again[0])
+    assert [int(mask[:, 0].sum()) for mask in kept_masks(pipeline.tokenizer, pixels)] == [coarse, rows]
 
 
 def test_the_sample_of_a_picture_does_not_depend_on_the_batch_size(pipeline):
-    images = torch.rand(3, 1, 12, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = draw_images(3)
     one, other = (pipeline.complete(images, 4, 2, labels=[0], seed=1, batch_size=size) for size in (2, 6))
     assert equal(one.codes, other.codes)
 
 
-def test_a_part_that_determines_no_coarse_code_is_refused(pipeline):
-    tokenizer, pixels = pipeline.tokenizer, torch.zeros(12, 20, dtype=torch.bool)
-    assert keepable_rows(tokenizer) == range(3, 6) and default_rows(tokenizer) == 3
-    assert [int(mask.sum()) for mask in kept_masks(tokenizer, 3)] == [5, 30]
+def test_a_part_that_holds_no_coarse_code_is_refused(pipeline):
+    pixels = torch.zeros(12, 20, dtype=torch.bool)
     pixels[:4] = True
     for keep, reason in (
-        (2, "`keep` 2: so few rows of the finest grid determine no code of the coarsest: keep at least 3 of 6"),
+        (1, "`keep` 1: no code of the coarsest grid covers so few of the finest one's 6 rows: keep at least 2"),
         (6, "`keep` 6: it must be a whole number from 1 to 5"),
-        (pixels, r"`keep`: the part to keep determines no code of grid 0 \(3×5 codes out of 4\): give a larger one"),
+        (pixels, r"`keep`: this part determines no code of grid 0 \(3×5 codes out of 4\): give a larger one"),
         (torch.ones(3, 5, dtype=torch.bool), "the mask has the shape"),
     ):
         with pytest.raises(InputError, match=reason):
-            pipeline.complete(torch.zeros(1, 1, 12, 20), keep)
-    tokenizer = PyramidTokenizer()
-    tokenizer.kept_sites = lambda mask: (torch.zeros(3, 5, dtype=torch.bool), torch.ones(6, 10, dtype=torch.bool))
-    with pytest.raises(InputError, match="these pictures cannot be completed: no part of one determines a code"):
-        kept_masks(tokenizer, 3)
+            pipeline.complete(draw_images(1), keep)
+
+
+@pytest.mark.parametrize(
+    "heights,possible,half", [((7,), range(1, 7), 3), ((4, 7), range(2, 7), 3), ((2, 4, 7), range(4, 7), 4)]
+)
+def test_of_grids_of_any_heights_each_keeps_a_row(heights, possible, half):
+    layout = tuple(Grid((height, 5), 4) for height in heights)
+    assert keepable_rows(layout) == possible and default_rows(layout) == half
+    assert all(0 < int(mask[:, 0].sum()) < len(mask) for rows in possible for mask in top_rows(layout, rows))
+    for empty in ((1, *heights), (1,)):
+        with pytest.raises(InputError, match="`keep`: a row of the 1×5 codes out of 4 is as high as the picture"):
+            top_rows(tuple(Grid((height, 5), 4) for height in empty), half)
 
 
 # Which priors belong together.
@@ -243,8 +259,8 @@ def test_the_viewer_counts_rows_in_the_finest_grid(pipeline, run):
     pytest.importorskip("gradio")
     from codegrid.pipelines.viewer.answers import Answers
 
-    assert Answers(pipeline.tokenizer, pipeline, None).rows_to_keep() == range(3, 6)
+    assert Answers(pipeline.tokenizer, pipeline, None).rows_to_keep() == range(2, 6)
     codes = CodeDataset(run / "codes_test").batch([0]).codes
     *_, last = actions.complete(pipeline, codes, 4, 2, 0)
-    assert torch.equal(last.codes[0][:, :1], codes[0][:, :1].expand(2, -1, -1))
+    assert torch.equal(last.codes[0][:, :2], codes[0][:, :2].expand(2, -1, -1))
     assert torch.equal(last.codes[1][:, :4], codes[1][:, :4].expand(2, -1, -1))

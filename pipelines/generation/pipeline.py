@@ -192,16 +192,16 @@ class TwoStagePipeline:
         Args:
             images: as for `encode`.
             keep: how many rows of codes to keep, from the top, counted in the finest grid; or a mask over the sites, if
-                all grids have one shape; or a mask (H, W) over the known pixels. Of coarser grids, only codes that this
-                part determines are kept.
+                all grids have one shape; or a mask (H, W) over the known pixels, which keeps the codes that the
+                tokenizer says they determine.
             num_completions: of each image; those of one image follow each other.
             labels: as for `sample`, one for each image or one for all. None: no particular class, if the prior learnt
                 grids without a label.
 
         All other parameters are those of `sample`.
 
-        Raises `InputError` if the images have the wrong size, the part determines no code of some grid, or a prior
-        cannot keep these codes.
+        Raises `InputError` if the images have the wrong size, nothing of some grid would be kept, or a prior cannot
+        keep these codes.
         """
         configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
         masks = kept_masks(self.tokenizer, keep)

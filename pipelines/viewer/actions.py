@@ -15,7 +15,7 @@ from codegrid.data.images import to_float
 from codegrid.errors import InputError
 from codegrid.limits import NumSamples, check_value, check_whole
 from codegrid.pipelines.drawing.colours import index_of, plane_shape
-from codegrid.pipelines.generation.kept_part import kept_masks
+from codegrid.pipelines.generation.kept_part import top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, complete_codes, make_request
 from codegrid.protocols import Prior, Tokenizer
@@ -140,7 +140,7 @@ def complete(
 
     Raises `InputError` at once if that cannot be drawn.
     """
-    masks = kept_masks(pipeline.tokenizer, keep_rows, "keep_rows")
+    masks = top_rows(pipeline.layout, keep_rows, "keep_rows")
     labels, configs = None if label is None else [label], configs_for(pipeline, values)
     return watch(pipeline, complete_codes(pipeline.priors, codes, masks, num_completions, labels, seed, configs))
 

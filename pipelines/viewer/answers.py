@@ -162,7 +162,7 @@ class Answers:
         """Return how many rows of codes a completion may keep; none if a prior cannot keep any codes."""
         priors = () if self.pipeline is None else self.pipeline.priors
         can_keep = bool(priors) and all(prior.keeps != "none" for prior in priors)
-        return keepable_rows(self.tokenizer) if can_keep else range(0)
+        return keepable_rows(self.layout) if can_keep else range(0)
 
     def _drawing(self) -> TwoStagePipeline:
         if self.pipeline is None:

@@ -87,7 +87,7 @@ def add_completion(
     gr.Markdown("## Completions\nThe upper rows of the codes above are kept, including edits, and the rest is drawn.")
     with gr.Row():
         keep = gr.Slider(
-            rows.start, max(rows.start + 1, rows[-1]), default_rows(answers.tokenizer), step=1,
+            rows.start, max(rows.start + 1, rows[-1]), default_rows(answers.layout), step=1,
             label=CONTROLS["keep_rows"], info="counted in the finest grid" if shapes > 1 else None,
             scale=2, min_width=2 * NARROW,
         )  # fmt: skip
