@@ -10,7 +10,21 @@ Share = Annotated[float, Range(0, below=1)]
 
 
 @dataclass(frozen=True)
-class PixelCNNOptions:
+class CoarserOptions:
+    """Options of a prior that is conditioned on coarser grids; others ignore them."""
+
+    coarse_dropout: Share = 0.05
+    """Share of the coarser codes that are hidden in training, if the prior is conditioned on coarser grids. It teaches
+    the prior not to depend on each of them, as some of those that it meets in sampling will be mistakes. 0: every
+    sample needs all coarser codes."""
+    condition_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 3
+    """Residual blocks at each coarser size of the network that reads the coarser grids."""
+    condition_channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
+    """Channels of the network that reads the coarser grids."""
+
+
+@dataclass(frozen=True)
+class PixelCNNOptions(CoarserOptions):
     """Options of the gated PixelCNN."""
 
     channels: Annotated[int, Range(1, MAX_WIDTH)] = 64

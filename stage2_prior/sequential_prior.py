@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from codegrid.codes import Codes, Condition, Grid, Known, Losses, Moment, Progress, make_layout
+from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
 from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES, check_whole, make_options
 from codegrid.model_folder import ModelFolder
@@ -22,8 +22,10 @@ from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
 from codegrid.registry import NoOptions
 from codegrid.sampling_config import SamplingConfig
 
+from .coarser import coarser_codes
 from .conditions import Conditions
 from .likelihood import cross_entropy
+from .options import CoarserOptions
 from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
 
@@ -38,9 +40,12 @@ class SequentialPrior(ModelFolder, nn.Module):
         layout: the grids that it learns, as `Grid`s or as their JSON values.
         grids: their indices in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        given_grids: numbers of the coarser grids that it must be given: `coarser_codes` finds them in a condition.
+        given_layout: these grids, as `Grid`s or as their JSON values.
         options: the fields of `options`.
 
-    Raises `InputError` if an option is unknown or out of range, or `grids` does not match `layout` in length.
+    Raises `InputError` if an option is unknown or out of range, the numbers of grids do not match their layout, or a
+    given grid is not coarser than its own.
     """
 
     kind: ClassVar[str] = "prior"
@@ -49,13 +54,16 @@ class SequentialPrior(ModelFolder, nn.Module):
     likelihood: ClassVar[Likelihood] = "exact"
     keeps: ClassVar[Keeps] = "first"
     controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p"})
-    given_grids: ClassVar[tuple[int, ...]] = ()
+    given_grids: tuple[int, ...] = ()
+    given_layout: Layout = ()
 
     def __init__(
         self,
         layout: Sequence[Grid | dict[str, Any]],
         grids: Sequence[int] | None = None,
         num_classes: int = 0,
+        given_grids: Sequence[int] = (),
+        given_layout: Sequence[Grid | dict[str, Any]] = (),
         **options: Any,
     ) -> None:
         super().__init__()
@@ -72,7 +80,20 @@ class SequentialPrior(ModelFolder, nn.Module):
             "num_classes": num_classes,
             **asdict(self.chosen),
         }
+        if given_grids or given_layout:
+            self._take_coarser(tuple(given_grids), make_layout(given_layout))
+        elif isinstance(self.chosen, CoarserOptions):  # whoever starts from this prior should not inherit them
+            for option in fields(CoarserOptions):
+                del self.config[option.name]
         self.provenance: dict[str, Any] = {}
+
+    def _take_coarser(self, grids: tuple[int, ...], layout: Layout) -> None:
+        if len(grids) != len(layout):
+            raise InputError(f"`given_grids` {grids}: give one number for each of {len(layout)} grids (`given_layout`)")
+        if max(grids) >= min(self.grids):
+            raise InputError(f"`given_grids` {grids}: each must be coarser, and come before the grids {self.grids}")
+        self.given_grids, self.given_layout = grids, layout
+        self.config |= {"given_grids": list(grids), "given_layout": [grid.as_json() for grid in layout]}
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, *shape) of each grid for codes (b, *shape), each from the codes before it alone."""
@@ -83,12 +104,25 @@ class SequentialPrior(ModelFolder, nn.Module):
         """Return the conditions that this prior accepts."""
         return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())))
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Return the parts of a condition, besides labels, that this prior accepts."""
+        return ("codes",) if self.given_grids else ()
+
+    def coarser_codes(self, given: Condition, batch_size: int) -> Codes:
+        """Return the codes (b, *shape) of each coarser grid that this prior must be given, HIDDEN where unknown.
+
+        Raises `InputError` if grids are missing, or codes are of another shape or out of range.
+        """
+        may_hide = getattr(self.chosen, "coarse_dropout", 0) > 0
+        return coarser_codes(given, self.given_layout, self.given_grids, batch_size, self.device, may_hide)
+
     def label_rows(self, given: Condition, batch_size: int) -> Tensor:
         """Return each sample's row (b,) in a table of embeddings of labels; 0 if there are no classes.
 
         Raises `InputError` if a label is missing or is not one of the classes.
         """
-        rows = self.conditions.rows(given, batch_size, self.device)
+        rows = self.conditions.rows(given, batch_size, self.device, self.takes)
         return torch.zeros(batch_size, dtype=torch.int64, device=self.device) if rows is None else rows
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:

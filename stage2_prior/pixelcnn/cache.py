@@ -6,7 +6,8 @@ of each layer's input that a kernel still reaches is kept: memory grows with the
 A site is a chain of small operations, and takes as long as they are many; `folding.py` explains how four per layer
 suffice. All tensors are written in place, through views that are made once.
 
-Shapes: b batch, c channels, h w code grid, l layers, K num_embeddings of a grid, r rows that a kernel sees, q grids.
+Shapes: b batch, c channels, h w code grid, l layers, K num_embeddings of a grid, r rows that a kernel sees, q grids,
+s channels of the map of coarser grids.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .compiled import compiled_site
 from .folding import HorizontalWeights, VerticalWeights
 
 if TYPE_CHECKING:
+    from .layers import Conditioning
     from .network import PixelCNNNetwork
 
 # cuBLAS takes ten times as long for the chain's products of 8 to 16 rows as for 17 (H100; 2 to 4 rows are fast)
@@ -38,28 +40,30 @@ class PixelCNNSteps:
         network: PixelCNNNetwork,
         layout: Layout,
         batch_size: int,
-        conditions: torch.Tensor | None,
+        given: Conditioning,
         compiled: bool = False,
     ) -> None:
         self.order = site_by_site(layout)
         self.height, self.width = layout[0].shape
         weights = network.folded()
         self.embeddings = weights.embeddings
-        self.vertical = VerticalStack(weights.vertical, batch_size, self.width, conditions)
+        self.vertical = VerticalStack(weights.vertical, batch_size, self.width, given.rows)
         self.horizontal = (CompiledStack if compiled else HorizontalStack)(weights.horizontal, batch_size, self.width)
         # codes of the row that is being drawn, for each grid
         of_row = torch.zeros(self.width, batch_size, dtype=torch.int64, device=self.embeddings[0].device)
         self.codes = [of_row.clone() for _ in layout]
         self.of_site: list[torch.Tensor] = []  # codes (b,) of the site that is being drawn
-        self.start(conditions)
+        self.start(given)
 
-    def start(self, conditions: torch.Tensor | None) -> None:
-        """Begin new grids, with new conditions (b,)."""
+    def start(self, given: Conditioning) -> None:
+        """Begin new grids, with new conditions."""
         self.row = self.column = self.grid = 0
         self.of_site.clear()
         self.logits: torch.Tensor | None = None
-        self.vertical.start(conditions)
-        self.vertical.start_row(self.horizontal.start_row())
+        # (h, w, b, s): a row is one matrix
+        self.map_rows = None if given.site_map is None else given.site_map.permute(2, 3, 0, 1).contiguous()
+        self.vertical.start(given.rows)
+        self._start_row()
 
     def next_logits(self) -> torch.Tensor:
         """Return the logits (b, 1, K) of the next code, in raster order, all codes of a site before the next site."""
@@ -111,7 +115,11 @@ class PixelCNNSteps:
             for codes, embedding in zip(others, self.embeddings[1:], strict=True):
                 embedded += F.embedding(codes, embedding)
             self.vertical.take_in(embedded)
-            self.vertical.start_row(self.horizontal.start_row())
+            self._start_row()
+
+    def _start_row(self) -> None:
+        map_row = None if self.map_rows is None else self.map_rows[self.row]
+        self.vertical.start_row(self.horizontal.start_row(), map_row)
 
 
 class VerticalStack:
@@ -147,20 +155,30 @@ class VerticalStack:
         """Store the embedded codes (w, b, c) of the row just finished."""
         self._next_row(0).copy_(embedded)
 
-    def start_row(self, from_above: torch.Tensor) -> None:
-        """Write the input from above of a new row's sites into `from_above` (w, l, b, 2c)."""
+    def start_row(self, from_above: torch.Tensor, map_row: torch.Tensor | None = None) -> None:
+        """Write the input from above of a new row's sites, with its row (w, b, s) of the map, into (w, l, b, 2c)."""
         weights, last = self.weights, len(self.seen) - 1
+        for_gates, for_horizontal = self._added(map_row)
         for i, seen in enumerate(self.seen):
             as_image = seen.flatten(1, 2).permute(2, 0, 1)[None]  # (1, c, r, columns·b), its channels last in memory
             above = F.conv2d(as_image, weights.kernels[i], weights.biases[i], dilation=(1, self.batch_size))
             onward = self._by_column(F.conv2d(above, weights.onward[i]))
-            torch.add(onward, self.for_horizontal[i], out=from_above[:, i])
+            torch.add(onward, for_horizontal[i], out=from_above[:, i])
             if i < last:
                 gated = self._by_column(above)
-                if self.for_gates is not None:
-                    gated += self.for_gates[i]
+                if for_gates is not None:
+                    gated += for_gates[i]
                 values, gate = gated.chunk(2, dim=2)
                 _gate(gated, values, gate, out=self._next_row(i + 1))
+
+    def _added(self, map_row: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Return what is added to both gates in a row: (l, b, 2c), or with a map (l, w, b, 2c)."""
+        if map_row is None:
+            return self.for_gates, self.for_horizontal
+        vertical, horizontal = self.weights.added_at(map_row)
+        if self.for_gates is not None:
+            vertical += self.for_gates[:, None]
+        return vertical, horizontal + self.for_horizontal[:, None]
 
     def _next_row(self, layer: int) -> torch.Tensor:
         """Return where a layer's input (w, b, c) for a new row goes, after moving the older rows up by one."""

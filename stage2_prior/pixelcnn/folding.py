@@ -9,7 +9,8 @@ layer at its own site is part of the layer's constant. `shifts` add them where a
 site beyond the grid's edge must be seen as 0; in the heads max(x, −B) = relu(x + B) − B, where x includes what the
 site's earlier codes add.
 
-Shapes: b batch, c channels, l layers, K num_embeddings of a grid, r rows that a kernel sees, k its columns.
+Shapes: b batch, c channels, l layers, K num_embeddings of a grid, r rows that a kernel sees, k its columns, w width of
+the grid, s channels of the map of coarser grids.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ class VerticalWeights:
             missing = missing + _bias(layer.horizontal_out)
         self.constants = torch.stack(constants)[:, None]  # (l, 1, 2c)
         self.conditions = [layer.condition.weight.clone() for layer in layers if layer.condition is not None]
+        # what a site of the map adds to the vertical and to the horizontal gates: (2, l, s, 2c)
+        maps = [layer.of_map.weight.flatten(1).unflatten(0, (2, -1)) for layer in layers if layer.of_map is not None]
+        self.of_map = (torch.stack(maps, 1) * double[:, None]).mT.contiguous() if maps else None
 
     def added(self, conditions: torch.Tensor | None) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Return what conditions (b,) add to the vertical and the horizontal gates of each layer: two (l, b, 2c).
@@ -64,6 +68,12 @@ class VerticalWeights:
         added = torch.stack([F.embedding(conditions, table) for table in self.conditions])
         vertical, horizontal = added.chunk(2, dim=2)
         return self.double * vertical, self.constants + self.double * horizontal
+
+    def added_at(self, row_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what a row (w, b, s) of the map adds to both gates of each layer: two (l, w, b, 2c)."""
+        assert self.of_map is not None
+        vertical, horizontal = torch.matmul(row_map.flatten(0, 1), self.of_map).unflatten(2, row_map.shape[:2])
+        return vertical, horizontal
 
 
 class HeadWeights(NamedTuple):

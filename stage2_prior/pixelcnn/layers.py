@@ -2,12 +2,21 @@
 
 No kernel is masked: each has only the part that it uses.
 
-Shapes: b batch, c channels, h w code grid.
+Shapes: b batch, c channels, h w code grid, s channels of the map of coarser grids.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+class Conditioning(NamedTuple):
+    """Everything besides codes that the gates depend on."""
+
+    rows: torch.Tensor | None = None  # (b,) of the tables of labels
+    site_map: torch.Tensor | None = None  # (b, s, h, w) from the coarser grids
 
 
 class CausalConv2d(nn.Conv2d):
@@ -60,7 +69,7 @@ def gated(x: torch.Tensor) -> torch.Tensor:
 class GatedLayer(nn.Module):
     """One layer of both stacks. The first has no residual connection: it would let a site see itself."""
 
-    def __init__(self, channels: int, kernel: int, first: bool, num_conditions: int) -> None:
+    def __init__(self, channels: int, kernel: int, first: bool, num_conditions: int, map_channels: int = 0) -> None:
         super().__init__()
         self.first = first
         self.vertical = vertical_conv(channels, 2 * channels, kernel, first)
@@ -69,19 +78,29 @@ class GatedLayer(nn.Module):
         self.horizontal_out = nn.Conv2d(channels, channels, 1)
         # V_f h and V_g h of Eq. 4, for the vertical and for the horizontal gate
         self.condition = nn.Embedding(num_conditions, 4 * channels) if num_conditions else None
+        # V_f ∗ s and V_g ∗ s, where the condition is a map
+        self.of_map = nn.Conv2d(map_channels, 4 * channels, 1, bias=False) if map_channels else None
 
     def forward(
-        self, vertical: torch.Tensor, horizontal: torch.Tensor, conditions: torch.Tensor | None
+        self, vertical: torch.Tensor, horizontal: torch.Tensor, given: Conditioning
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn features (b, c, h, w) of both stacks and condition numbers (b,) into the next layer's features."""
+        """Turn features (b, c, h, w) of both stacks, and conditions, into the next layer's features."""
         above = self.vertical(vertical)
         left = self.horizontal(horizontal)
         left += self.vertical_to_horizontal(above)
-        if self.condition is not None:
+        added = self._added(given)
+        if added is not None:
             # in the features' own type: a float32 condition would turn everything after it into float32
-            added = self.condition(conditions).to(above.dtype)[:, :, None, None]
-            for_vertical, for_horizontal = added.chunk(2, dim=1)
+            for_vertical, for_horizontal = added.to(above.dtype).chunk(2, dim=1)
             above = above + for_vertical  # not in place: the convolution of `above` needs it as it was
             left += for_horizontal
         update = self.horizontal_out(gated(left))
         return gated(above), update if self.first else horizontal + update
+
+    def _added(self, given: Conditioning) -> torch.Tensor | None:
+        """Return what conditions add to both gates, (b, 4c, 1, 1) or (b, 4c, h, w)."""
+        of_label = None if self.condition is None else self.condition(given.rows)[:, :, None, None]
+        if self.of_map is None:
+            return of_label
+        of_map: torch.Tensor = self.of_map(given.site_map)
+        return of_map if of_label is None else of_map + of_label

@@ -19,6 +19,7 @@ from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.sampling_config import SamplingConfig
+from codegrid.stage2_prior.coarser import CoarserNetwork, hide_some
 from codegrid.stage2_prior.conditions import Conditions
 from codegrid.stage2_prior.likelihood import cross_entropy
 from codegrid.stage2_prior.native.steps import NativeSteps
@@ -32,7 +33,7 @@ from codegrid.tensors import Rows
 from .cache import PixelCNNSteps
 from .folding import FoldedWeights
 from .kept import Kept, of_use_everywhere
-from .layers import GatedLayer
+from .layers import Conditioning, GatedLayer
 from .rows import sample_by_rows
 
 
@@ -40,15 +41,20 @@ class PixelCNNNetwork(nn.Module):
     """The network from codes to logits, without any randomness: the part to use `torch.compile` on.
 
     The codes of a site are drawn one after the other. The stacks see earlier sites, as the sums of their embedded
-    codes; the head of a grid also sees the codes of the site's earlier grids.
+    codes; the head of a grid also sees the codes of the site's earlier grids. If there are coarser grids, a network of
+    its own turns them into a map, which each layer adds to its gates.
     """
 
-    def __init__(self, layout: Layout, options: PixelCNNOptions, num_conditions: int) -> None:
+    def __init__(
+        self, layout: Layout, options: PixelCNNOptions, num_conditions: int, given_layout: Layout = ()
+    ) -> None:
         super().__init__()
         channels = options.channels
+        map_channels = options.condition_channels if given_layout else 0
+        self.coarser = CoarserNetwork(given_layout, layout[0].shape, options) if given_layout else None
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.layers = nn.ModuleList(
-            GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions)
+            GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions, map_channels)
             for i in range(options.num_layers)
         )
         self.heads = nn.ModuleList(
@@ -89,11 +95,25 @@ class PixelCNNNetwork(nn.Module):
         self.kept.clear()  # nothing must stay behind on the old device
         return super()._apply(fn, recurse)
 
-    def forward(self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None) -> tuple[Tensor, ...]:
-        """Turn codes (b, h, w), condition rows (b,) and masks (b, h, w) of shown codes into logits (b, K, h, w)."""
+    def conditioning(self, conditions: Tensor | None, coarser: Codes) -> Conditioning:
+        """Return what the gates add for condition rows (b,) and codes (b, *shape) of the coarser grids."""
+        return Conditioning(conditions, None if self.coarser is None else self.coarser(coarser))
+
+    def forward(
+        self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None, coarser: Codes = ()
+    ) -> tuple[Tensor, ...]:
+        """Turn codes (b, h, w) into logits (b, K, h, w).
+
+        Args:
+            codes: of each grid.
+            conditions: rows (b,) of the layers' tables.
+            shown: masks (b, h, w) of the codes that are not hidden.
+            coarser: codes (b, *shape) of the coarser grids.
+        """
+        given = self.conditioning(conditions, coarser)
         vertical = horizontal = _embed(list(self.embeddings), codes, shown)
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, conditions)
+            vertical, horizontal = layer(vertical, horizontal, given)
         logits = [self.heads[0](horizontal)]
         for grid in range(1, len(codes)):
             hidden = None if shown is None else shown[grid - 1 : grid]
@@ -114,15 +134,17 @@ def _embed(tables: Sequence[nn.Module], codes: Codes, shown: Codes | None) -> Te
 
 
 class GatedPixelCNN(SequentialPrior):
-    """A gated PixelCNN: p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next.
+    """A gated PixelCNN: p(codes) = Π p(z_i | z_<i, label, coarser grids) in raster order, site after site.
 
     Args:
         layout: grids of the same shape (h, w), one for each code of a site; as `Grid`s, or as their JSON values.
         grids: their indices in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        given_grids: numbers of the coarser grids that it is conditioned on.
+        given_layout: these grids (h, w), of any sizes, coarse to fine.
         options: the fields of `PixelCNNOptions`.
 
-    Raises `InputError` if an option is unknown or out of range.
+    Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
 
     Examples:
         >>> prior = GatedPixelCNN((Grid((7, 7), 512),), num_classes=10, num_layers=2)
@@ -142,15 +164,17 @@ class GatedPixelCNN(SequentialPrior):
         layout: Sequence[Grid | dict[str, Any]],
         grids: Sequence[int] | None = None,
         num_classes: int = 0,
+        given_grids: Sequence[int] = (),
+        given_layout: Sequence[Grid | dict[str, Any]] = (),
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, **options)
+        super().__init__(layout, grids, num_classes, given_grids, given_layout, **options)
         _check_layout(self.layout)
         chosen: PixelCNNOptions = self.chosen
         self.dropout = chosen.dropout
         self.label_dropout = chosen.label_dropout if num_classes else 0.0
         # the last condition is "no label"
-        self.network = PixelCNNNetwork(self.layout, chosen, num_classes + (self.label_dropout > 0))
+        self.network = PixelCNNNetwork(self.layout, chosen, num_classes + (self.label_dropout > 0), self.given_layout)
         self.config["label_dropout"] = self.label_dropout
 
     @property
@@ -160,24 +184,39 @@ class GatedPixelCNN(SequentialPrior):
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
-        conditions = self.conditions.rows(given, len(codes[0]), self.device)
+        conditions, coarser = self._inputs(given, len(codes[0]))
         shown = None
         if moment is not None and self.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
         if moment is not None and conditions is not None and self.label_dropout:
             hidden = moment.noise.uniforms("label dropout").to(conditions.device) < self.label_dropout
             conditions = conditions.masked_fill(hidden, self.num_classes)
-        logits = self.network(codes, conditions, shown)
+        if moment is not None and coarser and self.chosen.coarse_dropout:
+            coarser = hide_some(coarser, self.chosen.coarse_dropout, moment.noise)
+        logits = self.network(codes, conditions, shown, coarser)
         nats = [cross_entropy(of_grid, grid) for of_grid, grid in zip(logits, codes, strict=True)]
         loss = (nats[0] if len(nats) == 1 else torch.stack(nats)).mean()
         return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
-        return self.network(codes, self.conditions.rows(given, len(codes[0]), self.device))
+        conditions, coarser = self._inputs(given, len(codes[0]))
+        return self.network(codes, conditions, None, coarser)
+
+    def _inputs(self, given: Condition, batch_size: int) -> tuple[Tensor | None, Codes]:
+        """Return rows (b,) of the layers' condition tables, and the codes (b, *shape) of coarser grids."""
+        rows = self.conditions.rows(given, batch_size, self.device, self.takes)
+        return rows, self.coarser_codes(given, batch_size) if self.given_grids else ()
+
+    @torch.no_grad()
+    def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
+        """Return what the gates add under a condition, computed once for all sites."""
+        return self.network.conditioning(*self._inputs(given, batch_size))
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""
+        if self.given_grids:
+            return "it is conditioned on coarser grids"
         for weight in self.network.parameters():
             if weight.dtype != torch.float32 or weight.device.type != "cpu":
                 return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
@@ -189,10 +228,10 @@ class GatedPixelCNN(SequentialPrior):
         backend = choose_backend(backend, self)
         if backend == "plain":
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
-        conditions = self.conditions.rows(given, batch_size, self.device)
+        conditioning = self.conditioning(given, batch_size)
         if backend == "native":
-            return NativeSteps(self.network, self.layout, batch_size, conditions)
-        return PixelCNNSteps(self.network, self.layout, batch_size, conditions, compiled=backend == "compiled")
+            return NativeSteps(self.network, self.layout, batch_size, conditioning.rows)
+        return PixelCNNSteps(self.network, self.layout, batch_size, conditioning, compiled=backend == "compiled")
 
     def sample(
         self,

@@ -1,10 +1,10 @@
 """Sampling row by row: on a GPU, all operations of a row, about 80 per site, are one CUDA graph.
 
 A graph is recorded once and repeats the same operations on the same tensors. So everything that a row depends on must
-be in tensors that stay in place: the uniforms, known codes and masks of its sites, and the steps' memory of the sites
-above. On other devices, a row is a plain call of the same function.
+be in tensors that stay in place: the uniforms, known codes and masks of its sites, the next row of the map of coarser
+grids, and the steps' memory of the sites above. On other devices, a row is a plain call of the same function.
 
-Shapes: b batch, w width of the grid.
+Shapes: b batch, h w code grid, s channels of the map of coarser grids.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from codegrid.stage2_prior.sampling.sequential import count_known, sample_sequen
 
 from .cache import PixelCNNSteps
 from .kept import of_use_everywhere
+from .layers import Conditioning
 
 if TYPE_CHECKING:
     from .network import GatedPixelCNN, PixelCNNNetwork
@@ -37,26 +38,32 @@ class RowSampler:
     """Draws the codes of b samples row by row, from the top, in tensors of its own."""
 
     def __init__(
-        self, network: PixelCNNNetwork, layout: Layout, count: int, config: SamplingConfig, conditions: Tensor | None
+        self, network: PixelCNNNetwork, layout: Layout, count: int, config: SamplingConfig, given: Conditioning
     ) -> None:
         self.config = config
-        self.steps = PixelCNNSteps(network, layout, count * (1 + config.guided), conditions)
+        self.steps = PixelCNNSteps(network, layout, count * (1 + config.guided), given)
         self.device = device = self.steps.embeddings[0].device
         of_row = count, self.steps.width
         # for each grid: (b, w)
         self.uniforms = [torch.zeros(of_row, dtype=widest(device), device=device) for _ in layout]
         self.known = [torch.zeros(of_row, dtype=torch.bool, device=device) for _ in layout]
         self.codes = [torch.zeros(of_row, dtype=torch.int64, device=device) for _ in layout]  # known ones, then all
+        self.map_rows = self.steps.map_rows  # (h, w, b, s); the graph reads the next row's at 1, as it begins at row 0
+        self.next_map = None if self.map_rows is None else self.map_rows.new_zeros(2, *self.map_rows.shape[1:])
+        self.steps.map_rows = self.next_map
         self._draw = record(self._take_steps, device) if device.type == "cuda" else self._take_steps
 
-    def start(self, conditions: Tensor | None, leading: Sequence[Tensor]) -> None:
+    def start(self, given: Conditioning, leading: Sequence[Tensor]) -> None:
         """Begin new samples, whose leading rows (b, rows, w) of each grid are known."""
-        self.steps.start(conditions)
+        self.steps.start(given)
         step_by_step = torch.stack([grid.flatten(1) for grid in leading], -1).flatten(1)
         self.steps.append(step_by_step.repeat(1 + self.config.guided, 1))
+        self.map_rows, self.steps.map_rows = self.steps.map_rows, self.next_map
 
-    def draw_row(self, uniforms: Sequence[Tensor], codes: Sequence[Tensor], known: Sequence[Tensor]) -> None:
-        """Draw the next row's codes into `codes` (b, w) of each grid, except for those that are known."""
+    def draw_row(self, row: int, uniforms: Sequence[Tensor], codes: Sequence[Tensor], known: Sequence[Tensor]) -> None:
+        """Draw the codes of a row, the next one, into `codes` (b, w) of each grid, except for those that are known."""
+        if self.map_rows is not None and self.next_map is not None and row + 1 < len(self.map_rows):
+            self.next_map[1].copy_(self.map_rows[row + 1])
         for own, given in zip((*self.uniforms, *self.codes, *self.known), (*uniforms, *codes, *known), strict=True):
             own.copy_(given)
         self._draw()
@@ -108,43 +115,43 @@ def sample_by_rows(
     kept, key = prior.network.kept, (noise.count, config)
     weights = kept.check(prior.network.parameters())
     shown = with_hidden(given) if config.guided else given
-    conditions = prior.conditions.rows(shown, noise.count * (1 + config.guided), prior.device)
+    conditioning = prior.conditioning(shown, noise.count * (1 + config.guided))
     sampler = kept.take(key)
     if sampler is None:
-        sampler = _make_sampler(prior, key, conditions)
+        sampler = _make_sampler(prior, key, conditioning)
         if isinstance(sampler, str):
             say(f"sampling without a CUDA graph, which cannot be recorded: {sampler}")
     try:
         if isinstance(sampler, RowSampler):
-            yield from _draw_rows(prior.layout, sampler, conditions, noise, known, watch)
+            yield from _draw_rows(prior.layout, sampler, conditioning, noise, known, watch)
         else:
             yield from sample_sequential(prior, given, noise, config, known, "torch", watch)
     finally:
         kept.put(key, sampler, weights)
 
 
-def _make_sampler(prior: GatedPixelCNN, key: tuple[int, SamplingConfig], conditions: Tensor | None) -> RowSampler | str:
+def _make_sampler(prior: GatedPixelCNN, key: tuple[int, SamplingConfig], given: Conditioning) -> RowSampler | str:
     """Return a new sampler, or the reason why there is none."""
     try:
-        return of_use_everywhere(lambda: RowSampler(prior.network, prior.layout, *key, conditions))
+        return of_use_everywhere(lambda: RowSampler(prior.network, prior.layout, *key, given))
     except RuntimeError as error:
         return reason_of(error)
 
 
 def _draw_rows(
-    layout: Layout, sampler: RowSampler, conditions: Tensor | None, noise: Noise, known: Known | None, watch: bool
+    layout: Layout, sampler: RowSampler, given: Conditioning, noise: Noise, known: Known | None, watch: bool
 ) -> Iterator[Progress]:
     device, height = sampler.device, layout[0].shape[0]
     known = spread_known(known, layout, noise.count, device)
     codes, drawn = start_grids(layout, noise.count, device, known)
     order = site_by_site(layout)
     first = 0 if known is None else count_known(known, order)[0] * height // len(order)  # first row not known in all
-    sampler.start(conditions, [grid[:, :first] for grid in codes])
+    sampler.start(given, [grid[:, :first] for grid in codes])
     shapes = [grid.shape for grid in layout]
     uniforms = [noise.uniforms(f"grid {i}", math.prod(shape)).view(-1, *shape) for i, shape in enumerate(shapes)]
     uniforms = [grid.to(device) for grid in uniforms]
     for row in range(first, height):
-        sampler.draw_row(*([grid[:, row] for grid in grids] for grids in (uniforms, codes, drawn)))
+        sampler.draw_row(row, *([grid[:, row] for grid in grids] for grids in (uniforms, codes, drawn)))
         for mark in drawn:
             mark[:, row] = True
         if watch and row + 1 < height:

@@ -1,0 +1,142 @@
+"""Conditioning on the codes of coarser grids: their checks, and the network that turns them into features of each site.
+
+Shapes: b batch, h w the prior's own grid, *shape the sites of a coarser one, s condition_channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codegrid.codes import HIDDEN, Codes, Condition, Layout, Sides
+from codegrid.errors import InputError
+from codegrid.noise import Noise
+
+from .options import CoarserOptions
+
+
+class CoarserNetwork(nn.Module):
+    """A condition network: the codes of coarser grids → features (b, s, h, w) at the sites of a finer one.
+
+    From the coarsest grid on, the codes are embedded, pass through residual blocks, and are enlarged to the next grid,
+    whose codes join them. Nothing is masked: each site may depend on every coarser code. A sampler needs the features
+    once per image.
+
+    Args:
+        layout: the coarser grids, coarse to fine.
+        shape: the finer grid's (h, w).
+        options: the sizes.
+
+    Raises `InputError` if a grid is not of two axes.
+    """
+
+    def __init__(self, layout: Layout, shape: Sides, options: CoarserOptions) -> None:
+        super().__init__()
+        for grid in layout:
+            if len(grid.shape) != 2:
+                raise InputError(f"`given_layout` with {grid}: this prior can only be conditioned on grids (h, w)")
+        channels = options.condition_channels
+        # row 0 stands for a hidden code, row k + 1 for code k: so a larger codebook adds rows at the end
+        self.tables = nn.ModuleList(nn.Embedding(grid.num_embeddings + 1, channels) for grid in layout)
+        sides = [grid.shape for grid in layout]
+        # for each size of grids: its sides, and how many grids have it
+        self.scales = [(shape, len(list(grids))) for shape, grids in groupby(sides)]
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1),
+                *(ResidualBlock(channels) for _ in range(options.condition_blocks)),
+            )
+            for _ in self.scales
+        )
+        self.shape = shape
+        # a site learns from its neighbours where in an enlarged site it lies
+        self.last = nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, codes: Codes) -> Tensor:
+        """Turn codes (b, *shape) of each coarser grid, HIDDEN where unknown, into features (b, s, h, w)."""
+        embedded = [table(grid - HIDDEN) for table, grid in zip(self.tables, codes, strict=True)]
+        features, first = None, 0
+        for (shape, count), blocks in zip(self.scales, self.blocks, strict=True):
+            joined = torch.stack(embedded[first : first + count]).sum(0).permute(0, 3, 1, 2)
+            if features is not None:
+                joined = joined + enlarge(features, shape)
+            features, first = blocks(joined), first + count
+        assert features is not None  # there is at least one grid
+        return self.last(enlarge(features, self.shape))
+
+
+class ResidualBlock(nn.Module):
+    """A residual block: x + (ReLU, 3×3, ReLU, 1×1)(x)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block, (b, s, h, w) → (b, s, h, w)."""
+        return x + self.layers(x)
+
+
+def enlarge(features: Tensor, shape: Sides) -> Tensor:
+    """Enlarge features (b, s, h, w) to another grid's sides, each site taking the features of the one that covers it.
+
+    7 sites from 4 are four blocks of 2 with the last one cropped, since 7 sites, padded to 8, make 4. Sides that no
+    whole factor explains, such as 5 from 4, are divided evenly.
+    """
+    whole = [_uncropped(*sides) for sides in zip(features.shape[2:], shape, strict=True)]
+    height, width = shape
+    return F.interpolate(features, whole, mode="nearest")[:, :, :height, :width]
+
+
+def _uncropped(coarse: int, fine: int) -> int:
+    """Return the length of `coarse` blocks of equal length that cover `fine` sites, if the last one is needed."""
+    factor = -(-fine // coarse)
+    return coarse * factor if -(-fine // factor) == coarse else fine
+
+
+def coarser_codes(
+    given: Condition, layout: Layout, grids: Sequence[int], batch_size: int, device: torch.device, may_hide: bool
+) -> Codes:
+    """Return the coarser codes (b, *shape) of a condition, on a device.
+
+    Args:
+        given: the condition.
+        layout: the coarser grids that a prior must be given.
+        grids: their numbers in the tokenizer's layout.
+        batch_size: b.
+        device: the device of the codes.
+        may_hide: whether the prior was also trained with hidden codes.
+
+    Raises `InputError` if grids are missing, or codes are of another shape or out of range.
+    """
+    if len(given.codes) != len(layout):
+        numbers = ", ".join(map(str, grids))
+        raise InputError(f"`codes` of {len(given.codes)} coarser grids, but this prior needs the grids {numbers}")
+    for codes, grid, number in zip(given.codes, layout, grids, strict=True):
+        shape = (batch_size, *grid.shape)
+        if tuple(codes.shape) != shape:
+            raise InputError(f"`codes` of shape {tuple(codes.shape)} for grid {number}, but {shape} is needed")
+        if codes.numel():
+            low, high = torch.stack(codes.aminmax()).tolist()  # waits for a GPU once, not twice
+            if low < HIDDEN or high >= grid.num_embeddings:
+                wrong = int(low if low < HIDDEN else high)
+                most = grid.num_embeddings - 1
+                raise InputError(f"`codes`: code {wrong} for grid {number}, but its codes are 0 to {most}")
+            if low == HIDDEN and not may_hide:
+                raise InputError(
+                    f"`codes`: hidden codes for grid {number}, but this prior was only trained with all of them: give "
+                    "them, or train it with `coarse_dropout` 0.05"
+                )
+    return tuple(codes.to(device, torch.int64) for codes in given.codes)
+
+
+def hide_some(codes: Codes, share: float, noise: Noise) -> Codes:
+    """Return codes (b, *shape) of which a share, drawn at random, is HIDDEN."""
+    hidden = [noise.uniforms(f"coarse dropout {i}", *grid.shape[1:]) < share for i, grid in enumerate(codes)]
+    return tuple(grid.masked_fill(mask.to(grid.device), HIDDEN) for grid, mask in zip(codes, hidden, strict=True))
