@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from .stage1_vqvae.hierarchical import HierarchicalVQVAE
     from .stage1_vqvae.tokenizer import VQVAE
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
+    from .stage2_prior.pixelsnail.network import PixelSNAIL
     from .stage2_prior.sampling.draw import sample
     from .stage2_prior.sequential_prior import SequentialPrior
 
 __all__ = [
     "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "Condition", "GatedPixelCNN", "Grid", "HierarchicalVQVAE",
-    "InputError", "Known", "Layout", "Losses", "Moment", "Noise", "Progress", "Quantized", "SamplingConfig",
-    "SequentialPrior", "Signal", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load",
-    "load_images", "register", "sample", "train_prior", "train_tokenizer",
+    "InputError", "Known", "Layout", "Losses", "Moment", "Noise", "PixelSNAIL", "Progress", "Quantized",
+    "SamplingConfig", "SequentialPrior", "Signal", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "as_images",
+    "as_sheet", "load", "load_images", "register", "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -54,6 +55,7 @@ _HOMES = {
     "stage1_vqvae.hierarchical": "HierarchicalVQVAE",
     "stage1_vqvae.tokenizer": "VQVAE",
     "stage2_prior.pixelcnn.network": "GatedPixelCNN",
+    "stage2_prior.pixelsnail.network": "PixelSNAIL",
     "stage2_prior.sampling.draw": "sample",
     "stage2_prior.sequential_prior": "SequentialPrior",
 }
