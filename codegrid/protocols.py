@@ -34,7 +34,7 @@ class Quantized(NamedTuple):
 class Reconstructed(NamedTuple):
     """Output, codes and losses that a tokenizer makes from a batch in training."""
 
-    output: Tensor  # like the input
+    output: Tensor | Codes  # like the input; empty if it would have to be drawn
     codes: Codes
     losses: Losses
 

@@ -22,7 +22,7 @@ from codegrid.limits import BatchSize, check_value
 from codegrid.model_card import render_pipeline_card, write_card
 from codegrid.model_folder import load_model, picture_of
 from codegrid.noise import Noise
-from codegrid.pipelines.running.places import find_priors
+from codegrid.pipelines.running.places import find_priors, find_tokenizers, tokenizer_name
 from codegrid.progress import progress_bar
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.sampling_config import Setting, sampling_configs
@@ -32,6 +32,7 @@ from codegrid.stage2_prior.sampling.draw import draw
 from .pairing import check_pairing, prior_names
 from .request import Keep, Request, complete_codes, conditions_of, kept_masks, make_request
 from .samples import Images, OutputType, Samples, as_output
+from .tokenizers import load_tokenizer
 
 Source = str | Path
 Tell = Callable[[float], object]
@@ -69,20 +70,27 @@ class TwoStagePipeline:
     def from_pretrained(cls, folder: Source, device: str | torch.device = "cpu") -> Self:
         """Load a folder that `save_pretrained` or a run wrote, or a repository of the hub as `hf:owner/name`.
 
-        It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine.
+        It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine. `tokenizer-0/` and
+        `tokenizer-1/` are a tokenizer and one over its codes.
         """
         found = fetch(folder, PIPELINE_FOLDERS)
-        return cls.from_parts(found / "tokenizer", find_priors(found) or found / "prior", device)
+        return cls.from_parts(
+            find_tokenizers(found) or found / "tokenizer", find_priors(found) or found / "prior", device
+        )
 
     @classmethod
     def from_parts(
-        cls, tokenizer: Source, priors: Source | Sequence[Source], device: str | torch.device = "cpu"
+        cls,
+        tokenizer: Source | Sequence[Source],
+        priors: Source | Sequence[Source],
+        device: str | torch.device = "cpu",
     ) -> Self:
-        """Load model folders, or hub names `hf:owner/name`; several priors coarse to fine."""
+        """Load model folders, or hub names `hf:owner/name`; several priors coarse to fine.
+
+        Of several tokenizers, each is over the codes of the one before.
+        """
         several = [priors] if isinstance(priors, str | Path) else priors
-        return cls(
-            load_model(tokenizer, device, "tokenizer"), *(load_model(prior, device, "prior") for prior in several)
-        )
+        return cls(load_tokenizer(tokenizer, device), *(load_model(prior, device, "prior") for prior in several))
 
     def save_pretrained(self, folder: Source) -> None:
         """Write all models into subfolders of a folder that `from_pretrained` reads, and a model card.
@@ -93,7 +101,9 @@ class TwoStagePipeline:
         others = {Path(prior).name for prior in find_priors(folder)} - set(names)
         if others:
             raise InputError(f"{folder} holds other priors ({', '.join(sorted(others))}): choose another folder")
-        for name, model in zip(("tokenizer", *names), (self.tokenizer, *self.priors), strict=True):
+        levels = getattr(self.tokenizer, "levels", (self.tokenizer,))
+        tokenizers = ["tokenizer"] if len(levels) == 1 else [tokenizer_name(number) for number in range(len(levels))]
+        for name, model in zip((*tokenizers, *names), (*levels, *self.priors), strict=True):
             model.save_pretrained(folder / name, picture_of(model))
         with write_folder(folder) as staging:
             write_card(staging, folder, render_pipeline_card(repr(self)))

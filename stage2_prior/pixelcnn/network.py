@@ -46,12 +46,18 @@ class PixelCNNNetwork(nn.Module):
     """
 
     def __init__(
-        self, layout: Layout, options: PixelCNNOptions, num_conditions: int, given_layout: Layout = ()
+        self,
+        layout: Layout,
+        options: PixelCNNOptions,
+        num_conditions: int,
+        given_layout: Layout = (),
+        given_features: int = 0,
     ) -> None:
         super().__init__()
         channels = options.channels
-        map_channels = options.condition_channels if given_layout else 0
+        map_channels = options.condition_channels if given_layout or given_features else 0
         self.coarser = CoarserNetwork(given_layout, layout[0].shape, options) if given_layout else None
+        self.of_features = nn.Conv2d(given_features, map_channels, 1) if given_features else None
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.layers = nn.ModuleList(
             GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions, map_channels)
@@ -95,12 +101,24 @@ class PixelCNNNetwork(nn.Module):
         self.kept.clear()  # nothing must stay behind on the old device
         return super()._apply(fn, recurse)
 
-    def conditioning(self, conditions: Tensor | None, coarser: Codes) -> Conditioning:
-        """Return what the gates add for condition rows (b,) and codes (b, *shape) of the coarser grids."""
-        return Conditioning(conditions, None if self.coarser is None else self.coarser(coarser))
+    def conditioning(self, conditions: Tensor | None, coarser: Codes, features: Tensor | None) -> Conditioning:
+        """Return what the gates add for condition rows (b,), coarser codes (b, *shape) and features (b, D, *sites).
+
+        Features of a single site make a map of a single site, which holds for all of them.
+        """
+        site_map = None if self.coarser is None else self.coarser(coarser)
+        if self.of_features is not None:
+            of_features = self.of_features(features)
+            site_map = of_features if site_map is None else site_map + of_features
+        return Conditioning(conditions, site_map)
 
     def forward(
-        self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None, coarser: Codes = ()
+        self,
+        codes: Codes,
+        conditions: Tensor | None,
+        shown: Codes | None = None,
+        coarser: Codes = (),
+        features: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Turn codes (b, h, w) into logits (b, K, h, w).
 
@@ -109,8 +127,9 @@ class PixelCNNNetwork(nn.Module):
             conditions: rows (b,) of the layers' tables.
             shown: masks (b, h, w) of the codes that are not hidden.
             coarser: codes (b, *shape) of the coarser grids.
+            features: (b, D, *sites).
         """
-        given = self.conditioning(conditions, coarser)
+        given = self.conditioning(conditions, coarser, features)
         vertical = horizontal = _embed(list(self.embeddings), codes, shown)
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, given)
@@ -142,6 +161,7 @@ class GatedPixelCNN(SequentialPrior):
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         given_grids: numbers of the coarser grids that it is conditioned on.
         given_layout: these grids (h, w), of any sizes, coarse to fine.
+        given_features: channels D of the features (b, D, h, w) or (b, D, 1, 1) that it is conditioned on; 0: none.
         options: the fields of `PixelCNNOptions`.
 
     Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
@@ -166,15 +186,17 @@ class GatedPixelCNN(SequentialPrior):
         num_classes: int = 0,
         given_grids: Sequence[int] = (),
         given_layout: Sequence[Grid | dict[str, Any]] = (),
+        given_features: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, given_grids, given_layout, **options)
+        super().__init__(layout, grids, num_classes, given_grids, given_layout, given_features, **options)
         _check_layout(self.layout)
         chosen: PixelCNNOptions = self.chosen
         self.dropout = chosen.dropout
         self.label_dropout = chosen.label_dropout if num_classes else 0.0
         # the last condition is "no label"
-        self.network = PixelCNNNetwork(self.layout, chosen, num_classes + (self.label_dropout > 0), self.given_layout)
+        num_conditions = num_classes + (self.label_dropout > 0)
+        self.network = PixelCNNNetwork(self.layout, chosen, num_conditions, self.given_layout, given_features)
         self.config["label_dropout"] = self.label_dropout
 
     @property
@@ -184,7 +206,7 @@ class GatedPixelCNN(SequentialPrior):
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
-        conditions, coarser = self._inputs(given, len(codes[0]))
+        conditions, coarser, features = self._inputs(given, len(codes[0]))
         shown = None
         if moment is not None and self.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
@@ -193,30 +215,34 @@ class GatedPixelCNN(SequentialPrior):
             conditions = conditions.masked_fill(hidden, self.num_classes)
         if moment is not None and coarser and self.chosen.coarse_dropout:
             coarser = hide_some(coarser, self.chosen.coarse_dropout, moment.noise)
-        logits = self.network(codes, conditions, shown, coarser)
+        logits = self.network(codes, conditions, shown, coarser, features)
         nats = [cross_entropy(of_grid, grid) for of_grid, grid in zip(logits, codes, strict=True)]
         loss = (nats[0] if len(nats) == 1 else torch.stack(nats)).mean()
         return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
-        conditions, coarser = self._inputs(given, len(codes[0]))
-        return self.network(codes, conditions, None, coarser)
+        conditions, coarser, features = self._inputs(given, len(codes[0]))
+        return self.network(codes, conditions, None, coarser, features)
 
-    def _inputs(self, given: Condition, batch_size: int) -> tuple[Tensor | None, Codes]:
-        """Return rows (b,) of the layers' condition tables, and the codes (b, *shape) of coarser grids."""
+    def _inputs(self, given: Condition, batch_size: int) -> tuple[Tensor | None, Codes, Tensor | None]:
+        """Return rows (b,) of the layers' condition tables, codes (b, *shape) of coarser grids, and features."""
         rows = self.conditions.rows(given, batch_size, self.device, self.takes)
-        return rows, self.coarser_codes(given, batch_size) if self.given_grids else ()
+        coarser = self.coarser_codes(given, batch_size) if self.given_grids else ()
+        return rows, coarser, self.features(given, batch_size) if self.given_features else None
 
     @torch.no_grad()
     def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
         """Return what the gates add under a condition, computed once for all sites."""
-        return self.network.conditioning(*self._inputs(given, batch_size))
+        found = self.network.conditioning(*self._inputs(given, batch_size))
+        if found.site_map is None:
+            return found
+        return found._replace(site_map=found.site_map.expand(-1, -1, *self.layout[0].shape))
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""
-        if self.given_grids:
-            return "it is conditioned on coarser grids"
+        if self.given_grids or self.given_features:
+            return "it is conditioned on coarser grids or features"
         for weight in self.network.parameters():
             if weight.dtype != torch.float32 or weight.device.type != "cpu":
                 return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
