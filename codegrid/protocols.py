@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from .codes import Codes, Condition, Known, Layout, Losses, Moment, Progress, Sides, Signal
+from .codes import Codes, Condition, Known, Latents, Layout, Losses, Moment, Progress, Sides, Signal
 
 if TYPE_CHECKING:
     import torch
@@ -114,11 +114,11 @@ class Tokenizer(Model, Protocol):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return x encoded and decoded again, in its own size."""
 
-    def encode_latents(self, x: Tensor) -> Tensor:
-        """Return the latents (b, D, *sites) before they are quantized."""
+    def encode_latents(self, x: Tensor) -> Latents:
+        """Return the latents (b, D, *sites) of each level before they are quantized: one, or several of a hierarchy."""
 
-    def decode_latents(self, latents: Tensor, quantize: bool) -> Tensor:
-        """Return the signal (b, c, *size) for latents (b, D, *sites), quantized first if `quantize`."""
+    def decode_latents(self, latents: Latents, quantize: bool) -> Tensor:
+        """Return the signal (b, c, *size) for latents (b, D, *sites) of each level, quantized first if `quantize`."""
 
     def nll(self, x: Tensor, codes: Codes, given: Condition = NO_CONDITION) -> Tensor | None:
         """Return (b,) nats of a trained decoder likelihood; None if the decoder has none."""

@@ -22,6 +22,7 @@ from codegrid.codes import (
     Codes,
     Condition,
     Grid,
+    Latents,
     Layout,
     Losses,
     Moment,
@@ -31,7 +32,7 @@ from codegrid.codes import (
     make_layout,
 )
 from codegrid.errors import InputError
-from codegrid.limits import make_options
+from codegrid.limits import make_options, split_options
 from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
@@ -78,18 +79,16 @@ class CodeTokenizer(ModelFolder, nn.Module):
         if len({grid.shape for grid in self.over}) != 1 or len(self.over[0].shape) != 2:
             words = "a tokenizer over codes needs grids (h, w) of one shape: choose other codes"
             raise InputError(f"`over` {describe_layout(self.over) if self.over else 'no grid'}: {words}")
-        names = {field.name for field in fields(self.options)}
-        settings = make_options(self.options, {k: v for k, v in options.items() if k in names}, "CodeTokenizer")
+        settings, others = split_options(self.options, options, "CodeTokenizer")
         TABLES["prior"].check(settings.decoder, "decoder")
-        of_decoder = {field.name for field in fields(TABLES["prior"].options(settings.decoder))}
-        of_quantizer = {name: value for name, value in options.items() if name not in names | of_decoder}
+        names = {field.name for field in fields(TABLES["prior"].options(settings.decoder))}
+        of_decoder = {name: value for name, value in others.items() if name in names}
+        of_quantizer = {name: value for name, value in others.items() if name not in names}
 
         self.quantizer, kept = make_quantizer(quantizer, settings.num_latents, of_quantizer)
         width = self.quantizer.embedding_dim
         self.encoder = CodeEncoder(self.over, settings.hidden_channels, width)
-        self.decoder = make_decoder(
-            settings.decoder, self.over, width, {k: v for k, v in options.items() if k in of_decoder}
-        )
+        self.decoder = make_decoder(settings.decoder, self.over, width, of_decoder)
         self.reconstruction_weight: float = settings.reconstruction_weight
         self.auxiliary_weight: float = settings.auxiliary_weight
         self.auxiliary = CodeHead(self.over, settings.hidden_channels, width) if self.auxiliary_weight else None
@@ -99,7 +98,7 @@ class CodeTokenizer(ModelFolder, nn.Module):
             "over": [grid.as_json() for grid in self.over],
             "quantizer": quantizer,
             **asdict(settings),
-            **{name: value for name, value in self.decoder.config.items() if name in of_decoder},
+            **{name: value for name, value in self.decoder.config.items() if name in names},
             **kept,
         }
         self.provenance: dict[str, Any] = {}
@@ -134,7 +133,8 @@ class CodeTokenizer(ModelFolder, nn.Module):
 
         Raises `InputError` if x are not codes of these grids.
         """
-        return self.quantizer.encode(self.encode_latents(x))
+        (latents,) = self.encode_latents(x)
+        return self.quantizer.encode(latents)
 
     @torch.no_grad()
     def decode(
@@ -159,17 +159,18 @@ class CodeTokenizer(ModelFolder, nn.Module):
         """Return codes drawn for the latents of codes x (b, h, w) of each grid below, with the noise of seed 0."""
         return self.decode(self.encode(x))
 
-    def encode_latents(self, x: Codes) -> torch.Tensor:
-        """Return the latents (b, D, 1, 1) of codes (b, h, w) of each grid below, with gradient.
+    def encode_latents(self, x: Codes) -> Latents:
+        """Return the latents (b, D, 1, 1) of codes (b, h, w) of each grid below, of the one level, with gradient.
 
         Raises `InputError` if x are not codes of these grids.
         """
         check_codes("x", x, self.over)
-        return cast(torch.Tensor, self.encoder(tuple(grid.long() for grid in x)))
+        return (self.encoder(tuple(grid.long() for grid in x)),)
 
-    def decode_latents(self, latents: torch.Tensor, quantize: bool) -> Codes:
+    def decode_latents(self, latents: Latents, quantize: bool) -> Codes:
         """Draw codes (b, h, w) of each grid below for latents (b, D, 1, 1), quantized first if `quantize`."""
-        return self.draw(self.quantizer(latents).vectors if quantize else latents)
+        (only,) = latents
+        return self.draw(self.quantizer(only).vectors if quantize else only)
 
     @torch.no_grad()
     def nll(self, x: Codes, codes: Codes, given: Condition = NO_CONDITION) -> torch.Tensor:

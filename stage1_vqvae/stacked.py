@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from codegrid.codes import HIDDEN, Codes, Condition, Layout, Moment, Sides, Signal, describe_layout
+from codegrid.codes import HIDDEN, Codes, Condition, Latents, Layout, Moment, Sides, Signal, describe_layout
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Quantizer, Reconstructed, Tokenizer
@@ -42,9 +42,9 @@ class StackedTokenizer(nn.Module):
         self.lower, self.upper = lower, upper
 
     @property
-    def levels(self) -> tuple[Any, ...]:
+    def stack(self) -> tuple[Any, ...]:
         """The tokenizers, that of images first."""
-        return (*getattr(self.lower, "levels", (self.lower,)), self.upper)
+        return (*getattr(self.lower, "stack", (self.lower,)), self.upper)
 
     @property
     def layout(self) -> Layout:
@@ -112,11 +112,11 @@ class StackedTokenizer(nn.Module):
         """Return images drawn for the upper codes of images x, in their own size."""
         return self.decode(self.encode(x), tuple(x.shape[2:]))
 
-    def encode_latents(self, x: Tensor) -> Tensor:
+    def encode_latents(self, x: Tensor) -> Latents:
         """Return the upper latents (b, D, 1, 1) of images x."""
         return self.upper.encode_latents(self.lower.encode(x))
 
-    def decode_latents(self, latents: Tensor, quantize: bool) -> Tensor:
+    def decode_latents(self, latents: Latents, quantize: bool) -> Tensor:
         """Draw images for upper latents (b, D, 1, 1), quantized first if `quantize`."""
         return self.lower.decode(self.upper.decode_latents(latents, quantize))
 

@@ -134,7 +134,7 @@ def _examine_prior(
         record.setdefault("items", len(training))
     metrics = _examine_training(prior, record, subject, report)
     of_prior, of_grids = likelihood.measure_likelihood(prior, known, others)
-    metrics |= of_prior
+    metrics |= of_prior | likelihood.measure_use(prior, others)
     if prior.likelihood == "none":
         report.left_out.append(f"no bits of {name}: it has no likelihood, and is judged by its samples alone")
     elif prior.likelihood == "bound":
@@ -150,8 +150,9 @@ def _examine_prior(
         elif training is not None:
             metrics |= samples.measure_memory(drawn, real, all_rows(training, prior))
     report.tables.append(Table(f"Prior{title}", likelihood.ROWS, metrics, name))
-    if len(of_grids) > 1:
-        for number, grid, of_grid in zip(prior.grids, prior.layout, of_grids, strict=True):
+    for number, grid, of_grid in zip(prior.grids, prior.layout, of_grids, strict=False):
+        report.findings += likelihood.find_nothing_to_learn(of_grid, Subject(f"Grid {number}", name))
+        if len(of_grids) > 1:
             report.tables.append(Table(f"Grid {number}, {grid}", likelihood.OF_GRID, of_grid, f"{name} grid {number}"))
     report.tables.append(Table(f"Samples{title}", samples.ROWS, metrics, name))
     report.findings += likelihood.find_faults_of_learning(metrics, subject)

@@ -64,7 +64,7 @@ def gradient_norms(tokenizer: Any, codes: Codes) -> dict[str, float]:
     If the commitment loss outweighs the others by far, it pulls the encoder to a point.
     """
     x = tuple(grid.to(tokenizer.device) for grid in codes)
-    latents = tokenizer.encode_latents(x).detach().requires_grad_()
+    latents = tokenizer.encode_latents(x)[-1].detach().requires_grad_()
     with torch.enable_grad():
         terms = tokenizer.reconstruct_from(latents, x).losses.terms
         norms = {}

@@ -57,7 +57,7 @@ def start_from(model: Model, source: Model | None, name: str | None) -> None:
 
 def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
     """Raise `InputError` if a codebook would start from a larger one of its kind."""
-    if source is None or type(source.quantizer) is not type(tokenizer.quantizer):
+    if source is None or _kinds(source.quantizer) != _kinds(tokenizer.quantizer):
         return
     for ours, theirs in zip(tokenizer.layout, source.layout, strict=False):
         if ours.num_embeddings < theirs.num_embeddings:
@@ -65,6 +65,11 @@ def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
                 f"`init_from`: its codebook has {theirs.num_embeddings:,} codes, more than {ours.num_embeddings:,}: a "
                 "codebook can only grow"
             )
+
+
+def _kinds(quantizer: Any) -> list[type]:
+    """Return the classes of a quantizer and of its parts, such as those of several levels."""
+    return [type(part) for part in (quantizer, *quantizer.children())]
 
 
 def _list(title: str, names: list[str]) -> str:
