@@ -54,6 +54,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
+        "pixelsnail": ("stage2_prior.pixelsnail.network:PixelSNAIL", "stage2_prior.options:PixelSNAILOptions"),
     },
 }  # fmt: skip
 

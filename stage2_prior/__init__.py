@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conditions import Conditions
     from .pixelcnn.network import GatedPixelCNN
+    from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
 
 _HOMES = {
     "Conditions": "conditions",
     "GatedPixelCNN": "pixelcnn.network",
+    "PixelSNAIL": "pixelsnail.network",
     "draw": "sampling.draw",
     "sample": "sampling.draw",
 }
 
-__all__ = ["Conditions", "GatedPixelCNN", "draw", "sample"]
+__all__ = ["Conditions", "GatedPixelCNN", "PixelSNAIL", "draw", "sample"]
 
 
 def __getattr__(name: str) -> Any:

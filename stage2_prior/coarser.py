@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codegrid.codes import HIDDEN, Codes, Condition, Layout, Sides
+from codegrid.codes import HIDDEN, Codes, Layout, Sides
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 
@@ -100,30 +100,25 @@ def _uncropped(coarse: int, fine: int) -> int:
     return coarse * factor if -(-fine // factor) == coarse else fine
 
 
-def coarser_codes(
-    given: Condition, layout: Layout, grids: Sequence[int], batch_size: int, device: torch.device, may_hide: bool
-) -> Codes:
-    """Return the coarser codes (b, *shape) of a condition, on a device.
+def check_coarser(codes: Codes, layout: Layout, grids: Sequence[int], batch_size: int, may_hide: bool) -> None:
+    """Raise `InputError` if grids are missing, or codes are of another shape or out of range.
 
     Args:
-        given: the condition.
-        layout: the coarser grids that a prior must be given.
+        codes: of each grid, (b, *shape).
+        layout: the grids that a prior must be given.
         grids: their numbers in the tokenizer's layout.
         batch_size: b.
-        device: the device of the codes.
         may_hide: whether the prior was also trained with hidden codes.
-
-    Raises `InputError` if grids are missing, or codes are of another shape or out of range.
     """
-    if len(given.codes) != len(layout):
+    if len(codes) != len(layout):
         numbers = ", ".join(map(str, grids))
-        raise InputError(f"`codes` of {len(given.codes)} coarser grids, but this prior needs the grids {numbers}")
-    for codes, grid, number in zip(given.codes, layout, grids, strict=True):
+        raise InputError(f"`codes` of {len(codes)} coarser grids, but this prior needs the grids {numbers}")
+    for given, grid, number in zip(codes, layout, grids, strict=True):
         shape = (batch_size, *grid.shape)
-        if tuple(codes.shape) != shape:
-            raise InputError(f"`codes` of shape {tuple(codes.shape)} for grid {number}, but {shape} is needed")
-        if codes.numel():
-            low, high = torch.stack(codes.aminmax()).tolist()  # waits for a GPU once, not twice
+        if tuple(given.shape) != shape:
+            raise InputError(f"`codes` of shape {tuple(given.shape)} for grid {number}, but {shape} is needed")
+        if given.numel():
+            low, high = torch.stack(given.aminmax()).tolist()  # waits for a GPU once, not twice
             if low < HIDDEN or high >= grid.num_embeddings:
                 wrong = int(low if low < HIDDEN else high)
                 most = grid.num_embeddings - 1
@@ -133,7 +128,6 @@ def coarser_codes(
                     f"`codes`: hidden codes for grid {number}, but this prior was only trained with all of them: give "
                     "them, or train it with `coarse_dropout` 0.05"
                 )
-    return tuple(codes.to(device, torch.int64) for codes in given.codes)
 
 
 def hide_some(codes: Codes, share: float, noise: Noise) -> Codes:

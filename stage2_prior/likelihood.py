@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codegrid.codes import Codes, Condition
+from codegrid.codes import Codes, Condition, Losses
 from codegrid.devices import widest
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
@@ -27,6 +27,13 @@ def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
     rows = logits.flatten(2).mT.reshape(-1, logits.shape[1])
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)
+
+
+def mean_nats(logits: Sequence[Tensor], codes: Codes) -> Losses:
+    """Return the loss of codes (b, *shape): the mean nats per code, for logits (b, K, *shape) of each grid."""
+    nats = [cross_entropy(of_grid, grid).flatten() for of_grid, grid in zip(logits, codes, strict=True)]
+    loss = torch.cat(nats).mean()
+    return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
 
 
 def bits_per_code(nats: Sequence[Tensor]) -> float:

@@ -28,16 +28,39 @@ class PixelCNNOptions(CoarserOptions):
     """Options of the gated PixelCNN."""
 
     channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
-    """Channels of both stacks of the prior."""
+    """Channels of the prior's features."""
     num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 15
     """Gated layers, including the first."""
     first_kernel: Kernel = 7
     """Kernel size of the first layer."""
     kernel: Kernel = 3
-    """Kernel size of the other layers."""
+    """Kernel size of the layers; of a gated PixelCNN, after the first."""
     dropout: Share = 0.1
     """Share of the input codes that are hidden in training. It keeps the prior from memorizing a small data set and
     teaches it to continue imperfect grids, such as its own samples."""
+    label_dropout: Share = 0.1
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
+class PixelSNAILOptions:
+    """Options of PixelSNAIL."""
+
+    channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
+    """Channels of the prior's features."""
+    num_blocks: Annotated[int, Range(1, MAX_LAYERS)] = 2
+    """Blocks of the prior: residual layers, then attention over all earlier sites."""
+    layers_per_block: Annotated[int, Range(1, MAX_LAYERS)] = 3
+    """Residual layers in each block, of two convolutions each."""
+    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
+    """Heads of the attention."""
+    head_channels: Annotated[int, Range(1, MAX_WIDTH)] = 16
+    """Channels of each head's queries, keys and values."""
+    kernel: Annotated[int, Range(2, MAX_KERNEL)] = 2
+    """Kernel size of the layers."""
+    feature_dropout: Share = 0.1
+    """Share of the features that are dropped between the two convolutions of a layer in training."""
     label_dropout: Share = 0.1
     """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
     guidance requires. 0: every sample needs a label."""

@@ -5,7 +5,6 @@ Shapes: b batch, K num_embeddings of a grid, *shape its sites.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import Any, ClassVar
@@ -22,9 +21,9 @@ from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
 from codegrid.registry import NoOptions
 from codegrid.sampling_config import SamplingConfig
 
-from .coarser import coarser_codes
+from .coarser import check_coarser, hide_some
 from .conditions import Conditions
-from .likelihood import cross_entropy
+from .likelihood import cross_entropy, mean_nats
 from .options import CoarserOptions
 from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
@@ -40,13 +39,14 @@ class SequentialPrior(ModelFolder, nn.Module):
         layout: the grids that it learns, as `Grid`s or as their JSON values.
         grids: their indices in the tokenizer's layout; by default 0, 1, ...
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
-        given_grids: numbers of the coarser grids that it must be given: `coarser_codes` finds them in a condition.
+        given_grids: numbers of the coarser grids that it must be given, if its options are `CoarserOptions`;
+            `coarser_codes` finds their codes in a condition.
         given_layout: these grids, as `Grid`s or as their JSON values.
         given_features: channels of the features that it must be given: `features` finds them in a condition. 0: none.
         options: the fields of `options`.
 
-    Raises `InputError` if an option is unknown or out of range, the numbers of grids do not match their layout, or a
-    given grid is not coarser than its own.
+    Raises `InputError` if an option is unknown or out of range, the numbers of grids do not match their layout, or it
+    cannot be given such grids.
     """
 
     kind: ClassVar[str] = "prior"
@@ -83,7 +83,7 @@ class SequentialPrior(ModelFolder, nn.Module):
             **asdict(self.chosen),
         }
         if given_grids or given_layout:
-            self._take_coarser(tuple(given_grids), make_layout(given_layout))
+            self._take_grids(tuple(given_grids), make_layout(given_layout))
         elif isinstance(self.chosen, CoarserOptions) and not given_features:
             # whoever starts from this prior should not inherit them
             for option in fields(CoarserOptions):
@@ -94,7 +94,9 @@ class SequentialPrior(ModelFolder, nn.Module):
             self.config["given_features"] = given_features
         self.provenance: dict[str, Any] = {}
 
-    def _take_coarser(self, grids: tuple[int, ...], layout: Layout) -> None:
+    def _take_grids(self, grids: tuple[int, ...], layout: Layout) -> None:
+        if not isinstance(self.chosen, CoarserOptions):
+            raise InputError(f"`given_grids` {grids}: {type(self).__name__} cannot be conditioned on coarser grids")
         if len(grids) != len(layout):
             raise InputError(f"`given_grids` {grids}: give one number for each of {len(layout)} grids (`given_layout`)")
         if max(grids) >= min(self.grids):
@@ -116,13 +118,18 @@ class SequentialPrior(ModelFolder, nn.Module):
         """Return the parts of a condition, besides labels, that this prior accepts."""
         return (*["codes"] * bool(self.given_grids), *["features"] * bool(self.given_features))
 
-    def coarser_codes(self, given: Condition, batch_size: int) -> Codes:
-        """Return the codes (b, *shape) of each coarser grid that this prior must be given, HIDDEN where unknown.
+    def coarser_codes(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Codes:
+        """Return the codes (b, *shape) of each grid that this prior must be given, HIDDEN where unknown.
 
-        Raises `InputError` if grids are missing, or codes are of another shape or out of range.
+        A moment hides a share `coarse_dropout` of them. Raises `InputError` if grids are missing, or codes are of
+        another shape or out of range.
         """
-        may_hide = getattr(self.chosen, "coarse_dropout", 0) > 0
-        return coarser_codes(given, self.given_layout, self.given_grids, batch_size, self.device, may_hide)
+        if not self.given_grids:
+            return ()
+        share = self.chosen.coarse_dropout
+        check_coarser(given.codes, self.given_layout, self.given_grids, batch_size, may_hide=share > 0)
+        codes = tuple(grid.to(self.device, torch.int64) for grid in given.codes)
+        return hide_some(codes, share, moment.noise) if moment is not None and share else codes
 
     def features(self, given: Condition, batch_size: int) -> Tensor:
         """Return the features (b, D, *sites) that this prior must be given; a single site holds for the whole grid.
@@ -146,8 +153,7 @@ class SequentialPrior(ModelFolder, nn.Module):
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, *shape) of each grid."""
-        loss = torch.cat([nats.flatten() for nats in self._nats(codes, given)]).mean()
-        return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
+        return mean_nats(self.logits(codes, given), codes)
 
     @torch.no_grad()
     def nll(
@@ -158,9 +164,6 @@ class SequentialPrior(ModelFolder, nn.Module):
         num_inference_steps: int | None = None,
     ) -> tuple[Tensor, ...]:
         """Return the nats (b, *shape) of each code given those before it; they are exact and need no noise."""
-        return self._nats(codes, given)
-
-    def _nats(self, codes: Codes, given: Condition) -> tuple[Tensor, ...]:
         pairs = zip(self.logits(codes, given), codes, strict=True)
         return tuple(cross_entropy(of_grid, grid) for of_grid, grid in pairs)
 

@@ -129,11 +129,11 @@ def test_every_backend_draws_the_same_codes_and_the_same_as_one_by_one():
     tokenizer = build(Grid((4, 3), 5))
     vectors = tokenizer.quantizer.look_up(random_triples(tokenizer))
     drawn = {}
-    for backend in ("plain", "torch", "auto"):
+    for backend in ("plain", "torch", "native"):
         given = Condition(features=(vectors,))
         *_, last = tokenizer.decoder.sample(given, Noise(0, 0, 4), SamplingConfig(), backend=backend)
         drawn[backend] = last.codes
-    assert same(drawn["plain"], drawn["torch"]) and same(drawn["plain"], drawn["auto"])
+    assert same(drawn["plain"], drawn["torch"]) and same(drawn["plain"], drawn["native"])
 
 
 def test_decoding_draws_with_the_noise_that_it_is_given():

@@ -9,11 +9,13 @@ from toy_priors import UniformPrior
 
 from codegrid.codes import HIDDEN, NO_LABEL, Condition, Grid, Known, Moment
 from codegrid.errors import InputError
+from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior import GatedPixelCNN, sample
 from codegrid.stage2_prior.coarser import enlarge
+from codegrid.stage2_prior.native.structures import PIXELCNN
 from codegrid.stage2_prior.pixelcnn.rows import sample_by_rows
 from codegrid.stage2_prior.sampling.checks import with_hidden
 
@@ -24,13 +26,16 @@ FAMILIES = {
     "two codes a site from two": (((2, 3), (2, 3)), (4, 5), (8, 5)),
 }
 each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+needs_compiler = pytest.mark.skipif(
+    isinstance(library_or_reason(PIXELCNN), str), reason=f"{library_or_reason(PIXELCNN)}"
+)
 LABELS = torch.tensor([0, 2, 1, NO_LABEL])
 
 
 def build(family=FAMILIES["7×5 from 4×3"], num_classes=0, decided=20, **options):
     coarser, shape, sizes = family
     torch.manual_seed(0)
-    options = {"channels": 6, "num_layers": 3, "first_kernel": 5, "condition_channels": 8, "condition_blocks": 1,
+    options = {"channels": 6, "num_layers": 3, "first_kernel": 5, "condition_channels": 7, "condition_blocks": 1,
                **options}  # fmt: skip
     prior = GatedPixelCNN(
         [Grid(shape, size) for size in sizes], range(len(coarser), len(coarser) + len(sizes)), num_classes,
@@ -73,7 +78,7 @@ def drawn(prior, given, backend="torch", known=None, seed=0, **controls):
 
 def changes(prior, codes, given):
     """Whether the logits of each code are other ones than in the first row of a batch, (b, n)."""
-    return in_order([(grid != grid[:1]).any(1) for grid in prior.logits(codes, given)])
+    return in_order([(grid - grid[:1]).abs().amax(1) > 1e-12 for grid in prior.logits(codes, given)])
 
 
 @torch.no_grad()
@@ -98,7 +103,14 @@ def test_a_code_depends_on_every_coarser_one_and_on_no_later_one(family):
 
 @torch.no_grad()
 @each_family
-@pytest.mark.parametrize("backend,dtype,off", [("torch", torch.float64, 1e-10), ("torch", torch.float32, 1e-4)])
+@pytest.mark.parametrize(
+    "backend,dtype,off",
+    [
+        ("torch", torch.float64, 1e-10),
+        ("torch", torch.float32, 1e-4),
+        pytest.param("native", torch.float32, 1e-4, marks=needs_compiler),
+    ],
+)
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_the_cache_gives_the_logits_of_the_parallel_pass(family, backend, dtype, off, num_classes):
     prior = build(family, num_classes).to(dtype)
@@ -120,6 +132,8 @@ def test_all_backends_draw_the_same_codes(family, controls):
     for backend in ("torch", "rows"):
         assert torch.equal(drawn(prior, given, backend, **controls), expected)
         assert torch.equal(drawn(prior, given, backend, known, **controls), expected)
+    if not isinstance(library_or_reason(PIXELCNN), str):
+        assert torch.equal(drawn(prior.float(), given, "native", known, **controls), expected)
     assert not torch.equal(drawn(prior, random_condition(prior, LABELS), "torch", **controls), expected)
     for index in (0, 3):  # alone, not in the batch
         noise = Noise(0, index)
@@ -137,13 +151,13 @@ def test_guidance_is_two_runs_with_the_same_coarser_codes():
     torch.testing.assert_close(both.next_logits()[:, 0], torch.cat([shown, hidden]).flatten(2)[:, :, 0])
 
 
-@pytest.mark.parametrize("backend", ["torch", "rows"])
+@pytest.mark.parametrize("backend", ["torch", "rows", pytest.param("native", marks=needs_compiler)])
 def test_the_network_of_the_coarser_grids_runs_once_a_batch(backend):
-    prior, seen = build(num_classes=3), []
+    prior, seen = build(num_classes=3).float(), []
     prior.network.coarser.register_forward_hook(lambda module, inputs, features: seen.append(features.shape))
     for _ in range(2):
         drawn(prior, random_condition(prior, LABELS), backend, guidance_scale=2.0)
-    assert seen == [(8, 8, 7, 5)] * 2
+    assert seen == [(8, 7, 7, 5)] * 2
 
 
 def test_codes_under_random_coarser_ones_are_those_below_a_uniform_prior():
@@ -225,6 +239,11 @@ def test_coarser_codes_that_do_not_fit_are_refused_by_name(codes, reason):
     for backend in ("plain", "torch"):
         with pytest.raises(InputError, match=reason):
             prior.steps(given, 2, backend).next_logits()
+
+
+def test_a_prior_that_makes_nothing_of_coarser_grids_refuses_them():
+    with pytest.raises(InputError, match=r"`given_grids` \(0,\): PixelSNAIL cannot be conditioned on coarser grids"):
+        TABLES["prior"]["pixelsnail"]([Grid((4, 4), 8)], (1,), given_grids=(0,), given_layout=[Grid((2, 2), 8)])
 
 
 @pytest.mark.parametrize(

@@ -124,30 +124,6 @@ def test_its_logits_have_the_same_bits_in_any_batch():
 
 
 @torch.no_grad()
-def test_sites_may_have_conditions_of_their_own():
-    prior = floats((8,), (4, 5), 0, **ODD)
-    network, count = prior.network, 3
-    maps = [torch.randn(4, 3, 5, count, 66) for _ in range(2)]  # (h, l, w, b, 2c)
-    in_layers = [one.permute(1, 3, 4, 0, 2) for one in maps]
-    codes = random_codes(prior, count)
-    steps = NativeSteps(network, prior.layout, count, maps=tuple(maps))
-
-    vertical = horizontal = network.embeddings[0](codes[0]).permute(0, 3, 1, 2)
-    for layer, for_vertical, for_horizontal in zip(network.layers, *in_layers, strict=True):
-        above = layer.vertical(vertical)
-        left = layer.horizontal(horizontal) + layer.vertical_to_horizontal(above) + for_horizontal
-        values, opening = (above + for_vertical).chunk(2, dim=1)
-        vertical = values.tanh() * opening.sigmoid()
-        values, opening = left.chunk(2, dim=1)
-        update = layer.horizontal_out(values.tanh() * opening.sigmoid())
-        horizontal = update if layer.first else horizontal + update
-    expected = network.heads[0](horizontal).flatten(2)
-    for site in range(20):
-        torch.testing.assert_close(steps.next_logits()[:, 0], expected[:, :, site], atol=1e-4, rtol=1e-4)
-        steps.append(codes[0].flatten(1)[:, site : site + 1])
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("num_known,rows", [(0, 4), (3, 4), (12, 2), (1000, 1)])
 def test_watched_it_shows_each_row_that_it_draws(num_known, rows):
     prior = floats((8, 5), (4, 6), 3)
@@ -246,6 +222,7 @@ from codegrid.stage2_prior import sample
 from codegrid.native.build import load_library
 from codegrid.stage2_prior.native import packing, steps, structures
 from sanitized import FLAGS
+from test_conditioned_pixelcnn import FAMILIES, build, random_codes
 from test_native import ODD, floats, known_of_each
 library = load_library(structures.PIXELCNN, *FLAGS)
 steps.library_or_reason = lambda _: library
@@ -254,6 +231,9 @@ for packing.MOST_OF_TABLES in (2**24, 0):
     torch.set_num_threads(2)
     for controls in ({}, {"guidance_scale": 2.0, "top_k": 30, "top_p": 0.9}, {"temperature": 0.0}):
         sample(prior, 7, backend="native", known=known_of_each(prior, 7), **controls)
+for family in FAMILIES.values():
+    prior = build(family, 3, condition_channels=5).float()
+    sample(prior, 7, backend="native", codes=random_codes(prior.given_layout, 7), guidance_scale=2.0)
 """
 
 

@@ -2,7 +2,7 @@
 
 Shapes: c channels, C padded channels (whole panels), K codes of a grid, V lanes of a vector. Products are in panels of
 2V outputs, (out / 2V, in, 2V). Where a gate follows, its 2C inputs are in the gates' order: V signals, the V openings
-of the same features, and so on; so one panel holds everything that V gates need.
+of the same features, and so on; so one panel holds everything that V gates need. s channels of the coarser grids' map.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class PackedNetwork:
         grids = [self._grid(network, number, taps if by_table else ()) for number in range(len(tables))]
         packed = structures.Network(
             len(layers), channels, self._size(channels), reach, layers[-1].horizontal.kernel_size[1] - 1, hidden,
-            self._size(hidden), len(tables), self._array([self._layer(layer) for layer in layers]), self._array(grids),
-            self._conditions(layers),
+            self._size(hidden), len(tables), layers[0].map_channels,
+            self._array([self._layer(layer) for layer in layers]), self._array(grids), self._conditions(layers),
         )  # fmt: skip
         if by_table:
             self.library.pixelcnn_fill_tables(packed)
@@ -86,7 +86,14 @@ class PackedNetwork:
         return structures.Layer(
             self._panels(vertical), self._hold(order(_bias(layer.vertical))), self._panels(onward),
             self._hold(constant), self._panels(horizontal), *self._product(layer.horizontal_out),
+            *self._map(layer),
         )  # fmt: skip
+
+    def _map(self, layer: GatedLayer) -> tuple[int | None, ...]:
+        if layer.of_map is None:
+            return None, None
+        halves = layer.of_map.weight[:, :, 0, 0].T.chunk(2, dim=1)  # (s, 2c) of each gate
+        return tuple(self._panels(self.in_gates_order(half)) for half in halves)
 
     def _grid(self, network: PixelCNNNetwork, number: int, taps: Sequence[int]) -> structures.Grid:
         weight = network.tables()[number].weight

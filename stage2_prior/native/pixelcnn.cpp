@@ -4,7 +4,8 @@
 // horizontal one site by site, the heads code by code. `packing.py` beside this file packs the weights.
 //
 // Shapes: b samples of a block, h w code grid, c channels, C padded channels (whole panels), K codes of a grid. Where a
-// gate follows, 2C numbers are in the gates' order: V signals, the V openings of the same features, and so on.
+// gate follows, 2C numbers are in the gates' order: V signals, the V openings of the same features, and so on. s channels
+// of the coarser grids' map.
 #include <vector>
 
 #include "draw.h"
@@ -15,6 +16,7 @@ struct Layer {
     const float *onward, *constant;         // panels of 2C → 2C, from the vertical stack to the horizontal one
     const float *horizontal;                // panels of (columns, c) → 2C
     const float *out, *out_bias;            // panels of c → C
+    const float *map_above, *map_left;      // panels of s → 2C, from the map to each gate; or null
 };
 
 struct Grid {
@@ -27,7 +29,7 @@ struct Grid {
 };
 
 struct Network {
-    int64_t num_layers, channels, padded, first_reach, reach, hidden, padded_hidden, num_grids;
+    int64_t num_layers, channels, padded, first_reach, reach, hidden, padded_hidden, num_grids, map_channels;
     const Layer* layers;
     const Grid* grids;
     const float* conditions;  // (rows, layers, 2, 2C): for the vertical and the horizontal gate, or null
@@ -40,7 +42,7 @@ struct Task {
     const uint8_t* const* known;    // (num_samples, h · w) of each grid: codes that are kept; or null
     const double* const* uniforms;  // (num_samples, h · w) of each grid; null: nothing is drawn
     const int64_t* conditions;      // (num_rows): which row of the network's conditions; or null
-    const float *map_above, *map_left;  // (h, layers, w, num_rows, 2C): conditions of each site, for each gate; or null
+    const float* site_map;          // (h, w, num_rows, s): the map; null without coarser grids
     float* logits;                  // (num_rows, K): where those of the last step go; or null
     Controls controls;
 };
@@ -66,13 +68,14 @@ class Sampler {
 public:
     Sampler(const Network& network, const Task& task, const Block& block)
         : net(network), task(task), block(block), b(block.num_rows), c(network.channels), C(network.padded),
-          layers(network.num_layers), panels(C / V), sites(task.height * task.width),
+          s(network.map_channels), layers(network.num_layers), panels(C / V), sites(task.height * task.width),
           by_table(network.grids[0].above != nullptr), vertical(layers), horizontal(layers) {
         for (long i = by_table; i < layers; i++) {
             const long reach = reach_of(i), kept = reach + (i > 0);
             vertical[i] = {kept, (task.width + 2 * reach) * b * C, take(kept * (task.width + 2 * reach) * b * C)};
             horizontal[i] = {kept, b * C, take(kept * b * C)};
         }
+        map_row = take(task.width * b * s);
         prepared = take(layers * task.width * b * 2 * C);
         above = take(CHUNK * 2 * C);
         gates = take(b * 2 * C);
@@ -110,10 +113,10 @@ private:
     const Network& net;
     const Task& task;
     const Block& block;
-    const long b, c, C, layers, panels, sites;
+    const long b, c, C, s, layers, panels, sites;
     const bool by_table;  // the first layer's products with codes are looked up
     std::vector<Ring> vertical, horizontal;  // the input of each layer; with tables, not of the first
-    float *prepared, *above, *gates, *gated, *features, *positive, *hidden, *logits;
+    float *map_row, *prepared, *above, *gates, *gated, *features, *positive, *hidden, *logits;
     std::vector<const float*> taps, next_taps;  // of the current product
     int64_t taken = 0;
 
@@ -139,6 +142,10 @@ private:
     }
 
     void start_row(long row, bool wanted) {
+        for (long place = 0; place < task.width * b && s; place++) {
+            const long number = (row * task.width + place / b) * task.num_rows + block.rows[place % b];
+            std::memcpy(map_row + place * s, task.site_map + number * s, 4 * s);
+        }
         if (!by_table && row)
             for (long column = 0; column < task.width; column++)
                 embed((row - 1) * task.width + column,
@@ -198,24 +205,26 @@ private:
         float* to = prepared_at(layer, 0) + first * 2 * C;
         multiply({count, panels, &above, 1, 2 * C, 2 * C, weights.onward, 2 * C * PANEL, weights.constant, 0, nullptr,
                   0, to, 2 * C});
-        for (long i = 0; i < count; i++) add_condition(true, layer, row, first + i, to + i * 2 * C);
+        add_conditions(true, layer, first, count, to);
     }
 
     // Writes the gated features of a part of a row for the next layer.
     void open_gates(long layer, long row, long first, long count) {
         float* to = vertical[layer + 1].at(row) + (first + net.reach * b) * C;
-        for (long i = 0; i < count; i++) add_condition(false, layer, row, first + i, above + i * 2 * C);
+        add_conditions(false, layer, first, count, above);
         open_all(above, to, count);
     }
 
-    // Adds the conditions of a sample and of a site to a gate's input; `place` is a row of the matrix (w · b, C).
-    void add_condition(bool of_horizontal, long layer, long row, long place, float* to) const {
-        const long number = block.rows[place % b];
-        if (task.conditions)
-            add(to, net.conditions + ((task.conditions[number] * layers + layer) * 2 + of_horizontal) * 2 * C, 2 * C);
-        const float* map = of_horizontal ? task.map_left : task.map_above;
-        if (map)
-            add(to, map + (((row * layers + layer) * task.width + place / b) * task.num_rows + number) * 2 * C, 2 * C);
+    // Adds labels and the map to a gate's input, for a part of a row.
+    void add_conditions(bool of_horizontal, long layer, long first, long count, float* to) const {
+        for (long i = 0; i < count && task.conditions; i++) {
+            const long condition = task.conditions[block.rows[(first + i) % b]];
+            add(to + i * 2 * C, net.conditions + ((condition * layers + layer) * 2 + of_horizontal) * 2 * C, 2 * C);
+        }
+        if (!s) return;
+        const float *from = map_row + first * s, *weights = of_horizontal ? net.layers[layer].map_left
+                                                                           : net.layers[layer].map_above;
+        multiply({count, panels, &from, 1, s, s, weights, s * PANEL, to, 2 * C, nullptr, 0, to, 2 * C});
     }
 
     // (rows, 2C) -> (rows, C)

@@ -1,6 +1,7 @@
 """Steps of the gated PixelCNN in the native library: one code's logits at a time, or many codes drawn at once.
 
-Shapes: b batch, n samples, c channels, h w code grid, l layers, K num_embeddings of a grid, m codes of several steps.
+Shapes: b batch, n samples, h w code grid, K num_embeddings of a grid, m codes of several steps, s channels of the
+coarser grids' map.
 """
 
 from __future__ import annotations
@@ -43,8 +44,7 @@ class NativeSteps:
         layout: its grids.
         batch_size: b.
         conditions: rows (b,) of the layers' conditions, or None.
-        maps: what each site adds to the gates of the vertical stack and of the horizontal one, (h, l, w, b, 2c) each,
-            or None.
+        site_map: (b, s, h, w) from the coarser grids, or None.
         library: a library that was compiled with other flags.
     """
 
@@ -54,7 +54,7 @@ class NativeSteps:
         layout: Layout,
         batch_size: int,
         conditions: Tensor | None = None,
-        maps: tuple[Tensor | None, Tensor | None] = (None, None),
+        site_map: Tensor | None = None,
         library: ctypes.CDLL | None = None,
     ) -> None:
         self.order = site_by_site(layout)
@@ -64,7 +64,7 @@ class NativeSteps:
         self.layout, self.batch_size, self.library = layout, batch_size, found
         self.packed = pack(network, self.library)
         self.conditions = None if conditions is None else conditions.contiguous()
-        self.maps = [None if one is None else self.packed.in_gates_order(one).contiguous() for one in maps]
+        self.site_map = None if site_map is None else site_map.permute(2, 3, 0, 1).contiguous()  # (h, w, b, s)
         self.codes = [torch.zeros(batch_size, grid.num_sites, **INTEGERS) for grid in layout]
         self.position = self._computed = 0
         self._logits: Tensor | None = None
@@ -115,7 +115,7 @@ class NativeSteps:
         self._task = structures.Task(
             height, width, samples, self.batch_size, self._point(self.codes if drawing is None else drawing.codes),
             self._point(drawing and drawing.kept), self._point(drawing and drawing.uniforms),
-            *(None if one is None else one.data_ptr() for one in (self.conditions, *self.maps)), None,
+            *(None if one is None else one.data_ptr() for one in (self.conditions, self.site_map)), None,
             structures.Controls(
                 config.temperature, config.top_p, config.guidance_scale, min(config.top_k, 2**62), config.guided
             ),

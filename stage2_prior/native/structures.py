@@ -26,7 +26,7 @@ class Layer(ctypes.Structure):
     """The packed weights of a layer."""
 
     _fields_: ClassVar[Fields] = _pointers(
-        "vertical", "vertical_bias", "onward", "constant", "horizontal", "out", "out_bias"
+        "vertical", "vertical_bias", "onward", "constant", "horizontal", "out", "out_bias", "map_above", "map_left"
     )
 
 
@@ -44,7 +44,8 @@ class Network(ctypes.Structure):
 
     _fields_: ClassVar[Fields] = [
         *_numbers(
-            "num_layers", "channels", "padded", "first_reach", "reach", "hidden", "padded_hidden", "num_grids"
+            "num_layers", "channels", "padded", "first_reach", "reach", "hidden", "padded_hidden", "num_grids",
+            "map_channels"
         ),
         *_pointers("layers", "grids", "conditions"),
     ]  # fmt: skip
@@ -64,7 +65,7 @@ class Task(ctypes.Structure):
 
     _fields_: ClassVar[Fields] = [
         *_numbers("height", "width", "num_samples", "num_rows"),
-        *_pointers("codes", "known", "uniforms", "conditions", "map_above", "map_left", "logits"),
+        *_pointers("codes", "known", "uniforms", "conditions", "site_map", "logits"),
         ("controls", Controls),
     ]
 

@@ -7,7 +7,7 @@ A site is a chain of small operations, and takes as long as they are many; `fold
 suffice. All tensors are written in place, through views that are made once.
 
 Shapes: b batch, c channels, h w code grid, l layers, K num_embeddings of a grid, r rows that a kernel sees, q grids,
-s channels of the map of coarser grids.
+s channels of the coarser grids' map.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ site beyond the grid's edge must be seen as 0; in the heads max(x, −B) = relu(
 site's earlier codes add.
 
 Shapes: b batch, c channels, l layers, K num_embeddings of a grid, r rows that a kernel sees, k its columns, w width of
-the grid, s channels of the map of coarser grids.
+the grid, s channels of the coarser grids' map.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Layers of the gated PixelCNN, built from convolutions that see only earlier sites.
 
-No kernel is masked: each has only the part that it uses.
-
-Shapes: b batch, c channels, h w code grid, s channels of the map of coarser grids.
+Shapes: b batch, c channels, h w code grid, s channels of the coarser grids' map.
 """
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from codegrid.stage2_prior.causal import horizontal_conv, vertical_conv
 
 
 class Conditioning(NamedTuple):
@@ -17,47 +16,6 @@ class Conditioning(NamedTuple):
 
     rows: torch.Tensor | None = None  # (b,) of the tables of labels
     site_map: torch.Tensor | None = None  # (b, s, h, w) from the coarser grids
-
-
-class CausalConv2d(nn.Conv2d):
-    """A convolution after asymmetric padding (left, right, top, bottom); −1 drops the last row or column.
-
-    `padding` is that of `nn.Conv2d`, for axes padded equally on both sides: it costs no copy.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int],
-        margins: tuple[int, int, int, int],
-        padding: tuple[int, int] = (0, 0),
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding)
-        self.margins = margins
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve (b, in, h, w) to (b, out, h, w)."""
-        return super().forward(F.pad(x, self.margins))
-
-
-def vertical_conv(in_channels: int, out_channels: int, kernel: int, first: bool) -> CausalConv2d:
-    """Return the vertical stack's convolution, over the rows strictly above (first layer, type A), or the own row too.
-
-    The own row may be seen from the second layer on, because a vertical feature depends only on rows above its own.
-    """
-    reach = kernel // 2
-    if first:
-        return CausalConv2d(in_channels, out_channels, (reach, kernel), (0, 0, reach, -1), (0, reach))
-    return CausalConv2d(in_channels, out_channels, (reach + 1, kernel), (0, 0, reach, 0), (0, reach))
-
-
-def horizontal_conv(in_channels: int, out_channels: int, kernel: int, first: bool) -> CausalConv2d:
-    """Return the horizontal stack's convolution, over the sites strictly left (type A), or the own site too."""
-    reach = kernel // 2
-    if first:
-        return CausalConv2d(in_channels, out_channels, (1, reach), (reach, -1, 0, 0))
-    return CausalConv2d(in_channels, out_channels, (1, reach + 1), (reach, 0, 0, 0))
 
 
 def gated(x: torch.Tensor) -> torch.Tensor:
@@ -78,6 +36,7 @@ class GatedLayer(nn.Module):
         self.horizontal_out = nn.Conv2d(channels, channels, 1)
         # V_f h and V_g h of Eq. 4, for the vertical and for the horizontal gate
         self.condition = nn.Embedding(num_conditions, 4 * channels) if num_conditions else None
+        self.map_channels = map_channels
         # V_f ∗ s and V_g ∗ s, where the condition is a map
         self.of_map = nn.Conv2d(map_channels, 4 * channels, 1, bias=False) if map_channels else None
 

@@ -5,7 +5,6 @@ Shapes: b batch, h w code grid, c channels, K num_embeddings of a grid.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
@@ -14,21 +13,19 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress
-from codegrid.errors import InputError
 from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.sampling_config import SamplingConfig
-from codegrid.stage2_prior.coarser import CoarserNetwork, hide_some
-from codegrid.stage2_prior.conditions import Conditions
-from codegrid.stage2_prior.likelihood import cross_entropy
+from codegrid.stage2_prior.coarser import CoarserNetwork
+from codegrid.stage2_prior.labelled import LabelledPrior
+from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.native.steps import NativeSteps
 from codegrid.stage2_prior.native.structures import PIXELCNN
 from codegrid.stage2_prior.options import PixelCNNOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
-from codegrid.stage2_prior.sequential_prior import SequentialPrior
-from codegrid.tensors import Rows
+from codegrid.stage2_prior.site_codes import check_one_shape, embed, make_heads, read_heads
 
 from .cache import PixelCNNSteps
 from .folding import FoldedWeights
@@ -40,9 +37,7 @@ from .rows import sample_by_rows
 class PixelCNNNetwork(nn.Module):
     """The network from codes to logits, without any randomness: the part to use `torch.compile` on.
 
-    The codes of a site are drawn one after the other. The stacks see earlier sites, as the sums of their embedded
-    codes; the head of a grid also sees the codes of the site's earlier grids. If there are coarser grids, a network of
-    its own turns them into a map, which each layer adds to its gates.
+    If there are coarser grids, a network of its own turns them into a map, which each layer adds to its gates.
     """
 
     def __init__(
@@ -63,15 +58,7 @@ class PixelCNNNetwork(nn.Module):
             GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions, map_channels)
             for i in range(options.num_layers)
         )
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                nn.ReLU(),
-                nn.Conv2d(channels, 4 * channels, 1),
-                nn.ReLU(),
-                nn.Conv2d(4 * channels, grid.num_embeddings, 1),
-            )
-            for grid in layout
-        )
+        self.heads = make_heads(layout, channels)
         # embeds a site's codes for the heads of its later grids
         self.within_site = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout[:-1])
         self.kept = Kept()
@@ -130,29 +117,13 @@ class PixelCNNNetwork(nn.Module):
             features: (b, D, *sites).
         """
         given = self.conditioning(conditions, coarser, features)
-        vertical = horizontal = _embed(list(self.embeddings), codes, shown)
+        vertical = horizontal = embed(self.embeddings, codes, shown)
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, given)
-        logits = [self.heads[0](horizontal)]
-        for grid in range(1, len(codes)):
-            hidden = None if shown is None else shown[grid - 1 : grid]
-            horizontal = horizontal + _embed([self.within_site[grid - 1]], codes[grid - 1 : grid], hidden)
-            logits.append(self.heads[grid](horizontal))
-        return tuple(logits)
+        return read_heads(self.heads, self.within_site, horizontal, codes, shown)
 
 
-def _embed(tables: Sequence[nn.Module], codes: Codes, shown: Codes | None) -> Tensor:
-    """Return the sum (b, c, h, w) over grids of the embedded codes (b, h, w), 0 for hidden ones."""
-    embedded = [table(grid) for table, grid in zip(tables, codes, strict=True)]
-    if shown is not None:
-        embedded = [grid * mask[..., None] for grid, mask in zip(embedded, shown, strict=True)]
-    total = embedded[0]
-    for grid in embedded[1:]:
-        total = total + grid
-    return total.permute(0, 3, 1, 2)
-
-
-class GatedPixelCNN(SequentialPrior):
+class GatedPixelCNN(LabelledPrior):
     """A gated PixelCNN: p(codes) = Π p(z_i | z_<i, label, coarser grids) in raster order, site after site.
 
     Args:
@@ -176,8 +147,8 @@ class GatedPixelCNN(SequentialPrior):
 
     options: ClassVar[type] = PixelCNNOptions
     called: ClassVar[str] = "the pixelcnn prior"
-    controls: ClassVar[frozenset[str]] = SequentialPrior.controls | {"guidance_scale"}
     has_graphs: ClassVar[bool] = True
+    network: PixelCNNNetwork
 
     def __init__(
         self,
@@ -189,46 +160,31 @@ class GatedPixelCNN(SequentialPrior):
         given_features: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, given_grids, given_layout, given_features, **options)
-        _check_layout(self.layout)
-        chosen: PixelCNNOptions = self.chosen
-        self.dropout = chosen.dropout
-        self.label_dropout = chosen.label_dropout if num_classes else 0.0
-        # the last condition is "no label"
-        num_conditions = num_classes + (self.label_dropout > 0)
-        self.network = PixelCNNNetwork(self.layout, chosen, num_conditions, self.given_layout, given_features)
-        self.config["label_dropout"] = self.label_dropout
-
-    @property
-    def conditions(self) -> Conditions:
-        """Return the conditions that this prior accepts."""
-        return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), self.label_dropout > 0)
+        given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
+        super().__init__(layout, grids, num_classes, **given_too, **options)
+        check_one_shape(self.layout, "pixelcnn")
+        self.dropout = self.chosen.dropout
+        self.network = PixelCNNNetwork(
+            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
+        )
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
-        conditions, coarser, features = self._inputs(given, len(codes[0]))
+        conditions, coarser, features = self._inputs(given, len(codes[0]), moment)
         shown = None
         if moment is not None and self.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
-        if moment is not None and conditions is not None and self.label_dropout:
-            hidden = moment.noise.uniforms("label dropout").to(conditions.device) < self.label_dropout
-            conditions = conditions.masked_fill(hidden, self.num_classes)
-        if moment is not None and coarser and self.chosen.coarse_dropout:
-            coarser = hide_some(coarser, self.chosen.coarse_dropout, moment.noise)
-        logits = self.network(codes, conditions, shown, coarser, features)
-        nats = [cross_entropy(of_grid, grid) for of_grid, grid in zip(logits, codes, strict=True)]
-        loss = (nats[0] if len(nats) == 1 else torch.stack(nats)).mean()
-        return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
+        return mean_nats(self.network(codes, conditions, shown, coarser, features), codes)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
         conditions, coarser, features = self._inputs(given, len(codes[0]))
         return self.network(codes, conditions, None, coarser, features)
 
-    def _inputs(self, given: Condition, batch_size: int) -> tuple[Tensor | None, Codes, Tensor | None]:
-        """Return rows (b,) of the layers' condition tables, codes (b, *shape) of coarser grids, and features."""
-        rows = self.conditions.rows(given, batch_size, self.device, self.takes)
-        coarser = self.coarser_codes(given, batch_size) if self.given_grids else ()
+    def _inputs(
+        self, given: Condition, batch_size: int, moment: Moment | None = None
+    ) -> tuple[Tensor | None, Codes, Tensor | None]:
+        rows, coarser = self.condition_rows(given, batch_size, moment), self.coarser_codes(given, batch_size, moment)
         return rows, coarser, self.features(given, batch_size) if self.given_features else None
 
     @torch.no_grad()
@@ -241,8 +197,6 @@ class GatedPixelCNN(SequentialPrior):
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""
-        if self.given_grids or self.given_features:
-            return "it is conditioned on coarser grids or features"
         for weight in self.network.parameters():
             if weight.dtype != torch.float32 or weight.device.type != "cpu":
                 return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
@@ -256,7 +210,7 @@ class GatedPixelCNN(SequentialPrior):
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
         conditioning = self.conditioning(given, batch_size)
         if backend == "native":
-            return NativeSteps(self.network, self.layout, batch_size, conditioning.rows)
+            return NativeSteps(self.network, self.layout, batch_size, *conditioning)
         return PixelCNNSteps(self.network, self.layout, batch_size, conditioning, compiled=backend == "compiled")
 
     def sample(
@@ -272,22 +226,3 @@ class GatedPixelCNN(SequentialPrior):
         if choose_backend(backend, self) == "graph":
             return sample_by_rows(self, given, noise, config, known, watch)
         return sample_sequential(self, given, noise, config, known, backend, watch)
-
-    def shared_rows(self, other: GatedPixelCNN) -> dict[str, Rows]:
-        """Return which rows of the layers' condition tables stand for a class of the same name."""
-        ours, theirs = self.conditions.rows_by_name, other.conditions.rows_by_name
-        shared = [name for name in ours if name in theirs]
-        rows = [ours[name] for name in shared], [theirs[name] for name in shared]
-        return {f"network.layers.{i}.condition.weight": rows for i in range(len(self.network.layers)) if ours}
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the network only: checks and random numbers would break the graph."""
-        self.network.compile(*args, **kwargs)
-
-
-def _check_layout(layout: Layout) -> None:
-    shapes = {grid.shape for grid in layout}
-    if len(shapes) != 1 or len(layout[0].shape) != 2:
-        words = ", ".join("×".join(map(str, grid.shape)) for grid in layout) or "no grid"
-        known = "as ema, residual or fsq make; no prior can learn several scales yet"
-        raise InputError(f"`layout` of {words}: a pixelcnn prior learns grids (h, w) of one shape, {known}")

@@ -4,7 +4,7 @@ A graph is recorded once and repeats the same operations on the same tensors. So
 be in tensors that stay in place: the uniforms, known codes and masks of its sites, the next row of the map of coarser
 grids, and the steps' memory of the sites above. On other devices, a row is a plain call of the same function.
 
-Shapes: b batch, h w code grid, s channels of the map of coarser grids.
+Shapes: b batch, h w code grid, s channels of the coarser grids' map.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""Base class for sequential priors over classes that can also be asked without a label, as guidance requires.
+
+Shapes: b batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from codegrid.codes import Condition, Grid, Moment
+from codegrid.tensors import Rows
+
+from .conditions import Conditions
+from .sequential_prior import SequentialPrior
+
+
+class LabelledPrior(SequentialPrior):
+    """Base class of a sequential prior of which a share of the labels, its option `label_dropout`, hides in training.
+
+    A subclass computes its logits in a module `network`, in which a module `condition` is a table of embeddings with a
+    row for each of `num_conditions`. The arguments are those of `SequentialPrior`.
+    """
+
+    controls: ClassVar[frozenset[str]] = SequentialPrior.controls | {"guidance_scale"}
+    network: nn.Module
+
+    def __init__(
+        self,
+        layout: Sequence[Grid | dict[str, Any]],
+        grids: Sequence[int] | None = None,
+        num_classes: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(layout, grids, num_classes, **options)
+        self.label_dropout = self.config["label_dropout"] = self.chosen.label_dropout if num_classes else 0.0
+
+    @property
+    def num_conditions(self) -> int:
+        """The number of classes, and one more, the last, if labels may be hidden."""
+        return self.num_classes + (self.label_dropout > 0)
+
+    @property
+    def conditions(self) -> Conditions:
+        """Return the conditions that this prior accepts."""
+        return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), self.label_dropout > 0)
+
+    def condition_rows(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Tensor | None:
+        """Return the row (b,) of each sample in tables of conditions, None without classes; a moment hides some labels.
+
+        Raises `InputError` if this prior was not trained with such a condition.
+        """
+        rows = self.conditions.rows(given, batch_size, self.device, self.takes)
+        if moment is None or rows is None or not self.label_dropout:
+            return rows
+        hidden = moment.noise.uniforms("label dropout").to(rows.device) < self.label_dropout
+        return rows.masked_fill(hidden, self.num_classes)
+
+    def shared_rows(self, other: LabelledPrior) -> dict[str, Rows]:
+        """Return which rows of the tables of conditions stand for a class of the same name."""
+        ours, theirs = self.conditions.rows_by_name, other.conditions.rows_by_name
+        shared = [name for name in ours if name in theirs]
+        rows = [ours[name] for name in shared], [theirs[name] for name in shared]
+        tables = [name for name, module in self.named_modules() if isinstance(module, nn.Embedding)]
+        return {f"{name}.weight": rows for name in tables if name.endswith(".condition")}
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the network only: checks and random numbers would break the graph."""
+        self.network.compile(*args, **kwargs)

@@ -1,0 +1,1 @@
+"""PixelSNAIL, causal convolutions and attention, and its cached sampler."""

@@ -1,0 +1,109 @@
+"""PixelSNAIL (Chen et al. 2018, arXiv 1712.09763) over grids of codes.
+
+Shapes: b batch, h w code grid, c channels, K num_embeddings of a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
+from codegrid.protocols import NO_CONDITION
+from codegrid.stage2_prior.labelled import LabelledPrior
+from codegrid.stage2_prior.likelihood import mean_nats
+from codegrid.stage2_prior.options import PixelSNAILOptions
+from codegrid.stage2_prior.site_codes import check_one_shape, embed, make_heads, read_heads
+
+from .layers import AttentionLayer, InputLayer, ResidualLayer, positions
+
+
+class Block(nn.Module):
+    """Gated residual convolutions, then attention over all earlier sites."""
+
+    def __init__(self, options: PixelSNAILOptions, num_conditions: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ResidualLayer(options.channels, options.kernel, num_conditions) for _ in range(options.layers_per_block)
+        )
+        self.attention = AttentionLayer(options.channels, options.num_heads, options.head_channels)
+
+    def forward(
+        self, x: Tensor, embedded: Tensor, position: Tensor, conditions: Tensor | None, dropout: float
+    ) -> Tensor:
+        """Turn features and embedded codes (b, c, h, w), positions and condition rows (b,) into the next features."""
+        for layer in self.layers:
+            x = layer(x, conditions, dropout)
+        return self.attention(x, embedded, position)
+
+
+class PixelSNAILNetwork(nn.Module):
+    """The network from codes to logits: the part to use `torch.compile` on."""
+
+    def __init__(self, layout: Layout, options: PixelSNAILOptions, num_conditions: int) -> None:
+        super().__init__()
+        channels = options.channels
+        self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
+        self.input = InputLayer(channels, options.kernel)
+        self.blocks = nn.ModuleList(Block(options, num_conditions) for _ in range(options.num_blocks))
+        self.heads = make_heads(layout, channels)
+        # embeds a site's codes for the heads of its later grids
+        self.within_site = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout[:-1])
+
+    def forward(self, codes: Codes, conditions: Tensor | None, dropout: float = 0.0) -> tuple[Tensor, ...]:
+        """Turn codes (b, h, w) and condition rows (b,) into logits (b, K, h, w), dropping a share of the features."""
+        embedded = embed(self.embeddings, codes)
+        position = positions(embedded)
+        x = self.input(embedded, position)
+        for block in self.blocks:
+            x = block(x, embedded, position, conditions, dropout)
+        return read_heads(self.heads, self.within_site, x, codes)
+
+
+class PixelSNAIL(LabelledPrior):
+    """A PixelSNAIL: p(codes) = Π p(z_i | z_<i, label) in raster order, all codes of a site before the next.
+
+    Convolutions see the near past, attention all of it.
+
+    Args:
+        layout: grids of the same shape (h, w), one for each code of a site; as `Grid`s, or as their JSON values.
+        grids: their indices in the tokenizer's layout; by default 0, 1, ...
+        num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        options: the fields of `PixelSNAILOptions`.
+
+    Raises `InputError` if an option is unknown or out of range.
+
+    Examples:
+        >>> import torch
+        >>> prior = PixelSNAIL((Grid((7, 7), 512),), num_classes=10, num_blocks=1)
+        >>> codes, labels = torch.zeros(8, 7, 7, dtype=torch.int64), torch.arange(8)
+        >>> (logits,) = prior.logits((codes,), Condition(labels))
+        >>> logits.shape
+        torch.Size([8, 512, 7, 7])
+    """
+
+    options: ClassVar[type] = PixelSNAILOptions
+    called: ClassVar[str] = "the pixelsnail prior"
+    network: PixelSNAILNetwork
+
+    def __init__(
+        self,
+        layout: Sequence[Grid | dict[str, Any]],
+        grids: Sequence[int] | None = None,
+        num_classes: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(layout, grids, num_classes, **options)
+        check_one_shape(self.layout, "pixelsnail")
+        self.network = PixelSNAILNetwork(self.layout, self.chosen, self.num_conditions)
+
+    def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
+        """Return the loss, the mean nats per code, for codes (b, h, w); a moment drops features and hides labels."""
+        dropout = 0.0 if moment is None else self.chosen.feature_dropout
+        return mean_nats(self.network(codes, self.condition_rows(given, len(codes[0]), moment), dropout), codes)
+
+    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
+        """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
+        return self.network(codes, self.condition_rows(given, len(codes[0])))

@@ -1,0 +1,301 @@
+"""Every prior of the table that draws code by code: what each code sees, what it is trained on, what it refuses.
+
+Shapes: h w code grid.
+"""
+
+import math
+
+import pytest
+import torch
+from small_priors import NAMES, SMALL, build_prior, codes_that_see, random_codes
+from torch import nn
+
+from codegrid.codes import NO_LABEL, Condition, Grid, Moment
+from codegrid.errors import InputError
+from codegrid.noise import Noise
+from codegrid.registry import TABLES
+from codegrid.stage2_prior import sample
+from codegrid.stage2_prior.likelihood import bits_per_code, measure, measure_accuracy
+
+SIZES = [(8,), (8, 5), (8, 5, 6)]  # num_embeddings of one, two and three codes a site
+each = pytest.mark.parametrize("name", NAMES)
+each_size = pytest.mark.parametrize("sizes", SIZES, ids=["one", "two", "three"])
+
+
+def given(*labels):
+    return Condition(torch.tensor(labels))
+
+
+@each
+@pytest.mark.parametrize(
+    "shape,sizes", [((4, 5), (8, 5)), ((5, 3), (8,)), ((1, 6), (8,)), ((6, 1), (4, 5, 6)), ((1, 1), (8, 8))]
+)
+def test_a_code_is_seen_by_all_later_codes_and_by_none_before(name, shape, sizes):
+    prior = build_prior(name, sizes, shape)
+    seen = codes_that_see(prior, random_codes(prior, 1))
+    assert seen == {place: {other for other in seen if other > place} for place in seen}
+
+
+@each
+@torch.no_grad()
+@pytest.mark.parametrize("sizes,shape", [((8,), (4, 7)), ((8, 5), (5, 3)), ((8,), (1, 5)), ((8, 5, 6), (5, 1))])
+def test_the_cache_gives_the_logits_of_the_parallel_pass_in_float32_too(name, sizes, shape):
+    prior = build_prior(name, sizes, shape, num_classes=3).float()
+    codes, condition = random_codes(prior, 3), given(0, 2, 1)
+    expected = prior.logits(codes, condition)
+    steps = prior.steps(condition, 3, "torch")
+    for grid, (site,) in steps.order:
+        logits = steps.next_logits()
+        torch.testing.assert_close(logits[:, 0], expected[grid].flatten(2)[:, :, site], atol=1e-4, rtol=1e-4)
+        steps.append(codes[grid].flatten(1)[:, site : site + 1])
+
+
+@each
+@pytest.mark.parametrize("options", [{}, {"guidance_scale": 2.0, "top_k": 5}], ids=["plain", "guided"])
+def test_cached_sampling_draws_the_codes_of_plain_sampling(name, options):
+    prior = build_prior(name, (8, 5), (4, 3), num_classes=3, decided=20, label_dropout=0.1)
+    by_torch, plain = (
+        sample(prior, 5, labels=[0, 1, 2, 0, "none"], seed=1, backend=backend, **options)
+        for backend in ("torch", "plain")
+    )
+    assert all(map(torch.equal, by_torch, plain))
+
+
+@each
+@torch.no_grad()
+@pytest.mark.parametrize("appended", [[1], [3, 2], [5, 8], [9], [20, 3], [2, 17]])
+def test_steps_may_pass_over_known_codes(name, appended):
+    prior = build_prior(name, (8, 5), (5, 4))
+    codes = random_codes(prior)
+    steps, listed = (
+        prior.steps(Condition(), 2, "torch"),
+        torch.stack([grid.flatten(1) for grid in codes], -1).flatten(1),
+    )
+    for count in appended:
+        steps.append(listed[:, :count])
+        listed = listed[:, count:]
+    expected = prior.logits(codes)
+    for grid, (site,) in steps.order[sum(appended) : sum(appended) + 6]:
+        torch.testing.assert_close(steps.next_logits()[:, 0], expected[grid].flatten(2)[:, :, site])
+        assert torch.equal(steps.next_logits(), steps.next_logits())
+        steps.append(codes[grid].flatten(1)[:, site : site + 1])
+
+
+@each
+@each_size
+def test_other_images_of_the_batch_do_not_matter(name, sizes):
+    prior = build_prior(name, sizes).train()
+    codes = random_codes(prior, 3)
+    alone = prior.logits(tuple(grid[1:2] for grid in codes))
+    for one, together in zip(alone, prior.logits(codes), strict=True):
+        torch.testing.assert_close(together[1:2], one)
+
+
+@each
+def test_forward_and_a_backward_pass_leave_the_state_dict_as_it_was(name):
+    prior = build_prior(name, (8, 5)).train()
+    before = {key: value.clone() for key, value in prior.state_dict().items()}
+    prior(random_codes(prior), moment=Moment(0, 10, Noise(0, count=2))).total.backward()
+    assert all(torch.equal(value, before[key]) for key, value in prior.state_dict().items())
+    assert all(parameter.grad is not None for parameter in prior.parameters())
+
+
+@each
+@torch.no_grad()
+@each_size
+def test_codes_are_categories_whose_numbers_do_not_matter(name, sizes):
+    prior, renamed = build_prior(name, sizes), build_prior(name, sizes)
+    codes = random_codes(prior)
+    new_names = [torch.randperm(size) for size in sizes]
+    for old, new in ((prior.network.embeddings, renamed.network.embeddings),
+                     (prior.network.within_site, renamed.network.within_site)):  # fmt: skip
+        for from_table, to_table, names in zip(old, new, new_names, strict=False):
+            to_table.weight[names] = from_table.weight
+    for old, new, names in zip(prior.network.heads, renamed.network.heads, new_names, strict=True):
+        new[-1].weight[names], new[-1].bias[names] = old[-1].weight, old[-1].bias
+    again = renamed(tuple(names[grid] for names, grid in zip(new_names, codes, strict=True)))
+    torch.testing.assert_close(again.total, prior(codes).total)
+
+
+@each
+@torch.no_grad()
+@each_size
+def test_the_loss_is_the_mean_of_the_nats_of_all_codes(name, sizes):
+    prior = build_prior(name, sizes)
+    codes = random_codes(prior, 3)
+    losses, nats = prior(codes), prior.nll(codes)
+    assert [grid.shape for grid in nats] == [grid.shape for grid in codes] and set(losses.terms) == {"nll"}
+    pairs = zip(prior.logits(codes), codes, strict=True)
+    expected = [logits.log_softmax(1).gather(1, grid[:, None]) for logits, grid in pairs]
+    assert torch.stack(expected).mean().item() == pytest.approx(-losses.total.item())
+    assert bits_per_code(nats) == pytest.approx(losses.figures["bits_per_code"].item())
+
+
+@each
+@torch.no_grad()
+@each_size
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_uniform_logits_cost_log2_k_bits_whatever_the_batches(name, sizes, batch_size):
+    prior = build_prior(name, sizes)
+    for head in prior.network.heads:
+        head[-1].weight.zero_(), head[-1].bias.zero_()
+    codes = random_codes(prior, 5)
+    batches = [
+        (tuple(grid[first : first + batch_size] for grid in codes), Condition()) for first in range(0, 5, batch_size)
+    ]
+    bits = measure(prior, batches)
+    assert bits.of_grids == pytest.approx(tuple(map(math.log2, sizes)), abs=1e-9) and bits.num_samples == 5
+    assert bits.per_sample == pytest.approx(20 * sum(map(math.log2, sizes)))
+    assert bits.per_code == pytest.approx(sum(map(math.log2, sizes)) / len(sizes))
+    hits = sum(int((grid == 0).sum()) for grid in codes) / (5 * 20 * len(sizes))
+    assert measure_accuracy(prior, batches) == pytest.approx(hits)
+
+
+def test_a_prior_without_a_likelihood_has_no_bits():
+    class Silent:
+        device = "cpu"
+
+        def nll(self, codes, given, noise, num_inference_steps):
+            return None
+
+    batches = [((torch.zeros(1, 2, 2),), Condition())]
+    assert measure(Silent(), batches) is None and measure_accuracy(Silent(), batches) is None
+
+
+@each
+@torch.no_grad()
+@each_size
+def test_the_label_changes_the_logits_of_every_code(name, sizes):
+    prior = build_prior(name, sizes, num_classes=3)
+    codes = tuple(grid[:1].expand(2, -1, -1) for grid in random_codes(prior))
+    for logits in prior.logits(codes, given(0, 2)):
+        assert ((logits[0] - logits[1]).abs().amax(0) > 0).all()
+
+
+def losses_at(prior, codes, condition, seed, first_index=0):
+    torch.manual_seed(seed)
+    return prior(codes, condition, Moment(0, 10, Noise(seed, first_index, len(codes[0])))).total.item()
+
+
+@each
+@torch.no_grad()
+def test_what_training_hides_is_hidden_in_training_moments_alone(name):
+    shares = [option for option in build_prior(name).config if option.endswith("dropout")]
+    for share in shares:
+        prior = build_prior(name, (8, 5), num_classes=3, **{share: 0.5}).train()
+        codes, condition = random_codes(prior, 8), given(*[0, 1, 2, 0, 1, 2, 0, 1])
+        plain = prior(codes, condition).total.item()
+        assert plain == prior(codes, condition).total.item() == prior.eval()(codes, condition).total.item()
+        assert losses_at(prior, codes, condition, 0) == losses_at(prior, codes, condition, 0) != plain
+        assert losses_at(prior, codes, condition, 0) != losses_at(prior, codes, condition, 1)
+
+
+@each
+@torch.no_grad()
+def test_which_labels_are_hidden_follows_from_the_number_of_the_sample_alone(name):
+    prior = build_prior(name, num_classes=3, label_dropout=0.4)
+    codes, condition = random_codes(prior, 6), given(0, 1, 2, 0, 1, 2)
+    whole = losses_at(prior, codes, condition, 3)
+    parts = [
+        losses_at(prior, (codes[0][first : first + 2],), condition.rows(slice(first, first + 2)), 3, first)
+        for first in (0, 2, 4)
+    ]
+    assert sum(parts) / 3 == pytest.approx(whole)
+    hidden = Noise(3, 0, 6).uniforms("label dropout") < 0.4
+    expected = prior(codes, Condition(condition.labels.masked_fill(hidden, NO_LABEL))).total.item()
+    assert whole == pytest.approx(expected) and 0 < hidden.sum() < 6
+
+
+@each
+@torch.no_grad()
+def test_a_prior_that_learnt_without_labels_can_be_asked_without(name):
+    prior = build_prior(name, num_classes=3, label_dropout=0.5)
+    codes = random_codes(prior)
+    (without,), (labelled,) = prior.logits(codes), prior.logits(codes, given(0, 2))
+    assert not torch.allclose(without, labelled)
+    (mixed,) = prior.logits(codes, given(0, NO_LABEL))
+    assert torch.allclose(mixed, torch.cat([labelled[:1], without[1:]]))
+    tables = prior.shared_rows(prior)
+    for table in tables:  # the classes have no part in it
+        prior.get_parameter(table)[:3] += 1
+    assert tables and torch.equal(without, prior.logits(codes)[0])
+
+
+@each
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_a_step_in_bfloat16_is_in_bfloat16_throughout(name, num_classes):
+    prior = build_prior(name, num_classes=num_classes).float()
+    seen = set()
+    for module in prior.network.modules():
+        if not isinstance(module, nn.Embedding):
+            module.register_forward_hook(
+                lambda module, inputs, out: seen.update(x.dtype for x in (out if isinstance(out, tuple) else (out,)))
+            )
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = prior(random_codes(prior), given(0, 2) if num_classes else Condition())
+    assert seen == {torch.bfloat16} and losses.total.dtype == torch.float32
+
+
+REFUSED = {
+    "no label": (3, 0.0, Condition(), "was only trained with labels"),
+    "a hidden label": (3, 0.0, given(0, NO_LABEL), "was only trained with labels"),
+    "a label too many": (3, 0.5, given(0, 1, 2), "but 2 samples need one label each"),
+    "a class beyond the last": (3, 0.5, given(0, 3), "`labels` 3: there are classes 0 to 2"),
+    "a class below no label": (3, 0.0, given(0, -2), "`labels` -2: there are classes 0 to 2"),
+    "labels without classes": (0, 0.0, given(0, 0), "`labels`: this prior is not conditioned"),
+    "text": (3, 0.5, Condition(text=torch.ones(2, 4, dtype=torch.int64)), "`text`"),
+    "coarser codes": (3, 0.5, Condition(codes=(torch.zeros(2, 2, 2),)), "`codes`"),
+    "actions": (0, 0.0, Condition(actions=torch.zeros(2, 3)), "`actions`"),
+}
+
+
+@each
+@pytest.mark.parametrize("num_classes,label_dropout,condition,reason", REFUSED.values(), ids=REFUSED)
+def test_a_condition_that_the_prior_did_not_learn_is_refused_by_name(
+    name, num_classes, label_dropout, condition, reason
+):
+    prior = build_prior(name, num_classes=num_classes, label_dropout=label_dropout)
+    for ask in (prior, prior.logits, prior.nll):
+        with pytest.raises(InputError, match=reason):
+            ask(random_codes(prior), condition)
+    for backend in ("plain", "torch"):
+        with pytest.raises(InputError, match=reason):
+            prior.steps(condition, 2, backend).next_logits()
+
+
+@each
+@pytest.mark.parametrize(
+    "layout,options,reason",
+    [
+        ([Grid((4, 4), 8)], {"depth": 3}, "`depth`: the {name} prior has no such option"),
+        ([Grid((4, 4), 8)], {"num_classes": -1}, "`num_classes` -1"),
+        ([Grid((4, 4), 8)], {"grids": (0, 1)}, "`grids`"),
+        ([Grid((4, 4), 8), Grid((4, 5), 8)], {}, "`layout` of 4×4, 4×5: a {name} prior learns grids .* of one shape"),
+        ([Grid((16,), 8)], {}, "`layout` of 16"),
+        ([Grid((2, 4, 4), 8)], {}, "`layout` of 2×4×4"),
+        ([], {}, "`layout` of no grid"),
+    ],
+)
+def test_grids_and_options_that_the_prior_does_not_know_are_refused_by_name(name, layout, options, reason):
+    with pytest.raises(InputError, match=reason.format(name=name)):
+        TABLES["prior"][name](layout, **options)
+
+
+@each
+def test_the_config_rebuilds_the_prior(name):
+    small = {key: value for key, value in SMALL[name].items() if not key.endswith("dropout")}
+    prior = TABLES["prior"][name]((Grid((3, 4), 8), Grid((3, 4), 5)), grids=(1, 2), num_classes=2, **small)
+    again = TABLES["prior"][name](**prior.config)
+    again.load_state_dict(prior.state_dict())
+    assert again.config == prior.config and again.layout == prior.layout and again.grids == (1, 2)
+    defaults = vars(TABLES["prior"].options(name)())
+    told = prior.config.keys() & defaults.keys()  # without coarser grids, not the options that only concern them
+    assert told and all(prior.config[option] == small.get(option, defaults[option]) for option in told)
+    assert TABLES["prior"].name_of(type(again)) == name
+
+
+@each
+def test_the_names_of_the_classes_come_with_the_provenance(name):
+    prior = build_prior(name, num_classes=2, label_dropout=0.1)
+    prior.provenance["classes"] = ["cat", "dog"]
+    assert prior.conditions.resolve(["dog", "none", 0], 3).labels.tolist() == [1, NO_LABEL, 0]
