@@ -35,6 +35,7 @@ class StackedTokenizer(nn.Module):
     """
 
     kind: ClassVar[str] = "tokenizer"
+    draws: ClassVar[bool] = True  # what is decoded differs by design from what was encoded
 
     def __init__(self, lower: Tokenizer, upper: CodeTokenizer) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ Shapes: b batch, h w code grid below, K num_embeddings.
 
 import itertools
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,17 @@ from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
 from codegrid import TwoStagePipeline, load
 from codegrid.codes import HIDDEN, Condition, Grid, Signal
 from codegrid.data.codes import CodeDataset
+from codegrid.data.images import to_float
+from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
+from codegrid.pipelines.diagnosis.run import examine
+from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.codes_of_codes import gradient_norms, measure_codes_of_codes
+from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.artifacts import find_artifacts
 from codegrid.pipelines.generation.decoding import decode_codes
 from codegrid.pipelines.generation.encoding import export_codes
 from codegrid.pipelines.generation.sampling import sample
@@ -329,6 +336,28 @@ def test_codes_are_decoded_and_samples_drawn_through_both(pairs, small_run, tmp_
     sample(Sample(tokenizer=both, prior=str(pairs / "prior"), output=str(tmp_path / "s"), num_samples=3))
     assert np.load(tmp_path / "s" / "samples.npz")["arr_0"].shape == (3, 12, 20, 1)
     assert len(np.load(tmp_path / "d" / "images.npz")["arr_0"]) == len(CodeDataset(pairs / "codes"))
+
+
+def test_both_are_measured_together_beside_what_can_come_through(pairs, bars_file, tmp_path):
+    data = {"dataset": "npz", "data_root": str(bars_file)}
+    found = evaluate(Evaluate(run=str(pairs), output=str(tmp_path / "e"), **data))
+    first, second = load_tokenizer(pairs / "tokenizer").stack
+    images = to_float(load_images("npz", str(bars_file), "test").batch(range(6)).images)
+    below = first.encode(images)
+    bits = float(second.nll(below, second.encode(below)).double().mean()) / math.log(2)
+    assert found["images"] == 6 and found["lower_bits_per_image"] == pytest.approx(bits)
+    assert found["upper_capacity"] == 9 and {"swapped_lower_bits_per_image", "upper_distinct"} <= set(found)
+    # the images cost what their own decoder makes of their own codes, and these what they cost given the triple
+    assert found["decoder_bits_per_image"] > bits
+    total = (found["decoder_bits_per_image"] + found["bits_per_image"]) / (12 * 20)
+    assert found["bound_bits_per_dim"] == pytest.approx(total)
+
+
+def test_the_doctor_looks_at_codes_and_prior_and_leaves_the_drawing_decoder_alone(pairs):
+    report = examine(find_artifacts("cpu", str(pairs)), num_samples=16)
+    assert any("the decoder draws them" in words for words in report.left_out)
+    assert "reconstruction_error" not in report.metrics and not report.images
+    assert not [finding for finding in report.findings if finding.stage == "pairing"]
 
 
 def test_a_pipeline_of_both_is_saved_and_loaded_again(pairs, tmp_path):

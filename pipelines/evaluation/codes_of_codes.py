@@ -15,6 +15,12 @@ from codegrid.codes import Codes, Condition
 from codegrid.stage1_vqvae.usage import LayoutUsage
 from codegrid.stage2_prior.likelihood import measure_accuracy
 
+OF_LOWER_CODES = {
+    "lower_bits_per_image": "bits_per_image", "swapped_lower_bits_per_image": "swapped_bits_per_image",
+    "lower_accuracy": "accuracy", "upper_capacity": "capacity", "upper_joint_entropy": "joint_entropy",
+    "upper_distinct": "distinct",
+}  # fmt: skip
+
 
 @torch.no_grad()
 def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str, Any]:
@@ -51,6 +57,15 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
     }
+
+
+def measure_lower_codes(tokenizer: Any, images: Iterable[torch.Tensor]) -> dict[str, Any]:
+    """Return what the upper codes of a stack of tokenizers tell of those below, for images (b, c, *size) in [-1, 1].
+
+    The metrics are some of `measure_codes_of_codes`, with names of their own.
+    """
+    found = measure_codes_of_codes(tokenizer.upper, (tokenizer.lower.encode(batch) for batch in images))
+    return {name: found[key] for name, key in OF_LOWER_CODES.items() if key in found}
 
 
 def capacity_of(tokenizer: Any) -> float:

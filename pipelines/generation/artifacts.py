@@ -137,7 +137,9 @@ def find_artifacts(
         folder = found.folders.pop("validation_codes")
         found.left_out.append(f"{folder}: codes/ holds its images too; some grids of codes/ are used instead")
         found.validation = None
-    if found.tokenizer is not None:
+    if getattr(found.tokenizer, "draws", False):
+        found.left_out.append("images: the decoder draws them, which evaluate measures; it is not checked here")
+    elif found.tokenizer is not None:
         found.images = _find_images(found, found.tokenizer, dataset, data_root, skip_unreadable)
     return found
 
