@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +19,12 @@ from codegrid.errors import InputError
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.drawing.sheets import make_pairs, to_png
 from codegrid.pipelines.evaluation.codes_of_codes import gradient_norms, measure_codes_of_codes
-from codegrid.pipelines.generation.tokenizers import LOWER, made_by
+from codegrid.pipelines.generation.tokenizers import LOWER, load_tokenizer, made_by
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, place, start_accelerator, without_compiling
 from codegrid.pipelines.running.processes import shut_down
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.protocols import Tokenizer
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexities
 
@@ -39,6 +40,7 @@ BATCH = 250  # items measured at once
 WEIGHED = 64  # items that gradients are compared on
 MAX_NORM = 1.0  # of the gradient, as a prior's: the decoder is one
 SHOWN, COLUMNS = 16, 8  # grids in a picture
+PAINTED = 8  # pixels of a code's side
 TOO_STRONG = 100  # commitment gradient over that of the other terms: the encoder is pulled to a point
 
 
@@ -47,8 +49,16 @@ class CodesObjective:
 
     items, num_workers, criterion, keep_best = "grids", 0, "bits_per_image", False
 
-    def __init__(self, tokenizer: Any, codes: Batches, validation: Batches, settings: TrainTokenizer) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        codes: Batches,
+        validation: Batches,
+        settings: TrainTokenizer,
+        lower: Tokenizer | None = None,
+    ) -> None:
         self.tokenizer, self.dataset, self.validation = tokenizer, codes, validation
+        self.lower = lower  # decodes the codes, for pictures
         self.has_whole_batches = settings.accumulate == 1
         self.players = {
             "tokenizer": Player(
@@ -78,9 +88,22 @@ class CodesObjective:
         return {**measured, **gradient_norms(self.tokenizer, weighed)}
 
     def draw(self) -> Pages:
-        """Return some validation grids, always the same ones, above those drawn for their few codes."""
-        pages = draw_pairs(self.tokenizer, self.validation)
-        return {"codes" if len(pages) == 1 else f"codes_{number}": page for number, page in enumerate(pages)}
+        """Return some validation grids, always the same ones, above those drawn for their few codes.
+
+        They are decoded if the tokenizer that made them is known; else a code has a colour by its number.
+        """
+        originals = self.validation.batch(evenly_spaced(len(self.validation), SHOWN)).codes
+        originals = tuple(grid.to(self.tokenizer.device) for grid in originals)
+        pairs = originals, self.tokenizer.reconstruct(originals)
+        if self.lower is not None:
+            before, after = (self.lower.decode(codes).clamp(-1, 1) for codes in pairs)
+            return {"reconstructions": make_pairs(before, after, COLUMNS)}
+        pages = {}
+        for number, (grid, *codes) in enumerate(zip(self.tokenizer.over, *pairs, strict=True)):
+            colours = colours_by_number(grid.num_embeddings)
+            before, after = (paint(each, colours, PAINTED) * 2 - 1 for each in codes)
+            pages[f"codes_{number}"] = make_pairs(before, after, COLUMNS)
+        return pages
 
     def save(self, folder: Path, history: list[Metrics]) -> None:
         """Write the tokenizer as it is now."""
@@ -105,7 +128,8 @@ def train_on_codes(settings: TrainTokenizer) -> Trained | None:
     run = open_run(settings, compute, accelerator, source, **facts)
     if run.finished:
         return read_trained(run)
-    run.record[LOWER] = made_by(Path(str(settings.over)), codes.header.tokenizer_fingerprint)
+    run.record[LOWER] = place_of_lower = made_by(Path(str(settings.over)), codes.header.tokenizer_fingerprint)
+    lower = load_tokenizer(place_of_lower, accelerator.device) if place_of_lower else None
     tokenizer = build_code_tokenizer(settings, codes)
     check_codebook(tokenizer, source)
     start_from(tokenizer, source, settings.init_from)
@@ -113,7 +137,7 @@ def train_on_codes(settings: TrainTokenizer) -> Trained | None:
     print_once(f"{len(training)} × {describe_layout(codes.layout)}, as {describe_layout(tokenizer.layout)}; {compute}")
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
-    objective = CodesObjective(tokenizer, training, validation, settings)
+    objective = CodesObjective(tokenizer, training, validation, settings, lower)
     if settings.dry_run:
         found = f"{len(training):,} grids of codes; {len(validation):,} to validate on"
         plan_training(objective, settings, compute, accelerator, found)
@@ -154,7 +178,7 @@ def save_with_metrics(objective: CodesObjective, settings: TrainTokenizer, folde
     tokenizer, count = objective.tokenizer, len(objective.validation)
     with without_compiling():
         metrics = measure_codes_of_codes(tokenizer, objective.batches(count))
-        picture = to_png(draw_pairs(tokenizer, objective.validation)[0])
+        picture = to_png(next(iter(objective.draw().values())))
     tokenizer.provenance["metrics"] = {"items": count, **metrics}
     tokenizer.save_pretrained(folder, picture)
     print_once(
@@ -171,17 +195,3 @@ def save_with_metrics(objective: CodesObjective, settings: TrainTokenizer, folde
             f"the gradient of the commitment loss at the latents is over {TOO_STRONG} times that of the others: train "
             "with a larger --reconstruction-weight or a smaller --commitment-cost"
         )
-
-
-def draw_pairs(tokenizer: Any, validation: Batches) -> Sequence[torch.Tensor]:
-    """Return a sheet (3, height, width) in [0, 1] for each grid below: some items, and below each one drawn for it.
-
-    A code has a colour by its number.
-    """
-    originals = validation.batch(evenly_spaced(len(validation), SHOWN)).codes
-    drawn = tokenizer.reconstruct(tuple(grid.to(tokenizer.device) for grid in originals))
-    pages = []
-    for grid, before, after in zip(tokenizer.over, originals, drawn, strict=True):
-        colours = colours_by_number(grid.num_embeddings)
-        pages.append(make_pairs(paint(before, colours) * 2 - 1, paint(after, colours) * 2 - 1, COLUMNS))
-    return pages
