@@ -34,6 +34,7 @@ TAGS = {
     "prior": ["vq-vae", "discrete-representation", "generative-model"],
 }
 TASKS = {"tokenizer": None, "prior": "unconditional-image-generation"}
+OWN_USE = {"codes": "tokenizer-of-codes"}  # built-in models that are used in another way than others of their kind
 PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png"}
 CAPTIONS = {
     "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
@@ -62,7 +63,7 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
     words = _read_template(model) if model in BUILT_IN[kind] else f"{kind.capitalize()} {model}"
     title, _, about = words.partition("\n")
     caption = CAPTIONS[kind] + " A row for each of its first classes." * bool(fields["config"].get("num_classes"))
-    text = Template(_read_template(kind)).substitute(
+    text = Template(_read_template(OWN_USE.get(model, kind))).substitute(
         _use_of_prior(fields, abilities) if kind == "prior" else {},
         title=title.removeprefix("# "),
         about=about.strip(),

@@ -134,7 +134,11 @@ class Tokenizer(Model, Protocol):
 
 
 class Prior(Model, Protocol):
-    """p(codes | condition). Built as `cls(layout=..., grids=..., num_classes=..., **options)`."""
+    """p(codes | condition). Built as `cls(layout=..., grids=..., num_classes=..., **options)`.
+
+    If it can be conditioned on coarser grids, it also takes `given_grids` and `given_layout`; if on features, such as
+    the latents of a tokenizer over codes, `given_features`, the number of their channels.
+    """
 
     @property
     def layout(self) -> Layout:

@@ -95,9 +95,9 @@ class CodesOptions:
     reconstruction_weight: Annotated[float, Range(above=0)] = 1.0
     """Weight of the nats of an image's codes against the quantizer's terms. 1: both are sums over an image, as in Eq. 3
     of the paper."""
-    auxiliary_weight: Annotated[float, Range(0)] = 1.0
-    """Weight, in the same units, of an auxiliary head that predicts every code from the latents alone. It keeps a
-    decoder that sees earlier codes from ignoring the latents. 0: no such head."""
+    auxiliary_weight: Annotated[float, Range(0)] = 0.0
+    """Weight, in the same units, of an auxiliary head that predicts every code from the latents alone, in case that the
+    decoder, which also sees earlier codes, ignores them. 0: no such head."""
 
 
 @dataclass(frozen=True)

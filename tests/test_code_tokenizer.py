@@ -40,6 +40,8 @@ from codegrid.pipelines.training.checkpoints import Checkpoints
 from codegrid.pipelines.training.code_tokenizer import open_lower_codes
 from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.training.tokenizer import train_tokenizer
+from codegrid.pipelines.view import View
+from codegrid.pipelines.viewer.run import load_models
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage1_vqvae.code_tokenizer import CodeTokenizer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
@@ -163,7 +165,7 @@ def test_the_likelihoods_of_all_grids_given_a_triple_add_up_to_one():
 
 def test_the_weight_of_the_nats_is_one_setting_and_its_gradient_is_told():
     x = codes_of(build())
-    once, thrice = build(), build(reconstruction_weight=3.0)
+    once, thrice = (build(auxiliary_weight=1.0, reconstruction_weight=weight) for weight in (1.0, 3.0))
     terms, others = once(x).losses.terms, thrice(x).losses.terms
     for name in ("reconstruction_loss", "auxiliary_loss"):
         torch.testing.assert_close(others[name], 3 * terms[name])
@@ -175,8 +177,8 @@ def test_the_weight_of_the_nats_is_one_setting_and_its_gradient_is_told():
     assert all(value > 0 for value in norms.values())
 
 
-def test_without_a_weight_there_is_no_auxiliary_head():
-    tokenizer = build(auxiliary_weight=0.0)
+def test_by_default_there_is_no_auxiliary_head():
+    tokenizer = build()
     assert tokenizer.auxiliary is None and "auxiliary_loss" not in tokenizer(codes_of(tokenizer)).losses.terms
 
 
@@ -227,6 +229,10 @@ BAD = [
     ),
     (lambda: build().encode((torch.full((1, 2, 3), 5),)), "code 5 in grid 0 of `x`: give 0 to 4"),
     (lambda: build().decode(draw_codes([Grid((1, 1), 8)])), "`codes` is a tuple of 1: it must be a tuple of 3"),
+    (
+        lambda: build().decoder.logits(draw_codes([Grid((2, 3), 5)])),
+        r"`features` \[\]: this prior must be given one tensor \(25, 6, 1, 1\)",
+    ),
     (
         lambda: TrainTokenizer(output="o", over="c", flip=True),
         "`flip` is for images, but `over` trains on codes: leave one of them out",
@@ -358,6 +364,20 @@ def test_the_doctor_looks_at_codes_and_prior_and_leaves_the_drawing_decoder_alon
     assert any("the decoder draws them" in words for words in report.left_out)
     assert "reconstruction_error" not in report.metrics and not report.images
     assert not [finding for finding in report.findings if finding.stage == "pairing"]
+
+
+def test_a_second_training_starts_from_the_first_ones_weights(pairs, small_run, tmp_path):
+    more = {**TRAINING, "steps": 1, "options": {}, "init_from": str(pairs / "tokenizer")}
+    train_tokenizer(TrainTokenizer(output=str(tmp_path / "t"), over=str(small_run / "codes"), **more))
+    again, before = load(tmp_path / "t"), load(pairs / "tokenizer")
+    assert again.config == before.config and again.provenance["init_from"] == before.fingerprint()
+
+
+def test_the_viewer_and_a_card_use_both(pairs, small_run):
+    tokenizer, pipeline = load_models(View(run=str(pairs)))
+    assert tokenizer is pipeline.tokenizer and tokenizer.upper.fingerprint() == pipeline.tokenizer.fingerprint()
+    card = (pairs / "tokenizer" / "README.md").read_text()
+    assert "codegrid decode-codes --tokenizer FIRST MODEL" in card and "27" not in card.partition("## Settings")[0]
 
 
 def test_a_pipeline_of_both_is_saved_and_loaded_again(pairs, tmp_path):
