@@ -19,7 +19,7 @@ def check_one_shape(layout: Layout, prior: str) -> None:
     shapes = {grid.shape for grid in layout}
     if len(shapes) != 1 or len(layout[0].shape) != 2:
         words = ", ".join("×".join(map(str, grid.shape)) for grid in layout) or "no grid"
-        known = "as ema, residual or fsq make; no prior can learn several scales yet"
+        known = "as ema, residual or fsq make"
         raise InputError(f"`layout` of {words}: a {prior} prior learns grids (h, w) of one shape, {known}")
 
 

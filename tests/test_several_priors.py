@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toy_priors import UniformPrior
 from toy_pyramid import MARGIN, GivenPrior, make_pyramid
 from untrained import make_pipeline
 
@@ -53,6 +54,10 @@ def run(pipeline, bars_file, tmp_path_factory):
 
 def equal(codes, others):
     return len(codes) == len(others) and all(map(torch.equal, codes, others))
+
+
+def draw_images(count):
+    return torch.rand(count, 1, 12, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 # Training: where each model goes.
@@ -104,6 +109,43 @@ def test_samples_are_drawn_coarse_to_fine_whatever_the_batch_size(run, pipeline,
     torch.testing.assert_close(images, expected.images, atol=0.005, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def hierarchy():
+    """Untrained models of the built-in kinds: a VQ-VAE-2 of 3×5 and 6×10 codes, and two gated PixelCNNs."""
+    torch.manual_seed(0)
+    options = {"hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4, "num_residual_blocks": 1}
+    tokenizer = HierarchicalVQVAE(Signal("image", 1, (12, 20)), levels=(2, 2), **options).eval()
+    coarse, fine = ([grid] for grid in tokenizer.layout)
+    sizes = {"channels": 8, "num_layers": 2, "condition_channels": 8, "condition_blocks": 0}
+    priors = [GatedPixelCNN(coarse, (0,), 2, **sizes), GatedPixelCNN(fine, (1,), 2, (0,), coarse, **sizes)]
+    for prior in priors:
+        prior.eval().provenance = {"tokenizer_fingerprint": tokenizer.fingerprint(), "classes": ["0", "1"]}
+        for head in prior.network.heads:
+            head[-1].weight.data *= 40  # as decided as a trained prior
+    return TwoStagePipeline(tokenizer, *priors)
+
+
+def test_a_vqvae2_and_its_pixelcnns_sample_and_complete_the_same_in_any_batches(hierarchy):
+    settings = {"seed": 2, "guidance_scale": [3.0, 1.0], "temperature": [0.7, 1.0]}
+    one, other = (hierarchy.sample(5, batch_size=size, **settings) for size in (2, 5))
+    assert equal(one.codes, other.codes) and not equal(one.codes, hierarchy.sample(5, seed=2).codes)
+    images = draw_images(2)
+    one, other = (hierarchy.complete(images, 4, 2, labels=[1], batch_size=size, **settings) for size in (1, 4))
+    assert equal(one.codes, other.codes)
+    for drawn, known, kept in zip(one.codes, hierarchy.encode(images), (2, 4), strict=True):
+        assert torch.equal(drawn[:, :kept], known[:, :kept].repeat_interleave(2, 0))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("two")
+def test_two_processes_draw_of_a_hierarchy_what_one_draws(hierarchy, two, tmp_path):
+    hierarchy.save_pretrained(tmp_path / "run")
+    flags = ("--run", tmp_path / "run", "--num-samples", 11, "--batch-size", 3, "--format", "codegrid")
+    two.run("sample", *flags, "--output", tmp_path / "two")
+    shared = CodeDataset(tmp_path / "two").batch(range(11)).codes
+    assert equal(shared, hierarchy.sample(11, seed=0).codes)
+
+
 @pytest.mark.parametrize("name", ["temperature", "top_k", "top_p"])
 def test_a_control_with_a_value_for_each_grid_changes_that_grid_alone(name, pipeline):
     value, off = {"temperature": (0, 1), "top_k": (1, 0), "top_p": (0.01, 1)}[name]
@@ -128,10 +170,6 @@ def test_progress_counts_the_codes_of_all_grids(pipeline):
 
 
 # Completion: which codes of each grid are known.
-
-
-def draw_images(count):
-    return torch.rand(count, 1, 12, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.mark.parametrize("rows,coarse", [(2, 1), (3, 1), (4, 2), (5, 2)])
@@ -196,7 +234,7 @@ def test_a_pairing_that_cannot_draw_is_refused_in_one_line(pipeline):
     stranger = make_pyramid().priors[1]
     stranger.provenance["tokenizer_fingerprint"] = "another"
     swapped = GivenPrior(fine.layout, (0,))
-    backwards = GivenPrior(coarse.layout, (0,), given_grids=(1,), given_layout=fine.layout)
+    backwards = UniformPrior(coarse.layout, (0,), given_grids=(1,))
     for other in (swapped, backwards):
         other.provenance = fine.provenance
     for priors, reason in (

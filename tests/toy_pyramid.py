@@ -11,7 +11,7 @@ from torch import nn
 
 import codegrid
 from codegrid import Grid, Signal, TwoStagePipeline
-from codegrid.codes import Losses, make_layout
+from codegrid.codes import Losses
 from codegrid.model_folder import ModelFolder
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.stage2_prior.sequential_prior import SequentialPrior
@@ -75,20 +75,17 @@ class PyramidTokenizer(ModelFolder, nn.Module):
 class GivenPrior(SequentialPrior):
     """A prior whose codes depend on their label and on the coarser code above them alone."""
 
-    def __init__(self, layout, grids=None, num_classes=0, given_grids=(), given_layout=(), **options):
-        super().__init__(layout, grids, num_classes, **options)
-        self.given_grids, given = tuple(given_grids), make_layout(given_layout)
-        self.config |= {"given_grids": list(given_grids), "given_layout": [grid.as_json() for grid in given]}
-        ways = [max(1, num_classes), given[-1].num_embeddings if given else 1, self.layout[0].num_embeddings]
-        self.table = nn.Parameter(torch.zeros(ways))
+    def __init__(self, layout, grids=None, num_classes=0, given_grids=(), given_layout=()):
+        super().__init__(layout, grids, num_classes, given_grids, given_layout)
+        above = self.given_layout[-1].num_embeddings if self.given_layout else 1
+        self.table = nn.Parameter(torch.zeros(max(1, num_classes), above, self.layout[0].num_embeddings))
 
     def logits(self, codes, given=NO_CONDITION):
-        (sites,) = codes
-        rows = self.conditions.rows(given, len(sites), self.device, takes=("codes",))
-        above = torch.zeros_like(sites)
+        (sites,), above = codes, torch.zeros_like(codes[0])
         if self.given_grids:
-            above = F.interpolate(given.codes[-1][:, None].double(), sites.shape[1:], mode="nearest-exact")[:, 0].long()
-        labels = 0 if rows is None else rows[:, None, None]
+            coarser = self.coarser_codes(given, len(sites))[-1][:, None]
+            above = F.interpolate(coarser.double(), sites.shape[1:], mode="nearest-exact")[:, 0].long()
+        labels = self.label_rows(given, len(sites))[:, None, None]
         return (self.table[labels, above].movedim(-1, 1),)
 
 

@@ -112,7 +112,8 @@ def _examine_grids(
         is_one, of = len(layout) == 1, f"grid {number}"
         name = "The codebook" if is_one else f"The codebook of {of}"
         dead = codebook.find_collapse(metrics, Subject(name, of, config))
-        report.findings += dead or codebook.find_idle(metrics, Subject(of.capitalize(), of, config))
+        idle = codebook.find_idle(metrics, Subject(of.capitalize(), of, config), number == len(layout) - 1)
+        report.findings += dead or idle
         report.grids.append({"grid": number, **grid.as_json(), **metrics})
         title = "Codebook" if is_one else f"Codebook of {of}, {grid}"
         report.tables.append(Table(title, codebook.ROWS, metrics, of))

@@ -139,6 +139,8 @@ def train_prior(settings: TrainPrior) -> Trained | None:
         place(cast(nn.Module, prior), accelerator.device)
     classes = prior.conditions.num_classes
     condition = f"{classes} classes" if classes else "unconditional"
+    if prior.given_grids:
+        condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
     print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
