@@ -88,9 +88,9 @@ class HierarchicalVQVAE(ImageTokenizer):
         self._settle()
 
     @property
-    def levels(self) -> LevelQuantizers:
+    def levels(self) -> list[Any]:
         """Quantizers of the levels, coarse to fine."""
-        return self.quantizer
+        return self.quantizer.each()
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:
         """Return outputs, codes and losses for x (b, c, H, W); with a moment, finer levels may be hidden."""
@@ -140,8 +140,8 @@ class HierarchicalVQVAE(ImageTokenizer):
             found, size = (tuple(each.shape[2:]) for each in (coarse, fine))
             needed = tuple(-(-side // self.steps[number]) for side in size)
             if found != needed:
-                found, needed, size = ("×".join(map(str, sides)) for sides in (found, needed, size))
-                raise InputError(f"`codes` of level {number} are {found}: below them, {size} need {needed}")
+                words = ["×".join(map(str, sides)) for sides in (found, size, needed)]
+                raise InputError("`codes` of level {} are {}: below them, {} need {}".format(number, *words))
         context = vectors[0]
         for number, own in enumerate(vectors[1:], 1):
             context = self._join(number, own, context)

@@ -1,16 +1,24 @@
 """The VQ-VAE-2: grids of several sizes, a quantizer for each, what makes each carry something, the sites to keep."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from conftest import draw_bars
+from safetensors.torch import load_file
 from small_quantizers import SMALL
 
-from codegrid import HierarchicalVQVAE, Moment, Noise, Signal, load
+from codegrid import HierarchicalVQVAE, Moment, Noise, Signal, TrainTokenizer, load, train_tokenizer
+from codegrid.data.images import ImageDataset, to_float
 from codegrid.errors import InputError
+from codegrid.pipelines.evaluation.carried import measure_carried
 from codegrid.pipelines.generation.encoding import tables_of
 from codegrid.pipelines.training.initial import start_from
-from codegrid.pipelines.training.tokenizer import check_codebook
+from codegrid.pipelines.training.tokenizer import TokenizerObjective, check_codebook
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage1_vqvae.quantizers.levels import LevelQuantizers
 
@@ -291,3 +299,75 @@ def test_codes_and_latents_of_sizes_that_do_not_belong_together_are_refused():
     with pytest.raises(InputError, match="`latents` is one tensor: it must be a tuple of 2"):
         tokenizer.decode_latents(torch.zeros(1, 4, 4, 6), quantize=True)
     assert tokenizer.decode((codes[0][..., :5], codes[1])).shape == (1, 3, 32, 40)
+
+
+class Stop(BaseException):
+    """Something that ends a run at once."""
+
+
+def test_a_stopped_run_ends_as_one_that_never_stopped_and_says_what_each_grid_carries(
+    bars_file, tmp_path, monkeypatch, capsys
+):
+    options = {**TINY, **SMALL_BOOKS, "levels": (4, 2), "level_quantizers": ("ema", "gradient"), "finer_dropout": 0.3}
+    settings = TrainTokenizer(
+        output=str(tmp_path / "whole"), dataset="npz", data_root=str(bars_file), model="vqvae2", steps=4, batch_size=8,
+        precision="fp32", accumulate=2, save_every=3, validate_every=4, options=options | {"finer_start": 0.6},
+    )  # fmt: skip
+    whole, stopped = train_tokenizer(settings), replace(settings, output=str(tmp_path / "stopped"))
+    assert "higher with another image's codes in one grid" in capsys.readouterr().out
+    update = TokenizerObjective.after_step
+
+    def stop_at_the_last(self, step, seed):
+        if step == 3:
+            raise Stop
+        update(self, step, seed)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(TokenizerObjective, "after_step", stop_at_the_last)
+        train_tokenizer(stopped)
+    again = train_tokenizer(stopped)
+    for name in ("config.json", "model.safetensors"):
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    provenance = load(whole.folder).provenance
+    rows = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
+    for row in (*provenance["history"], *(row for row in rows if "reconstruction_error" in row)):
+        assert row.keys() >= {"error_rise_0", "error_rise_1"}
+    assert ["error_rise" in grid for grid in provenance["metrics"]["grids"]] == [True, True]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_hierarchy_that_one_trains(bars_file, tmp_path):
+    flags = [
+        *f"--dataset npz --data-root {bars_file} --model vqvae2 --steps 4 --batch-size 8 --precision fp32".split(),
+        *("--hidden-channels", "8", "--num-embeddings", "8", "--finer-start", "0.6", "--finer-dropout", "0.3"),
+    ]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, launch in (("one", []), ("two", two)):
+        command = [sys.executable, *launch, "-m", "codegrid.pipelines.train_tokenizer", *flags]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        run = subprocess.run([*command, "--output", str(tmp_path / name)], env=environment, capture_output=True)
+        assert run.returncode == 0, run.stderr.decode()[-2000:]
+    alone, together = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for key, tensor in alone.items():
+        torch.testing.assert_close(together[key], tensor, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_a_trained_hierarchy_carries_something_in_each_grid():
+    images, labels = (torch.as_tensor(part) for part in draw_bars(256, 16, 16))
+    images = images.movedim(-1, 1)
+    x = to_float(images)
+    torch.manual_seed(0)
+    tokenizer = HierarchicalVQVAE(
+        Signal(channels=1, size=(16, 16)), float(x.var()), levels=(2, 2), hidden_channels=16, residual_channels=8,
+        num_residual_blocks=1, num_embeddings=16, embedding_dim=8, finer_dropout=0.3,  # with 0 the top carries nothing
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(tokenizer.parameters(), 3e-3)
+    for step in range(200):
+        rows = torch.randperm(256, generator=torch.Generator().manual_seed(step))[:32]
+        optimizer.zero_grad()
+        tokenizer(x[rows], moment=Moment(step, 200, Noise(0, 32 * step, 32))).losses.total.backward()
+        optimizer.step()
+        tokenizer.after_step(step, 0)
+    carried = measure_carried(tokenizer.eval(), ImageDataset(images, labels, []))
+    assert carried.error < 0.2 and min(carried.rises) > 0.1

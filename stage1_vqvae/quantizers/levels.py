@@ -49,10 +49,14 @@ class LevelQuantizers(nn.ModuleList):
                 raise InputError(f"`{option}`: no such option has {' or '.join(dict.fromkeys(names))}: leave it out")
         self._counts: list[int] = []
 
+    def each(self) -> list[Any]:
+        """Return the quantizers, coarse to fine."""
+        return list(self)
+
     @property
     def config(self) -> dict[str, Any]:
         """Options on which all quantizers that have them agree: the others follow from those of the levels."""
-        configs = [getattr(level, "config", given) for level, given in zip(self, self._given, strict=True)]
+        configs = [getattr(level, "config", given) for level, given in zip(self.each(), self._given, strict=True)]
         found: dict[str, list[Any]] = {}
         for name, value in (item for config in configs for item in config.items()):
             found.setdefault(name, []).append(value)
@@ -60,13 +64,13 @@ class LevelQuantizers(nn.ModuleList):
 
     def layout(self, sites: Sequence[Sides]) -> Layout:
         """Return the grids of latents with these sites, for each level. The first call is for those of training."""
-        layouts = [level.layout(of_level) for level, of_level in zip(self, sites, strict=True)]
+        layouts = [level.layout(of_level) for level, of_level in zip(self.each(), sites, strict=True)]
         self._counts = [len(layout) for layout in layouts]
         return tuple(grid for layout in layouts for grid in layout)
 
     def entries(self, grid: int) -> torch.Tensor | None:
         """Return the vectors (K, D) of a grid's codes; None if they cannot be listed."""
-        for level, count in zip(self, self._counts, strict=True):
+        for level, count in zip(self.each(), self._counts, strict=True):
             if grid < count:
                 return level.entries(grid)
             grid -= count
@@ -74,12 +78,12 @@ class LevelQuantizers(nn.ModuleList):
 
     def tables(self) -> dict[str, torch.Tensor]:
         """Return what the quantizers tell besides their entries, as `level.0.NAME` and so on."""
-        told = (getattr(level, "tables", dict)() for level in self)
+        told: list[dict[str, torch.Tensor]] = [getattr(level, "tables", dict)() for level in self.each()]
         return {
             f"level.{number}.{name}": table for number, of_level in enumerate(told) for name, table in of_level.items()
         }
 
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
         """Move the codebooks of each level once, with random numbers of its own."""
-        for number, level in enumerate(self):
+        for number, level in enumerate(self.each()):
             level.after_step(step, seed, *purpose, "level", number)
