@@ -181,10 +181,15 @@ class CodeTokenizer(ModelFolder, nn.Module):
         return torch.stack([grid.flatten(1).sum(1) for grid in nats]).sum(0)
 
     def preview(self, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> Codes:
-        """Return codes (b, h, w) of each grid below of an unfinished draw, HIDDEN unless all latents are drawn."""
-        done = torch.stack(drawn).all(0)
-        below = self.decode(tuple(torch.where(done, grid, 0) for grid in codes))
-        return tuple(torch.where(done, grid, HIDDEN) for grid in below)
+        """Return codes (b, h, w) of each grid below of an unfinished draw, HIDDEN where no latent is drawn.
+
+        The latents that are not drawn add as little as possible.
+        """
+        tables = [self.quantizer.entries(number) for number in range(len(codes))]
+        quietest = [0 if table is None else int(table.norm(dim=1).argmin()) for table in tables]
+        parts = zip(drawn, codes, quietest, strict=True)
+        below = self.decode(tuple(torch.where(known, code, quiet) for known, code, quiet in parts))
+        return tuple(torch.where(torch.stack(drawn).any(0), grid, HIDDEN) for grid in below)
 
     def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return, for each latent, whether (1, 1) bool known sites (h, w) bool determine it: only all of them do."""

@@ -131,7 +131,7 @@ class StackedTokenizer(nn.Module):
         return None if of_images is None else of_images + self.upper.nll(below, codes)
 
     def preview(self, codes: Codes, drawn: tuple[Tensor, ...]) -> Tensor:
-        """Return pictures (b, c, *size) of an unfinished draw: 0 (grey) until all upper codes are drawn."""
+        """Return pictures (b, c, *size) of an unfinished draw: 0 (grey) until an upper code is drawn."""
         below = self.upper.preview(codes, drawn)
         return self.lower.preview(tuple(grid.clamp_min(0) for grid in below), tuple(grid != HIDDEN for grid in below))
 

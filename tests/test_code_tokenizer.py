@@ -25,7 +25,7 @@ from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.diagnosis.run import examine
 from codegrid.pipelines.evaluate import Evaluate
-from codegrid.pipelines.evaluation.codes_of_codes import gradient_norms, measure_codes_of_codes
+from codegrid.pipelines.evaluation.codes_of_codes import capacity_of, gradient_norms, measure_codes_of_codes
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.artifacts import find_artifacts
@@ -192,18 +192,18 @@ def test_codes_in_use_are_counted_alone_and_together():
     )
     _, counts = torch.cat([triples, triples[:2]]).unique(dim=0, return_counts=True)
     shares = counts.double() / 8
-    assert measured["distinct"] == len(counts) and measured["capacity"] == 9
-    assert measured["joint_entropy"] == pytest.approx(float(-(shares * shares.log2()).sum()))
+    assert measured["distinct"] == len(counts) and capacity_of(tokenizer) == 9
+    assert measured["joint_bits"] == pytest.approx(float(-(shares * shares.log2()).sum()))
     assert len(measured["grids"]) == 3 and 0 <= measured["accuracy"] <= 1
     assert measured["bits_per_code"] == pytest.approx(measured["bits_per_image"] / 6)
 
 
-def test_an_unfinished_draw_has_no_codes_below_yet():
+def test_an_unfinished_draw_is_shown_by_what_its_first_codes_allow():
     tokenizer = build()
-    codes = random_triples(tokenizer, 2)
-    drawn = tuple(torch.tensor([True, number < 2]).view(2, 1, 1) for number in range(3))
-    (shown,) = tokenizer.preview(codes, drawn)
-    assert (shown[0] != HIDDEN).all() and (shown[1] == HIDDEN).all()
+    codes = random_triples(tokenizer, 3)
+    drawn = tuple(torch.tensor([True, number < 2, False]).view(3, 1, 1) for number in range(3))
+    (shown,), (whole,) = tokenizer.preview(codes, drawn), tokenizer.decode(codes)
+    assert torch.equal(shown[0], whole[0]) and (shown[1] != HIDDEN).all() and (shown[2] == HIDDEN).all()
 
 
 BAD = [
@@ -313,7 +313,7 @@ def test_a_trained_one_tells_what_it_learnt_from_and_how_well(pairs, small_run):
     tokenizer = load(pairs / "tokenizer")
     told = tokenizer.provenance
     assert told["tokenizer_fingerprint"] == load(small_run / "tokenizer").fingerprint()
-    assert {"bits_per_image", "swapped_bits_per_image", "accuracy", "joint_entropy", "distinct", "grids"} <= set(
+    assert {"bits_per_image", "swapped_bits_per_image", "accuracy", "joint_bits", "distinct", "grids"} <= set(
         told["metrics"]
     )
     assert {"bits_per_image", "reconstruction_gradient", "commitment_gradient", "batch_perplexity_2"} <= set(

@@ -17,7 +17,7 @@ from codegrid.stage2_prior.likelihood import measure_accuracy
 
 OF_LOWER_CODES = {
     "lower_bits_per_image": "bits_per_image", "swapped_lower_bits_per_image": "swapped_bits_per_image",
-    "lower_accuracy": "accuracy", "upper_capacity": "capacity", "upper_joint_entropy": "joint_entropy",
+    "lower_accuracy": "accuracy", "upper_joint_bits": "joint_bits",
     "upper_distinct": "distinct",
 }  # fmt: skip
 
@@ -26,10 +26,10 @@ OF_LOWER_CODES = {
 def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str, Any]:
     """Return what the codes of a tokenizer over codes tell of those that it encodes.
 
-    `bits_per_image` are the bits of the codes below given those of the tokenizer, at most `capacity` fewer than without
-    them; `swapped_bits_per_image` are given those of another image of the batch. `accuracy` is the share of codes that
-    are the likeliest given the ones before. `joint_entropy` is that of all codes of an image together, in bits, and
-    `distinct` the number of different ones; both are limited by the number of images. The rest is the usage of each
+    `bits_per_image` are the bits of the codes below given those of the tokenizer, at most `capacity_of` fewer than
+    without them; `swapped_bits_per_image` are given those of another image of the batch. `accuracy` is the share of
+    codes that are the likeliest given the ones before. `joint_bits` is the entropy of all codes of an image together,
+    and `distinct` the number of different ones; both are limited by the number of images. The rest is the usage of each
     codebook, as of any tokenizer. The tokenizer must be in eval mode.
     """
     usage, own, swapped, hits, chosen = LayoutUsage(tokenizer.layout), [], [], [], []
@@ -51,8 +51,7 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
         "bits_per_code": bits / tokenizer.num_codes,
         "swapped_bits_per_image": float(torch.cat(swapped).mean()) / math.log(2),
         **({"accuracy": sum(hits) / len(rows)} if hits else {}),
-        "capacity": capacity_of(tokenizer),
-        "joint_entropy": float(torch.special.entr(counts.double() / len(rows)).sum()) / math.log(2),
+        "joint_bits": float(torch.special.entr(counts.double() / len(rows)).sum()) / math.log(2),
         "distinct": len(counts),
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
@@ -65,7 +64,8 @@ def measure_lower_codes(tokenizer: Any, images: Iterable[torch.Tensor]) -> dict[
     The metrics are some of `measure_codes_of_codes`, with names of their own.
     """
     found = measure_codes_of_codes(tokenizer.upper, (tokenizer.lower.encode(batch) for batch in images))
-    return {name: found[key] for name, key in OF_LOWER_CODES.items() if key in found}
+    of_lower = {name: found[key] for name, key in OF_LOWER_CODES.items() if key in found}
+    return {**of_lower, "upper_capacity": capacity_of(tokenizer.upper)}
 
 
 def capacity_of(tokenizer: Any) -> float:

@@ -18,7 +18,7 @@ from codegrid.data.splits import hold_out, warn_of_few
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.drawing.sheets import make_pairs, to_png
-from codegrid.pipelines.evaluation.codes_of_codes import gradient_norms, measure_codes_of_codes
+from codegrid.pipelines.evaluation.codes_of_codes import capacity_of, gradient_norms, measure_codes_of_codes
 from codegrid.pipelines.generation.tokenizers import LOWER, load_tokenizer, made_by
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, place, start_accelerator, without_compiling
@@ -177,7 +177,7 @@ def save_with_metrics(objective: CodesObjective, settings: TrainTokenizer, folde
     """Measure a trained tokenizer on all validation codes, and save it with metrics and a picture."""
     tokenizer, count = objective.tokenizer, len(objective.validation)
     with without_compiling():
-        metrics = measure_codes_of_codes(tokenizer, objective.batches(count))
+        metrics = measure_codes_of_codes(tokenizer, objective.batches(count)) | {"capacity": capacity_of(tokenizer)}
         picture = to_png(next(iter(objective.draw().values())))
     tokenizer.provenance["metrics"] = {"items": count, **metrics}
     tokenizer.save_pretrained(folder, picture)
