@@ -10,7 +10,13 @@ from .errors import InputError, reason_of
 from .usable import CONFIG, WEIGHTS
 
 HUB_PREFIX = "hf:"
-PIPELINE_FOLDERS = ("tokenizer", "prior", "prior-[0-9]", "prior-[0-9][0-9]")  # patterns: both stages in one folder
+PIPELINE_FOLDERS = (
+    "tokenizer",
+    "tokenizer-[0-9]",
+    "prior",
+    "prior-[0-9]",
+    "prior-[0-9][0-9]",
+)  # patterns: both stages in one folder
 
 
 def fetch(source: str | Path, below: Sequence[str] = ("",)) -> Path:

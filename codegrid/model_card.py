@@ -36,6 +36,7 @@ TAGS = {
 }
 TASKS = {"tokenizer": None, "prior": "unconditional-image-generation", "classifier": "image-classification"}
 PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png", "classifier": ""}  # the last has none
+OWN_USE = {"codes": "tokenizer-of-codes"}  # built-in models that are used in another way than others of their kind
 CAPTIONS = {
     "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
     "prior": "New images: the first ones that this prior drew, at temperature 1.",
@@ -64,7 +65,7 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
     words = _read_template(model) if model in BUILT_IN[kind] else f"{kind.capitalize()} {model}"
     title, _, about = words.partition("\n")
     caption = CAPTIONS[kind] + " A row for each of its first classes." * bool(fields["config"].get("num_classes"))
-    text = Template(_read_template(kind)).substitute(
+    text = Template(_read_template(OWN_USE.get(model, kind))).substitute(
         _use_of_prior(fields, abilities) if kind == "prior" else {},
         title=title.removeprefix("# "),
         about=about.strip(),

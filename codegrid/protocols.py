@@ -34,7 +34,7 @@ class Quantized(NamedTuple):
 class Reconstructed(NamedTuple):
     """Output, codes and losses that a tokenizer makes from a batch in training."""
 
-    output: Tensor  # like the input
+    output: Tensor | Codes  # like the input; empty if it would have to be drawn
     codes: Codes
     losses: Losses
 
@@ -141,7 +141,11 @@ class Tokenizer(Model, Protocol):
 
 
 class Prior(Model, Protocol):
-    """p(codes | condition). Built as `cls(layout=..., grids=..., num_classes=..., **options)`."""
+    """p(codes | condition). Built as `cls(layout=..., grids=..., num_classes=..., **options)`.
+
+    If it can be conditioned on coarser grids, it also takes `given_grids` and `given_layout`; if on features, such as
+    the latents of a tokenizer over codes, `given_features`, the number of their channels.
+    """
 
     @property
     def layout(self) -> Layout:

@@ -50,6 +50,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "tokenizer": {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),
         "vqvae2": ("stage1_vqvae.hierarchical:HierarchicalVQVAE", "stage1_vqvae.options:HierarchicalOptions"),
+        "codes": ("stage1_vqvae.code_tokenizer:CodeTokenizer", "stage1_vqvae.options:CodesOptions"),
     },
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
@@ -241,7 +242,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
         >>> pipeline = load("runs/demo", device="cuda")  # doctest: +SKIP
     """
     folder = fetch(source, ("", *PIPELINE_FOLDERS))
-    if (folder / "tokenizer").is_dir():
+    if any((folder / name).is_dir() for name in ("tokenizer", "tokenizer-0")):
         pipeline = import_module(f"{__package__}.pipelines.generation.pipeline")
         return pipeline.TwoStagePipeline.from_pretrained(folder, device)
     return import_module(f"{__package__}.model_folder").load_model(folder, device)

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Folder, Leaves, ReadsData
+from codegrid.pipelines.running.settings import Folder, Folders, Leaves, ReadsData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,9 @@ class DecodeCodes(ReadsData, Leaves):
 
     run: Folder | None = None
     """Folder that holds tokenizer/ and codes/, for whichever is not given."""
-    tokenizer: Folder = ""
-    """Folder of the tokenizer that made the codes, or hf:owner/name."""
+    tokenizer: Folders = ()
+    """Folder of the tokenizer that made the codes, or hf:owner/name; or of several, each over the codes of the one
+    before."""
     codes: Folder = ""
     """Folder of exported codes, or an .npz or .parquet file of plain codes and, if there are any, labels."""
     output: Folder = ""

@@ -26,8 +26,8 @@ class Doctor(Compute, Overwrites, GivesFigures):
     run: Folder | None = None
     """Folder that holds tokenizer/, prior/ (or prior-0/, prior-1/, ...), codes/ and perhaps codes_test/, as the demo
     leaves it."""
-    tokenizer: Folder | None = None
-    """Folder of a trained tokenizer, instead of tokenizer/."""
+    tokenizer: Folders = ()
+    """Folder of a trained tokenizer, instead of tokenizer/; or of several, each over the codes of the one before."""
     prior: Folders = ()
     """Folder of a prior, instead of prior/, or folders of several, coarse to fine."""
     codes: Folder | None = None

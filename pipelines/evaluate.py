@@ -28,8 +28,8 @@ class Evaluate(UsesImages, Rejecting, Leaves, GivesFigures):
 
     run: Folder | None = None
     """Folder that holds tokenizer/ and perhaps prior/ (or prior-0/, prior-1/, ...), for whichever is not given."""
-    tokenizer: Folder = ""
-    """Folder of a trained tokenizer, or hf:owner/name."""
+    tokenizer: Folders = ()
+    """Folder of a trained tokenizer, or hf:owner/name; or of several, each over the codes of the one before."""
     output: Folder = ""
     """Folder for the metrics. By default figures/ in --run or runs/, or figures-2/ and so on."""
     images: Folder | None = None

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from codegrid.limits import BatchSize
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.places import PARTS
-from codegrid.pipelines.running.settings import Folder, Leaves, Split, UsesImages
+from codegrid.pipelines.running.settings import Folder, Folders, Leaves, Split, UsesImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,8 @@ class ExportCodes(UsesImages, Leaves):
 
     run: Folder | None = None
     """Folder that holds tokenizer/; the codes go into its codes/, or with --split test into codes_test/."""
-    tokenizer: Folder = ""
-    """Folder of a trained tokenizer, or hf:owner/name."""
+    tokenizer: Folders = ()
+    """Folder of a trained tokenizer, or hf:owner/name; or of several, each over the codes of the one before."""
     output: Folder = ""
     """Folder for the codes. Run the same command again to finish a stopped export."""
     split: Literal[Split, "all"] = "train"

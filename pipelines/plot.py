@@ -26,8 +26,8 @@ class Plot(UsesImages, Leaves):
 
     run: Folder | None = None
     """Folder that holds tokenizer/, prior/ and codes/, for whichever is not given."""
-    tokenizer: Folder = ""
-    """Folder of a trained tokenizer, or hf:owner/name."""
+    tokenizer: Folders = ()
+    """Folder of a trained tokenizer, or hf:owner/name; or of several, each over the codes of the one before."""
     output: Folder = ""
     """Folder for the pictures. By default pictures/ in --run or runs/, or pictures-2/ and so on."""
     prior: Folders = ()

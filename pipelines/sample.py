@@ -26,8 +26,8 @@ class Sample(Rejecting, Leaves):
 
     run: Folder | None = None
     """Folder that holds tokenizer/ and prior/ (or prior-0/, prior-1/, ...), for whichever is not given."""
-    tokenizer: Folder = ""
-    """Folder of a trained tokenizer, or hf:owner/name."""
+    tokenizer: Folders = ()
+    """Folder of a trained tokenizer, or hf:owner/name; or of several, each over the codes of the one before."""
     prior: Folders = ()
     """Folder of a prior trained on this tokenizer's codes, or hf:owner/name, or several of these, coarse to fine."""
     output: Folder = ""

@@ -10,7 +10,7 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.places import PARTS, find_part, prior_of
-from codegrid.pipelines.running.settings import Flag, Folder, Training
+from codegrid.pipelines.running.settings import Flag, Folder, Folders, Training
 from codegrid.registry import NameOf
 
 
@@ -37,9 +37,9 @@ class TrainPrior(Training):
     grid: Annotated[tuple[int, ...], Range(0, 999), tyro.conf.arg(metavar="N [N ...]")] = ()
     """Numbers of the grids that this prior learns, 0 for the coarsest; coarser grids are its condition. By default
     all."""
-    tokenizer: Folder | None = None
-    """Folder of the tokenizer that made the codes, or hf:owner/name. Files that do not name it need this, so that
-    samples can be decoded."""
+    tokenizer: Folders = ()
+    """Folder of the tokenizer that made the codes, or hf:owner/name; or of several, each over the codes of the one
+    before. Files that do not name it need this, so that samples can be decoded."""
     validation_codes: Folder | None = None
     """Folder or file of codes to validate on. By default a tenth of --codes is held out, or more if there are few."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 20_000
@@ -63,8 +63,8 @@ class TrainPrior(Training):
 
     def __post_init__(self) -> None:
         if self.run is not None and not self.codes:
-            tokenizer = self.tokenizer or find_part(self.run, "tokenizer") or None
-            if tokenizer is None and not find_part(self.run, "codes"):
+            tokenizer = self.tokenizer or find_part(self.run, "tokenizer")
+            if not tokenizer and not find_part(self.run, "codes"):
                 raise self.lacks("tokenizer")  # which makes the codes
             object.__setattr__(self, "tokenizer", tokenizer)
             object.__setattr__(self, "codes", str(Path(self.run) / PARTS["codes"]))

@@ -20,8 +20,9 @@ class View(Compute):
 
     run: Folder | None = None
     """Folder that holds tokenizer/ and, for samples, prior/ (or prior-0/, prior-1/, ...); or hf:owner/name."""
-    tokenizer: Folder | None = None
-    """Folder of a trained tokenizer, or hf:owner/name, instead of tokenizer/. It is enough to encode and edit."""
+    tokenizer: Folders = ()
+    """Folder of a trained tokenizer, or hf:owner/name, instead of tokenizer/; or of several, each over the codes of the
+    one before. It is enough to encode and edit."""
     prior: Folders = ()
     """Folder of a prior, or hf:owner/name, instead of prior/, or several of these, coarse to fine."""
     dataset: Dataset | None = None

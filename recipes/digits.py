@@ -29,13 +29,13 @@ def digits(output: str = "runs/demo") -> WholeRun:
             dataset="mnist5k", output=tokenizer, steps=2400, batch_size=32, lr=0.004,
             options={"num_embeddings": 256, "hidden_channels": 64},
         ),
-        ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes),
-        ExportCodes(dataset="mnist5k", tokenizer=tokenizer, output=codes_test, split="test"),
+        ExportCodes(dataset="mnist5k", tokenizer=(tokenizer,), output=codes),
+        ExportCodes(dataset="mnist5k", tokenizer=(tokenizer,), output=codes_test, split="test"),
         # the last average, not the best: fewer bits do not always mean better samples
         TrainPrior(
-            codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=2400, batch_size=32,
+            codes=codes, validation_codes=codes_test, tokenizer=(tokenizer,), output=prior, steps=2400, batch_size=32,
             lr=0.004, keep="last", options={"num_layers": 5, "dropout": 0.2},
         ),
-        Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples"), guidance_scale=(1.5,)),
-        Evaluate(dataset="mnist5k", tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
+        Sample(tokenizer=(tokenizer,), prior=(prior,), output=str(place / "samples"), guidance_scale=(1.5,)),
+        Evaluate(dataset="mnist5k", tokenizer=(tokenizer,), prior=(prior,), output=str(place / "figures")),
     )  # fmt: skip

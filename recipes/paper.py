@@ -114,12 +114,12 @@ def _recipe(
             **images, **of_training, output=tokenizer, quantizer="gradient", steps=250_000, batch_size=128, lr=2e-4,
             lr_schedule="constant", options=TOKENIZER,
         ),
-        ExportCodes(**images, tokenizer=tokenizer, output=codes),
-        ExportCodes(**images, tokenizer=tokenizer, output=codes_test, split="test"),
+        ExportCodes(**images, tokenizer=(tokenizer,), output=codes),
+        ExportCodes(**images, tokenizer=(tokenizer,), output=codes_test, split="test"),
         TrainPrior(
-            codes=codes, validation_codes=codes_test, tokenizer=tokenizer, output=prior, steps=100_000, batch_size=128,
-            accumulate=accumulate, options=prior_options,
+            codes=codes, validation_codes=codes_test, tokenizer=(tokenizer,), output=prior, steps=100_000,
+            batch_size=128, accumulate=accumulate, options=prior_options,
         ),
-        Sample(tokenizer=tokenizer, prior=(prior,), output=str(place / "samples")),
-        Evaluate(**images, tokenizer=tokenizer, prior=(prior,), output=str(place / "figures")),
+        Sample(tokenizer=(tokenizer,), prior=(prior,), output=str(place / "samples")),
+        Evaluate(**images, tokenizer=(tokenizer,), prior=(prior,), output=str(place / "figures")),
     )  # fmt: skip

@@ -82,6 +82,25 @@ class HierarchicalOptions(NetworkOptions):
 
 
 @dataclass(frozen=True)
+class CodesOptions:
+    """Options of the tokenizer over another tokenizer's codes, besides those of its decoder."""
+
+    hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 64
+    """Channels of the encoder and the decoder."""
+    num_latents: Annotated[int, Range(1, MAX_BOOKS)] = 3
+    """Latents of an image. Each has a codebook of its own; a quantizer that is not a single codebook quantizes all of
+    them as one vector."""
+    decoder: Annotated[str, NameOf("prior")] = "pixelcnn"
+    """Prior that draws the codes, given the latents; its options are also those of --model codes."""
+    reconstruction_weight: Annotated[float, Range(above=0)] = 1.0
+    """Weight of the nats of an image's codes against the quantizer's terms. 1: both are sums over an image, as in Eq. 3
+    of the paper."""
+    auxiliary_weight: Annotated[float, Range(0)] = 0.0
+    """Weight, in the same units, of an auxiliary head that predicts every code from the latents alone, in case that the
+    decoder, which also sees earlier codes, ignores them. 0: no such head."""
+
+
+@dataclass(frozen=True)
 class EntriesOptions:
     """Sizes of a codebook."""
 

@@ -31,6 +31,16 @@ def usage_of(counts: torch.Tensor) -> Usage:
     return Usage(float(perplexity(counts)), 1 - unused / len(counts), unused)
 
 
+def perplexities(codes: Codes, layout: Layout) -> dict[str, torch.Tensor]:
+    """Return the perplexity of a batch's codes (b, *shape) as figures: the mean over grids, and each of several."""
+    hits = (
+        torch.bincount(each.flatten(), minlength=grid.num_embeddings) for each, grid in zip(codes, layout, strict=True)
+    )
+    each = [perplexity(counts) for counts in hits]
+    of_grids = {f"batch_perplexity_{number}": value for number, value in enumerate(each)} if len(each) > 1 else {}
+    return {"batch_perplexity": torch.stack(each).mean(), **of_grids}
+
+
 class LayoutUsage:
     """Counts the codes of each grid of a layout, batch by batch; the batch sizes do not affect the result."""
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from codegrid.codes import Codes, Condition, Grid, Moment
+from codegrid.codes import Condition, Grid, Moment
 from codegrid.tensors import Rows
 
 from .coarser import Conditioning
@@ -61,9 +61,7 @@ class LabelledPrior(SequentialPrior):
         hidden = moment.noise.uniforms("label dropout").to(rows.device) < self.label_dropout
         return rows.masked_fill(hidden, self.num_classes)
 
-    def condition_inputs(
-        self, given: Condition, batch_size: int, moment: Moment | None = None
-    ) -> tuple[Tensor | None, Codes]:
+    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
         """Return the row of each sample in tables of conditions, and the coarser codes; a moment hides some of both."""
         return self.condition_rows(given, batch_size, moment), self.coarser_codes(given, batch_size, moment)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
 from codegrid.errors import InputError
-from codegrid.limits import MAX_CLASSES, check_whole, make_options
+from codegrid.limits import MAX_CLASSES, MAX_WIDTH, check_whole, make_options
 from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
@@ -42,6 +42,7 @@ class SequentialPrior(ModelFolder, nn.Module):
         given_grids: numbers of the coarser grids that it must be given, if its options are `CoarserOptions`;
             `coarser_codes` finds their codes in a condition.
         given_layout: these grids, as `Grid`s or as their JSON values.
+        given_features: channels of the features that it must be given: `features` finds them in a condition. 0: none.
         options: the fields of `options`.
 
     Raises `InputError` if an option is unknown or out of range, the numbers of grids do not match their layout, or it
@@ -64,6 +65,7 @@ class SequentialPrior(ModelFolder, nn.Module):
         num_classes: int = 0,
         given_grids: Sequence[int] = (),
         given_layout: Sequence[Grid | dict[str, Any]] = (),
+        given_features: int = 0,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -82,9 +84,14 @@ class SequentialPrior(ModelFolder, nn.Module):
         }
         if given_grids or given_layout:
             self._take_grids(tuple(given_grids), make_layout(given_layout))
-        elif isinstance(self.chosen, CoarserOptions):  # whoever starts from this prior should not inherit them
+        elif isinstance(self.chosen, CoarserOptions) and not given_features:
+            # whoever starts from this prior should not inherit them
             for option in fields(CoarserOptions):
                 del self.config[option.name]
+        check_whole("given_features", given_features, 0, MAX_WIDTH)
+        self.given_features = given_features
+        if given_features:
+            self.config["given_features"] = given_features
         self.provenance: dict[str, Any] = {}
 
     def _take_grids(self, grids: tuple[int, ...], layout: Layout) -> None:
@@ -109,7 +116,7 @@ class SequentialPrior(ModelFolder, nn.Module):
     @property
     def takes(self) -> tuple[str, ...]:
         """Return the parts of a condition, besides labels, that this prior accepts."""
-        return ("codes",) if self.given_grids else ()
+        return (*["codes"] * bool(self.given_grids), *["features"] * bool(self.given_features))
 
     def coarser_codes(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Codes:
         """Return the codes (b, *shape) of each grid that this prior must be given, HIDDEN where unknown.
@@ -123,6 +130,18 @@ class SequentialPrior(ModelFolder, nn.Module):
         check_coarser(given.codes, self.given_layout, self.given_grids, batch_size, may_hide=share > 0)
         codes = tuple(grid.to(self.device, torch.int64) for grid in given.codes)
         return hide_some(codes, share, moment.noise) if moment is not None and share else codes
+
+    def features(self, given: Condition, batch_size: int) -> Tensor:
+        """Return the features (b, D, *sites) that this prior must be given; a single site holds for the whole grid.
+
+        Raises `InputError` if they are missing or of another shape.
+        """
+        shapes = [tuple(part.shape) for part in given.features]
+        sides = [(1,) * len(grid.shape) for grid in self.layout[:1]] + [grid.shape for grid in self.layout[:1]]
+        if len(shapes) != 1 or shapes[0] not in [(batch_size, self.given_features, *shape) for shape in sides]:
+            needed = ", ".join(map(str, (batch_size, self.given_features, *sides[0])))
+            raise InputError(f"`features` {shapes}: this prior must be given one tensor ({needed})")
+        return given.features[-1].to(self.device)
 
     def label_rows(self, given: Condition, batch_size: int) -> Tensor:
         """Return each sample's row (b,) in a table of embeddings of labels; 0 if there are no classes.

@@ -90,6 +90,16 @@ def test_an_entry_that_was_hit_is_not_moved_however_rarely_that_happens(name):
     torch.testing.assert_close(quantizer.codebook.detach()[[0, 3]], entries[[0, 3]])
 
 
+@pytest.mark.parametrize("name", ["ema", "gradient"])
+def test_with_few_latents_a_step_a_codebook_is_revived_from_the_start(name):
+    quantizer = build(name, num_embeddings=64, revival_threshold=0.3)
+    for step in range(4):
+        latents = draw_latents(8, 4, 1, seed=step) + 20  # far from every entry: at first all choose the same one
+        train_step(quantizer, latents, step=step)
+    (codes,) = quantizer.encode(latents)
+    assert len(codes.unique()) > 2
+
+
 @every_stored_codebook
 def test_the_seed_of_the_user_and_the_step_choose_the_rows_that_dead_entries_move_to(name):
     def revive(seed, step, *purpose):

@@ -95,7 +95,7 @@ def test_every_run_leaves_its_settings(small_run, run_script, tmp_path):
     assert done.code == 0
     for folder, name, value in (
         (small_run / "tokenizer", "num_embeddings", 16), (small_run / "prior", "channels", 8),
-        (small_run / "codes", "tokenizer", str(small_run / "tokenizer")), (tmp_path / "codes", "num_samples", 2),
+        (small_run / "codes", "tokenizer", [str(small_run / "tokenizer")]), (tmp_path / "codes", "num_samples", 2),
     ):  # fmt: skip
         assert yaml.safe_load((folder / "settings.yaml").read_text())[name] == value
 
@@ -109,7 +109,7 @@ def test_a_run_is_finished_for_the_settings_that_it_left(small_run, run_script):
 def test_settings_of_one_call_are_not_left():
     settings = Evaluate(tokenizer="t", output="o", overwrite=True, dry_run=True, quiet=True, verbose=True, json=True)
     left = yaml.safe_load(describe_settings(settings, "evaluate", "o"))
-    assert not {"overwrite", "dry_run", "quiet", "verbose", "json"} & left.keys() and left["tokenizer"] == "t"
+    assert not {"overwrite", "dry_run", "quiet", "verbose", "json"} & left.keys() and left["tokenizer"] == ["t"]
     assert json.dumps(left) and "options" not in yaml.safe_load(
         describe_settings(TrainPrior(codes="c", output="o"), "train-prior", "o")
     )

@@ -83,11 +83,13 @@ def test_what_the_chosen_systems_do_not_have_is_refused_by_name(settings, reason
 def test_every_option_says_what_it_is_what_it_belongs_to_and_its_default():
     for settings_type in (TrainTokenizer, TrainPrior):
         for option in list_options(settings_type).values():
-            assert option.help and option.defaults and option.group.startswith(("--model ", "--quantizer "))
+            assert (
+                option.help and option.defaults and option.group.startswith(("--model ", "--quantizer ", "--decoder "))
+            )
     options = list_options(TrainTokenizer)
     assert options["fsq_levels"].group == "--quantizer fsq"
     assert set(options["anchors"].defaults) >= {"clustered", "clustered-gradient"}
-    assert options["hidden_channels"].defaults == {"vqvae": 128, "vqvae2": 128}
+    assert options["hidden_channels"].defaults == {"vqvae": 128, "vqvae2": 128, "codes": 64}
 
 
 @dataclass(frozen=True)

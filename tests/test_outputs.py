@@ -35,26 +35,22 @@ def run(tmp_path):
 
 
 def test_everything_is_found_below_the_folder_of_a_run(run):
-    priors = (f"{run}/prior-0", f"{run}/prior-1")
+    tokenizer, priors = (f"{run}/tokenizer",), (f"{run}/prior-0", f"{run}/prior-1")
     assert TrainTokenizer(run=run).output == f"{run}/tokenizer"
     export, held_out = ExportCodes(run=run), ExportCodes(run=run, split="test")
-    assert (export.tokenizer, export.output, held_out.output) == (
-        f"{run}/tokenizer",
-        f"{run}/codes",
-        f"{run}/codes_test",
-    )
+    assert (export.tokenizer, export.output, held_out.output) == (tokenizer, f"{run}/codes", f"{run}/codes_test")
     prior = TrainPrior(run=run)
     assert (prior.codes, prior.validation_codes, prior.output) == (f"{run}/codes", f"{run}/codes_test", f"{run}/prior")
-    assert prior.tokenizer == f"{run}/tokenizer" and TrainPrior(run=run, codes="c").tokenizer is None
+    assert prior.tokenizer == tokenizer and TrainPrior(run=run, codes="c").tokenizer == ()
     drawn = Sample(run=run)
-    assert (drawn.tokenizer, drawn.prior, drawn.output) == (f"{run}/tokenizer", priors, "")
+    assert (drawn.tokenizer, drawn.prior, drawn.output) == (tokenizer, priors, "")
     assert DecodeCodes(run=run).codes == Plot(run=run).codes == f"{run}/codes"
     assert Evaluate(run=run).prior == priors
 
 
 def test_a_part_that_is_given_comes_before_that_of_the_run(run):
     settings = Sample(run=run, prior=("p",), output="o")
-    assert (settings.tokenizer, settings.prior, settings.output) == (f"{run}/tokenizer", ("p",), "o")
+    assert (settings.tokenizer, settings.prior, settings.output) == ((f"{run}/tokenizer",), ("p",), "o")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_the_steps_of_a_recipe_fit_together(name):
     recipe = RECIPES[name]("somewhere")
     folder = recipe.tokenizer.output
     users = (recipe.codes, recipe.validation_codes, recipe.samples, recipe.metrics)
-    assert {step.tokenizer for step in users} == {folder}
+    assert {step.tokenizer for step in users} == {(folder,)}
     assert (recipe.prior.codes, recipe.prior.validation_codes) == (recipe.codes.output, recipe.validation_codes.output)
     assert (recipe.codes.split, recipe.validation_codes.split) == ("train", "test")
     assert recipe.samples.prior == recipe.metrics.prior == (recipe.prior.output,)

@@ -48,6 +48,8 @@ PANELS = (
     Panel("Rise of the error with another image's codes", "MSE / variance", ("error_rise",), True),
     Panel("Entropies of the codes in training", "nats", ("_entropy",), True),
     Panel("Cross-entropy of the codes", "bits per code", ("bits_per_code",), False),
+    Panel("Bits of an image's codes", "bits", ("bits_per_image",), False),
+    Panel("Gradients of the losses at the latents", "norm", ("_gradient",), True),
 )
 
 

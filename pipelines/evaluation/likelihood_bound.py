@@ -2,6 +2,9 @@
 
     log p(x) = log Σ_z p(z) p(x | z) ≥ log p(z_q(x)) + log p(x | z_q(x))
 
+If tokenizers are stacked, z are the codes of the uppermost one, and p(x | z) is bounded in the same way: the codes y of
+the images' own tokenizer cost −log p(y | z) under the decoder of the upper one, and x costs −log p(x | y).
+
 The prior gives p(z). A decoder that was trained as a likelihood gives p(x | z). For any other, its output μ, in grey
 levels 0 ... 255, does: each value x has a logistic distribution around μ with a scale s_c for its channel, cut into the
 256 values (`logistic_nats`).
@@ -10,7 +13,7 @@ Shapes: b batch, c channels, *size an image's sides.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -77,25 +80,47 @@ def _fit_scale(counts: torch.Tensor) -> float:
     return math.exp((low + high) / 2)
 
 
+def stack_of(tokenizer: Tokenizer) -> tuple[Any, ...]:
+    """Return the tokenizers of a stack, that of images first; a tokenizer alone is a stack of one."""
+    return getattr(tokenizer, "stack", (tokenizer,))
+
+
+def nats_of_codes(codes: Codes, upper: Sequence[Any]) -> float:
+    """Return Σ −log p(codes | codes of the uppermost tokenizer), as a bound if there are several upper ones."""
+    nats = 0.0
+    for tokenizer in upper:
+        own = tokenizer.encode(codes)
+        nats += float(tokenizer.nll(codes, own).double().sum())
+        codes = own
+    return nats
+
+
 class DecoderLikelihood:
     """The mean of -log2 p(x | z) over images that are added with their codes.
 
     Args:
-        tokenizer: the tokenizer; it computes the likelihood itself if it was trained with one.
+        tokenizer: the tokenizer; it computes the likelihood itself if it, or the lowest of a stack, was trained with
+            one.
         scales: (c,), in grey levels, of a discretized logistic around the decoder's output. None: the tokenizer's own
             likelihood.
         description: how the likelihood is computed, as JSON values.
     """
 
     def __init__(self, tokenizer: Tokenizer, scales: torch.Tensor | None, description: dict[str, Any]) -> None:
-        self.tokenizer, self.scales, self.description = tokenizer, scales, description
+        self.tokenizer, *self.upper = stack_of(tokenizer)
+        self.scales, self.description = scales, description
         self.nats, self.count = 0.0, 0
 
     @torch.no_grad()
     def add(self, images: torch.Tensor, codes: Codes, outputs: torch.Tensor) -> None:
         """Add images (b, c, *size) uint8, their codes, and the decoder's outputs for these."""
+        x = to_float(images)
+        if self.upper:  # what was decoded was drawn: the images have codes of their own
+            codes = self.tokenizer.encode(x)
+            outputs = self.tokenizer.decode(codes, tuple(x.shape[2:]))
+            self.nats += nats_of_codes(codes, self.upper)
         if self.scales is None:
-            nats = self.tokenizer.nll(to_float(images), codes)
+            nats = self.tokenizer.nll(x, codes)
             assert nats is not None, "a tokenizer without a likelihood of its own needs scales"
         else:
             nats = image_nll(images, outputs, self.scales)

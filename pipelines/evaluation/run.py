@@ -29,9 +29,10 @@ from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import read_json
 
 from .carried import measure_carried
+from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
-from .likelihood_bound import DecoderLikelihood, fit_scales
+from .likelihood_bound import DecoderLikelihood, fit_scales, stack_of
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 from .two_sets import compare_pictures
@@ -66,6 +67,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
     _add_carried(inputs, metrics)
+    _add_lower_codes(inputs, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
     numbers = evenly_spaced(len(images), NUM_SHOWN)
@@ -137,17 +139,26 @@ def _add_carried(inputs: Inputs, metrics: Metrics) -> None:
         metrics.measured_on["error_rise"] = {"reference": inputs.reference, "images": carried.num_images}
 
 
+def _add_lower_codes(inputs: Inputs, metrics: Metrics) -> None:
+    """Add what the codes of a tokenizer over codes tell of those below, if there is one."""
+    if not hasattr(inputs.tokenizer, "lower"):
+        return
+    batches = inputs.batches(inputs.images, range(len(inputs.images)), "lower codes")
+    images = (to_float(batch.images.to(inputs.tokenizer.device)) for batch in batches)
+    metrics.add(measure_lower_codes(inputs.tokenizer, images), reference=inputs.reference)
+
+
 @torch.no_grad()
 def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
     """Return the tokenizer's own likelihood of images, or one fitted to evenly spaced images of the training part.
 
     Returns None if neither is possible.
     """
-    tokenizer, train = inputs.tokenizer, inputs.train
+    tokenizer, train = stack_of(inputs.tokenizer)[0], inputs.train
     image = to_float(inputs.images.batch([0]).images.to(tokenizer.device))
     if tokenizer.nll(image, tokenizer.encode(image)) is not None:
         term = tokenizer.config.get("reconstruction")
-        return DecoderLikelihood(tokenizer, None, {"likelihood": "of the tokenizer", "reconstruction": term})
+        return DecoderLikelihood(inputs.tokenizer, None, {"likelihood": "of the tokenizer", "reconstruction": term})
     if train is None or inputs.settings.split == "train":
         return None
     numbers = evenly_spaced(len(train), MAX_TO_FIT)
@@ -155,7 +166,7 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
     scales = fit_scales((batch, tokenizer.reconstruct(to_float(batch))) for batch in images)
     fitted_to = {"split": "train", "images": len(numbers), "fingerprint": inputs.depends_on["train_data"]}
     described = {"likelihood": "discretized logistic", "scales_in_grey_levels": scales.tolist(), "fitted_to": fitted_to}
-    return DecoderLikelihood(tokenizer, scales, described)
+    return DecoderLikelihood(inputs.tokenizer, scales, described)
 
 
 def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood | None, metrics: Metrics) -> None:

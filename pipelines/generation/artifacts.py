@@ -26,6 +26,7 @@ from codegrid.protocols import Prior, Tokenizer
 from .chosen_data import learnt_data, recorded_data, skips_unreadable
 from .pairing import check_pairing, prior_names
 from .pipeline import TwoStagePipeline
+from .tokenizers import load_tokenizer
 
 
 @dataclass
@@ -74,15 +75,15 @@ class Artifacts:
 
 
 def load_artifacts(
-    device: torch.device, tokenizer: str, prior: Sequence[str] = (), codes: str | None = None
+    device: torch.device, tokenizer: str | Sequence[str], prior: Sequence[str] = (), codes: str | None = None
 ) -> Artifacts:
     """Load parts that must belong together, without images: `load_images_for` loads those once they are known.
 
     Raises `InputError` if a part is missing or damaged, or they do not belong together.
     """
-    model = load_model(tokenizer, device, "tokenizer")
+    model = load_tokenizer(tokenizer, device)
     found = Artifacts(model, tuple(load_model(folder, device, "prior") for folder in prior), device=device)
-    found.folders = {"tokenizer": tokenizer, **dict(zip(found.prior_names, prior, strict=True))}
+    found.folders = {"tokenizer": upper_of(tokenizer), **dict(zip(found.prior_names, prior, strict=True))}
     if found.priors:
         check_pairing(model, found.priors)  # now, before anything slow is read
     if codes is not None:
@@ -94,7 +95,7 @@ def load_artifacts(
 def find_artifacts(
     device: torch.device,
     run: str | None = None,
-    tokenizer: str | None = None,
+    tokenizer: str | Sequence[str] = (),
     prior: Sequence[str] = (),
     codes: str | None = None,
     validation_codes: str | None = None,
@@ -117,7 +118,8 @@ def find_artifacts(
         raise InputError(f"`run` {run}: there is no such folder: give one that holds tokenizer/, prior/ or codes/")
     given = {"tokenizer": tokenizer, "codes": codes, "validation_codes": validation_codes}
     places = {name: given[name] or (find_part(run, name) if run is not None else "") for name in PARTS}
-    folders = {name: str(place) for name, place in places.items() if place}
+    tokenizers = places["tokenizer"]
+    folders = {name: upper_of(place) for name, place in places.items() if place}
     priors = list(prior) or (find_priors(run) if run is not None else [])
     if not folders and not priors:
         raise InputError(
@@ -127,7 +129,7 @@ def find_artifacts(
     found = Artifacts(device=device, left_out=_missing(folders, bool(priors)))
     found.folders = {**folders, **dict(zip(prior_names(len(priors)), priors, strict=True))}
     if "tokenizer" in folders:
-        found.tokenizer = load_model(folders["tokenizer"], device, "tokenizer")
+        found.tokenizer = load_tokenizer(tokenizers, device)
     found.priors = tuple(load_model(folder, device, "prior") for folder in priors)
     found.codes = CodeDataset(folders["codes"]) if "codes" in folders else None
     found.validation = CodeDataset(folders["validation_codes"]) if "validation_codes" in folders else None
@@ -135,9 +137,16 @@ def find_artifacts(
         folder = found.folders.pop("validation_codes")
         found.left_out.append(f"{folder}: codes/ holds its images too; some grids of codes/ are used instead")
         found.validation = None
-    if found.tokenizer is not None:
+    if getattr(found.tokenizer, "draws", False):
+        found.left_out.append("images: the decoder draws them, which evaluate measures; it is not checked here")
+    elif found.tokenizer is not None:
         found.images = _find_images(found, found.tokenizer, dataset, data_root, skip_unreadable)
     return found
+
+
+def upper_of(folders: str | Sequence[str]) -> str:
+    """Return the folder of the last of several tokenizers, whose codes the other parts have."""
+    return folders if isinstance(folders, str) else folders[-1]
 
 
 def load_images_for(

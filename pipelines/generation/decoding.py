@@ -22,7 +22,6 @@ from codegrid.data.manifest import FILES, FILES_JSON
 from codegrid.data.npz import ON_A_PAGE
 from codegrid.files import write_json
 from codegrid.locks import releasing
-from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.drawing.blocks import save_by_class
@@ -32,6 +31,7 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.protocols import Tokenizer
 
 from .rejection import REJECTION
+from .tokenizers import load_tokenizer
 
 
 @releasing()
@@ -40,7 +40,7 @@ def decode_codes(settings: DecodeCodes) -> None:
 
     If the codes record the files that they were made from, files.json has their names, in the order of the images.
     """
-    tokenizer = load_model(settings.tokenizer, choose_device(settings), "tokenizer")
+    tokenizer = load_tokenizer(settings.tokenizer, choose_device(settings))
     codes = open_codes(settings.codes, tokenizer)
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
     if run.finished:
@@ -49,7 +49,8 @@ def decode_codes(settings: DecodeCodes) -> None:
         run.record[REJECTION] = codes.provenance[REJECTION]
     if settings.dry_run:
         return print_plan(f"{len(codes):,} items to decode into images of {'×'.join(map(str, tokenizer.signal.shape))}")
-    shape, names = (len(codes), *tokenizer.signal.shape), partial(names_of_rows, codes)
+    channels, height, width = tokenizer.signal.shape
+    shape, names = (len(codes), channels, height, width), partial(names_of_rows, codes)
     labels = codes.labels
     files = make_files(settings.format, run.folder, "images", shape, labels, names, settings.shard_size)
     run.start()

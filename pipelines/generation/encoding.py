@@ -28,7 +28,6 @@ from codegrid.data.shards import Column
 from codegrid.data.sources import Images
 from codegrid.errors import import_extra
 from codegrid.locks import real_path, releasing
-from codegrid.model_folder import load_model
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import channels_last, place, start_accelerator
@@ -38,6 +37,7 @@ from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for
 from .chosen_data import choose_data
+from .tokenizers import load_tokenizer
 
 STATE = "state"  # folder of a code dataset, from which the .npz or .parquet file is made
 
@@ -49,7 +49,7 @@ def export_codes(settings: ExportCodes) -> None:
         import_extra("pyarrow", "`format` parquet", "hub")  # now, not after the images are encoded
     settings.check_output()
     accelerator = start_accelerator(settings)
-    export_with(load_model(settings.tokenizer, accelerator.device, "tokenizer"), settings, accelerator)
+    export_with(load_tokenizer(settings.tokenizer, accelerator.device), settings, accelerator)
     shut_down(accelerator)
 
 

@@ -22,7 +22,7 @@ from codegrid.limits import BatchSize, check_value
 from codegrid.model_card import render_pipeline_card, write_card
 from codegrid.model_folder import load_model, picture_of
 from codegrid.noise import Noise
-from codegrid.pipelines.running.places import find_priors, list_priors
+from codegrid.pipelines.running.places import find_priors, find_tokenizers, list_priors, tokenizer_name
 from codegrid.progress import progress_bar
 from codegrid.protocols import NO_CONDITION, Classifier, Prior, Tokenizer
 from codegrid.sampling_config import Setting, sampling_configs
@@ -34,6 +34,7 @@ from .pairing import check_pairing, prior_names
 from .rejection import Tell, add_rejection
 from .request import Request, complete_codes, conditions_of, make_request
 from .samples import Images, OutputType, Samples, as_output
+from .tokenizers import load_tokenizer
 
 Source = str | Path
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -70,20 +71,27 @@ class TwoStagePipeline:
     def from_pretrained(cls, folder: Source, device: str | torch.device = "cpu") -> Self:
         """Load a folder that `save_pretrained` or a run wrote, or a repository of the hub as `hf:owner/name`.
 
-        It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine.
+        It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine. `tokenizer-0/` and
+        `tokenizer-1/` are a tokenizer and one over its codes.
         """
         found = fetch(folder, PIPELINE_FOLDERS)
-        return cls.from_parts(found / "tokenizer", find_priors(found) or found / "prior", device)
+        return cls.from_parts(
+            find_tokenizers(found) or found / "tokenizer", find_priors(found) or found / "prior", device
+        )
 
     @classmethod
     def from_parts(
-        cls, tokenizer: Source, priors: Source | Sequence[Source], device: str | torch.device = "cpu"
+        cls,
+        tokenizer: Source | Sequence[Source],
+        priors: Source | Sequence[Source],
+        device: str | torch.device = "cpu",
     ) -> Self:
-        """Load model folders, or hub names `hf:owner/name`; several priors coarse to fine."""
+        """Load model folders, or hub names `hf:owner/name`; several priors coarse to fine.
+
+        Of several tokenizers, each is over the codes of the one before.
+        """
         several = [priors] if isinstance(priors, str | Path) else priors
-        return cls(
-            load_model(tokenizer, device, "tokenizer"), *(load_model(prior, device, "prior") for prior in several)
-        )
+        return cls(load_tokenizer(tokenizer, device), *(load_model(prior, device, "prior") for prior in several))
 
     def save_pretrained(self, folder: Source) -> None:
         """Write all models into subfolders of a folder that `from_pretrained` reads, and a model card.
@@ -94,7 +102,9 @@ class TwoStagePipeline:
         others = set(list_priors(folder)) - set(names)
         if others:
             raise InputError(f"{folder} holds other priors ({', '.join(sorted(others))}): choose another folder")
-        for name, model in zip(("tokenizer", *names), (self.tokenizer, *self.priors), strict=True):
+        stack = getattr(self.tokenizer, "stack", (self.tokenizer,))
+        tokenizers = ["tokenizer"] if len(stack) == 1 else [tokenizer_name(number) for number in range(len(stack))]
+        for name, model in zip((*tokenizers, *names), (*stack, *self.priors), strict=True):
             model.save_pretrained(folder / name, picture_of(model))
         with write_folder(folder) as staging:
             write_card(staging, folder, render_pipeline_card(repr(self)))

@@ -93,7 +93,10 @@ def list_options(settings_type: type[Command]) -> dict[str, Option]:
     """
     taken = {item.name for item in fields(settings_type)} if choosers(settings_type) else set()
     found: dict[str, Option] = {}
-    for parameter, kind in choosers(settings_type).items():
+    ahead = list(choosers(settings_type).items())
+    listed = {kind for _, kind in ahead}
+    while ahead:
+        parameter, kind = ahead.pop(0)
         for system in TABLES[kind]:
             for item, hint, text in _fields_of(TABLES[kind].options(system)):
                 if item.name in taken:
@@ -106,6 +109,10 @@ def list_options(settings_type: type[Command]) -> dict[str, Option]:
                     )
                 if option.parameter == parameter:
                     option.defaults[system] = _default_of(item)
+                # an option may choose a part of yet another kind, which has options of its own
+                deeper = [(item.name, marker.kind) for marker in names_in(hint) if marker.kind not in listed]
+                ahead += deeper
+                listed |= {kind for _, kind in deeper}
     return found
 
 
@@ -128,9 +135,12 @@ def _why_not(settings_type: type[Command], name: str, chosen: list[Chosen]) -> s
     option = list_options(settings_type).get(name)
     if option is None:
         return f"no {' or '.join(choosers(settings_type).values())} has such an option: leave it out"
-    kind, system = next(one[1:] for one in chosen if one.parameter == option.parameter)
     systems = list(option.defaults)
     others = " or ".join(filter(None, (", ".join(systems[:-1]), systems[-1])))
+    having = [one[1:] for one in chosen if one.parameter == option.parameter]
+    if not having:  # it belongs to a part that another system has
+        return f"only systems with a `{option.parameter}` {others} have such an option: leave it out"
+    kind, system = having[0]
     return f"the {system} {kind} has no such option: choose `{option.parameter}` {others}, or leave it out"
 
 

@@ -11,16 +11,32 @@ from codegrid.errors import InputError
 
 PARTS = {"tokenizer": "tokenizer", "codes": "codes", "validation_codes": "codes_test"}  # setting → folder
 MADE_BY = {"tokenizer": "train-tokenizer", "codes": "export-codes", "prior": "train-prior"}  # setting → command
+MAX_TOKENIZERS = 10  # each over the codes of the one before
 RUNS = "runs"  # where results go by default
 OF_PRIORS = re.compile(r"prior(-(0|[1-9]\d{0,2}))?")
 
 
 def find_part(run: str | Path, setting: str) -> str | tuple[str, ...]:
-    """Return the folder below `run` for a setting; several for `prior`; empty if there is none."""
+    """Return the folder below `run` for a setting; several for `prior` and `tokenizer`; empty if there is none."""
     if setting == "prior":
         return tuple(find_priors(run))
+    if setting == "tokenizer":
+        return tuple(find_tokenizers(run))
     folder = Path(run) / PARTS[setting]
     return str(folder) if folder.is_dir() else ""
+
+
+def find_tokenizers(run: str | Path) -> list[str]:
+    """Return the folder tokenizer/ below `run`, or tokenizer-0/, tokenizer-1/, ..., each over the codes of the last."""
+    numbered = (Path(run) / name for name in map(tokenizer_name, range(MAX_TOKENIZERS)))
+    found = [str(folder) for folder in numbered if folder.is_dir()]
+    whole = Path(run) / PARTS["tokenizer"]
+    return [str(whole)] if whole.is_dir() else found
+
+
+def tokenizer_name(number: int) -> str:
+    """Return the folder's name of one of several tokenizers below a run."""
+    return f"{PARTS['tokenizer']}-{number}"
 
 
 def find_priors(run: str | Path) -> list[str]:

@@ -5,7 +5,7 @@ Every field is a flag, and its docstring is the flag's help. Its type gives the 
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import tyro
 
@@ -50,6 +50,9 @@ class Command:
     """Python modules or files to import first: they register quantizers, tokenizers or priors of your own."""
 
     def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if hint == tuple[str, ...] and isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, (value,) if value else ())  # one of several is given by itself
         check_fields(self)
 
     def exit_code(self, result: Any) -> int:

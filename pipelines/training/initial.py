@@ -10,7 +10,7 @@ from codegrid.model_folder import load_model
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.options import list_options, resolve_options
 from codegrid.pipelines.running.settings import Training
-from codegrid.protocols import Model
+from codegrid.protocols import Model, Tokenizer
 from codegrid.registry import TABLES
 
 Settings = TypeVar("Settings", bound=Training)
@@ -53,6 +53,23 @@ def start_from(model: Model, source: Model | None, name: str | None) -> None:
     differs = [key for key, value in model.config.items() if source.config.get(key) != value]
     print_once(f"starting from {name}{_list('other settings', differs)}{_list('new weights', fresh)}")
     model.provenance["init_from"] = source.fingerprint()
+
+
+def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
+    """Raise `InputError` if a codebook would start from a larger one of its kind."""
+    if source is None or _kinds(source.quantizer) != _kinds(tokenizer.quantizer):
+        return
+    for ours, theirs in zip(tokenizer.layout, source.layout, strict=False):
+        if ours.num_embeddings < theirs.num_embeddings:
+            raise InputError(
+                f"`init_from`: its codebook has {theirs.num_embeddings:,} codes, more than {ours.num_embeddings:,}: a "
+                "codebook can only grow"
+            )
+
+
+def _kinds(quantizer: Any) -> list[type]:
+    """Return the classes of a quantizer and of its parts, such as those of several levels."""
+    return [type(part) for part in (quantizer, *quantizer.children())]
 
 
 def _list(title: str, names: list[str]) -> str:

@@ -41,7 +41,7 @@ def export_missing(
     for split, output in missing.items():
         of_split = ExportCodes(
             run=settings.run,
-            tokenizer=str(settings.tokenizer),
+            tokenizer=settings.tokenizer,
             output=output,
             split=split,
             dry_run=settings.dry_run,

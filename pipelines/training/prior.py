@@ -19,12 +19,12 @@ from codegrid.data.splits import hold_out, warn_of_few
 from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.model_card import MAX_CARD_PIXELS
-from codegrid.model_folder import load_model
 from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.drawing.sheets import lay_out, make_sheet, to_png
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, place, start_accelerator, without_compiling
 from codegrid.pipelines.running.options import resolve_options
@@ -117,7 +117,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     resolve_options(settings)  # refuse impossible options before anything is read
     accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
-    tokenizer = None if settings.tokenizer is None else load_model(settings.tokenizer, accelerator.device, "tokenizer")
+    tokenizer = load_tokenizer(settings.tokenizer, accelerator.device) if settings.tokenizer else None
     missing = broadcast_from_main(accelerator, lambda: missing_codes(settings))
     if tokenizer and missing:
         make_prior(settings, tokenizer.layout)  # what cannot learn these codes is refused before they are made

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from codegrid.codes import Codes, Losses, Moment
+from codegrid.codes import Losses, Moment
 from codegrid.data.augmentation import Augmentation
 from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
@@ -33,9 +33,10 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 from codegrid.registry import TABLES
-from codegrid.stage1_vqvae.usage import perplexity
+from codegrid.stage1_vqvae.usage import perplexities
 
-from .initial import load_initial, start_from
+from .code_tokenizer import train_on_codes
+from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, finish, open_run, read_trained, train
 from .objective import Metrics, Pages, Player
@@ -81,7 +82,10 @@ class TokenizerObjective:
         x = channels_last(self.augment(batch.images.to(self.tokenizer.device), generator))
         _, codes, losses = wrapped(x, moment=moment)
         # a piece uses fewer codes than a batch: that would look like a dying codebook
-        return losses._replace(figures=losses.figures | self._usage(codes)) if self.has_whole_batches else losses
+        figures = (
+            losses.figures | perplexities(codes, self.tokenizer.layout) if self.has_whole_batches else losses.figures
+        )
+        return losses._replace(figures=figures)
 
     def after_step(self, step: int, seed: int) -> None:
         """Move the codebooks."""
@@ -109,24 +113,19 @@ class TokenizerObjective:
         self.tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
         self.tokenizer.save_pretrained(folder)
 
-    def _usage(self, codes: Codes) -> dict[str, torch.Tensor]:
-        """Return the perplexity of a batch's codes: the mean over the grids and, if there are several, each one's."""
-        hits = (
-            torch.bincount(each.flatten(), minlength=grid.num_embeddings)
-            for each, grid in zip(codes, self.tokenizer.layout, strict=True)
-        )
-        each = [perplexity(counts) for counts in hits]
-        of_grids = {f"batch_perplexity_{number}": value for number, value in enumerate(each)} if len(each) > 1 else {}
-        return {"batch_perplexity": torch.stack(each).mean(), **of_grids}
-
 
 @releasing()
 def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
-    """Train the tokenizer and save its model folder in `settings.output`.
+    """Train the tokenizer, on images or on codes, and save its model folder in `settings.output`.
 
     Returns the finished model; of several processes only the first one returns it, the others return None.
     """
     resolve_options(settings)  # refuse impossible options before anything is read
+    return TRAINED_ON[kind_of_data(settings)](settings)
+
+
+def train_on_images(settings: TrainTokenizer) -> Trained | None:
+    """Train a tokenizer of images; see `train_tokenizer`."""
     settings = choose_data(settings)
     accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
@@ -163,6 +162,22 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     return finish(run, keep_state=settings.lr_schedule == "constant")
 
 
+TRAINED_ON = {"images": train_on_images, "codes": train_on_codes}
+
+
+def kind_of_data(settings: TrainTokenizer) -> str:
+    """Return what the tokenizer to train learns, a key of `TRAINED_ON`.
+
+    Raises `InputError` if the settings give it something else.
+    """
+    learns = getattr(TABLES["tokenizer"][settings.model], "learns", "images")
+    if learns == "codes" and settings.over is None:
+        raise InputError(f"`model` {settings.model} learns another tokenizer's codes: give their folder as `over`")
+    if learns != "codes" and settings.over is not None:
+        raise InputError(f"`over`: a {settings.model} tokenizer learns {learns}: give `model` codes, or leave it out")
+    return learns
+
+
 def load_parts(settings: TrainTokenizer) -> tuple[Images, Images]:
     """Load the images to train and to validate on, of one size and number of channels."""
     dataset, root, skip = str(settings.dataset), settings.data_root, settings.skip_unreadable
@@ -193,23 +208,6 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
         "steps": settings.steps,
     }
     return tokenizer
-
-
-def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
-    """Raise `InputError` if a codebook would start from a larger one of its kind."""
-    if source is None or _kinds(source.quantizer) != _kinds(tokenizer.quantizer):
-        return
-    for ours, theirs in zip(tokenizer.layout, source.layout, strict=False):
-        if ours.num_embeddings < theirs.num_embeddings:
-            raise InputError(
-                f"`init_from`: its codebook has {theirs.num_embeddings:,} codes, more than {ours.num_embeddings:,}: a "
-                "codebook can only grow"
-            )
-
-
-def _kinds(quantizer: Any) -> list[type]:
-    """Return the classes of a quantizer and of its parts, such as those of several levels."""
-    return [type(part) for part in (quantizer, *quantizer.children())]
 
 
 def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer, folder: Path) -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from codegrid.errors import InputError, import_extra
 from codegrid.hub import HUB_PREFIX
-from codegrid.model_folder import load_model
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
-from codegrid.pipelines.running.places import find_part, find_priors
+from codegrid.pipelines.running.places import find_priors, find_tokenizers
 from codegrid.protocols import Tokenizer
 from codegrid.registry import load
 
@@ -76,7 +76,7 @@ def serve(settings: View) -> Iterator[Served]:
         tokenizer, pipeline = load_models(settings)
         run = None if settings.run is None else Path(settings.run)
         examples = find_examples(tokenizer, pipeline, run, settings.dataset, settings.data_root)
-        page = build_page(tokenizer, pipeline, examples, settings.run or str(settings.tokenizer))
+        page = build_page(tokenizer, pipeline, examples, settings.run or " ".join(settings.tokenizer))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         with serve_page(page, listener, Trusted.of(settings.host, settings.trusted_hosts), folder):
             yield Served(f"http://{host}:{settings.port}", page, folder)
@@ -85,18 +85,18 @@ def serve(settings: View) -> Iterator[Served]:
 def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
     """Load the tokenizer and, if there are priors, the pipeline: those of a run, or those given in their place."""
     device = choose_device(settings)
-    run, tokenizer, priors = settings.run, settings.tokenizer, list(settings.prior)
+    run, tokenizer, priors = settings.run, list(settings.tokenizer), list(settings.prior)
     if run is not None:
         if not run.startswith(HUB_PREFIX) and not Path(run).is_dir():
             raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/ and prior/")
         priors = priors or find_priors(run)
-        tokenizer = tokenizer or str(find_part(run, "tokenizer"))
+        tokenizer = tokenizer or find_tokenizers(run)
         if not tokenizer:  # a model's own folder, or a name on the hub
             found = load(run, device)
             if isinstance(found, TwoStagePipeline):
                 return found.tokenizer, found
-            tokenizer = run
+            tokenizer = [run]
     if not priors:
-        return load_model(str(tokenizer), device, "tokenizer"), None
-    pipeline = TwoStagePipeline.from_parts(str(tokenizer), priors, device)
+        return load_tokenizer(tokenizer, device), None
+    pipeline = TwoStagePipeline.from_parts(tokenizer, priors, device)
     return pipeline.tokenizer, pipeline

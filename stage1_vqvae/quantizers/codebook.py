@@ -129,6 +129,9 @@ class CodebookQuantizer(nn.Module):
             self.start_with_kmeans(latents, step, seed, *purpose)
             return
         tally = Tally(latents, *count_and_sum(latents, codes, self.num_embeddings))
+        if not step and self.revival_threshold > 0 and bool((self.running_hits == 1).all()):  # untrained
+            # if latents are fewer than entries, 1 is far above uniform use: revival would wait hundreds of steps
+            self.running_hits.clamp_(max=self._fresh(tally))
         self.running_hits.mul_(self.decay).add_(tally.hits, alpha=1 - self.decay)
         self.move_entries(tally, step, seed, *purpose)
         if self.revival_threshold > 0:
@@ -172,19 +175,25 @@ class CodebookQuantizer(nn.Module):
         latents, codes = zip(*notes, strict=True)
         return (latents[0], codes[0]) if len(notes) == 1 else (torch.cat(latents), torch.cat(codes))
 
+    def _threshold(self, tally: Tally) -> torch.Tensor:
+        """Return the running hits () below which an entry is revived if no latent of the batch chose it."""
+        return self.revival_threshold * tally.hits.sum() / self.num_embeddings
+
+    def _fresh(self, tally: Tally) -> torch.Tensor:
+        """Return the running hits () of an entry that has just been moved."""
+        return self._threshold(tally) / self.decay ** (GRACE_STEPS + 0.5)
+
     def _revive(self, tally: Tally, draw: torch.Generator) -> None:
         """Move entries that are not used onto random latents, until one of them is hit.
 
         A moved entry starts so close to the threshold that it moves again soon if it is not hit. In the first steps,
         while the encoder drifts away from its codebook, this keeps the codebook among the latents.
         """
-        threshold = self.revival_threshold * tally.hits.sum() / self.num_embeddings
-        dead = (tally.hits == 0) & (self.running_hits < threshold)
+        dead = (tally.hits == 0) & (self.running_hits < self._threshold(tally))
         if dead.any():
             chosen = random_rows(tally.latents, self.num_embeddings, draw)
             self.set_entries(chosen, dead)
-            fresh = threshold / self.decay ** (GRACE_STEPS + 0.5)
-            self.running_hits.copy_(torch.where(dead, fresh, self.running_hits))
+            self.running_hits.copy_(torch.where(dead, self._fresh(tally), self.running_hits))
 
 
 class EMAQuantizer(CodebookQuantizer):

@@ -41,12 +41,18 @@ class PixelCNNNetwork(nn.Module):
     """
 
     def __init__(
-        self, layout: Layout, options: PixelCNNOptions, num_conditions: int, given_layout: Layout = ()
+        self,
+        layout: Layout,
+        options: PixelCNNOptions,
+        num_conditions: int,
+        given_layout: Layout = (),
+        given_features: int = 0,
     ) -> None:
         super().__init__()
         channels = options.channels
-        map_channels = options.condition_channels if given_layout else 0
+        map_channels = options.condition_channels if given_layout or given_features else 0
         self.coarser = CoarserNetwork(given_layout, layout[0].shape, options) if given_layout else None
+        self.of_features = nn.Conv2d(given_features, map_channels, 1) if given_features else None
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.layers = nn.ModuleList(
             GatedLayer(channels, options.kernel if i else options.first_kernel, i == 0, num_conditions, map_channels)
@@ -82,12 +88,24 @@ class PixelCNNNetwork(nn.Module):
         self.kept.clear()  # nothing must stay behind on the old device
         return super()._apply(fn, recurse)
 
-    def conditioning(self, conditions: Tensor | None, coarser: Codes) -> Conditioning:
-        """Return what the gates add for condition rows (b,) and codes (b, *shape) of the coarser grids."""
-        return Conditioning(conditions, None if self.coarser is None else self.coarser(coarser))
+    def conditioning(self, conditions: Tensor | None, coarser: Codes, features: Tensor | None) -> Conditioning:
+        """Return what the gates add for condition rows (b,), coarser codes (b, *shape) and features (b, D, *sites).
+
+        Features of a single site make a map of a single site, which holds for all of them.
+        """
+        site_map = None if self.coarser is None else self.coarser(coarser)
+        if self.of_features is not None:
+            of_features = self.of_features(features)
+            site_map = of_features if site_map is None else site_map + of_features
+        return Conditioning(conditions, site_map)
 
     def forward(
-        self, codes: Codes, conditions: Tensor | None, shown: Codes | None = None, coarser: Codes = ()
+        self,
+        codes: Codes,
+        conditions: Tensor | None,
+        shown: Codes | None = None,
+        coarser: Codes = (),
+        features: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Turn codes (b, h, w) into logits (b, K, h, w).
 
@@ -96,8 +114,9 @@ class PixelCNNNetwork(nn.Module):
             conditions: rows (b,) of the layers' tables.
             shown: masks (b, h, w) of the codes that are not hidden.
             coarser: codes (b, *shape) of the coarser grids.
+            features: (b, D, *sites).
         """
-        given = self.conditioning(conditions, coarser)
+        given = self.conditioning(conditions, coarser, features)
         vertical = horizontal = embed(self.embeddings, codes, shown)
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, given)
@@ -113,6 +132,7 @@ class GatedPixelCNN(LabelledPrior):
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         given_grids: numbers of the coarser grids that it is conditioned on.
         given_layout: these grids (h, w), of any sizes, coarse to fine.
+        given_features: channels D of the features (b, D, h, w) or (b, D, 1, 1) that it is conditioned on; 0: none.
         options: the fields of `PixelCNNOptions`.
 
     Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
@@ -138,25 +158,42 @@ class GatedPixelCNN(LabelledPrior):
         num_classes: int = 0,
         given_grids: Sequence[int] = (),
         given_layout: Sequence[Grid | dict[str, Any]] = (),
+        given_features: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, given_grids=given_grids, given_layout=given_layout, **options)
+        given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
+        super().__init__(layout, grids, num_classes, **given_too, **options)
         check_one_shape(self.layout, "pixelcnn")
         self.dropout = self.chosen.dropout
-        self.network = PixelCNNNetwork(self.layout, self.chosen, self.num_conditions, self.given_layout)
+        self.network = PixelCNNNetwork(
+            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
+        )
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
-        conditions, coarser = self.condition_inputs(given, len(codes[0]), moment)
+        conditions, coarser, features = self.condition_inputs(given, len(codes[0]), moment)
         shown = None
         if moment is not None and self.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
-        return mean_nats(self.network(codes, conditions, shown, coarser), codes)
+        return mean_nats(self.network(codes, conditions, shown, coarser, features), codes)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
-        conditions, coarser = self.condition_inputs(given, len(codes[0]))
-        return self.network(codes, conditions, None, coarser)
+        conditions, coarser, features = self.condition_inputs(given, len(codes[0]))
+        return self.network(codes, conditions, None, coarser, features)
+
+    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
+        """Return the row of each sample in tables of conditions, the coarser codes, and the features (b, D, *sites)."""
+        features = self.features(given, batch_size) if self.given_features else None
+        return (*super().condition_inputs(given, batch_size, moment), features)
+
+    @torch.no_grad()
+    def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
+        """Return what the gates add under a condition, computed once for all sites."""
+        found = super().conditioning(given, batch_size)
+        if found.site_map is None:
+            return found
+        return found._replace(site_map=found.site_map.expand(-1, -1, *self.layout[0].shape))
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""

@@ -1,0 +1,91 @@
+"""Metrics of a tokenizer over codes: how well it predicts codes, and what comes through its own few.
+
+Shapes: b batch, h w code grid below, n items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from codegrid.codes import Codes, Condition
+from codegrid.stage1_vqvae.usage import LayoutUsage
+from codegrid.stage2_prior.likelihood import measure_accuracy
+
+OF_LOWER_CODES = {
+    "lower_bits_per_image": "bits_per_image", "swapped_lower_bits_per_image": "swapped_bits_per_image",
+    "lower_accuracy": "accuracy", "upper_joint_bits": "joint_bits",
+    "upper_distinct": "distinct",
+}  # fmt: skip
+
+
+@torch.no_grad()
+def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str, Any]:
+    """Return what the codes of a tokenizer over codes tell of those that it encodes.
+
+    `bits_per_image` are the bits of the codes below given those of the tokenizer, at most `capacity_of` fewer than
+    without them; `swapped_bits_per_image` are given those of another image of the batch. `accuracy` is the share of
+    codes that are the likeliest given the ones before. `joint_bits` is the entropy of all codes of an image together,
+    and `distinct` the number of different ones; both are limited by the number of images. The rest is the usage of each
+    codebook, as of any tokenizer. The tokenizer must be in eval mode.
+    """
+    usage, own, swapped, hits, chosen = LayoutUsage(tokenizer.layout), [], [], [], []
+    for batch in batches:
+        x = tuple(grid.to(tokenizer.device) for grid in batch)
+        codes = tokenizer.encode(x)
+        usage.add(codes)
+        chosen.append(torch.stack([grid.flatten() for grid in codes], 1).cpu())
+        own.append(tokenizer.nll(x, codes).cpu().double())
+        swapped.append(tokenizer.nll(x, tuple(grid.roll(1, 0) for grid in codes)).cpu().double())
+        given = Condition(features=(tokenizer.quantizer.look_up(codes),))
+        accuracy = measure_accuracy(tokenizer.decoder, [(x, given)])
+        hits += [] if accuracy is None else [accuracy * len(codes[-1])]
+    rows = torch.cat(chosen)
+    _, counts = rows.unique(dim=0, return_counts=True)
+    bits = float(torch.cat(own).mean()) / math.log(2)
+    return {
+        "bits_per_image": bits,
+        "bits_per_code": bits / tokenizer.num_codes,
+        "swapped_bits_per_image": float(torch.cat(swapped).mean()) / math.log(2),
+        **({"accuracy": sum(hits) / len(rows)} if hits else {}),
+        "joint_bits": float(torch.special.entr(counts.double() / len(rows)).sum()) / math.log(2),
+        "distinct": len(counts),
+        **usage.figures()._asdict(),
+        "grids": [one._asdict() for one in usage.by_grid()],
+    }
+
+
+def measure_lower_codes(tokenizer: Any, images: Iterable[torch.Tensor]) -> dict[str, Any]:
+    """Return what the upper codes of a stack of tokenizers tell of those below, for images (b, c, *size) in [-1, 1].
+
+    The metrics are some of `measure_codes_of_codes`, with names of their own.
+    """
+    found = measure_codes_of_codes(tokenizer.upper, (tokenizer.lower.encode(batch) for batch in images))
+    of_lower = {name: found[key] for name, key in OF_LOWER_CODES.items() if key in found}
+    return {**of_lower, "upper_capacity": capacity_of(tokenizer.upper)}
+
+
+def capacity_of(tokenizer: Any) -> float:
+    """Return the most bits that the codes of an image can hold."""
+    return sum(grid.num_sites * math.log2(grid.num_embeddings) for grid in tokenizer.layout)
+
+
+def gradient_norms(tokenizer: Any, codes: Codes) -> dict[str, float]:
+    """Return the norm of the gradient of each loss at the latents, `reconstruction_gradient` and so on.
+
+    If the commitment loss outweighs the others by far, it pulls the encoder to a point.
+    """
+    x = tuple(grid.to(tokenizer.device) for grid in codes)
+    latents = tokenizer.encode_latents(x)[-1].detach().requires_grad_()
+    with torch.enable_grad():
+        terms = tokenizer.reconstruct_from(latents, x).losses.terms
+        norms = {}
+        for name, term in terms.items():
+            gradient = None
+            if term.requires_grad:
+                (gradient,) = torch.autograd.grad(term, latents, retain_graph=True, allow_unused=True)
+            norms[f"{name.removesuffix('_loss')}_gradient"] = 0.0 if gradient is None else float(gradient.norm())
+    return norms
