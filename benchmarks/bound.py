@@ -31,7 +31,10 @@ from codegrid.stage1_vqvae.usage import LayoutUsage
 
 from .latent_models import measure, train_latent_model
 
-VQVAES = {"vqvae": "logistic", "vqvae-mse": "mse", "vqvae-logit-laplace": "logit-laplace"}
+LIKELIHOOD = "coupled-logistic"
+VQVAES = {
+    "vqvae": LIKELIHOOD, "vqvae-logistic": "logistic", "vqvae-mse": "mse", "vqvae-logit-laplace": "logit-laplace"
+}  # fmt: skip
 CONTENDERS = {"vae": "gaussian-vae", "vimco": "categorical-vae"}
 DEFAULT = ("vqvae", "vqvae-mse", "vae")
 
@@ -103,7 +106,7 @@ def main() -> None:
     parser.add_argument("--prior-steps", type=int, default=2000, help="steps of a prior, of 64 images each")
     parser.add_argument("--toy", action="store_true", help="20 steps of narrow networks, to see that it runs")
     flags = parser.parse_args()
-    options: dict[str, Any] = {"reconstruction": "logistic"}
+    options: dict[str, Any] = {"reconstruction": LIKELIHOOD}
     of_prior: dict[str, Any] = {"dropout": 0.0}  # only likelihood counts here
     if flags.toy:
         options["hidden_channels"], of_prior = 16, {"channels": 8, "num_layers": 2}

@@ -22,7 +22,7 @@ Distance = Literal["euclidean", "cosine"]
 MAX_BOOKS = 256  # codebooks of a quantizer
 Anchors = Literal["random", "closest", "probabilistic"]
 Estimator = Literal["straight-through", "rotation"]
-Reconstruction = Literal["mse", "l1", "logistic", "logit-laplace"]
+Reconstruction = Literal["mse", "l1", "logistic", "coupled-logistic", "logit-laplace"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class NetworkOptions:
     """Residual blocks in the encoder, and as many in the decoder."""
     reconstruction: Reconstruction = "mse"
     """Reconstruction term. mse: squared error over the data's variance; l1: absolute error over its standard deviation;
-    logistic, logit-laplace: nats per value of a likelihood of 8-bit images, which evaluate reports."""
+    logistic, coupled-logistic, logit-laplace: nats per value of a likelihood of 8-bit images; evaluate reports it."""
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,19 @@ def nats_of_bins(distribution, low, high, values):
 
 def logistic_by_numpy(outputs, values):
     """−ln p (b, 3, h, w) of 8-bit values, straight from the formula."""
-    means, logs = (outputs[:, :3] + 1) * 127.5, outputs[:, 3:]
+    means, logs = (outputs[:, :3] + 1) * 127.5, outputs[:, 3:6]
     scales = 0.1 * np.exp(softplus(logs + np.log(np.sqrt(3 * VARIANCE) / np.pi * 127.5 / 0.1)))
     low, high = ((values + end - means) / scales for end in (-0.5, 0.5))
     return nats_of_bins(lambda distance: 1 / (1 + np.exp(-distance)), low, high, values)
+
+
+def coupled_by_numpy(outputs, values):
+    """−ln p (b, 3, h, w) of 8-bit values: logistic, with means that follow the errors of the channels before."""
+    means, follows = (outputs[:, :3] + 1) * 127.5, outputs[:, 6:]
+    errors = values - means
+    green, blue = follows[:, 0] * errors[:, 0], follows[:, 1] * errors[:, 0] + follows[:, 2] * errors[:, 1]
+    moved = outputs[:, :6] + np.stack([0 * green, green, blue, *[0 * green] * 3], axis=1) / 127.5
+    return logistic_by_numpy(moved, values)
 
 
 def laplace_by_numpy(outputs, values):
@@ -72,7 +81,10 @@ def test_the_flag_offers_the_terms_of_the_table():
     assert get_args(Reconstruction) == tuple(RECONSTRUCTIONS)
 
 
-@pytest.mark.parametrize(("name", "by_numpy"), [("logistic", logistic_by_numpy), ("logit-laplace", laplace_by_numpy)])
+BY_NUMPY = {"logistic": logistic_by_numpy, "coupled-logistic": coupled_by_numpy, "logit-laplace": laplace_by_numpy}
+
+
+@pytest.mark.parametrize(("name", "by_numpy"), BY_NUMPY.items())
 def test_a_likelihood_is_that_of_its_formula(name, by_numpy):
     term, values = RECONSTRUCTIONS[name](3, VARIANCE), draw_values(20, 3, 3, 4)
     values[0], values[1] = 0, 255
@@ -116,12 +128,12 @@ def test_the_image_is_where_a_sharp_likelihood_has_its_mode(name):
 
 
 @every_term
-@pytest.mark.parametrize("place", range(2))
+@pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("value", [-1e6, -80.0, 0.0, 80.0, 1e6])
 def test_gradients_are_finite_whatever_the_decoder_gives(name, place, value):
     term = RECONSTRUCTIONS[name](3, VARIANCE)
     outputs = draw_outputs(term, 3).float()
-    outputs[:, 3 * place : 3 * place + 3] = value  # means, or scales
+    outputs[:, 3 * place : 3 * place + 3] = value  # means, scales, or coefficients
     outputs[0] = value
     x = torch.tensor([-1.0, 0.3, 1.0]).view(3, 1, 1, 1).expand(3, 3, 3, 4)
     outputs.requires_grad_()
@@ -220,7 +232,7 @@ def test_a_model_from_before_there_were_terms_is_one_of_squared_errors(tmp_path)
 
 
 def test_what_is_no_term_and_what_does_not_belong_together_is_refused():
-    with pytest.raises(InputError, match="`reconstruction` 'l3': choose one of mse, l1, logistic, logit-laplace"):
+    with pytest.raises(InputError, match="`reconstruction` 'l3': choose one of mse, l1, logistic, coupled-logistic, "):
         build("l3")
     tokenizer, x = build("logistic"), to_float(draw_values(2, 3, 9, 12))
     codes = tokenizer.encode(x)
