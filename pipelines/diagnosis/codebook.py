@@ -91,10 +91,11 @@ def find_idle(metrics: Metrics, grid: Subject) -> list[Finding]:
         f"{grid.name} carries next to nothing: with the codes of another image in it, the error of reconstructions is "
         f"{metrics['error'] + metrics['error_rise']:.4f}, and with its own {metrics['error']:.4f}."
     )
-    fewer = name_flags(grid.config, "num_quantizers", "num_factors", "scales", before="with fewer ")
+    ways = ["longer (codegrid train-tokenizer --steps)"]
+    ways += name_flags(grid.config, "num_quantizers", "num_factors", "scales", "levels", before="with fewer ")
+    ways += name_flags(grid.config, "finer_dropout", before="with a higher ")
     remedy = (
-        f"Train the tokenizer {join_words(['longer (codegrid train-tokenizer --steps)', *fewer])}: the bits of this "
-        "grid are wasted, and the prior learns them as noise."
+        f"Train the tokenizer {join_words(ways)}: the bits of this grid are wasted, and the prior learns them as noise."
     )
     used = pick(metrics, "error_rise", "error")
     return [Finding(WARNING, "tokenizer", words, remedy, used, grid.of)]
