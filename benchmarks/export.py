@@ -41,7 +41,7 @@ def save_for_export(folder: str, exported: int) -> None:
     tokenizer = build_tokenizer().eval()
     images = draw_images(exported + exported // 9)  # every tenth is held out
     with torch.no_grad():
-        latents = tokenizer.encode_latents(to_float(images[:64])).movedim(1, -1).flatten(0, -2)
+        latents = tokenizer.encode_latents(to_float(images[:64]))[0].movedim(1, -1).flatten(0, -2)
         chosen = torch.randint(len(latents), (len(tokenizer.quantizer.codebook),))
         tokenizer.quantizer.codebook.copy_(latents[chosen])
     tokenizer.save_pretrained(f"{folder}/tokenizer")

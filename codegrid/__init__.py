@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .protocols import Quantized
     from .registry import load, register
     from .sampling_config import SamplingConfig
+    from .stage1_vqvae.hierarchical import HierarchicalVQVAE
     from .stage1_vqvae.tokenizer import VQVAE
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
     from .stage2_prior.pixelsnail.network import PixelSNAIL
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from .stage2_prior.sequential_prior import SequentialPrior
 
 __all__ = [
-    "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "Condition", "GatedPixelCNN", "Grid", "InputError", "Known",
-    "Layout", "Losses", "Moment", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig", "SequentialPrior",
-    "Signal", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images",
-    "register", "sample", "train_prior", "train_tokenizer",
+    "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "Condition", "GatedPixelCNN", "Grid", "HierarchicalVQVAE",
+    "InputError", "Known", "Layout", "Losses", "Moment", "Noise", "PixelSNAIL", "Progress", "Quantized",
+    "SamplingConfig", "SequentialPrior", "Signal", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "as_images",
+    "as_sheet", "load", "load_images", "register", "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -51,6 +52,7 @@ _HOMES = {
     "protocols": "Quantized",
     "registry": "load register",
     "sampling_config": "SamplingConfig",
+    "stage1_vqvae.hierarchical": "HierarchicalVQVAE",
     "stage1_vqvae.tokenizer": "VQVAE",
     "stage2_prior.pixelcnn.network": "GatedPixelCNN",
     "stage2_prior.pixelsnail.network": "PixelSNAIL",

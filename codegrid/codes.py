@@ -67,6 +67,7 @@ class Grid:
 
 Layout = tuple[Grid, ...]  # coarse to fine; several codes per site are several grids of the same shape
 Codes = tuple["Tensor", ...]  # (b, *shape) int64, one for each grid of a layout
+Latents = tuple["Tensor", ...]  # (b, D, *sites), one for each level of a tokenizer, coarse to fine
 
 
 def make_layout(grids: Sequence[Grid | dict[str, Any]]) -> Layout:

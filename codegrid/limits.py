@@ -131,6 +131,13 @@ def make_options(kind: Any, values: dict[str, Any], owner: str) -> Any:
     return options
 
 
+def split_options(kind: Any, options: dict[str, Any], owner: str) -> tuple[Any, dict[str, Any]]:
+    """Return the dataclass `kind`, made from the options that it has, and the other options, of its parts."""
+    own = {field.name for field in fields(kind)}
+    settings = make_options(kind, {name: value for name, value in options.items() if name in own}, owner)
+    return settings, {name: value for name, value in options.items() if name not in own}
+
+
 def check_whole(name: str, value: object, low: int, high: int) -> None:
     """Raise `InputError` if `value` is not a whole number from `low` to `high`."""
     check_value(name, value, Annotated[int, Range(low, high)])

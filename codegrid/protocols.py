@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from .codes import Codes, Condition, Known, Layout, Losses, Moment, Progress, Sides, Signal
+from .codes import Codes, Condition, Known, Latents, Layout, Losses, Moment, Progress, Sides, Signal
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,20 @@ class Reconstructed(NamedTuple):
     losses: Losses
 
 
-class Quantizer(Protocol):
+class Codebooks(Protocol):
+    """Quantizers of the codes of a layout, as far as others than their tokenizer need them.
+
+    One that does more than add up its entries has a method `tables`, too, which returns tensors by name.
+    """
+
+    def entries(self, grid: int) -> Tensor | None:
+        """Return the vectors (K, D) of a grid's codes, before any enlarging; None if they cannot be listed."""
+
+    def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
+        """Update codebooks from what was recorded, once per step; `purpose` tells codebooks of one model apart."""
+
+
+class Quantizer(Codebooks, Protocol):
     """Latents → codes → vectors."""
 
     embedding_dim: int  # D
@@ -58,12 +71,6 @@ class Quantizer(Protocol):
 
     def look_up(self, codes: Codes) -> Tensor:
         """Return the vectors (b, D, *sites) that codes stand for."""
-
-    def entries(self, grid: int) -> Tensor | None:
-        """Return the vectors (K, D) of a grid's codes, before any enlarging; None if they cannot be listed."""
-
-    def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
-        """Update codebooks from what was recorded, once per step; `purpose` tells codebooks of one model apart."""
 
 
 class Model(Protocol):
@@ -96,7 +103,7 @@ class Tokenizer(Model, Protocol):
     """A signal → codes → the signal. Built as `cls(signal=..., data_variance=..., quantizer=..., **options)`."""
 
     layout: Layout  # at the trained size
-    quantizer: Quantizer  # over all of these grids
+    quantizer: Codebooks  # over all of these grids
     signal: Signal
     data_variance: float  # of the training data, in the range [-1, 1]
 
@@ -114,11 +121,11 @@ class Tokenizer(Model, Protocol):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return x encoded and decoded again, in its own size."""
 
-    def encode_latents(self, x: Tensor) -> Tensor:
-        """Return the latents (b, D, *sites) before they are quantized."""
+    def encode_latents(self, x: Tensor) -> Latents:
+        """Return the latents (b, D, *sites) of each level before they are quantized: one, or several of a hierarchy."""
 
-    def decode_latents(self, latents: Tensor, quantize: bool) -> Tensor:
-        """Return the signal (b, c, *size) for latents (b, D, *sites), quantized first if `quantize`."""
+    def decode_latents(self, latents: Latents, quantize: bool) -> Tensor:
+        """Return the signal (b, c, *size) for latents (b, D, *sites) of each level, quantized first if `quantize`."""
 
     def nll(self, x: Tensor, codes: Codes, given: Condition = NO_CONDITION) -> Tensor | None:
         """Return (b,) nats of a trained decoder likelihood; None if the decoder has none."""

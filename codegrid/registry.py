@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
 
 from .errors import InputError, reason_of
 from .hub import PIPELINE_FOLDERS, fetch
-from .limits import short
+from .limits import make_options, short
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     },
     "tokenizer": {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),
+        "vqvae2": ("stage1_vqvae.hierarchical:HierarchicalVQVAE", "stage1_vqvae.options:HierarchicalOptions"),
     },
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
@@ -62,9 +63,9 @@ _plugins_loaded = False
 
 @dataclass(frozen=True)
 class NameOf:
-    """Marks a field that names a system: `quantizer: Annotated[str, NameOf("quantizer")]`.
+    """Marks a field that names a system: `quantizer: Annotated[str, NameOf("quantizer")]`, or a tuple of such names.
 
-    The options of the named system become options of the class that has the field.
+    The options of the named systems become options of the class that has the field.
     """
 
     kind: str
@@ -123,6 +124,46 @@ class Table(Mapping[str, type]):
 
 
 TABLES = {kind: Table(kind) for kind in BUILT_IN}
+
+
+class Chosen(NamedTuple):
+    """A system that a parameter names."""
+
+    parameter: str
+    kind: str
+    system: str
+
+
+def resolve_chosen(chosen: Sequence[Chosen], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Chosen]]:
+    """Return the options of systems and of the parts that these name, and all of these systems.
+
+    Args:
+        given: options by name; those that a system does not have do not matter to it. The others get their defaults.
+
+    Raises `InputError` if there is no system of a name, or an option is out of its range.
+    """
+    resolved: dict[str, Any] = {}
+    ahead, seen = list(chosen), list[Chosen]()
+    while ahead:
+        parameter, kind, system = one = ahead.pop(0)
+        TABLES[kind].check(system, parameter)
+        if one in seen:
+            continue
+        seen.append(one)
+        options_type = TABLES[kind].options(system)
+        own = {name: given[name] for name in (item.name for item in fields(options_type)) if name in given}
+        options = make_options(options_type, own, f"the {system} {kind}")
+        for name, hint in get_type_hints(options_type, include_extras=True).items():
+            resolved[name] = value = getattr(options, name)
+            names = value if isinstance(value, tuple) else (value,) if value else ()
+            ahead += [Chosen(name, marker.kind, part) for marker in names_in(hint) for part in names]
+    return resolved, seen
+
+
+def names_in(hint: Any) -> list[NameOf]:
+    """Return the marks of a type hint, or of those that it is made of."""
+    found = [marker for marker in getattr(hint, "__metadata__", ()) if isinstance(marker, NameOf)]
+    return found + [marker for arm in get_args(hint) for marker in names_in(arm)]
 
 
 def register(kind: str, name: str, cls: type) -> None:

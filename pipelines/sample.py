@@ -43,7 +43,7 @@ class Sample(Drawing, Leaves):
     complete: Folder | None = None
     """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""
     keep_rows: Annotated[int, Range(1, MAX_SIDE)] | None = None
-    """Rows of codes that --complete keeps, counted in the coarsest grid. By default half of them."""
+    """Rows of codes that --complete keeps, counted in the finest grid. By default half of them."""
     seed: Seed = 0
     """Sample i depends only on the seed and on i, whatever the batch size and the number of processes."""
     batch_size: BatchSize = 128

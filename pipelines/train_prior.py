@@ -9,7 +9,7 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.places import PARTS, find_part
+from codegrid.pipelines.running.places import PARTS, find_part, prior_of
 from codegrid.pipelines.running.settings import Flag, Folder, Training
 from codegrid.registry import NameOf
 
@@ -26,8 +26,8 @@ class TrainPrior(Training):
     place: ClassVar[str] = "prior"
 
     run: Folder | None = None
-    """Folder that holds tokenizer/ or codes/; the model goes into its prior/. If it has no codes/, the images that its
-    tokenizer was trained on are encoded first, into codes/ and codes_test/."""
+    """Folder that holds tokenizer/ or codes/; the model goes into its prior/, or with --grid N into prior-N/. If it has
+    no codes/, the images that its tokenizer was trained on are encoded first, into codes/ and codes_test/."""
     codes: Folder = ""
     """Folder of exported codes, or an .npz, .npy or .parquet file of codes and, if there are any, labels."""
     output: Folder = ""
@@ -68,6 +68,8 @@ class TrainPrior(Training):
                 raise self.lacks("tokenizer")  # which makes the codes
             object.__setattr__(self, "tokenizer", tokenizer)
             object.__setattr__(self, "codes", str(Path(self.run) / PARTS["codes"]))
+        if self.run is not None and not self.output:
+            object.__setattr__(self, "output", str(Path(self.run) / prior_of(self.grid)))
         super().__post_init__()
         if self.shard and self.compile:
             raise InputError("`shard` splits the networks that `compile` would compile whole: give only one of them")

@@ -15,6 +15,7 @@ from codegrid.registry import NameOf
 from .quantizers.factors import Factors
 
 Factor = Annotated[int, OneOf(tuple(2**i for i in range(14)), f"a power of two: 1, 2, 4, 8, ... {MAX_SIDE:,}")]
+Step = Annotated[int, OneOf(tuple(2**i for i in range(1, 14)), f"a power of two: 2, 4, 8, ... {MAX_SIDE:,}")]
 PowerOfTwo = Annotated[int, OneOf(tuple(2**i for i in range(1, 25)), f"a power of two: 2, 4, 8, ... {MAX_ENTRIES:,}")]
 NumFactors = Annotated[int, Range(1, 24)]
 Distance = Literal["euclidean", "cosine"]
@@ -25,8 +26,8 @@ Reconstruction = Literal["mse", "l1", "logistic", "logit-laplace"]
 
 
 @dataclass(frozen=True)
-class VQVAEOptions:
-    """Options of the VQ-VAE's networks."""
+class NetworkOptions:
+    """Options of encoders and decoders, and of how images are compared."""
 
     hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 128
     """Channels of the encoder and the decoder."""
@@ -34,11 +35,50 @@ class VQVAEOptions:
     """Channels inside a residual block."""
     num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 2
     """Residual blocks in the encoder, and as many in the decoder."""
-    downsampling: Factor = 4
-    """Image side divided by code grid side: a power of two."""
     reconstruction: Reconstruction = "mse"
     """Reconstruction term. mse: squared error over the data's variance; l1: absolute error over its standard deviation;
     logistic, logit-laplace: nats per value of a likelihood of 8-bit images, which evaluate reports."""
+
+
+@dataclass(frozen=True)
+class VQVAEOptions(NetworkOptions):
+    """Options of the VQ-VAE's networks."""
+
+    downsampling: Factor = 4
+    """Image side divided by code grid side: a power of two."""
+
+
+@dataclass(frozen=True)
+class HierarchicalOptions(NetworkOptions):
+    """Options of the VQ-VAE-2: its levels, its networks, and how its coarser grids get something to do.
+
+    Raises `InputError` if there is no level, or an option for each level does not have one value for each.
+    """
+
+    levels: tuple[Step, ...] = (4, 2)
+    """Factors of the levels of codes, from the image on: side of the image divided by that of the finest grid, side of
+    that grid divided by that of the next coarser one, and so on."""
+    level_quantizers: tuple[Annotated[str, NameOf("quantizer")], ...] | None = None
+    """Quantizer of each level, coarse to fine. By default all have --quantizer."""
+    level_embeddings: tuple[Annotated[int, Range(1, MAX_ENTRIES)], ...] | None = None
+    """Number K of codebook entries of each level, coarse to fine. By default all have --num-embeddings."""
+    finer_start: Annotated[float, Range(0, 1)] = 0.05
+    """Share of the training steps at whose end all grids take part: until then the decoder sees the coarsest one alone,
+    and then one finer grid after the other."""
+    finer_dropout: Annotated[float, Range(0, 1)] = 0.05
+    """Share of the images of a training step of which the decoder sees only the coarsest grids, a random number of
+    them. Without it the finest grid takes over, and the coarse ones mean nothing to the decoder."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        factors = " ".join(map(str, self.levels)) or "of none"
+        if not self.levels or math.prod(self.levels) > MAX_SIDE:
+            raise InputError(f"`levels` {factors}: give at least one, with a product of at most {MAX_SIDE:,}")
+        for name in ("level_quantizers", "level_embeddings"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.levels):
+                words = f"{len(self.levels)} are needed, one for each of the `levels` {factors}, coarse to fine"
+                raise InputError(f"`{name}` {' '.join(map(str, values)) or 'of none'}: {words}")
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,11 @@ class Conditions:
         if given.labels is None or bool((given.labels == NO_LABEL).all()):
             raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `labels` to guide to")
 
+    def check_unlabelled(self, given: Condition) -> None:
+        """Raise `InputError` if a sample has no label, but the prior was not trained without labels."""
+        if self.num_classes and not self.unlabelled and given.labels is not None and (given.labels == NO_LABEL).any():
+            raise InputError(f"`labels` {NONE}: {LEARNT_NONE_WITHOUT}")
+
     def rows(self, given: Condition, batch_size: int, device: torch.device, takes: Sequence[str] = ()) -> Tensor | None:
         """Return rows (b,) of a table of embeddings, one for each class and a last one for no label, or None.
 

@@ -109,10 +109,10 @@ class PatchTokenizer(ModelFolder, nn.Module):
         return self.decode(self.encode(x))
 
     def encode_latents(self, x):
-        return self.to_latents(x)
+        return (self.to_latents(x),)
 
     def decode_latents(self, latents, quantize):
-        return self.to_pixels(latents.sign() if quantize else latents)
+        return self.to_pixels(latents[0].sign() if quantize else latents[0])
 
     def nll(self, x, codes, given=NO_CONDITION):
         return None

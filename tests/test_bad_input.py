@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from test_command_line import SETTINGS
 from test_model_folder import forge as forge_config
 from test_odd_images import png_of
+from toy_pyramid import make_pyramid
+from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid import VQVAE, InputError, Signal, TwoStagePipeline
 from codegrid.pipelines.running.cli import name_of
@@ -42,13 +45,14 @@ def forge_manifest(folder, place, **values):
 def places(small_run, other_tokenizer, bars_file, tmp_path_factory):
     """Everything that the table names, but {new}; nobody may write into it."""
     root = tmp_path_factory.mktemp("places")
-    for name in ("empty", "one", "broken", "bomb", "stopped/state", "folder.npz", "used/tokenizer"):
+    for name in ("empty", "one", "pictures", "broken", "bomb", "stopped/state", "folder.npz", "used/tokenizer"):
         (root / name).mkdir(parents=True)
     (root / "one" / "notes.txt").write_text("mine")
     (root / "used" / "tokenizer" / "notes.txt").write_text("mine")
     (root / "broken" / "broken.png").write_bytes(b"no picture")
     (root / "bomb" / "bomb.png").write_bytes(png_of(50_000, 50_000))
-    Image.new("L", (20, 12)).save(root / "picture.png")
+    for name in ("picture.png", "pictures/one.png"):
+        Image.new("L", (20, 12)).save(root / name)
 
     codes = np.zeros((2, 3, 5), dtype=int)
     np.savez(root / "large.npz", codes=codes + 16)
@@ -84,12 +88,18 @@ def places(small_run, other_tokenizer, bars_file, tmp_path_factory):
     shard.write_bytes(shard.read_bytes()[:-1])
     (root / "cut_codes" / "codes-00000.safetensors").unlink()
 
+    make_pyramid().save_pretrained(root / "pyramid")
+    codes, grids = draw_codes(LAYOUTS["pyramid"]), [grid.as_json() for grid in LAYOUTS["pyramid"]]
+    export(root / "pyramid_codes", replace(HEADER, grids=grids), lambda rows: shard_of(rows, codes))
+
     folders = ("empty", "broken", "bomb", "stopped", "used", "damaged", "forged", "forged_prior", "nameless_prior",
                "forged_codes", "damaged_codes", "cut_codes", "strange_codes", "renamed_codes",
                "larger_codes")  # fmt: skip
     arrays = ("negative", "turned", "named", "many_labels", "pickled", "black", "many_classes", "wide", "plain")
     return {
         **{name: root / name for name in folders}, **{name: root / f"{name}.npz" for name in arrays},
+        "pyramid": f"--tokenizer {root}/pyramid/tokenizer --prior", "pyramid_codes": root / "pyramid_codes",
+        "coarse": root / "pyramid" / "prior-0", "fine": root / "pyramid" / "prior-1", "one_picture": root / "pictures",
         "picture": root / "picture.png", "folder_npz": root / "folder.npz", "empty_but_one": root / "one",
         "too_large": root / "large.npz", "bars": bars_file, "run": small_run, "other": other_tokenizer,
         "long": "x" * 300, "data": f"--dataset npz --data-root {bars_file}", "tiny": " ".join(TINY_TOKENIZER),

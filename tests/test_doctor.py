@@ -22,7 +22,12 @@ from codegrid.files import write_json
 from codegrid.noise import Noise
 from codegrid.pipelines.diagnosis import codebook, decoder, likelihood, samples, training
 from codegrid.pipelines.diagnosis.finding import HIGH, LOW, Row, Subject, Table
-from codegrid.pipelines.diagnosis.likelihood import count_frequencies, edge_of, find_faults_of_learning
+from codegrid.pipelines.diagnosis.likelihood import (
+    count_frequencies,
+    edge_of,
+    find_faults_of_learning,
+    find_nothing_to_learn,
+)
 from codegrid.pipelines.diagnosis.report import Report
 from codegrid.pipelines.diagnosis.run import doctor
 from codegrid.pipelines.diagnosis.samples import find_faults_of_samples
@@ -383,11 +388,20 @@ SOUND |= {
     [
         ({}, ""), ({"inner_bits": 6.0}, "does not use its context"), ({"kept_share": 0.2}, "overfitted"),
         ({"training_bits": 5.9, "held_out_bits": 6.0}, "undertrained"),
+        ({"shuffled_bits": 3.21}, "makes nothing of the coarser grids"), ({"shuffled_bits": 4.0}, ""),
+        ({"frequency_bits": 2.0, "site_frequency_bits": 0.01, "training_bits": 0.0, "held_out_bits": 0.02}, ""),
     ],
 )  # fmt: skip
 def test_a_prior_is_judged_beside_frequencies(metrics, words):
     findings = find_faults_of_learning({**SOUND, **metrics})
     assert bool(findings) == bool(words) and all(words in finding.words for finding in findings)
+
+
+@pytest.mark.parametrize("by_site,found", [(6.0, 0), (0.01, 1)])
+def test_a_grid_whose_codes_do_not_depend_on_the_image_is_named(by_site, found):
+    metrics = {**SOUND, "site_frequency_bits": by_site, "held_out_bits": 0.0}
+    named = find_nothing_to_learn(metrics, Subject("Grid 0", "prior-0"))
+    assert [finding.stage for finding in named] == ["tokenizer"] * found
 
 
 @pytest.mark.parametrize(

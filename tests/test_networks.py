@@ -73,7 +73,7 @@ def test_images_of_another_size_keep_it():
     tokenizer, images = build((13, 31)), draw_images((9, 10))
     assert tokenizer.reconstruct(images).shape == images.shape
     latents = tokenizer.encode_latents(images)
-    assert latents.shape == (2, 4, 3, 3) and tokenizer.decode_latents(latents, quantize=True).shape == (2, 3, 12, 12)
+    assert latents[0].shape == (2, 4, 3, 3) and tokenizer.decode_latents(latents, quantize=True).shape == (2, 3, 12, 12)
 
 
 def test_decode_crops_to_the_size_that_is_asked_for():
@@ -136,7 +136,7 @@ def test_images_latents_and_masks_of_another_shape_are_refused():
     with pytest.raises(InputError, match=r"`x` has the shape \(1, 1, 28, 20\)"):
         tokenizer.encode(torch.zeros(1, 1, 28, 20))
     with pytest.raises(InputError, match=r"`latents` have the shape \(1, 3, 7, 5\)"):
-        tokenizer.decode_latents(torch.zeros(1, 3, 7, 5), quantize=True)
+        tokenizer.decode_latents((torch.zeros(1, 3, 7, 5),), quantize=True)
     with pytest.raises(InputError, match=r"`mask` has the shape \(20, 28\)"):
         tokenizer.kept_sites(torch.zeros(20, 28, dtype=torch.bool))
 

@@ -87,7 +87,7 @@ def test_every_option_says_what_it_is_what_it_belongs_to_and_its_default():
     options = list_options(TrainTokenizer)
     assert options["fsq_levels"].group == "--quantizer fsq"
     assert set(options["anchors"].defaults) >= {"clustered", "clustered-gradient"}
-    assert options["hidden_channels"].defaults == {"vqvae": 128}
+    assert options["hidden_channels"].defaults == {"vqvae": 128, "vqvae2": 128}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, SamplingConfig, Two
 from codegrid.codes import Signal
 from codegrid.data.splits import warn_of_few
 from codegrid.pipelines.generation.artifacts import find_artifacts, load_artifacts
-from codegrid.pipelines.generation.request import make_request, top_rows
+from codegrid.pipelines.generation.request import make_request
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_priors_that_do_not_draw_each_grid_once_are_refused_by_the_grid(tokenize
     other = make_prior(tokenizer, 0, 1, layout=(Grid((3, 5), 16), Grid((3, 5), 8)))
     for priors, reason in (
         ((), "at least one"),
-        ((coarse,), "no prior draws grid 1 .*3×5 codes out of 16"),
-        ((coarse, coarse), "several priors draw grid 0"),
-        ((fine, coarse), "not in order"),
+        ((coarse,), "no prior draws grid 1 .*3×5 codes out of 16.*train-prior` trains with `grid` 1"),
+        ((coarse, coarse, fine), "prior 0 and prior 1 draw the same grid 0"),
+        ((fine, coarse), r"not in order: .*: prior 1 \(grid 0\), prior 0 \(grid 1\)"),
         ((other,), "draws 3×5 codes out of 8 as grid 1, but the tokenizer has 3×5 codes out of 16"),
         ((coarse, make_prior(tokenizer, 2, layout=(Grid((3, 5), 16),))), "has only 2 grids"),
     ):
@@ -182,16 +182,6 @@ def test_a_saved_pipeline_is_loaded_again_and_mixes_with_no_other(tokenizer, pip
         assert torch.equal(again.sample(2, seed=1).images, two.sample(2, seed=1).images)
     with pytest.raises(InputError, match=r"holds other priors \(prior-0, prior-1\)"):
         pipeline.save_pretrained(tmp_path)
-
-
-def test_rows_are_kept_in_finer_grids_too():
-    layout = (Grid((4, 4), 8), Grid((8, 8), 8))
-    assert [mask.sum(dim=1).tolist() for mask in top_rows(layout, 1)] == [[4, 0, 0, 0], [8, 8, 0, 0, 0, 0, 0, 0]]
-    for rows in (0, 4):
-        with pytest.raises(InputError, match=f"`keep` {rows}"):
-            top_rows(layout, rows)
-    with pytest.raises(InputError, match="a single row"):
-        top_rows((Grid((1, 4), 8),), 1)
 
 
 def test_a_folder_of_several_priors_is_loaded_as_a_pipeline(tokenizer, tmp_path):

@@ -31,7 +31,7 @@ from codegrid.pipelines.drawing.figures import MAX_GRIDS, some_grids
 from codegrid.pipelines.drawing.grids import plot_grids
 from codegrid.pipelines.drawing.images import plot_codes, plot_samples
 from codegrid.pipelines.drawing.material import Material
-from codegrid.pipelines.drawing.places import count_places, most_used, plot_places
+from codegrid.pipelines.drawing.places import count_places, most_used, plot_places, site_size
 from codegrid.pipelines.drawing.run import FIGURES, choose
 from codegrid.pipelines.drawing.sheets import as_sheet, make_pairs, make_sheet, pairs_png, to_pixels
 from codegrid.pipelines.generation.artifacts import Artifacts
@@ -219,6 +219,15 @@ def test_places_are_counted_where_the_entries_are():
         entries = most_used(material.counts[number], 3)
         expected = torch.stack([(material.codes[number] == entry).sum(0) for entry in entries])
         assert torch.equal(count_places(material, number, entries), expected)
+
+
+@pytest.mark.parametrize("pixels,lengths,sides", [
+    (28, (7,), [4]), (28, (4, 7), [8, 4]), (46, (3, 6, 12), [16, 8, 4]), (32, (8, 8), [4, 4]),
+    (28, (3, 4, 5, 7), [10, 7, 6, 4]),  # no whole number of sites, as in scales of one grid
+])  # fmt: skip
+def test_a_coarse_site_covers_whole_finer_ones(pixels, lengths, sides):
+    layout = tuple(Grid((length, 5), 8) for length in lengths)
+    assert [site_size(layout, number, (pixels, 20)) for number in range(len(lengths))] == [(side, 4) for side in sides]
 
 
 def test_uses_are_counted_in_exported_codes_where_they_are_given(small_run, material):

@@ -10,7 +10,8 @@ from codegrid.codes import NO_LABEL
 from codegrid.pipelines.drawing.blocks import Block, arrange_by_class, draw_blocks, heading_of, save_by_class
 from codegrid.pipelines.drawing.letters import drawable, fit, load_font
 from codegrid.pipelines.generation.completion import Pictures, save_completions
-from codegrid.pipelines.generation.request import complete_codes, top_rows
+from codegrid.pipelines.generation.kept_part import top_rows
+from codegrid.pipelines.generation.request import complete_codes
 
 ODD = [
     "$5_note_$10", "$_{x$", "犬の写真", "two\nlines\tor more", "n" * 300, "n01440764_tench, Tinca tinca", "",

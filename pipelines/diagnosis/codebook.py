@@ -77,13 +77,14 @@ def find_collapse(metrics: Metrics, codebook: Subject = CODEBOOK) -> list[Findin
     return []
 
 
-def find_idle(metrics: Metrics, grid: Subject) -> list[Finding]:
+def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = True) -> list[Finding]:
     """Find a grid that carries next to nothing, though its codes are in use.
 
     Args:
         metrics: of `measure_codebook`, with `error`, that of reconstructions, and `error_rise`, when this grid alone is
             that of another image, both as shares of the variance of the training images.
         grid: what it is called, and the tokenizer's options, if they are known.
+        is_finest: whether no finer grid can have taken its part.
     """
     if "error_rise" not in metrics or metrics["error_rise"] >= MIN_RISE * metrics["error"]:
         return []
@@ -91,9 +92,11 @@ def find_idle(metrics: Metrics, grid: Subject) -> list[Finding]:
         f"{grid.name} carries next to nothing: with the codes of another image in it, the error of reconstructions is "
         f"{metrics['error'] + metrics['error_rise']:.4f}, and with its own {metrics['error']:.4f}."
     )
-    fewer = name_flags(grid.config, "num_quantizers", "num_factors", "scales", before="with fewer ")
+    ways = name_flags(grid.config, "num_quantizers", "num_factors", "scales", "levels", before="with fewer ")
+    if not is_finest:  # decoders that cannot always see finer grids learn to use it
+        ways += name_flags(grid.config, "finer_start", "finer_dropout", before="with a higher ")
     remedy = (
-        f"Train the tokenizer {join_words(['longer (codegrid train-tokenizer --steps)', *fewer])}: the bits of this "
+        f"Train the tokenizer {join_words(['longer (codegrid train-tokenizer --steps)', *ways])}: the bits of this "
         "grid are wasted, and the prior learns them as noise."
     )
     used = pick(metrics, "error_rise", "error")

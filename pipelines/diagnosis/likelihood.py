@@ -22,6 +22,11 @@ MIN_SAVED = 0.05
 # Learning training grids by heart does not help with other grids. Three priors save on held-out grids 0.98 to 1.02 of
 # what they save on training grids, and the demo's, kept long after its best step for its samples' sake, 0.66.
 MIN_KEPT = 0.5
+# A grid whose codes are known without looking at the image has nothing to learn: losses near 0 are no success. Codes of
+# the sound runs have 3 to 9 bits each by their frequencies.
+MIN_BITS = 0.1
+# Bits with the coarser grids of another image, over those with its own: below it, the prior makes nothing of them.
+MIN_USE = 0.01
 PRIOR_COUNTS = 8.0  # rows that the frequencies of the whole grid are worth at a single site
 
 ROWS = {
@@ -31,6 +36,9 @@ ROWS = {
     "training_bits": Row("bits per code of the prior, training grids", high=lambda m: 0.85 * _without_context(m)),
     "held_out_bits": Row("bits per code of the prior, held-out grids", high=lambda m: 0.85 * _without_context(m)),
     "kept_share": Row("bits it saves: held-out over training grids", low=0.6),
+    "shuffled_bits": Row(
+        "its bits with another image's coarser grids", low=lambda m: (1 + MIN_USE) * m.get("held_out_bits", 0.0)
+    ),
     "first_site_bits": Row("its bits for the first code, held-out grids"),
     "edge_bits": Row("its bits at the first sites of each axis"),
     "inner_bits": Row("its bits in the rest of the grid", high=lambda m: m["inner_frequency_bits"]),
@@ -119,6 +127,15 @@ def measure_likelihood(prior: Prior, training: Rows | None, held_out: Rows | Non
     return summarise(grids), [summarise([one]) for one in grids]
 
 
+def measure_use(prior: Prior, held_out: Rows | None) -> Metrics:
+    """Return the bits of a prior given the coarser grids of another image; nothing if it is given none."""
+    if held_out is None or not held_out.given.codes:
+        return {}
+    others = tuple(grid.roll(1, 0) for grid in held_out.given.codes)
+    bits = measure(prior, held_out._replace(given=held_out.given._replace(codes=others)).batches())
+    return {} if bits is None else {"shuffled_bits": bits.per_code}
+
+
 def edge_of(shape: tuple[int, ...]) -> torch.Tensor:
     """Return a mask (*shape) bool of the sites that are first along any axis of a grid."""
     edge = torch.zeros(shape, dtype=torch.bool)
@@ -177,7 +194,7 @@ def find_faults_of_learning(metrics: Metrics, prior: Subject = PRIOR) -> list[Fi
         prior: its name for sentences, and its options.
     """
     own = metrics.get("training_bits", metrics.get("held_out_bits"))
-    if own is None:
+    if own is None or _without_context(metrics) < MIN_BITS:
         return []
     used = pick(metrics, "frequency_bits", "site_frequency_bits", "training_bits", "held_out_bits", "kept_share")
     by_site = metrics["site_frequency_bits"]
@@ -199,7 +216,25 @@ def find_faults_of_learning(metrics: Metrics, prior: Subject = PRIOR) -> list[Fi
             f"{join_words(fewer)}; --keep best keeps the weights from before it overfitted."
         )
         return [Finding(FAULT, "prior", words, remedy, used, prior.of)]
-    return _find_no_context(metrics, prior)
+    return [*_find_no_context(metrics, prior), *_find_no_condition(metrics, prior)]
+
+
+def find_nothing_to_learn(metrics: Metrics, grid: Subject) -> list[Finding]:
+    """Find a grid whose codes hardly depend on the image: a prior of them has a loss near 0, and learns nothing.
+
+    Args:
+        metrics: of `measure_likelihood`, of this grid alone.
+        grid: what it is called at the beginning of a sentence.
+    """
+    if "frequency_bits" not in metrics or _without_context(metrics) >= MIN_BITS:
+        return []
+    words = (
+        f"{grid.name} says next to nothing about an image: the frequencies of its codes at each site alone need "
+        f"{_without_context(metrics):.2f} bits per code, so that its prior has nothing to learn."
+    )
+    remedy = "Train the tokenizer again until this grid carries something (codegrid train-tokenizer), then the prior."
+    used = pick(metrics, "entropy", "frequency_bits", "site_frequency_bits", "held_out_bits")
+    return [Finding(FAULT, "tokenizer", words, remedy, used, grid.of)]
 
 
 def learn_longer(prior: Subject) -> str:
@@ -223,3 +258,14 @@ def _find_no_context(metrics: Metrics, prior: Subject) -> list[Finding]:
     )
     used = pick(metrics, "edge_bits", "inner_bits", "inner_frequency_bits")
     return [Finding(WARNING, "prior", words, learn_longer(prior), used, prior.of)]
+
+
+def _find_no_condition(metrics: Metrics, prior: Subject) -> list[Finding]:
+    if metrics.get("shuffled_bits", math.inf) >= (1 + MIN_USE) * metrics.get("held_out_bits", 0.0):
+        return []
+    words = (
+        f"{prior.name} makes nothing of the coarser grids: with those of another image it needs "
+        f"{metrics['shuffled_bits']:.2f} bits per code, and with the right ones {metrics['held_out_bits']:.2f}."
+    )
+    remedy = f"{learn_longer(prior)} If a coarser grid carries nothing, the tokenizer comes first."
+    return [Finding(WARNING, "prior", words, remedy, pick(metrics, "held_out_bits", "shuffled_bits"), prior.of)]

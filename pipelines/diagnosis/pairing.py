@@ -1,6 +1,10 @@
 """The pairing of the folders of a run: do they belong together?"""
 
+from codegrid.errors import InputError
+from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.generation.artifacts import Artifacts
+from codegrid.pipelines.generation.pairing import check_pairing
+from codegrid.pipelines.running.cli import with_flags
 
 from .finding import FAULT, WARNING, Finding, Metrics, join_words
 from .parts import code_dataset
@@ -8,7 +12,8 @@ from .parts import code_dataset
 
 def find_strangers(found: Artifacts) -> list[Finding]:
     """Find folders that were made with different tokenizers, have different classes, or hold the same images."""
-    return [*_find_other_tokenizers(found), *_find_other_classes(found), *_find_equal_images(found)]
+    strangers = _find_other_tokenizers(found) or _find_misfits(found)
+    return [*strangers, *_find_other_classes(found), *_find_equal_images(found)]
 
 
 def _find_other_tokenizers(found: Artifacts) -> list[Finding]:
@@ -29,6 +34,19 @@ def _find_other_tokenizers(found: Artifacts) -> list[Finding]:
         "export-codes --tokenizer for codes, then codegrid train-prior --codes for the prior."
     )
     return [Finding(FAULT, "pairing", words, remedy, {"tokenizers": len(groups)})]
+
+
+def _find_misfits(found: Artifacts) -> list[Finding]:
+    """Find priors that do not draw the tokenizer's grids together: one is missing, say, or they are not in order."""
+    if found.tokenizer is None or not found.priors:
+        return []
+    try:
+        check_pairing(found.tokenizer, found.priors)
+    except InputError as error:
+        what, _, remedy = with_flags(str(error), Doctor).partition(": ")
+        words = f"Wrong pairing: {what}."
+        return [Finding(FAULT, "pairing", words, f"{remedy[:1].upper()}{remedy[1:]}.", {"priors": len(found.priors)})]
+    return []
 
 
 def _find_other_classes(found: Artifacts) -> list[Finding]:

@@ -112,7 +112,8 @@ def _examine_grids(
         is_one, of = len(layout) == 1, f"grid {number}"
         name = "The codebook" if is_one else f"The codebook of {of}"
         dead = codebook.find_collapse(metrics, Subject(name, of, config))
-        report.findings += dead or codebook.find_idle(metrics, Subject(of.capitalize(), of, config))
+        idle = codebook.find_idle(metrics, Subject(of.capitalize(), of, config), number == len(layout) - 1)
+        report.findings += dead or idle
         report.grids.append({"grid": number, **grid.as_json(), **metrics})
         title = "Codebook" if is_one else f"Codebook of {of}, {grid}"
         report.tables.append(Table(title, codebook.ROWS, metrics, of))
@@ -134,7 +135,7 @@ def _examine_prior(
         record.setdefault("items", len(training))
     metrics = _examine_training(prior, record, subject, report)
     of_prior, of_grids = likelihood.measure_likelihood(prior, known, others)
-    metrics |= of_prior
+    metrics |= of_prior | likelihood.measure_use(prior, others)
     if prior.likelihood == "none":
         report.left_out.append(f"no bits of {name}: it has no likelihood, and is judged by its samples alone")
     elif prior.likelihood == "bound":
@@ -150,8 +151,9 @@ def _examine_prior(
         elif training is not None:
             metrics |= samples.measure_memory(drawn, real, all_rows(training, prior))
     report.tables.append(Table(f"Prior{title}", likelihood.ROWS, metrics, name))
-    if len(of_grids) > 1:
-        for number, grid, of_grid in zip(prior.grids, prior.layout, of_grids, strict=True):
+    for number, grid, of_grid in zip(prior.grids, prior.layout, of_grids, strict=False):
+        report.findings += likelihood.find_nothing_to_learn(of_grid, Subject(f"Grid {number}", name))
+        if len(of_grids) > 1:
             report.tables.append(Table(f"Grid {number}, {grid}", likelihood.OF_GRID, of_grid, f"{name} grid {number}"))
     report.tables.append(Table(f"Samples{title}", samples.ROWS, metrics, name))
     report.findings += likelihood.find_faults_of_learning(metrics, subject)

@@ -45,6 +45,7 @@ PANELS = (
     Panel("Reconstruction", "PSNR in dB", ("psnr",), False),
     Panel("Perplexity of the codes", "codebook entries", ("perplexity",), True),
     Panel("Entries never used", "codebook entries", ("unused_entries",), True),
+    Panel("Rise of the error with another image's codes", "MSE / variance", ("error_rise",), True),
     Panel("Entropies of the codes in training", "nats", ("_entropy",), True),
     Panel("Cross-entropy of the codes", "bits per code", ("bits_per_code",), False),
 )

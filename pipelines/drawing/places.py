@@ -5,11 +5,14 @@ Shapes: m entries, n images, c channels, H W image, *shape the sites of a grid, 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+
+from codegrid.codes import Layout, Sides
 
 from .colours import as_plane, plane_shape
 from .figures import from_bytes, name_grids, new_figure, some_grids
@@ -92,7 +95,7 @@ def _patches(material: Material, number: int, entry: int) -> torch.Tensor:
     found = (codes == entry).nonzero()
     chosen = found[torch.linspace(0, max(0, len(found) - 1), min(PATCHES, len(found))).long()]
     (rows, columns), pixels = codes.shape[1:], material.images.shape[-2:]
-    side = -(-pixels[0] // rows), -(-pixels[1] // columns)
+    side = site_size(material.tokenizer.layout, number, pixels)
     around = max(4, min(*side, MAX_AROUND))
     zoom = max(1, 48 // (max(side) + 2 * around))
     height, width = ((length + 2 * around) * zoom for length in side)
@@ -104,6 +107,23 @@ def _patches(material: Material, number: int, entry: int) -> torch.Tensor:
         cut = _cut(padded, (row * side[0], column * side[1]), side, around, zoom)
         sheet[top : top + height, left : left + width] = cut
     return sheet
+
+
+def site_size(layout: Layout, number: int, pixels: Sides) -> tuple[int, int]:
+    """Return the (height, width) in pixels of a site of a grid (h, w), for images (H, W).
+
+    7 sites of 4 pixels below 4 sites are padded to 8, so that these have 8 pixels, and not a fourth of 28.
+    """
+    shapes = [grid.shape for grid in layout[number:] if len(grid.shape) == 2]
+    found = []
+    for axis, size in enumerate(pixels):
+        lengths = [shape[axis] for shape in shapes]
+        side = -(-size // lengths[-1])
+        for coarse, fine in reversed(list(pairwise(lengths))):
+            factor = -(-fine // coarse)
+            side = side * factor if -(-fine // factor) == coarse else -(-size // coarse)
+        found.append(side)
+    return found[0], found[1]
 
 
 def _pad(image: torch.Tensor, sites: tuple[int, int], side: tuple[int, int], around: int) -> torch.Tensor:

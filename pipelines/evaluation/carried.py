@@ -31,13 +31,15 @@ class Carried(NamedTuple):
 
 
 @torch.no_grad()
-def measure_carried(tokenizer: Tokenizer, images: Images, batch_size: int = 64, seed: int = 0) -> Carried | None:
+def measure_carried(
+    tokenizer: Tokenizer, images: Images, batch_size: int = 64, seed: int = 0, max_images: int = MAX_IMAGES
+) -> Carried | None:
     """Return what each grid carries; None if there is only one grid, or only one image.
 
-    Up to 256 images take part, spread over all, in an order that follows from the seed alone; each is given the codes
+    Up to `max_images` take part, spread over all, in an order that follows from the seed alone; each is given the codes
     of the one before it. The tokenizer is in eval mode.
     """
-    at_most = max(2, min(MAX_IMAGES, MAX_VALUES // math.prod(tokenizer.signal.shape)))
+    at_most = max(2, min(max_images, MAX_VALUES // math.prod(tokenizer.signal.shape)))
     count = min(len(images), at_most)
     if len(tokenizer.layout) == 1 or count < 2:
         return None

@@ -50,7 +50,8 @@ class Metrics:
 def _describe_grid(grid: dict[str, Any]) -> str:
     """Say in one line how a grid is used, and what it carries."""
     words = f"perplexity {grid['perplexity']:.1f} of {grid['num_embeddings']:,}"
-    words += f", {grid['bits_per_code']:.4f} bits per code" if "bits_per_code" in grid else ""
+    if "bits_per_code" in grid:
+        words += f", {grid['bits_per_code']:.4f} bits per code, {grid['bits_per_image']:.1f} per image"
     words += f"; error {grid['error_rise']:+.4f} with another image's codes" if "error_rise" in grid else ""
     return f"{'grid ' + str(grid['grid']):24} {words}"
 

@@ -165,7 +165,10 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         bits = measure(prior, batches, inputs.settings.seed, config.num_inference_steps)
         kinds.add("none" if bits is None else prior.likelihood)
         for place, grid in enumerate(prior.grids):
-            own = {} if bits is None else {"bits_per_code": bits.of_grids[place]}
+            own = {}
+            if bits is not None:
+                per_code = bits.of_grids[place]
+                own = {"bits_per_code": per_code, "bits_per_image": per_code * prior.layout[place].num_sites}
             metrics.grids[grid] |= {"prior": number, "likelihood": prior.likelihood, **own}
         if bits is None:
             metrics.left_out.append(f"no {OF_BITS}: the {name} has no likelihood")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from codegrid.codes import Layout
 from codegrid.errors import InputError
 from codegrid.protocols import Prior, Tokenizer
 
@@ -32,13 +33,34 @@ def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:
                     f"{name} draws {grid} as grid {number}, but the tokenizer {there}: train a prior on this "
                     "tokenizer's codes"
                 )
-    drawn = [number for prior in priors for number in prior.grids]
-    for number, grid in enumerate(layout):
-        if drawn.count(number) != 1:
-            which = "no prior draws" if number not in drawn else "several priors draw"
-            raise InputError(f"{which} grid {number} of the tokenizer ({grid}): give priors that draw each grid once")
-    if drawn != sorted(drawn):
-        raise InputError("the priors are not in order: give them coarse to fine, as their grids are numbered")
+    _check_grids(layout, priors)
     learnt = [prior.conditions.classes for prior in priors if prior.conditions.num_classes]
     if any(classes != learnt[0] for classes in learnt):
         raise InputError("the priors learnt different classes: train them on the same codes")
+
+
+def _check_grids(layout: Layout, priors: Sequence[Prior]) -> None:
+    """Raise `InputError` if priors do not draw each grid exactly once, coarse to fine, each given only earlier ones."""
+    for number, grid in enumerate(layout):
+        drawing = [f"prior {place}" for place, prior in enumerate(priors) if number in prior.grids]
+        if not drawing:
+            raise InputError(
+                f"no prior draws grid {number} of the tokenizer ({grid}): give one that does, which `codegrid "
+                f"train-prior` trains with `grid` {number}"
+            )
+        if len(drawing) > 1:
+            raise InputError(
+                f"{' and '.join(drawing)} draw the same grid {number} of the tokenizer ({grid}): give only one of them"
+            )
+    numbers = [number for prior in priors for number in prior.grids]
+    if numbers != sorted(numbers):
+        in_order = sorted(range(len(priors)), key=lambda place: min(priors[place].grids))
+        named = ", ".join(f"prior {place} (grid {min(priors[place].grids)})" for place in in_order)
+        raise InputError(f"the priors are not in order: give them coarse to fine: {named}")
+    for place, prior in enumerate(priors):
+        earlier = numbers[: numbers.index(prior.grids[0])]
+        if unknown := [number for number in prior.given_grids if number not in earlier]:
+            raise InputError(
+                f"prior {place} must be given grid {unknown[0]}, which no prior before it draws: train it again on "
+                "grids that come later"
+            )

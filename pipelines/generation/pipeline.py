@@ -22,15 +22,16 @@ from codegrid.limits import BatchSize, check_value
 from codegrid.model_card import render_pipeline_card, write_card
 from codegrid.model_folder import load_model, picture_of
 from codegrid.noise import Noise
-from codegrid.pipelines.running.places import find_priors
+from codegrid.pipelines.running.places import find_priors, list_priors
 from codegrid.progress import progress_bar
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.sampling_config import Setting, sampling_configs
 from codegrid.stage2_prior.conditions import Conditions, Labels
 from codegrid.stage2_prior.sampling.draw import draw
 
+from .kept_part import Keep, kept_masks
 from .pairing import check_pairing, prior_names
-from .request import Keep, Request, complete_codes, conditions_of, kept_masks, make_request
+from .request import Request, complete_codes, conditions_of, make_request
 from .samples import Images, OutputType, Samples, as_output
 
 Source = str | Path
@@ -90,7 +91,7 @@ class TwoStagePipeline:
         Raises `InputError` if the folder holds other priors, which would be loaded with these or in their place.
         """
         folder, names = Path(folder), prior_names(len(self.priors))
-        others = {Path(prior).name for prior in find_priors(folder)} - set(names)
+        others = set(list_priors(folder)) - set(names)
         if others:
             raise InputError(f"{folder} holds other priors ({', '.join(sorted(others))}): choose another folder")
         for name, model in zip(("tokenizer", *names), (self.tokenizer, *self.priors), strict=True):
@@ -190,15 +191,17 @@ class TwoStagePipeline:
 
         Args:
             images: as for `encode`.
-            keep: how many rows of codes to keep, from the top of the coarsest grid; or a mask over the sites, if all
-                grids have one shape; or a mask (H, W) over the known pixels.
+            keep: how many rows of codes to keep, from the top, counted in the finest grid; or a mask over the sites, if
+                all grids have one shape; or a mask (H, W) over the known pixels, which keeps the codes that the
+                tokenizer says they determine.
             num_completions: of each image; those of one image follow each other.
             labels: as for `sample`, one for each image or one for all. None: no particular class, if the prior learnt
                 grids without a label.
 
         All other parameters are those of `sample`.
 
-        Raises `InputError` if the images have the wrong size, or a prior cannot keep these codes.
+        Raises `InputError` if the images have the wrong size, nothing of some grid would be kept, or a prior cannot
+        keep these codes.
         """
         configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
         masks = kept_masks(self.tokenizer, keep)

@@ -1,6 +1,6 @@
 """Requests to priors: the number of samples, their conditions, how to draw them, and the codes to keep.
 
-Shapes: n samples, p pictures, *size the pixels of a picture, *shape the sites of each grid.
+Shapes: n samples, p pictures, *shape the sites of each grid.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from codegrid.codes import NO_LABEL, Codes, Condition, Known, Layout, describe_layout
+from codegrid.codes import NO_LABEL, Codes, Condition, Known
 from codegrid.errors import InputError
-from codegrid.limits import NumSamples, Seed, check_value, check_whole
-from codegrid.protocols import Prior, Tokenizer
+from codegrid.limits import NumSamples, Seed, check_value
+from codegrid.protocols import Prior
 from codegrid.sampling_config import SamplingConfig, sampling_configs
 from codegrid.stage2_prior.conditions import Conditions, Labels
 
-Keep = int | torch.Tensor
+from .kept_part import Masks, check_keeps
 
 
 class Request(NamedTuple):
@@ -78,16 +78,22 @@ def make_request(
     check_value("seed", seed, Seed)
     configs = tuple(configs) or sampling_configs(len(priors))
     condition = conditions_of(priors).resolve(labels, num_samples, of)
-    for prior, config in zip(priors, configs, strict=True):
-        config.check_controls(prior.controls, type(prior).__name__)
-        prior.conditions.check_guidance(config.guidance_scale, condition)
+    for number, (prior, config) in enumerate(zip(priors, configs, strict=True)):
+        try:
+            config.check_controls(prior.controls, type(prior).__name__)
+            prior.conditions.check_guidance(config.guidance_scale, condition)
+            prior.conditions.check_unlabelled(condition)
+        except InputError as error:
+            if len(priors) == 1:
+                raise
+            raise InputError(f"prior {number}: {error}; a setting may have a value for each prior") from error
     return Request(num_samples, condition, seed, configs)
 
 
 def complete_codes(
     priors: Sequence[Prior],
     codes: Codes,
-    masks: tuple[torch.Tensor, ...],
+    masks: Masks,
     num_completions: int = 1,
     labels: Labels | None = None,
     seed: int | None = None,
@@ -97,7 +103,7 @@ def complete_codes(
 
     Args:
         codes: of the pictures, (p, *shape) for each grid.
-        masks: which sites (*shape) bool of each grid to keep: see `top_rows` and `kept_masks`.
+        masks: which sites (*shape) bool of each grid to keep: see `kept_masks`.
         num_completions: of each picture.
         labels: one for each picture or one for all. None: no particular class.
         priors, seed, configs: as for `make_request`.
@@ -123,54 +129,3 @@ def complete_codes(
 def conditions_of(priors: Sequence[Prior]) -> Conditions:
     """Return the conditions that labels are read by: those of the first prior that has classes, if any."""
     return next((prior.conditions for prior in priors if prior.conditions.num_classes), priors[0].conditions)
-
-
-def kept_masks(tokenizer: Tokenizer, keep: Keep) -> tuple[torch.Tensor, ...]:
-    """Return masks (*shape) bool of the sites to keep, one for each grid.
-
-    Args:
-        keep: how many rows of codes, as for `top_rows`; or a mask over the sites, if all grids have one shape; or a
-            mask (*size) over the known pixels.
-
-    Raises `InputError` if a mask fits neither the grids nor the pictures.
-    """
-    layout, signal = tokenizer.layout, tokenizer.signal
-    if not isinstance(keep, torch.Tensor):
-        return top_rows(layout, keep)
-    mask, shape = keep.bool().cpu(), tuple(keep.shape)
-    if all(shape == grid.shape for grid in layout):
-        return tuple(mask for _ in layout)
-    if shape == signal.size:
-        return tuple(sites.cpu() for sites in tokenizer.kept_sites(mask.to(tokenizer.device)))
-    raise InputError(
-        f"`keep`: the mask has the shape {shape}: give one of the grids ({describe_layout(layout)}) or of the pictures "
-        f"({'×'.join(map(str, signal.size))} pixels)"
-    )
-
-
-def top_rows(layout: Layout, rows: int, name: str = "keep") -> tuple[torch.Tensor, ...]:
-    """Return masks (*shape) bool that keep the first rows of the coarsest grid, and the same share of finer grids.
-
-    `name` is the caller's parameter, for messages. Raises `InputError` if no rows or all rows would be kept.
-    """
-    height = layout[0].shape[0]
-    if height == 1:
-        raise InputError(f"`{name}`: the grids have a single row of codes: keeping it would leave nothing to draw")
-    check_whole(name, rows, 1, height - 1)
-    masks = [torch.zeros(grid.shape, dtype=torch.bool) for grid in layout]
-    for mask in masks:
-        mask[: rows * len(mask) // height] = True
-    return tuple(masks)
-
-
-def check_keeps(prior: Prior, masks: tuple[torch.Tensor, ...]) -> None:
-    """Raise `InputError` if a prior's sampler cannot keep the sites that masks (*shape) of its grids select."""
-    for mask in [masks[grid] for grid in prior.grids]:
-        in_order, count = mask.flatten(), int(mask.sum())
-        if count and prior.keeps == "none":
-            raise InputError("this prior cannot keep any codes: it only draws whole samples")
-        if prior.keeps == "first" and not in_order[:count].all():
-            raise InputError(
-                f"the mask keeps site {int(in_order.nonzero().max())} in raster order, but not all before it: this "
-                "prior draws codes in that order, so that only the first ones can be kept"
-            )

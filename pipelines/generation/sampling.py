@@ -36,8 +36,9 @@ from codegrid.tensors import digest_of
 
 from .completion import Pictures, read_pictures, save_completions
 from .encoding import make_header, tables_of
+from .kept_part import default_rows, top_rows
 from .pipeline import TwoStagePipeline
-from .request import Request, complete_codes, make_request, top_rows
+from .request import Request, complete_codes, make_request
 
 DEFAULT_SAMPLES, DEFAULT_COMPLETIONS = 100, 4
 
@@ -102,8 +103,7 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
         default = len(settings.labels) if len(settings.labels) > 1 else DEFAULT_SAMPLES
         num_samples = default if settings.num_samples is None else settings.num_samples
         return make_request(pipeline.priors, num_samples, labels, settings.seed, configs)
-    half = pipeline.layout[0].shape[0] // 2
-    masks = top_rows(pipeline.layout, half if settings.keep_rows is None else settings.keep_rows, "keep_rows")
+    masks = top_rows(pipeline.layout, settings.keep_rows or default_rows(pipeline.layout), "keep_rows")
     of_each = DEFAULT_COMPLETIONS if settings.num_samples is None else settings.num_samples
     return complete_codes(pipeline.priors, pictures.codes, masks, of_each, labels, settings.seed, configs)
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 
 from codegrid.errors import InputError
-from codegrid.limits import AtStart, make_options
-from codegrid.registry import TABLES, NameOf
+from codegrid.limits import AtStart
+from codegrid.registry import TABLES, Chosen, names_in, resolve_chosen
 
 from .settings import Command, Training
 
@@ -71,7 +71,7 @@ def as_flag(hint: Any, text: str, default: str = "") -> Any:
     metavar = _metavar_of(hint) or getattr(bare, "__name__", str(bare)).upper()
     if get_origin(bare) is Literal:
         metavar = "{" + ",".join(map(str, get_args(bare))) + "}"
-    for marker in _markers(hint):
+    for marker in names_in(hint):
         metavar = "{" + ",".join(TABLES[marker.kind]) + "}"
     metavar += (" [...]" if metavar[0] == "{" else f" [{metavar} ...]") * many
     behaviour = f"(default: {default})" if default else ""
@@ -83,7 +83,7 @@ def as_flag(hint: Any, text: str, default: str = "") -> Any:
 def choosers(settings_type: type[Command]) -> dict[str, str]:
     """Return the settings that choose a system, each with the kind of system it chooses."""
     hints = get_type_hints(settings_type, include_extras=True)
-    return {item.name: marker.kind for item in fields(settings_type) for marker in _markers(hints[item.name])}
+    return {item.name: marker.kind for item in fields(settings_type) for marker in names_in(hints[item.name])}
 
 
 def list_options(settings_type: type[Command]) -> dict[str, Option]:
@@ -115,34 +115,20 @@ def resolve_options(settings: Training) -> dict[str, Any]:
     Raises `InputError` if there is no system of a chosen name, or if a given option is out of its range or does not
     belong to the chosen systems.
     """
-    resolved: dict[str, Any] = {}
-    chosen: list[tuple[str, str, str]] = []
-    ahead = [(name, kind, getattr(settings, name)) for name, kind in choosers(type(settings)).items()]
-    while ahead:
-        parameter, kind, system = ahead.pop(0)
-        TABLES[kind].check(system, parameter)
-        if (parameter, kind, system) in chosen:
-            continue
-        chosen.append((parameter, kind, system))
-        options_type = TABLES[kind].options(system)
-        names = {item.name for item in fields(options_type)}
-        given = {name: value for name, value in settings.options.items() if name in names}
-        options = make_options(options_type, given, f"the {system} {kind}")
-        for item, hint, _ in _fields_of(options_type):
-            resolved[item.name] = getattr(options, item.name)
-            ahead += [(item.name, marker.kind, resolved[item.name]) for marker in _markers(hint)]
+    first = [Chosen(name, kind, getattr(settings, name)) for name, kind in choosers(type(settings)).items()]
+    resolved, chosen = resolve_chosen(first, settings.options)
     for name in settings.options:
         if name not in resolved:
             raise InputError(f"`{name}`: {_why_not(type(settings), name, chosen)}")
     return resolved
 
 
-def _why_not(settings_type: type[Command], name: str, chosen: list[tuple[str, str, str]]) -> str:
+def _why_not(settings_type: type[Command], name: str, chosen: list[Chosen]) -> str:
     """Return why the chosen systems do not accept an option, and which systems would."""
     option = list_options(settings_type).get(name)
     if option is None:
         return f"no {' or '.join(choosers(settings_type).values())} has such an option: leave it out"
-    kind, system = next((kind, system) for parameter, kind, system in chosen if parameter == option.parameter)
+    kind, system = next(one[1:] for one in chosen if one.parameter == option.parameter)
     systems = list(option.defaults)
     others = " or ".join(filter(None, (", ".join(systems[:-1]), systems[-1])))
     return f"the {system} {kind} has no such option: choose `{option.parameter}` {others}, or leave it out"
@@ -189,12 +175,6 @@ def _metavar_of(hint: Any) -> str:
     arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
     said = [getattr(each, "metavar", None) for arm in arms for each in getattr(arm, "__metadata__", ())]
     return next(filter(None, said), "")
-
-
-def _markers(hint: Any) -> list[NameOf]:
-    if get_origin(hint) in (Union, UnionType):
-        return [marker for arm in get_args(hint) for marker in _markers(arm)]
-    return [marker for marker in getattr(hint, "__metadata__", ()) if isinstance(marker, NameOf)]
 
 
 def bare_type(hint: Any) -> tuple[Any, bool]:

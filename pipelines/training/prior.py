@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from codegrid.codes import Losses, Moment, describe_layout
+from codegrid.codes import Layout, Losses, Moment, describe_layout
 from codegrid.data.code_files import AnyCodes, Assumed, check_fingerprint, open_to_learn
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
@@ -120,6 +120,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     tokenizer = None if settings.tokenizer is None else load_model(settings.tokenizer, accelerator.device, "tokenizer")
     missing = broadcast_from_main(accelerator, lambda: missing_codes(settings))
     if tokenizer and missing:
+        make_prior(settings, tokenizer.layout)  # what cannot learn these codes is refused before they are made
         settings = export_missing(tokenizer, settings, missing, accelerator)
         if settings.dry_run:
             return None  # the grids are not known yet
@@ -138,6 +139,8 @@ def train_prior(settings: TrainPrior) -> Trained | None:
         place(cast(nn.Module, prior), accelerator.device)
     classes = prior.conditions.num_classes
     condition = f"{classes} classes" if classes else "unconditional"
+    if prior.given_grids:
+        condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
     print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
@@ -179,22 +182,8 @@ def open_codes_to_learn(settings: TrainPrior, tokenizer: Tokenizer | None = None
 
 def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
     """Return the prior to train on these codes, with weights drawn from the seed."""
-    grids = choose_grids(settings.grid, len(codes.layout))
-    cls = TABLES["prior"][settings.model]
-    coarser: dict[str, Any] = {}
-    if grids[0]:
-        takes = inspect.signature(cls).parameters
-        if "given_grids" not in takes:
-            raise InputError(
-                f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be conditioned on the coarser "
-                "grids: leave `grid` out, so that it learns them all, or choose another `model`"
-            )
-        known = {"given_grids": tuple(range(grids[0])), "given_layout": codes.layout[: grids[0]]}
-        coarser = {name: value for name, value in known.items() if name in takes}
     classes = [] if settings.unconditional else codes.classes
-    seed_torch(settings.seed, "weights")
-    layout = tuple(codes.layout[grid] for grid in grids)
-    prior = cls(layout=layout, grids=grids, num_classes=len(classes), **coarser, **settings.options)
+    prior = make_prior(settings, codes.layout, len(classes))
     prior.provenance = {
         "tokenizer_fingerprint": codes.header.tokenizer_fingerprint,
         "layout": [grid.as_json() for grid in codes.layout],
@@ -203,6 +192,34 @@ def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
         "steps": settings.steps,
     }
     return prior
+
+
+def make_prior(settings: TrainPrior, whole: Layout, num_classes: int = 0) -> Prior:
+    """Return a prior of the grids that the settings choose of the whole layout, conditioned on the coarser ones.
+
+    Raises `InputError` if a prior of this kind cannot learn them.
+    """
+    grids = choose_grids(settings.grid, len(whole))
+    layout, cls = tuple(whole[grid] for grid in grids), TABLES["prior"][settings.model]
+    coarser: dict[str, Any] = {}
+    if grids[0]:
+        takes = inspect.signature(cls).parameters
+        if "given_grids" not in takes:
+            raise InputError(
+                f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be conditioned on the coarser "
+                "grids: leave `grid` out, so that it learns them all, or choose another `model`"
+            )
+        known = {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
+        coarser = {name: value for name, value in known.items() if name in takes}
+    seed_torch(settings.seed, "weights")
+    try:
+        return cls(layout=layout, grids=grids, num_classes=num_classes, **coarser, **settings.options)
+    except InputError as error:
+        if len({grid.shape for grid in layout}) == 1:
+            raise
+        raise InputError(
+            f"{error}; train one for each grid: with `grid` 0, then with `grid` 1, and so on to {len(whole) - 1}"
+        ) from error
 
 
 def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:

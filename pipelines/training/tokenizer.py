@@ -22,6 +22,7 @@ from codegrid.locks import releasing
 from codegrid.model_card import MAX_CARD_PIXELS
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
+from codegrid.pipelines.evaluation.carried import measure_carried
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once
@@ -43,6 +44,7 @@ from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # images while training; at the end all
 BATCH = 250  # images measured at once
+SWAPPED = 256  # images decoded while training to see what each of several grids carries
 MAX_ON_CARD = 24  # images
 
 
@@ -62,7 +64,12 @@ class TokenizerObjective:
                 module,
                 fused_adam,
                 settings.lr,
-                to_compile=[part for part in module.children() if part is not quantizer],
+                to_compile=[
+                    part
+                    for child in module.children()
+                    if child is not quantizer
+                    for part in (child if isinstance(child, nn.ModuleList) else [child])
+                ],
             )
         }
         self.buffers: dict[str, torch.Tensor] = {}
@@ -81,9 +88,16 @@ class TokenizerObjective:
         self.tokenizer.after_step(step, seed)
 
     def validate(self) -> dict[str, Any]:
-        """Measure the reconstructions of up to 1,000 images, and the usage of the codebooks."""
+        """Measure the reconstructions of up to 1,000 images, the usage of the codebooks, and what each grid carries.
+
+        `error_rise_0` is how much the reconstruction error rises with the first of several grids of another image.
+        """
         some = in_batches(evenly_spaced(len(self.validation), VALIDATED), BATCH)
-        return measure_tokenizer(self.tokenizer, load_batches(self.validation, some))
+        measured = measure_tokenizer(self.tokenizer, load_batches(self.validation, some))
+        at_most = SWAPPED // (1 + len(self.tokenizer.layout))
+        carried = measure_carried(self.tokenizer, self.validation, max_images=at_most)
+        rises = () if carried is None else carried.rises
+        return measured | {f"error_rise_{grid}": rise for grid, rise in enumerate(rises)}
 
     def draw(self) -> Pages:
         """Return eight validation images, always the same ones, above their reconstructions."""
@@ -171,7 +185,8 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
     )
     if all(grid.num_sites == 1 for grid in tokenizer.layout):
         size = "×".join(map(str, images.image_size))
-        raise InputError(f"images of {size} would become a single code each: choose a smaller `downsampling`")
+        smaller = next(name for name in ("downsampling", "levels") if name in tokenizer.config)
+        raise InputError(f"images of {size} would become a single code each: choose smaller `{smaller}`")
     tokenizer.provenance = {
         "dataset": public_name(str(settings.dataset)),
         "classes": images.classes,
@@ -182,7 +197,7 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
 
 def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
     """Raise `InputError` if a codebook would start from a larger one of its kind."""
-    if source is None or type(source.quantizer) is not type(tokenizer.quantizer):
+    if source is None or _kinds(source.quantizer) != _kinds(tokenizer.quantizer):
         return
     for ours, theirs in zip(tokenizer.layout, source.layout, strict=False):
         if ours.num_embeddings < theirs.num_embeddings:
@@ -192,24 +207,35 @@ def check_codebook(tokenizer: Tokenizer, source: Tokenizer | None) -> None:
             )
 
 
+def _kinds(quantizer: Any) -> list[type]:
+    """Return the classes of a quantizer and of its parts, such as those of several levels."""
+    return [type(part) for part in (quantizer, *quantizer.children())]
+
+
 def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainTokenizer, folder: Path) -> None:
     """Measure a trained tokenizer on all validation images, and save it with metrics and a picture."""
     batches = in_order(len(validation), BATCH)
     bar = progress_bar(load_batches(validation, batches, settings.num_workers), "validation images", len(batches))
     with without_compiling():
         metrics = measure_tokenizer(tokenizer, bar)
+        carried = measure_carried(tokenizer, validation)
         at_most = max(1, min(MAX_ON_CARD, MAX_CARD_PIXELS // math.prod(validation.image_size)))
         picture = pairs_png(*reconstruct_some(tokenizer, validation, at_most))
+    for grid, rise in zip(metrics["grids"], () if carried is None else carried.rises, strict=carried is not None):
+        grid["error_rise"] = rise
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(folder, picture)
     each = [grid["perplexity"] for grid in metrics["grids"]]
     perplexities = f"{min(each):.1f}" if len(each) == 1 else f"{min(each):.1f} to {max(each):.1f} in {len(each)} grids"
+    rises = ", ".join(f"{grid['error_rise']:.4f}" for grid in metrics["grids"] if "error_rise" in grid)
     print_once(
         f"{settings.output}, after {tokenizer.provenance['step']:,} of {settings.steps:,} steps,\n"
         f"  on {len(validation):,} validation images:\n"
         f"  reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB,\n"
         f"  perplexity {perplexities}, {metrics['unused_entries']} of the "
         f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"
+        + f",\n  error {rises} higher with another image's codes in one grid, coarse to fine"
+        * bool(rises)
     )
 
 

@@ -15,8 +15,9 @@ from codegrid.data.images import to_float
 from codegrid.errors import InputError
 from codegrid.limits import NumSamples, check_value, check_whole
 from codegrid.pipelines.drawing.colours import index_of, plane_shape
+from codegrid.pipelines.generation.kept_part import top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
-from codegrid.pipelines.generation.request import Request, complete_codes, make_request, top_rows
+from codegrid.pipelines.generation.request import Request, complete_codes, make_request
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.sampling_config import SamplingConfig
 

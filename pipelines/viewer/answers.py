@@ -18,6 +18,7 @@ from codegrid.data.npz import code_names
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.colours import as_plane, colours_of, picture_of, plane_shape, site_at
 from codegrid.pipelines.drawing.images import class_names
+from codegrid.pipelines.generation.kept_part import keepable_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
 from codegrid.sampling_config import SamplingConfig
@@ -157,10 +158,11 @@ class Answers:
         unlabelled = bool(numbered) and self._drawing().conditions.unlabelled
         return [*numbered, (NO_CLASS, NO_LABEL)] if unlabelled else numbered
 
-    def can_complete(self) -> bool:
-        """Return whether there are priors that can keep given codes, and grids with more than one row."""
+    def rows_to_keep(self) -> range:
+        """Return how many rows of codes a completion may keep; none if a prior cannot keep any codes."""
         priors = () if self.pipeline is None else self.pipeline.priors
-        return bool(priors) and self.layout[0].shape[0] > 1 and all(prior.keeps != "none" for prior in priors)
+        can_keep = bool(priors) and all(prior.keeps != "none" for prior in priors)
+        return keepable_rows(self.layout) if can_keep else range(0)
 
     def _drawing(self) -> TwoStagePipeline:
         if self.pipeline is None:

@@ -31,9 +31,9 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
             with gr.Column(elem_classes="section"):
                 controls, sampling = add_sampling(answers)
             drawings.append(sampling)
-        if answers.can_complete():
+        if rows := answers.rows_to_keep():
             with gr.Column(elem_classes="section"):
-                keep, label, completion = add_completion(answers, editor[0], controls)
+                keep, label, completion = add_completion(answers, rows, editor[0], controls)
             drawings.append(completion)
 
         def pick(event: gr.SelectData) -> tuple:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from codegrid.pipelines.generation.kept_part import default_rows
+
 from .answers import COLUMNS, Answers
 from .wording import CONTROLS, told
 
@@ -61,7 +63,9 @@ def add_download(words: str, act: Callable, source: gr.State, file: str) -> None
 def add_sampling(answers: Answers) -> tuple[list, Drawing]:
     """Add the section of new images. Returns its controls, which completions share, and its drawing."""
     choices = answers.label_choices()
-    gr.Markdown("## New images\nDrawn code by code, by the prior.")
+    several = len(answers.pipeline.priors) > 1 if answers.pipeline else False
+    by = "by several priors, coarse to fine" if several else "by the prior"
+    gr.Markdown(f"## New images\nDrawn code by code, {by}.")
     with gr.Row():
         labels = gr.Dropdown(
             choices, multiselect=True, label=f"{CONTROLS['labels']}, used in turn (none chosen: all classes)",
@@ -75,14 +79,18 @@ def add_sampling(answers: Answers) -> tuple[list, Drawing]:
     return controls, add_drawing(answers, answers.sample, "Sample", "samples", [labels, number, *controls])
 
 
-def add_completion(answers: Answers, encoded: gr.State, controls: list) -> tuple[gr.Slider, gr.Dropdown, Drawing]:
+def add_completion(
+    answers: Answers, rows: range, encoded: gr.State, controls: list
+) -> tuple[gr.Slider, gr.Dropdown, Drawing]:
     """Add the section of completions. Returns its slider of rows to keep, its label, and its drawing."""
-    rows, choices = answers.layout[0].shape[0], answers.label_choices()
+    choices, shapes = answers.label_choices(), len({grid.shape for grid in answers.layout})
     gr.Markdown("## Completions\nThe upper rows of the codes above are kept, including edits, and the rest is drawn.")
     with gr.Row():
         keep = gr.Slider(
-            1, max(2, rows - 1), max(1, rows // 2), step=1, label=CONTROLS["keep_rows"], scale=2, min_width=2 * NARROW
-        )
+            rows.start, max(rows.start + 1, rows[-1]), default_rows(answers.layout), step=1,
+            label=CONTROLS["keep_rows"], info="counted in the finest grid" if shapes > 1 else None,
+            scale=2, min_width=2 * NARROW,
+        )  # fmt: skip
         number = gr.Slider(1, 100, _few(answers, COLUMNS), step=1, label=CONTROLS["num_completions"], **CONTROL)
         label = gr.Dropdown(
             choices, value=choices[-1][1] if choices else None, label="Label", visible=bool(choices), min_width=NARROW

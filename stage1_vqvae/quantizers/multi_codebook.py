@@ -5,7 +5,7 @@ process.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -215,13 +215,6 @@ class MultiCodebookQuantizer(nn.Module):
                 grid = depth * self.groups + group
                 self._book(grid).observe(joint, *self._book(grid).encode(joint))
                 self._book(grid).after_step(step, seed, *purpose, "grid", grid)
-
-
-def split_options(kind: type, options: dict[str, Any], owner: str) -> tuple[Any, dict[str, Any]]:
-    """Return the dataclass `kind`, made from the options that it has, and the other options, for the codebooks."""
-    own = {field.name for field in fields(kind)}
-    settings = make_options(kind, {name: value for name, value in options.items() if name in own}, owner)
-    return settings, {name: value for name, value in options.items() if name not in own}
 
 
 def codebook_class(name: str) -> type[CodebookQuantizer]:

@@ -15,12 +15,13 @@ from torch import nn
 
 from codegrid.codes import Codes, Grid, Layout, Losses, Moment, Sides
 from codegrid.errors import InputError
+from codegrid.limits import split_options
 from codegrid.protocols import Quantized
 from codegrid.scales import Phi, add_up, refine, shapes_of, shrink
 from codegrid.stage1_vqvae.options import MultiscaleOptions
 
 from .estimators import ESTIMATORS
-from .multi_codebook import at_least_float32, codebook_class, split_options
+from .multi_codebook import at_least_float32, codebook_class
 
 
 class Found(NamedTuple):

@@ -2,9 +2,10 @@
 
 from typing import Any, ClassVar
 
+from codegrid.limits import split_options
 from codegrid.stage1_vqvae.options import ProductOptions
 
-from .multi_codebook import MultiCodebookQuantizer, split_options
+from .multi_codebook import MultiCodebookQuantizer
 
 
 class ProductQuantizer(MultiCodebookQuantizer):

@@ -10,10 +10,11 @@ from einops import rearrange
 
 from codegrid.codes import Moment
 from codegrid.errors import InputError
+from codegrid.limits import split_options
 from codegrid.stage1_vqvae.options import ResidualOptions
 
 from .codebook import CodebookQuantizer
-from .multi_codebook import MultiCodebookQuantizer, split_options
+from .multi_codebook import MultiCodebookQuantizer
 from .soft import draw_near
 
 

@@ -119,19 +119,20 @@ def draw(
     known = spread_known(known, layout, noise.count, priors[0].device)
     codes, drawn = map(list, start_grids(layout, noise.count, priors[0].device, known))
     finished: dict[int, Tensor] = {}
-    first = 0
-    for number, (prior, config) in enumerate(zip(priors, configs, strict=True)):
+    first, before, sites = 0, 0, sum(grid.num_sites for grid in layout)
+    for prior, config in zip(priors, configs, strict=True):
         own = slice(first, first + len(prior.grids))
         first = own.stop
         kept = None if known is None else Known(known.codes[own], known.mask[own])
         if kept is not None and prior.keeps == "none" and any(bool(mask.any()) for mask in kept.mask):
             raise InputError(f"`known`: a {type(prior).__name__} keeps no sites; leave it out")
         condition = _condition_of(prior, given, finished, alone=len(priors) == 1)
-        part = noise.of("grid", prior.grids[0])
+        part, to_draw = noise.of("grid", prior.grids[0]), sum(grid.num_sites for grid in prior.layout)
         for progress in prior.sample(condition, part, config, kept, backend, watch):
             codes[own], drawn[own] = progress.codes, progress.drawn
             if watch:
-                yield Progress(tuple(codes), tuple(drawn), (number + progress.done) / len(priors))
+                yield Progress(tuple(codes), tuple(drawn), (before + progress.done * to_draw) / sites)
+        before += to_draw
         finished.update(zip(prior.grids, codes[own], strict=True))
     if not watch:
         yield Progress(tuple(codes), tuple(drawn), 1.0)
