@@ -299,7 +299,8 @@ def test_a_prior_that_makes_nothing_of_coarser_grids_refuses_them():
     [
         ((1,), (0, 1), [Grid((2, 2), 8)], r"`given_grids` \(0, 1\): give one number for each of 1 grids"),
         ((1,), (), [Grid((2, 2), 8)], r"`given_grids` \(\)"),
-        ((0,), (1,), [Grid((2, 2), 8)], r"`given_grids` \(1,\): each must be coarser"),
+        ((0,), (1,), [Grid((2, 2), 8)], r"`given_grids` \(1,\): give them coarse to fine, all coarser"),
+        ((2,), (1, 0), [Grid((2, 2), 8), Grid((1, 1), 8)], r"`given_grids` \(1, 0\): give them coarse to fine"),
         ((1,), (0,), [Grid((4,), 8)], "`given_layout` with 4 codes"),
     ],
 )

@@ -77,13 +77,14 @@ def find_collapse(metrics: Metrics, codebook: Subject = CODEBOOK) -> list[Findin
     return []
 
 
-def find_idle(metrics: Metrics, grid: Subject) -> list[Finding]:
+def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = True) -> list[Finding]:
     """Find a grid that carries next to nothing, though its codes are in use.
 
     Args:
         metrics: of `measure_codebook`, with `error`, that of reconstructions, and `error_rise`, when this grid alone is
             that of another image, both as shares of the variance of the training images.
         grid: what it is called, and the tokenizer's options, if they are known.
+        is_finest: whether no finer grid can have taken its part.
     """
     if "error_rise" not in metrics or metrics["error_rise"] >= MIN_RISE * metrics["error"]:
         return []
@@ -93,7 +94,8 @@ def find_idle(metrics: Metrics, grid: Subject) -> list[Finding]:
     )
     ways = ["longer (codegrid train-tokenizer --steps)"]
     ways += name_flags(grid.config, "num_quantizers", "num_factors", "scales", "levels", before="with fewer ")
-    ways += name_flags(grid.config, "finer_dropout", before="with a higher ")
+    if not is_finest:  # decoders that cannot always see finer grids learn to use it
+        ways += name_flags(grid.config, "finer_start", "finer_dropout", before="with a higher ")
     remedy = (
         f"Train the tokenizer {join_words(ways)}: the bits of this grid are wasted, and the prior learns them as noise."
     )
