@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from toy_priors import UniformPrior
 from toy_pyramid import MARGIN, GivenPrior, make_pyramid
 from untrained import make_pipeline
@@ -79,6 +80,10 @@ def test_a_prior_of_a_grid_goes_where_the_other_commands_look_for_it(run, tmp_pa
     coarse, fine = examine(found, num_samples=8).priors
     assert "shuffled_bits" not in coarse["metrics"]
     assert fine["metrics"]["shuffled_bits"] > 1.1 * fine["metrics"]["held_out_bits"]  # what it is given is of use
+    # a picture of what each draws: of the coarse grid alone, and of the fine one given real coarse codes
+    cards = [(tmp_path / f"prior-{number}" / "README.md").read_text() for number in (0, 1)]
+    assert "without the finer grids" in cards[0] and "given the coarser grids of held-out pictures" in cards[1]
+    assert Image.open(tmp_path / "prior-1" / "samples.png").size == (5 * (8 * 22 + 2), 5 * (2 * 14 + 2))
     (tmp_path / "prior").mkdir()
     with pytest.raises(InputError, match=r"holds prior/, prior-0/, prior-1/: name those to use as `prior`"):
         find_priors(tmp_path)
