@@ -216,7 +216,7 @@ def test_a_part_that_holds_no_coarse_code_is_refused(pipeline):
     pixels[:4] = True
     for keep, reason in (
         (1, "`keep` 1: no code of the coarsest grid covers so few of the finest one's 6 rows: keep at least 2"),
-        (6, "`keep` 6: it must be a whole number from 1 to 5"),
+        (6, "`keep` 6: it must be a whole number from 2 to 5"),
         (pixels, r"`keep`: this part determines no code of grid 0 \(3×5 codes out of 4\): give a larger one"),
         (torch.ones(3, 5, dtype=torch.bool), "the mask has the shape"),
     ):
@@ -262,9 +262,11 @@ def test_a_pairing_that_cannot_draw_is_refused_in_one_line(pipeline):
 def test_labels_and_guidance_must_suit_every_prior_before_anything_is_drawn():
     priors = make_pipeline(((0,), (1,))).priors
     priors[1].label_dropout = 0.0
+    guided = [SamplingConfig(guidance_scale=2.0)] * 2
     for settings, reason in (
-        ({"labels": ["none"]}, "prior 1: `labels` none: this prior was only trained with labels"),
-        ({"configs": [SamplingConfig(guidance_scale=2.0)] * 2}, "prior 1: `guidance_scale` 2.0: .*a value for each"),
+        ({"labels": ["none"]}, "`labels` none: this prior was only trained with labels"),
+        ({"configs": guided}, "`guidance_scale` 2.0: .*, or give each prior a value .*prior 1"),
+        ({"configs": guided, "labels": ["none"]}, "`guidance_scale` 2.0: guidance needs `labels` to guide to$"),
     ):
         with pytest.raises(InputError, match=reason):
             make_request(priors, 2, **settings)

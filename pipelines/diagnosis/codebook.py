@@ -94,8 +94,8 @@ def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = True) -> list[F
     )
     ways = ["longer (codegrid train-tokenizer --steps)"]
     ways += name_flags(grid.config, "num_quantizers", "num_factors", "scales", "levels", before="with fewer ")
-    if not is_finest:  # decoders that cannot always see finer grids learn to use it
-        ways += name_flags(grid.config, "finer_start", "finer_dropout", before="with a higher ")
+    if not is_finest:  # a decoder that cannot always see finer grids learns to use it
+        ways += name_flags(grid.config, "finer_dropout", before="with a higher ")
     remedy = (
         f"Train the tokenizer {join_words(ways)}: the bits of this grid are wasted, and the prior learns them as noise."
     )

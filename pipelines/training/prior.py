@@ -222,9 +222,10 @@ def make_prior(settings: TrainPrior, whole: Layout, num_classes: int = 0) -> Pri
     if grids[0]:
         takes = inspect.signature(cls).parameters
         if "given_grids" not in takes:
+            or_all = "leave `grid` out, so that it learns them all, or " * (len({grid.shape for grid in whole}) == 1)
             raise InputError(
                 f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be conditioned on the coarser "
-                "grids: leave `grid` out, so that it learns them all, or choose another `model`"
+                f"grids: {or_all}choose another `model`"
             )
         known = {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
         coarser = {name: value for name, value in known.items() if name in takes}
