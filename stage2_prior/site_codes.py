@@ -19,9 +19,8 @@ def check_one_shape(layout: Layout, prior: str) -> None:
     shapes = {grid.shape for grid in layout}
     if len(shapes) != 1 or len(layout[0].shape) != 2:
         words = ", ".join("×".join(map(str, grid.shape)) for grid in layout) or "no grid"
-        raise InputError(
-            f"`layout` of {words}: a {prior} prior learns grids (h, w) of one shape: train one for each shape (`grid`)"
-        )
+        known = "as ema, residual or fsq make"
+        raise InputError(f"`layout` of {words}: a {prior} prior learns grids (h, w) of one shape, {known}")
 
 
 def embed(tables: Iterable[nn.Module], codes: Codes, shown: Codes | None = None) -> Tensor:

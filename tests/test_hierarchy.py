@@ -272,7 +272,7 @@ def test_a_larger_codebook_of_a_level_keeps_its_entries_and_a_smaller_one_is_ref
 
 def test_the_doctor_names_the_options_that_give_a_grid_something_to_carry():
     subject = Subject("Grid 0", "grid 0", build().config)
-    (finding,) = find_idle({"error": 0.1, "error_rise": 0.001}, subject)
+    (finding,) = find_idle({"error": 0.1, "error_rise": 0.001}, subject, is_finest=False)
     assert "fewer --levels or with a higher --finer-dropout" in finding.remedy
 
 
