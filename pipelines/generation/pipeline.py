@@ -5,14 +5,14 @@ Shapes: n samples, b samples of a batch, c channels, H W image, *shape the sites
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from typing_extensions import Self
 
-from codegrid.codes import Codes, Condition, Layout, Progress, describe_layout
+from codegrid.codes import Codes, describe_layout
 from codegrid.data.conversion import as_images
 from codegrid.data.loading import in_order
 from codegrid.errors import InputError
@@ -21,18 +21,17 @@ from codegrid.hub import PIPELINE_FOLDERS, fetch, push_folder
 from codegrid.limits import BatchSize, check_value
 from codegrid.model_card import render_pipeline_card, write_card
 from codegrid.model_folder import load_model, picture_of
-from codegrid.noise import Noise
 from codegrid.pipelines.running.places import find_priors, find_tokenizers, list_priors, tokenizer_name
 from codegrid.progress import progress_bar
-from codegrid.protocols import NO_CONDITION, Classifier, Prior, Tokenizer
+from codegrid.protocols import Classifier
 from codegrid.sampling_config import Setting, sampling_configs
-from codegrid.stage2_prior.conditions import Conditions, Labels
-from codegrid.stage2_prior.sampling.draw import draw
+from codegrid.stage2_prior.conditions import Labels
 
+from .drawer import Drawer
 from .kept_part import Keep, kept_masks
-from .pairing import check_pairing, prior_names
-from .rejection import Tell, add_rejection
-from .request import Request, complete_codes, conditions_of, make_request
+from .pairing import prior_names
+from .rejection import add_rejection
+from .request import Request, complete_codes, make_request
 from .samples import Images, OutputType, Samples, as_output
 from .tokenizers import load_tokenizer
 
@@ -40,7 +39,7 @@ Source = str | Path
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
-class TwoStagePipeline:
+class TwoStagePipeline(Drawer):
     """A tokenizer, and priors that were trained on its codes and draw all of its grids together.
 
     Calling it draws samples: `pipeline(16, labels=["cat"]).images` is `pipeline.sample(16, labels=["cat"]).images`.
@@ -52,11 +51,6 @@ class TwoStagePipeline:
     Raises `InputError` if a prior learnt the codes of another tokenizer (the shapes might fit, but the pictures would
     be garbage), or if the priors' grids are not those of the tokenizer.
     """
-
-    def __init__(self, tokenizer: Tokenizer, *priors: Prior) -> None:
-        check_pairing(tokenizer, priors)
-        self.tokenizer = tokenizer
-        self.priors = priors
 
     def __repr__(self) -> str:
         signal, classes = self.tokenizer.signal, self.conditions.num_classes
@@ -118,26 +112,6 @@ class TwoStagePipeline:
         for model in (self.tokenizer, *self.priors):
             model.to(device)
         return self
-
-    @property
-    def layout(self) -> Layout:
-        """The grids of a sample, coarse to fine."""
-        return self.tokenizer.layout
-
-    @property
-    def conditions(self) -> Conditions:
-        """The conditions that turn labels into what the priors are given."""
-        return conditions_of(self.priors)
-
-    @property
-    def classes(self) -> list[str]:
-        """The names of the classes; empty if no prior has classes."""
-        return list(self.conditions.classes)
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the models are on."""
-        return self.tokenizer.device
 
     def sample(
         self,
@@ -253,35 +227,6 @@ class TwoStagePipeline:
         codes = tuple(torch.cat(grids).cpu() for grids in zip(*[batch.codes for batch in batches], strict=True))
         return Samples(as_output(images, output_type), codes, request.labels, request.seed, tuple(self.classes))
 
-    def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
-        """Draw some samples of a request, on the models' device. `tell` is called with the share that is done."""
-        if request.rejection:
-            return request.rejection.best(request, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell)
-        codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
-        images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
-        return Samples(images, codes, given.labels, request.seed, tuple(self.classes))
-
-    def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
-        """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""
-        if request.rejection:  # the images are needed, too
-            return self.sample_rows(request, rows, backend, tell).codes
-        for step in self.sample_steps(request, rows, backend, watch=tell is not None):
-            if tell:
-                tell(step.done)
-        return step.codes
-
-    def sample_steps(
-        self, request: Request, rows: range, backend: str = "auto", watch: bool = True
-    ) -> Iterator[Progress]:
-        """Draw some samples of a request, and yield their progress after each step; the last one is the result."""
-        noise, known = self.noise_of(request, rows), request.known_of(rows)
-        return draw(self.priors, request.given(rows), noise, request.configs, known, backend, watch)
-
-    def noise_of(self, request: Request, rows: range) -> Noise:
-        """Return the random numbers that some samples of a request are drawn with."""
-        noise = Noise(request.seed, rows.start, len(rows), self.device)
-        return noise.of("draw", request.draw) if request.draw else noise
-
     def encode(self, images: Images, batch_size: int = 128) -> Codes:
         """Return the codes of images, on the CPU.
 
@@ -296,11 +241,6 @@ class TwoStagePipeline:
             raise InputError(f"`images` of shape {tuple(images.shape)}: this tokenizer takes (n, *{expected})")
         batches = [self.tokenizer.encode(batch.to(self.device)) for batch in images.split(batch_size)]
         return tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
-
-    def decode(self, codes: Codes, given: Condition = NO_CONDITION, noise: Noise | None = None) -> torch.Tensor:
-        """Decode codes (n, *shape) into images (n, c, H, W) in [-1, 1]."""
-        here = tuple(grid.to(self.device) for grid in codes)
-        return self.tokenizer.decode(here, given=given, noise=noise).clamp(-1, 1)
 
     def reconstruct(self, images: Images, output_type: OutputType = "pt") -> Any:
         """Encode and decode images, given as for `encode` but of any size. Returns the reconstructions on the CPU."""
