@@ -77,7 +77,7 @@ def find_collapse(metrics: Metrics, codebook: Subject = CODEBOOK) -> list[Findin
     return []
 
 
-def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = True) -> list[Finding]:
+def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = False) -> list[Finding]:
     """Find a grid that carries next to nothing, though its codes are in use.
 
     Args:
