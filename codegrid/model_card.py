@@ -62,7 +62,7 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
     front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS[kind], tags=[*TAGS[kind], model])
     words = _read_template(model) if model in BUILT_IN[kind] else f"{kind.capitalize()} {model}"
     title, _, about = words.partition("\n")
-    caption = CAPTIONS[kind] + " A row for each of its first classes." * bool(fields["config"].get("num_classes"))
+    caption = _caption(fields)
     text = Template(_read_template(OWN_USE.get(model, kind))).substitute(
         _use_of_prior(fields, abilities) if kind == "prior" else {},
         title=title.removeprefix("# "),
@@ -75,16 +75,30 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
     return f"---\n{front.to_yaml()}\n---\n\n" + BLANK.sub("\n\n", text)
 
 
+def _caption(fields: Mapping[str, Any]) -> str:
+    """Say what the picture of a model shows."""
+    others, classes = _other_grids(fields), bool(fields["config"].get("num_classes"))
+    if not any(others.values()):
+        return CAPTIONS[fields["kind"]] + " A row for each of its first classes." * classes
+    given = ", given the coarser grids of held-out pictures" * others["COARSE"]
+    return f"The first codes that this prior drew{given}{', without the finer grids' * others['FINE']}, decoded."
+
+
+def _other_grids(fields: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether a prior's tokenizer has coarser and finer grids than the prior's; empty if that is unknown."""
+    grids, layout = fields["config"].get("grids"), fields["provenance"].get("layout")
+    if not (isinstance(grids, list) and isinstance(layout, list) and grids):
+        return {}
+    return {"COARSE": grids[0] > 0, "FINE": grids[-1] < len(layout) - 1}
+
+
 def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, str]:
     """Return commands and code that draw samples, with the priors of the tokenizer's other grids if it has any."""
-    grids, layout = fields["config"].get("grids"), fields["provenance"].get("layout")
-    priors, names = ["MODEL"], []
-    if isinstance(grids, list) and isinstance(layout, list) and grids:
-        others = {"COARSE": grids[0] > 0, "FINE": grids[-1] < len(layout) - 1}
-        priors = [name for name in ("COARSE", "MODEL", "FINE") if others.get(name, True)]
-        if len(priors) > 1:
-            others_named = " and ".join(f"`{name}`" for name in priors if name != "MODEL")
-            names.append(f"{others_named}: the priors of the tokenizer's other grids.")
+    others, names = _other_grids(fields), []
+    priors = [name for name in ("COARSE", "MODEL", "FINE") if others.get(name, name == "MODEL")]
+    if len(priors) > 1:
+        others_named = " and ".join(f"`{name}`" for name in priors if name != "MODEL")
+        names.append(f"{others_named}: the priors of the tokenizer's other grids.")
     models = f"codegrid sample --tokenizer TOKENIZER --prior {' '.join(priors)}"
     commands = [f"{models} --output samples"]
     if abilities.is_guided:

@@ -161,7 +161,7 @@ class HierarchicalVQVAE(ImageTokenizer):
         Raises `InputError` if the mask does not have the size of the images.
         """
         self._check_mask(mask)
-        kept: list[torch.Tensor] = []
+        layouts, kept = self.by_level(self.layout), list[torch.Tensor]()
 
         def quantize(number: int, latents: torch.Tensor) -> torch.Tensor:
             known = ~latents.isnan().any(1)  # (1, h, w)
@@ -172,7 +172,6 @@ class HierarchicalVQVAE(ImageTokenizer):
             dim = self.quantizer[number].embedding_dim
             return torch.where(known[:, None], 0.0, torch.nan).expand(1, dim, -1, -1).to(latents.dtype)
 
-        layouts = self.by_level(self.layout)
         # unknown pixels are NaN, and so becomes all that depends on them. In float64 on the CPU, because faster
         # convolutions mix sites, if only by zeros
         exact = copy.deepcopy(self).to("cpu", torch.float64)

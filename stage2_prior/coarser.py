@@ -17,6 +17,7 @@ from codegrid.errors import InputError
 from codegrid.noise import Noise
 
 from .options import CoarserOptions
+from .site_codes import embed
 
 
 class CoarserNetwork(nn.Module):
@@ -58,13 +59,14 @@ class CoarserNetwork(nn.Module):
 
     def forward(self, codes: Codes) -> Tensor:
         """Turn codes (b, *shape) of each coarser grid, HIDDEN where unknown, into features (b, s, h, w)."""
-        embedded = [table(grid - HIDDEN) for table, grid in zip(self.tables, codes, strict=True)]
+        rows = tuple(grid - HIDDEN for grid in codes)
         features, first = None, 0
         for (shape, count), blocks in zip(self.scales, self.blocks, strict=True):
-            joined = torch.stack(embedded[first : first + count]).sum(0).permute(0, 3, 1, 2)
+            own = slice(first, first + count)
+            joined = embed(self.tables[own], rows[own])
             if features is not None:
                 joined = joined + enlarge(features, shape)
-            features, first = blocks(joined), first + count
+            features, first = blocks(joined), own.stop
         assert features is not None  # there is at least one grid
         return self.last(enlarge(features, self.shape))
 
@@ -91,7 +93,7 @@ def enlarge(features: Tensor, shape: Sides) -> Tensor:
     """
     whole = [_uncropped(*sides) for sides in zip(features.shape[2:], shape, strict=True)]
     height, width = shape
-    return F.interpolate(features, whole, mode="nearest")[:, :, :height, :width]
+    return F.interpolate(features, whole, mode="nearest-exact")[:, :, :height, :width]
 
 
 def _uncropped(coarse: int, fine: int) -> int:

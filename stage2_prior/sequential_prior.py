@@ -99,8 +99,10 @@ class SequentialPrior(ModelFolder, nn.Module):
             raise InputError(f"`given_grids` {grids}: {type(self).__name__} cannot be conditioned on coarser grids")
         if len(grids) != len(layout):
             raise InputError(f"`given_grids` {grids}: give one number for each of {len(layout)} grids (`given_layout`)")
-        if max(grids) >= min(self.grids):
-            raise InputError(f"`given_grids` {grids}: each must be coarser, and come before the grids {self.grids}")
+        if list(grids) != sorted(set(grids)) or grids[0] < 0 or grids[-1] >= min(self.grids, default=0):
+            raise InputError(
+                f"`given_grids` {grids}: give them coarse to fine, all coarser than the grids {self.grids}"
+            )
         self.given_grids, self.given_layout = grids, layout
         self.config |= {"given_grids": list(grids), "given_layout": [grid.as_json() for grid in layout]}
 
@@ -152,7 +154,9 @@ class SequentialPrior(ModelFolder, nn.Module):
         return torch.zeros(batch_size, dtype=torch.int64, device=self.device) if rows is None else rows
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
-        """Return the loss, the mean nats per code, for codes (b, *shape) of each grid."""
+        """Return the loss, the mean nats per code, for codes (b, *shape) of each grid; a moment hides coarser codes."""
+        if self.given_grids:
+            given = given._replace(codes=self.coarser_codes(given, len(codes[0]), moment))
         return mean_nats(self.logits(codes, given), codes)
 
     @torch.no_grad()

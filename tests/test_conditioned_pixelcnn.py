@@ -5,6 +5,7 @@ Shapes: b batch, h w code grid, n codes of all grids in the order in which they 
 
 import pytest
 import torch
+from test_rows import each_device
 from toy_priors import UniformPrior
 
 from codegrid.codes import HIDDEN, NO_LABEL, Condition, Grid, Known, Moment
@@ -16,8 +17,11 @@ from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior import GatedPixelCNN, sample
 from codegrid.stage2_prior.coarser import enlarge
 from codegrid.stage2_prior.native.structures import PIXELCNN
+from codegrid.stage2_prior.options import CoarserOptions
+from codegrid.stage2_prior.pixelcnn import cache, compiled
 from codegrid.stage2_prior.pixelcnn.rows import sample_by_rows
 from codegrid.stage2_prior.sampling.checks import with_hidden
+from codegrid.stage2_prior.sequential_prior import SequentialPrior
 
 # shapes of the coarser grids, shape and sizes of the own ones
 FAMILIES = {
@@ -66,7 +70,7 @@ def in_order(grids):
 
 def drawn(prior, given, backend="torch", known=None, seed=0, **controls):
     """Codes (b, n) from a backend; `rows` is a plain call of what a GPU records as a graph."""
-    noise, config = Noise(seed, count=len(given.codes[0])), SamplingConfig(**controls)
+    noise, config = Noise(seed, count=len(given.codes[0]), device=prior.device), SamplingConfig(**controls)
     progress = (
         sample_by_rows(prior, given, noise, config, known)
         if backend == "rows"
@@ -122,23 +126,43 @@ def test_the_cache_gives_the_logits_of_the_parallel_pass(family, backend, dtype,
 
 
 @each_family
-@pytest.mark.parametrize("controls", [{}, {"guidance_scale": 2.0, "temperature": 0.7}], ids=["plain", "guided"])
-def test_all_backends_draw_the_same_codes(family, controls):
+@pytest.mark.parametrize(
+    "controls,num_known", [({}, 0), ({"guidance_scale": 2.0, "temperature": 0.7}, 7)], ids=["plain", "guided"]
+)
+def test_all_backends_draw_the_same_codes(family, controls, num_known, monkeypatch):
+    monkeypatch.setattr(cache, "compiled_site", lambda device_type: compiled.site)  # as it is before it is compiled
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)  # imports for seconds
     prior = build(family, 3)
     given = random_condition(prior, LABELS)
     expected = drawn(prior, given, "plain", **controls)
-    first = torch.arange(expected[0].numel()).view(-1, len(prior.layout)).T.reshape(-1, *prior.layout[0].shape) < 7
-    known = Known(tuple(expected.view(4, -1, len(first)).mT.reshape(4, *first.shape).unbind(1)), tuple(first))
-    for backend in ("torch", "rows"):
-        assert torch.equal(drawn(prior, given, backend, **controls), expected)
+    first = torch.arange(expected[0].numel()).view(-1, len(prior.layout)).T.reshape(-1, *prior.layout[0].shape)
+    codes = expected.view(4, -1, len(first)).mT.reshape(4, *first.shape)
+    known = Known(tuple(codes.unbind(1)), tuple(first < num_known))
+    for backend in ("torch", "rows", "compiled"):
         assert torch.equal(drawn(prior, given, backend, known, **controls), expected)
     if not isinstance(library_or_reason(PIXELCNN), str):
         assert torch.equal(drawn(prior.float(), given, "native", known, **controls), expected)
-    assert not torch.equal(drawn(prior, random_condition(prior, LABELS), "torch", **controls), expected)
-    for index in (0, 3):  # alone, not in the batch
-        noise = Noise(0, index)
-        *_, last = prior.sample(given.rows([index]), noise, SamplingConfig(**controls), backend="torch")
-        assert torch.equal(in_order(last.codes)[0], expected[index])
+
+
+@each_device
+def test_rows_that_a_graph_records_take_the_map_of_each_batch(device):
+    prior = build(num_classes=3).to(device)
+    batches = [random_condition(prior, LABELS).to(device) for _ in range(2)]
+    expected = [drawn(prior, given) for given in batches]
+    with torch.inference_mode():
+        assert torch.equal(drawn(prior, batches[0], "rows"), expected[0])
+    for given, codes in zip(batches, expected, strict=True):
+        assert torch.equal(drawn(prior, given, "rows"), codes)
+    assert not torch.equal(*expected)
+
+
+def test_a_sample_follows_from_its_number_and_its_own_coarser_codes():
+    prior = build()
+    given = random_condition(prior)
+    whole = drawn(prior, given)
+    for index in (0, 3):
+        *_, last = prior.sample(given.rows([index]), Noise(0, index), SamplingConfig(), backend="torch")
+        assert torch.equal(in_order(last.codes)[0], whole[index])
 
 
 @torch.no_grad()
@@ -192,6 +216,29 @@ def test_coarser_codes_are_hidden_in_training_moments_alone_by_the_noise_of_the_
     assert hiding == pytest.approx(loss_of(prior, codes, Condition(codes=by_hand)))
 
 
+class Summing(SequentialPrior):
+    """One code, whose logits are the code below it."""
+
+    options = CoarserOptions
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def logits(self, codes, given):
+        (below,) = self.coarser_codes(given, len(codes[0]))
+        return ((self.scale * below)[:, None] * torch.arange(4)[:, None, None],)
+
+
+def test_any_prior_with_these_options_is_given_coarser_codes_and_trained_with_some_hidden():
+    prior = Summing([Grid((1, 1), 4)], (1,), given_grids=(0,), given_layout=[Grid((1, 1), 3)], coarse_dropout=0.5)
+    codes, given = (torch.zeros(20, 1, 1).long(),), Condition(codes=(torch.full((20, 1, 1), 2),))
+    plain, hiding = loss_of(prior, codes, given), loss_of(prior, codes, given, Moment(0, 9, Noise(3, 0, 20)))
+    hidden = Noise(3, 0, 20).uniforms("coarse dropout 0", 1, 1) < 0.5
+    some = Condition(codes=(given.codes[0].masked_fill(hidden, HIDDEN),))
+    assert plain != hiding == loss_of(prior, codes, some)
+
+
 def test_training_makes_use_of_the_coarser_codes():
     torch.manual_seed(0)
     prior = GatedPixelCNN(
@@ -200,11 +247,12 @@ def test_training_makes_use_of_the_coarser_codes():
     )  # fmt: skip
     given = Condition(codes=random_codes(prior.given_layout, 64))
     codes = (enlarge(given.codes[0][:, None].float(), (4, 3))[:, 0].long(),)
-    optimizer = torch.optim.Adam(prior.parameters(), 0.03)
     for step in range(30):
-        prior(codes, given, Moment(step, 30, Noise(step, count=64))).total.backward()
-        assert all(parameter.grad is not None for parameter in prior.parameters())
-        optimizer.step(), optimizer.zero_grad()
+        loss = prior(codes, given, Moment(step, 30, Noise(step, count=64))).total
+        gradients = torch.autograd.grad(loss, list(prior.parameters()))  # each weight has one
+        with torch.no_grad():
+            for weight, gradient in zip(prior.parameters(), gradients, strict=True):
+                weight -= 0.02 * gradient.sign()
     known, mixed = (loss_of(prior, codes, one) for one in (given, given.rows(torch.randperm(64))))
     assert known < 0.1 and mixed > 1
 
@@ -251,7 +299,8 @@ def test_a_prior_that_makes_nothing_of_coarser_grids_refuses_them():
     [
         ((1,), (0, 1), [Grid((2, 2), 8)], r"`given_grids` \(0, 1\): give one number for each of 1 grids"),
         ((1,), (), [Grid((2, 2), 8)], r"`given_grids` \(\)"),
-        ((0,), (1,), [Grid((2, 2), 8)], r"`given_grids` \(1,\): each must be coarser"),
+        ((0,), (1,), [Grid((2, 2), 8)], r"`given_grids` \(1,\): give them coarse to fine, all coarser"),
+        ((2,), (1, 0), [Grid((2, 2), 8), Grid((1, 1), 8)], r"`given_grids` \(1, 0\): give them coarse to fine"),
         ((1,), (0,), [Grid((4,), 8)], "`given_layout` with 4 codes"),
     ],
 )
@@ -294,8 +343,8 @@ def test_a_prior_takes_what_fits_from_one_of_other_coarser_grids():
         (4, 7, [0, 0, 1, 1, 2, 2, 3]),  # padded to 8 before it was halved
         (4, 13, [0] * 4 + [1] * 4 + [2] * 4 + [3]),
         (3, 3, [0, 1, 2]),
-        (7, 15, [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]),
-        (4, 5, [0, 0, 1, 2, 3]),
+        (7, 15, [0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 5, 5, 6, 6]),
+        (4, 5, [0, 1, 2, 2, 3]),
         (1, 3, [0, 0, 0]),
     ],
 )

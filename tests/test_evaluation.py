@@ -12,8 +12,9 @@ import scipy.linalg
 import torch
 from conftest import draw_bars
 from toy_priors import BoundPrior, SilentPrior, UniformPrior
+from toy_pyramid import make_pyramid
 
-from codegrid.codes import Grid, Signal
+from codegrid.codes import Condition, Grid, Signal
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, ImageDataset, to_float
 from codegrid.data.sources import load_images
@@ -260,6 +261,22 @@ def test_bits_of_an_image_are_the_sum_over_priors_and_a_bound_among_them_makes_i
     assert "bits_per_image: an upper bound" in capsys.readouterr().out
     more_steps = measured("steps", **parts, num_inference_steps=(10,))["grids"][1]["bits_per_code"]
     assert more_steps - 4 == pytest.approx((fine["bits_per_code"] - 4) / 10)
+
+
+def test_bits_of_a_grid_are_those_given_the_true_coarser_codes_and_add_up_to_the_images(measured, bars_file, tmp_path):
+    pipeline = make_pyramid()
+    pipeline.save_pretrained(tmp_path)
+    folders = tuple(str(tmp_path / f"prior-{number}") for number in (0, 1))
+    metrics = measured(tokenizer=str(tmp_path / "tokenizer"), prior=folders)
+    images, (coarse, fine) = load_images("npz", bars_file, "test"), pipeline.priors
+    codes, labels = pipeline.tokenizer.encode(to_float(images.images)), images.labels
+    nats = (
+        *coarse.nll(codes[:1], Condition(labels)), *fine.nll(codes[1:], Condition(labels, codes=codes[:1]))
+    )  # fmt: skip
+    bits = [float(each.sum()) / 6 / math.log(2) for each in nats]
+    assert [grid["bits_per_image"] for grid in metrics["grids"]] == pytest.approx(bits)
+    assert metrics["bits_per_image"] == pytest.approx(sum(bits))
+    assert metrics["bits_per_code"] == pytest.approx(sum(bits) / 75) and "error_rise" in metrics["grids"][0]
 
 
 def test_a_prior_without_likelihood_leaves_out_the_sum_and_its_samples_are_judged_all_the_same(

@@ -15,6 +15,8 @@ from small_quantizers import SMALL
 from codegrid import HierarchicalVQVAE, Moment, Noise, Signal, TrainTokenizer, load, train_tokenizer
 from codegrid.data.images import ImageDataset, to_float
 from codegrid.errors import InputError
+from codegrid.pipelines.diagnosis.codebook import find_idle
+from codegrid.pipelines.diagnosis.finding import Subject
 from codegrid.pipelines.evaluation.carried import measure_carried
 from codegrid.pipelines.generation.encoding import tables_of
 from codegrid.pipelines.training.initial import start_from
@@ -266,6 +268,12 @@ def test_a_larger_codebook_of_a_level_keeps_its_entries_and_a_smaller_one_is_ref
     with pytest.raises(InputError, match="its codebook has 12 codes, more than 8"):
         check_codebook(old, new)
     check_codebook(build(level_quantizers=("fsq", "ema"), fsq_levels=(2, 2), **SMALL_BOOKS), new)
+
+
+def test_the_doctor_names_the_options_that_give_a_grid_something_to_carry():
+    subject = Subject("Grid 0", "grid 0", build().config)
+    (finding,) = find_idle({"error": 0.1, "error_rise": 0.001}, subject)
+    assert "fewer --levels or with a higher --finer-dropout" in finding.remedy
 
 
 @pytest.mark.parametrize(

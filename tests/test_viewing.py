@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_pyramid import make_pyramid
 from untrained import make_pipeline
 
 from codegrid.codes import Grid
@@ -94,6 +95,16 @@ def test_guidance_reaches_the_sampler(pipeline):
     last = list(actions.sample(pipeline, 4, ["1"], 0, guidance_scale=3.0))[-1]
     assert equal(last.codes, pipeline.sample(4, labels=["1"], seed=0, guidance_scale=3.0).codes)
     assert not equal(last.codes, pipeline.sample(4, labels=["1"], seed=0).codes)
+
+
+def test_rows_of_grids_of_several_shapes_are_counted_in_the_finest():
+    pipeline = make_pyramid()  # 3×5 and 6×10 codes
+    assert Answers(pipeline.tokenizer, pipeline, None).rows_to_keep() == range(2, 6)
+    codes = pipeline.encode(torch.rand(1, 1, 12, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    *_, last = actions.complete(pipeline, codes, 4, 2, 0)
+    assert last.finished
+    for drawn, known, kept in zip(last.codes, codes, (2, 4), strict=True):
+        assert torch.equal(drawn[:, :kept], known[:, :kept].expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("keep_rows", [1, 2])

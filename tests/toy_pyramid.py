@@ -14,6 +14,7 @@ from codegrid import Grid, Signal, TwoStagePipeline
 from codegrid.codes import Losses
 from codegrid.model_folder import ModelFolder
 from codegrid.protocols import NO_CONDITION, Reconstructed
+from codegrid.stage2_prior.options import CoarserOptions
 from codegrid.stage2_prior.sequential_prior import SequentialPrior
 
 COARSE, FINE, MARGIN = 4, 2, 2  # pixels of a side of a site, and beyond a coarse one that its code sees
@@ -75,8 +76,10 @@ class PyramidTokenizer(ModelFolder, nn.Module):
 class GivenPrior(SequentialPrior):
     """A prior whose codes depend on their label and on the coarser code above them alone."""
 
-    def __init__(self, layout, grids=None, num_classes=0, given_grids=(), given_layout=()):
-        super().__init__(layout, grids, num_classes, given_grids, given_layout)
+    options = CoarserOptions
+
+    def __init__(self, layout, grids=None, num_classes=0, given_grids=(), given_layout=(), **options):
+        super().__init__(layout, grids, num_classes, given_grids, given_layout, **options)
         above = self.given_layout[-1].num_embeddings if self.given_layout else 1
         self.table = nn.Parameter(torch.zeros(max(1, num_classes), above, self.layout[0].num_embeddings))
 

@@ -77,7 +77,7 @@ def find_collapse(metrics: Metrics, codebook: Subject = CODEBOOK) -> list[Findin
     return []
 
 
-def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = True) -> list[Finding]:
+def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = False) -> list[Finding]:
     """Find a grid that carries next to nothing, though its codes are in use.
 
     Args:
@@ -92,12 +92,12 @@ def find_idle(metrics: Metrics, grid: Subject, is_finest: bool = True) -> list[F
         f"{grid.name} carries next to nothing: with the codes of another image in it, the error of reconstructions is "
         f"{metrics['error'] + metrics['error_rise']:.4f}, and with its own {metrics['error']:.4f}."
     )
-    ways = name_flags(grid.config, "num_quantizers", "num_factors", "scales", "levels", before="with fewer ")
-    if not is_finest:  # decoders that cannot always see finer grids learn to use it
-        ways += name_flags(grid.config, "finer_start", "finer_dropout", before="with a higher ")
+    ways = ["longer (codegrid train-tokenizer --steps)"]
+    ways += name_flags(grid.config, "num_quantizers", "num_factors", "scales", "levels", before="with fewer ")
+    if not is_finest:  # a decoder that cannot always see finer grids learns to use it
+        ways += name_flags(grid.config, "finer_dropout", before="with a higher ")
     remedy = (
-        f"Train the tokenizer {join_words(['longer (codegrid train-tokenizer --steps)', *ways])}: the bits of this "
-        "grid are wasted, and the prior learns them as noise."
+        f"Train the tokenizer {join_words(ways)}: the bits of this grid are wasted, and the prior learns them as noise."
     )
     used = pick(metrics, "error_rise", "error")
     return [Finding(WARNING, "tokenizer", words, remedy, used, grid.of)]

@@ -124,7 +124,10 @@ def find_blur(metrics: Metrics, config: Mapping[str, Any]) -> list[Finding]:
             "The codes hold few details: squared gradients of reconstructions are "
             f"{sharp:.2f} of the originals', and no filter brings them back."
         )
-        finer = name_flags(config, "downsampling", before="a smaller ") + [f"a larger {flag}" for flag in more]
+        finer = name_flags(config, "downsampling", before="a smaller ") + name_flags(
+            config, "levels", before="smaller "
+        )
+        finer += [f"a larger {flag}" for flag in more]
         remedy = f"Train the tokenizer longer, or with {join_words(finer) or 'more codes'} (codegrid train-tokenizer)."
         findings.append(Finding(WARNING, "tokenizer", words, remedy, pick(metrics, "sharpness")))
     return findings

@@ -56,12 +56,12 @@ def top_rows(layout: Layout, rows: int, name: str = "keep") -> Masks:
         raise InputError(
             f"`{name}`: a row of the {coarse} is as high as the picture: keeping it would leave nothing to draw"
         )
-    check_whole(name, rows, 1, height - 1)
-    if rows not in possible:
+    if rows in range(1, possible.start):
         raise InputError(
             f"`{name}` {rows}: no code of the coarsest grid covers so few of the finest one's {height} rows: keep at "
             f"least {possible.start}"
         )
+    check_whole(name, rows, possible.start, height - 1)
     masks = [torch.zeros(grid.shape, dtype=torch.bool) for grid in layout]
     for mask in masks:
         mask[: rows // -(-height // len(mask))] = True

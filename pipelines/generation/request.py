@@ -78,16 +78,25 @@ def make_request(
     check_value("seed", seed, Seed)
     configs = tuple(configs) or sampling_configs(len(priors))
     condition = conditions_of(priors).resolve(labels, num_samples, of)
-    for number, (prior, config) in enumerate(zip(priors, configs, strict=True)):
-        try:
-            config.check_controls(prior.controls, type(prior).__name__)
-            prior.conditions.check_guidance(config.guidance_scale, condition)
-            prior.conditions.check_unlabelled(condition)
-        except InputError as error:
-            if len(priors) == 1:
-                raise
-            raise InputError(f"prior {number}: {error}; a setting may have a value for each prior") from error
+    refusals = [_refusal(*each, condition) for each in zip(priors, configs, strict=True)]
+    for number, refusal in enumerate(refusals):
+        if refusal is not None and None in refusals and len(set(configs)) == 1:  # another prior supports the setting
+            raise InputError(f"{refusal}, or give each prior a value (this is about prior {number})") from refusal
+        if refusal is not None:
+            raise refusal
+    for prior in priors:
+        prior.conditions.check_unlabelled(condition)
     return Request(num_samples, condition, seed, configs)
+
+
+def _refusal(prior: Prior, config: SamplingConfig, condition: Condition) -> InputError | None:
+    """Return why a prior does not support how it shall draw, if it does not."""
+    try:
+        config.check_controls(prior.controls, type(prior).__name__)
+        prior.conditions.check_guidance(config.guidance_scale, condition)
+    except InputError as error:
+        return error
+    return None
 
 
 def complete_codes(

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from codegrid.codes import Layout, Losses, Moment, describe_layout
+from codegrid.codes import Codes, Condition, Layout, Losses, Moment, describe_layout
 from codegrid.data.code_files import AnyCodes, Assumed, check_fingerprint, open_to_learn
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
@@ -89,17 +89,34 @@ class PriorObjective:
     def draw(self) -> Pages:
         """Return samples under the conditions of some validation items, drawn with one colour per code."""
         prior = cast("Prior", self.players["prior"].validated)
-        items = evenly_spaced(len(self.validation), DRAWN)
-        _, given = prior_inputs(prior, self.validation.batch([items[i % len(items)] for i in range(DRAWN)]))
-        noise = Noise(self.seed, 0, DRAWN, prior.device, ("tracker",))
-        *_, last = prior.sample(given, noise, SamplingConfig())
-        pages = {}
-        for number, grid, drawn in zip(prior.grids, prior.layout, last.codes, strict=True):
+        pages, (_, codes) = {}, self._draw_like_some(prior)
+        for number, grid, drawn in zip(prior.grids, prior.layout, codes, strict=True):
             scale = max(1, PICTURE_WIDTH // (DRAWN // 2 * grid.shape[-1]))
             painted = paint(drawn, colours_by_number(grid.num_embeddings), scale)
             name = "samples" if len(prior.grids) == 1 else f"samples_{number}"
             pages[name] = lay_out(painted, DRAWN // 2, margin=4, fill=1.0)
         return pages
+
+    def draw_part(self, prior: Prior, tokenizer: Tokenizer) -> bytes:
+        """Return a sheet, as a PNG file, of samples with the coarser grids of validation items, and no finer grids."""
+        given, drawn = self._draw_like_some(prior)
+        known = dict(zip((*prior.given_grids, *prior.grids), (*given.codes, *drawn), strict=True))
+        rest = (torch.zeros(DRAWN, *grid.shape, dtype=torch.int64, device=prior.device) for grid in tokenizer.layout)
+        codes = tuple(known.get(number, empty) for number, empty in enumerate(rest))
+        marks = tuple(torch.full_like(grid, number in known, dtype=torch.bool) for number, grid in enumerate(codes))
+        some = slice(max(1, MAX_CARD_PIXELS // math.prod(tokenizer.signal.size)))
+        with without_compiling():
+            images = tokenizer.preview(tuple(grid[some] for grid in codes), tuple(mark[some] for mark in marks))
+        return to_png(make_sheet(images, COLUMNS))
+
+    @torch.no_grad()
+    def _draw_like_some(self, prior: Prior) -> tuple[Condition, Codes]:
+        """Draw codes under the conditions, labels and coarser grids, of some validation items. Return both."""
+        items = evenly_spaced(len(self.validation), DRAWN)
+        _, given = prior_inputs(prior, self.validation.batch([items[i % len(items)] for i in range(DRAWN)]))
+        noise = Noise(self.seed, 0, DRAWN, prior.device, ("tracker",))
+        *_, last = prior.sample(given, noise, SamplingConfig())
+        return given, last.codes
 
     def save(self, folder: Path, history: list[Metrics]) -> None:
         """Write the average as it is now."""
@@ -205,9 +222,10 @@ def make_prior(settings: TrainPrior, whole: Layout, num_classes: int = 0) -> Pri
     if grids[0]:
         takes = inspect.signature(cls).parameters
         if "given_grids" not in takes:
+            or_all = "leave `grid` out, so that it learns them all, or " * (len({grid.shape for grid in whole}) == 1)
             raise InputError(
                 f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be conditioned on the coarser "
-                "grids: leave `grid` out, so that it learns them all, or choose another `model`"
+                f"grids: {or_all}choose another `model`"
             )
         known = {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
         coarser = {name: value for name, value in known.items() if name in takes}
@@ -250,8 +268,10 @@ def save(
         metrics = min(history, key=lambda each: each[objective.criterion])
     kept.provenance |= {"step": metrics["step"], "history": history}
     kept.save_pretrained(folder)  # first: a picture may fail
-    if tokenizer is not None and tuple(kept.grids) == tuple(range(len(tokenizer.layout))):
-        kept.save_pretrained(folder, draw_samples(kept, tokenizer, settings.seed))
+    if tokenizer is not None:
+        is_whole = tuple(kept.grids) == tuple(range(len(tokenizer.layout)))
+        drawn = draw_samples(kept, tokenizer, settings.seed) if is_whole else objective.draw_part(kept, tokenizer)
+        kept.save_pretrained(folder, drawn)
     bits = f"{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
     which = "best" if objective.keep_best else "last"
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")

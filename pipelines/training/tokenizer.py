@@ -200,8 +200,8 @@ def build_tokenizer(settings: TrainTokenizer, images: Images) -> Tokenizer:
     )
     if all(grid.num_sites == 1 for grid in tokenizer.layout):
         size = "×".join(map(str, images.image_size))
-        smaller = next(name for name in ("downsampling", "levels") if name in tokenizer.config)
-        raise InputError(f"images of {size} would become a single code each: choose smaller `{smaller}`")
+        smaller = "smaller `levels`" if "levels" in tokenizer.config else "a smaller `downsampling`"
+        raise InputError(f"images of {size} would become a single code each: choose {smaller}")
     tokenizer.provenance = {
         "dataset": public_name(str(settings.dataset)),
         "classes": images.classes,
@@ -219,21 +219,22 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
         carried = measure_carried(tokenizer, validation)
         at_most = max(1, min(MAX_ON_CARD, MAX_CARD_PIXELS // math.prod(validation.image_size)))
         picture = pairs_png(*reconstruct_some(tokenizer, validation, at_most))
-    for grid, rise in zip(metrics["grids"], () if carried is None else carried.rises, strict=carried is not None):
-        grid["error_rise"] = rise
+    swapped = ""
+    if carried is not None:
+        for grid, rise in zip(metrics["grids"], carried.rises, strict=True):
+            grid["error_rise"] = rise
+        rises = f"{min(carried.rises):.4f} to {max(carried.rises):.4f}"
+        swapped = f",\n  error {rises} higher with another image's codes in one grid"
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(folder, picture)
     each = [grid["perplexity"] for grid in metrics["grids"]]
     perplexities = f"{min(each):.1f}" if len(each) == 1 else f"{min(each):.1f} to {max(each):.1f} in {len(each)} grids"
-    rises = ", ".join(f"{grid['error_rise']:.4f}" for grid in metrics["grids"] if "error_rise" in grid)
     print_once(
         f"{settings.output}, after {tokenizer.provenance['step']:,} of {settings.steps:,} steps,\n"
         f"  on {len(validation):,} validation images:\n"
         f"  reconstruction error {metrics['reconstruction_error']:.4f}, PSNR {metrics['psnr']:.2f} dB,\n"
         f"  perplexity {perplexities}, {metrics['unused_entries']} of the "
-        f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used"
-        + f",\n  error {rises} higher with another image's codes in one grid, coarse to fine"
-        * bool(rises)
+        f"{sum(grid.num_embeddings for grid in tokenizer.layout)} codes never used{swapped}"
     )
 
 
