@@ -83,9 +83,8 @@ def gradient_norms(tokenizer: Any, codes: Codes) -> dict[str, float]:
     with torch.enable_grad():
         terms = tokenizer.reconstruct_from(latents, x).losses.terms
         norms = {}
-        for name, term in terms.items():
-            gradient = None
-            if term.requires_grad:
-                (gradient,) = torch.autograd.grad(term, latents, retain_graph=True, allow_unused=True)
-            norms[f"{name.removesuffix('_loss')}_gradient"] = 0.0 if gradient is None else float(gradient.norm())
+        for name, term in ((name, term) for name, term in terms.items() if term.requires_grad):
+            (gradient,) = torch.autograd.grad(term, latents, retain_graph=True, allow_unused=True)
+            if gradient is not None:  # a term may move the codebook alone
+                norms[f"{name.removesuffix('_loss')}_gradient"] = float(gradient.norm())
     return norms
