@@ -134,6 +134,11 @@ def test_values_of_another_type_are_answered_without_types_of_python(flags, word
     assert str(caught.value).startswith(words) and "None" not in str(caught.value)
 
 
+def test_a_word_for_numbers_of_grids_is_answered_likewise():
+    with pytest.raises(InputError, match="--grid zero: it must be whole numbers: "):
+        parse(TrainPrior, ["--codes", "c", "--output", "o", "--grid", "zero"])
+
+
 def test_compile_is_a_short_form_of_the_compiled_backend():
     assert Sample(tokenizer="t", prior=("p",), output="o", compile=True).backend == "compiled"
     with pytest.raises(InputError, match="`compile` means `backend` compiled, not plain"):

@@ -25,7 +25,6 @@ from codegrid import (
 )
 from codegrid.codes import Grid
 from codegrid.data.images import to_float
-from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.diagnosis.pairing import find_strangers
 from codegrid.pipelines.diagnosis.run import examine
@@ -41,6 +40,7 @@ from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.viewer import actions
+from codegrid.stage2_prior.sampling.draw import sample as draw_codes
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +167,8 @@ def test_a_control_with_a_value_for_each_grid_changes_that_grid_alone(name, pipe
 
 def test_the_random_numbers_of_two_grids_are_not_alike():
     # of equal shapes, where equal numbers would line up
-    noise = Noise(3, 0, 50)
-    one, other = (noise.of("grid", grid).uniforms("grid 0", 400).flatten() for grid in (0, 1))
-    assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+    codes = draw_codes([UniformPrior([Grid((20, 20), 256)], (grid,)) for grid in (0, 1)], 50, seed=3)
+    assert abs(np.corrcoef(*(grid.flatten() for grid in codes))[0, 1]) < 0.03
 
 
 def test_progress_counts_the_codes_of_all_grids(pipeline):

@@ -5,7 +5,7 @@ import re
 RULE = re.compile(r"\s*─{3,}\s*")
 FLAG = re.compile(r"Error parsing (--[\w-]+): ")
 FORM = re.compile(r"Argument helptext:[\s│]+--[\w-]+ (.*?)[\s│]*\n")  # the metavar of the flag
-VALUES = {"INT": "a whole number", "INT [INT ...]": "whole numbers", "FLOAT": "a number"}
+VALUES = {"INT": "a whole number", "INT [INT ...]": "whole numbers", "N [N ...]": "whole numbers", "FLOAT": "a number"}
 
 
 def explain(page: str, prog: str) -> str:
