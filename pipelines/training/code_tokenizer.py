@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,17 +23,16 @@ from codegrid.pipelines.evaluation.codes_of_codes import capacity_of, gradient_n
 from codegrid.pipelines.generation.tokenizers import LOWER, load_tokenizer, made_by
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, place, start_accelerator, without_compiling
-from codegrid.pipelines.running.processes import shut_down
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.protocols import Tokenizer
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexities
 
+from .first_stage import train_to_the_end
 from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
-from .loop import Trained, finish, open_run, read_trained, train
+from .loop import Trained, open_run, read_trained
 from .objective import Batches, Metrics, Pages, Player
-from .plan import plan_training
 from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # items while training; at the end all
@@ -138,18 +138,9 @@ def train_on_codes(settings: TrainTokenizer) -> Trained | None:
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
     objective = CodesObjective(tokenizer, training, validation, settings, lower)
-    if settings.dry_run:
-        found = f"{len(training):,} grids of codes; {len(validation):,} to validate on"
-        plan_training(objective, settings, compute, accelerator, found)
-        return None
-    history = train(objective, settings, compute, run, accelerator)
-    shut_down(accelerator)  # the others need not wait for the rest
-    if not accelerator.is_main_process:
-        return None
-    tokenizer.eval()
-    objective.save(run.folder, history)
-    save_with_metrics(objective, settings, run.folder)
-    return finish(run, keep_state=settings.lr_schedule == "constant")
+    found = f"{len(training):,} grids of codes; {len(validation):,} to validate on"
+    save = partial(save_with_metrics, objective, settings, run.folder)
+    return train_to_the_end(objective, settings, compute, run, accelerator, found, save)
 
 
 def open_lower_codes(folder: str) -> AnyCodes:

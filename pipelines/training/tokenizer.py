@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,6 @@ from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import channels_last, choose_compute, place, start_accelerator, without_compiling
 from codegrid.pipelines.running.options import resolve_options
-from codegrid.pipelines.running.processes import shut_down
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
@@ -36,11 +36,11 @@ from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import perplexities
 
 from .code_tokenizer import train_on_codes
+from .first_stage import train_to_the_end
 from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
-from .loop import Trained, finish, open_run, read_trained, train
+from .loop import Trained, open_run, read_trained
 from .objective import Metrics, Pages, Player
-from .plan import plan_training
 from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # images while training; at the end all
@@ -148,18 +148,9 @@ def train_on_images(settings: TrainTokenizer) -> Trained | None:
     start_from(tokenizer, source, settings.init_from)
     place(cast(nn.Module, tokenizer), accelerator.device)
     objective = TokenizerObjective(tokenizer, images, validation, settings)
-    if settings.dry_run:
-        found = f"{len(images):,} images of {shape}; {len(validation):,} to validate on"
-        plan_training(objective, settings, compute, accelerator, found)
-        return None
-    history = train(objective, settings, compute, run, accelerator)
-    shut_down(accelerator)  # the others need not wait for the rest
-    if not accelerator.is_main_process:
-        return None
-    tokenizer.eval()
-    objective.save(run.folder, history)  # first: measuring may meet an unreadable image
-    save_with_metrics(tokenizer, validation, settings, run.folder)
-    return finish(run, keep_state=settings.lr_schedule == "constant")
+    found = f"{len(images):,} images of {shape}; {len(validation):,} to validate on"
+    save = partial(save_with_metrics, tokenizer, validation, settings, run.folder)
+    return train_to_the_end(objective, settings, compute, run, accelerator, found, save)
 
 
 TRAINED_ON = {"images": train_on_images, "codes": train_on_codes}
