@@ -222,8 +222,10 @@ def _fetched() -> list[tuple[float, int, Path]]:
     """Return when each fetched shard was last used, its bytes and its path."""
     found = []
     folder = cache_folder()
-    for path in (*folder.glob(f"*/{SHARD}"), *folder.glob(f"*/{STAGING}/{SHARD}")):  # unfinished ones, too
-        with suppress(OSError):
-            status = path.stat()
-            found.append((status.st_mtime, status.st_size, path))
+    # unfinished ones, too, and first: one that another process finishes meanwhile is found in its new place
+    for pattern in (f"*/{STAGING}/{SHARD}", f"*/{SHARD}"):
+        for path in folder.glob(pattern):
+            with suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
     return found
