@@ -40,6 +40,7 @@ from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 
 from .code_networks import CodeEncoder, CodeHead
+from .image_tokenizer import fill_in
 from .options import CodesOptions
 from .quantizers.codebook import CodebookQuantizer
 
@@ -185,10 +186,7 @@ class CodeTokenizer(ModelFolder, nn.Module):
 
         The latents that are not drawn add as little as possible.
         """
-        tables = [self.quantizer.entries(number) for number in range(len(codes))]
-        quietest = [0 if table is None else int(table.norm(dim=1).argmin()) for table in tables]
-        parts = zip(drawn, codes, quietest, strict=True)
-        below = self.decode(tuple(torch.where(known, code, quiet) for known, code, quiet in parts))
+        below = self.decode(fill_in(self.quantizer, codes, drawn))
         return tuple(torch.where(torch.stack(drawn).any(0), grid, HIDDEN) for grid in below)
 
     def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:

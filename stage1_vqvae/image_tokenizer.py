@@ -191,11 +191,7 @@ class ImageTokenizer(ModelFolder, nn.Module):
 
         An image is 0 (grey) where no grid has a code; where only some have one, the others add as little as possible.
         """
-        # for codes that are not drawn: the one whose vector is nearest to zero, or 0 if vectors cannot be listed
-        tables = [self.quantizer.entries(grid) for grid in range(len(codes))]
-        quietest = [0 if table is None else int(table.norm(dim=1).argmin()) for table in tables]
-        parts = zip(drawn, codes, quietest, strict=True)
-        images = self.decode(tuple(torch.where(known, code, quiet) for known, code, quiet in parts))
+        images = self.decode(fill_in(self.quantizer, codes, drawn))
         size = tuple(images.shape[2:])
         shown = torch.zeros_like(images[:, :1])
         for of_level, sites, factor in zip(self.by_level(drawn), self.sites(size), self.factors, strict=True):
@@ -264,6 +260,17 @@ class ImageTokenizer(ModelFolder, nn.Module):
             pixels = max(of_grid.numel() for of_grid in codes) * self.factors[-1] ** 2
             floats = WORKED_ON * pixels * max(self.reconstruction.outputs, self.config["hidden_channels"] // 8)
             check_memory(f"{len(codes[0]):,} decoded images", 4 * floats, "decode fewer at once (`batch_size`)")
+
+
+def fill_in(quantizer: Any, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> Codes:
+    """Return codes (b, *shape) of each grid, with those that are not drawn, (b, *shape) bool, replaced by quiet ones.
+
+    A quiet code is the one whose vector is nearest to zero, or 0 if vectors cannot be listed.
+    """
+    tables = [quantizer.entries(grid) for grid in range(len(codes))]
+    quietest = [0 if table is None else int(table.norm(dim=1).argmin()) for table in tables]
+    parts = zip(drawn, codes, quietest, strict=True)
+    return tuple(torch.where(known, code, quiet) for known, code, quiet in parts)
 
 
 def pad(images: torch.Tensor, factor: int) -> torch.Tensor:
