@@ -11,7 +11,6 @@ Finished parts are not computed again.
 """
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.tokenizer import train_tokenizer
 from codegrid.tensors import read_json
 
-from .minutes import train_for
+from .minutes import minutes_of_a_step, train_for
 
 # row → model and options of the tokenizer
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,12 +42,12 @@ SAMPLES = 2000
 
 
 def train_first(folder: Path, settings: TrainTokenizer) -> float:
-    """Train a tokenizer, export the codes of both parts, and return the minutes of its training."""
+    """Train a tokenizer, export the codes of both parts, and return the minutes that its training takes."""
     place, note = folder / "tokenizer", folder / "tokenizer-minutes.json"
     if not note.exists():
-        start = time.perf_counter()
-        train_tokenizer(replace(settings, output=str(place)))
-        write_json(note, {"minutes": (time.perf_counter() - start) / 60})
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(note, {"minutes": settings.steps * minutes_of_a_step(train_tokenizer, settings)})
+    train_tokenizer(replace(settings, output=str(place)))
     for split, name in (("train", "codes"), ("test", "codes_test")):
         export_codes(ExportCodes(
             dataset=settings.dataset, data_root=settings.data_root, tokenizer=str(place), split=split,

@@ -1,41 +1,57 @@
-"""Training a prior for a number of minutes: as many steps as fit into them on this machine."""
+"""Training for a number of minutes: as many steps as fit into them.
+
+On a CPU, minutes are those of two cores, by the CPU time of this process: what runs beside it does not count, nor how
+many threads it has. With an accelerator they are minutes of the clock.
+"""
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
+
+import torch
 
 from codegrid.files import write_json
 from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.prior import train_prior
 from codegrid.tensors import read_json
 
+Settings = TypeVar("Settings", TrainPrior, TrainTokenizer)
+CORES = 2
 TIMED = 12  # steps that tell how many fit
 
 
 def train_for(minutes: float, settings: TrainPrior, least: int = 100) -> dict[str, float]:
-    """Train a prior for about these minutes, at least `least` steps, and return the steps and the minutes it took.
+    """Train a prior for about these minutes, at least `least` steps; return the steps, and the minutes that they take.
 
     The number of steps is kept in a file beside the prior's folder, so that a stopped run goes on to the same end.
     """
     path = Path(settings.output).with_name(f"{Path(settings.output).name}-steps.json")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"steps": max(least, count_steps(minutes, settings))})
-    steps = read_json(path)["steps"]
-    return {"steps": steps, "minutes": _seconds(replace(settings, steps=steps)) / 60}
+        of_one = minutes_of_a_step(train_prior, settings)
+        steps = max(least, int(minutes / of_one))
+        write_json(path, {"steps": steps, "minutes": steps * of_one})
+    planned: dict[str, float] = read_json(path)
+    train_prior(replace(settings, steps=planned["steps"]))
+    return planned
 
 
-def count_steps(minutes: float, settings: TrainPrior) -> int:
-    """Return how many steps fit into some minutes, from two short runs; what does not depend on steps cancels out."""
+def minutes_of_a_step(train: Callable[[Settings], object], settings: Settings) -> float:
+    """Return the minutes that a step takes, from two short runs: what does not depend on steps cancels out."""
     with tempfile.TemporaryDirectory() as folder:
         once, twice = (
-            _seconds(replace(settings, output=f"{folder}/{number}", steps=number * TIMED)) for number in (1, 2)
+            _minutes(train, replace(settings, output=f"{folder}/{number}", steps=number * TIMED)) for number in (1, 2)
         )
-    return int(60 * minutes * TIMED / max(twice - once, 1e-3))
+    return max(twice - once, 1e-5) / TIMED
 
 
-def _seconds(settings: TrainPrior) -> float:
-    start = time.perf_counter()
-    train_prior(settings)
-    return time.perf_counter() - start
+def _minutes(train: Callable[[Settings], object], settings: Settings) -> float:
+    by_clock = torch.cuda.is_available() or torch.backends.mps.is_available()
+    clock, per_minute = (time.perf_counter, 60) if by_clock else (time.process_time, 60 * CORES)
+    start = clock()
+    train(settings)
+    return (clock() - start) / per_minute

