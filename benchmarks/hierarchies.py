@@ -36,7 +36,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "flat": ("vqvae", {"num_embeddings": 2435}),
     "flat-576": ("vqvae", {"num_embeddings": 512}),
 }
-COARSE, ALL = 2.0, 10.0  # minutes of priors
+MINUTES, COARSE = 10.0, 0.2  # of all priors; the coarse one's share
 FEATURES = ("lite0", "classifier")
 SAMPLES = 2000
 
@@ -56,8 +56,8 @@ def train_first(folder: Path, settings: TrainTokenizer) -> float:
     return float(read_json(note)["minutes"])
 
 
-def train_second(folder: Path, minutes: float, coarse: float, common: TrainPrior) -> tuple[str, ...]:
-    """Train the priors of all grids, and return their folders, coarse to fine."""
+def train_second(folder: Path, minutes: float, coarse: bool, common: TrainPrior) -> tuple[str, ...]:
+    """Train a prior, or one for a coarse grid and one for the finer, and return the folders, coarse to fine."""
     codes = {"codes": str(folder / "codes"), "validation_codes": str(folder / "codes_test")}
     least = common.steps
     if not coarse:
@@ -65,8 +65,12 @@ def train_second(folder: Path, minutes: float, coarse: float, common: TrainPrior
         return (str(folder / "prior"),)
     places = str(folder / "prior-0"), str(folder / "prior-1")
     of_top = {**common.options, "layers_per_block": 3} if common.steps > 10 else common.options
-    train_for(coarse, replace(common, **codes, output=places[0], model="pixelsnail", grid=(0,), options=of_top), least)
-    train_for(minutes - coarse, replace(common, **codes, output=places[1], grid=(1,)), least)
+    train_for(
+        COARSE * minutes,
+        replace(common, **codes, output=places[0], model="pixelsnail", grid=(0,), options=of_top),
+        least,
+    )
+    train_for((1 - COARSE) * minutes, replace(common, **codes, output=places[1], grid=(1,)), least)
     return places
 
 
@@ -112,9 +116,8 @@ def main() -> None:
     print(*(f" {kind:>6} {features:10}" for features in by for kind in ("rFID", "gFID")), "classes named", sep="")
     for name in flags.rows:
         folder = flags.output / name
-        of_priors = 0.0 if flags.toy else ALL + longest - minutes[name]
-        coarse = COARSE if name == "pyramid" else 0.0
-        priors = train_second(folder, of_priors, coarse, prior)
+        of_priors = 0.0 if flags.toy else MINUTES + longest - minutes[name]
+        priors = train_second(folder, of_priors, ROWS[name][0] == "vqvae2", prior)
         at = judge(folder, settings[name], priors, 20 if flags.toy else SAMPLES, by)
         rises = ", ".join(f"+{grid['error_rise']:.3f}" for grid in at["grids"] if "error_rise" in grid)
         distances = "".join(
