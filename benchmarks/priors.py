@@ -1,15 +1,25 @@
-"""Priors side by side on the codes of CIFAR-10, each trained for the same minutes of two cores.
+"""Priors side by side, each trained for the same minutes of two cores: likelihood, samples, speed and memory.
 
-python -m benchmarks.priors --data-root CIFAR --output runs/priors
+python -m benchmarks.priors --data-root CIFAR --mnist MNIST --output runs/priors
+python -m benchmarks.priors --data-root CIFAR --output runs/priors --codes cifar-8x8 cifar-16x16 --rows pixelcnn \\
+    pixelsnail --num-samples 0
 
-CIFAR holds train/CLASS/* and test/CLASS/*. Tokenizers with grids of 8×8 and of 16×16 codes are trained first, unless
---output holds them. Bits are those of the test images, given their labels. Finished rows are not computed again.
+CIFAR holds train/CLASS/* and test/CLASS/*, MNIST holds MNIST/raw. The tokenizers are trained first. Bits are those of
+the test images, given their labels; next-scale learns the codes of a tokenizer of its own, so its bits are those of
+other codes. Samples are judged without guidance and at each scale of --guidance, by a classifier and, for CIFAR, by the
+features of lite0. Leaves quality.png, the Fréchet distance over the seconds of drawing. Finished parts are not computed
+again; only seconds and memory are.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
+
+from codegrid import load, sample
+from codegrid.files import write_json
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
@@ -17,50 +27,170 @@ from codegrid.pipelines.generation.encoding import export_codes
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.tokenizer import train_tokenizer
+from codegrid.tensors import read_json
 
+from . import digits
+from .interleaved import Contender, Here, Timing, measure
 from .minutes import train_for
 
-MODELS = ("pixelcnn", "pixelsnail")
-GRIDS = {"8×8": 4, "16×16": 2}  # side → downsampling
+
+class Codes(NamedTuple):
+    """Images, how they become codes, and by which features samples are compared with them."""
+
+    dataset: str
+    steps: int  # of the tokenizer
+    options: dict[str, Any]  # of the tokenizer
+    agreement: str  # features that tell classes
+    distance: str  # features of the Fréchet distance
 
 
-def make_codes(folder: Path, data_root: str, downsampling: int, toy: bool) -> dict[str, Any]:
+class Row(NamedTuple):
+    """A prior, and how it is drawn from."""
+
+    model: str
+    sampling: dict[str, Any]
+    quantizer: str = "ema"
+
+
+DIGITS = {"hidden_channels": 64, "num_embeddings": 256}
+CODES = {
+    "mnist-7x7": Codes("mnist", 2400, DIGITS, "benchmarks.digits:classifier", "benchmarks.digits:classifier"),
+    "cifar-8x8": Codes("imagefolder", 10_000, {}, "classifier", "lite0"),
+    "cifar-16x16": Codes("imagefolder", 10_000, {"downsampling": 2}, "classifier", "lite0"),
+}
+ROWS = {
+    "pixelcnn": Row("pixelcnn", {}),
+    "pixelsnail": Row("pixelsnail", {}),
+    "transformer": Row("transformer", {}),
+    **{f"maskgit-{steps}": Row("maskgit", {"num_inference_steps": steps}) for steps in (1, 4, 8, 16)},
+    "maskgit-random": Row("maskgit", {"num_inference_steps": 16, "unmask_order": "random"}),
+    "next-scale": Row("next-scale", {}, "multiscale"),
+}
+SAMPLES, TIMED = 2000, 1000  # judged; drawn in the seconds that are shown
+WHOLE_GRIDS = ("mnist-7x7", "cifar-8x8")
+
+
+def make_codes(folder: Path, codes: Codes, data_root: str, quantizer: str, toy: bool) -> dict[str, Any]:
     """Train a tokenizer, export the codes of both parts, and return the settings that name it and its images."""
-    options = {"downsampling": downsampling, **({"hidden_channels": 16} if toy else {})}
-    images: dict[str, Any] = {"dataset": "imagefolder", "data_root": data_root}
+    images: dict[str, Any] = {"dataset": codes.dataset, "data_root": data_root}
     train_tokenizer(TrainTokenizer(
-        **images, output=str(folder / "tokenizer"), steps=20 if toy else 10_000, batch_size=32, options=options
+        **images, output=str(folder / "tokenizer"), steps=20 if toy else codes.steps, batch_size=32,
+        quantizer=quantizer, options={**codes.options, **({"hidden_channels": 16} if toy else {})},
     ))  # fmt: skip
-    images["tokenizer"] = str(folder / "tokenizer")
+    images["tokenizer"] = (str(folder / "tokenizer"),)
     for split, name in (("train", "codes"), ("test", "codes_test")):
         export_codes(ExportCodes(**images, split=split, output=str(folder / name)))
     return images
 
 
+def judge(folder: Path, prior: Path, row: Row, codes: Codes, images: dict[str, Any], scale: float, num: int) -> Any:
+    """Return the figures of a prior's samples at a guidance scale; without samples, its bits alone."""
+    note = folder / f"{scale}.json"
+    settings = {name: (value,) for name, value in row.sampling.items()}
+    if not note.exists():
+        found: dict[str, Any] = {}
+        for features in dict.fromkeys((codes.agreement, codes.distance)):
+            of_samples = {"features": features, "num_samples": num} if num else {}
+            metrics = evaluate(Evaluate(
+                **images, prior=(str(prior),), output=str(folder / f"{scale}-by-{features.partition(':')[0]}"),
+                guidance_scale=(scale,), **settings, **of_samples,
+            ))  # fmt: skip
+            found = {**metrics, **{name: found[name] for name in ("class_agreement",) if name in found}}
+            if not num:
+                break
+        write_json(note, found)
+    return read_json(note)
+
+
+def drawer(prior: str, count: int, settings: dict[str, Any]) -> Callable[[], object]:
+    """Return a function that draws `count` samples of all classes in turn, 128 at once."""
+    model = load(prior).eval()
+    return lambda: sample(model, count, batch_size=128, **settings)
+
+
+def save_quality(path: Path, points: dict[str, dict[str, tuple[float, float]]]) -> None:
+    """Plot the Fréchet distance of each row's samples over the seconds of drawing them, a panel for each codes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(points), 4.2), layout="constrained")
+    for axes, (name, rows) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
+        for number, (row, (seconds, distance)) in enumerate(rows.items()):
+            axes.plot(seconds, distance, "o", color=f"C{number % 10}")
+            axes.annotate(row, (seconds, distance), xytext=(6, 4), textcoords="offset points", fontsize=9)
+        axes.set(title=name, xlabel=f"seconds for {TIMED:,} samples", ylabel="Fréchet distance", xscale="log")
+        axes.margins(x=0.2, y=0.12)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def compare(name: str, flags: argparse.Namespace) -> dict[str, tuple[float, float]]:
+    """Train and judge what is missing for one kind of codes, print its rows, and return seconds and distance."""
+    codes = CODES[name]
+    data_root = flags.mnist if codes.dataset == "mnist" else flags.data_root
+    small: dict[str, Any] = {"batch_size": 8, "options": {"channels": 8}} if flags.toy else {"batch_size": 64}
+    told: dict[str, tuple[dict[str, float], list[Any]]] = {}
+    contenders: dict[str, Contender | Here] = {}
+    kind = Here if flags.toy else Contender
+    for row_name in flags.rows:
+        row = ROWS[row_name]
+        folder = flags.output / name / row.quantizer
+        images = make_codes(folder, codes, data_root, row.quantizer, flags.toy)
+        prior = TrainPrior(
+            codes=str(folder / "codes"), validation_codes=str(folder / "codes_test"), model=row.model,
+            output=str(folder / row.model), **small,
+        )  # fmt: skip
+        trained = train_for(0 if flags.toy else flags.minutes, prior, least=3 if flags.toy else 100)
+        scales = [1.0, *flags.guidance] if flags.num_samples else [1.0]
+        place = folder / row_name
+        place.mkdir(exist_ok=True)
+        figures = [judge(place, folder / row.model, row, codes, images, scale, flags.num_samples) for scale in scales]
+        told[row_name] = trained, figures
+        contenders[row_name] = kind(drawer, str(folder / row.model), 20 if flags.toy else TIMED, row.sampling)
+    timings = measure(contenders, rounds=1 if flags.toy else 3, steps=1)
+    for row_name, (trained, figures) in told.items():
+        print_row(name, row_name, trained, figures, [1.0, *flags.guidance], timings[row_name])
+    return {row: (timings[row].seconds, min(map(_distance, figures))) for row, (_, figures) in told.items()}
+
+
+def _distance(figures: dict[str, Any]) -> float:
+    return figures.get("gfid", float("nan"))
+
+
+def print_row(
+    codes: str, row: str, trained: dict[str, float], figures: list[Any], scales: list[float], timing: Timing
+) -> None:
+    """Print a row of the table."""
+    plain = figures[0]
+    best = min(range(len(figures)), key=lambda number: _distance(figures[number]))
+    bits = plain.get("bits_per_image", plain.get("bits_per_image_bound", float("nan")))
+    text = f"{codes:12} {row:15} {bits:7.1f} {plain.get('likelihood', ''):6} {trained['steps']:6}"
+    for number in (0, best):
+        agreement = 100 * figures[number].get("class_agreement", float("nan"))
+        text += f" {scales[number]:6} {agreement:6.1f} % {_distance(figures[number]):8.2f}"
+    print(f"{text} {timing.seconds:8.2f} {timing.megabytes:7.0f}")
+
+
 def main() -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", required=True, help="folder with train/ and test/")
+    parser.add_argument("--data-root", required=True, help="folder of CIFAR with train/ and test/")
+    parser.add_argument("--mnist", help="folder that holds MNIST/raw")
     parser.add_argument("--output", type=Path, default=Path("runs/priors"), help="folder of the runs")
-    parser.add_argument("--grids", nargs="+", choices=GRIDS, default=list(GRIDS), help="grids of codes")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="priors to compare")
+    parser.add_argument("--codes", nargs="+", choices=CODES, default=WHOLE_GRIDS, help="codes to learn")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="priors to compare")
     parser.add_argument("--minutes", type=float, default=10, help="of training, for each prior")
+    parser.add_argument("--guidance", nargs="*", type=float, default=[1.5, 2.0, 3.0], help="scales beside 1")
+    parser.add_argument("--num-samples", type=int, default=SAMPLES, help="judged at each scale; 0: none")
     parser.add_argument("--toy", action="store_true", help="a few steps of narrow networks, to check that it runs")
     flags = parser.parse_args()
-    small: dict[str, Any] = {"batch_size": 8, "options": {"channels": 8}} if flags.toy else {"batch_size": 64}
-    print(f"{'grid':8} {'prior':12} {'bits per code':>13} {'steps':>7} {'minutes':>8}")
-    for grid in flags.grids:
-        folder = flags.output / grid.replace("×", "x")
-        images = make_codes(folder, flags.data_root, GRIDS[grid], flags.toy)
-        codes = {"codes": str(folder / "codes"), "validation_codes": str(folder / "codes_test")}
-        for model in flags.models:
-            prior = TrainPrior(**codes, **small, model=model, output=str(folder / model))
-            trained = train_for(0 if flags.toy else flags.minutes, prior, least=3 if flags.toy else 100)
-            metrics = evaluate(Evaluate(
-                **images, prior=(str(folder / model),), output=str(folder / f"{model}-figures")
-            ))  # fmt: skip
-            bits = metrics["bits_per_code"]
-            print(f"{grid:8} {model:12} {bits:13.3f} {trained['steps']:7} {trained['minutes']:8.1f}")
+    if flags.toy:
+        digits.STEPS, flags.codes, flags.guidance, flags.num_samples = 20, ["cifar-8x8"], [1.5], 20
+        torch.set_num_threads(1)
+    print(
+        f"{'codes':12} {'prior':15} {'bits':>7} {'':6} {'steps':>6} {'scale':>6} {'agreed':>8} {'distance':>8} "
+        f"{'best':>6} {'agreed':>8} {'distance':>8} {'seconds':>8} {'MB':>7}"
+    )
+    save_quality(flags.output / "quality.png", {name: compare(name, flags) for name in flags.codes})
 
 
 if __name__ == "__main__":
