@@ -55,6 +55,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
         "pixelsnail": ("stage2_prior.pixelsnail.network:PixelSNAIL", "stage2_prior.options:PixelSNAILOptions"),
+        "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),
     },
     "classifier": {
         "small": ("pipelines.evaluation.classifier:SmallClassifier", "registry:NoOptions"),

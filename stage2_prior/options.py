@@ -64,3 +64,20 @@ class PixelSNAILOptions(CoarserOptions):
     label_dropout: Share = 0.1
     """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
     guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
+class NextScaleOptions:
+    """Options of the next-scale prior."""
+
+    width: Annotated[int, Range(1, MAX_WIDTH)] = 128
+    """Width of the prior's features."""
+    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
+    """Layers, each of attention and a feed-forward part."""
+    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
+    """Heads of the attention."""
+    dropout: Share = 0.1
+    """Share of each layer's results that are dropped in training."""
+    label_dropout: Share = 0.1
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""

@@ -1,8 +1,10 @@
-"""Small priors of every name in the table, that draw code by code and see all codes before, in float64."""
+"""Small priors of every name in the table, that draw step by step and see all codes before, in float64."""
+
+from inspect import signature
 
 import torch
 
-from codegrid.codes import Grid
+from codegrid.codes import Condition, Grid
 from codegrid.registry import BUILT_IN, TABLES
 from codegrid.stage2_prior.options import CoarserOptions
 
@@ -13,9 +15,12 @@ SMALL = {
         "channels": 16, "num_blocks": 1, "layers_per_block": 1, "num_heads": 2, "head_channels": 4,
         "feature_dropout": 0.0,
     },
+    "next-scale": {"width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0},
 }  # fmt: skip
 NAMES = list(BUILT_IN["prior"])
 CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]
+# the others draw whole grids, which may be of several shapes
+SITE_BY_SITE = [name for name in NAMES if "tables" not in signature(TABLES["prior"][name]).parameters]
 
 
 def build_prior(name, sizes=(8,), shape=(4, 5), num_classes=0, decided=1.0, **options):
@@ -25,6 +30,9 @@ def build_prior(name, sizes=(8,), shape=(4, 5), num_classes=0, decided=1.0, **op
     layout = [Grid(shape, size) for size in sizes]
     prior = TABLES["prior"][name](layout, num_classes=num_classes, **options).double()
     with torch.no_grad():
+        for parameter in prior.parameters():
+            if not parameter.any():  # what is 0 at first would hide whatever it is multiplied with
+                parameter.normal_(0, 0.3)
         for head in prior.network.heads:
             head[-1].weight *= decided
     return prior.eval()
@@ -38,10 +46,18 @@ def random_codes(prior, count=2):
 def codes_that_see(prior, codes):
     """For each code (row, column, grid): those, in the same way, whose logits change with it. One batch of all."""
     sites = torch.ones(codes[0].shape[1:]).nonzero().tolist()
-    places = [(row, column, k) for k in range(len(codes)) for row, column in sites]
+    places = [(row, column, k) for k in range(len(codes)) for row, column in sites]  # grid after grid
     changed = [grid.expand(len(places), -1, -1).clone() for grid in codes]
     for i, (row, column, k) in enumerate(places):
         changed[k][i, row, column] = (changed[k][i, row, column] + 1) % prior.layout[k].num_embeddings
     pairs = zip(prior.logits(tuple(changed)), prior.logits(codes), strict=True)
     differ = torch.stack([(new - old).abs().amax(1) > 1e-12 for new, old in pairs], -1)  # (changed, h, w, q)
     return {place: set(map(tuple, differ[i].nonzero().tolist())) for i, place in enumerate(places)}
+
+
+def codes_of_later_steps(prior, codes):
+    """For each code (row, column, grid): those, in the same way, that the prior draws in a later step."""
+    width, step = codes[0].shape[-1], {}
+    for number, (grid, sites) in enumerate(prior.steps(Condition(), 1, "plain").order):
+        step |= {(*divmod(site, width), grid): number for site in sites}
+    return {place: {other for other in step if step[other] > step[place]} for place in step}

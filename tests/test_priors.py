@@ -1,4 +1,4 @@
-"""Every prior of the table that draws code by code: what each code sees, what it is trained on, what it refuses.
+"""Every prior of the table that draws step by step: what each code sees, what it is trained on, what it refuses.
 
 Shapes: h w code grid.
 """
@@ -7,7 +7,16 @@ import math
 
 import pytest
 import torch
-from small_priors import CONDITIONED, NAMES, SMALL, build_prior, codes_that_see, random_codes
+from small_priors import (
+    CONDITIONED,
+    NAMES,
+    SITE_BY_SITE,
+    SMALL,
+    build_prior,
+    codes_of_later_steps,
+    codes_that_see,
+    random_codes,
+)
 from torch import nn
 
 from codegrid.codes import NO_LABEL, Condition, Grid, Moment
@@ -30,10 +39,17 @@ def given(*labels):
 @pytest.mark.parametrize(
     "shape,sizes", [((4, 5), (8, 5)), ((5, 3), (8,)), ((1, 6), (8,)), ((6, 1), (4, 5, 6)), ((1, 1), (8, 8))]
 )
-def test_a_code_is_seen_by_all_later_codes_and_by_none_before(name, shape, sizes):
+def test_a_code_is_seen_by_all_codes_of_later_steps_and_by_no_other(name, shape, sizes):
     prior = build_prior(name, sizes, shape)
-    seen = codes_that_see(prior, random_codes(prior, 1))
-    assert seen == {place: {other for other in seen if other > place} for place in seen}
+    codes = random_codes(prior, 1)
+    assert codes_that_see(prior, codes) == codes_of_later_steps(prior, codes)
+
+
+@pytest.mark.parametrize("name", SITE_BY_SITE)
+def test_codes_are_drawn_site_after_site_and_all_codes_of_a_site_before_the_next(name):
+    codes = random_codes(prior := build_prior(name, (8, 5), (3, 4)), 1)
+    later = codes_of_later_steps(prior, codes)
+    assert later == {place: {other for other in later if other > place} for place in later}
 
 
 @each
@@ -44,10 +60,10 @@ def test_the_cache_gives_the_logits_of_the_parallel_pass_in_float32_too(name, si
     codes, condition = random_codes(prior, 3), given(0, 2, 1)
     expected = prior.logits(codes, condition)
     steps = prior.steps(condition, 3, "torch")
-    for grid, (site,) in steps.order:
-        logits = steps.next_logits()
-        torch.testing.assert_close(logits[:, 0], expected[grid].flatten(2)[:, :, site], atol=1e-4, rtol=1e-4)
-        steps.append(codes[grid].flatten(1)[:, site : site + 1])
+    for grid, sites in steps.order:
+        logits = expected[grid].flatten(2)[:, :, list(sites)].mT
+        torch.testing.assert_close(steps.next_logits(), logits, atol=1e-4, rtol=1e-4)
+        steps.append(codes[grid].flatten(1)[:, list(sites)])
 
 
 @each
@@ -67,18 +83,18 @@ def test_cached_sampling_draws_the_codes_of_plain_sampling(name, options):
 def test_steps_may_pass_over_known_codes(name, appended):
     prior = build_prior(name, (8, 5), (5, 4))
     codes = random_codes(prior)
-    steps, listed = (
-        prior.steps(Condition(), 2, "torch"),
-        torch.stack([grid.flatten(1) for grid in codes], -1).flatten(1),
-    )
+    steps = prior.steps(Condition(), 2, "torch")
+    of_steps = [codes[grid].flatten(1)[:, list(sites)] for grid, sites in steps.order]
+    passed = 0
     for count in appended:
-        steps.append(listed[:, :count])
-        listed = listed[:, count:]
+        if passed + count < len(of_steps):
+            steps.append(torch.cat(of_steps[passed : passed + count], dim=1))
+            passed += count
     expected = prior.logits(codes)
-    for grid, (site,) in steps.order[sum(appended) : sum(appended) + 6]:
-        torch.testing.assert_close(steps.next_logits()[:, 0], expected[grid].flatten(2)[:, :, site])
+    for (grid, sites), drawn in list(zip(steps.order, of_steps, strict=True))[passed : passed + 6]:
+        torch.testing.assert_close(steps.next_logits(), expected[grid].flatten(2)[:, :, list(sites)].mT)
         assert torch.equal(steps.next_logits(), steps.next_logits())
-        steps.append(codes[grid].flatten(1)[:, site : site + 1])
+        steps.append(drawn)
 
 
 @torch.no_grad()
@@ -126,8 +142,8 @@ def test_codes_are_categories_whose_numbers_do_not_matter(name, sizes):
     prior, renamed = build_prior(name, sizes), build_prior(name, sizes)
     codes = random_codes(prior)
     new_names = [torch.randperm(size) for size in sizes]
-    for old, new in ((prior.network.embeddings, renamed.network.embeddings),
-                     (prior.network.within_site, renamed.network.within_site)):  # fmt: skip
+    for tables in ("embeddings", "within_site"):
+        old, new = (getattr(one.network, tables, ()) for one in (prior, renamed))
         for from_table, to_table, names in zip(old, new, new_names, strict=False):
             to_table.weight[names] = from_table.weight
     for old, new, names in zip(prior.network.heads, renamed.network.heads, new_names, strict=True):
@@ -245,11 +261,13 @@ def test_a_prior_that_learnt_without_labels_can_be_asked_without(name):
 def test_a_step_in_bfloat16_is_in_bfloat16_throughout(name, num_classes):
     prior = build_prior(name, num_classes=num_classes).float()
     seen = set()
+
+    def note(module, inputs, out):
+        if inputs and not isinstance(module, nn.Embedding):  # not vectors that are only looked up
+            seen.update(each.dtype for each in (out if isinstance(out, tuple) else (out,)))
+
     for module in prior.network.modules():
-        if not isinstance(module, nn.Embedding):
-            module.register_forward_hook(
-                lambda module, inputs, out: seen.update(x.dtype for x in (out if isinstance(out, tuple) else (out,)))
-            )
+        module.register_forward_hook(note)
     with torch.autocast("cpu", torch.bfloat16):
         losses = prior(random_codes(prior), given(0, 2) if num_classes else Condition())
     assert seen == {torch.bfloat16} and losses.total.dtype == torch.float32
@@ -289,15 +307,21 @@ def test_a_condition_that_the_prior_did_not_learn_is_refused_by_name(
         ([Grid((4, 4), 8)], {"depth": 3}, "`depth`: the {name} prior has no such option"),
         ([Grid((4, 4), 8)], {"num_classes": -1}, "`num_classes` -1"),
         ([Grid((4, 4), 8)], {"grids": (0, 1)}, "`grids`"),
-        ([Grid((4, 4), 8), Grid((4, 5), 8)], {}, "`layout` of 4×4, 4×5: a {name} prior learns grids .* of one shape"),
-        ([Grid((16,), 8)], {}, "`layout` of 16"),
-        ([Grid((2, 4, 4), 8)], {}, "`layout` of 2×4×4"),
+        ([Grid((4, 4), 8), Grid((4, 3), 8)], {}, "`layout` of 4×4, 4×3: a {name} prior learns .*grids"),
         ([], {}, "`layout` of no grid"),
     ],
 )
 def test_grids_and_options_that_the_prior_does_not_know_are_refused_by_name(name, layout, options, reason):
     with pytest.raises(InputError, match=reason.format(name=name)):
         TABLES["prior"][name](layout, **options)
+
+
+@pytest.mark.parametrize("name", SITE_BY_SITE)
+@pytest.mark.parametrize("shapes", [((4, 4), (4, 5)), ((16,),), ((2, 4, 4),)])
+def test_what_draws_site_by_site_learns_grids_of_one_shape_and_two_axes(name, shapes):
+    words = ", ".join("×".join(map(str, shape)) for shape in shapes)
+    with pytest.raises(InputError, match=f"`layout` of {words}: a {name} prior learns grids .* of one shape"):
+        TABLES["prior"][name]([Grid(shape, 8) for shape in shapes])
 
 
 @each
