@@ -77,6 +77,11 @@ class ModelFolder:
         return self._rounded[1] if self._rounded and found == self._rounded[0] else found
 
     @property
+    def stack(self) -> tuple[Any, ...]:
+        """Models that it consists of, in the order in which data pass through them: itself alone."""
+        return (self,)
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(chain(self.parameters(), self.buffers())).device  # type: ignore[attr-defined]

@@ -106,6 +106,7 @@ class Tokenizer(Model, Protocol):
     quantizer: Codebooks  # over all of these grids
     signal: Signal
     data_variance: float  # of the training data, in the range [-1, 1]
+    stack: tuple[Any, ...]  # the tokenizers that it consists of, that of images first; itself if it stands alone
 
     def __call__(self, x: Tensor, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Reconstructed:
         """Run the training pass."""

@@ -1,7 +1,9 @@
 """The command line: `codegrid NAME`, flags, --help without torch, and how errors end."""
 
 import errno
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -137,6 +139,17 @@ def test_values_of_another_type_are_answered_without_types_of_python(flags, word
 def test_a_word_for_numbers_of_grids_is_answered_likewise():
     with pytest.raises(InputError, match="--grid zero: it must be whole numbers: "):
         parse(TrainPrior, ["--codes", "c", "--output", "o", "--grid", "zero"])
+
+
+def test_where_only_ascii_is_printed_flags_are_answered_likewise(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    for flags, words in (
+        ("--grid zéro", "--grid zéro: it must be whole numbers: "),
+        ("--stepé 3", "Unrecognized options: --stepé, 3: did you mean --steps?"),
+        ("--shard --codes", "Missing value for argument '--codes"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            parse(TrainPrior, ["--output", "o", *flags.split()])
 
 
 def test_compile_is_a_short_form_of_the_compiled_backend():

@@ -140,17 +140,17 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     tokenizer = load_tokenizer(settings.tokenizer, accelerator.device) if settings.tokenizer else None
+    with accelerator.main_process_first():  # only one downloads
+        settings, source = load_initial(settings, "prior", settings.model)
     missing = broadcast_from_main(accelerator, lambda: missing_codes(settings))
     if tokenizer and missing:
-        # what cannot learn these codes is refused before they are made
-        make_prior(settings, tokenizer.layout, partial(tables_of, tokenizer))
+        with torch.device("meta"):  # without weights: what cannot learn these codes is refused before they are made
+            make_prior(settings, tokenizer.layout, partial(tables_of, tokenizer))
         settings = export_missing(tokenizer, settings, missing, accelerator)
         if settings.dry_run:
             return None  # the grids are not known yet
     codes = open_codes_to_learn(settings, tokenizer)
     training, validation = hold_out(codes, settings.validation_codes)
-    with accelerator.main_process_first():  # only one downloads
-        settings, source = load_initial(settings, "prior", settings.model)
     facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
     run = open_run(settings, compute, accelerator, source, **facts)
     if run.finished:

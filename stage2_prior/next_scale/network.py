@@ -74,8 +74,8 @@ class NextScaleNetwork(nn.Module):
         self.heads = nn.ModuleList(nn.Sequential(RMSNorm(width), nn.Linear(width, size)) for size in sizes)
         initialise(self, options.num_layers)
         with torch.no_grad():
-            for _, linear in self.heads:  # type: ignore[misc]
-                linear.weight *= HEAD_SPREAD
+            for head in self.heads:
+                head[-1].weight *= HEAD_SPREAD  # type: ignore[index]
 
     @property
     def scales(self) -> Scales:
@@ -146,7 +146,7 @@ class NextScaleSteps:
     @torch.no_grad()
     def __init__(self, network: NextScaleNetwork, rows: Tensor | None, batch_size: int) -> None:
         self.network, self.scales = network, network.scales
-        self.order = whole_grids(network.sizes)
+        self.order: Sequence[tuple[int, range]] = whole_grids(network.sizes)
         self.condition = None if network.condition is None else network.condition(rows)
         self.total = network.sum_of_none(batch_size)
         heads, width = network.num_heads, network.inward.out_features
