@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from .stage2_prior.pixelsnail.network import PixelSNAIL
     from .stage2_prior.sampling.draw import sample
     from .stage2_prior.sequential_prior import SequentialPrior
+    from .stage2_prior.transformer.network import CausalTransformer
 
 __all__ = [
-    "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN", "Grid",
-    "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "Moment", "Noise", "PixelSNAIL", "Progress",
-    "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer",
-    "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register", "sample", "train_prior",
-    "train_tokenizer",
+    "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN",
+    "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "Moment", "Noise", "PixelSNAIL",
+    "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior",
+    "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register", "sample",
+    "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -63,6 +64,7 @@ _HOMES = {
     "stage2_prior.pixelsnail.network": "PixelSNAIL",
     "stage2_prior.sampling.draw": "sample",
     "stage2_prior.sequential_prior": "SequentialPrior",
+    "stage2_prior.transformer.network": "CausalTransformer",
 }
 
 

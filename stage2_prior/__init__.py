@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from .pixelcnn.network import GatedPixelCNN
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
+    from .transformer.network import CausalTransformer
 
 _HOMES = {
+    "CausalTransformer": "transformer.network",
     "Conditions": "conditions",
     "GatedPixelCNN": "pixelcnn.network",
     "PixelSNAIL": "pixelsnail.network",
@@ -20,7 +22,7 @@ _HOMES = {
     "sample": "sampling.draw",
 }
 
-__all__ = ["Conditions", "GatedPixelCNN", "PixelSNAIL", "draw", "sample"]
+__all__ = ["CausalTransformer", "Conditions", "GatedPixelCNN", "PixelSNAIL", "draw", "sample"]
 
 
 def __getattr__(name: str) -> Any:
