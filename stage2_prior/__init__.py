@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conditions import Conditions
+    from .next_scale.prior import NextScalePrior
     from .pixelcnn.network import GatedPixelCNN
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
+    from .transformer.network import CausalTransformer
 
 _HOMES = {
+    "CausalTransformer": "transformer.network",
     "Conditions": "conditions",
     "GatedPixelCNN": "pixelcnn.network",
+    "NextScalePrior": "next_scale.prior",
     "PixelSNAIL": "pixelsnail.network",
     "draw": "sampling.draw",
     "sample": "sampling.draw",
 }
 
-__all__ = ["Conditions", "GatedPixelCNN", "PixelSNAIL", "draw", "sample"]
+__all__ = ["CausalTransformer", "Conditions", "GatedPixelCNN", "NextScalePrior", "PixelSNAIL", "draw", "sample"]
 
 
 def __getattr__(name: str) -> Any:

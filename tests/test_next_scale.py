@@ -100,13 +100,14 @@ def test_two_draws_on_one_model_do_not_mix():
 
 
 @torch.no_grad()
-def test_keys_and_values_take_twice_the_layers_times_sites_times_width(monkeypatch):
+def test_keys_and_values_take_twice_the_layers_times_sites_times_width():
     prior = build(SHAPES["five scales"])
     steps = prior.steps(Condition(), 3, "torch")
     place = steps.cache.tensor.data_ptr()
     for codes in random_codes(prior, 3):
         steps.append(codes.flatten(1))
     assert steps.cache.tensor.numel() == 3 * 2 * 2 * (1 + 2 + 6 + 12 + 35) * 16
+    assert steps.cache.tensor.nbytes == 3 * prior.bytes_per_sample
     assert steps.cache.tensor.data_ptr() == place
 
 
@@ -170,7 +171,7 @@ def test_tables_that_are_not_those_of_its_scales_are_refused(change, reason, qua
 
 @pytest.mark.parametrize("shapes", [[(2, 2), (1, 1)], [(2, 2), (4, 1)], [(2,), (2, 2)]])
 def test_grids_that_do_not_grow_are_refused(shapes):
-    with pytest.raises(InputError, match="a next-scale prior learns growing grids"):
+    with pytest.raises(InputError, match="a next-scale prior learns grids that grow"):
         build(shapes)
 
 

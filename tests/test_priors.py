@@ -10,14 +10,12 @@ import torch
 from small_priors import (
     CONDITIONED,
     NAMES,
-    SITE_BY_SITE,
     SMALL,
     build_prior,
     codes_of_later_steps,
     codes_that_see,
     random_codes,
 )
-from torch import nn
 
 from codegrid.codes import NO_LABEL, Condition, Grid, Moment
 from codegrid.errors import InputError
@@ -41,15 +39,16 @@ def given(*labels):
 )
 def test_a_code_is_seen_by_all_codes_of_later_steps_and_by_no_other(name, shape, sizes):
     prior = build_prior(name, sizes, shape)
-    codes = random_codes(prior, 1)
-    assert codes_that_see(prior, codes) == codes_of_later_steps(prior, codes)
+    assert codes_that_see(prior, random_codes(prior, 1)) == codes_of_later_steps(prior)
 
 
-@pytest.mark.parametrize("name", SITE_BY_SITE)
-def test_codes_are_drawn_site_after_site_and_all_codes_of_a_site_before_the_next(name):
-    codes = random_codes(prior := build_prior(name, (8, 5), (3, 4)), 1)
-    later = codes_of_later_steps(prior, codes)
-    assert later == {place: {other for other in later if other > place} for place in later}
+@each
+def test_a_step_is_a_code_site_after_site_or_a_whole_grid(name):
+    prior = build_prior(name, (8, 5), (2, 3))
+    grids = [(number, range(6)) for number in range(2)]
+    sites = [(number, range(site, site + 1)) for site in range(6) for number in range(2)]
+    by_torch, plain = (list(prior.steps(Condition(), 1, backend).order) for backend in ("torch", "plain"))
+    assert by_torch == plain and plain in (grids, sites)
 
 
 @each
@@ -87,9 +86,9 @@ def test_steps_may_pass_over_known_codes(name, appended):
     of_steps = [codes[grid].flatten(1)[:, list(sites)] for grid, sites in steps.order]
     passed = 0
     for count in appended:
-        if passed + count < len(of_steps):
-            steps.append(torch.cat(of_steps[passed : passed + count], dim=1))
-            passed += count
+        count = min(count, len(of_steps) - 1 - passed)
+        steps.append(torch.cat([codes[0].flatten(1)[:, :0], *of_steps[passed : passed + count]], dim=1))
+        passed += count
     expected = prior.logits(codes)
     for (grid, sites), drawn in list(zip(steps.order, of_steps, strict=True))[passed : passed + 6]:
         torch.testing.assert_close(steps.next_logits(), expected[grid].flatten(2)[:, :, list(sites)].mT)
@@ -142,9 +141,9 @@ def test_codes_are_categories_whose_numbers_do_not_matter(name, sizes):
     prior, renamed = build_prior(name, sizes), build_prior(name, sizes)
     codes = random_codes(prior)
     new_names = [torch.randperm(size) for size in sizes]
-    for tables in ("embeddings", "within_site"):
-        old, new = (getattr(one.network, tables, ()) for one in (prior, renamed))
-        for from_table, to_table, names in zip(old, new, new_names, strict=False):
+    for lists in ("embeddings", "within_site"):  # the second one is not in every prior
+        tables = zip(getattr(prior.network, lists, ()), getattr(renamed.network, lists, ()), strict=True)
+        for (from_table, to_table), names in zip(tables, new_names, strict=False):
             to_table.weight[names] = from_table.weight
     for old, new, names in zip(prior.network.heads, renamed.network.heads, new_names, strict=True):
         new[-1].weight[names], new[-1].bias[names] = old[-1].weight, old[-1].bias
@@ -262,12 +261,12 @@ def test_a_step_in_bfloat16_is_in_bfloat16_throughout(name, num_classes):
     prior = build_prior(name, num_classes=num_classes).float()
     seen = set()
 
-    def note(module, inputs, out):
-        if inputs and not isinstance(module, nn.Embedding):  # not vectors that are only looked up
-            seen.update(each.dtype for each in (out if isinstance(out, tuple) else (out,)))
+    def look(module, inputs, out):
+        if any(torch.is_tensor(x) and x.is_floating_point() for x in inputs):  # not tables
+            seen.update(x.dtype for x in (out if isinstance(out, tuple) else (out,)))
 
     for module in prior.network.modules():
-        module.register_forward_hook(note)
+        module.register_forward_hook(look)
     with torch.autocast("cpu", torch.bfloat16):
         losses = prior(random_codes(prior), given(0, 2) if num_classes else Condition())
     assert seen == {torch.bfloat16} and losses.total.dtype == torch.float32
@@ -307,7 +306,6 @@ def test_a_condition_that_the_prior_did_not_learn_is_refused_by_name(
         ([Grid((4, 4), 8)], {"depth": 3}, "`depth`: the {name} prior has no such option"),
         ([Grid((4, 4), 8)], {"num_classes": -1}, "`num_classes` -1"),
         ([Grid((4, 4), 8)], {"grids": (0, 1)}, "`grids`"),
-        ([Grid((4, 4), 8), Grid((4, 3), 8)], {}, "`layout` of 4×4, 4×3: a {name} prior learns .*grids"),
         ([], {}, "`layout` of no grid"),
     ],
 )
@@ -316,12 +314,24 @@ def test_grids_and_options_that_the_prior_does_not_know_are_refused_by_name(name
         TABLES["prior"][name](layout, **options)
 
 
-@pytest.mark.parametrize("name", SITE_BY_SITE)
-@pytest.mark.parametrize("shapes", [((4, 4), (4, 5)), ((16,),), ((2, 4, 4),)])
-def test_what_draws_site_by_site_learns_grids_of_one_shape_and_two_axes(name, shapes):
-    words = ", ".join("×".join(map(str, shape)) for shape in shapes)
-    with pytest.raises(InputError, match=f"`layout` of {words}: a {name} prior learns grids .* of one shape"):
-        TABLES["prior"][name]([Grid(shape, 8) for shape in shapes])
+ODD_LAYOUTS = {
+    "two shapes": (Grid((2, 2), 8), Grid((4, 3), 8)), "a line": (Grid((6,), 8),), "time": (Grid((2, 2, 3), 8),),
+    "a line and a grid": (Grid((3,), 8), Grid((2, 3), 8)), "a pyramid": (Grid((1, 2), 4), *[Grid((2, 3), 8)] * 2),
+}  # fmt: skip
+
+
+@each
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ODD_LAYOUTS.values(), ids=ODD_LAYOUTS)
+def test_grids_of_other_shapes_are_refused_by_name_or_drawn_with_each_code_seen_by_all_later_steps(name, layout):
+    try:
+        prior = build_prior(name, layout=layout)
+    except InputError as error:
+        assert "`layout` of " in str(error) and f"a {name} prior learns grids" in str(error)
+        return
+    assert codes_that_see(prior, random_codes(prior, 1)) == codes_of_later_steps(prior)
+    by_torch, plain = (sample(prior, 3, seed=1, backend=backend) for backend in ("torch", "plain"))
+    assert all(map(torch.equal, by_torch, plain))
 
 
 @each

@@ -1,6 +1,6 @@
 """The transformer of VAR (Tian et al. 2024, arXiv 2404.02905) over codes of growing scales.
 
-Shapes: b batch, *shape the m sites of a scale's grid, *sites those of the finest, d width, D embedding_dim of the
+Shapes: b batch, *shape the m sites of a scale's grid, *sites those of the finest, d channels, D embedding_dim of the
 codes' vectors, K num_embeddings of a grid.
 """
 
@@ -59,7 +59,7 @@ class NextScaleNetwork(nn.Module):
         self.embeddings = nn.ModuleList(Vectors(table) for table in scales.entries)
         for name, tensor in scales.phi._asdict().items():
             self.register_buffer(f"phi_{name}", tensor)
-        width, self.num_heads = options.width, options.num_heads
+        width, self.num_heads = options.channels, options.num_heads
         self.inward = nn.Linear(scales.entries[0].shape[1], width)
         self.condition = nn.Embedding(num_conditions, width) if num_conditions else None
         # each scale has its own, which tell it apart from the others
@@ -133,7 +133,7 @@ class NextScaleNetwork(nn.Module):
 
     def rotation(self, number: int, like: Tensor) -> Tensor:
         """Return the rotations of a scale's sites, by where in the finest grid their middle lies."""
-        coordinates = site_coordinates(self.shapes[number], self.shapes[-1])
+        coordinates = site_coordinates(self.shapes[number], self.shapes[-1], like.device)
         return rotation_at(coordinates, like.shape[-1] // self.num_heads, like)
 
 

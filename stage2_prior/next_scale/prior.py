@@ -24,6 +24,7 @@ from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.options import NextScaleOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps
+from codegrid.stage2_prior.transformer.layers import KeyValueCache
 
 from .network import NextScaleNetwork, NextScaleSteps, whole_grids
 
@@ -77,10 +78,18 @@ class NextScalePrior(LabelledPrior):
         self.config |= {"embedding_dim": scales.entries[0].shape[1], "num_phi": len(scales.phi.bias)}
         self.network = NextScaleNetwork(self.layout, self.chosen, self.num_conditions, scales)
 
+    @property
+    def bytes_per_sample(self) -> int:
+        """Memory for the keys and values of one sample while it is drawn."""
+        size = self.network.inward.weight.element_size()
+        return KeyValueCache.bytes_per_sample(
+            self.chosen.num_layers, sum(self.network.sizes), self.chosen.channels, size
+        )
+
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, *shape); a moment drops features and hides labels."""
         rows = self.condition_rows(given, len(codes[0]), moment)
-        dropout = 0.0 if moment is None else self.chosen.dropout
+        dropout = 0.0 if moment is None else self.chosen.feature_dropout
         return mean_nats(self.network(self.network.sums_of(codes), rows, dropout), codes)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
@@ -131,7 +140,7 @@ def check_growing(layout: Layout) -> None:
     grows = [len(one) == len(other) and all(map(int.__le__, one, other)) for one, other in pairwise(shapes)]
     if not layout or not all(grows):
         words = ", ".join("×".join(map(str, shape)) for shape in shapes) or "no grid"
-        raise InputError(f"`layout` of {words}: a next-scale prior learns growing grids, as multiscale makes them")
+        raise InputError(f"`layout` of {words}: a next-scale prior learns grids that grow, as multiscale makes them")
 
 
 def _some_scales(layout: Layout, embedding_dim: int, num_phi: int) -> Scales:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from codegrid.codes import Codes, Condition, Known, Layout, Progress, describe_layout
+from codegrid.codes import Codes, Condition, Known, Layout, Progress
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.protocols import Sequential, Steps
@@ -163,11 +164,13 @@ class PlainSteps:
 def site_by_site(layout: Layout) -> Order:
     """Return the order in which all codes of a site are drawn before the next: (0, 0:1) (1, 0:1) (0, 1:2) ...
 
-    Raises `InputError` if the grids are not of one shape.
+    Grids of another shape follow when those before are finished.
     """
-    if len({grid.shape for grid in layout}) > 1:
-        raise InputError(f"`layout` of {describe_layout(layout)}: only grids of one shape are drawn site by site")
-    return [(grid, range(site, site + 1)) for site in range(layout[0].num_sites) for grid in range(len(layout))]
+    order = []
+    for _, group in groupby(range(len(layout)), key=lambda number: layout[number].shape):
+        numbers = list(group)
+        order += [(grid, range(site, site + 1)) for site in range(layout[numbers[0]].num_sites) for grid in numbers]
+    return order
 
 
 def _ends_row(order: Order, number: int, layout: Layout) -> bool:
