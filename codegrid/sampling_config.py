@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, get_args, get_type_hints
 
 from typing_extensions import Unpack
 
@@ -19,9 +19,6 @@ UnmaskOrder = Literal["confidence", "halton", "random"]
 MaskSchedule = Literal["cosine", "arccos", "linear", "square", "cubic", "root"]
 InferenceSteps = Annotated[int, Range(1, 10**6)]
 ChoiceTemperature = Annotated[float, Range(0)]
-
-Item = TypeVar("Item")
-Each = Item | Sequence[Item]  # one value, or one for each prior, coarse to fine
 
 
 @dataclass(frozen=True)
@@ -110,15 +107,15 @@ def choices_of(name: str) -> tuple[str, ...]:
 class DrawingSettings(TypedDict, total=False):
     """The fields of `SamplingConfig`: each one value, or a list with one for each prior, coarse to fine."""
 
-    temperature: Each[float]
-    top_k: Each[int]
-    top_p: Each[float]
-    guidance_scale: Each[float]
-    guidance_schedule: Each[str | None]
-    num_inference_steps: Each[int | None]
-    choice_temperature: Each[float | None]
-    unmask_order: Each[str | None]
-    mask_schedule: Each[str | None]
+    temperature: float | Sequence[float]
+    top_k: int | Sequence[int]
+    top_p: float | Sequence[float]
+    guidance_scale: float | Sequence[float]
+    guidance_schedule: str | Sequence[str | None] | None
+    num_inference_steps: int | Sequence[int | None] | None
+    choice_temperature: float | Sequence[float | None] | None
+    unmask_order: str | Sequence[str | None] | None
+    mask_schedule: str | Sequence[str | None] | None
 
 
 def sampling_configs(num_priors: int, **settings: Unpack[DrawingSettings]) -> tuple[SamplingConfig, ...]:
