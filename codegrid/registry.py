@@ -59,6 +59,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "stage2_prior.transformer.network:CausalTransformer", "stage2_prior.options:TransformerOptions",
         ),
         "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),
+        "maskgit": ("stage2_prior.maskgit.network:MaskGIT", "stage2_prior.options:MaskGITOptions"),
     },
     "classifier": {
         "small": ("pipelines.evaluation.classifier:SmallClassifier", "registry:NoOptions"),

@@ -15,8 +15,11 @@ SMALL = {
     },
     "transformer": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "next-scale": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
+    "maskgit": {"width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0},
 }  # fmt: skip
-NAMES = [name for name in BUILT_IN["prior"] if hasattr(TABLES["prior"][name], "logits")]
+ALL = list(BUILT_IN["prior"])
+NAMES = [name for name in ALL if hasattr(TABLES["prior"][name], "logits")]  # the others draw in any order
+MASKED = [name for name in ALL if hasattr(TABLES["prior"][name], "hidden_logits")]
 CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]
 
 

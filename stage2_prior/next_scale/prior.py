@@ -81,10 +81,8 @@ class NextScalePrior(LabelledPrior):
     @property
     def bytes_per_sample(self) -> int:
         """Memory for the keys and values of one sample while it is drawn."""
-        size = self.network.inward.weight.element_size()
-        return KeyValueCache.bytes_per_sample(
-            self.chosen.num_layers, sum(self.network.sizes), self.chosen.channels, size
-        )
+        size, sites = self.network.inward.weight.element_size(), sum(self.network.sizes)
+        return KeyValueCache.bytes_per_sample(self.chosen.num_layers, sites, self.chosen.channels, size)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, *shape); a moment drops features and hides labels."""
