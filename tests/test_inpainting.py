@@ -138,8 +138,14 @@ def test_a_coarse_grid_of_which_nothing_can_be_kept_is_drawn():
 @pytest.mark.parametrize(
     "keep,reason",
     [
-        (torch.zeros(SIZE, dtype=torch.bool), "`keep`: this part holds all pixels of no code"),
-        (torch.zeros(2, *SIZE, dtype=torch.bool).index_fill(0, torch.tensor(0), True), r"part \(of picture 1\) holds"),
+        (
+            torch.zeros(SIZE, dtype=torch.bool),
+            "`keep`: no code is kept, as each has unknown pixels of its own: hide less",
+        ),
+        (
+            torch.zeros(2, *SIZE, dtype=torch.bool).index_fill(0, torch.tensor(0), True),
+            "`keep`: no code of picture 1 is kept",
+        ),
         (torch.ones(3, *SIZE, dtype=torch.bool), "`keep`: 3 masks for 2 pictures"),
         (torch.ones(7, 24, dtype=torch.bool), r"`keep`: the mask has the shape \(7, 24\): give one of the grids"),
     ],
@@ -337,3 +343,45 @@ def test_pasted_pixels_are_those_that_are_given_and_hidden_ones_are_drawn():
 def test_a_seam_grows_with_the_distance_to_hidden_pixels():
     known = outside((slice(2, 3), slice(5, 6)), (6, 9))[None]
     assert (weigh(known, 2)[0, 2] * 3).tolist() == pytest.approx([3, 3, 3, 2, 1, 0, 1, 2, 3], abs=1e-5)
+
+
+# The viewer.
+
+
+def test_the_viewer_draws_a_box_anew_where_the_priors_can_keep_any_codes():
+    pytest.importorskip("gradio")
+    from codegrid.pipelines.viewer import actions
+    from codegrid.pipelines.viewer.answers import Answers
+    from codegrid.pipelines.viewer.examples import Examples
+    from codegrid.pipelines.viewer.page import build_page
+
+    pipeline, image = make_pipeline("a hierarchy"), draw_images(1)
+    pyramid = make_pyramid()
+    assert Answers(pipeline.tokenizer, pipeline, None).fills_any()
+    assert not Answers(pyramid.tokenizer, pyramid, None).fills_any()
+    page = build_page(pipeline.tokenizer, pipeline, Examples(image, "noise"), "toy")
+    shown = [part["props"].get("label") for part in page.get_config_file()["components"]]
+    assert "Hidden from row" in shown and "Rows of codes to keep" not in shown
+    found = []
+    for each in (image, torch.where(outside(), image, -image)):
+        encoded = actions.encode(pipeline.tokenizer, each)
+        code = (int(encoded.codes[1][0, 0, 0]) + 1) % 16
+        encoded = encoded._replace(codes=actions.edit(pipeline.layout, encoded.codes, 1, 0, 0, code))
+        *_, last = actions.fill_in(pipeline, encoded, (4, 10, 5, 11), 2, 1, 0)
+        assert (last.codes[1][:, 0, 0] == code).all()
+        found.append(last.codes)
+    assert equal(*found)
+    kept, expected = pipeline.tokenizer.kept_sites(outside()), pipeline.complete(image, outside(), seed=0).codes
+    kept[1][0, 0] = False
+    for sites, drawn, other in zip(kept, found[0], expected, strict=True):
+        assert torch.equal(drawn[:1, sites], other[:, sites])
+
+
+def test_the_viewer_offers_no_rows_that_a_prior_cannot_keep():
+    pytest.importorskip("gradio")
+    from codegrid.pipelines.viewer.answers import Answers
+
+    pipeline = make_pipeline("a hierarchy")
+    for keeps, offered in (("none", False), ("first", False), ("roughly", True)):
+        pipeline.priors[0].keeps = keeps  # one prior of both grids, which would draw all coarse codes first
+        assert bool(Answers(pipeline.tokenizer, pipeline, None).rows_to_keep()) == offered

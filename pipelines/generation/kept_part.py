@@ -87,7 +87,6 @@ def choose_part(tokenizer: Tokenizer, keep: Keep, num_pictures: int) -> Part:
         raise InputError(f"`keep`: {len(masks)} masks for {num_pictures} pictures: give one for each, or one for all")
     if not of_sites:
         return keep_pixels(tokenizer, masks)
-    _check_any("keep", (masks,))
     return Part((masks,) * len(layout))
 
 
@@ -105,16 +104,11 @@ def keep_pixels(tokenizer: Tokenizer, known: torch.Tensor, name: str = "keep") -
     """
     of_each = [tokenizer.kept_sites(pixels) for pixels in known.to(tokenizer.device)]
     masks = tuple(torch.stack(sites).cpu() for sites in zip(*of_each, strict=True))
-    _check_any(name, masks)
-    return Part(masks, known.cpu())
-
-
-def _check_any(name: str, masks: Masks) -> None:
-    """Raise `InputError` if no code of some picture is kept, in any of its grids."""
     empty = ~torch.stack([mask.flatten(1).any(1) for mask in masks]).any(0)
     if empty.any():
-        which = f" (of picture {int(empty.nonzero()[0])})" if len(empty) > 1 else ""
-        raise InputError(f"`{name}`: this part{which} holds all pixels of no code, so that nothing is kept: enlarge it")
+        of = f" of picture {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
+        raise InputError(f"`{name}`: no code{of} is kept, as each has unknown pixels of its own: hide less")
+    return Part(masks, known.cpu())
 
 
 def describe_kept(layout: Layout, masks: Masks) -> str:
@@ -134,7 +128,8 @@ def top_rows(layout: Layout, rows: int, name: str = "keep") -> Masks:
     if not possible:
         coarse = min(layout, key=lambda grid: grid.shape[0])
         raise InputError(
-            f"`{name}`: a row of the {coarse} is as high as the picture: keeping it would leave nothing to draw"
+            f"`{name}`: a row of the {coarse} is as high as the picture: keeping it would leave nothing to draw; "
+            "give a mask of pixels"
         )
     if rows in range(1, possible.start):
         raise InputError(

@@ -8,14 +8,14 @@ Shapes: p pictures, H W the tokenizer's image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from codegrid.codes import Sides
+from codegrid.data.images import Size
 from codegrid.data.listing import list_pictures
 from codegrid.data.pictures import look_at, read_picture
 from codegrid.errors import InputError
@@ -26,7 +26,7 @@ WHITE = 128  # from here on a pixel is white
 CLEAR = 16  # as near to black or white, a pixel is no grey
 
 
-def read_masks(given: Sequence[str], size: Sides, root: Path, paths: Sequence[Path]) -> torch.Tensor:
+def read_masks(given: Sequence[str], size: Size, root: Path, paths: Sequence[Path]) -> torch.Tensor:
     """Return the known pixels, (1, H, W) of all or (p, H, W) of each picture, bool.
 
     Args:
@@ -46,16 +46,30 @@ def read_masks(given: Sequence[str], size: Sides, root: Path, paths: Sequence[Pa
     if len(given) != 1 or not place.exists():
         raise InputError(f"`mask` {' '.join(given)}: there is no such file or folder: {FORMS}")
     files = _match(place, root, paths) if place.is_dir() else [place] * len(paths)
-    read = cache(_read)  # one mask may be that of many pictures
-    known = cache(lambda file, shape: _check(f"`mask` {file}", _known(file, read(file), size, shape)))
+    soft: list[str] = []
+
+    @lru_cache(1)
+    def read(file: Path) -> np.ndarray:
+        grey = np.asarray(read_picture(file, 1).image)
+        if ((grey >= CLEAR) & (grey <= 255 - CLEAR)).any():
+            soft.append(str(file))
+        return grey >= WHITE
+
+    @cache  # one mask may be that of many pictures
+    def known(file: Path, of_picture: Size | None) -> torch.Tensor:
+        return _check(f"`mask` {file}", _known(file, read(file), size, of_picture))
+
     found = [
         known(file, None if read(file).shape == size else _size_of(path))
         for file, path in zip(files, paths, strict=True)
     ]
+    if soft:
+        more = f" and {len(soft) - 1:,} more" if len(soft) > 1 else ""
+        print_once(f"{soft[0]}{more}: greys of {WHITE} and above count as white, which is drawn anew, others as black")
     return torch.stack(found[:1] if all(one is found[0] for one in found) else found)
 
 
-def _box(given: Sequence[str], size: Sides) -> torch.Tensor:
+def _box(given: Sequence[str], size: Size) -> torch.Tensor:
     """Return known pixels (H, W) bool: all outside of a box."""
     box = []
     for text, side in zip(given, (*size, *size), strict=True):
@@ -86,27 +100,19 @@ def _match(folder: Path, root: Path, paths: Sequence[Path]) -> list[Path]:
     return [mask for mask in found if mask]
 
 
-def _read(file: Path) -> np.ndarray:
-    """Return where a mask is white, (height, width) bool."""
-    grey = np.asarray(read_picture(file, 1).image)
-    if ((grey >= CLEAR) & (grey <= 255 - CLEAR)).any():
-        print_once(f"{file}: greys of {WHITE} and above count as white, which is drawn anew, others as black")
-    return grey >= WHITE
-
-
-def _size_of(path: Path) -> Sides:
+def _size_of(path: Path) -> Size:
     """Return the upright size of a picture; an unreadable one is reported when it is read."""
     look = look_at(path)
     return look[1] if look else (1, 1)
 
 
-def _known(file: Path, white: np.ndarray, size: Sides, of_picture: Sides | None) -> torch.Tensor:
+def _known(file: Path, white: np.ndarray, size: Size, of_picture: Size | None) -> torch.Tensor:
     """Return known pixels (H, W) bool: those in which nothing hidden has a part when the picture is resized."""
     if of_picture is None:
         return torch.from_numpy(~white)
     if _is_alike(white.shape, of_picture):
         # resized as its picture will be; with random numbers, as equal ones could cancel: the filter has negative parts
-        whole = _as_picture(white).resize(of_picture[::-1], Image.Resampling.BOX)
+        whole = _as_picture(white).resize((of_picture[1], of_picture[0]), Image.Resampling.BOX)
         noise = np.random.default_rng(0).random(of_picture, np.float32) + 1
         return torch.from_numpy(_fit(Image.fromarray((np.asarray(whole) > 0) * noise), size, Image.Resampling.BICUBIC))
     if _is_alike(white.shape, size):
@@ -122,12 +128,12 @@ def _as_picture(white: np.ndarray) -> Image.Image:
     return Image.fromarray(white.astype(np.float32))
 
 
-def _fit(hidden: Image.Image, size: Sides, by: Image.Resampling) -> np.ndarray:
+def _fit(hidden: Image.Image, size: Size, by: Image.Resampling) -> np.ndarray:
     """Return the pixels (H, W) bool that are 0 when a picture is resized to this size and cropped, as pictures are."""
-    return np.asarray(ImageOps.fit(hidden, size[::-1], by)) == 0
+    return np.asarray(ImageOps.fit(hidden, (size[1], size[0]), by)) == 0
 
 
-def _is_alike(one: Sides, other: Sides) -> bool:
+def _is_alike(one: Size, other: Size) -> bool:
     """Return whether two sizes have the same ratio of sides, up to a pixel."""
     return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other) * (one != other)
 

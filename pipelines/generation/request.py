@@ -46,7 +46,9 @@ class Request(NamedTuple):
     @property
     def num_known(self) -> int:
         """The number of codes that are kept in each sample, over all grids; the fewest, if samples differ in it."""
-        return 0 if self.known is None else int(sum(mask.flatten(1).sum(1) for mask in self.known.mask).min())
+        if self.known is None:
+            return 0
+        return int(torch.cat([mask.flatten(1) for mask in self.known.mask], dim=1).sum(1).min())
 
     @property
     def chosen(self) -> str:
