@@ -135,7 +135,10 @@ class Tokenizer(Model, Protocol):
         """Return a picture (b, c, *size) of an unfinished draw: 0 (grey) where nothing is drawn yet."""
 
     def kept_sites(self, mask: Tensor) -> tuple[Tensor, ...]:
-        """Return, for each grid, the sites (*shape) bool that known pixels (*size) bool determine."""
+        """Return, for each grid, the sites (*shape) bool whose own pixels are all known, by `mask` (*size) bool.
+
+        Completions keep their codes, and are not given what the unknown pixels showed.
+        """
 
     def after_step(self, step: int, seed: int) -> None:
         """Update codebooks, once per step."""

@@ -41,8 +41,8 @@ class Pass(NamedTuple):
 class ImageTokenizer(ModelFolder, nn.Module):
     """Base class of tokenizers of images. They have one or more levels: latents with a quantizer each, coarse to fine.
 
-    A subclass creates `quantizer` and its networks, calls `_settle`, and has `levels`, `run`, `encode_latents`,
-    `to_outputs` and `kept_sites`.
+    A subclass creates `quantizer` and its networks, calls `_settle`, and has `levels`, `run`, `encode_latents`
+    and `to_outputs`.
 
     Args:
         signal: channels, 1 or 3, and size (H, W) of the images that it is trained on, or a dict of these fields.
@@ -201,6 +201,22 @@ class ImageTokenizer(ModelFolder, nn.Module):
                 shown = torch.maximum(shown, crop(pixels, size))
         return torch.where(shown > 0, images, 0)
 
+    def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return, for each grid, the sites (*shape) bool whose own pixels are all in `mask` (H, W) bool.
+
+        The encoder sees further than that, so codes beside unknown pixels depend a little on what stands in for these.
+
+        Raises `InputError` if the mask does not have the size of the images.
+        """
+        if tuple(mask.shape) != self.signal.size:
+            raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
+        kept: list[torch.Tensor] = []
+        for grids, factor in zip(self.by_level(self.layout), self.factors, strict=True):
+            unknown = F.max_pool2d(pad((~mask.bool()).float()[None, None], factor), factor)
+            # a coarser grid's site covers whole sites of the latents: some lie under two of them
+            kept += [F.adaptive_max_pool2d(unknown, grid.shape)[0, 0] == 0 for grid in grids]
+        return tuple(kept)
+
     def after_step(self, step: int, seed: int) -> None:
         """Move the codebooks, once for all pieces of a step."""
         self.quantizer.after_step(step, seed)
@@ -232,10 +248,6 @@ class ImageTokenizer(ModelFolder, nn.Module):
     def _check_shape(self, x: torch.Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.signal.channels:
             raise InputError(f"`x` has the shape {tuple(x.shape)}: it must be (b, {self.signal.channels}, H, W)")
-
-    def _check_mask(self, mask: torch.Tensor) -> None:
-        if tuple(mask.shape) != self.signal.size:
-            raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
 
     def _check_memory(self, codes: Codes) -> None:
         """Refuse more images at once than this machine can decode."""

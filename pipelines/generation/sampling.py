@@ -36,7 +36,6 @@ from codegrid.tensors import digest_of
 
 from .completion import Pictures, read_pictures, save_completions
 from .encoding import make_header, tables_of
-from .kept_part import default_rows, top_rows
 from .pipeline import TwoStagePipeline
 from .rejection import REJECTION, Rejection, Source, find_source
 from .request import Request, complete_codes, make_request
@@ -110,7 +109,10 @@ def sample(settings: Sample) -> None:
     accelerator = start_accelerator(settings)
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
     backend = backend_of(pipeline.priors, settings.backend)  # now, before a folder is begun
-    pictures = None if settings.complete is None else read_pictures(settings.complete, pipeline.tokenizer)
+    pictures = None
+    if settings.complete is not None:
+        kept = settings.keep_rows, settings.mask, settings.paste
+        pictures = read_pictures(settings.complete, pipeline, *kept)
     request, source = _ask(settings, pipeline, pictures), None
     if settings.reject_with is not None:
         with accelerator.main_process_first():  # only one downloads
@@ -130,9 +132,10 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
         default = len(settings.labels) if len(settings.labels) > 1 else DEFAULT_SAMPLES
         num_samples = default if settings.num_samples is None else settings.num_samples
         return make_request(pipeline.priors, num_samples, labels, settings.seed, configs)
-    masks = top_rows(pipeline.layout, settings.keep_rows or default_rows(pipeline.layout), "keep_rows")
     of_each = DEFAULT_COMPLETIONS if settings.num_samples is None else settings.num_samples
-    return complete_codes(pipeline.priors, pictures.codes, masks, of_each, labels, settings.seed, configs)
+    given = pictures.codes, pictures.part.masks
+    asked = complete_codes(pipeline.priors, *given, of_each, labels, settings.seed, configs)
+    return asked._replace(paste=pictures.paste)
 
 
 def leave_images(job: Job) -> None:

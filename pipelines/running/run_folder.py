@@ -33,9 +33,9 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # Settings of where things are and how fast they are computed: these may differ when a command is run again. The data
 # behind the paths is compared by its own digest.
 NEUTRAL = {
-    "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "device",
-    "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin",
-    "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
+    "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
+    "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
+    "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
 }  # fmt: skip
 
 
