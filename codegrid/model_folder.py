@@ -271,7 +271,7 @@ def _abilities_of(model: Any) -> Abilities:
         return ALONE
     conditions = model.conditions
     return Abilities(
-        completes=model.keeps != "none" and model.layout[0].shape[0] > 1,
+        completes=model.keeps != "none" and model.layout[0 if model.keeps == "first" else -1].shape[0] > 1,
         is_guided=conditions.unlabelled and "guidance_scale" in model.controls,
         needs_label=bool(conditions.num_classes) and not conditions.unlabelled,
     )

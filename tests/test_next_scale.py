@@ -88,6 +88,22 @@ def test_cached_steps_compute_the_logits_of_the_parallel_pass_and_draw_the_same_
     assert same(*drawn)
 
 
+@torch.no_grad()
+def test_guidance_grows_from_none_at_the_coarsest_grid_to_its_scale_at_the_finest():
+    prior = build(SHAPES["five scales"])
+    plain, growing, constant = (
+        sample(prior, 50, labels=[1], **options)
+        for options in ({}, {"guidance_scale": 9.0}, {"guidance_scale": 9.0, "guidance_schedule": "constant"})
+    )
+    assert torch.equal(plain[0], growing[0]) and not torch.equal(plain[0], constant[0])
+    assert same(growing, sample(prior, 50, labels=[1], guidance_scale=9.0, guidance_schedule="growing"))
+    alone = build([(3, 4)])  # one scale: its only step is the last
+    by_schedule = [
+        sample(alone, 9, guidance_scale=9.0, guidance_schedule=schedule) for schedule in ("growing", "constant")
+    ]
+    assert same(*by_schedule) and not same(by_schedule[0], sample(alone, 9))
+
+
 def test_two_draws_on_one_model_do_not_mix():
     prior = build(SHAPES["five scales"])
     given = Condition(torch.tensor([0, 1]))

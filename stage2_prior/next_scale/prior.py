@@ -18,6 +18,7 @@ from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
 from codegrid.errors import InputError
 from codegrid.limits import MAX_WIDTH, check_whole
 from codegrid.protocols import NO_CONDITION, Keeps, Steps
+from codegrid.sampling_config import SamplingConfig
 from codegrid.scales import Phi, Scales
 from codegrid.stage2_prior.labelled import LabelledPrior
 from codegrid.stage2_prior.likelihood import mean_nats
@@ -56,6 +57,8 @@ class NextScalePrior(LabelledPrior):
     options: ClassVar[type] = NextScaleOptions
     called: ClassVar[str] = "the next-scale prior"
     keeps: ClassVar[Keeps] = "roughly"
+    controls: ClassVar[frozenset[str]] = LabelledPrior.controls | {"guidance_schedule"}
+    own_settings: ClassVar[SamplingConfig] = SamplingConfig(guidance_schedule="growing")
     network: NextScaleNetwork
 
     def __init__(

@@ -53,6 +53,7 @@ def sample_sequential(
     Raises `InputError` if the prior does not support what is given.
     """
     check_request(prior, given, config)
+    config = config.completed_by(prior)
     known = spread_known(known, prior.layout, noise.count, prior.device)
     codes, drawn = start_grids(prior.layout, noise.count, prior.device, known)
     if not all(bool(mark.all()) for mark in drawn):
@@ -122,7 +123,8 @@ def _draw_one_by_one(steps: Steps, drawing: Drawing, begin: int, end: int) -> No
     for number in range(begin, end):
         grid, here = steps.order[number]
         place = slice(here.start, here.stop)
-        new = sample_from_logits(steps.next_logits(), drawing.uniforms[grid][:, place], drawing.config)
+        uniforms, of_all = drawing.uniforms[grid][:, place], len(steps.order)
+        new = sample_from_logits(steps.next_logits(), uniforms, drawing.config, number, of_all)
         if drawing.kept is not None:
             old = drawing.codes[grid] if drawing.fit is None else drawing.fit(grid)
             new = torch.where(drawing.kept[grid][:, place], old[:, place], new)
