@@ -215,7 +215,10 @@ class Steps(Protocol):
 
 
 class Sequential(Prior, Protocol):
-    """A prior that draws step by step: site after site, or grid after grid."""
+    """A prior that draws step by step: site after site, or grid after grid.
+
+    One whose steps keep keys and values has a property `bytes_per_sample`: their memory for each sample.
+    """
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return the logits (b, K, *shape) of each grid; those of a step depend only on earlier steps."""

@@ -1,4 +1,4 @@
-"""Small priors of every name in the table, that draw code by code and see all codes before, in float64."""
+"""Small priors of every name in the table, in float64; those that draw code by code see all codes before."""
 
 import torch
 
@@ -15,7 +15,9 @@ SMALL = {
     },
     "transformer": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
 }  # fmt: skip
-NAMES = [name for name in BUILT_IN["prior"] if hasattr(TABLES["prior"][name], "logits")]
+EVERY = list(BUILT_IN["prior"])
+LAYOUTS = {}  # by name: grids that a prior can learn, if it cannot learn two codes a site
+NAMES = [name for name in EVERY if hasattr(TABLES["prior"][name], "logits")]
 CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]
 
 
