@@ -225,6 +225,7 @@ class Steps(Protocol):
 class Sequential(Prior, Protocol):
     """A prior that draws step by step: site after site, or grid after grid.
 
+    One whose steps keep keys and values has a property `bytes_per_sample`: their memory for each sample.
     One that keeps known sites roughly has a method `fit`, too: see `stage2_prior.next_scale.prior.NextScalePrior.fit`.
     """
 

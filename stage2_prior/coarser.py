@@ -60,10 +60,11 @@ class CoarserNetwork(nn.Module):
 
     def __init__(self, layout: Layout, shape: Sides, options: CoarserOptions) -> None:
         super().__init__()
-        for sides in (*(grid.shape for grid in layout), shape):
-            if len(sides) != 2:
-                words = "×".join(map(str, sides))
-                raise InputError(f"`given_layout` with {words} sites: only a grid (h, w) can be conditioned on others")
+        for grid in layout:
+            if len(grid.shape) != 2:
+                raise InputError(f"`given_layout` with {grid}: this prior can only be conditioned on grids (h, w)")
+        if len(shape) != 2:
+            raise InputError("`given_grids`: only a prior of grids (h, w) can be conditioned on coarser ones")
         channels = options.condition_channels
         # row 0 stands for a hidden code, row k + 1 for code k: so a larger codebook adds rows at the end
         self.tables = nn.ModuleList(nn.Embedding(grid.num_embeddings + 1, channels) for grid in layout)

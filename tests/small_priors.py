@@ -1,4 +1,4 @@
-"""Small priors of every name in the table that draws step by step, and sees all codes of earlier steps, in float64."""
+"""Small priors of every name in the table, in float64; those that draw step by step see all codes before."""
 
 import torch
 
@@ -18,6 +18,7 @@ SMALL = {
     "maskgit": {"width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0},
 }  # fmt: skip
 ALL = list(BUILT_IN["prior"])
+LAYOUTS = {}  # by name: grids that a prior can learn, if it cannot learn two codes a site
 NAMES = [name for name in ALL if hasattr(TABLES["prior"][name], "logits")]  # the others draw in any order
 MASKED = [name for name in ALL if hasattr(TABLES["prior"][name], "hidden_logits")]
 CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]

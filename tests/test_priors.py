@@ -78,6 +78,16 @@ def test_cached_sampling_draws_the_codes_of_plain_sampling(name, options):
     assert all(map(torch.equal, by_torch, plain))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(TABLES["prior"][name], "bytes_per_sample")])
+def test_keys_and_values_take_the_memory_that_the_prior_states_and_are_refused_if_it_does_not_fit(name, monkeypatch):
+    few, more, most = (build_prior(name, shape=(height, 3)).bytes_per_sample for height in (2, 4, 6))
+    assert most - more == more - few > 0
+    monkeypatch.setattr("codegrid.budget.machine_memory", lambda: 100_000)
+    needed = f"{200 * more:,}"
+    with pytest.raises(InputError, match=f"the keys and values of 200 samples would take {needed} bytes.*`batch_size`"):
+        build_prior(name, shape=(4, 3)).steps(Condition(), 200, "torch")
+
+
 @each
 @torch.no_grad()
 @pytest.mark.parametrize("appended", [[1], [3, 2], [5, 8], [9], [20, 3], [2, 17]])

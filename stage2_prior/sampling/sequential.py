@@ -187,20 +187,24 @@ def count_known(known: Known, order: Order, only_first: bool = True) -> tuple[in
     """Return how many first steps are known in all samples, and how many are known, perhaps partly, in any sample.
 
     Raises `InputError` if only the first codes can be kept, and a sample knows codes of a step, but not all codes of
-    the steps before it.
+    the steps before it in grids of the same shape. Those of another shape may be drawn around it: as a prior of its own
+    would, they do not see it.
     """
-    numbers = [torch.zeros(mask[0].numel(), dtype=torch.int64) for mask in known.mask]
+    numbers = [torch.zeros(mask[0].numel(), dtype=torch.int64) for mask in known.mask]  # the step of each code
     for number, (grid, here) in enumerate(order):
         numbers[grid][here.start : here.stop] = number
-    step = torch.cat(numbers)  # the step of each code, grid after grid
-    mask = torch.cat([kept.flatten(1) for kept in known.mask], dim=1).cpu()
-    furthest = torch.where(mask, step, -1).amax(1)  # (b,)
-    if only_first and (~mask & (step < furthest[:, None])).any():
-        wrong = (~mask & (step < furthest[:, None])).any(1).nonzero()[0]
-        grid, here = order[int(furthest[wrong])]
-        where = f"site {here.start}" + (f" of grid {grid}" if len(known.mask) > 1 else "")
-        raise InputError(
-            f"`known` keeps {where} in raster order, but not all before it: codes are drawn in that order, so only "
-            "the first ones can be kept"
-        )
-    return int(torch.where(mask, len(order), step).min()), int(furthest.max()) + 1
+    first, last = len(order), -1
+    for _, group in groupby(zip(numbers, known.mask, strict=True), key=lambda pair: pair[1].shape):
+        steps, masks = zip(*group, strict=True)
+        step, mask = torch.cat(steps), torch.cat([kept.flatten(1) for kept in masks], dim=1).cpu()
+        furthest = torch.where(mask, step, -1).amax(1)  # (b,)
+        wrong = (~mask & (step < furthest[:, None])).any(1)
+        if only_first and wrong.any():
+            grid, here = order[int(furthest[wrong][0])]
+            where = f"site {here.start}" + (f" of grid {grid}" if len(known.mask) > 1 else "")
+            raise InputError(
+                f"`known` keeps {where} in raster order, but not all before it: codes are drawn in that order, so only "
+                "the first ones can be kept"
+            )
+        first, last = min(first, int(torch.where(mask, len(order), step).min())), max(last, int(furthest.max()))
+    return first, last + 1

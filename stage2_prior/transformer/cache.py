@@ -12,6 +12,7 @@ from torch import Tensor
 
 from codegrid.stage2_prior.sampling.sequential import site_by_site
 
+from .compiled import compiled_position
 from .layers import KeyValueCache
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ class TransformerSteps:
     """
 
     @torch.no_grad()
-    def __init__(self, network: TransformerNetwork, batch_size: int, given: Conditioning) -> None:
-        self.network, self.order = network, site_by_site(network.layout)
+    def __init__(
+        self, network: TransformerNetwork, batch_size: int, given: Conditioning, compiled: bool = False
+    ) -> None:
+        self.network, self.order, self.compiled = network, site_by_site(network.layout), compiled
         waiting = network.first(given.rows, batch_size)
         self.at_sites, self.turned = network.at_sites(given), network.rotations(waiting)
         heads = waiting.shape[2] // network.head_width
@@ -63,7 +66,11 @@ class TransformerSteps:
         queries, keys = self.turned
         turned = queries[:, here], keys[:, here]
         x = x + self.at_sites[:, here]
-        for number, block in enumerate(self.network.blocks):
-            x = block(x, turned, causal=True, cache=self.cache, layer=number)
+        if self.compiled and x.shape[1] == 1:
+            place = torch.tensor([here.start], device=x.device)
+            x = compiled_position()(self.network.blocks, x, turned, self.cache.tensor, place)
+        else:
+            for number, block in enumerate(self.network.blocks):
+                x = block(x, turned, causal=True, cache=self.cache, layer=number)
         self.cache.length = here.stop
         return x

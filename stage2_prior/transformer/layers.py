@@ -77,7 +77,7 @@ class KeyValueCache:
         """Keep a layer's keys and values (b, heads, m, d_h) of new positions.
 
         Returns the keys and values of all positions so far, and if `causal`, which of them each new position sees:
-        (m, positions so far), or None for all, or if all are new.
+        (m, positions so far), or None for all.
         """
         new = key.shape[2]
         end = self.length + new
@@ -85,8 +85,7 @@ class KeyValueCache:
         keys[:, :, self.length :] = key
         values[:, :, self.length :] = value
         seen = None
-        # PyTorch's own causal mask would begin at the first key, not at the first new one
-        if causal and new > 1 and self.length:
+        if causal and new > 1:  # PyTorch's own causal mask would begin at the first key, not at the first new one
             seen = torch.ones(new, end, dtype=torch.bool, device=key.device).tril(self.length)
         return keys, values, seen
 
@@ -136,7 +135,7 @@ class Attention(nn.Module):
             query, key = (rotate(part, rotation) for part, rotation in zip((query, key), turned, strict=True))
         if cache is not None:
             key, value, mask = cache.put(layer, key, value, causal)
-            causal = causal and cache.length == 0
+            causal = False
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         return cast(Tensor, self.outward(attended.transpose(1, 2).flatten(2)))
 

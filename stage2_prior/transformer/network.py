@@ -171,6 +171,7 @@ class CausalTransformer(LabelledPrior):
 
     options: ClassVar[type] = TransformerOptions
     called: ClassVar[str] = "the transformer prior"
+    can_compile: ClassVar[bool] = True
     network: TransformerNetwork
 
     def __init__(
@@ -215,6 +216,7 @@ class CausalTransformer(LabelledPrior):
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""
-        if choose_backend(backend, self) == "plain":
+        backend = choose_backend(backend, self)
+        if backend == "plain":
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
-        return TransformerSteps(self.network, batch_size, self.conditioning(given, batch_size))
+        return TransformerSteps(self.network, batch_size, self.conditioning(given, batch_size), backend == "compiled")
