@@ -315,8 +315,8 @@ BAD = {
         ("--output {used}", "already holds other files"),
     ],
     "view": [
-        ("--run {new}", "no folder"),
-        ("--run {bars}", "no folder"),
+        ("--run {new}", "there is no such folder: give one with tokenizer/"),
+        ("--run {bars}", "there is no such folder: give one with tokenizer/"),
         ("--run {empty}", "is incomplete"),
         ("--run {stopped}", "has not validated yet"),
         ("{pyramid} {coarse}", "no prior draws grid 1 of the tokenizer"),

@@ -24,7 +24,8 @@ from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.plot import Plot
 from codegrid.pipelines.recipe import Recipe
-from codegrid.pipelines.running.cli import Stopped, name_of, parse, print_once, run_command
+from codegrid.pipelines.running.cli import Stopped, print_once, run_command
+from codegrid.pipelines.running.flags import name_of, parse
 from codegrid.pipelines.running.settings import GivesFigures
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
@@ -85,6 +86,15 @@ TOLD = [
 @pytest.mark.parametrize("settings_type,flags", TOLD)
 def test_every_flag_that_users_know_is_understood(settings_type, flags):
     assert isinstance(parse(settings_type, flags.split()), settings_type)
+
+
+@pytest.mark.parametrize("settings_type,flags", [TOLD[0], TOLD[11]])
+def test_flags_mean_the_same_whether_all_or_only_those_that_are_given_are_told_to_tyro(
+    settings_type, flags, monkeypatch
+):
+    few = parse(settings_type, flags.split())
+    monkeypatch.setattr("codegrid.pipelines.running.flags._parse_named", lambda groups, argv: None)
+    assert parse(settings_type, flags.split()) == few
 
 
 @pytest.mark.parametrize("settings_type", SETTINGS, ids=name_of)
