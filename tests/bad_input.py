@@ -186,6 +186,10 @@ BAD = {
         ("--codes {run}/codes --output {new} --model pixelsnail --num-heads 0", "--num-heads 0"),
         ("--codes {run}/codes --output {new} --model pixelsnail --head-channels 0", "--head-channels 0"),
         ("--codes {run}/codes --output {new} --model pixelsnail --feature-dropout 1", "--feature-dropout 1"),
+        (
+            "--codes {run}/codes --output {new} --model transformer --num-heads 3",
+            "--channels 128: it must be a multiple",
+        ),
         ("--codes {run}/codes --output {new} --label-dropout 1", "--label-dropout 1"),
         ("--codes {run}/codes --output {new} --ema-decay 1", "--ema-decay 1"),
         ("--codes {run}/codes --output {new} --max-norm 0", "--max-norm 0"),
@@ -311,8 +315,8 @@ BAD = {
         ("--output {used}", "already holds other files"),
     ],
     "view": [
-        ("--run {new}", "no folder"),
-        ("--run {bars}", "no folder"),
+        ("--run {new}", "there is no such folder: give one with tokenizer/"),
+        ("--run {bars}", "there is no such folder: give one with tokenizer/"),
         ("--run {empty}", "is incomplete"),
         ("--run {stopped}", "has not validated yet"),
         ("{pyramid} {coarse}", "no prior draws grid 1 of the tokenizer"),

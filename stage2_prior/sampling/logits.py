@@ -10,21 +10,29 @@ from codegrid.devices import widest
 from codegrid.sampling_config import SamplingConfig
 
 
-def sample_from_logits(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
+def sample_from_logits(
+    logits: Tensor, uniforms: Tensor, config: SamplingConfig, step: int = 0, steps: int = 1
+) -> Tensor:
     """Draw codes (b, n) int64 from logits (b, n, K) with uniforms (b, n) in [0, 1).
 
-    With guidance, logits are (2b, n, K): first those with the condition, then those without.
+    With guidance, logits are (2b, n, K): first those with the condition, then those without. Its scale may depend on
+    which of how many steps this is.
     """
     if config.guided:
-        logits = guide(logits, config.guidance_scale)
+        logits = guide(logits, config.guidance_at(step, steps))
     if config.temperature == 0:
         return logits.argmax(-1)
     return draw_codes(probabilities_of(logits, config), uniforms)
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Return logits_u + s·(logits_c − logits_u) (b, ...), given logits (2b, ...): those of c, then those of u."""
+    """Return logits_u + s·(logits_c − logits_u) (b, ...), given logits (2b, ...): those of c, then those of u.
+
+    A scale of 1 gives exactly those of c, and one of 0 exactly those of u.
+    """
     conditional, unconditional = logits.chunk(2)
+    if scale == 1:
+        return conditional
     return unconditional + scale * (conditional - unconditional)
 
 
