@@ -372,6 +372,13 @@ def test_what_it_cannot_do_is_refused(name, settings, reason):
         sample(build_prior(name, (8,), (3, 5)), 2, **settings)
 
 
+@each
+def test_a_grid_larger_than_the_learnt_one_is_refused(name):
+    prior = build_prior(name, (8,), (3, 5))
+    with pytest.raises(InputError, match="a grid of 3×6 sites, but this prior has learnt positions for 3×5 sites"):
+        prior.hidden_logits((torch.zeros(1, 3, 6, dtype=torch.int64),))
+
+
 @pytest.mark.slow
 @each
 def test_the_compiled_network_draws_the_same(name):

@@ -61,8 +61,10 @@ class MaskGITNetwork(nn.Module):
             coarser: codes (b, *shape) of the coarser grids.
             dropout: the share of the features to drop.
         """
-        parts = zip(self.tables, self.positions, (*coarser, *codes), strict=True)
-        x = torch.cat([table(grid.flatten(1) - HIDDEN) + position() for table, position, grid in parts], dim=1)
+        parts = []
+        for table, position, grid in zip(self.tables, self.positions, (*coarser, *codes), strict=True):
+            parts.append(table(grid.flatten(1) - HIDDEN) + position(tuple(grid.shape[1:])))
+        x = torch.cat(parts, dim=1)
         if self.condition is not None:
             x = x + self.condition(conditions)[:, None]
         if torch.is_autocast_enabled(x.device.type):  # embeddings are not in its type, and sums would stay in theirs
@@ -70,7 +72,7 @@ class MaskGITNetwork(nn.Module):
         x = F.dropout(x, dropout, training=dropout > 0)
         for block in self.blocks:
             x = block(x, dropout=dropout)
-        features = x[:, x.shape[1] - sum(self.sizes) :].split(self.sizes, dim=1)
+        features = x.split([part.shape[1] for part in parts], dim=1)[len(coarser) :]
         return tuple(head(of_grid) for head, of_grid in zip(self.heads, features, strict=True))
 
 
