@@ -44,6 +44,12 @@ class Sample(Rejecting, Leaves):
     """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""
     keep_rows: Annotated[int, Range(1, MAX_SIDE)] | None = None
     """Rows of codes that --complete keeps, counted in the finest grid. By default half of them."""
+    mask: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PICTURE|FOLDER|TOP LEFT HEIGHT WIDTH")] = ()
+    """Pixels that --complete hides and draws anew, in place of lower rows: the white ones of a black and white picture,
+    or of one for each picture, in a folder, called like it; or a box, in pixels of the tokenizer's images (8 8 16 16)
+    or in shares of them (0.25 0.25 0.5 0.5)."""
+    paste: Flag = False
+    """Put the pixels that --mask leaves into the completions, with a soft seam. By default these are all decoded."""
     seed: Seed = 0
     """Sample i depends only on the seed and on i, whatever the batch size and the number of processes."""
     batch_size: BatchSize = 128
@@ -57,10 +63,19 @@ class Sample(Rejecting, Leaves):
     """Short for --backend compiled: compile the prior first, on a GPU into CUDA graphs. It takes up to a minute, and
     on a CPU sampling gets no faster."""
 
+    dry_run: Flag = False
+    """Print what would be drawn, and the memory for it, and stop before anything is written."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep_rows is not None and self.complete is None:
-            raise InputError("`keep_rows` needs `complete`: give it a folder of pictures")
+        for name in ("keep_rows", "mask"):
+            if getattr(self, name) and self.complete is None:
+                raise InputError(f"`{name}` needs `complete`: give it a folder of pictures")
+        if self.keep_rows is not None and self.mask:
+            raise InputError("`keep_rows` and `mask` both say what is kept: give only one of them")
+        if self.paste and (not self.mask or self.format == "codegrid"):
+            needs = "a `mask`, which says what is known" if not self.mask else "images: choose another `format`"
+            raise InputError(f"`paste` needs {needs}")
         if self.compile:
             if self.backend not in ("auto", "compiled"):
                 raise InputError(f"`compile` means `backend` compiled, not {self.backend}: give only one of them")

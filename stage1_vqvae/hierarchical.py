@@ -4,7 +4,6 @@ Shapes: b batch, c channels, H W image, L levels, h w the latents of a level, D 
 num_embeddings.
 """
 
-import copy
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 from operator import mul
@@ -150,34 +149,6 @@ class HierarchicalVQVAE(ImageTokenizer):
     def layout_of(self, size: Sides) -> Layout:
         """Return the grids of images (H, W)."""
         return self.quantizer.layout(self.sites(size))
-
-    @torch.no_grad()
-    def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return, for each grid, the sites (*shape) bool whose codes depend on no pixel outside `mask` (H, W) bool.
-
-        The networks of coarse levels see far: only a large known region determines a coarse code, and the finer codes
-        below it. If none is kept, no picture keeps this region exactly.
-
-        Raises `InputError` if the mask does not have the size of the images.
-        """
-        self._check_mask(mask)
-        layouts, kept = self.by_level(self.layout), list[torch.Tensor]()
-
-        def quantize(number: int, latents: torch.Tensor) -> torch.Tensor:
-            known = ~latents.isnan().any(1)  # (1, h, w)
-            grids = layouts[number]
-            if any(grid.shape != known.shape[1:] for grid in grids):  # such a quantizer looks beyond a site
-                known = known.all().expand_as(known)
-            kept.extend(known.all().expand(grid.shape) if grid.shape != known.shape[1:] else known[0] for grid in grids)
-            dim = self.quantizer[number].embedding_dim
-            return torch.where(known[:, None], 0.0, torch.nan).expand(1, dim, -1, -1).to(latents.dtype)
-
-        # unknown pixels are NaN, and so becomes all that depends on them. In float64 on the CPU, because faster
-        # convolutions mix sites, if only by zeros
-        exact = copy.deepcopy(self).to("cpu", torch.float64)
-        x = torch.where(mask.cpu().bool(), 0.0, torch.nan).to(torch.float64).expand(1, self.signal.channels, -1, -1)
-        exact._walk(x, quantize)
-        return tuple(sites.to(mask.device) for sites in kept)
 
     def _walk(self, x: torch.Tensor, quantize: Quantize) -> torch.Tensor:
         """Encode x (b, c, H, W) and quantize it level by level. Return all vectors, enlarged and joined."""

@@ -21,7 +21,7 @@ from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
-from codegrid.tensors import check_images
+from codegrid.tensors import check_codes, check_images
 
 from .reconstruction import RECONSTRUCTIONS, PixelLikelihood
 
@@ -41,8 +41,8 @@ class Pass(NamedTuple):
 class ImageTokenizer(ModelFolder, nn.Module):
     """Base class of tokenizers of images. They have one or more levels: latents with a quantizer each, coarse to fine.
 
-    A subclass creates `quantizer` and its networks, calls `_settle`, and has `levels`, `run`, `encode_latents`,
-    `to_outputs` and `kept_sites`.
+    A subclass creates `quantizer` and its networks, calls `_settle`, and has `levels`, `run`, `encode_latents`
+    and `to_outputs`.
 
     Args:
         signal: channels, 1 or 3, and size (H, W) of the images that it is trained on, or a dict of these fields.
@@ -201,6 +201,22 @@ class ImageTokenizer(ModelFolder, nn.Module):
                 shown = torch.maximum(shown, crop(pixels, size))
         return torch.where(shown > 0, images, 0)
 
+    def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return, for each grid, the sites (*shape) bool whose own pixels are all in `mask` (H, W) bool.
+
+        The encoder sees further than that, so codes beside unknown pixels depend a little on what stands in for these.
+
+        Raises `InputError` if the mask does not have the size of the images.
+        """
+        if tuple(mask.shape) != self.signal.size:
+            raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
+        kept: list[torch.Tensor] = []
+        for grids, factor in zip(self.by_level(self.layout), self.factors, strict=True):
+            unknown = F.max_pool2d(pad((~mask.bool()).float()[None, None], factor), factor)
+            # a coarser grid's site covers whole sites of the latents: some lie under two of them
+            kept += [F.adaptive_max_pool2d(unknown, grid.shape)[0, 0] == 0 for grid in grids]
+        return tuple(kept)
+
     def after_step(self, step: int, seed: int) -> None:
         """Move the codebooks, once for all pieces of a step."""
         self.quantizer.after_step(step, seed)
@@ -224,7 +240,7 @@ class ImageTokenizer(ModelFolder, nn.Module):
 
     def _decode(self, codes: Codes) -> torch.Tensor:
         """Return what the decoder makes of codes, not cropped yet."""
-        self._check_codes(codes)
+        check_codes("codes", codes, self.layout, any_size=True)
         self._check_memory(codes)
         parts = zip(self.levels, self.by_level(tuple(of_grid.long() for of_grid in codes)), strict=True)
         return self.to_outputs(tuple(level.look_up(of_level) for level, of_level in parts))
@@ -232,27 +248,6 @@ class ImageTokenizer(ModelFolder, nn.Module):
     def _check_shape(self, x: torch.Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.signal.channels:
             raise InputError(f"`x` has the shape {tuple(x.shape)}: it must be (b, {self.signal.channels}, H, W)")
-
-    def _check_mask(self, mask: torch.Tensor) -> None:
-        if tuple(mask.shape) != self.signal.size:
-            raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but images are {self.signal.size}")
-
-    def _check_codes(self, codes: Codes) -> None:
-        if isinstance(codes, torch.Tensor) or len(codes) != len(self.layout):
-            found = "one tensor" if isinstance(codes, torch.Tensor) else f"a tuple of {len(codes)}"
-            raise InputError(f"`codes` is {found}: it must be a tuple of {len(self.layout)}, a tensor for each grid")
-        for number, (of_grid, grid) in enumerate(zip(codes, self.layout, strict=True)):
-            if of_grid.dtype == torch.bool or of_grid.is_floating_point():
-                kind = str(of_grid.dtype).removeprefix("torch.")
-                raise InputError(f"`codes` of grid {number} are {kind}: they must be whole numbers")
-            if of_grid.ndim != 1 + len(grid.shape):
-                raise InputError(f"`codes` of grid {number} have the shape {tuple(of_grid.shape)}, not (b, h, w)")
-            if not of_grid.numel():
-                continue
-            least, largest = int(of_grid.min()), int(of_grid.max())
-            if not 0 <= least <= largest < grid.num_embeddings:
-                code = largest if largest >= grid.num_embeddings else least
-                raise InputError(f"code {code} in grid {number}: its codes are 0 to {grid.num_embeddings - 1}")
 
     def _check_memory(self, codes: Codes) -> None:
         """Refuse more images at once than this machine can decode."""

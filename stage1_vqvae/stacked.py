@@ -45,7 +45,7 @@ class StackedTokenizer(nn.Module):
     @property
     def stack(self) -> tuple[Any, ...]:
         """The tokenizers, that of images first."""
-        return (*getattr(self.lower, "stack", (self.lower,)), self.upper)
+        return (*self.lower.stack, self.upper)
 
     @property
     def layout(self) -> Layout:
@@ -136,7 +136,7 @@ class StackedTokenizer(nn.Module):
         return self.lower.preview(tuple(grid.clamp_min(0) for grid in below), tuple(grid != HIDDEN for grid in below))
 
     def kept_sites(self, mask: Tensor) -> tuple[Tensor, ...]:
-        """Return, for each grid, the sites (*shape) bool that known pixels (*size) bool determine."""
+        """Return, for each grid, the sites (*shape) bool whose own pixels are all in `mask` (*size) bool."""
         below = [sites.all().view(1, 1) for sites in self.lower.kept_sites(mask)]
         return self.upper.kept_sites(torch.stack(below).all(0))
 

@@ -7,7 +7,6 @@ Shapes: b batch, c channels, H W image, h w code grid (h = âŒˆH / downsamplingâŒ
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from codegrid.codes import Latents, Moment, Signal
 from codegrid.registry import TABLES
@@ -73,16 +72,3 @@ class VQVAE(ImageTokenizer):
     def to_outputs(self, vectors: Latents) -> torch.Tensor:
         """Return the decoder's outputs (b, n, H, W), of whole sites, for vectors (b, D, h, w)."""
         return self.decoder(*vectors)
-
-    def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return, for each grid, the sites (h, w) bool whose own square of pixels is entirely in `mask` (H, W) bool.
-
-        The encoder sees further than that: codes beside unknown pixels depend on these a little.
-
-        Raises `InputError` if the mask does not have the size of the images.
-        """
-        self._check_mask(mask)
-        unknown = pad((~mask.bool()).float()[None, None], self.downsampling)
-        sites = F.max_pool2d(unknown, self.downsampling)
-        # a coarser grid's site covers whole sites of the latents: some lie under two of them
-        return tuple(F.adaptive_max_pool2d(sites, grid.shape)[0, 0] == 0 for grid in self.layout)

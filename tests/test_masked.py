@@ -321,7 +321,7 @@ def test_only_hidden_codes_are_learnt_and_each_sample_counts_alike(name):
 
 @each
 def test_as_many_samples_are_hidden_as_a_whole_as_the_schedule_says(name):
-    prior = build_prior(name, (4,), (8, 8), width=4, num_layers=1)
+    prior = build_prior(name, (4,), (8, 8), channels=4, num_layers=1)
     hidden = prior.training_masks(Noise(0, count=5000), 5000)
     assert hidden.all(1).double().mean() == pytest.approx(0.113, abs=0.02) and hidden.any(1).all()
     assert hidden.double().mean() == pytest.approx(2 / math.pi, abs=0.02)

@@ -29,7 +29,7 @@ def run(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("masked")
     for name in ("tokenizer", "codes", "codes_test"):
         (folder / name).symlink_to(small_run / name)
-    options = {"width": 16, "num_layers": 1, "num_heads": 2}
+    options = {"channels": 16, "num_layers": 1, "num_heads": 2}
     settings = {"steps": 30, "batch_size": 16, "lr": 0.01, "precision": "fp32", "validate_every": 10}
     train_prior(TrainPrior(run=str(folder), model="maskgit", options=options, **settings))
     return folder

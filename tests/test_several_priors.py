@@ -32,7 +32,7 @@ from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.artifacts import find_artifacts
 from codegrid.pipelines.generation.decoding import decode_codes
 from codegrid.pipelines.generation.encoding import export_codes
-from codegrid.pipelines.generation.kept_part import default_rows, keepable_rows, kept_masks, top_rows
+from codegrid.pipelines.generation.kept_part import choose_part, default_rows, keepable_rows, top_rows
 from codegrid.pipelines.generation.request import make_request
 from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.running.places import find_priors
@@ -200,8 +200,8 @@ def test_known_pixels_keep_only_the_coarse_codes_that_see_nothing_else(rows, coa
     assert coarse == (2 * rows - MARGIN) // 4
     hidden = torch.where(pixels, images, -images)  # what is not known must not matter
     drawn, again = (pipeline.complete(each, pixels, 3, labels=[0], seed=1).codes for each in (images, hidden))
-    assert torch.equal(drawn[0], again[0])
-    assert [int(mask[:, 0].sum()) for mask in kept_masks(pipeline.tokenizer, pixels)] == [coarse, rows]
+    assert equal(drawn, again)
+    assert [int(mask[0, :, 0].sum()) for mask in choose_part(pipeline.tokenizer, pixels, 2).masks] == [coarse, rows]
 
 
 def test_the_sample_of_a_picture_does_not_depend_on_the_batch_size(pipeline):
@@ -210,13 +210,10 @@ def test_the_sample_of_a_picture_does_not_depend_on_the_batch_size(pipeline):
     assert equal(one.codes, other.codes)
 
 
-def test_a_part_that_holds_no_coarse_code_is_refused(pipeline):
-    pixels = torch.zeros(12, 20, dtype=torch.bool)
-    pixels[:4] = True
+def test_rows_that_hold_no_coarse_code_are_refused(pipeline):
     for keep, reason in (
         (1, "`keep` 1: no code of the coarsest grid covers so few of the finest one's 6 rows: keep at least 2"),
         (6, "`keep` 6: it must be a whole number from 2 to 5"),
-        (pixels, r"`keep`: this part determines no code of grid 0 \(3×5 codes out of 4\): give a larger one"),
         (torch.ones(3, 5, dtype=torch.bool), "the mask has the shape"),
     ):
         with pytest.raises(InputError, match=reason):
@@ -226,13 +223,14 @@ def test_a_part_that_holds_no_coarse_code_is_refused(pipeline):
 @pytest.mark.parametrize(
     "heights,possible,half", [((7,), range(1, 7), 3), ((4, 7), range(2, 7), 3), ((2, 4, 7), range(4, 7), 4)]
 )
-def test_of_grids_of_any_heights_each_keeps_a_row(heights, possible, half):
+def test_of_grids_of_any_heights_each_keeps_a_row_but_coarse_ones_of_a_single_row(heights, possible, half):
     layout = tuple(Grid((height, 5), 4) for height in heights)
     assert keepable_rows(layout) == possible and default_rows(layout) == half
     assert all(0 < int(mask[:, 0].sum()) < len(mask) for rows in possible for mask in top_rows(layout, rows))
-    for empty in ((1, *heights), (1,)):
-        with pytest.raises(InputError, match="`keep`: a row of the 1×5 codes out of 4 is as high as the picture"):
-            top_rows(tuple(Grid((height, 5), 4) for height in empty), half)
+    above = (Grid((1, 3), 4), *layout)
+    assert keepable_rows(above) == possible and not top_rows(above, half)[0].any()
+    with pytest.raises(InputError, match="`keep`: a row of the 1×5 codes out of 4 is as high as the picture"):
+        top_rows((Grid((1, 5), 4),) * 2, 1)
 
 
 # Which priors belong together.

@@ -10,7 +10,7 @@ from codegrid.codes import NO_LABEL
 from codegrid.pipelines.drawing.blocks import Block, arrange_by_class, draw_blocks, heading_of, save_by_class
 from codegrid.pipelines.drawing.letters import drawable, fit, load_font
 from codegrid.pipelines.generation.completion import Pictures, save_completions
-from codegrid.pipelines.generation.kept_part import top_rows
+from codegrid.pipelines.generation.kept_part import Part, top_rows
 from codegrid.pipelines.generation.request import complete_codes
 
 ODD = [
@@ -136,9 +136,8 @@ def test_classes_without_names_are_called_by_number():
 def test_completions_stand_under_headings_with_the_class_where_one_was_asked_for(labels, sides, tmp_path):
     pipeline = make_pipeline()
     images = torch.zeros(2, 1, 12, 20)
-    pictures = Pictures(pipeline.encode(images), images, ["a.png", "a.png"], "")
-    masks = top_rows(pipeline.layout, 1)
-    request = complete_codes(pipeline.priors, pictures.codes, masks, 2, labels, seed=0)
+    pictures = Pictures(pipeline.encode(images), images, ["a.png", "a.png"], "", Part(top_rows(pipeline.layout, 1)))
+    request = complete_codes(pipeline.priors, pictures.codes, pictures.part.masks, 2, labels, seed=0)
     drawn = []
     for classes in (["cat", "dog"], ["dog", "cat"]):
         save_completions(tmp_path / "c.png", pipeline.tokenizer, request, pictures, images.repeat(2, 1, 1, 1), classes)

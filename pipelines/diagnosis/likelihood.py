@@ -210,7 +210,7 @@ def find_faults_of_learning(metrics: Metrics, prior: Subject = PRIOR) -> list[Fi
             f"{metrics['held_out_bits']:.2f} on held-out ones, where frequencies alone need "
             f"{_without_context(metrics):.2f}."
         )
-        fewer = ["--steps", *name_flags(prior.config, "num_layers", "channels", "width")]
+        fewer = ["--steps", *name_flags(prior.config, "num_layers", "channels")]
         remedy = (
             f"Train the prior on more grids (codegrid train-prior), {higher_dropout(prior)}with fewer "
             f"{join_words(fewer)}; --keep best keeps the weights from before it overfitted."
@@ -239,7 +239,7 @@ def find_nothing_to_learn(metrics: Metrics, grid: Subject) -> list[Finding]:
 
 def learn_longer(prior: Subject) -> str:
     """Return the remedy for a prior that has learnt too little."""
-    more = name_flags(prior.config, "num_layers", "channels", "width")
+    more = name_flags(prior.config, "num_layers", "channels")
     wider = f" or more {join_words(more, 'and')}" if more else ""
     return f"Train the prior longer (codegrid train-prior --steps), with a higher --lr{wider}."
 

@@ -33,7 +33,7 @@ from .carried import measure_carried
 from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
-from .likelihood_bound import DecoderLikelihood, fit_scales, stack_of
+from .likelihood_bound import DecoderLikelihood, fit_scales
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 from .two_sets import compare_pictures
@@ -141,12 +141,12 @@ def _add_carried(inputs: Inputs, metrics: Metrics) -> None:
 
 
 def _add_lower_codes(inputs: Inputs, metrics: Metrics) -> None:
-    """Add what the codes of a tokenizer over codes tell of those below, if there is one."""
-    if not hasattr(inputs.tokenizer, "lower"):
+    """Add what the codes of the uppermost of several tokenizers tell of those below."""
+    if len(inputs.tokenizer.stack) == 1:
         return
     batches = inputs.batches(inputs.images, range(len(inputs.images)), "lower codes")
     images = (to_float(batch.images.to(inputs.tokenizer.device)) for batch in batches)
-    metrics.add(measure_lower_codes(inputs.tokenizer, images), reference=inputs.reference)
+    metrics.add(measure_lower_codes(inputs.tokenizer.stack, images), reference=inputs.reference)
 
 
 @torch.no_grad()
@@ -155,7 +155,7 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
 
     Returns None if neither is possible.
     """
-    tokenizer, train = stack_of(inputs.tokenizer)[0], inputs.train
+    tokenizer, train = inputs.tokenizer.stack[0], inputs.train
     image = to_float(inputs.images.batch([0]).images.to(tokenizer.device))
     if tokenizer.nll(image, tokenizer.encode(image)) is not None:
         term = tokenizer.config.get("reconstruction")

@@ -24,6 +24,10 @@ from codegrid.pipelines.running.cli import print_once
 from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
 
+from .drawer import Drawer
+from .kept_part import Part, check_keeps, default_rows, describe_kept, keep_pixels, top_rows
+from .masks import read_masks
+from .paste import Paste, make_paste
 from .request import Request
 
 SHOWN = 12  # pictures, and completions of each
@@ -31,34 +35,62 @@ BATCH_SIZE = 64  # pictures that are encoded at once
 
 
 class Pictures(NamedTuple):
-    """The pictures of a folder: the codes of all, the images of the first ones."""
+    """The pictures of a folder: the codes of all, the images of the first ones. Hidden pixels are grey in them."""
 
     codes: Codes  # (p, *shape) int64, one for each grid, on the CPU
     shown: torch.Tensor  # (at most SHOWN, c, H, W) in [-1, 1]
     files: list[str]  # (p) paths below the folder
     fingerprint: str
+    part: Part  # that is kept
+    paste: Paste | None = None
 
 
-def read_pictures(folder: str, tokenizer: Tokenizer) -> Pictures:
-    """Read all pictures below a folder, converted to the tokenizer's size and channels."""
+def read_pictures(
+    folder: str, drawer: Drawer, keep_rows: int | None = None, mask: Sequence[str] = (), paste: bool = False
+) -> Pictures:
+    """Read all pictures below a folder, converted to the tokenizer's size and channels.
+
+    Args:
+        folder: holds them.
+        drawer: its tokenizer encodes them, and its priors must be able to keep the part.
+        keep_rows: rows of codes to keep. None: as many as by default.
+        mask: what is hidden, in place of rows to keep, as for `read_masks`; empty for nothing.
+        paste: put the known pixels into the completions.
+
+    Raises `InputError` if something cannot be read, or nothing would be kept.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"no folder {root}: give `complete` a folder of pictures")
-    height, width = tokenizer.signal.size
+    tokenizer, (height, width) = drawer.tokenizer, drawer.tokenizer.signal.size
     contents = list_pictures(root)
     paths = contents.listing.paths
     found = Found(len(paths), name=str(root), left_out=contents.left_out)
     images = FolderImages(root, paths, None, [], (height, width), tokenizer.signal.channels, found)
     print_once(str(found))
+    if mask:
+        known = read_masks(mask, (height, width), root, paths)
+        part = keep_pixels(tokenizer, known, "mask")
+        print_once(f"kept: {describe_kept(tokenizer.layout, part.masks)}")
+    else:
+        part = Part(top_rows(tokenizer.layout, keep_rows or default_rows(tokenizer.layout), "keep_rows"))
+    for prior in drawer.priors:
+        check_keeps(prior, part.masks)  # now, before all pictures are read
+    numbers = in_order(len(images), BATCH_SIZE)
     batches = [
-        tokenizer.encode(to_float(batch.images).to(tokenizer.device))
-        for batch in load_batches(images, in_order(len(images), BATCH_SIZE))
+        tokenizer.encode(part.rows(rows).of_known(to_float(batch.images)).to(tokenizer.device))
+        for rows, batch in zip(numbers, load_batches(images, numbers), strict=True)
     ]
     codes = tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
-    shown = images.batch(range(min(len(images), SHOWN))).images
-    parts = [[list(part.shape), sha256(part.contiguous().numpy())] for part in (*codes, shown)]
+    some = range(min(len(images), SHOWN))
+    shown = part.rows(some).hide(to_float(images.batch(some).images))
+    given = (*codes, shown, *part.masks, *(() if part.known is None else (part.known,)))
+    parts = [[list(each.shape), sha256(each.contiguous().numpy())] for each in given]
     files = images.files or []
-    return Pictures(codes, to_float(shown), files, digest_of([parts, files]))
+    pasted = None
+    if paste and part.known is not None:
+        pasted = make_paste(lambda numbers: to_float(images.batch(numbers).images), part.known, tokenizer.layout)
+    return Pictures(codes, shown, files, digest_of([parts, files]), part, pasted)
 
 
 def save_completions(
@@ -77,7 +109,10 @@ def save_completions(
     assert request.known is not None
     count = max(1, len(images) // request.of_each)
     known = request.known.rows(slice(count))
-    kept = tokenizer.preview(*(tuple(part.to(tokenizer.device) for part in parts) for parts in known))
+    codes, masks = (tuple(part.to(tokenizer.device) for part in parts) for parts in known)
+    kept = tokenizer.preview(codes, masks)
+    if request.roughly:  # coarser codes that are drawn anew belong to what the kept ones show
+        kept = torch.where(kept == 0, 0, tokenizer.decode(codes))
     completions = images.unflatten(0, (count, -1))[:, :SHOWN]
     columns = completions.shape[1]
     names, heading = [drawable(file) for file in pictures.files[:count]], "completions"
@@ -90,7 +125,7 @@ def save_completions(
             names = [name + its for name, its in zip(names, of, strict=True)]
     blocks = [
         Block("given", pictures.shown[:count], 1),
-        Block("kept", kept.cpu(), 1),
+        Block("kept, roughly" if request.roughly else "kept", kept.cpu(), 1),
         Block(heading, completions.flatten(0, 1), columns),
     ]
     left_out = [f"{columns} of {request.of_each:,} completions"] * (columns < request.of_each)

@@ -58,6 +58,8 @@ class Drawer:
             return request.rejection.best(request, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell)
         codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
         images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
+        if request.paste:
+            images = request.paste.onto(images, request.pictures_of(rows))
         return Samples(images, codes, given.labels, request.seed, tuple(self.classes))
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:

@@ -1,60 +1,136 @@
-"""The part of a picture that a completion keeps: which sites of each grid belong to it.
+"""The part of a picture that a completion keeps: which sites of each grid belong to it, and which pixels are known.
 
-Shapes: *size the pixels of a picture, *shape the sites of each grid.
+No code that is kept knows what unknown pixels showed: before a picture is encoded, they become copies of known ones.
+
+Shapes: p pictures, c channels, *size the pixels of a picture, *shape the sites of each grid.
 """
 
 from __future__ import annotations
 
-import torch
+from itertools import pairwise
+from typing import NamedTuple
 
-from codegrid.codes import Layout, describe_layout
+import torch
+import torch.nn.functional as F
+
+from codegrid.codes import Layout, Sides, describe_layout
 from codegrid.errors import InputError
 from codegrid.limits import check_whole
 from codegrid.protocols import Prior, Tokenizer
+from codegrid.registry import TABLES
 
 Keep = int | torch.Tensor
 Masks = tuple[torch.Tensor, ...]
 
 
-def kept_masks(tokenizer: Tokenizer, keep: Keep) -> Masks:
-    """Return masks (*shape) bool of the sites to keep, one for each grid, on the CPU.
+class Part(NamedTuple):
+    """A part of pictures: the same of all, or of each its own."""
+
+    masks: Masks  # (*shape) or (p, *shape) bool, one for each grid: the sites whose codes are kept, on the CPU
+    known: torch.Tensor | None = None  # (1, *size) or (p, *size) bool, on the CPU; None: nothing is hidden
+
+    def rows(self, numbers: range) -> Part:
+        """Return the part of some of the pictures."""
+        if self.known is None or len(self.known) == 1:
+            return self
+        some = slice(numbers.start, numbers.stop)
+        return Part(tuple(mask[some] for mask in self.masks), self.known[some])
+
+    def of_known(self, images: torch.Tensor) -> torch.Tensor:
+        """Return pictures (p, c, H, W) made of their known pixels: each unknown one is a copy of one that is near it.
+
+        So the known part seems to go on. Beside grey pixels, codes would tell of an edge that is not there.
+        """
+        if self.known is None:
+            return images
+        near = _near_known(self.known).flatten(1)[:, None].expand(*images.shape[:2], -1)
+        return images.flatten(2).gather(2, near.to(images.device)).view_as(images)
+
+    def hide(self, images: torch.Tensor) -> torch.Tensor:
+        """Return pictures (p, c, H, W) in [-1, 1] with all unknown pixels grey, to be shown."""
+        return images if self.known is None else torch.where(self.known[:, None].to(images.device), images, 0)
+
+
+def _near_known(known: torch.Tensor) -> torch.Tensor:
+    """Return the number, in raster order, of a known pixel near each pixel: (p, H, W) int64 for (p, H, W) bool."""
+    numbers = torch.arange(1.0, known[0].numel() + 1, dtype=torch.float64).view(known.shape[1:])
+    near = torch.where(known, numbers, 0)
+    while not near.all():  # known parts grow by a pixel upwards, downwards and sideways
+        grown = torch.maximum(F.max_pool2d(near, (3, 1), 1, (1, 0)), F.max_pool2d(near, (1, 3), 1, (0, 1)))
+        near = torch.where(near > 0, near, grown)
+    return near.long() - 1
+
+
+def choose_part(tokenizer: Tokenizer, keep: Keep, num_pictures: int) -> Part:
+    """Return the part of pictures that is kept.
 
     Args:
         tokenizer: the tokenizer whose codes are kept.
-        keep: how many rows of codes, as for `top_rows`; or a mask over the sites, if all grids have one shape; or a
-            mask (*size) over the known pixels, which keeps the codes that the tokenizer says they determine.
+        keep: how many rows of codes, as for `top_rows`; or a mask (*size) over the known pixels, as for `keep_pixels`;
+            or a mask over the sites to keep, if all grids have one shape. Masks may be (p, *size) or (p, *shape), too:
+            one for each picture.
+        num_pictures: p.
 
-    Raises `InputError` if a mask fits neither the grids nor the pictures, or keeps no code of some grid.
+    Raises `InputError` if a mask fits neither the grids nor the pictures, or keeps no code.
     """
-    layout, shape = tokenizer.layout, tuple(keep.shape) if isinstance(keep, torch.Tensor) else None
+    layout, size = tokenizer.layout, tokenizer.signal.size
     if not isinstance(keep, torch.Tensor):
-        return top_rows(layout, keep)
-    if all(shape == grid.shape for grid in layout):
-        masks: Masks = (keep.bool().cpu(),) * len(layout)
-    elif shape == tokenizer.signal.size:
-        masks = tuple(sites.cpu() for sites in tokenizer.kept_sites(keep.bool().to(tokenizer.device)))
-    else:
+        return Part(top_rows(layout, keep))
+    of_sites = all(_fits(keep, grid.shape) for grid in layout)
+    if not of_sites and not _fits(keep, size):
         raise InputError(
-            f"`keep`: the mask has the shape {shape}: give one of the grids ({describe_layout(layout)}) or of the "
-            f"pictures ({'×'.join(map(str, tokenizer.signal.size))} pixels)"
+            f"`keep`: the mask has the shape {tuple(keep.shape)}: give one of the grids ({describe_layout(layout)}) or "
+            f"of the pictures ({'×'.join(map(str, size))} pixels)"
         )
-    for number, (grid, mask) in enumerate(zip(layout, masks, strict=True)):
-        if not mask.any():
-            of = f"grid {number} ({grid})" if len(layout) > 1 else f"the grid ({grid})"
-            raise InputError(f"`keep`: this part determines no code of {of}: give a larger one, or a number of rows")
-    return masks
+    masks = keep.bool().cpu().reshape(-1, *(layout[0].shape if of_sites else size))
+    if len(masks) not in (1, num_pictures):
+        raise InputError(f"`keep`: {len(masks)} masks for {num_pictures} pictures: give one for each, or one for all")
+    if not of_sites:
+        return keep_pixels(tokenizer, masks)
+    return Part((masks,) * len(layout))
+
+
+def _fits(mask: torch.Tensor, shape: Sides) -> bool:
+    """Return whether a mask is of this shape, or has several of it."""
+    return tuple(mask.shape[-len(shape) :]) == shape and mask.ndim - len(shape) in (0, 1)
+
+
+def keep_pixels(tokenizer: Tokenizer, known: torch.Tensor, name: str = "keep") -> Part:
+    """Return the part of pictures whose pixels are known, (1, *size) for all or (p, *size) bool.
+
+    Kept are the codes whose own pixels are all known. A coarse grid may keep none: it is drawn anew.
+
+    `name` is the caller's parameter, for messages. Raises `InputError` if no code of a picture is kept.
+    """
+    of_each = [tokenizer.kept_sites(pixels) for pixels in known.to(tokenizer.device)]
+    masks = tuple(torch.stack(sites).cpu() for sites in zip(*of_each, strict=True))
+    empty = ~torch.stack([mask.flatten(1).any(1) for mask in masks]).any(0)
+    if empty.any():
+        of = f" of picture {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
+        raise InputError(f"`{name}`: no code{of} is kept, as each has unknown pixels of its own: hide less")
+    return Part(masks, known.cpu())
+
+
+def describe_kept(layout: Layout, masks: Masks) -> str:
+    """Describe in words how many codes of each grid are kept: `12 of 16 and 48 of 64 codes`."""
+    counts = [mask.reshape(-1, grid.num_sites).sum(1) for grid, mask in zip(layout, masks, strict=True)]
+    ends = [dict.fromkeys((int(count.min()), int(count.max()))) for count in counts]
+    words = [f"{' to '.join(map(str, each))} of {grid.num_sites}" for each, grid in zip(ends, layout, strict=True)]
+    return " and ".join(dict.fromkeys(words)) + " codes" + " of each grid" * (len(words) > len(set(words)))
 
 
 def top_rows(layout: Layout, rows: int, name: str = "keep") -> Masks:
     """Return masks (*shape) bool that keep the first rows of the finest grid, and rows of coarser grids above its last.
 
+    A coarser grid of a single row keeps none: it is drawn anew.
+
     `name` is the caller's parameter, for messages. Raises `InputError` if no row of some grid, or all, would be kept.
     """
     height, possible = layout[-1].shape[0], keepable_rows(layout)
     if not possible:
-        coarse = min(layout, key=lambda grid: grid.shape[0])
         raise InputError(
-            f"`{name}`: a row of the {coarse} is as high as the picture: keeping it would leave nothing to draw"
+            f"`{name}`: a row of the {layout[-1]} is as high as the picture: keeping it would leave nothing to draw"
+            "; give a mask of pixels"
         )
     if rows in range(1, possible.start):
         raise InputError(
@@ -71,10 +147,10 @@ def top_rows(layout: Layout, rows: int, name: str = "keep") -> Masks:
 def keepable_rows(layout: Layout) -> range:
     """Return how many rows of the finest grid can be kept: from those that a row of the coarsest covers to all but one.
 
-    The range is empty if that leaves nothing to draw.
+    Coarser grids of a single row do not count. The range is empty if that leaves nothing to draw.
     """
     height = layout[-1].shape[0]
-    return range(max(-(-height // grid.shape[0]) for grid in layout), height)
+    return range(max([-(-height // grid.shape[0]) for grid in layout if grid.shape[0] > 1], default=1), height)
 
 
 def default_rows(layout: Layout) -> int:
@@ -83,13 +159,36 @@ def default_rows(layout: Layout) -> int:
 
 
 def check_keeps(prior: Prior, masks: Masks) -> None:
-    """Raise `InputError` if a prior's sampler cannot keep the sites that masks (*shape) of its grids select."""
-    for mask in [masks[grid] for grid in prior.grids]:
-        in_order, count = mask.flatten(), int(mask.sum())
-        if count and prior.keeps == "none":
-            raise InputError("this prior cannot keep any codes: it only draws whole samples")
-        if prior.keeps == "first" and not in_order[:count].all():
+    """Raise `InputError` if a prior's sampler cannot keep the sites, (*shape) or (p, *shape) bool, of its grids.
+
+    The message names the priors that can.
+    """
+    pairs = [(masks[number], grid) for number, grid in zip(prior.grids, prior.layout, strict=True)]
+    own = [mask.reshape(-1, grid.num_sites) for mask, grid in pairs]
+    if prior.keeps == "none" and any(bool(mask.any()) for mask in own):
+        raise InputError(f"this prior cannot keep any codes: it only draws whole samples{_others()}")
+    if prior.keeps != "first":
+        return
+    for number, mask in zip(prior.grids, own, strict=True):
+        gaps = mask & ((~mask).cumsum(1) > 0)
+        if gaps.any():
+            site = int(gaps.any(0).nonzero().max())
+            of = f" of grid {number}" if len(masks) > 1 else ""
             raise InputError(
-                f"the mask keeps site {int(in_order.nonzero().max())} in raster order, but not all before it: this "
-                "prior draws codes in that order, so that only the first ones can be kept"
+                f"the mask keeps site {site}{of} in raster order, but not all before it: this prior draws codes in "
+                f"that order, so that only the first ones can be kept{_others()}"
             )
+    shapes = [grid.shape for grid in prior.layout]
+    for (mask, finer), (shape, finer_shape) in zip(pairwise(own), pairwise(shapes), strict=True):
+        if shape != finer_shape and (~mask.all(1) & finer.any(1)).any():
+            raise InputError(
+                "the mask keeps codes of a finer grid, but not all of the coarser one: this prior draws grid after "
+                f"grid, so that only the first codes can be kept{_others()}"
+            )
+
+
+def _others() -> str:
+    """Return words that name the priors of the table that can keep any codes; empty if there are none."""
+    table = TABLES["prior"]
+    names = [name for name in table if getattr(table[name], "keeps", None) == "any"]
+    return f"; priors that keep any codes: {', '.join(names)}" if names else ""

@@ -28,8 +28,9 @@ from codegrid.sampling_config import DrawingSettings, sampling_configs
 from codegrid.stage2_prior.conditions import Labels
 
 from .drawer import Drawer
-from .kept_part import Keep, kept_masks
+from .kept_part import Keep, choose_part
 from .pairing import prior_names
+from .paste import make_paste
 from .rejection import add_rejection
 from .request import Request, complete_codes, make_request
 from .samples import Images, OutputType, Samples, as_output
@@ -96,7 +97,7 @@ class TwoStagePipeline(Drawer):
         others = set(list_priors(folder)) - set(names)
         if others:
             raise InputError(f"{folder} holds other priors ({', '.join(sorted(others))}): choose another folder")
-        stack = getattr(self.tokenizer, "stack", (self.tokenizer,))
+        stack = self.tokenizer.stack
         tokenizers = ["tokenizer"] if len(stack) == 1 else [tokenizer_name(number) for number in range(len(stack))]
         for name, model in zip((*tokenizers, *names), (*stack, *self.priors), strict=True):
             model.save_pretrained(folder / name, picture_of(model))
@@ -164,28 +165,35 @@ class TwoStagePipeline(Drawer):
         backend: str = "auto",
         output_type: OutputType = "pt",
         progress: bool = True,
+        paste: bool = False,
         **settings: Unpack[DrawingSettings],
     ) -> Samples:
         """Keep a part of images and draw the rest.
 
         Args:
             images: as for `encode`.
-            keep: how many rows of codes to keep, from the top, counted in the finest grid; or a mask over the sites, if
-                all grids have one shape; or a mask (H, W) over the known pixels, which keeps the codes that the
-                tokenizer says they determine.
+            keep: how many rows of codes to keep, from the top, counted in the finest grid; or a mask (H, W) over the
+                known pixels, with a prior that can keep any codes; or a mask over the sites to keep, if all grids have
+                one shape. A tensor of several masks has one for each image. Codes are kept whose own pixels are all
+                known, and made as if nothing but the known pixels were there.
             num_completions: of each image; those of one image follow each other.
             labels: as for `sample`, one for each image or one for all. None: no particular class, if the prior learnt
                 grids without a label.
+            paste: put the known pixels into the completions, with a soft seam; for masks over pixels.
 
         All other parameters are those of `sample`.
 
-        Raises `InputError` if the images have the wrong size, nothing of some grid would be kept, or a prior cannot
-        keep these codes.
+        Raises `InputError` if the images have the wrong size, no code would be kept, or a prior cannot keep these.
         """
         configs = sampling_configs(len(self.priors), **settings)
-        masks = kept_masks(self.tokenizer, keep)
-        codes = self.encode(images, batch_size)
-        request = complete_codes(self.priors, codes, masks, num_completions, labels, seed, configs)
+        given = self._of_size(images)
+        part = choose_part(self.tokenizer, keep, len(given))
+        codes = self.encode(part.of_known(given), batch_size)
+        request = complete_codes(self.priors, codes, part.masks, num_completions, labels, seed, configs)
+        if paste:
+            if part.known is None:
+                raise InputError("`paste` needs `keep` to be a mask over pixels: it says which ones to paste")
+            request = request._replace(paste=make_paste(given.__getitem__, part.known, self.layout))
         return self.answer(request, batch_size, backend, output_type, progress, reject_with, reject_keep)
 
     def answer(
@@ -224,16 +232,20 @@ class TwoStagePipeline(Drawer):
 
         Raises `InputError` if they have another size, or are not images.
         """
-        images, expected = self._prepare(images), self.tokenizer.signal.shape
-        if tuple(images.shape[1:]) != expected:
-            raise InputError(f"`images` of shape {tuple(images.shape)}: this tokenizer takes (n, *{expected})")
-        batches = [self.tokenizer.encode(batch.to(self.device)) for batch in images.split(batch_size)]
+        given = self._of_size(images)
+        batches = [self.tokenizer.encode(batch.to(self.device)) for batch in given.split(batch_size)]
         return tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
 
     def reconstruct(self, images: Images, output_type: OutputType = "pt") -> Any:
         """Encode and decode images, given as for `encode` but of any size. Returns the reconstructions on the CPU."""
         images = self._prepare(images).to(self.device)
         return as_output(self.tokenizer.reconstruct(images).clamp(-1, 1).cpu(), output_type)
+
+    def _of_size(self, images: Images) -> torch.Tensor:
+        images, expected = self._prepare(images), self.tokenizer.signal.shape
+        if tuple(images.shape[1:]) != expected:
+            raise InputError(f"`images` of shape {tuple(images.shape)}: this tokenizer takes (n, *{expected})")
+        return images
 
     def _prepare(self, images: Images) -> torch.Tensor:
         if isinstance(images, torch.Tensor) and images.is_floating_point():

@@ -1,4 +1,4 @@
-"""Requests to priors: the number of samples, their conditions, how to draw them, and the codes to keep.
+"""Requests to priors: the number of samples, their conditions, how to draw them, and what to keep.
 
 Shapes: n samples, p pictures, *shape the sites of each grid.
 """
@@ -21,6 +21,7 @@ from codegrid.stage2_prior.conditions import Conditions, Labels
 from .kept_part import Masks, check_keeps
 
 if TYPE_CHECKING:
+    from .paste import Paste
     from .rejection import Rejection
 
 
@@ -33,6 +34,8 @@ class Request(NamedTuple):
     configs: tuple[SamplingConfig, ...]  # one for each prior, with its own settings in place of None
     known: Known | None = None  # the codes (p, *shape) of the pictures, and which of them are kept
     of_each: int = 1  # samples of each picture, which follow each other: p · of_each = n
+    paste: Paste | None = None  # puts the known pixels of the pictures into their completions
+    roughly: bool = False  # kept codes may become others that show as much of a picture
     draw: int = 0  # the number of the draw, if there are several of each sample
     rejection: Rejection | None = None  # keeps the best of several draws of each sample
 
@@ -43,8 +46,10 @@ class Request(NamedTuple):
 
     @property
     def num_known(self) -> int:
-        """The number of codes that are kept in each sample, over all grids."""
-        return 0 if self.known is None else sum(int(mask[0].sum()) for mask in self.known.mask)
+        """The number of codes that are kept in each sample, over all grids; the fewest, if samples differ in it."""
+        if self.known is None:
+            return 0
+        return int(torch.cat([mask.flatten(1) for mask in self.known.mask], dim=1).sum(1).min())
 
     @property
     def chosen(self) -> str:
@@ -57,9 +62,11 @@ class Request(NamedTuple):
 
     def known_of(self, rows: range) -> Known | None:
         """Return the kept codes of some samples."""
-        if self.known is None:
-            return None
-        return self.known.rows(torch.arange(rows.start, rows.stop) // self.of_each)
+        return None if self.known is None else self.known.rows(self.pictures_of(rows))
+
+    def pictures_of(self, rows: range) -> torch.Tensor:
+        """Return the number of the picture (b,) that each of some samples completes."""
+        return torch.arange(rows.start, rows.stop) // self.of_each
 
 
 def make_request(
@@ -123,7 +130,7 @@ def complete_codes(
 
     Args:
         codes: of the pictures, (p, *shape) for each grid.
-        masks: which sites (*shape) bool of each grid to keep: see `kept_masks`.
+        masks: which sites of each grid to keep, (*shape) bool, or (p, *shape) of each picture its own: see `Part`.
         num_completions: of each picture.
         labels: one for each picture or one for all. None: no particular class.
         priors, seed, configs: as for `make_request`.
@@ -142,6 +149,7 @@ def complete_codes(
         num_samples=num_pictures * num_completions,
         condition=request.condition.each(lambda part: part.repeat_interleave(num_completions, 0)),
         known=known,
+        roughly=any(prior.keeps == "roughly" for prior in priors),
         of_each=num_completions,
     )
 

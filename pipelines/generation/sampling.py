@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from accelerate import Accelerator
 
+from codegrid.budget import in_words
 from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import write_codes
 from codegrid.data.codes import CodeBatch
@@ -25,7 +26,7 @@ from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.drawing.blocks import save_by_class
-from codegrid.pipelines.running.cli import print_once, resume_bar
+from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down, write_together
 from codegrid.pipelines.running.run_folder import Run, left_open, open_codes_folder, read_setting, save_settings
@@ -36,7 +37,6 @@ from codegrid.tensors import digest_of
 
 from .completion import Pictures, read_pictures, save_completions
 from .encoding import make_header, tables_of
-from .kept_part import default_rows, top_rows
 from .pipeline import TwoStagePipeline
 from .rejection import REJECTION, Rejection, Source, find_source
 from .request import Request, complete_codes, make_request
@@ -110,13 +110,18 @@ def sample(settings: Sample) -> None:
     accelerator = start_accelerator(settings)
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
     backend = backend_of(pipeline.priors, settings.backend)  # now, before a folder is begun
-    pictures = None if settings.complete is None else read_pictures(settings.complete, pipeline.tokenizer)
+    pictures = None
+    if settings.complete is not None:
+        kept = settings.keep_rows, settings.mask, settings.paste
+        pictures = read_pictures(settings.complete, pipeline, *kept)
     request, source = _ask(settings, pipeline, pictures), None
     if settings.reject_with is not None:
         with accelerator.main_process_first():  # only one downloads
             source = find_source(settings.reject_with, pipeline.tokenizer, pipeline.priors, accelerator.device)
     job = Job(settings, pipeline, pictures, request, accelerator, backend, source)
-    if settings.format == "codegrid":
+    if settings.dry_run:
+        plan_sampling(job)
+    elif settings.format == "codegrid":
         leave_codes(job)
     else:
         leave_images(job)
@@ -130,9 +135,23 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
         default = len(settings.labels) if len(settings.labels) > 1 else DEFAULT_SAMPLES
         num_samples = default if settings.num_samples is None else settings.num_samples
         return make_request(pipeline.priors, num_samples, labels, settings.seed, configs)
-    masks = top_rows(pipeline.layout, settings.keep_rows or default_rows(pipeline.layout), "keep_rows")
     of_each = DEFAULT_COMPLETIONS if settings.num_samples is None else settings.num_samples
-    return complete_codes(pipeline.priors, pictures.codes, masks, of_each, labels, settings.seed, configs)
+    given = pictures.codes, pictures.part.masks
+    asked = complete_codes(pipeline.priors, *given, of_each, labels, settings.seed, configs)
+    return asked._replace(paste=pictures.paste)
+
+
+def plan_sampling(job: Job) -> None:
+    """Print how many samples would be drawn, and the memory for the keys and values of priors with attention."""
+    request, layout = job.request, job.pipeline.layout
+    at_once = min(job.settings.batch_size, request.num_samples)
+    lines = [f"{job.words} to draw as {describe_layout(layout)}, {at_once:,} at once", f"backend: {job.backend}"]
+    for prior, config in zip(job.pipeline.priors, request.configs, strict=True):
+        if each := getattr(prior, "bytes_per_sample", 0):
+            each *= 1 + config.guided
+            held = f"{in_words(each * at_once)} at once, {each:,} bytes a sample"
+            lines.append(f"memory: keys and values of grid {prior.grids[0]}: {held}")
+    print_plan(*lines)
 
 
 def leave_images(job: Job) -> None:

@@ -22,8 +22,9 @@ from codegrid.limits import MAX_THREADS, short
 from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
-from .cli import count_processes, is_main_process, name_of, print_once
+from .cli import count_processes, is_main_process, print_once
 from .config import describe_settings, read_config
+from .flags import name_of
 from .options import resolve_options
 from .outputs import RUN_FILE, clear_output, open_output, visible
 from .settings import Command, Drawing, Leaves, Training, UsesImages
@@ -33,9 +34,9 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 # Settings of where things are and how fast they are computed: these may differ when a command is run again. The data
 # behind the paths is compared by its own digest.
 NEUTRAL = {
-    "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "device",
-    "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose", "plugin",
-    "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
+    "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
+    "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
+    "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from codegrid.data.images import to_float
 from codegrid.errors import InputError
 from codegrid.limits import NumSamples, check_value, check_whole
 from codegrid.pipelines.drawing.colours import index_of, plane_shape
-from codegrid.pipelines.generation.kept_part import top_rows
+from codegrid.pipelines.generation.kept_part import keep_pixels, top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, complete_codes, make_request
 from codegrid.protocols import Prior, Tokenizer
@@ -143,6 +143,29 @@ def complete(
     masks = top_rows(pipeline.layout, keep_rows, "keep_rows")
     labels, configs = None if label is None else [label], configs_for(pipeline, values)
     return watch(pipeline, complete_codes(pipeline.priors, codes, masks, num_completions, labels, seed, configs))
+
+
+def fill_in(
+    pipeline: TwoStagePipeline,
+    encoded: Encoded,
+    box: Sequence[int],
+    num_completions: int,
+    label: int | str | None = None,
+    seed: int = 0,
+    **values: Any,
+) -> Iterator[Partial]:
+    """Hide a box of the image, (top, left, height, width) in pixels, draw its codes anew, and yield their progress.
+
+    Edited codes beside it are kept. Raises `InputError` at once if that cannot be drawn.
+    """
+    top, left, height, width = box
+    known = torch.ones(1, *pipeline.tokenizer.signal.size, dtype=torch.bool)
+    known[:, top : top + height, left : left + width] = False
+    part = keep_pixels(pipeline.tokenizer, known, "box")
+    found = pipeline.encode(part.of_known(encoded.image))
+    codes = tuple(map(torch.where, encoded.edits, encoded.codes, found))
+    labels, configs = None if label is None else [label], configs_for(pipeline, values)
+    return watch(pipeline, complete_codes(pipeline.priors, codes, part.masks, num_completions, labels, seed, configs))
 
 
 def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:

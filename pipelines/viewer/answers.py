@@ -18,7 +18,7 @@ from codegrid.data.npz import code_names
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.colours import as_plane, colours_of, picture_of, plane_shape, site_at
 from codegrid.pipelines.drawing.images import class_names
-from codegrid.pipelines.generation.kept_part import keepable_rows
+from codegrid.pipelines.generation.kept_part import check_keeps, keepable_rows, top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
 from codegrid.sampling_config import SamplingConfig
@@ -30,7 +30,7 @@ from .pictures import as_link, figure_of, figures_of, png_of
 
 COLUMNS = 10  # of a sheet of samples that is downloaded
 NO_CLASS = "no class"
-STALE = "The codes or the rows to keep have changed since: draw the completions again."
+STALE = "The codes or the part to keep have changed since: draw the completions again."
 
 
 class Answers:
@@ -119,6 +119,15 @@ class Answers:
         for partial in actions.complete(pipeline, encoded.codes, keep_rows, num_completions, label, **named):
             yield self._drawn(partial, "completion")
 
+    def fill_in(self, encoded: Encoded, *values: Any) -> Iterator[tuple]:
+        """Hide a box of pixels and draw its codes anew. Yields the values of `sample`.
+
+        Its four numbers come first, then the number of completions, the label and the values of the controls.
+        """
+        box, (number, label), controls = values[:4], values[4:6], values[6:]
+        for partial in actions.fill_in(self._drawing(), encoded, box, number, label, **self._named(controls)):
+            yield self._drawn(partial, "completion")
+
     def new_seed(self) -> int:
         """Return a random seed."""
         return secrets.randbelow(2**31)
@@ -159,10 +168,18 @@ class Answers:
         return [*numbered, (NO_CLASS, NO_LABEL)] if unlabelled else numbered
 
     def rows_to_keep(self) -> range:
-        """Return how many rows of codes a completion may keep; none if a prior cannot keep any codes."""
-        priors = () if self.pipeline is None else self.pipeline.priors
-        can_keep = bool(priors) and all(prior.keeps != "none" for prior in priors)
-        return keepable_rows(self.layout) if can_keep else range(0)
+        """Return how many rows of codes a completion may keep; none if a prior cannot keep rows of all its grids."""
+        rows, priors = keepable_rows(self.layout), () if self.pipeline is None else self.pipeline.priors
+        try:
+            for prior in priors:
+                check_keeps(prior, top_rows(self.layout, rows.start))
+        except InputError:
+            return range(0)
+        return rows if priors else range(0)
+
+    def fills_any(self) -> bool:
+        """Return whether all priors can keep any codes, so that any box of pixels can be drawn anew."""
+        return self.pipeline is not None and all(prior.keeps in ("any", "roughly") for prior in self.pipeline.priors)
 
     def _drawing(self) -> TwoStagePipeline:
         if self.pipeline is None:

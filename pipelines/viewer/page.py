@@ -31,7 +31,7 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
             with gr.Column(elem_classes="section"):
                 controls, sampling = add_sampling(answers)
             drawings.append(sampling)
-        if rows := answers.rows_to_keep():
+        if (rows := answers.rows_to_keep()) or answers.fills_any():
             with gr.Column(elem_classes="section"):
                 keep, label, completion = add_completion(answers, rows, editor[0], controls)
             drawings.append(completion)
@@ -50,7 +50,7 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
         running = [_let_draw(answers, drawing, filled) for drawing in drawings]
         if label is not None:
             # completions of codes that have changed are stopped and removed
-            for change in (gallery.select, upload.upload, code.input, undo.click, keep.input):
+            for change in (gallery.select, upload.upload, code.input, undo.click, *(part.input for part in keep)):
                 change(told(answers.forget), completion.drawn, completion.outputs, cancels=running[-1], **QUIET)
     return page
 

@@ -83,22 +83,45 @@ def add_sampling(answers: Answers) -> tuple[list, Drawing]:
 
 def add_completion(
     answers: Answers, rows: range, encoded: gr.State, controls: list
-) -> tuple[gr.Slider, gr.Dropdown, Drawing]:
-    """Add the section of completions. Returns its slider of rows to keep, its label, and its drawing."""
-    choices, shapes = answers.label_choices(), len({grid.shape for grid in answers.layout})
-    gr.Markdown("## Completions\nThe upper rows of the codes above are kept, including edits, and the rest is drawn.")
+) -> tuple[list[gr.Slider], gr.Dropdown, Drawing]:
+    """Add the section of completions: below rows of codes, or in a box if the priors can keep any codes.
+
+    Returns its sliders of the part to keep, its label, and its drawing.
+    """
+    choices, fills_any = answers.label_choices(), answers.fills_any()
+    kept = "All codes outside of a box of pixels" if fills_any else "The upper rows of the codes above"
+    gr.Markdown(f"## Completions\n{kept} are kept, including edits, and the rest is drawn.")
     with gr.Row():
-        keep = gr.Slider(
-            rows.start, max(rows.start + 1, rows[-1]), default_rows(answers.layout), step=1,
-            label=CONTROLS["keep_rows"], info="counted in the finest grid" if shapes > 1 else None,
-            scale=2, min_width=2 * NARROW,
-        )  # fmt: skip
+        keep = _add_box(answers) if fills_any else [_add_rows(answers, rows)]
         number = gr.Slider(1, 100, _few(answers, COLUMNS), step=1, label=CONTROLS["num_completions"], **CONTROL)
         label = gr.Dropdown(
             choices, value=choices[-1][1] if choices else None, label="Label", visible=bool(choices), min_width=NARROW
         )
-    inputs = [encoded, keep, number, label, *controls]
-    return keep, label, add_drawing(answers, answers.complete, "Complete", "completions", inputs)
+    inputs = [encoded, *keep, number, label, *controls]
+    act = answers.fill_in if fills_any else answers.complete
+    return keep, label, add_drawing(answers, act, "Complete", "completions", inputs)
+
+
+def _add_rows(answers: Answers, rows: range) -> gr.Slider:
+    shapes = len({grid.shape for grid in answers.layout})
+    return gr.Slider(
+        rows.start, max(rows.start + 1, rows[-1]), default_rows(answers.layout), step=1, label=CONTROLS["keep_rows"],
+        info="counted in the finest grid" if shapes > 1 else None, scale=2, min_width=2 * NARROW,
+    )  # fmt: skip
+
+
+def _add_box(answers: Answers) -> list[gr.Slider]:
+    """Add the sliders of a box, at first the middle of the image."""
+    height, width = answers.tokenizer.signal.size
+    corner = [
+        gr.Slider(0, side - 1, side // 4, step=1, label=CONTROLS[name], **CONTROL)
+        for name, side in (("top", height), ("left", width))
+    ]
+    sides = [
+        gr.Slider(1, side, side // 2, step=1, label=CONTROLS[name], **CONTROL)
+        for name, side in (("height", height), ("width", width))
+    ]
+    return corner + sides
 
 
 def _few(answers: Answers, number: int) -> int:
