@@ -320,6 +320,21 @@ def test_only_hidden_codes_are_learnt_and_each_sample_counts_alike(name):
 
 
 @each
+@pytest.mark.parametrize("learns_shown", [False, True])
+def test_two_grids_are_learnt_by_heart_and_drawn_again(name, learns_shown):
+    prior = build_prior(name, (8,), (3, 5), num_classes=2, label_dropout=0.1, learns_shown=learns_shown).float().train()
+    codes, given = random_codes(prior, 2), Condition(torch.tensor([0, 1]))
+    optimizer = torch.optim.Adam(prior.parameters(), 0.02)
+    for step in range(60):
+        loss = prior(codes, given, Moment(step, 60, Noise(0, count=2, purpose=("step", step)))).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    (drawn,) = sample(prior.eval(), 2, labels=[0, 1], temperature=0.0, num_inference_steps=4)
+    assert (drawn == codes[0]).double().mean() > 0.9
+
+
+@each
 def test_as_many_samples_are_hidden_as_a_whole_as_the_schedule_says(name):
     prior = build_prior(name, (4,), (8, 8), channels=4, num_layers=1)
     hidden = prior.training_masks(Noise(0, count=5000), 5000)
