@@ -176,6 +176,20 @@ def test_the_most_confident_candidates_are_drawn_first_and_a_constant_changes_no
     assert not torch.equal(heated, first.expand(3, -1))
 
 
+def test_the_order_becomes_less_random_from_step_to_step():
+    sure = torch.tensor([50.0, 0.0], dtype=torch.float64).expand(1, 9, 2)
+    unsure = torch.zeros(1, 3, 2, dtype=torch.float64)  # less likely by a factor of 2
+    heat = {"choice_temperature": 16 / 12 * math.log(2), "mask_schedule": "linear", "num_inference_steps": 4}
+    before_the_last = drawn_by(FixedPrior(torch.cat([sure, unsure], 1)), count=500, **heat)[-2][1]
+    assert 2.0 < float((~before_the_last[:, 9:]).double().sum(1).mean()) < 2.9
+
+
+def test_candidates_that_did_not_stay_are_drawn_again():
+    prior = FixedPrior(torch.tensor([0.9, 0.1], dtype=torch.float64).log().expand(1, 8, 2))
+    (codes,), _ = drawn_by(prior, count=500, num_inference_steps=8)[-1]
+    assert 0 < codes.double().mean() < 0.05
+
+
 def test_temperature_and_top_k_bear_on_the_candidates():
     logits = torch.randn(1, 400, 20, generator=torch.Generator().manual_seed(0))
     prior = FixedPrior(logits)
