@@ -186,6 +186,12 @@ BAD = {
         ("--codes {run}/codes --output {new} --model pixelsnail --num-heads 0", "--num-heads 0"),
         ("--codes {run}/codes --output {new} --model pixelsnail --head-channels 0", "--head-channels 0"),
         ("--codes {run}/codes --output {new} --model pixelsnail --feature-dropout 1", "--feature-dropout 1"),
+        ("--codes {run}/codes --output {new} --model maskgit --num-heads 3", "--channels 128: it must be a multiple"),
+        ("--codes {run}/codes --output {new} --model maskgit --label-smoothing 1", "--label-smoothing 1"),
+        ("--codes {run}/codes --output {new} --model maskgit --num-inference-steps 0", "--num-inference-steps 0"),
+        ("--codes {run}/codes --output {new} --model maskgit --choice-temperature -1", "--choice-temperature -1"),
+        ("--codes {run}/codes --output {new} --model maskgit --mask-schedule up", "up"),
+        ("--codes {run}/codes --output {new} --model maskgit --unmask-order raster", "raster"),
         (
             "--codes {run}/codes --output {new} --model transformer --num-heads 3",
             "--channels 128: it must be a multiple",
@@ -211,6 +217,7 @@ BAD = {
     "sample": [
         ("{parts} --output {new} --num-samples 0", "--num-samples 0"),
         ("{parts} --output {new} --num-inference-steps 0", "--num-inference-steps 0"),
+        ("{parts} --output {new} --choice-temperature -1", "--choice-temperature -1"),
         ("{parts} --output {new} --complete {broken} --keep-rows 0", "--keep-rows 0"),
         ("{parts} --output {new} --num-inference-steps 8", "--num-inference-steps has no effect"),
         ("{parts} --output {new} --temperature 1 2", "--temperature: 2 values for 1 priors"),

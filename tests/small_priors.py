@@ -15,7 +15,7 @@ SMALL = {
     },
     "transformer": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "next-scale": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
-    "maskgit": {"width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0},
+    "maskgit": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
 }  # fmt: skip
 ALL = list(BUILT_IN["prior"])
 LAYOUTS = {}  # by name: grids that a prior can learn, if it cannot learn two codes a site

@@ -40,7 +40,10 @@ POSITIONAL = ("name",)  # settings that are words and no flags
 # every flag that has been told to users, with a value
 PARTS = "--tokenizer t --prior p --output o --device cpu --threads 1 -v --quiet --overwrite --run r"
 DATA = "--dataset npz --data-root d --skip-unreadable --num-workers 1 --dry-run"
-DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
+DRAWING = (
+    "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --guidance-schedule growing --num-inference-steps 8 "
+    "--choice-temperature 4.5 --unmask-order halton --mask-schedule arccos --backend auto"
+)
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
     "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard "

@@ -282,7 +282,8 @@ def save(
         is_whole = tuple(kept.grids) == tuple(range(len(tokenizer.layout)))
         drawn = draw_samples(kept, tokenizer, settings.seed) if is_whole else objective.draw_part(kept, tokenizer)
         kept.save_pretrained(folder, drawn)
-    bits = f"{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
+    at_most = "at most " * (kept.likelihood == "bound")
+    bits = f"{at_most}{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
     which = "best" if objective.keep_best else "last"
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")
 
