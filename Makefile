@@ -10,8 +10,9 @@ INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 demo: $(READY)
 	.venv/bin/codegrid demo
 
+# loadgroup: tests that start two processes run one at a time; the variable: none of the processes compiles what is so
 test: $(READY)
-	.venv/bin/python -m pytest -n 2 --dist loadgroup  # loadgroup: tests that start two processes run one at a time
+	PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -n 2 --dist loadgroup
 
 # the tests marked slow: every benchmark at toy size, and tests that need all extras
 slow: $(EVERYTHING)

@@ -21,7 +21,8 @@ class Recipe(GivesFigures):
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] = ""
     """Recipe to run."""
     output: Folder | None = None
-    """Folder for tokenizer/, codes/, prior/, samples/ and figures/. By default a folder in runs/."""
+    """Folder for tokenizer/, codes/, prior/ (of several: prior-0/, prior-1/, ...), samples/ and figures/. By default a
+    folder in runs/."""
     data_root: str | None = None
     """Folder of the data set. By default the download folder below $XDG_CACHE_HOME or ~/.cache."""
     dry_run: Flag = False

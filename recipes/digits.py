@@ -32,9 +32,11 @@ def digits(output: str = "runs/demo") -> WholeRun:
         ExportCodes(dataset="mnist5k", tokenizer=(tokenizer,), output=codes),
         ExportCodes(dataset="mnist5k", tokenizer=(tokenizer,), output=codes_test, split="test"),
         # the last average, not the best: fewer bits do not always mean better samples
-        TrainPrior(
-            codes=codes, validation_codes=codes_test, tokenizer=(tokenizer,), output=prior, steps=2400, batch_size=32,
-            lr=0.004, keep="last", options={"num_layers": 5, "dropout": 0.2},
+        (
+            TrainPrior(
+                codes=codes, validation_codes=codes_test, tokenizer=(tokenizer,), output=prior, steps=2400,
+                batch_size=32, lr=0.004, keep="last", options={"num_layers": 5, "dropout": 0.2},
+            ),
         ),
         Sample(tokenizer=(tokenizer,), prior=(prior,), output=str(place / "samples"), guidance_scale=(1.5,)),
         Evaluate(dataset="mnist5k", tokenizer=(tokenizer,), prior=(prior,), output=str(place / "figures")),

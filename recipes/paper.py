@@ -116,9 +116,11 @@ def _recipe(
         ),
         ExportCodes(**images, tokenizer=(tokenizer,), output=codes),
         ExportCodes(**images, tokenizer=(tokenizer,), output=codes_test, split="test"),
-        TrainPrior(
-            codes=codes, validation_codes=codes_test, tokenizer=(tokenizer,), output=prior, steps=100_000,
-            batch_size=128, accumulate=accumulate, options=prior_options,
+        (
+            TrainPrior(
+                codes=codes, validation_codes=codes_test, tokenizer=(tokenizer,), output=prior, steps=100_000,
+                batch_size=128, accumulate=accumulate, options=prior_options,
+            ),
         ),
         Sample(tokenizer=(tokenizer,), prior=(prior,), output=str(place / "samples")),
         Evaluate(**images, tokenizer=(tokenizer,), prior=(prior,), output=str(place / "figures")),

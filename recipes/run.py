@@ -12,11 +12,12 @@ from codegrid.pipelines.recipe import Recipe
 from codegrid.pipelines.running.cli import print_once
 
 from .digits import digits
+from .hierarchy import hierarchy
 from .paper import cifar10, faces128, imagenet128, lab84, mnist
 from .whole_run import WholeRun
 
 RECIPES: dict[str, Callable[..., WholeRun]] = {
-    function.__name__: function for function in (digits, mnist, cifar10, faces128, imagenet128, lab84)
+    function.__name__: function for function in (digits, mnist, cifar10, hierarchy, faces128, imagenet128, lab84)
 }
 
 

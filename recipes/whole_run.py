@@ -22,13 +22,13 @@ class WholeRun:
     tokenizer: TrainTokenizer
     codes: ExportCodes
     validation_codes: ExportCodes
-    prior: TrainPrior
+    priors: tuple[TrainPrior, ...]  # coarse to fine
     samples: Sample
     metrics: Evaluate
 
     def steps(self) -> list[Command]:
         """Return the settings of all steps, in the order in which they are run."""
-        return [getattr(self, item.name) for item in fields(self)]
+        return [self.tokenizer, self.codes, self.validation_codes, *self.priors, self.samples, self.metrics]
 
     def run(self) -> dict[str, Any]:
         """Run every step and return the metrics. Finished steps are kept, and one that was stopped continues."""
@@ -44,8 +44,10 @@ class WholeRun:
         print_once("2/5 codes of the training and the held-out images")
         export_codes(self.codes)
         export_codes(self.validation_codes)
-        print_once("3/5 prior: learns which codes follow which")
-        train_prior(self.prior)
+        for number, prior in enumerate(self.priors, 1):
+            of_several = f" {number} of {len(self.priors)}" if len(self.priors) > 1 else ""
+            print_once(f"3/5 prior{of_several}: learns which codes follow which")
+            train_prior(prior)
         print_once("4/5 samples: new codes → new images")
         sample(self.samples)
         print_once("5/5 metrics on the held-out images")

@@ -25,7 +25,21 @@ class Conditioning(NamedTuple):
     """Everything besides codes that the gates depend on."""
 
     rows: Tensor | None = None  # (b,) of the tables of labels
-    site_map: Tensor | None = None  # (b, s, h, w) from the coarser grids
+    site_map: Tensor | None = None  # (b, s, h, w) from the coarser grids and features; of features alone (b, s, 1, 1)
+
+    def at_all_sites(self, shape: Sides) -> Conditioning:
+        """Return this with the map of a single site repeated at all sites of a grid (h, w)."""
+        return self if self.site_map is None else self._replace(site_map=self.site_map.expand(-1, -1, *shape))
+
+
+def site_map_of(
+    network: nn.Module | None, coarser: Codes, of_features: nn.Module | None, features: Tensor | None
+) -> Tensor | None:
+    """Return the sum (b, s, h, w) of what two networks make of coarser codes and of features, or None without any."""
+    maps = [network(coarser)] if network is not None else []
+    if of_features is not None:
+        maps.append(of_features(features))
+    return sum(maps[1:], maps[0]) if maps else None
 
 
 def added_by(of_rows: nn.Module | None, of_map: nn.Module | None, given: Conditioning) -> Tensor | None:

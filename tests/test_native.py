@@ -75,9 +75,10 @@ def test_its_steps_may_pass_over_known_codes(appended):
         prior.steps(given, 2, "native").append(torch.tensor([[8], [9]]))
 
 
-@pytest.mark.parametrize("sizes,labels", [((70,), LABELS), ((70,), None), ((8, 33), LABELS)])
+@pytest.mark.parametrize(
+    "sizes,labels,num_known", [((70,), LABELS, 8), ((70,), None, 0), ((8, 33), LABELS, 0), ((8, 33), LABELS, 8)]
+)
 @pytest.mark.parametrize("controls", CONTROLS.values(), ids=CONTROLS)
-@pytest.mark.parametrize("num_known", [0, 8])
 def test_it_draws_the_codes_of_the_plain_sampler(sizes, labels, controls, num_known):
     if labels is None and "guidance_scale" in controls:
         labels = LABELS

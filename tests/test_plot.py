@@ -95,7 +95,7 @@ def test_every_figure_is_drawn_of_every_kind_of_codes_whatever_the_classes_are_c
     names = choose((), material)
     assert [name for name in FIGURES if name not in names] == ["grids"] * (len(material.tokenizer.layout) == 1)
     for name in names:
-        FIGURES[name](material, SETTINGS).savefig(tmp_path / f"{name}.png")
+        FIGURES[name](material, SETTINGS).savefig(tmp_path / f"{name}.png", dpi=20)
     assert not [str(each.message) for each in recwarn if "lyph" in str(each.message)]
 
 
@@ -114,7 +114,7 @@ def test_grids_of_different_shapes_are_drawn_together(tmp_path):
         device="cpu",
     )
     for name in ("reconstructions", "codes", "codebook", "histogram", "places", "grids"):
-        FIGURES[name](material, SETTINGS).savefig(tmp_path / f"{name}.png")
+        FIGURES[name](material, SETTINGS).savefig(tmp_path / f"{name}.png", dpi=20)
 
 
 def test_without_a_prior_only_the_tokenizers_figures_are_drawn():

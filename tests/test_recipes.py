@@ -17,7 +17,7 @@ from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.training import prior
 from codegrid.recipes.run import RECIPES, make_recipe, run_recipe
 
-PAPER = [name for name in RECIPES if name != "digits"]
+PAPER = [name for name, make in RECIPES.items() if make.__module__ == "codegrid.recipes.paper"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -34,17 +34,18 @@ def test_the_steps_of_a_recipe_fit_together(name):
     folder = recipe.tokenizer.output
     users = (recipe.codes, recipe.validation_codes, recipe.samples, recipe.metrics)
     assert {step.tokenizer for step in users} == {(folder,)}
-    assert (recipe.prior.codes, recipe.prior.validation_codes) == (recipe.codes.output, recipe.validation_codes.output)
+    for its in recipe.priors:
+        assert (its.codes, its.validation_codes) == (recipe.codes.output, recipe.validation_codes.output)
+        resolve_options(its)  # raises where an option is not one of the model's
     assert (recipe.codes.split, recipe.validation_codes.split) == ("train", "test")
-    assert recipe.samples.prior == recipe.metrics.prior == (recipe.prior.output,)
+    assert recipe.samples.prior == recipe.metrics.prior == tuple(its.output for its in recipe.priors)
     images = {(step.dataset, step.data_root) for step in (recipe.tokenizer, *users[:2], recipe.metrics)}
     assert len(images) == 1 and all(step.output.startswith("somewhere/") for step in recipe.steps())
-    resolve_options(recipe.prior)  # raises where an option is not one of the model's
 
 
 def test_the_prior_of_the_demo_can_be_guided_and_asked_without_a_label():
     recipe = RECIPES["digits"]()
-    assert resolve_options(recipe.prior)["label_dropout"] > 0 and recipe.samples.guidance_scale > (1.0,)
+    assert resolve_options(recipe.priors[0])["label_dropout"] > 0 and recipe.samples.guidance_scale > (1.0,)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -97,18 +98,25 @@ def test_a_recipe_that_cannot_be_made_is_refused(settings, reason):
 
 @pytest.fixture
 def toy(bars_file, monkeypatch):
-    """A recipe of bars, whose models learn for a moment."""
+    """A recipe of bars with two priors, whose models learn for a moment."""
 
     def make(output="runs/toy", data_root=str(bars_file)):
         """Bars."""
-        whole, images = RECIPES["digits"](output), {"dataset": "npz", "data_root": data_root}
+        whole, images = RECIPES["hierarchy"](output), {"dataset": "npz", "data_root": data_root}
         tiny = {"steps": 2, "batch_size": 8, "precision": "fp32"}
+        sizes = (
+            {"num_blocks": 1, "layers_per_block": 1, "channels": 4},
+            {"num_layers": 1, "channels": 4, "condition_blocks": 0},
+        )
         return replace(
             whole,
             tokenizer=replace(whole.tokenizer, **images, **tiny, options={"num_embeddings": 8, "hidden_channels": 8}),
             codes=replace(whole.codes, **images),
             validation_codes=replace(whole.validation_codes, **images),
-            prior=replace(whole.prior, **tiny, options={"num_layers": 1, "channels": 4}),
+            priors=tuple(
+                replace(its, **tiny, options={**options, "channels": 4})
+                for its, options in zip(whole.priors, sizes, strict=True)
+            ),
             samples=replace(whole.samples, num_samples=2),
             metrics=replace(whole.metrics, **images),
         )
@@ -118,8 +126,9 @@ def toy(bars_file, monkeypatch):
 
 def test_a_recipe_that_was_cut_off_goes_on_to_its_figures(toy, tmp_path, monkeypatch, capsys):
     settings = Recipe(name="toy", output=str(tmp_path / "toy"))
+    whole = prior.train_prior
     with monkeypatch.context() as patch:
-        patch.setattr(prior, "train_prior", lambda settings: 1 / 0)
+        patch.setattr(prior, "train_prior", lambda settings: 1 / 0 if settings.grid == (1,) else whole(settings))
         with pytest.raises(ZeroDivisionError):
             run_recipe(settings)
     trained = (tmp_path / "toy" / "tokenizer" / "model.safetensors").stat().st_mtime_ns
@@ -127,5 +136,6 @@ def test_a_recipe_that_was_cut_off_goes_on_to_its_figures(toy, tmp_path, monkeyp
     assert figures == json.loads((tmp_path / "toy" / "figures" / "metrics.json").read_text())
     assert (tmp_path / "toy" / "tokenizer" / "model.safetensors").stat().st_mtime_ns == trained
     said = capsys.readouterr().out
+    assert "3/5 prior 2 of 2" in said and len(figures["grids"]) == 2
     assert f"{figures['bits_per_code']:.2f} bits per code" in said
     assert (tmp_path / "toy" / "samples" / "samples.png").is_file() and "toy/samples/samples.png" in said

@@ -66,12 +66,12 @@ def fit_scales(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tens
 
 def _fit_scale(counts: torch.Tensor) -> float:
     """Search log s by golden sections over the residuals counted in (3, bins)."""
-    residuals = torch.arange(counts.shape[1], dtype=torch.float64) / BINS_PER_LEVEL - MAX_RESIDUAL
-    kinds = torch.arange(3)[:, None]
+    kinds, places = counts.nonzero(as_tuple=True)
+    found, residuals = counts[kinds, places], places.double() / BINS_PER_LEVEL - MAX_RESIDUAL
 
     def cost(log_scale: float) -> float:
         nats = logistic_nats(residuals, torch.tensor(log_scale).double().exp(), kinds == 1, kinds == 2)
-        return float(torch.where(counts > 0, counts * nats, 0.0).sum())
+        return float((found * nats).sum())
 
     low, high, ratio = math.log(MIN_SCALE), math.log(MAX_SCALE), (math.sqrt(5) - 1) / 2
     while high - low > 1e-6:

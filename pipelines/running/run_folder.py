@@ -85,8 +85,7 @@ class Run:
     def _open(self, folder: Path) -> None:
         """Take a folder for this run. Raises `InputError` if another run has it."""
         self.folder, self.shown = real_path(folder), folder
-        self.finished = self.is_longer = False
-        self._lost = ""
+        self.finished, self.is_longer, self._lost = False, False, ""
         acts = is_main_process() and not getattr(self.settings, "dry_run", False)
         if getattr(self.settings, "overwrite", False):
             if acts:

@@ -17,7 +17,7 @@ from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.sampling_config import SamplingConfig
-from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning
+from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, site_map_of
 from codegrid.stage2_prior.labelled import LabelledPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.native.steps import NativeSteps
@@ -93,11 +93,7 @@ class PixelCNNNetwork(nn.Module):
 
         Features of a single site make a map of a single site, which holds for all of them.
         """
-        site_map = None if self.coarser is None else self.coarser(coarser)
-        if self.of_features is not None:
-            of_features = self.of_features(features)
-            site_map = of_features if site_map is None else site_map + of_features
-        return Conditioning(conditions, site_map)
+        return Conditioning(conditions, site_map_of(self.coarser, coarser, self.of_features, features))
 
     def forward(
         self,
@@ -190,10 +186,7 @@ class GatedPixelCNN(LabelledPrior):
     @torch.no_grad()
     def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
         """Return what the gates add under a condition, computed once for all sites."""
-        found = super().conditioning(given, batch_size)
-        if found.site_map is None:
-            return found
-        return found._replace(site_map=found.site_map.expand(-1, -1, *self.layout[0].shape))
+        return super().conditioning(given, batch_size).at_all_sites(self.layout[0].shape)
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""

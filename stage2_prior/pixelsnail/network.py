@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
 from codegrid.protocols import NO_CONDITION, Steps
-from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning
+from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, site_map_of
 from codegrid.stage2_prior.labelled import LabelledPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.options import PixelSNAILOptions
@@ -49,12 +49,18 @@ class PixelSNAILNetwork(nn.Module):
     """
 
     def __init__(
-        self, layout: Layout, options: PixelSNAILOptions, num_conditions: int, given_layout: Layout = ()
+        self,
+        layout: Layout,
+        options: PixelSNAILOptions,
+        num_conditions: int,
+        given_layout: Layout = (),
+        given_features: int = 0,
     ) -> None:
         super().__init__()
         channels = options.channels
-        map_channels = options.condition_channels if given_layout else 0
+        map_channels = options.condition_channels if given_layout or given_features else 0
         self.coarser = CoarserNetwork(given_layout, layout[0].shape, options) if given_layout else None
+        self.of_features = nn.Conv2d(given_features, map_channels, 1) if given_features else None
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.input = InputLayer(channels, options.kernel)
         self.blocks = nn.ModuleList(Block(options, num_conditions, map_channels) for _ in range(options.num_blocks))
@@ -70,12 +76,20 @@ class PixelSNAILNetwork(nn.Module):
         """Return the attention layer of each block."""
         return [module for module in self.modules() if isinstance(module, AttentionLayer)]
 
-    def conditioning(self, conditions: Tensor | None, coarser: Codes) -> Conditioning:
-        """Return what the gates add for condition rows (b,) and codes (b, *shape) of the coarser grids."""
-        return Conditioning(conditions, None if self.coarser is None else self.coarser(coarser))
+    def conditioning(self, conditions: Tensor | None, coarser: Codes, features: Tensor | None) -> Conditioning:
+        """Return what the gates add for condition rows (b,), coarser codes (b, *shape) and features (b, D, *sites).
+
+        Features of a single site make a map of a single site, which holds for all of them.
+        """
+        return Conditioning(conditions, site_map_of(self.coarser, coarser, self.of_features, features))
 
     def forward(
-        self, codes: Codes, conditions: Tensor | None, coarser: Codes = (), dropout: float = 0.0
+        self,
+        codes: Codes,
+        conditions: Tensor | None,
+        coarser: Codes = (),
+        features: Tensor | None = None,
+        dropout: float = 0.0,
     ) -> tuple[Tensor, ...]:
         """Turn codes (b, h, w) into logits (b, K, h, w).
 
@@ -83,9 +97,10 @@ class PixelSNAILNetwork(nn.Module):
             codes: of each grid.
             conditions: rows (b,) of the layers' tables.
             coarser: codes (b, *shape) of the coarser grids.
+            features: (b, D, *sites).
             dropout: the share of the features to drop.
         """
-        given = self.conditioning(conditions, coarser)
+        given = self.conditioning(conditions, coarser, features)
         embedded = embed(self.embeddings, codes)
         position = positions(embedded)
         x = self.input(embedded, position)
@@ -105,6 +120,7 @@ class PixelSNAIL(LabelledPrior):
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         given_grids: numbers of the coarser grids that it is conditioned on.
         given_layout: these grids (h, w), of any sizes, coarse to fine.
+        given_features: channels D of the features (b, D, h, w) or (b, D, 1, 1) that it is conditioned on; 0: none.
         options: the fields of `PixelSNAILOptions`.
 
     Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
@@ -129,11 +145,15 @@ class PixelSNAIL(LabelledPrior):
         num_classes: int = 0,
         given_grids: Sequence[int] = (),
         given_layout: Sequence[Grid | dict[str, Any]] = (),
+        given_features: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, given_grids=given_grids, given_layout=given_layout, **options)
+        given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
+        super().__init__(layout, grids, num_classes, **given_too, **options)
         check_one_shape(self.layout, "pixelsnail")
-        self.network = PixelSNAILNetwork(self.layout, self.chosen, self.num_conditions, self.given_layout)
+        self.network = PixelSNAILNetwork(
+            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
+        )
 
     @property
     def bytes_per_sample(self) -> int:
@@ -151,8 +171,14 @@ class PixelSNAIL(LabelledPrior):
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
         return self.network(codes, *self.condition_inputs(given, len(codes[0])))
 
+    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
+        """Return the row of each sample in tables of conditions, the coarser codes, and the features (b, D, *sites)."""
+        features = self.features(given, batch_size) if self.given_features else None
+        return (*super().condition_inputs(given, batch_size, moment), features)
+
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""
         if choose_backend(backend, self) == "plain":
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
-        return PixelSNAILSteps(self.network, self.layout, batch_size, self.conditioning(given, batch_size))
+        conditioning = self.conditioning(given, batch_size).at_all_sites(self.layout[0].shape)
+        return PixelSNAILSteps(self.network, self.layout, batch_size, conditioning)
