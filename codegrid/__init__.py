@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .stage1_vqvae.hierarchical import HierarchicalVQVAE
     from .stage1_vqvae.stacked import StackedTokenizer
     from .stage1_vqvae.tokenizer import VQVAE
+    from .stage2_prior.maskgit.network import MaskGIT
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
     from .stage2_prior.pixelsnail.network import PixelSNAIL
     from .stage2_prior.sampling.draw import sample
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN", "Grid",
-    "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "Moment", "Noise", "PixelSNAIL", "Progress",
-    "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer",
-    "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register", "sample", "train_prior",
-    "train_tokenizer",
+    "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "MaskGIT", "Moment", "Noise", "PixelSNAIL",
+    "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior",
+    "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register", "sample",
+    "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -59,6 +60,7 @@ _HOMES = {
     "stage1_vqvae.hierarchical": "HierarchicalVQVAE",
     "stage1_vqvae.stacked": "StackedTokenizer",
     "stage1_vqvae.tokenizer": "VQVAE",
+    "stage2_prior.maskgit.network": "MaskGIT",
     "stage2_prior.pixelcnn.network": "GatedPixelCNN",
     "stage2_prior.pixelsnail.network": "PixelSNAIL",
     "stage2_prior.sampling.draw": "sample",

@@ -227,6 +227,21 @@ class Sequential(Prior, Protocol):
         """Return the steps that compute the values of `logits` one step at a time."""
 
 
+class Masked(Prior, Protocol):
+    """A prior that draws many sites at once, in any order: each hidden code from all those that are not."""
+
+    @property
+    def own_settings(self) -> SamplingConfig:
+        """Return how it draws unless told otherwise: at least its `num_inference_steps` and its `mask_schedule`."""
+
+    @property
+    def max_inference_steps(self) -> int:
+        """Return the number of sites of all grids: there cannot be more steps."""
+
+    def hidden_logits(self, codes: Codes, given: Condition = NO_CONDITION, backend: str = "auto") -> tuple[Tensor, ...]:
+        """Return the logits (b, n, K) of the n sites of each grid for codes (b, *shape), HIDDEN where not drawn yet."""
+
+
 class Classifier(Model, Protocol):
     """p(class | image). Built as `cls(signal=..., num_classes=..., **options)`; its provenance names the `classes`."""
 

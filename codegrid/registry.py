@@ -55,6 +55,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
         "pixelsnail": ("stage2_prior.pixelsnail.network:PixelSNAIL", "stage2_prior.options:PixelSNAILOptions"),
+        "maskgit": ("stage2_prior.maskgit.network:MaskGIT", "stage2_prior.options:MaskGITOptions"),
     },
     "classifier": {
         "small": ("pipelines.evaluation.classifier:SmallClassifier", "registry:NoOptions"),

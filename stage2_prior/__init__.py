@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conditions import Conditions
+    from .maskgit.network import MaskGIT
     from .pixelcnn.network import GatedPixelCNN
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Conditions": "conditions",
     "GatedPixelCNN": "pixelcnn.network",
+    "MaskGIT": "maskgit.network",
     "PixelSNAIL": "pixelsnail.network",
     "draw": "sampling.draw",
     "sample": "sampling.draw",
 }
 
-__all__ = ["Conditions", "GatedPixelCNN", "PixelSNAIL", "draw", "sample"]
+__all__ = ["Conditions", "GatedPixelCNN", "MaskGIT", "PixelSNAIL", "draw", "sample"]
 
 
 def __getattr__(name: str) -> Any:

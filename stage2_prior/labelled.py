@@ -1,4 +1,4 @@
-"""Base class for sequential priors over classes that can also be asked without a label, as guidance requires.
+"""Base classes for priors over classes that can also be asked without a label, as guidance requires.
 
 Shapes: b batch.
 """
@@ -16,18 +16,17 @@ from codegrid.tensors import Rows
 
 from .coarser import Conditioning
 from .conditions import Conditions
+from .grid_prior import GridPrior
 from .sequential_prior import SequentialPrior
 
 
-class LabelledPrior(SequentialPrior):
-    """Base class of a sequential prior of which a share of the labels, its option `label_dropout`, hides in training.
+class HidesLabels(GridPrior):
+    """Base class of a prior that hides a share of the labels in training, its option `label_dropout`.
 
     A subclass computes its logits in a module `network`, in which a module `condition` is a table of embeddings with a
-    row for each of `num_conditions`, and whose method `conditioning` makes a `Conditioning` of `condition_inputs`. The
-    arguments are those of `SequentialPrior`.
+    row for each of `num_conditions`. The arguments are those of `GridPrior`.
     """
 
-    controls: ClassVar[frozenset[str]] = SequentialPrior.controls | {"guidance_scale"}
     network: Any
 
     def __init__(
@@ -65,13 +64,7 @@ class LabelledPrior(SequentialPrior):
         """Return the row of each sample in tables of conditions, and the coarser codes; a moment hides some of both."""
         return self.condition_rows(given, batch_size, moment), self.coarser_codes(given, batch_size, moment)
 
-    @torch.no_grad()
-    def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
-        """Return what layers add under a condition, computed once for all sites."""
-        made: Conditioning = self.network.conditioning(*self.condition_inputs(given, batch_size))
-        return made
-
-    def shared_rows(self, other: LabelledPrior) -> dict[str, Rows]:
+    def shared_rows(self, other: HidesLabels) -> dict[str, Rows]:
         """Return which rows of the tables of conditions stand for a class of the same name."""
         ours, theirs = self.conditions.rows_by_name, other.conditions.rows_by_name
         shared = [name for name in ours if name in theirs]
@@ -82,3 +75,18 @@ class LabelledPrior(SequentialPrior):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network only: checks and random numbers would break the graph."""
         self.network.compile(*args, **kwargs)
+
+
+class LabelledPrior(HidesLabels, SequentialPrior):
+    """Base class of a sequential prior that hides labels in training.
+
+    The method `conditioning` of its `network` makes a `Conditioning` of `condition_inputs`.
+    """
+
+    controls: ClassVar[frozenset[str]] = SequentialPrior.controls | {"guidance_scale"}
+
+    @torch.no_grad()
+    def conditioning(self, given: Condition, batch_size: int) -> Conditioning:
+        """Return what layers add under a condition, computed once for all sites."""
+        made: Conditioning = self.network.conditioning(*self.condition_inputs(given, batch_size))
+        return made

@@ -4,19 +4,26 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from codegrid.limits import MAX_KERNEL, MAX_LAYERS, MAX_WIDTH, OneOf, Range
+from codegrid.sampling_config import ChoiceTemperature, GuidanceSchedule, InferenceSteps, MaskSchedule, UnmaskOrder
 
 Kernel = Annotated[int, OneOf(range(3, MAX_KERNEL + 1, 2), f"an odd number from 3 to {MAX_KERNEL}")]
 Share = Annotated[float, Range(0, below=1)]
 
 
 @dataclass(frozen=True)
-class CoarserOptions:
-    """Options of a prior that is conditioned on coarser grids; others ignore them."""
+class GivenOptions:
+    """Options of a prior that can be conditioned on coarser grids; without them they have no effect."""
 
     coarse_dropout: Share = 0.05
     """Share of the coarser codes that are hidden in training, if the prior is conditioned on coarser grids. It teaches
     the prior not to depend on each of them, as some of those that it meets in sampling will be mistakes. 0: every
     sample needs all coarser codes."""
+
+
+@dataclass(frozen=True)
+class CoarserOptions(GivenOptions):
+    """Options of a prior with a network of its own that reads the coarser grids."""
+
     condition_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 3
     """Residual blocks at each coarser size of the network that reads the coarser grids."""
     condition_channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
@@ -64,3 +71,34 @@ class PixelSNAILOptions(CoarserOptions):
     label_dropout: Share = 0.1
     """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
     guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
+class MaskGITOptions(GivenOptions):
+    """Options of MaskGIT; the last five say how it draws unless a command says otherwise."""
+
+    width: Annotated[int, Range(1, MAX_WIDTH)] = 128
+    """Width of the prior's features."""
+    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
+    """Layers, each of attention and a feed-forward part."""
+    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
+    """Heads of the attention."""
+    dropout: Share = 0.1
+    """Share of each layer's results that are dropped in training."""
+    label_dropout: Share = 0.1
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""
+    label_smoothing: Share = 0.0
+    """Share of the probability that training gives to all codes alike."""
+    learns_shown: bool = False
+    """Also learn to repeat the codes that are not hidden."""
+    mask_schedule: MaskSchedule = "cosine"
+    """How the number of sites that are not drawn yet falls to 0; in training, how many codes are hidden."""
+    num_inference_steps: InferenceSteps = 8
+    """Steps in which a sample is drawn; never more than it has sites."""
+    choice_temperature: ChoiceTemperature = 4.5
+    """Randomness of which sites are drawn first, if by confidence. It falls to 0 at the last step."""
+    unmask_order: UnmaskOrder = "confidence"
+    """Which sites are drawn first: those of the likeliest codes, sites spread evenly over the grid, or any."""
+    guidance_schedule: GuidanceSchedule = "growing"
+    """How a guidance scale above 1 applies to the steps: constant, or growing from 1 to it."""

@@ -5,153 +5,39 @@ Shapes: b batch, K num_embeddings of a grid, *shape its sites.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress, make_layout
-from codegrid.errors import InputError
-from codegrid.limits import MAX_CLASSES, MAX_WIDTH, check_whole, make_options
-from codegrid.model_folder import ModelFolder
+from codegrid.codes import Codes, Condition, Known, Losses, Moment, Progress
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
-from codegrid.registry import NoOptions
 from codegrid.sampling_config import SamplingConfig
 
-from .coarser import check_coarser, hide_some
-from .conditions import Conditions
+from .grid_prior import GridPrior
 from .likelihood import cross_entropy, mean_nats
-from .options import CoarserOptions
 from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
 
-class SequentialPrior(ModelFolder, nn.Module):
+class SequentialPrior(GridPrior):
     """Base class of a prior that draws code by code; you write only the network and `logits`.
 
     A subclass names the dataclass of its options as `options`, and finds their values in `self.chosen`. Its `logits`
     must say how likely each code is, given only the codes before it, in raster order, all codes of a site before the
     next. Loss, likelihood and sampling, also with kept rows, follow from that.
 
-    Args:
-        layout: the grids that it learns, as `Grid`s or as their JSON values.
-        grids: their indices in the tokenizer's layout; by default 0, 1, ...
-        num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
-        given_grids: numbers of the coarser grids that it must be given, if its options are `CoarserOptions`;
-            `coarser_codes` finds their codes in a condition.
-        given_layout: these grids, as `Grid`s or as their JSON values.
-        given_features: channels of the features that it must be given: `features` finds them in a condition. 0: none.
-        options: the fields of `options`.
-
-    Raises `InputError` if an option is unknown or out of range, the numbers of grids do not match their layout, or it
-    cannot be given such grids.
+    The arguments are those of `GridPrior`.
     """
 
-    kind: ClassVar[str] = "prior"
-    options: ClassVar[type] = NoOptions
-    called: ClassVar[str] = ""  # in messages about options; by default the name of the class
     likelihood: ClassVar[Likelihood] = "exact"
     keeps: ClassVar[Keeps] = "first"
     controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p"})
-    given_grids: tuple[int, ...] = ()
-    given_layout: Layout = ()
-
-    def __init__(
-        self,
-        layout: Sequence[Grid | dict[str, Any]],
-        grids: Sequence[int] | None = None,
-        num_classes: int = 0,
-        given_grids: Sequence[int] = (),
-        given_layout: Sequence[Grid | dict[str, Any]] = (),
-        given_features: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__()
-        self.layout = make_layout(layout)
-        self.grids = tuple(range(len(self.layout)) if grids is None else grids)
-        if len(self.grids) != len(self.layout):
-            raise InputError(f"`grids` {self.grids}: give one number for each of {len(self.layout)} grids")
-        check_whole("num_classes", num_classes, 0, MAX_CLASSES)
-        self.num_classes = num_classes
-        self.chosen: Any = make_options(self.options, options, self.called or type(self).__name__)
-        self.config = {
-            "layout": [grid.as_json() for grid in self.layout],
-            "grids": list(self.grids),
-            "num_classes": num_classes,
-            **asdict(self.chosen),
-        }
-        if given_grids or given_layout:
-            self._take_grids(tuple(given_grids), make_layout(given_layout))
-        elif isinstance(self.chosen, CoarserOptions) and not given_features:
-            # whoever starts from this prior should not inherit them
-            for option in fields(CoarserOptions):
-                del self.config[option.name]
-        check_whole("given_features", given_features, 0, MAX_WIDTH)
-        self.given_features = given_features
-        if given_features:
-            self.config["given_features"] = given_features
-        self.provenance: dict[str, Any] = {}
-
-    def _take_grids(self, grids: tuple[int, ...], layout: Layout) -> None:
-        if not isinstance(self.chosen, CoarserOptions):
-            raise InputError(f"`given_grids` {grids}: {type(self).__name__} cannot be conditioned on coarser grids")
-        if len(grids) != len(layout):
-            raise InputError(f"`given_grids` {grids}: give one number for each of {len(layout)} grids (`given_layout`)")
-        if list(grids) != sorted(set(grids)) or grids[0] < 0 or grids[-1] >= min(self.grids, default=0):
-            raise InputError(
-                f"`given_grids` {grids}: give them coarse to fine, all coarser than the grids {self.grids}"
-            )
-        self.given_grids, self.given_layout = grids, layout
-        self.config |= {"given_grids": list(grids), "given_layout": [grid.as_json() for grid in layout]}
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, *shape) of each grid for codes (b, *shape), each from the codes before it alone."""
         raise NotImplementedError(f"{type(self).__name__} needs a method `logits`")
-
-    @property
-    def conditions(self) -> Conditions:
-        """Return the conditions that this prior accepts."""
-        return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())))
-
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """Return the parts of a condition, besides labels, that this prior accepts."""
-        return (*["codes"] * bool(self.given_grids), *["features"] * bool(self.given_features))
-
-    def coarser_codes(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Codes:
-        """Return the codes (b, *shape) of each grid that this prior must be given, HIDDEN where unknown.
-
-        A moment hides a share `coarse_dropout` of them. Raises `InputError` if grids are missing, or codes are of
-        another shape or out of range.
-        """
-        if not self.given_grids:
-            return ()
-        share = self.chosen.coarse_dropout
-        check_coarser(given.codes, self.given_layout, self.given_grids, batch_size, may_hide=share > 0)
-        codes = tuple(grid.to(self.device, torch.int64) for grid in given.codes)
-        return hide_some(codes, share, moment.noise) if moment is not None and share else codes
-
-    def features(self, given: Condition, batch_size: int) -> Tensor:
-        """Return the features (b, D, *sites) that this prior must be given; a single site holds for the whole grid.
-
-        Raises `InputError` if they are missing or of another shape.
-        """
-        shapes = [tuple(part.shape) for part in given.features]
-        sides = [(1,) * len(grid.shape) for grid in self.layout[:1]] + [grid.shape for grid in self.layout[:1]]
-        if len(shapes) != 1 or shapes[0] not in [(batch_size, self.given_features, *shape) for shape in sides]:
-            needed = ", ".join(map(str, (batch_size, self.given_features, *sides[0])))
-            raise InputError(f"`features` {shapes}: this prior must be given one tensor ({needed})")
-        return given.features[-1].to(self.device)
-
-    def label_rows(self, given: Condition, batch_size: int) -> Tensor:
-        """Return each sample's row (b,) in a table of embeddings of labels; 0 if there are no classes.
-
-        Raises `InputError` if a label is missing or is not one of the classes.
-        """
-        rows = self.conditions.rows(given, batch_size, self.device, self.takes)
-        return torch.zeros(batch_size, dtype=torch.int64, device=self.device) if rows is None else rows
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, *shape) of each grid; a moment hides coarser codes."""

@@ -13,8 +13,11 @@ SMALL = {
         "channels": 16, "num_blocks": 1, "layers_per_block": 1, "num_heads": 2, "head_channels": 4,
         "feature_dropout": 0.0,
     },
+    "maskgit": {"width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0},
 }  # fmt: skip
-NAMES = list(BUILT_IN["prior"])
+ALL = list(BUILT_IN["prior"])
+NAMES = [name for name in ALL if hasattr(TABLES["prior"][name], "logits")]  # the others draw in any order
+MASKED = [name for name in ALL if hasattr(TABLES["prior"][name], "hidden_logits")]
 CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from codegrid.codes import HIDDEN, Condition, Grid, Known, Losses, Moment, Progress, make_layout
+from codegrid.codes import Condition, Grid, Known, Losses, Moment, make_layout
 from codegrid.errors import InputError
 from codegrid.limits import Range, make_options
 from codegrid.model_folder import ModelFolder
@@ -21,9 +21,10 @@ from codegrid.protocols import NO_CONDITION
 from codegrid.registry import TABLES, load, register
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior import Conditions, GatedPixelCNN, draw, sample
-from codegrid.stage2_prior.likelihood import cross_entropy, measure
-from codegrid.stage2_prior.sampling.checks import check_request, flatten, spread_known, start_grids, with_hidden
-from codegrid.stage2_prior.sampling.logits import sample_from_logits
+from codegrid.stage2_prior.likelihood import measure
+from codegrid.stage2_prior.masked_likelihood import nats_of_hidden, random_order_nats
+from codegrid.stage2_prior.sampling.checks import spread_known, start_grids
+from codegrid.stage2_prior.sampling.masked import sample_masked
 
 LAYOUTS = {
     "one axis": (Grid((12,), 6),),
@@ -48,7 +49,7 @@ class MaskedPrior(ModelFolder, nn.Module):
 
     kind, likelihood, keeps = "prior", "bound", "any"
     options = MaskedOptions
-    controls = frozenset({"temperature", "top_k", "top_p", "guidance_scale", "num_inference_steps"})
+    controls = frozenset(vars(SamplingConfig()))
 
     def __init__(self, layout, grids=None, num_classes=0, given_grids=(), **options):
         super().__init__()
@@ -75,8 +76,7 @@ class MaskedPrior(ModelFolder, nn.Module):
     def conditions(self):
         return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), unlabelled=True)
 
-    def logits_of_hidden(self, codes, given):
-        """Codes (b, *shape), HIDDEN where they are to be guessed → logits (b, sites, K) of each grid."""
+    def hidden_logits(self, codes, given=NO_CONDITION, backend="auto"):
         rows = self.conditions.rows(given, len(codes[0]), self.device, takes=("codes",))
         pairs = zip(self.embeddings, codes, strict=True)
         embedded = [table(grid.flatten(1).remainder(table.num_embeddings)) for table, grid in pairs]
@@ -90,63 +90,28 @@ class MaskedPrior(ModelFolder, nn.Module):
         sizes = [grid.num_sites for grid in self.layout]
         return [head(part) for head, part in zip(self.heads, features.split(sizes, dim=1), strict=True)]
 
-    def nats(self, codes, given, hidden):
-        """Nats (b, s) of codes, where some are hidden (b, s)."""
-        sizes = [grid.num_sites for grid in self.layout]
-        marks = [part.view(grid.shape) for part, grid in zip(hidden.split(sizes, dim=1), codes, strict=True)]
-        shown = tuple(grid.masked_fill(mark, HIDDEN) for grid, mark in zip(codes, marks, strict=True))
-        pairs = zip(self.logits_of_hidden(shown, given), codes, strict=True)
-        return torch.cat([cross_entropy(logits.mT, grid.flatten(1)) for logits, grid in pairs], dim=1)
-
     def forward(self, codes, given=NO_CONDITION, moment=None):
         noise = Noise(0, count=len(codes[0])) if moment is None else moment.noise
         hidden = noise.uniforms("hidden", len(self.places)) < noise.uniforms("share", 1).clamp_min(0.1)
-        nats = self.nats(codes, given, hidden)
+        nats = nats_of_hidden(self, codes, given, hidden)
         loss = (nats * hidden).sum() / hidden.sum().clamp_min(1)
         return Losses({"nll": loss}, {})
 
-    @torch.no_grad()
+    @property
+    def max_inference_steps(self):
+        return len(self.places)
+
+    @property
+    def own_settings(self):
+        return SamplingConfig(num_inference_steps=self.num_inference_steps, mask_schedule="linear")
+
     def nll(self, codes, given=NO_CONDITION, noise=None, num_inference_steps=None):
         noise = Noise(0, count=len(codes[0])) if noise is None else noise
         steps = num_inference_steps or self.num_inference_steps
-        rank = noise.uniforms("order", len(self.places)).argsort(1).argsort(1)
-        nats = torch.zeros(rank.shape, dtype=self.places.dtype)
-        for step in range(steps):
-            first, end = (len(self.places) * number // steps for number in (step, step + 1))
-            now = (first <= rank) & (rank < end)
-            nats = torch.where(now, self.nats(codes, given, rank >= first), nats)
-        parts = nats.split([grid.num_sites for grid in self.layout], dim=1)
-        return tuple(part.unflatten(1, grid.shape) for part, grid in zip(parts, self.layout, strict=True))
+        return random_order_nats(self, codes, given, noise, steps, "linear")
 
     def sample(self, given, noise, config, known=None, backend="auto", watch=False):
         return sample_masked(self, given, noise, config, known, backend, watch)
-
-
-@torch.no_grad()
-def sample_masked(prior, given, noise, config, known=None, backend="auto", watch=False):
-    """Draw all sites that are not known in a few steps, in an order of their own for each sample."""
-    check_request(prior, given, config)
-    known = spread_known(known, prior.layout, noise.count, prior.device)
-    codes, drawn = start_grids(prior.layout, noise.count, prior.device, known)
-    steps = config.num_inference_steps or prior.num_inference_steps
-    asked = with_hidden(given) if config.guided else given
-    kept = torch.cat(flatten(drawn), dim=1)
-    rank = noise.uniforms("order", kept.shape[1]).masked_fill(kept, 1).argsort(1).argsort(1)
-    left, sizes = (~kept).sum(1, keepdim=True), [grid.num_sites for grid in prior.layout]
-    uniforms = [noise.uniforms(f"grid {i}", size) for i, size in enumerate(sizes)]
-    for step in range(1, steps + 1):
-        hidden = tuple(grid.masked_fill(~mark, HIDDEN) for grid, mark in zip(codes, drawn, strict=True))
-        if config.guided:
-            hidden = tuple(torch.cat([grid, grid]) for grid in hidden)
-        logits = prior.logits_of_hidden(hidden, asked)
-        now = (rank * steps < left * step).split(sizes, dim=1)
-        for i, (sites, marks) in enumerate(zip(flatten(codes), flatten(drawn), strict=True)):
-            new = sample_from_logits(logits[i], uniforms[i], config)
-            sites.copy_(torch.where(now[i] & ~marks, new, sites))
-            marks |= now[i]
-        if watch and step < steps:
-            yield Progress(codes, drawn, step / steps)
-    yield Progress(codes, drawn, 1.0)
 
 
 register("prior", "test-masked", MaskedPrior)
@@ -217,7 +182,7 @@ def test_any_sites_can_be_kept_under_every_control(layout, controls):
 
 
 @each_layout
-@pytest.mark.parametrize("steps", [1, 3, 50])
+@pytest.mark.parametrize("steps", [1, 3, 12])
 def test_all_sites_are_drawn_in_as_many_steps_as_are_asked_for(layout, steps):
     prior, config = build(layout), SamplingConfig(num_inference_steps=steps)
     seen = []
@@ -227,6 +192,8 @@ def test_all_sites_are_drawn_in_as_many_steps_as_are_asked_for(layout, steps):
     assert len(seen) == steps and seen == sorted(seen) and seen[-1] == (1, [len(prior.places)] * 2)
     (alone,) = draw([prior], Condition(), Noise(1, count=2), [config])
     assert same(alone.codes, progress.codes) and all(mark.all() for mark in alone.drawn)
+    with pytest.raises(InputError, match=f"`num_inference_steps` 50: more steps than sites: .* {len(prior.places)}"):
+        sample(prior, 2, num_inference_steps=50)
 
 
 def test_one_tokenizers_grids_may_be_drawn_by_priors_of_two_kinds():

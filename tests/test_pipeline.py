@@ -1,20 +1,22 @@
 """Both stages from Python: which tokenizers and priors belong together, labels, images in and out, what a run left."""
 
-import inspect
 import shutil
 import sys
-from dataclasses import fields
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typing_extensions import Unpack
 
 from codegrid import VQVAE, GatedPixelCNN, Grid, InputError, SamplingConfig, TwoStagePipeline, load, sample
 from codegrid.codes import Signal
 from codegrid.data.splits import warn_of_few
 from codegrid.pipelines.generation.artifacts import find_artifacts, load_artifacts
 from codegrid.pipelines.generation.request import make_request
+from codegrid.pipelines.running.settings import DRAWING
+from codegrid.sampling_config import DrawingSettings
 
 
 @pytest.fixture
@@ -119,9 +121,11 @@ def test_every_call_draws_new_images_that_its_seed_gives_again(pipeline):
 @pytest.mark.parametrize(
     "draws", [TwoStagePipeline.__call__, TwoStagePipeline.sample, TwoStagePipeline.complete, sample]
 )
-def test_whatever_draws_names_every_setting_of_drawing(draws):
-    named = inspect.signature(draws).parameters
-    assert {field.name: named[field.name].default for field in fields(SamplingConfig)} == vars(SamplingConfig())
+def test_whatever_draws_takes_every_setting_of_drawing(draws, pipeline):
+    assert get_type_hints(draws)["settings"] == Unpack[DrawingSettings]
+    assert list(get_type_hints(DrawingSettings)) == list(vars(SamplingConfig())) == list(DRAWING)
+    with pytest.raises(InputError, match=r"`temprature`: there is no such setting; there are .*temperature"):
+        pipeline.sample(1, temprature=1.0)
 
 
 def test_a_bar_shows_how_far_drawing_is_unless_told_not_to(pipeline, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from small_priors import CONDITIONED, NAMES, SMALL, build_prior, codes_that_see, random_codes
+from small_priors import ALL, CONDITIONED, NAMES, SMALL, build_prior, codes_that_see, random_codes
 from torch import nn
 
 from codegrid.codes import NO_LABEL, Condition, Grid, Moment
@@ -19,6 +19,7 @@ from codegrid.stage2_prior.likelihood import bits_per_code, measure, measure_acc
 
 SIZES = [(8,), (8, 5), (8, 5, 6)]  # num_embeddings of one, two and three codes a site
 each = pytest.mark.parametrize("name", NAMES)
+every = pytest.mark.parametrize("name", ALL)
 each_size = pytest.mark.parametrize("sizes", SIZES, ids=["one", "two", "three"])
 
 
@@ -110,7 +111,7 @@ def test_other_images_of_the_batch_do_not_matter(name, sizes):
         torch.testing.assert_close(together[1:2], one)
 
 
-@each
+@every
 def test_forward_and_a_backward_pass_leave_the_state_dict_as_it_was(name):
     prior = build_prior(name, (8, 5)).train()
     before = {key: value.clone() for key, value in prior.state_dict().items()}
@@ -196,7 +197,7 @@ def losses_at(prior, codes, condition, seed, first_index=0):
     return prior(codes, condition, Moment(0, 10, Noise(seed, first_index, len(codes[0])))).total.item()
 
 
-@each
+@every
 @torch.no_grad()
 def test_what_training_hides_is_hidden_in_training_moments_alone(name):
     shares = [option for option in build_prior(name).config if option.endswith("dropout")]
@@ -300,7 +301,7 @@ def test_grids_and_options_that_the_prior_does_not_know_are_refused_by_name(name
         TABLES["prior"][name](layout, **options)
 
 
-@each
+@every
 def test_the_config_rebuilds_the_prior(name):
     small = {key: value for key, value in SMALL[name].items() if not key.endswith("dropout")}
     prior = TABLES["prior"][name]((Grid((3, 4), 8), Grid((3, 4), 5)), grids=(1, 2), num_classes=2, **small)
@@ -313,7 +314,7 @@ def test_the_config_rebuilds_the_prior(name):
     assert TABLES["prior"].name_of(type(again)) == name
 
 
-@each
+@every
 def test_the_names_of_the_classes_come_with_the_provenance(name):
     prior = build_prior(name, num_classes=2, label_dropout=0.1)
     prior.provenance["classes"] = ["cat", "dog"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.conversion import as_images
@@ -24,7 +24,7 @@ from codegrid.model_folder import load_model, picture_of
 from codegrid.pipelines.running.places import find_priors, find_tokenizers, list_priors, tokenizer_name
 from codegrid.progress import progress_bar
 from codegrid.protocols import Classifier
-from codegrid.sampling_config import Setting, sampling_configs
+from codegrid.sampling_config import DrawingSettings, sampling_configs
 from codegrid.stage2_prior.conditions import Labels
 
 from .drawer import Drawer
@@ -120,18 +120,14 @@ class TwoStagePipeline(Drawer):
         labels: Labels | None = None,
         seed: int | None = None,
         batch_size: int = 128,
-        temperature: Setting = 1.0,
-        top_k: Setting = 0,
-        top_p: Setting = 1.0,
-        guidance_scale: Setting = 1.0,
-        num_inference_steps: Setting | None = None,
         reject_with: Source | Classifier | None = None,
         reject_keep: float | None = None,
         backend: str = "auto",
         output_type: OutputType = "pt",
         progress: bool = True,
+        **settings: Unpack[DrawingSettings],
     ) -> Samples:
-        """Draw new images. Settings from `temperature` to `num_inference_steps` may be lists, a value for each prior.
+        """Draw new images.
 
         Args:
             num_samples: n.
@@ -139,11 +135,6 @@ class TwoStagePipeline(Drawer):
                 turn.
             seed: sample i depends only on (seed, i). None: a new one at each call, which the result records.
             batch_size: samples drawn at once.
-            temperature: below 1 for likelier samples, 0 for the likeliest code at each site.
-            top_k: draw only among this many likeliest codes at each site. 0: among all.
-            top_p: draw only among the fewest codes whose probabilities add up to this. 1: among all.
-            guidance_scale: above 1 to follow the class more closely, for priors that also learnt grids without labels.
-            num_inference_steps: steps of priors that draw many sites at once. None: the prior's own number.
             reject_with: a classifier that keeps the best draw of several, the likeliest to show its class: a loaded
                 one, its folder, or `classifier` to train one first on the tokenizer's data set.
             reject_keep: the share of the draws to keep: each sample is the best of ⌈1 / reject_keep⌉. None: 0.25.
@@ -151,10 +142,11 @@ class TwoStagePipeline(Drawer):
             output_type: pt for tensors (n, c, H, W) in [-1, 1], as everywhere in this package; np for arrays
                 (n, H, W, c) in [0, 1]; pil for PIL pictures.
             progress: show a progress bar.
+            settings: fields of `SamplingConfig`: one value for all priors, or a list with one for each.
 
         Raises `InputError` if a prior does not support a setting.
         """
-        configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
+        configs = sampling_configs(len(self.priors), **settings)
         request = make_request(self.priors, num_samples, labels, seed, configs)
         return self.answer(request, batch_size, backend, output_type, progress, reject_with, reject_keep)
 
@@ -168,17 +160,13 @@ class TwoStagePipeline(Drawer):
         labels: Labels | None = None,
         seed: int | None = None,
         batch_size: int = 128,
-        temperature: Setting = 1.0,
-        top_k: Setting = 0,
-        top_p: Setting = 1.0,
-        guidance_scale: Setting = 1.0,
-        num_inference_steps: Setting | None = None,
         reject_with: Source | Classifier | None = None,
         reject_keep: float | None = None,
         backend: str = "auto",
         output_type: OutputType = "pt",
         progress: bool = True,
         paste: bool = False,
+        **settings: Unpack[DrawingSettings],
     ) -> Samples:
         """Keep a part of images and draw the rest.
 
@@ -197,7 +185,7 @@ class TwoStagePipeline(Drawer):
 
         Raises `InputError` if the images have the wrong size, no code would be kept, or a prior cannot keep these.
         """
-        configs = sampling_configs(len(self.priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
+        configs = sampling_configs(len(self.priors), **settings)
         given = self._of_size(images)
         part = choose_part(self.tokenizer, keep, len(given))
         codes = self.encode(part.of_known(given), batch_size)

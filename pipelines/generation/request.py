@@ -31,7 +31,7 @@ class Request(NamedTuple):
     num_samples: int  # n
     condition: Condition  # of all samples, on the CPU
     seed: int
-    configs: tuple[SamplingConfig, ...]  # one for each prior
+    configs: tuple[SamplingConfig, ...]  # one for each prior, with its own settings in place of None
     known: Known | None = None  # the codes (p, *shape) of the pictures, and which of them are kept
     of_each: int = 1  # samples of each picture, which follow each other: p · of_each = n
     paste: Paste | None = None  # puts the known pixels of the pictures into their completions
@@ -102,13 +102,14 @@ def make_request(
             raise refusal
     for prior in priors:
         prior.conditions.check_unlabelled(condition)
-    return Request(num_samples, condition, seed, configs)
+    own = tuple(config.completed_by(prior) for prior, config in zip(priors, configs, strict=True))
+    return Request(num_samples, condition, seed, own)
 
 
 def _refusal(prior: Prior, config: SamplingConfig, condition: Condition) -> InputError | None:
     """Return why a prior does not support how it shall draw, if it does not."""
     try:
-        config.check_controls(prior.controls, type(prior).__name__)
+        config.check_controls(prior)
         prior.conditions.check_guidance(config.guidance_scale, condition)
     except InputError as error:
         return error

@@ -3,7 +3,7 @@
 Every field is a flag, and its docstring is the flag's help. Its type gives the range. Nothing here imports torch.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
@@ -21,7 +21,15 @@ from codegrid.limits import (
     Seed,
     check_fields,
 )
-from codegrid.sampling_config import SamplingConfig, sampling_configs
+from codegrid.sampling_config import (
+    ChoiceTemperature,
+    GuidanceSchedule,
+    InferenceSteps,
+    MaskSchedule,
+    SamplingConfig,
+    UnmaskOrder,
+    sampling_configs,
+)
 
 from .places import MADE_BY, find_part
 
@@ -210,8 +218,18 @@ class Drawing(Compute):
     """Draw only among the fewest codes whose probabilities add up to this. 1: among all."""
     guidance_scale: tuple[float, ...] = (1.0,)
     """Above 1: follow the class more closely, with priors trained with --label-dropout. 1: no guidance."""
-    num_inference_steps: tuple[int, ...] = ()
+    guidance_schedule: tuple[GuidanceSchedule, ...] = ()
+    """How a guidance scale above 1 applies to the steps of priors that draw many sites at once: constant, or growing
+    from 1 to it. By default the prior's own."""
+    num_inference_steps: tuple[InferenceSteps, ...] = ()
     """Steps of priors that draw many sites at once. By default the prior's own number."""
+    choice_temperature: tuple[ChoiceTemperature, ...] = ()
+    """Randomness of which sites such a prior draws first, if by confidence. By default the prior's own."""
+    unmask_order: tuple[UnmaskOrder, ...] = ()
+    """Which sites such a prior draws first: those of the likeliest codes, sites spread evenly over the grid, or any at
+    random. By default the prior's own."""
+    mask_schedule: tuple[MaskSchedule, ...] = ()
+    """How the number of sites that such a prior has not drawn yet falls to 0. By default the prior's own."""
     backend: Backend = "auto"
     """How the prior computes. plain: one forward pass per step; torch: with a cache; native: the same in C++, on a
     CPU; graph: the same in CUDA graphs, on a GPU; compiled: by torch.compile; auto: native or graph if possible,
@@ -250,4 +268,4 @@ class Rejecting(Drawing):
             object.__setattr__(self, "reject_keep", REJECT_KEEP)
 
 
-DRAWING = ("temperature", "top_k", "top_p", "guidance_scale", "num_inference_steps")
+DRAWING = tuple(field.name for field in fields(SamplingConfig))

@@ -103,7 +103,7 @@ def check_site(layout: Layout, number: int, row: int, column: int) -> None:
 
 def controls_of(prior: Prior) -> set[str]:
     """Return the fields of `SamplingConfig` that change what a prior draws."""
-    return {name for name in prior.controls if name != "guidance_scale" or prior.conditions.unlabelled}
+    return {name for name in prior.controls if not name.startswith("guidance") or prior.conditions.unlabelled}
 
 
 def configs_for(pipeline: TwoStagePipeline, values: dict[str, Any]) -> list[SamplingConfig]:

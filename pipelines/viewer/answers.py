@@ -189,9 +189,8 @@ class Answers:
     def _named(self, values: tuple) -> dict[str, Any]:
         """Return the values of the page's controls, followed by the seed, as arguments of `sample`."""
         named = dict(zip([*self.controls, "seed"], values, strict=True))
-        if "num_inference_steps" in named:
-            named["num_inference_steps"] = named["num_inference_steps"] or None
-        return {**named, "seed": named["seed"] or 0}
+        named = {name: value for name, value in named.items() if value not in (None, "")}  # empty: the prior's own
+        return {"seed": 0, **named}
 
     def _picture(self, encoded: Encoded, number: int, row: int, column: int) -> np.ndarray:
         codes, edits = encoded.codes[number][0], encoded.edits[number][0]

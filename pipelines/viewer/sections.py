@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from codegrid.pipelines.generation.kept_part import default_rows
+from codegrid.sampling_config import choices_of
 
 from .answers import COLUMNS, Answers
 from .wording import CONTROLS, told
@@ -21,8 +22,9 @@ RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest
     "top_k": (0, 0, 0, 1, " (0: all)"),
     "top_p": (0.01, 1, 1, 0.01, ""),
     "guidance_scale": (0, 10, 1, 0.1, ""),
-    "num_inference_steps": (0, 100, 0, 1, " (0: the prior's own)"),
 }
+NUMBERS = {"num_inference_steps": (1, 0), "choice_temperature": (0.5, 2)}  # step and decimals of what may be empty
+OWN = "the prior's own"  # what an empty control means
 
 
 class Drawing(NamedTuple):
@@ -128,11 +130,17 @@ def _few(answers: Answers, number: int) -> int:
 
 def _add_controls(answers: Answers) -> list:
     """Add the controls that the priors support, in the order of `Answers.controls`."""
-    most = max(grid.num_embeddings for grid in answers.layout)
-    sliders = []
     with gr.Row():
-        for name in answers.controls:
-            low, high, value, step, zero = RANGES[name]
-            label = CONTROLS[name] + zero
-            sliders.append(gr.Slider(low, high or most, value, step=step, label=label, **CONTROL))
-    return sliders
+        return [_add_control(answers, name) for name in answers.controls]
+
+
+def _add_control(answers: Answers, name: str) -> Any:
+    label = CONTROLS[name]
+    if name in NUMBERS:
+        step, precision = NUMBERS[name]
+        return gr.Number(None, label=label, placeholder=OWN, minimum=0, step=step, precision=precision, **CONTROL)
+    if name not in RANGES:
+        return gr.Dropdown([(OWN, ""), *choices_of(name)], value="", label=label, **CONTROL)
+    low, high, value, step, zero = RANGES[name]
+    most = max(grid.num_embeddings for grid in answers.layout)
+    return gr.Slider(low, high or most, value, step=step, label=label + zero, **CONTROL)

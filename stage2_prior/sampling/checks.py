@@ -22,7 +22,7 @@ def check_request(prior: Prior, given: Condition, config: SamplingConfig) -> Non
     """Raise `InputError` if a prior is not in eval mode, or does not support a control that is set."""
     if getattr(prior, "training", False):
         raise InputError("`prior` is in train mode: call prior.eval() first")
-    config.check_controls(prior.controls, type(prior).__name__)
+    config.check_controls(prior)
     if config.guided and given.labels is None and given.text is None:
         raise InputError(f"`guidance_scale` {config.guidance_scale}: guidance needs `labels` to guide to")
 

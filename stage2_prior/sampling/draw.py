@@ -10,13 +10,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from codegrid.codes import Codes, Condition, Known, Layout, Progress
 from codegrid.errors import InputError
 from codegrid.limits import BatchSize, NumSamples, Seed, check_value
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
-from codegrid.sampling_config import SamplingConfig, Setting, sampling_configs
+from codegrid.sampling_config import DrawingSettings, SamplingConfig, sampling_configs
 
 from .checks import spread_known, start_grids
 
@@ -33,11 +34,7 @@ def sample(
     codes: Codes = (),
     actions: Tensor | None = None,
     backend: str = "auto",
-    temperature: Setting = 1.0,
-    top_k: Setting = 0,
-    top_p: Setting = 1.0,
-    guidance_scale: Setting = 1.0,
-    num_inference_steps: Setting | None = None,
+    **settings: Unpack[DrawingSettings],
 ) -> Codes:
     """Draw codes (n, *shape) of every grid, on the prior's device.
 
@@ -54,8 +51,7 @@ def sample(
         actions: (n, frames), for a prior over frames.
         backend: auto, plain (one forward pass per step: the reference), torch (nothing is computed twice), native,
             graph or compiled; all draw the same codes, up to rounding.
-        temperature, top_k, top_p, guidance_scale, num_inference_steps: the fields of `SamplingConfig`. For several
-            priors: one value, or a list with one for each.
+        settings: fields of `SamplingConfig`: one value for all priors, or a list with one for each.
 
     Raises `InputError` if a prior needs something that is missing, or does not support what is given.
 
@@ -72,7 +68,7 @@ def sample(
     ):  # fmt: skip
         check_value(name, value, hint)
     priors = cast("list[Prior]", list(prior) if isinstance(prior, list | tuple) else [prior])
-    configs = sampling_configs(len(priors), temperature, top_k, top_p, guidance_scale, num_inference_steps)
+    configs = sampling_configs(len(priors), **settings)
     layout = layout_of(priors)
     device = priors[0].device
     asked = next((one for one in priors if one.conditions.num_classes), priors[0]).conditions

@@ -23,8 +23,13 @@ def sample_from_logits(logits: Tensor, uniforms: Tensor, config: SamplingConfig)
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Return logits_u + s·(logits_c − logits_u) (b, ...), given logits (2b, ...): those of c, then those of u."""
+    """Return logits_u + s·(logits_c − logits_u) (b, ...), given logits (2b, ...): those of c, then those of u.
+
+    A scale of 1 gives exactly those of c, and one of 0 exactly those of u.
+    """
     conditional, unconditional = logits.chunk(2)
+    if scale == 1:
+        return conditional
     return unconditional + scale * (conditional - unconditional)
 
 

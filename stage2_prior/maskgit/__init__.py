@@ -1,0 +1,1 @@
+"""MaskGIT: a prior that draws many sites at once."""

@@ -1,0 +1,1 @@
+"""Transformers over codes: their layers, and the causal transformer with its cached sampler."""
