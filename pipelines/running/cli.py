@@ -191,6 +191,11 @@ def resume_bar(folder: object, missing: Sequence[range], total: int, desc: str) 
     return progress_bar(total=total, initial=done, desc=desc, unit="img", disable=not is_main_process())
 
 
+def in_bytes(count: int) -> str:
+    """Return a number of bytes in words: `37 MB`, `1.5 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
 def print_plan(*lines: str) -> None:
     """Print what a dry run found, and that it wrote nothing."""
     print_once("\n".join([*lines, "dry run: nothing was written"]))
