@@ -22,6 +22,7 @@ CARD = "README.md"
 OURS = b"library_name: codegrid\n"  # in the front matter of our cards, and of no other file
 MAX_BYTES = 2**24  # of a card, and of its picture
 MAX_CARD_PIXELS = 2**21  # of all images on it
+FACTS = ("steps", "step", "views", "shift", "flip", "tokenizer_fingerprint")  # of a training
 MAX_NAMES = 200  # of classes: a card is read by people
 MAX_ROWS = 100  # of a table
 MAX_LENGTH = 200  # characters of one value
@@ -126,7 +127,7 @@ def _read_template(name: str) -> str:
 def _training(provenance: Mapping[str, Any]) -> list[str]:
     """Return the sections that say what a model was trained on, and how well it did."""
     facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
-    facts |= {name: provenance[name] for name in ("steps", "step", "tokenizer_fingerprint") if name in provenance}
+    facts |= {name: provenance[name] for name in FACTS if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
     classes = provenance.get("classes")
     if isinstance(classes, list) and classes:

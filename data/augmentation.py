@@ -3,12 +3,38 @@
 Shapes: b batch, c channels, H W image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from codegrid.errors import InputError
+
 from .images import to_float
+
+
+def check_shift(shift: int, size: Sequence[int]) -> None:
+    """Raise `InputError` if images of this size (H, W) cannot be moved by so many pixels."""
+    if shift >= min(size):
+        raise InputError(f"`shift` {shift}: the images are only {min(size)} wide: give less")
+
+
+def move(images: torch.Tensor, moves: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    """Move and mirror images by one gather over rows and columns, without changing pixel values.
+
+    Args:
+        images: (b, c, H, W).
+        moves: (2, b) whole numbers, how many pixels up and to the left; the edges are repeated.
+        mirrored: (b,) bool, whether the moved image is mirrored from left to right.
+    """
+    height, width = images.shape[2:]
+    rows = (torch.arange(height) + moves[0, :, None]).clamp(0, height - 1)  # (b, H)
+    columns = (torch.arange(width) + moves[1, :, None]).clamp(0, width - 1)  # (b, W)
+    columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -33,17 +59,10 @@ class Augmentation:
         return self._crop(floats, generator) if self.crop < 1 else floats
 
     def _flip_and_shift(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """Mirror and move by one gather over rows and columns, without changing pixel values."""
-        batch, _, height, width = images.shape
-        moves = torch.randint(-self.shift, self.shift + 1, (2, batch, 1), generator=generator)
-        rows = (torch.arange(height) + moves[0]).clamp(0, height - 1)  # (b, H)
-        columns = (torch.arange(width) + moves[1]).clamp(0, width - 1)  # (b, W)
-        if self.flip:
-            mirrored = torch.rand(batch, 1, generator=generator) < 0.5
-            columns = torch.where(mirrored, width - 1 - columns, columns)
-        rows, columns = rows.to(images.device), columns.to(images.device)
-        each = torch.arange(batch, device=images.device)[:, None, None]
-        return images[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        batch = len(images)
+        moves = torch.randint(-self.shift, self.shift + 1, (2, batch), generator=generator)
+        chance = torch.rand(batch, generator=generator) if self.flip else torch.ones(batch)
+        return move(images, moves, chance < 0.5)
 
     def _crop(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Crop by bilinear interpolation at a grid of places in each image, which spans -1 ... 1 on both axes."""

@@ -1,6 +1,6 @@
 """Codes to decode or to train on: a code dataset, or plain arrays in an .npz, .npy or Parquet file.
 
-Shapes: n rows, b batch, *shape the sites of a grid, K num_embeddings.
+Shapes: n images, v views, b batch, *shape the sites of a grid, K num_embeddings.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ import torch
 
 from codegrid.codes import MAX_AXES, NO_LABEL, Grid, Layout, describe_layout
 from codegrid.errors import InputError
-from codegrid.limits import MAX_CLASSES
+from codegrid.limits import MAX_CLASSES, MAX_VIEWS, short
 from codegrid.protocols import Tokenizer
 from codegrid.tensors import digest_of, sha256
 
-from .codes import CodeBatch, CodeDataset, IndexedCodes
-from .loading import Indices, item_numbers
+from .codes import CodeBatch, CodeDataset, IndexedCodes, view_numbers
+from .loading import Indices, in_batches, item_numbers
 from .manifest import FILE_COLUMN, FILES, LABELS, CodeHeader
-from .npz import code_names, read_npy, read_npz
+from .npz import VIEWS_ARRAY, code_names, read_npy, read_npz
 from .parquet import read_parquet
 from .shards import Column
 
 PLAIN = (".npz", ".npy", ".parquet")
-AT_ONCE = 1024  # rows read at once for their file names
+AT_ONCE = 1024  # images whose file names are read at once
 
 
 class Assumed(NamedTuple):
@@ -45,8 +45,9 @@ class CodeArray(IndexedCodes):
 
     Args:
         file: the file that they came from.
-        arrays: `codes`, or `codes.0`, `codes.1`, ... for several grids, (n, *shape) whole numbers; optionally `labels`
-            (n,), NO_LABEL where there is none, and `files` (n,), the names of the files that the rows were made from.
+        arrays: `codes`, or `codes.0`, `codes.1`, ... for several grids, (n·v, *shape) whole numbers, the v views of an
+            image after one another; optionally `labels` (n·v,), NO_LABEL where there is none, `files` (n·v,), the names
+            of the files that they were made from, and `views` (), v if it is not 1.
         layout: the grids.
         known: the header of the file, or what is assumed instead.
 
@@ -76,19 +77,26 @@ class CodeArray(IndexedCodes):
         # O: strings read from Parquet
         if self.files is not None and (self.files.shape != (count,) or self.files.dtype.kind not in "UO"):
             raise InputError(f"{file}: `{FILES}` must hold one name for each of {count} grids")
+        self.views = _views_of(file, arrays, count)
+        if self.labels is not None and self.views > 1:
+            if (self.labels.reshape(-1, self.views) != self.labels[:: self.views, None]).any():
+                raise InputError(f"{file}: `labels` must be equal for the {self.views} `views` of an image")
+            self.labels = self.labels[:: self.views]
+        self.files = None if self.files is None else self.files[:: self.views]
 
     def __len__(self) -> int:
-        return len(self.codes[0])
+        return len(self.codes[0]) // self.views
 
-    def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the given order."""
+    def batch(self, indices: Indices, view: int | Indices = 0) -> CodeBatch:
+        """Return the codes of some images; see `IndexedCodes.batch`."""
         chosen = item_numbers(indices, len(self))
+        rows = chosen * self.views + view_numbers(view, len(chosen), self.views)
         columns: dict[str, Column] = {}
         if self.labels is not None:
             columns[LABELS] = torch.from_numpy(self.labels[chosen].astype(np.int64))
         if self.files is not None:
             columns[FILES] = self.files[chosen].tolist()
-        return CodeBatch(tuple(torch.from_numpy(grid[chosen].astype(np.int64)) for grid in self.codes), columns)
+        return CodeBatch(tuple(torch.from_numpy(grid[rows].astype(np.int64)) for grid in self.codes), columns)
 
     def tables(self) -> dict[str, torch.Tensor]:
         """Raise `InputError`: a file of arrays does not hold what its codes stand for."""
@@ -117,7 +125,7 @@ class CodeArray(IndexedCodes):
         grids = [grid.as_json() for grid in self.layout]
         columns = {} if self.files is None else {FILES: dict(FILE_COLUMN)}
         fingerprint = self._known.tokenizer_fingerprint
-        return CodeHeader(len(self), grids, self.classes, "", fingerprint, source, columns=columns)
+        return CodeHeader(len(self), grids, self.classes, "", fingerprint, source, self.views, columns=columns)
 
 
 AnyCodes = CodeDataset | CodeArray
@@ -160,7 +168,7 @@ def open_to_learn(source: str | Path, assumed: Assumed = NOTHING) -> AnyCodes:
     arrays, header = _read_plain(path)
     layout = header.layout if header else assumed.layout or _layout_of(path, arrays)
     codes = CodeArray(path, arrays, layout, header or assumed)
-    if header and (header.num_rows != len(codes) or header.classes != codes.classes):
+    if header and (header.num_images != len(codes) or header.classes != codes.classes):
         raise InputError(f"{path} is damaged (it does not hold what its header says): export the codes again")
     if codes.labels is not None and codes.labels.min() < 0:
         raise InputError(f"{path}: some labels are {NO_LABEL}: give each grid a class, or leave the labels out")
@@ -176,7 +184,8 @@ def _read_plain(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
     if not path.is_file():
         raise InputError(f"no file {path}: give a file of codes ({' '.join(PLAIN)}), or a folder of exported codes")
     if path.suffix.lower() == ".parquet":
-        return read_parquet(path)
+        arrays, header = read_parquet(path)
+        return arrays | ({VIEWS_ARRAY: np.array(header.views)} if header else {}), header
     return ({"codes": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path)), None
 
 
@@ -209,14 +218,25 @@ def _layout_of(path: Path, arrays: dict[str, np.ndarray]) -> Layout:
     return tuple(layout)
 
 
-def files_of(codes: AnyCodes, rows: range) -> list[str] | None:
-    """Return the names of the files that some rows were made from; None if the codes do not say."""
+def files_of(codes: AnyCodes, images: range) -> list[str] | None:
+    """Return the names of the files that the codes of some images were made from; None if the codes do not say."""
     if isinstance(codes, CodeArray):
-        return None if codes.files is None else codes.files[rows.start : rows.stop].tolist()
+        return None if codes.files is None else codes.files[images.start : images.stop].tolist()
     if codes.header.columns.get(FILES) != FILE_COLUMN:
         return None
-    pieces = (codes.batch(rows[first : first + AT_ONCE]).columns[FILES] for first in range(0, len(rows), AT_ONCE))
+    pieces = (codes.batch(some).columns[FILES] for some in in_batches(images, AT_ONCE))
     return [str(name) for piece in pieces for name in piece]
+
+
+def _views_of(path: Path, arrays: dict[str, np.ndarray], count: int) -> int:
+    """Return the number of views of each image: the array `views`, if it is a single number."""
+    views = arrays.get(VIEWS_ARRAY, np.array(1))
+    if views.shape != ():
+        return 1  # something else
+    if views.dtype.kind not in "iu" or not 1 <= views <= MAX_VIEWS or count % views:
+        words = f"it must be a whole number from 1 to {MAX_VIEWS:,} that divides the {count} grids"
+        raise InputError(f"{path}: `{VIEWS_ARRAY}` {short(views.item())}: {words}")
+    return int(views)
 
 
 def _check_grids(path: Path, name: str, codes: np.ndarray | None, grid: Grid) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The file with the digests of finished shards is removed once the manifest, which also holds them, is written.
 
-Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column.
+Shapes: m images of a shard, v views, *shape the sites of a grid or the shape of a column.
 """
 
 import re
@@ -21,17 +21,18 @@ from codegrid.tensors import digest_of, write_tensors
 
 from .codes import CodeBatch
 from .digests import DIGESTS, read_digests, unwritten, write_digests
+from .loading import in_order
 from .manifest import FORMAT, MANIFEST, TABLES, CodeHeader, shard_name
 from .shards import pack_shard, read_metadata
 
-SHARD_SIZE = 8192  # images
+SHARD_SIZE = 8192  # rows: views of images
 SHARD = re.compile(r"codes-\d{5,}\.safetensors")
 METADATA = "codegrid"  # one key for everything: several are written in any order, and equal files should be equal
 
 
-def shard_ranges(num_images: int) -> list[range]:
-    """Return the images of each shard, in order."""
-    return [range(first, min(first + SHARD_SIZE, num_images)) for first in range(0, num_images, SHARD_SIZE)]
+def shard_ranges(num_images: int, views: int = 1) -> list[range]:
+    """Return the images of each shard, in order: it holds up to 8,192 rows, with all views of an image."""
+    return in_order(num_images, max(1, SHARD_SIZE // views))
 
 
 def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
@@ -48,8 +49,7 @@ def missing_ranges(folder: str | Path, header: CodeHeader) -> list[range]:
             _refuse_another_export(path, header)
         elif path.name not in (TABLES, SETTINGS_FILE, CLASSIFIER):
             raise InputError(f"{folder} already holds other files ({path.name}): choose a new or empty `output`")
-    shards = {shard_name(number): images for number, images in enumerate(shard_ranges(header.num_images))}
-    return list(unwritten(folder, shards).values())
+    return list(unwritten(folder, _files_of(header)).values())
 
 
 def find_lost(folder: Path | str, manifest: dict[str, Any]) -> str:
@@ -76,7 +76,7 @@ def write_codes(
 
     Args:
         missing: the result of `missing_ranges`.
-        shards: the rows of each missing range, in that order.
+        shards: the codes (m·v, *shape) and columns (m, *shape) of each missing range, in that order.
         provenance: facts about the export, for the manifest.
         tables: the quantizer's entries, `entries.0` (K, D) for the first grid, and so on.
 
@@ -85,15 +85,16 @@ def write_codes(
     folder = Path(folder)
     digests = read_digests(folder)
     metadata = {METADATA: to_json(asdict(header), sort_keys=True)}
+    files = _files_of(header)
+    names = {images: name for name, images in files.items()}
     for images, shard in zip(missing, shards, strict=True):
-        arrays = pack_shard(*shard, len(images) * header.views, header)
+        arrays = pack_shard(*shard, len(images), header)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        name = _file_of(images)
+        name = names[images]
         with write_folder(folder, index=name) as staging:
             digests[name] = write_tensors(staging / name, tensors, metadata)
         write_digests(folder, digests)
-    files = {_file_of(images): len(images) for images in shard_ranges(header.num_images)}
-    records = [{"file": name, "num_images": count, "sha256": digests[name]} for name, count in files.items()]
+    records = [{"file": name, "num_images": len(files[name]), "sha256": digests[name]} for name in files]
     fields = {"format": FORMAT, "header": asdict(header), "shards": records, "tables": "", "provenance": provenance}
     with write_folder(folder, index=MANIFEST) as staging:
         if tables:
@@ -115,8 +116,10 @@ def remove_codes(folder: str | Path) -> None:
         folder.rmdir()
 
 
-def _file_of(images: range) -> str:
-    return shard_name(images.start // SHARD_SIZE)
+def _files_of(header: CodeHeader) -> dict[str, range]:
+    """Return the images of each shard by the name of its file."""
+    ranges = shard_ranges(header.num_images, header.views)
+    return {shard_name(number): images for number, images in enumerate(ranges)}
 
 
 def _refuse_another_export(path: Path, header: CodeHeader) -> None:

@@ -6,7 +6,7 @@ the entries of the quantizer (`entries.0` (K, D) for the first grid, ...; missin
 up to `IN_MEMORY_BYTES` are then kept in memory: no change of a file can affect what was checked. Larger ones are
 memory-mapped, and a shard is checked again if its file has changed.
 
-Shapes: n rows, b batch, *shape the sites of a grid or the shape of a column, K num_embeddings.
+Shapes: n images, v views, b batch, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
 
 import operator
@@ -31,7 +31,7 @@ IN_MEMORY_BYTES = 2**30
 
 
 class CodeBatch(NamedTuple):
-    """Rows of a code dataset; a single row has no batch axis."""
+    """Codes of some images, and what else is known of them; those of a single one have no batch axis."""
 
     codes: Codes  # (b, *shape) int64, one for each grid
     columns: dict[str, Column]  # (b, *shape) int64 or float32, or texts, by name
@@ -42,18 +42,37 @@ class CodeBatch(NamedTuple):
         return self.columns.get(LABELS)  # type: ignore[return-value]
 
 
-class IndexedCodes(Dataset[CodeBatch]):
-    """Base class that makes a torch dataset of anything that can read a `batch` of rows of codes.
+def view_numbers(view: int | Indices, count: int, views: int) -> np.ndarray:
+    """Return the view of each of `count` images, (count,). Raises IndexError if there are not so many views."""
+    numbers = np.broadcast_to(item_numbers(np.atleast_1d(view)), count)
+    outside = numbers[(numbers < 0) | (numbers >= views)]
+    if outside.size:
+        raise IndexError(f"view {outside[0]}, but there are {views}, from 0")
+    return numbers
 
-    An index gives a row: `dataset[3]`, `dataset[-1]`. A slice, a list, array or tensor of indices, or a mask (n,) bool
-    gives those rows as one batch, as `dataset.batch` does.
+
+class IndexedCodes(Dataset[CodeBatch]):
+    """Base class that makes a torch dataset of anything that can read a `batch` of codes.
+
+    An index gives the codes of an image: `dataset[3]`, `dataset[-1]`. A slice, a list, array or tensor of indices, or a
+    mask (n,) bool gives them as one batch, as `dataset.batch` does. Of several views it is view 0, the image as it is.
     """
 
+    views: int = 1  # v, of each image
+
     def __len__(self) -> int:
+        """Return the number of images, n."""
         raise NotImplementedError
 
-    def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the given order; indices may repeat or count from the end."""
+    def batch(self, indices: Indices, view: int | Indices = 0) -> CodeBatch:
+        """Return the codes of some images, in the given order.
+
+        Args:
+            indices: of the images; they may repeat or count from the end.
+            view: of all these images, 0 ... v-1, or of each (b,).
+
+        Raises IndexError if there is no such image or view.
+        """
         raise NotImplementedError
 
     def __getitem__(self, index: Any) -> CodeBatch:
@@ -64,7 +83,7 @@ class IndexedCodes(Dataset[CodeBatch]):
         return self.__getitems__([operator.index(index)])[0]
 
     def __getitems__(self, indices: Indices) -> list[CodeBatch]:
-        """Return rows for a `DataLoader` to collate, read all at once."""
+        """Return items for a `DataLoader` to collate, read all at once."""
         codes, columns = self.batch(indices)
         return [
             CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
@@ -75,26 +94,27 @@ class IndexedCodes(Dataset[CodeBatch]):
 class CodeDataset(IndexedCodes):
     """A code dataset, read shard by shard.
 
-    An item is a row (one encoding of an image, if it has several views): a `CodeBatch` without batch axis. Slices,
-    lists, arrays and masks give batches. `torch.utils.data.DataLoader` can read it as it is, shuffled and with workers,
-    and collates items into a `CodeBatch`; if you have the indices, `batch` is faster.
+    An item has the codes of an image: a `CodeBatch` without batch axis. Slices, lists, arrays and masks give batches.
+    `torch.utils.data.DataLoader` can read it as it is, shuffled and with workers, and collates items into a
+    `CodeBatch`; if you have the indices, `batch` is faster, and of `views` encodings of each image it reads any.
 
     Raises `InputError` if the folder is missing, incomplete or damaged; a damaged shard is found when first read.
 
     Examples:
         >>> codes = CodeDataset("runs/demo/codes")  # doctest: +SKIP
         >>> (grid,) = codes.batch([0, 5, 9]).codes  # (3, h, w)  # doctest: +SKIP
+        >>> (grid,) = codes.batch([0, 5, 9], view=[0, 7, 3]).codes  # of 8 views  # doctest: +SKIP
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         manifest = read_manifest(self.folder)
         self.header = CodeHeader(**manifest["header"])
-        self.layout, self.classes = self.header.layout, self.header.classes
+        self.layout, self.classes, self.views = self.header.layout, self.header.classes, self.header.views
         self._records: list[dict[str, Any]] = manifest["shards"]
         self._tables_sha256: str = manifest["tables"]
         self.provenance: dict[str, Any] = manifest["provenance"]
-        self._firsts = np.cumsum([0, *(record["num_images"] * self.header.views for record in self._records)])
+        self._firsts = np.cumsum([0, *(record["num_images"] for record in self._records)])
         self._checked: dict[int, tuple[Stamp, Arrays]] = {}
         for record in self._records:
             if not (self.folder / record["file"]).is_file():
@@ -106,17 +126,18 @@ class CodeDataset(IndexedCodes):
         return {**self.__dict__, "_checked": {}}  # other processes read the shards themselves
 
     def __len__(self) -> int:
-        return self.header.num_rows
+        return self.header.num_images
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        views = f", {self.header.views} of each image" if self.header.views > 1 else ""
+        views = f", {self.views} views of each" if self.views > 1 else ""
         what = f"{len(self):,} rows of {describe_layout(self.layout)}{views}{classes}, {self.header.split}"
         return f"{type(self).__name__}({str(self.folder)!r}: {what})"
 
-    def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, in the given order; indices may repeat or count from the end."""
+    def batch(self, indices: Indices, view: int | Indices = 0) -> CodeBatch:
+        """Return the codes of some images; see `IndexedCodes.batch`."""
         chosen = item_numbers(indices, len(self))
+        shown = view_numbers(view, len(chosen), self.views)
         shard_of = np.searchsorted(self._firsts, chosen, side="right") - 1
         codes = [np.empty((len(chosen), *grid.shape), dtype=np.int64) for grid in self.layout]
         columns = {
@@ -125,11 +146,11 @@ class CodeDataset(IndexedCodes):
         }
         for number in np.unique(shard_of):
             arrays, here = self._shard(int(number)), np.flatnonzero(shard_of == number)
-            rows = chosen[here] - self._firsts[number]
+            images = chosen[here] - self._firsts[number]
             for grid, values in enumerate(codes):
-                values[here] = arrays[f"codes.{grid}"][rows]
+                values[here] = arrays[f"codes.{grid}"][images * self.views + shown[here]]
             for name, values in columns.items():
-                values[here] = column_of(arrays, name, self.header.columns[name], rows)
+                values[here] = column_of(arrays, name, self.header.columns[name], images)
         return CodeBatch(
             tuple(map(torch.from_numpy, codes)),
             {name: v.tolist() if v.dtype == object else torch.from_numpy(v) for name, v in columns.items()},
@@ -176,8 +197,7 @@ class CodeDataset(IndexedCodes):
             return known[1]
         if stamp is None:
             raise self._incomplete(record["file"])
-        rows = record["num_images"] * self.header.views
-        arrays = read_shard(path, rows, record["sha256"], self.header, self._in_memory)
+        arrays = read_shard(path, record["num_images"], record["sha256"], self.header, self._in_memory)
         self._checked[number] = stamp, arrays
         return arrays
 

@@ -10,7 +10,18 @@ from typing import Annotated, Any
 
 from codegrid.codes import Grid, Layout, make_layout
 from codegrid.errors import InputError
-from codegrid.limits import MAX_CLASSES, Range, check_fields, check_name, check_whole, is_list_of, short
+from codegrid.limits import (
+    MAX_CLASSES,
+    MAX_SIDE,
+    MAX_VIEWS,
+    Range,
+    Seed,
+    check_fields,
+    check_name,
+    check_whole,
+    is_list_of,
+    short,
+)
 from codegrid.tensors import digest_of, read_json
 
 FORMAT = "codegrid codes 2"
@@ -25,11 +36,12 @@ FILES = "files"  # a column of paths, for people: what each row was made from
 FILE_COLUMN = {"kind": "text", "shape": []}
 FILES_JSON = "files.json"  # a list of such paths, beside images
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-TAKEN = ("codes", "label")  # names that codes and labels have in files of other formats
+TAKEN = ("codes", "label", "views")  # names that codes, labels and `views` have in files of other formats
 MAX_IMAGES = 10**12
 MAX_GRIDS = MAX_COLUMNS = 1000
 MAX_COLUMN_AXES = 8
 MAX_COLUMN_SIDE = 2**24
+VIEWS = ("views", "shift", "flip", "view_seed")  # fields of a header, and settings
 RECORD = {"file": str, "num_images": int, "sha256": str}  # of a shard
 
 
@@ -44,8 +56,10 @@ class CodeHeader:
         split: `train`, `test`, `all` for both, `sampled`, or empty if unknown.
         tokenizer_fingerprint: of the tokenizer that made the codes; empty if unknown.
         source: fingerprint of the images.
-        views: v, encodings of each image; the rows i·v ... i·v + v-1 belong to image i.
-        columns: kind and shape of what each row holds besides its codes, by name: `{"kind": "int", "shape": []}`. A
+        views: v, encodings of each image: of the image as it is, and of v-1 others made from it. The rows i·v ...
+            i·v + v-1 of codes belong to image i.
+        shift, flip, view_seed: how the other views were made, as for `Views`, if that is known.
+        columns: kind and shape of what each image has besides its codes, by name: `{"kind": "int", "shape": []}`. A
             column `labels` is added if there are classes.
 
     Raises `InputError` if a value is out of range.
@@ -57,7 +71,10 @@ class CodeHeader:
     split: str
     tokenizer_fingerprint: str
     source: str
-    views: Annotated[int, Range(1, 10_000)] = 1
+    views: Annotated[int, Range(1, MAX_VIEWS)] = 1
+    shift: Annotated[int, Range(0, MAX_SIDE)] = 0
+    flip: bool = False
+    view_seed: Seed = 0
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +95,15 @@ class CodeHeader:
     def num_rows(self) -> int:
         """n·v: the views of all images."""
         return self.num_images * self.views
+
+    @property
+    def how_viewed(self) -> dict[str, Any]:
+        """The number of views and how they were made, by the names of the fields, as far as that is known.
+
+        Empty if there is only the image itself.
+        """
+        known = {name: getattr(self, name) for name in VIEWS if self.views > 1}
+        return {name: value for name, value in known.items() if value}
 
 
 def shard_name(number: int) -> str:

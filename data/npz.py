@@ -2,7 +2,8 @@
 
 `numpy.savez` would need all rows at once. Images are `arr_0` uint8 NHWC, with labels `arr_1` if there are any; large
 sets are cut into shards. Codes of one grid are `codes` (n, *shape), those of several `codes.0`, `codes.1`, ...; columns
-have their own names.
+have their own names. Of several views of each image, n rows with equal columns follow one another, and `views` () says
+how many.
 
 Shapes: n images or rows of a file, b batch, c channels, H W image, *shape the sites of a grid.
 """
@@ -33,6 +34,7 @@ from .shards import COLUMN_TYPES, smallest_dtype
 
 Shape = tuple[int, int, int, int]  # (n, c, H, W) of images
 ON_A_PAGE = 100
+VIEWS_ARRAY = "views"
 COPIED = 2**22  # bytes at once: a multiple of the size of every type
 
 
@@ -79,7 +81,7 @@ def read_first(folder: str | Path, files: dict[str, range], count: int) -> torch
 
 
 def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> None:
-    """Write the codes of each grid as int64, and the columns, from shards that arrive one after the other."""
+    """Write the codes of each grid as int64, and the columns, from shards of rows that arrive one after the other."""
     columns: dict[str, list[np.ndarray]] = {name: [] for name in header.columns}
     with ExitStack() as stack:
         # an archive takes one array at a time: until then, the codes of each grid wait in an unnamed file
@@ -99,6 +101,8 @@ def write_npz(path: Path, header: CodeHeader, shards: Iterable[CodeBatch]) -> No
                     entry.write(np.frombuffer(piece, dtype).astype(np.int64).tobytes())
         for name, values in columns.items():
             _write_array(archive, name, np.concatenate(values))
+        if header.views > 1:
+            _write_array(archive, VIEWS_ARRAY, np.array(header.views))
 
 
 def code_names(num_grids: int) -> list[str]:

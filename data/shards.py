@@ -1,13 +1,13 @@
 """The tensors of a shard of codes: packed, checked and mapped.
 
-A shard of m rows holds
+A shard of m images holds
 
-- `codes.0`, `codes.1`, ... (m, *shape), one for each grid, in the smallest unsigned type that holds its K;
+- `codes.0`, `codes.1`, ... (m·v, *shape), one for each grid, in the smallest unsigned type that holds its K;
 - `columns.NAME` (m, *shape) int64 or float32;
 - for a column of texts, `columns.NAME.bytes`, all texts in UTF-8, one after the other, and `columns.NAME.offsets`
   (m·product of shape + 1,) int64, where each begins.
 
-Shapes: m rows of a shard, *shape the sites of a grid or the shape of a column, K num_embeddings.
+Shapes: m images of a shard, v views, *shape the sites of a grid or the shape of a column, K num_embeddings.
 """
 
 import math
@@ -40,10 +40,15 @@ def smallest_dtype(num_embeddings: int) -> np.dtype:
     return np.min_scalar_type(num_embeddings - 1)
 
 
-def pack_shard(codes: Codes, columns: dict[str, Column], num_rows: int, header: CodeHeader) -> Arrays:
+def pack_shard(codes: Codes, columns: dict[str, Column], num_images: int, header: CodeHeader) -> Arrays:
     """Return the arrays of a shard by name.
 
-    Raises `InputError` if they are not `num_rows` rows that match the header.
+    Args:
+        codes: (m·v, *shape) of each grid.
+        columns: (m, *shape) by name.
+        num_images: m.
+
+    Raises `InputError` if they do not match the header, or are not of `num_images` images.
     """
     if len(codes) != len(header.grids) or columns.keys() != header.columns.keys():
         raise InputError(
@@ -59,7 +64,7 @@ def pack_shard(codes: Codes, columns: dict[str, Column], num_rows: int, header: 
         arrays[f"codes.{number}"] = values.astype(smallest_dtype(grid.num_embeddings))
     for name, column in header.columns.items():
         arrays |= _pack_column(name, column, columns[name])
-    fault = fault_of(arrays, num_rows, header)
+    fault = fault_of(arrays, num_images, header)
     if fault:
         raise InputError(f"a shard {fault}")
     return arrays
@@ -80,16 +85,16 @@ def _pack_column(name: str, column: dict[str, Any], values: Column) -> Arrays:
     return {key: numbers.astype(COLUMN_TYPES[column["kind"]])}
 
 
-def fault_of(arrays: Arrays, num_rows: int, header: CodeHeader) -> str:
-    """Return why the arrays of a shard are not `num_rows` rows that match the header; empty if they are."""
+def fault_of(arrays: Arrays, num_images: int, header: CodeHeader) -> str:
+    """Return why the arrays of a shard are not of `num_images` images as in the header; empty if they are."""
     for number, grid in enumerate(header.layout):
         codes, last = arrays.get(f"codes.{number}"), grid.num_embeddings - 1
-        if codes is None or codes.shape != (num_rows, *grid.shape):
+        if codes is None or codes.shape != (num_images * header.views, *grid.shape):
             return f"does not match the manifest (codes.{number})"
         if codes.dtype != smallest_dtype(grid.num_embeddings) or codes.max() > last:
             return f"holds {codes.dtype} numbers that are not codes from 0 to {last} (codes.{number})"
     for name, column in header.columns.items():
-        fault = _column_fault(arrays, f"columns.{name}", column, num_rows)
+        fault = _column_fault(arrays, f"columns.{name}", column, num_images)
         if fault:
             return f"{fault} (column {name})"
     labels = arrays.get(f"columns.{LABELS}")
@@ -98,16 +103,16 @@ def fault_of(arrays: Arrays, num_rows: int, header: CodeHeader) -> str:
     return ""
 
 
-def _column_fault(arrays: Arrays, key: str, column: dict[str, Any], num_rows: int) -> str:
+def _column_fault(arrays: Arrays, key: str, column: dict[str, Any], num_images: int) -> str:
     missing = "does not match the manifest"
     if column["kind"] != "text":
         numbers, dtype = arrays.get(key), COLUMN_TYPES[column["kind"]]
-        sound = numbers is not None and numbers.shape == (num_rows, *column["shape"]) and numbers.dtype == dtype
+        sound = numbers is not None and numbers.shape == (num_images, *column["shape"]) and numbers.dtype == dtype
         return "" if sound else missing
     content, offsets = arrays.get(f"{key}.bytes"), arrays.get(f"{key}.offsets")
     if content is None or offsets is None or content.ndim != 1 or content.dtype != np.uint8:
         return missing
-    if offsets.shape != (num_rows * math.prod(column["shape"]) + 1,) or offsets.dtype != np.int64:
+    if offsets.shape != (num_images * math.prod(column["shape"]) + 1,) or offsets.dtype != np.int64:
         return missing
     if offsets[0] != 0 or offsets[-1] != len(content) or (offsets[1:] < offsets[:-1]).any():
         return "holds texts that are outside of their bytes"
@@ -119,19 +124,19 @@ def _column_fault(arrays: Arrays, key: str, column: dict[str, Any], num_rows: in
     return "holds texts that are not UTF-8" if is_cut else ""
 
 
-def column_of(arrays: Arrays, name: str, column: dict[str, Any], rows: np.ndarray) -> np.ndarray:
-    """Return some rows (b, *shape) of a column in a shard; texts as objects."""
+def column_of(arrays: Arrays, name: str, column: dict[str, Any], images: np.ndarray) -> np.ndarray:
+    """Return a column of some images (b, *shape) in a shard; texts as objects."""
     if column["kind"] != "text":
-        return arrays[f"columns.{name}"][rows]
+        return arrays[f"columns.{name}"][images]
     offsets, content = arrays[f"columns.{name}.offsets"], arrays[f"columns.{name}.bytes"]
     count = math.prod(column["shape"])
-    places = (rows[:, None] * count + np.arange(count)).ravel()
+    places = (images[:, None] * count + np.arange(count)).ravel()
     texts = [content[offsets[i] : offsets[i + 1]].tobytes().decode() for i in places]
-    return np.array(texts, dtype=object).reshape(len(rows), *column["shape"])
+    return np.array(texts, dtype=object).reshape(len(images), *column["shape"])
 
 
 def read_shard(
-    path: Path, num_rows: int, expected_sha256: str, header: CodeHeader, into_memory: bool = False
+    path: Path, num_images: int, expected_sha256: str, header: CodeHeader, into_memory: bool = False
 ) -> Arrays:
     """Memory-map a shard, or read it into memory, and check its bytes, shapes and codes.
 
@@ -145,7 +150,7 @@ def read_shard(
     if sha256(content) != expected_sha256:
         raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): export the codes again")
     arrays = _parse(path, content)[1]
-    fault = fault_of(arrays, num_rows, header)
+    fault = fault_of(arrays, num_images, header)
     if fault:
         raise InputError(f"{path} {fault}: export the codes again")
     return arrays

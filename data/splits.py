@@ -58,16 +58,16 @@ def warn_of_few(count: int, items: str) -> list[str]:
 
 
 class Subset(IndexedCodes):
-    """A data set of some rows of a code dataset.
+    """A data set of some images of a code dataset.
 
     Args:
         codes: the code dataset.
-        numbers: (n,) the indices of its rows.
+        numbers: (n,) the indices of its images.
     """
 
     def __init__(self, codes: AnyCodes, numbers: np.ndarray) -> None:
         self.codes, self.numbers = codes, np.asarray(numbers, dtype=np.int64)
-        self.layout, self.classes = codes.layout, codes.classes
+        self.layout, self.classes, self.views = codes.layout, codes.classes, codes.views
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -75,9 +75,9 @@ class Subset(IndexedCodes):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self):,} rows of {self.codes!r})"
 
-    def batch(self, indices: Indices) -> CodeBatch:
-        """Return some rows, given by their indices in this subset, in the given order."""
-        return self.codes.batch(self.numbers[item_numbers(indices, len(self))])
+    def batch(self, indices: Indices, view: int | Indices = 0) -> CodeBatch:
+        """Return the codes of some images, given by their indices in this subset; see `IndexedCodes.batch`."""
+        return self.codes.batch(self.numbers[item_numbers(indices, len(self))], view)
 
     def fingerprint(self) -> str:
         """Return a digest that differs between different subsets."""
@@ -93,17 +93,14 @@ class Subset(IndexedCodes):
 def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | Subset, AnyCodes | Subset]:
     """Return codes to train on and codes to validate on.
 
-    The latter come from `validation_codes`, a folder or file, or else are held out; all views of an image are then in
-    the same part. Raises `InputError` if there are too few, or the two do not match or hold the same images.
+    The latter come from `validation_codes`, a folder or file, or else are those of images that are held out, with all
+    their views. Raises `InputError` if there are too few, or the two do not match or hold the same images.
     """
     if validation_codes is None:
-        views, labels = codes.header.views, codes.labels
-        of_images = None if labels is None else labels[::views]
-        rows = np.arange(len(codes)).reshape(-1, views)
-        training, test = (split_indices(of_images, len(rows), split) for split in ("train", "test"))
+        training, test = (split_indices(codes.labels, len(codes), split) for split in ("train", "test"))
         if not len(training) or not len(test):
             raise InputError(f"{codes.folder} holds {len(codes)} grids: too few to train and validate on")
-        return Subset(codes, rows[training].ravel()), Subset(codes, rows[test].ravel())
+        return Subset(codes, training), Subset(codes, test)
     assumed = Assumed(codes.layout, codes.header.tokenizer_fingerprint, codes.classes)
     other = open_to_learn(validation_codes, assumed)
     if other.header.tokenizer_fingerprint != codes.header.tokenizer_fingerprint:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from codegrid.limits import MAX_STEPS, BatchSize, Range
+from codegrid.limits import MAX_STEPS, MAX_VIEWS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.settings import Folder, Folders, Leaves, ReadsData
 
@@ -29,6 +29,8 @@ class DecodeCodes(ReadsData, Leaves):
     """Folder of exported codes, or an .npz or .parquet file of plain codes and, if there are any, labels."""
     output: Folder = ""
     """Folder for the images. By default decoded/ in --run or runs/, or decoded-2/ and so on."""
+    view: Annotated[int, Range(0, MAX_VIEWS - 1)] = 0
+    """Number of the view to decode, if the codes are of several of each image; 0 is the image as it is."""
     batch_size: BatchSize = 256
     """Images decoded at once."""
     format: Literal["npz", "png"] = "npz"

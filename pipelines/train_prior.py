@@ -10,12 +10,12 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_STEPS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.places import PARTS, find_part, prior_of
-from codegrid.pipelines.running.settings import Flag, Folder, Folders, Training
+from codegrid.pipelines.running.settings import Flag, Folder, Folders, MakesViews, Training
 from codegrid.registry import NameOf
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPrior(Training):
+class TrainPrior(MakesViews, Training):
     """Stage 2: train a prior on exported codes. Writes a model folder.
 
     codegrid train-prior --codes runs/digits/codes --output runs/digits/prior
@@ -27,7 +27,8 @@ class TrainPrior(Training):
 
     run: Folder | None = None
     """Folder that holds tokenizer/ or codes/; the model goes into its prior/, or with --grid N into prior-N/. If it has
-    no codes/, the images that its tokenizer was trained on are encoded first, into codes/ and codes_test/."""
+    no codes/, the images that its tokenizer was trained on are encoded first, into codes/ (with --views of each) and
+    codes_test/."""
     codes: Folder = ""
     """Folder of exported codes, or an .npz, .npy or .parquet file of codes and, if there are any, labels."""
     output: Folder = ""

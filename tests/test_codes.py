@@ -151,22 +151,6 @@ def test_codes_without_labels_have_none(tmp_path):
     assert dataset.labels is None and dataset[3].labels is None
 
 
-def test_the_views_of_an_image_lie_side_by_side_and_in_one_part(tmp_path):
-    views = draw_codes(LAYOUTS["hw"], 3 * COUNT)
-    labels = LABELS.repeat_interleave(3)
-    header = replace(HEADER, views=3)
-    export(
-        tmp_path / "c",
-        header,
-        lambda images: shard_of(range(3 * images.start, 3 * images.stop), views, {"labels": labels}),
-    )
-    dataset = CodeDataset(tmp_path / "c")
-    assert len(dataset) == 3 * COUNT and equal(dataset.batch(range(75)).codes, views)
-    training, validation = hold_out(dataset, None)
-    assert not {i // 3 for i in training.numbers} & {i // 3 for i in validation.numbers}
-    assert len(validation) == 2 * 3 and len(training) + len(validation) == 75
-
-
 def test_items_slices_and_lists_are_read_as_from_any_torch_data_set(folder):
     dataset = CodeDataset(folder)
     assert equal(dataset[11].codes, rows_of(CODES, 11)) and dataset[11].labels == LABELS[11]
@@ -474,7 +458,7 @@ def test_the_manifest_says_what_the_codes_are(folder):
     assert manifest["header"] == {
         "num_images": 25, "split": "train", "source": "s" * 64, "tokenizer_fingerprint": "f" * 64,
         "classes": ["ant", "bee"], "grids": [{"shape": [3, 5], "num_embeddings": 300}], "views": 1,
-        "columns": {"labels": {"kind": "int", "shape": []}},
+        "shift": 0, "flip": False, "view_seed": 0, "columns": {"labels": {"kind": "int", "shape": []}},
     }  # fmt: skip
     assert [shard["num_images"] for shard in manifest["shards"]] == [10, 10, 5]
     assert CodeHeader(**manifest["header"]) == HEADER

@@ -49,6 +49,7 @@ TRAINING = (
     "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard "
     "--quiet --run r --dry-run --threads 2"
 )
+VIEWS = "--views 8 --shift 2 --flip --view-seed 1"
 TOLD = [
     (TrainTokenizer, f"--output o {DATA} --image-size 48 64 {TRAINING} --model vqvae --quantizer gradient"),
     (TrainTokenizer, "--output o --num-embeddings 512 --embedding-dim 64 --hidden-channels 256 --downsampling 4"),
@@ -58,19 +59,19 @@ TOLD = [
     (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
     (TrainTokenizer, "--output o --model codes --over c --validation-codes v --num-latents 3 --channels 8 --dropout 0"),
     (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --overwrite --quiet"),
-    (ExportCodes, "--tokenizer t --run r --device cpu --threads 3"),
+    (ExportCodes, "--tokenizer t --run r --device cpu --threads 3 --verbose"),
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
-    (TrainPrior, "--codes c.npz --tokenizer t --output o --model pixelcnn --grid 1 2 --shard --verbose --overwrite"),
+    (TrainPrior, f"--codes c.npz --tokenizer t --output o --grid 1 2 --shard --verbose --overwrite {VIEWS}"),
     (
         Sample,
         f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none :3 --seed 1 --batch-size 8 --format codegrid --dry-run",
     ),
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile --reject-with r --reject-keep 0.5"),
     (Sample, "--tokenizer t u --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
-    (ExportCodes, "--tokenizer t --output o --dataset pictures --split all"),
+    (ExportCodes, f"--tokenizer t --output o --dataset pictures --split all {VIEWS}"),
     (DecodeCodes, "--tokenizer t --codes c --output o --format png --shard-size 10 --device cpu --threads 1 --dry-run"),
-    (DecodeCodes, "--tokenizer t --codes c --run r --batch-size 8 --overwrite --quiet"),
+    (DecodeCodes, "--tokenizer t --codes c --run r --batch-size 8 --view 3 --overwrite --quiet"),
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
     (Evaluate, "--images a --against b --features inception --json"),
     (Evaluate, f"{PARTS} --features lite0 --num-samples 9 --reject-with classifier --reject-keep 1"),

@@ -24,6 +24,7 @@ from codegrid.codes import Moment
 from codegrid.data.codes import CodeDataset
 from codegrid.data.images import to_float
 from codegrid.data.sources import load_images
+from codegrid.data.views import Views
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.running.device import choose_device
@@ -267,13 +268,14 @@ def test_export_and_prior_of_two_processes_are_one_of_everything(small_run, two,
     # 55 images, which two cannot share evenly, by a tokenizer of one process, so that the codes can be compared
     np.savez(tmp_path / "odd.npz", *draw_bars(61))
     odd = ("--dataset", "npz", "--data-root", tmp_path / "odd.npz", "--tokenizer", small_run / "tokenizer")
-    two.run("export_codes", *odd, "--output", tmp_path / "codes", "--batch-size", 7)
-    images = load_images("npz", tmp_path / "odd.npz", "train")
-    expected = load(small_run / "tokenizer").encode(to_float(images.images))
-    exported = CodeDataset(tmp_path / "codes").batch(range(55))
-    assert torch.equal(exported.labels, images.labels)
-    for ours, theirs in zip(exported.codes, expected, strict=True):
-        assert (ours == theirs).float().mean() > 0.99, "but for rounding, where two entries are equally near"
+    views = ("--views", 2, "--shift", 1)
+    two.run("export_codes", *odd, *views, "--output", tmp_path / "codes", "--batch-size", 7)
+    images, tokenizer = load_images("npz", tmp_path / "odd.npz", "train"), load(small_run / "tokenizer")
+    for view, pictures in enumerate(Views(2, shift=1).of(images.images, 0)):
+        exported = CodeDataset(tmp_path / "codes").batch(range(55), view)
+        assert torch.equal(exported.labels, images.labels)
+        for ours, theirs in zip(exported.codes, tokenizer.encode(to_float(pictures)), strict=True):
+            assert (ours == theirs).float().mean() > 0.99, "but for rounding, where two entries are equally near"
 
     two.run("train_prior", "--codes", tmp_path / "codes", "--output", tmp_path / "prior", *TINY_PRIOR)
     left = sorted(path.name for path in (tmp_path / "prior").iterdir())

@@ -17,9 +17,10 @@ from codegrid.data.code_files import CodeArray, files_of, open_codes
 from codegrid.data.codes import CodeDataset
 from codegrid.data.image_files import make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
-from codegrid.data.loading import in_batches, load_batches
+from codegrid.data.loading import in_batches
 from codegrid.data.manifest import FILES, FILES_JSON
 from codegrid.data.npz import ON_A_PAGE
+from codegrid.errors import InputError
 from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.noise import Noise
@@ -42,6 +43,9 @@ def decode_codes(settings: DecodeCodes) -> None:
     """
     tokenizer = load_tokenizer(settings.tokenizer, choose_device(settings))
     codes = open_codes(settings.codes, tokenizer)
+    if settings.view >= codes.views:
+        held = f"{codes.views} views, numbered from 0" if codes.views > 1 else "only view 0"
+        raise InputError(f"`view` {settings.view}: of each image {settings.codes} holds {held}: give one of these")
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
@@ -57,7 +61,7 @@ def decode_codes(settings: DecodeCodes) -> None:
     missing = files.missing()
     with resume_bar(run.shown, missing, len(codes), "decoding") as bar:
         for numbers in missing:
-            files.write(numbers, decode_rows(tokenizer, codes, numbers, settings.batch_size, bar))
+            files.write(numbers, decode_rows(tokenizer, codes, numbers, settings.batch_size, bar, settings.view))
     of_files = files_of(codes, range(len(codes)))
 
     def write_results(folder: Path) -> None:
@@ -78,12 +82,11 @@ def names_of_rows(codes: CodeDataset | CodeArray, rows: range) -> list[str]:
 
 
 def decode_rows(
-    tokenizer: Tokenizer, codes: CodeDataset | CodeArray, numbers: range, batch_size: int, bar: Any
+    tokenizer: Tokenizer, codes: CodeDataset | CodeArray, numbers: range, batch_size: int, bar: Any, view: int = 0
 ) -> Iterator[torch.Tensor]:
-    """Decode some items of a code dataset, batch by batch: (b, c, H, W) uint8."""
-    batches = in_batches(numbers, batch_size)
-    for rows, batch in zip(batches, load_batches(codes, batches), strict=True):
-        grids: Codes = tuple(grid.to(tokenizer.device) for grid in batch.codes)
+    """Decode a view of some items of a code dataset, batch by batch: (b, c, H, W) uint8."""
+    for rows in in_batches(numbers, batch_size):
+        grids: Codes = tuple(grid.to(tokenizer.device) for grid in codes.batch(rows, view).codes)
         # noise for a stochastic decoder: that of an item does not depend on its batch
         images = tokenizer.decode(grids, noise=Noise(0, rows.start, len(rows), tokenizer.device))
         yield to_uint8(images.cpu())

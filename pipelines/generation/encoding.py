@@ -1,6 +1,6 @@
 """Images → codes, shared by several processes: the body of `codegrid export-codes`.
 
-Shapes: m images of a range, b batch, c channels, H W image, *shape the sites of each grid.
+Shapes: m images of a range, v views, b batch, c channels, H W image, *shape the sites of each grid.
 """
 
 from __future__ import annotations
@@ -11,21 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from codegrid.budget import in_words
 from codegrid.codes import Codes, describe_layout
-from codegrid.data.code_writer import SHARD_SIZE, missing_ranges, remove_codes, write_codes
+from codegrid.data.augmentation import check_shift
+from codegrid.data.code_writer import missing_ranges, remove_codes, shard_ranges, write_codes
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import to_float
-from codegrid.data.loading import in_order, load_batches
-from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, CodeHeader, is_whole
+from codegrid.data.loading import load_batches
+from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, VIEWS, CodeHeader, is_whole
 from codegrid.data.names import public_name
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
-from codegrid.data.shards import Column
+from codegrid.data.shards import Column, smallest_dtype
 from codegrid.data.sources import Images
+from codegrid.data.views import Views
 from codegrid.errors import import_extra
 from codegrid.locks import real_path, releasing
 from codegrid.pipelines.export_codes import ExportCodes
@@ -39,6 +43,8 @@ from .artifacts import load_images_for
 from .chosen_data import choose_data
 from .tokenizers import load_tokenizer
 
+ONE_VIEW = Views()
+COPIES = 2  # of the codes of a shard, while it is put together
 STATE = "state"  # folder of a code dataset, from which the .npz or .parquet file is made
 
 
@@ -59,6 +65,7 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
     shown = settings.output
     settings = replace(settings, output=str(real_path(shown)))  # a link may move while images are encoded
     place(cast(nn.Module, tokenizer), accelerator.device)  # makes it up to a fifth faster on a CPU
+    check_shift(settings.shift, tokenizer.signal.size)
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
         images = load_images_for(
@@ -66,18 +73,22 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
         )
     print_once(str(images.found))
     with_files = images.files is not None
+    views = {name: getattr(settings, name) for name in VIEWS}
     header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
+    header = replace(header, **views)
+    described = f"{describe_layout(tokenizer.layout)}{describe_views(header)}"
     if settings.dry_run:
-        return print_plan(f"{len(images):,} images to encode as {describe_layout(tokenizer.layout)}")
+        return print_plan(f"{len(images):,} images to encode as {described}", expected_size(header))
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
         return print_once(f"{shown} is finished: nothing to do")
     with resume_bar(shown, missing, len(images), "encoding") as bar:
         shards = encode_ranges(
-            tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update
-        )
+            tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update,
+            Views(*views.values()),
+        )  # fmt: skip
         write_together(partial(_write, settings, tokenizer, header, missing), shards, accelerator)
-    print_once(f"{shown}: {len(images):,} images as {describe_layout(tokenizer.layout)}")
+    print_once(f"{shown}: {len(images):,} images as {described}")
 
 
 def encode_ranges(
@@ -88,10 +99,12 @@ def encode_ranges(
     num_workers: int,
     accelerator: Accelerator,
     progress: Callable[[int], object] = lambda count: None,
+    views: Views = ONE_VIEW,
 ) -> Iterator[CodeBatch]:
     """Encode each range of images in turn; every process encodes its share of every batch, and receives all codes.
 
-    One data loader reads the shares of all ranges: its workers start once, and keep reading while codes are written.
+    Its codes are (m·v, *shape), the views of an image after one another, and its columns (m). One data loader reads the
+    shares of all ranges: its workers start once, and keep reading while codes are written.
 
     Args:
         progress: called with the number of images that all processes have encoded since the last call.
@@ -101,11 +114,13 @@ def encode_ranges(
 
     @torch.inference_mode()
     def encode(numbers: range) -> Codes:
-        return tokenizer.encode(channels_last(to_float(next(loaded).images.to(tokenizer.device))))
+        pictures = views.of(next(loaded).images.to(tokenizer.device), numbers.start)
+        codes = [tokenizer.encode(channels_last(to_float(view))) for view in pictures]
+        return tuple(torch.stack(grids, 1) for grids in zip(*codes, strict=True))  # (b, v, *shape)
 
     for numbers in ranges:
         batches = map_across_ranks(encode, numbers, batch_size, accelerator, progress)
-        codes = tuple(map(torch.cat, zip(*batches, strict=True)))
+        codes = tuple(torch.cat(grids).flatten(0, 1) for grids in zip(*batches, strict=True))
         rows = slice(numbers.start, numbers.stop)
         columns: dict[str, Column] = {}
         if images.labels is not None and images.classes:
@@ -122,6 +137,25 @@ def make_header(
     grids = [grid.as_json() for grid in tokenizer.layout]
     columns = {FILES: dict(FILE_COLUMN)} if with_files else {}
     return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source, columns=columns)
+
+
+def describe_views(header: CodeHeader) -> str:
+    """Return a few words on the views of each image, to follow its grids; empty if there is only one."""
+    if header.views == 1:
+        return ""
+    ways = [f"shifted by up to {header.shift} pixels"] * (header.shift > 0) + ["mirrored"] * header.flip
+    return ", ".join([f", {header.views} views of each", *([" or ".join(ways)] if ways else [])])
+
+
+def expected_size(header: CodeHeader) -> str:
+    """Return the size of a code dataset on disk, and of a shard while it is made."""
+    on_disk = sum(grid.num_sites * smallest_dtype(grid.num_embeddings).itemsize for grid in header.layout)
+    first, codes = shard_ranges(header.num_images, header.views)[0], sum(grid.num_sites for grid in header.layout)
+    return (
+        f"disk: about {in_words(header.num_rows * on_disk)} for the codes\n"
+        f"memory: about {in_words(COPIES * len(first) * header.views * codes * 8)} for those of a shard, besides "
+        "PyTorch, the images and the tokenizer"
+    )
 
 
 def tables_of(tokenizer: Tokenizer) -> dict[str, torch.Tensor]:
@@ -159,7 +193,10 @@ def _write(
         write_codes(run.folder / STATE, header, missing, shards, provenance)
     codes = CodeDataset(run.folder / STATE)
     write: Any = {"npz": write_npz, "parquet": write_parquet}[settings.format]
-    whole = map(codes.batch, in_order(len(codes), SHARD_SIZE))
+    whole = (
+        codes.batch(np.repeat(images, codes.views), np.tile(np.arange(codes.views), len(images)))
+        for images in shard_ranges(len(codes), codes.views)
+    )
     run.finish_with(lambda folder: write(folder / f"codes.{settings.format}", header, whole))
     remove_codes(run.folder / STATE)
 

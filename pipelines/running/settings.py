@@ -12,8 +12,10 @@ import tyro
 from codegrid.data.names import NAMES
 from codegrid.errors import InputError
 from codegrid.limits import (
+    MAX_SIDE,
     MAX_STEPS,
     MAX_THREADS,
+    MAX_VIEWS,
     REJECT_KEEP,
     BatchSize,
     Range,
@@ -159,6 +161,34 @@ class UsesImages(ReadsData):
     data set do as its training did."""
     num_workers: Annotated[int, Range(0, 256)] = 2
     """Processes that decode pictures when they do not all fit in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakesViews(Command):
+    """Settings of commands that can encode each image several times."""
+
+    title: ClassVar[str] = "views"
+
+    views: Annotated[int, Range(1, MAX_VIEWS)] = 1
+    """Pictures of each image to encode: the image itself, and others made from it by --shift and --flip. They keep a
+    prior from learning a small data set by heart."""
+    shift: Annotated[int, Range(0, MAX_SIDE)] = 0
+    """Shift the other views by up to this many pixels, repeating their edges."""
+    flip: Flag = False
+    """Mirror half of the other views, chosen at random."""
+    view_seed: Seed = 0
+    """Seed of these shifts and mirrorings."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.views == 1:
+            for name in (name for name in ("shift", "flip", "view_seed") if getattr(self, name)):
+                raise InputError(f"`{name}` makes further `views` of an image: give 2 or more of them, or leave it out")
+        different = (2 * self.shift + 1) ** 2 * (1 + self.flip)
+        if self.views > different:
+            made = f"`shift` {self.shift} {'and `flip` make' if self.flip else 'makes'} only {different}"
+            words = f"{made} different pictures of an image" if different > 1 else "all of an image would be equal"
+            raise InputError(f"`views` {self.views}: {words}: give a larger `shift`, or fewer views")
 
 
 @dataclass(frozen=True, kw_only=True)

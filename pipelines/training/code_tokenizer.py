@@ -16,6 +16,7 @@ from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out, warn_of_few
+from codegrid.data.views import each_view
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.drawing.sheets import make_pairs, to_png
@@ -137,7 +138,7 @@ def train_on_codes(settings: TrainTokenizer) -> Trained | None:
     print_once(f"{len(training)} × {describe_layout(codes.layout)}, as {describe_layout(tokenizer.layout)}; {compute}")
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
-    objective = CodesObjective(tokenizer, training, validation, settings, lower)
+    objective = CodesObjective(tokenizer, each_view(training), validation, settings, lower)
     found = f"{len(training):,} grids of codes; {len(validation):,} to validate on"
     save = partial(save_with_metrics, objective, settings, run.folder)
     return train_to_the_end(objective, settings, compute, run, accelerator, found, save)
@@ -160,6 +161,7 @@ def build_code_tokenizer(settings: TrainTokenizer, codes: AnyCodes) -> Any:
         "split": codes.header.split,
         "classes": codes.classes,
         "steps": settings.steps,
+        **codes.header.how_viewed,
     }
     return tokenizer
 

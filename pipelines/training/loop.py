@@ -98,7 +98,7 @@ def train(
     return history
 
 
-def open_run(settings: Training, compute: ComputeConfig, accelerator: Accelerator, source: Any, **facts: str) -> Run:
+def open_run(settings: Training, compute: ComputeConfig, accelerator: Accelerator, source: Any, **facts: Any) -> Run:
     """Open the output folder of a training run that starts from the model `source`, if any, and depends on `facts`."""
     init_from = None if source is None else source.fingerprint()
     with accelerator.main_process_first():  # only one empties the folder

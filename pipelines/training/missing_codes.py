@@ -1,12 +1,12 @@
-"""Exporting the codes that a run lacks when its prior is to be trained, with the run's tokenizer."""
+"""Exporting the codes that a run lacks when its prior is to be trained, with the run's tokenizer; and their views."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from codegrid.data.manifest import is_whole
+from codegrid.data.manifest import VIEWS, is_whole
 from codegrid.errors import InputError
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import export_with
@@ -15,6 +15,7 @@ from codegrid.pipelines.running.places import PARTS
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from codegrid.data.code_files import AnyCodes
     from codegrid.pipelines.running.settings import Split
     from codegrid.pipelines.train_prior import TrainPrior
     from codegrid.protocols import Tokenizer
@@ -44,6 +45,7 @@ def export_missing(
             tokenizer=settings.tokenizer,
             output=output,
             split=split,
+            **({name: getattr(settings, name) for name in VIEWS} if split == "train" else {}),
             dry_run=settings.dry_run,
             skip_unreadable=True,  # if there are any, the tokenizer's training skipped them too
         )
@@ -53,3 +55,18 @@ def export_missing(
             remedy = "`codegrid export-codes` can also encode other images"
             raise InputError(f"{settings.run} has no codes, and none can be made: {error}; {remedy}") from error
     return replace(settings, validation_codes=missing.get("test", settings.validation_codes))
+
+
+def views_of(codes: AnyCodes, settings: TrainPrior) -> dict[str, Any]:
+    """Return how the views of these codes were made, by the names of the settings, for the record of the training.
+
+    Raises `InputError` if the settings ask for other ones.
+    """
+    views = {name: getattr(codes.header, name) for name in VIEWS}
+    if settings.views > 1 and any(getattr(settings, name) != value for name, value in views.items()):
+        held = ", ".join(f"{name} {value}" for name, value in codes.header.how_viewed.items()) or "one of each image"
+        raise InputError(
+            f"`views` {settings.views}: {settings.codes} has others ({held}): leave `views` out to train on these, or "
+            "export the codes again with `codegrid export-codes`"
+        )
+    return views

@@ -18,6 +18,7 @@ from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out, warn_of_few
+from codegrid.data.views import each_view
 from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.model_card import MAX_CARD_PIXELS
@@ -25,7 +26,7 @@ from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.drawing.sheets import lay_out, make_sheet, to_png
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
-from codegrid.pipelines.generation.encoding import tables_of
+from codegrid.pipelines.generation.encoding import describe_views, tables_of
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
@@ -40,7 +41,7 @@ from codegrid.sampling_config import SamplingConfig
 from .initial import load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, finish, open_run, read_trained, train
-from .missing_codes import export_missing, missing_codes
+from .missing_codes import export_missing, missing_codes, views_of
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
 from .sharding import check_can_shard
@@ -151,7 +152,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
             return None  # the grids are not known yet
     codes = open_codes_to_learn(settings, tokenizer)
     training, validation = hold_out(codes, settings.validation_codes)
-    facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
+    facts = {"data": codes.fingerprint(), "validation": validation.fingerprint(), **views_of(codes, settings)}
     run = open_run(settings, compute, accelerator, source, **facts)
     if run.finished:
         return read_trained(run)
@@ -164,7 +165,8 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     condition = f"{classes} classes" if classes else "unconditional"
     if prior.given_grids:
         condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
-    print_once(f"{len(training)} × {describe_layout(prior.layout)}, {condition}; {compute}")
+    grids = f"{describe_layout(prior.layout)}{describe_views(codes.header)}"
+    print_once(f"{len(training)} × {grids}, {condition}; {compute}")
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
     if is_sharded:
@@ -172,9 +174,9 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     elif settings.shard:
         print_once("--shard: one process holds all the weights; start several, for example with torchrun")
 
-    objective = PriorObjective(prior, training, validation, settings)
+    objective = PriorObjective(prior, each_view(training), validation, settings)
     if settings.dry_run:
-        found = f"{len(training):,} grids of codes; {len(validation):,} to validate on"
+        found = f"{len(training):,} grids of codes{describe_views(codes.header)}; {len(validation):,} to validate on"
         plan_training(objective, settings, compute, accelerator, found)
         return None
     if settings.keep == "best" and not objective.keep_best:
@@ -214,6 +216,7 @@ def build_prior(settings: TrainPrior, codes: AnyCodes, tokenizer: Tokenizer | No
         "split": codes.header.split,
         "classes": classes,
         "steps": settings.steps,
+        **codes.header.how_viewed,
     }
     return prior
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from codegrid.codes import Losses, Moment
-from codegrid.data.augmentation import Augmentation
+from codegrid.data.augmentation import Augmentation, check_shift
 from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
 from codegrid.data.names import public_name
@@ -133,8 +133,7 @@ def train_on_images(settings: TrainTokenizer) -> Trained | None:
         settings, source = load_initial(settings, "tokenizer", settings.model)
         images, validation = load_parts(settings)
     print_once(str(images.found))
-    if settings.shift >= min(images.image_size):
-        raise InputError(f"`shift` {settings.shift}: the images are only {min(images.image_size)} wide: give less")
+    check_shift(settings.shift, images.image_size)
     run = open_run(settings, compute, accelerator, source, data=images.fingerprint())
     if run.finished:
         return read_trained(run)
