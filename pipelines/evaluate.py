@@ -8,7 +8,8 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import BatchSize, NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Folder, Folders, GivesFigures, Leaves, Rejecting, Split, UsesImages
+from codegrid.pipelines.running.drawing import Rejecting
+from codegrid.pipelines.running.settings import Folder, Folders, GivesFigures, Leaves, Split, UsesImages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import MAX_SIDE, MAX_STEPS, BatchSize, NumSamples, Range, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Flag, Folder, Folders, Leaves, Rejecting
+from codegrid.pipelines.running.drawing import Rejecting
+from codegrid.pipelines.running.settings import Flag, Folder, Folders, Leaves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,8 @@ TOLD = [
     (ExportCodes, "--tokenizer t --run r --device cpu --threads 3 --verbose"),
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
-    (TrainPrior, f"--codes c.npz --tokenizer t --output o --grid 1 2 --shard --verbose --overwrite {VIEWS}"),
+    (TrainPrior, f"--codes c.npz --tokenizer t --output o --grid 1 2 --shard --verbose {VIEWS}"),
+    (TrainPrior, "--codes c --tokenizer t --output o --model pixelcnn --overwrite"),
     (
         Sample,
         f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none :3 --seed 1 --batch-size 8 --format codegrid --dry-run",

@@ -15,7 +15,7 @@ from codegrid.codes import Signal
 from codegrid.data.splits import warn_of_few
 from codegrid.pipelines.generation.artifacts import find_artifacts, load_artifacts
 from codegrid.pipelines.generation.request import make_request
-from codegrid.pipelines.running.settings import DRAWING
+from codegrid.pipelines.running.drawing import DRAWING
 from codegrid.sampling_config import DrawingSettings
 
 

@@ -38,7 +38,8 @@ from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.running.places import find_priors
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
-from codegrid.pipelines.training.prior import make_prior, train_prior
+from codegrid.pipelines.training.chosen_prior import make_prior
+from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.viewer import actions
 from codegrid.stage2_prior.sampling.draw import sample as draw_codes
 

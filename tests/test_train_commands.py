@@ -22,8 +22,9 @@ from codegrid.noise import Noise
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training import prior as training_prior
+from codegrid.pipelines.training.chosen_prior import choose_grids, make_prior
 from codegrid.pipelines.training.missing_codes import missing_codes
-from codegrid.pipelines.training.prior import choose_grids, make_prior, train_prior
+from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_tokenizer, train_tokenizer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 

@@ -24,10 +24,11 @@ from codegrid.tensors import digest_of, read_json
 
 from .cli import count_processes, is_main_process, print_once
 from .config import describe_settings, read_config
+from .drawing import Drawing
 from .flags import name_of
 from .options import resolve_options
 from .outputs import RUN_FILE, clear_output, open_output, visible
-from .settings import Command, Drawing, Leaves, Training, UsesImages
+from .settings import Command, Leaves, Training, UsesImages
 
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,14 +10,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from codegrid.codes import Codes, Condition, Layout, Losses, Moment, describe_layout
+from codegrid.codes import Codes, Condition, Losses, Moment, describe_layout
 from codegrid.data.code_files import AnyCodes, Assumed, check_fingerprint, open_to_learn
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out, warn_of_few
 from codegrid.data.views import each_view
-from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.model_card import MAX_CARD_PIXELS
 from codegrid.noise import Noise
@@ -35,9 +32,9 @@ from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import broadcast_from_main, shut_down
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior, Tokenizer
-from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 
+from .chosen_prior import make_prior
 from .initial import load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, finish, open_run, read_trained, train
@@ -45,7 +42,7 @@ from .missing_codes import export_missing, missing_codes, views_of
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
 from .sharding import check_can_shard
-from .trainer import fused_adam, seed_torch
+from .trainer import fused_adam
 
 VALIDATED = 1000  # items while training; `evaluate` uses all
 BATCH = 250  # items measured at once
@@ -53,8 +50,6 @@ DRAWN = 16  # samples that a tracker shows
 COLUMNS, MAX_ROWS = 8, 10  # of the samples on a model's card
 PICTURE_WIDTH = 900  # pixels of a tracker's picture, about
 CRITERION = "bits_per_code"
-
-Tables = dict[str, torch.Tensor]
 
 
 class PriorObjective:
@@ -219,53 +214,6 @@ def build_prior(settings: TrainPrior, codes: AnyCodes, tokenizer: Tokenizer | No
         **codes.header.how_viewed,
     }
     return prior
-
-
-def make_prior(settings: TrainPrior, whole: Layout, tables: Callable[[], Tables], num_classes: int = 0) -> Prior:
-    """Return a prior of the grids that the settings choose of the whole layout, conditioned on the coarser ones.
-
-    `tables` returns those of the codes, and is called only for a prior that takes them.
-
-    Raises `InputError` if a prior of this kind cannot learn them.
-    """
-    grids = choose_grids(settings.grid, len(whole))
-    layout, cls = tuple(whole[grid] for grid in grids), TABLES["prior"][settings.model]
-    takes, more = inspect.signature(cls).parameters, dict[str, Any]()
-    if grids[0]:
-        if "given_grids" not in takes:
-            or_all = "leave `grid` out, so that it learns them all, or " * (len({grid.shape for grid in whole}) == 1)
-            raise InputError(
-                f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be conditioned on the coarser "
-                f"grids: {or_all}choose another `model`"
-            )
-        known = {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
-        more = {name: value for name, value in known.items() if name in takes}
-    if "tables" in takes:
-        more["tables"] = tables()
-    seed_torch(settings.seed, "weights")
-    try:
-        return cls(layout=layout, grids=grids, num_classes=num_classes, **more, **settings.options)
-    except InputError as error:
-        if len({grid.shape for grid in layout}) == 1 or "given_grids" not in takes:
-            raise
-        raise InputError(
-            f"{error}; train one for each grid: with `grid` 0, then with `grid` 1, and so on to {len(whole) - 1}"
-        ) from error
-
-
-def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:
-    """Return the numbers of the grids to learn, by default all of them.
-
-    Raises `InputError` if there is no such grid, or the numbers are not consecutive: a prior can be conditioned on
-    coarser grids, but not on finer ones.
-    """
-    grids = tuple(sorted(wanted)) or tuple(range(available))
-    said = f"`grid` {' '.join(map(str, wanted))}"
-    if grids[0] < 0 or grids[-1] >= available:
-        raise InputError(f"{said}: these codes have the grids 0 to {available - 1}")
-    if grids != tuple(range(grids[0], grids[-1] + 1)):
-        raise InputError(f"{said}: give consecutive numbers, each once")
-    return grids
 
 
 def save(
