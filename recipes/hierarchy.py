@@ -11,6 +11,7 @@ the priors, a gated PixelCNN for the finer grid, and the options that keep the t
 """
 
 from pathlib import Path
+from typing import Any
 
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
@@ -29,10 +30,11 @@ def hierarchy(output: str = "runs/hierarchy", data_root: str | None = None) -> W
     Command: codegrid recipe hierarchy
     Machine, minutes and figures: not measured
     """
-    place, images = Path(output), {"dataset": "cifar10", "data_root": data_root}
+    place = Path(output)
+    images: dict[str, Any] = {"dataset": "cifar10", "data_root": data_root}
     tokenizer, top, bottom = (str(place / name) for name in ("tokenizer", "prior-0", "prior-1"))
     codes, codes_test = str(place / "codes"), str(place / "codes_test")
-    learns = {"codes": codes, "validation_codes": codes_test, "tokenizer": (tokenizer,), "lr": 3e-4}
+    learns: dict[str, Any] = {"codes": codes, "validation_codes": codes_test, "tokenizer": (tokenizer,), "lr": 3e-4}
     return WholeRun(
         TrainTokenizer(
             **images, output=tokenizer, model="vqvae2", steps=100_000, batch_size=128, lr=3e-4, lr_schedule="constant",

@@ -99,7 +99,9 @@ def test_every_figure_is_drawn_of_every_kind_of_codes_whatever_the_classes_are_c
     assert not [str(each.message) for each in recwarn if "lyph" in str(each.message)]
 
 
-def test_grids_of_different_shapes_are_drawn_together(tmp_path):
+def test_grids_of_different_shapes_are_drawn_together(tmp_path, monkeypatch):
+    for name, few in (("MAX_ENTRIES", 4), ("COLUMNS", 1)):  # a map takes a tenth of a second
+        monkeypatch.setattr(f"codegrid.pipelines.drawing.places.{name}", few)
     layout = (Grid((1, 1), 4), Grid((5,), 4), Grid((2, 2, 3), 4), Grid((7, 4), 4))
     numbers = torch.Generator().manual_seed(0)
     material = untrained("ema")

@@ -182,7 +182,11 @@ USES = [
     ("sample", f"{PARTS} --num-samples 4 --labels 0 1 0 1", "samples.png"),
     ("decode_codes", "--tokenizer {run}/tokenizer --codes {run}/codes", "images.png"),
     ("evaluate", f"{PARTS} --dataset npz --data-root {{bars}}", "metrics.json"),
-    ("plot", f"{PARTS} --dataset npz --data-root {{bars}} --codes {{run}}/codes", "samples.png"),
+    (
+        "plot",
+        f"{PARTS} --dataset npz --data-root {{bars}} --codes {{run}}/codes --what codes codebook grids samples",
+        "samples.png",
+    ),
     ("doctor", "--run {run} --dataset npz --data-root {bars} --num-samples 8", "doctor.json"),
 ]
 

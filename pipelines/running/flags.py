@@ -80,7 +80,7 @@ def _parse_named(groups: Mapping[str, Flags], argv: list[str]) -> dict[str, Any]
     told = [flag for word, flag in flags.items() if word in words or flag[2] is MISSING]
     try:
         with redirect_stderr(io.StringIO()):
-            parsed = tyro.cli(_make_flags(told), args=argv)
+            parsed: Any = tyro.cli(_make_flags(told), args=argv)
     except SystemExit:
         return None
     return {name: default for name, _, default in flags.values()} | vars(parsed)
