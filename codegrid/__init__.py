@@ -27,15 +27,18 @@ if TYPE_CHECKING:
     from .stage1_vqvae.stacked import StackedTokenizer
     from .stage1_vqvae.tokenizer import VQVAE
     from .stage2_prior.maskgit.network import MaskGIT
+    from .stage2_prior.next_scale.prior import NextScalePrior
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
     from .stage2_prior.pixelsnail.network import PixelSNAIL
     from .stage2_prior.sampling.draw import sample
     from .stage2_prior.sequential_prior import SequentialPrior
+    from .stage2_prior.transformer.network import CausalTransformer
 
 __all__ = [
-    "HIDDEN", "NO_LABEL", "VQVAE", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN", "Grid",
-    "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "MaskGIT", "Moment", "Noise", "PixelSNAIL",
-    "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior",
+    "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN",
+    "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "MaskGIT", "Moment", "NextScalePrior",
+    "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer",
+    "TrainPrior",
     "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register", "sample",
     "train_prior", "train_tokenizer",
 ]  # fmt: skip
@@ -61,10 +64,12 @@ _HOMES = {
     "stage1_vqvae.stacked": "StackedTokenizer",
     "stage1_vqvae.tokenizer": "VQVAE",
     "stage2_prior.maskgit.network": "MaskGIT",
+    "stage2_prior.next_scale.prior": "NextScalePrior",
     "stage2_prior.pixelcnn.network": "GatedPixelCNN",
     "stage2_prior.pixelsnail.network": "PixelSNAIL",
     "stage2_prior.sampling.draw": "sample",
     "stage2_prior.sequential_prior": "SequentialPrior",
+    "stage2_prior.transformer.network": "CausalTransformer",
 }
 
 

@@ -28,6 +28,11 @@ def machine_memory() -> int:
     return min(limit for limit in limits if limit > 0)
 
 
+def in_words(count: int) -> str:
+    """Return a number of bytes in words: `12 MB`, `3.4 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"
+
+
 def check_memory(what: str, needed: int, remedy: str) -> None:
     """Raise `InputError` if `what`, a plural, would need more memory than this machine has."""
     memory = machine_memory()

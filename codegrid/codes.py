@@ -152,7 +152,7 @@ class Condition(NamedTuple):
 class Known(NamedTuple):
     """Sites that a sample must keep."""
 
-    codes: Codes  # (b, *shape) int64; codes that are not kept do not matter
+    codes: Codes  # (b, *shape) int64; codes that are not kept do not matter, unless a prior keeps roughly
     mask: tuple[Tensor, ...]  # (b, *shape) bool, True where a code is kept
 
     def rows(self, index: Any) -> Known:

@@ -77,6 +77,11 @@ class ModelFolder:
         return self._rounded[1] if self._rounded and found == self._rounded[0] else found
 
     @property
+    def stack(self) -> tuple[Any, ...]:
+        """Models that it consists of, in the order in which data pass through them: itself alone."""
+        return (self,)
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(chain(self.parameters(), self.buffers())).device  # type: ignore[attr-defined]
@@ -266,7 +271,7 @@ def _abilities_of(model: Any) -> Abilities:
         return ALONE
     conditions = model.conditions
     return Abilities(
-        completes=model.keeps != "none" and model.layout[0].shape[0] > 1,
+        completes=model.keeps != "none" and model.layout[0 if model.keeps == "first" else -1].shape[0] > 1,
         is_guided=conditions.unlabelled and "guidance_scale" in model.controls,
         needs_label=bool(conditions.num_classes) and not conditions.unlabelled,
     )

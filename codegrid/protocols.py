@@ -106,6 +106,7 @@ class Tokenizer(Model, Protocol):
     quantizer: Codebooks  # over all of these grids
     signal: Signal
     data_variance: float  # of the training data, in the range [-1, 1]
+    stack: tuple[Any, ...]  # the tokenizers that it consists of, that of images first; itself if it stands alone
 
     def __call__(self, x: Tensor, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Reconstructed:
         """Run the training pass."""
@@ -147,7 +148,8 @@ class Prior(Model, Protocol):
     """p(codes | condition). Built as `cls(layout=..., grids=..., num_classes=..., **options)`.
 
     If it can be conditioned on coarser grids, it also takes `given_grids` and `given_layout`; if on features, such as
-    the latents of a tokenizer over codes, `given_features`, the number of their channels.
+    the latents of a tokenizer over codes, `given_features`, the number of their channels. If it needs what codes stand
+    for, it takes `tables`, the tensors by name that a code dataset keeps beside the codes, and makes do without.
     """
 
     @property
@@ -172,7 +174,10 @@ class Prior(Model, Protocol):
 
     @property
     def keeps(self) -> Keeps:
-        """Return which known sites its sampler can keep."""
+        """Return which known sites its sampler can keep.
+
+        `roughly`: any sites, but not their codes, only what these add up to. It needs the codes of all sites for that.
+        """
 
     @property
     def controls(self) -> frozenset[str]:
@@ -218,7 +223,11 @@ class Steps(Protocol):
 
 
 class Sequential(Prior, Protocol):
-    """A prior that draws step by step: site after site, or grid after grid."""
+    """A prior that draws step by step: site after site, or grid after grid.
+
+    One whose steps keep keys and values has a property `bytes_per_sample`: their memory for each sample.
+    One that keeps known sites roughly has a method `fit`, too: see `stage2_prior.next_scale.prior.NextScalePrior.fit`.
+    """
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return the logits (b, K, *shape) of each grid; those of a step depend only on earlier steps."""

@@ -55,6 +55,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
         "pixelsnail": ("stage2_prior.pixelsnail.network:PixelSNAIL", "stage2_prior.options:PixelSNAILOptions"),
+        "transformer": (
+            "stage2_prior.transformer.network:CausalTransformer", "stage2_prior.options:TransformerOptions",
+        ),
+        "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),
         "maskgit": ("stage2_prior.maskgit.network:MaskGIT", "stage2_prior.options:MaskGITOptions"),
     },
     "classifier": {

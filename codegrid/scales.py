@@ -9,7 +9,7 @@ p convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .codes import Codes, Sides
+from .codes import Codes, Layout, Sides
 from .errors import InputError
 
 
@@ -83,22 +83,54 @@ def add_up(vectors: Sequence[Tensor], shapes: Sequence[Sides], phi: Phi) -> Tens
     return cast(Tensor, total)
 
 
-def so_far(codes: Codes, entries: Tensor, phi: Phi, shapes: Sequence[Sides]) -> Tensor:
-    """Return what a prior sees before it draws the next scale: the sum of the scales so far, in the next one's shape.
+class Scales(NamedTuple):
+    """Vectors of the codes of S scales, and how they add up: what a quantizer's tables hold."""
 
-    Args:
-        codes: (b, *shape) int64 of the first n scales.
-        entries: (K, D), which all scales share.
-        shapes: of all S scales.
+    entries: Sequence[Tensor]  # (K, D) of each scale
+    phi: Phi
+    shapes: Sequence[Sides]  # of each scale
 
-    Returns (b, D, *shape) of scale n; of all S scales the vectors (b, D, *sites) that the decoder sees.
+    @classmethod
+    def of_tables(cls, tables: Mapping[str, Tensor], layout: Layout) -> Scales:
+        """Return the scales of `CodeDataset.tables()`: `entries.0` and so on, `phi.weight` and `phi.bias`.
 
-    Raises `InputError` if there is no scale to show.
-    """
-    if not codes:
-        raise InputError("`codes` of no grid: nothing comes before the first scale")
-    vectors = [rearrange(F.embedding(of_scale, entries), "b ... d -> b d ...") for of_scale in codes]
-    return shrink(add_up(vectors, shapes, phi), shapes[min(len(codes), len(shapes) - 1)])
+        Raises `InputError` if these are not the tables of such grids.
+        """
+        if not {"phi.weight", "phi.bias"} <= tables.keys():
+            raise InputError("these codes have no scales: only the multiscale quantizer makes codes that have")
+        names = [f"entries.{number}" for number in range(len(layout))]
+        found = [name for name in tables if name.startswith("entries.")]
+        if set(found) != set(names):
+            raise InputError(f"these codes have {len(found)} scales, not {len(layout)}: they only add up together")
+        entries, phi = [tables[name] for name in names], Phi(tables["phi.weight"], tables["phi.bias"])
+        p, dim = len(phi.bias), entries[0].shape[-1]
+        sizes = [tuple(table.shape) for table in (*entries, *phi)]
+        needed = [*((grid.num_embeddings, dim) for grid in layout), (p, dim, dim, 3, 3), (p, dim)]
+        if not p or sizes != needed:
+            raise InputError("the tables of these codes do not fit each other: export the codes again")
+        return cls(entries, phi, [grid.shape for grid in layout])
+
+    def add(self, total: Tensor | None, codes: Tensor, number: int) -> Tensor:
+        """Add the codes (b, *shape) int64 of scale `number` to the sum (b, D, *sites) of those before it, if any."""
+        vectors = rearrange(F.embedding(codes, self.entries[number]), "b ... d -> b d ...")
+        return refine(total, vectors, number, self.shapes, self.phi)
+
+    def so_far(self, codes: Codes) -> Tensor:
+        """Return what a prior sees before it draws the next scale: the sum of those so far, in the next one's shape.
+
+        Args:
+            codes: (b, *shape) int64 of the first n scales.
+
+        Returns (b, D, *shape) of scale n; of all S scales the vectors (b, D, *sites) that the decoder sees.
+
+        Raises `InputError` if there is no scale to show.
+        """
+        if not codes:
+            raise InputError("`codes` of no grid: nothing comes before the first scale")
+        total = None
+        for number, of_scale in enumerate(codes):
+            total = self.add(total, of_scale, number)
+        return shrink(cast(Tensor, total), self.shapes[min(len(codes), len(self.shapes) - 1)])
 
 
 def _in_planes(vectors: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load, save
 
 from .budget import check_not_hollow
+from .codes import Codes, Layout
 from .errors import InputError, reason_of
 from .files import open_plain, read_plain
 from .limits import short
@@ -116,6 +117,29 @@ def check_images(name: str, images: torch.Tensor) -> None:
     if 0 <= least < largest <= 1:
         remedy = f"if these are images in 0 ... 1, use 2 * {name} - 1, which is in [-1, 1]"
         warnings.warn(f"`{name}` holds values from {least:.3g} to {largest:.3g}: {remedy}", stacklevel=3)
+
+
+def check_codes(name: str, codes: Codes, layout: Layout, any_size: bool = False) -> None:
+    """Raise `InputError`, calling them `name`, if these are not codes (b, *shape) of the grids of a layout.
+
+    With `any_size`, the grids may have other sides.
+    """
+    if isinstance(codes, torch.Tensor) or len(codes) != len(layout):
+        found = "one tensor" if isinstance(codes, torch.Tensor) else f"a tuple of {len(codes)}"
+        raise InputError(f"`{name}` is {found}: it must be a tuple of {len(layout)}, a tensor for each grid")
+    for number, (of_grid, grid) in enumerate(zip(codes, layout, strict=True)):
+        said = f"`{name}` of grid {number}"
+        if of_grid.dtype == torch.bool or of_grid.is_floating_point():
+            raise InputError(f"{said} are {str(of_grid.dtype).removeprefix('torch.')}: they must be whole numbers")
+        sides = tuple(of_grid.shape[1:])
+        if len(sides) != len(grid.shape) if any_size else sides != grid.shape:
+            axes = ("t", "hw", "thw")[len(grid.shape) - 1] if any_size else map(str, grid.shape)
+            raise InputError(f"{said} have the shape {tuple(of_grid.shape)}, not (b, {', '.join(axes)})")
+        if of_grid.numel():
+            least, largest = int(of_grid.min()), int(of_grid.max())
+            if not 0 <= least <= largest < grid.num_embeddings:
+                code = largest if largest >= grid.num_embeddings else least
+                raise InputError(f"{said}: code {code}, but its codes are 0 to {grid.num_embeddings - 1}")
 
 
 def digest_of_file(path: Path) -> str:

@@ -90,6 +90,10 @@ class CodeArray(IndexedCodes):
             columns[FILES] = self.files[chosen].tolist()
         return CodeBatch(tuple(torch.from_numpy(grid[chosen].astype(np.int64)) for grid in self.codes), columns)
 
+    def tables(self) -> dict[str, torch.Tensor]:
+        """Raise `InputError`: a file of arrays does not hold what its codes stand for."""
+        raise InputError(f"{self.folder} holds codes, but not what they stand for: name their tokenizer as `tokenizer`")
+
     def fingerprint(self) -> str:
         """Return a digest that differs between different arrays."""
         return digest_of([asdict(self.header), None if self.files is None else self.files.tolist()])

@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from codegrid.command import COMMANDS
-from codegrid.pipelines.running.cli import group_flags
+from codegrid.pipelines.running.flags import group_flags
 from codegrid.pipelines.running.options import list_options
 from codegrid.pipelines.running.settings import Command
 

@@ -63,6 +63,9 @@ class Sample(Rejecting, Leaves):
     """Short for --backend compiled: compile the prior first, on a GPU into CUDA graphs. It takes up to a minute, and
     on a CPU sampling gets no faster."""
 
+    dry_run: Flag = False
+    """Print what would be drawn, and the memory for it, and stop before anything is written."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("keep_rows", "mask"):

@@ -7,7 +7,8 @@ from typing import Any
 
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.running.cli import name_of, print_once
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.flags import name_of
 from codegrid.pipelines.running.settings import Command
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior

@@ -38,6 +38,7 @@ from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
+from codegrid.tensors import check_codes
 
 from .code_networks import CodeEncoder, CodeHead
 from .image_tokenizer import fill_in
@@ -229,23 +230,6 @@ def make_decoder(name: str, layout: Layout, width: int, options: dict[str, Any])
         words = "such a prior cannot be conditioned on latents: choose another, for example pixelcnn"
         raise InputError(f"`decoder` {name}: {words}")
     return cls(layout=layout, given_features=width, **options)
-
-
-def check_codes(name: str, codes: Codes, layout: Layout) -> None:
-    """Raise `InputError`, calling them `name`, if these are not codes (b, *shape) of these grids."""
-    if isinstance(codes, torch.Tensor) or len(codes) != len(layout):
-        found = "one tensor" if isinstance(codes, torch.Tensor) else f"a tuple of {len(codes)}"
-        raise InputError(f"`{name}` is {found}: it must be a tuple of {len(layout)}, a tensor for each grid")
-    for number, (of_grid, grid) in enumerate(zip(codes, layout, strict=True)):
-        if of_grid.dtype == torch.bool or of_grid.is_floating_point():
-            kind = str(of_grid.dtype).removeprefix("torch.")
-            raise InputError(f"`{name}` of grid {number} are {kind}: they must be whole numbers")
-        if tuple(of_grid.shape[1:]) != grid.shape:
-            needed = ", ".join(map(str, grid.shape))
-            raise InputError(f"`{name}` of grid {number} have the shape {tuple(of_grid.shape)}, not (b, {needed})")
-        if of_grid.numel() and not 0 <= int(of_grid.min()) <= int(of_grid.max()) < grid.num_embeddings:
-            wrong = of_grid[(of_grid < 0) | (of_grid >= grid.num_embeddings)][0]
-            raise InputError(f"code {int(wrong)} in grid {number} of `{name}`: give 0 to {grid.num_embeddings - 1}")
 
 
 def _nats(logits: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
-from codegrid.tensors import check_images
+from codegrid.tensors import check_codes, check_images
 
 from .reconstruction import RECONSTRUCTIONS, PixelLikelihood
 
@@ -240,7 +240,7 @@ class ImageTokenizer(ModelFolder, nn.Module):
 
     def _decode(self, codes: Codes) -> torch.Tensor:
         """Return what the decoder makes of codes, not cropped yet."""
-        self._check_codes(codes)
+        check_codes("codes", codes, self.layout, any_size=True)
         self._check_memory(codes)
         parts = zip(self.levels, self.by_level(tuple(of_grid.long() for of_grid in codes)), strict=True)
         return self.to_outputs(tuple(level.look_up(of_level) for level, of_level in parts))
@@ -248,23 +248,6 @@ class ImageTokenizer(ModelFolder, nn.Module):
     def _check_shape(self, x: torch.Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.signal.channels:
             raise InputError(f"`x` has the shape {tuple(x.shape)}: it must be (b, {self.signal.channels}, H, W)")
-
-    def _check_codes(self, codes: Codes) -> None:
-        if isinstance(codes, torch.Tensor) or len(codes) != len(self.layout):
-            found = "one tensor" if isinstance(codes, torch.Tensor) else f"a tuple of {len(codes)}"
-            raise InputError(f"`codes` is {found}: it must be a tuple of {len(self.layout)}, a tensor for each grid")
-        for number, (of_grid, grid) in enumerate(zip(codes, self.layout, strict=True)):
-            if of_grid.dtype == torch.bool or of_grid.is_floating_point():
-                kind = str(of_grid.dtype).removeprefix("torch.")
-                raise InputError(f"`codes` of grid {number} are {kind}: they must be whole numbers")
-            if of_grid.ndim != 1 + len(grid.shape):
-                raise InputError(f"`codes` of grid {number} have the shape {tuple(of_grid.shape)}, not (b, h, w)")
-            if not of_grid.numel():
-                continue
-            least, largest = int(of_grid.min()), int(of_grid.max())
-            if not 0 <= least <= largest < grid.num_embeddings:
-                code = largest if largest >= grid.num_embeddings else least
-                raise InputError(f"code {code} in grid {number}: its codes are 0 to {grid.num_embeddings - 1}")
 
     def _check_memory(self, codes: Codes) -> None:
         """Refuse more images at once than this machine can decode."""

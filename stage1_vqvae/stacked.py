@@ -45,7 +45,7 @@ class StackedTokenizer(nn.Module):
     @property
     def stack(self) -> tuple[Any, ...]:
         """The tokenizers, that of images first."""
-        return (*getattr(self.lower, "stack", (self.lower,)), self.upper)
+        return (*self.lower.stack, self.upper)
 
     @property
     def layout(self) -> Layout:

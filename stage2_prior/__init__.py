@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .conditions import Conditions
     from .maskgit.network import MaskGIT
+    from .next_scale.prior import NextScalePrior
     from .pixelcnn.network import GatedPixelCNN
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
+    from .transformer.network import CausalTransformer
 
 _HOMES = {
+    "CausalTransformer": "transformer.network",
     "Conditions": "conditions",
     "GatedPixelCNN": "pixelcnn.network",
     "MaskGIT": "maskgit.network",
+    "NextScalePrior": "next_scale.prior",
     "PixelSNAIL": "pixelsnail.network",
     "draw": "sampling.draw",
     "sample": "sampling.draw",
 }
 
-__all__ = ["Conditions", "GatedPixelCNN", "MaskGIT", "PixelSNAIL", "draw", "sample"]
+__all__ = [
+    "CausalTransformer", "Conditions", "GatedPixelCNN", "MaskGIT", "NextScalePrior", "PixelSNAIL", "draw", "sample",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -55,7 +55,7 @@ class CoarserNetwork(nn.Module):
         shape: the finer grid's (h, w).
         options: the sizes.
 
-    Raises `InputError` if a grid is not of two axes.
+    Raises `InputError` if a grid, or the finer one, is not of two axes.
     """
 
     def __init__(self, layout: Layout, shape: Sides, options: CoarserOptions) -> None:
@@ -63,6 +63,8 @@ class CoarserNetwork(nn.Module):
         for grid in layout:
             if len(grid.shape) != 2:
                 raise InputError(f"`given_layout` with {grid}: this prior can only be conditioned on grids (h, w)")
+        if len(shape) != 2:
+            raise InputError("`given_grids`: only a prior of grids (h, w) can be conditioned on coarser ones")
         channels = options.condition_channels
         # row 0 stands for a hidden code, row k + 1 for code k: so a larger codebook adds rows at the end
         self.tables = nn.ModuleList(nn.Embedding(grid.num_embeddings + 1, channels) for grid in layout)
@@ -109,14 +111,14 @@ class ResidualBlock(nn.Module):
 
 
 def enlarge(features: Tensor, shape: Sides) -> Tensor:
-    """Enlarge features (b, s, h, w) to another grid's sides, each site taking the features of the one that covers it.
+    """Enlarge features (b, s, *sites) to another grid's sides, each site taking the features of the one that covers it.
 
     7 sites from 4 are four blocks of 2 with the last one cropped, since 7 sites, padded to 8, make 4. Sides that no
     whole factor explains, such as 5 from 4, are divided evenly.
     """
     whole = [_uncropped(*sides) for sides in zip(features.shape[2:], shape, strict=True)]
-    height, width = shape
-    return F.interpolate(features, whole, mode="nearest-exact")[:, :, :height, :width]
+    own = (slice(side) for side in shape)
+    return F.interpolate(features, whole, mode="nearest-exact")[(slice(None), slice(None), *own)]
 
 
 def _uncropped(coarse: int, fine: int) -> int:

@@ -51,6 +51,23 @@ class PixelCNNOptions(CoarserOptions):
 
 
 @dataclass(frozen=True)
+class TransformerOptions(CoarserOptions):
+    """Options of the causal transformer."""
+
+    channels: Annotated[int, Range(1, MAX_WIDTH)] = 128
+    """Channels of the prior's features."""
+    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
+    """Layers of the prior, each of attention and a feed-forward network."""
+    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
+    """Heads of the attention; the channels are a multiple of twice their number."""
+    feature_dropout: Share = 0.1
+    """Share of the features that are dropped in training: of the embedded codes, and of what each layer adds."""
+    label_dropout: Share = 0.1
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
 class PixelSNAILOptions(CoarserOptions):
     """Options of PixelSNAIL."""
 
@@ -74,17 +91,34 @@ class PixelSNAILOptions(CoarserOptions):
 
 
 @dataclass(frozen=True)
+class NextScaleOptions:
+    """Options of the next-scale prior."""
+
+    channels: Annotated[int, Range(1, MAX_WIDTH)] = 128
+    """Channels of the prior's features."""
+    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
+    """Layers of the prior, each of attention and a feed-forward network."""
+    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
+    """Heads of the attention; the channels are a multiple of twice their number."""
+    feature_dropout: Share = 0.1
+    """Share of the features that are dropped in training, of what each layer adds."""
+    label_dropout: Share = 0.1
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
 class MaskGITOptions(GivenOptions):
     """Options of MaskGIT; the last five say how it draws unless a command says otherwise."""
 
-    width: Annotated[int, Range(1, MAX_WIDTH)] = 128
-    """Width of the prior's features."""
+    channels: Annotated[int, Range(1, MAX_WIDTH)] = 128
+    """Channels of the prior's features."""
     num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
-    """Layers, each of attention and a feed-forward part."""
+    """Layers of the prior, each of attention and a feed-forward network."""
     num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
-    """Heads of the attention."""
-    dropout: Share = 0.1
-    """Share of each layer's results that are dropped in training."""
+    """Heads of the attention; the channels are a multiple of twice their number."""
+    feature_dropout: Share = 0.1
+    """Share of the features that are dropped in training: of the embedded codes, and of what each layer adds."""
     label_dropout: Share = 0.1
     """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
     guidance requires. 0: every sample needs a label."""

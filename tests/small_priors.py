@@ -1,8 +1,8 @@
-"""Small priors of every name in the table, that draw code by code and see all codes before, in float64."""
+"""Small priors of every name in the table, in float64; those that draw step by step see all codes before."""
 
 import torch
 
-from codegrid.codes import Grid
+from codegrid.codes import Condition, Grid
 from codegrid.registry import BUILT_IN, TABLES
 from codegrid.stage2_prior.options import CoarserOptions
 
@@ -13,21 +13,30 @@ SMALL = {
         "channels": 16, "num_blocks": 1, "layers_per_block": 1, "num_heads": 2, "head_channels": 4,
         "feature_dropout": 0.0,
     },
-    "maskgit": {"width": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.0},
+    "transformer": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
+    "next-scale": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
+    "maskgit": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
 }  # fmt: skip
 ALL = list(BUILT_IN["prior"])
+LAYOUTS = {}  # by name: grids that a prior can learn, if it cannot learn two codes a site
 NAMES = [name for name in ALL if hasattr(TABLES["prior"][name], "logits")]  # the others draw in any order
 MASKED = [name for name in ALL if hasattr(TABLES["prior"][name], "hidden_logits")]
 CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]
 
 
-def build_prior(name, sizes=(8,), shape=(4, 5), num_classes=0, decided=1.0, **options):
-    """A prior of a name in the table. Its logits are `decided` times as far apart as those of a new one."""
+def build_prior(name, sizes=(8,), shape=(4, 5), num_classes=0, decided=1.0, layout=(), **options):
+    """A prior of a name in the table. Its logits are `decided` times as far apart as those of a new one.
+
+    It learns grids of a shape and of the `sizes` of their codebooks, or those of a whole `layout`.
+    """
     torch.manual_seed(0)
     options = {"label_dropout": 0.0, **SMALL[name], **options}
-    layout = [Grid(shape, size) for size in sizes]
+    layout = layout or [Grid(shape, size) for size in sizes]
     prior = TABLES["prior"][name](layout, num_classes=num_classes, **options).double()
     with torch.no_grad():
+        for parameter in prior.parameters():
+            if not parameter.any():  # what is 0 at first hides all that it is multiplied with
+                parameter.normal_(0, 0.25)
         for head in prior.network.heads:
             head[-1].weight *= decided
     return prior.eval()
@@ -39,12 +48,22 @@ def random_codes(prior, count=2):
 
 @torch.no_grad()
 def codes_that_see(prior, codes):
-    """For each code (row, column, grid): those, in the same way, whose logits change with it. One batch of all."""
-    sites = torch.ones(codes[0].shape[1:]).nonzero().tolist()
-    places = [(row, column, k) for k in range(len(codes)) for row, column in sites]
-    changed = [grid.expand(len(places), -1, -1).clone() for grid in codes]
-    for i, (row, column, k) in enumerate(places):
-        changed[k][i, row, column] = (changed[k][i, row, column] + 1) % prior.layout[k].num_embeddings
+    """For each code (*site, grid): those, in the same way, whose logits change with it. One batch of all."""
+    places = [(*site, k) for k, grid in enumerate(codes) for site in torch.ones(grid.shape[1:]).nonzero().tolist()]
+    changed = [grid.repeat(len(places), *[1] * (grid.dim() - 1)) for grid in codes]
+    for i, (*site, k) in enumerate(places):
+        changed[k][(i, *site)] = (changed[k][(i, *site)] + 1) % prior.layout[k].num_embeddings
     pairs = zip(prior.logits(tuple(changed)), prior.logits(codes), strict=True)
-    differ = torch.stack([(new - old).abs().amax(1) > 1e-12 for new, old in pairs], -1)  # (changed, h, w, q)
-    return {place: set(map(tuple, differ[i].nonzero().tolist())) for i, place in enumerate(places)}
+    differ = [((new - old).abs().amax(1) > 1e-12).flatten(1) for new, old in pairs]  # (changed, sites) of each grid
+    return {
+        place: {other for other, differs in zip(places, row, strict=True) if differs}
+        for place, row in zip(places, torch.cat(differ, 1).tolist(), strict=True)
+    }
+
+
+def codes_of_later_steps(prior):
+    """For each code (*site, grid): those, in the same way, that the prior draws in a later step."""
+    sites = [torch.ones(grid.shape).nonzero().tolist() for grid in prior.layout]
+    order = prior.steps(Condition(), 1, "torch").order
+    step = {(*sites[grid][site], grid): number for number, (grid, here) in enumerate(order) for site in here}
+    return {place: {other for other in step if step[other] > step[place]} for place in step}

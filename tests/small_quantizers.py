@@ -105,11 +105,12 @@ def is_row_of(vectors, rows):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Watches all operations for the largest tensor that one of them makes."""
+    """Watches all operations for the largest tensor that one of them makes, and counts them."""
 
-    numel = 0
+    numel = count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else [result]:
             if isinstance(tensor, torch.Tensor):

@@ -18,7 +18,7 @@ from toy_pyramid import make_pyramid
 from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid import VQVAE, InputError, Signal, TwoStagePipeline
-from codegrid.pipelines.running.cli import name_of
+from codegrid.pipelines.running.flags import name_of
 from codegrid.pipelines.running.options import list_options
 from codegrid.tensors import digest_of
 

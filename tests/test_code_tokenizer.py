@@ -227,7 +227,7 @@ BAD = [
         lambda: build().encode((torch.zeros(1, 3, 3).long(),)),
         r"`x` of grid 0 have the shape \(1, 3, 3\), not \(b, 2, 3\)",
     ),
-    (lambda: build().encode((torch.full((1, 2, 3), 5),)), "code 5 in grid 0 of `x`: give 0 to 4"),
+    (lambda: build().encode((torch.full((1, 2, 3), 5),)), "`x` of grid 0: code 5, but its codes are 0 to 4"),
     (lambda: build().decode(draw_codes([Grid((1, 1), 8)])), "`codes` is a tuple of 1: it must be a tuple of 3"),
     (
         lambda: build().decoder.logits(draw_codes([Grid((2, 3), 5)])),

@@ -1,7 +1,9 @@
 """The command line: `codegrid NAME`, flags, --help without torch, and how errors end."""
 
 import errno
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +24,8 @@ from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.plot import Plot
 from codegrid.pipelines.recipe import Recipe
-from codegrid.pipelines.running.cli import Stopped, name_of, parse, print_once, run_command
+from codegrid.pipelines.running.cli import Stopped, print_once, run_command
+from codegrid.pipelines.running.flags import name_of, parse
 from codegrid.pipelines.running.settings import GivesFigures
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
@@ -37,7 +40,10 @@ POSITIONAL = ("name",)  # settings that are words and no flags
 # every flag that has been told to users, with a value
 PARTS = "--tokenizer t --prior p --output o --device cpu --threads 1 -v --quiet --overwrite --run r"
 DATA = "--dataset npz --data-root d --skip-unreadable --num-workers 1 --dry-run"
-DRAWING = "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --num-inference-steps 8 --backend auto"
+DRAWING = (
+    "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --guidance-schedule growing --num-inference-steps 8 "
+    "--choice-temperature 4.5 --unmask-order halton --mask-schedule arccos --backend auto"
+)
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "
     "--device cpu --save-every 5 --validate-every 5 --init-from hf:owner/name --finish-now --log-with tensorboard "
@@ -83,6 +89,15 @@ TOLD = [
 @pytest.mark.parametrize("settings_type,flags", TOLD)
 def test_every_flag_that_users_know_is_understood(settings_type, flags):
     assert isinstance(parse(settings_type, flags.split()), settings_type)
+
+
+@pytest.mark.parametrize("settings_type,flags", [TOLD[0], TOLD[11]])
+def test_flags_mean_the_same_whether_all_or_only_those_that_are_given_are_told_to_tyro(
+    settings_type, flags, monkeypatch
+):
+    few = parse(settings_type, flags.split())
+    monkeypatch.setattr("codegrid.pipelines.running.flags._parse_named", lambda groups, argv: None)
+    assert parse(settings_type, flags.split()) == few
 
 
 @pytest.mark.parametrize("settings_type", SETTINGS, ids=name_of)
@@ -137,6 +152,17 @@ def test_values_of_another_type_are_answered_without_types_of_python(flags, word
 def test_a_word_for_numbers_of_grids_is_answered_likewise():
     with pytest.raises(InputError, match="--grid zero: it must be whole numbers: "):
         parse(TrainPrior, ["--codes", "c", "--output", "o", "--grid", "zero"])
+
+
+def test_where_only_ascii_is_printed_flags_are_answered_likewise(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    for flags, words in (
+        ("--grid zéro", "--grid zéro: it must be whole numbers: "),
+        ("--stepé 3", "Unrecognized options: --stepé, 3: did you mean --steps?"),
+        ("--shard --codes", "Missing value for argument '--codes"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            parse(TrainPrior, ["--output", "o", *flags.split()])
 
 
 def test_compile_is_a_short_form_of_the_compiled_backend():

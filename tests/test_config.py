@@ -8,8 +8,8 @@ import yaml
 
 from codegrid import InputError
 from codegrid.pipelines.evaluate import Evaluate
-from codegrid.pipelines.running.cli import name_of, parse
 from codegrid.pipelines.running.config import describe_settings
+from codegrid.pipelines.running.flags import name_of, parse
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.sample import Sample

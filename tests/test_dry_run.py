@@ -19,6 +19,7 @@ def flags(small_run, bars_file):
         "export_codes": (*data, *tokenizer),
         "evaluate": (*data, *tokenizer),
         "plot": (*data, *tokenizer, "--what", "codes"),
+        "sample": ("--run", small_run, "--num-samples", 30, "--batch-size", 8, "--device", "cpu"),
         "decode_codes": (*tokenizer, "--codes", small_run / "codes"),
     }
 
@@ -32,6 +33,7 @@ def flags(small_run, bars_file):
         ("export_codes", ["54 images in 2 classes", "54 images to encode as 3×5 codes out of 16"]),
         ("evaluate", ["6 images in 2 classes", "6 images to measure on; 0 priors"]),
         ("plot", ["6 images", "figures: codes"]),
+        ("sample", ["30 samples to draw as 3×5 codes out of 16, 8 at once", "backend: "]),
         ("decode_codes", ["54 items to decode into images of 1×12×20"]),
     ],
 )

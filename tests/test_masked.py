@@ -176,6 +176,20 @@ def test_the_most_confident_candidates_are_drawn_first_and_a_constant_changes_no
     assert not torch.equal(heated, first.expand(3, -1))
 
 
+def test_the_order_becomes_less_random_from_step_to_step():
+    sure = torch.tensor([50.0, 0.0], dtype=torch.float64).expand(1, 9, 2)
+    unsure = torch.zeros(1, 3, 2, dtype=torch.float64)  # less likely by a factor of 2
+    heat = {"choice_temperature": 16 / 12 * math.log(2), "mask_schedule": "linear", "num_inference_steps": 4}
+    before_the_last = drawn_by(FixedPrior(torch.cat([sure, unsure], 1)), count=500, **heat)[-2][1]
+    assert 2.0 < float((~before_the_last[:, 9:]).double().sum(1).mean()) < 2.9
+
+
+def test_candidates_that_did_not_stay_are_drawn_again():
+    prior = FixedPrior(torch.tensor([0.9, 0.1], dtype=torch.float64).log().expand(1, 8, 2))
+    (codes,), _ = drawn_by(prior, count=500, num_inference_steps=8)[-1]
+    assert 0 < codes.double().mean() < 0.05
+
+
 def test_temperature_and_top_k_bear_on_the_candidates():
     logits = torch.randn(1, 400, 20, generator=torch.Generator().manual_seed(0))
     prior = FixedPrior(logits)
@@ -320,8 +334,23 @@ def test_only_hidden_codes_are_learnt_and_each_sample_counts_alike(name):
 
 
 @each
+@pytest.mark.parametrize("learns_shown", [False, True])
+def test_two_grids_are_learnt_by_heart_and_drawn_again(name, learns_shown):
+    prior = build_prior(name, (8,), (3, 5), num_classes=2, label_dropout=0.1, learns_shown=learns_shown).float().train()
+    codes, given = random_codes(prior, 2), Condition(torch.tensor([0, 1]))
+    optimizer = torch.optim.Adam(prior.parameters(), 0.02)
+    for step in range(60):
+        loss = prior(codes, given, Moment(step, 60, Noise(0, count=2, purpose=("step", step)))).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    (drawn,) = sample(prior.eval(), 2, labels=[0, 1], temperature=0.0, num_inference_steps=4)
+    assert (drawn == codes[0]).double().mean() > 0.9
+
+
+@each
 def test_as_many_samples_are_hidden_as_a_whole_as_the_schedule_says(name):
-    prior = build_prior(name, (4,), (8, 8), width=4, num_layers=1)
+    prior = build_prior(name, (4,), (8, 8), channels=4, num_layers=1)
     hidden = prior.training_masks(Noise(0, count=5000), 5000)
     assert hidden.all(1).double().mean() == pytest.approx(0.113, abs=0.02) and hidden.any(1).all()
     assert hidden.double().mean() == pytest.approx(2 / math.pi, abs=0.02)
@@ -370,6 +399,13 @@ def test_the_bound_depends_on_the_noise_the_label_and_the_steps_and_on_nothing_e
 def test_what_it_cannot_do_is_refused(name, settings, reason):
     with pytest.raises(InputError, match=reason):
         sample(build_prior(name, (8,), (3, 5)), 2, **settings)
+
+
+@each
+def test_a_grid_larger_than_the_learnt_one_is_refused(name):
+    prior = build_prior(name, (8,), (3, 5))
+    with pytest.raises(InputError, match="a grid of 3×6 sites, but this prior has learnt positions for 3×5 sites"):
+        prior.hidden_logits((torch.zeros(1, 3, 6, dtype=torch.int64),))
 
 
 @pytest.mark.slow

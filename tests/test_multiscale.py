@@ -16,7 +16,7 @@ from codegrid.codes import Grid, Signal
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.errors import InputError
 from codegrid.pipelines.generation.encoding import make_header, tables_of
-from codegrid.scales import Phi, refine, shrink, so_far
+from codegrid.scales import Phi, Scales, refine, shrink
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage2_prior.pixelcnn.network import GatedPixelCNN
@@ -263,15 +263,15 @@ def test_what_a_prior_is_shown_follows_from_the_tables_and_is_bitwise_what_the_t
     latents = draw_latents(2, 4, *sites)
     codes, vectors = quantizer.encode(latents), quantizer(latents).vectors
     _, sums = rests_and_sums(quantizer, latents)
-    tables = {name: tensor.clone() for name, tensor in quantizer.tables().items()}
-    phi = phi_of(tables)
+    entries = [quantizer.entries(0)] * len(shapes)
+    scales = Scales(entries, phi_of(quantizer.tables()), shapes)
     for number in range(1, len(shapes)):
-        shown = so_far(codes[:number], quantizer.entries(0), phi, shapes)
+        shown = scales.so_far(codes[:number])
         assert shown.shape == (2, 4, *shapes[number])
         assert torch.equal(shown, F.interpolate(sums[number - 1], shapes[number], mode="area"))
-    assert torch.equal(so_far(codes, quantizer.entries(0), phi, shapes), vectors)
+    assert torch.equal(scales.so_far(codes), vectors)
     with pytest.raises(InputError, match="`codes` of no grid"):
-        so_far((), quantizer.entries(0), phi, shapes)
+        scales.so_far(())
 
 
 # The tokenizer.
@@ -339,7 +339,7 @@ def test_codes_and_tables_of_an_export_make_the_vectors_without_the_tokenizer(to
     header, batch = make_header(tokenizer, 2, [], "train", "s" * 64), CodeBatch(codes, {})
     export(tmp_path / "c", header, lambda rows: batch, tables_of(tokenizer))
     dataset = CodeDataset(tmp_path / "c")
-    tables, shapes = dataset.tables(), [grid.shape for grid in dataset.layout]
+    tables = dataset.tables()
     assert tables.keys() == {*(f"entries.{grid}" for grid in range(4)), "phi.weight", "phi.bias"}
-    vectors = so_far(dataset.batch(range(2)).codes, tables["entries.0"], phi_of(tables), shapes)
+    vectors = Scales.of_tables(tables, dataset.layout).so_far(dataset.batch(range(2)).codes)
     assert torch.equal(vectors, tokenizer.quantizer.look_up(codes))

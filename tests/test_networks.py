@@ -87,7 +87,7 @@ def test_decode_crops_to_the_size_that_is_asked_for():
 @pytest.mark.parametrize("code", [-1, 16])
 def test_decode_refuses_a_code_outside_the_codebook(code):
     good = torch.zeros(1, 7, 5, dtype=torch.int64)
-    with pytest.raises(InputError, match=f"code {code} in grid 1: its codes are 0 to 15"):
+    with pytest.raises(InputError, match=f"`codes` of grid 1: code {code}, but its codes are 0 to 15"):
         build(quantizer="residual").decode((good, torch.full((1, 7, 5), code)))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from codegrid import InputError, register, registry
 from codegrid.limits import Range
-from codegrid.pipelines.running.cli import parse
+from codegrid.pipelines.running.flags import parse
 from codegrid.pipelines.running.options import field_docs, list_options, resolve_options
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer

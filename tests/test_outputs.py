@@ -12,7 +12,7 @@ from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.decoding import decode_codes
 from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.plot import Plot
-from codegrid.pipelines.running.cli import parse
+from codegrid.pipelines.running.flags import parse
 from codegrid.pipelines.running.outputs import clear_output, open_output, visible
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.sample import Sample

@@ -1,4 +1,4 @@
-"""Every prior of the table that draws code by code: what each code sees, what it is trained on, what it refuses.
+"""Every prior of the table that draws step by step: what each code sees, what it is trained on, what it refuses.
 
 Shapes: h w code grid.
 """
@@ -7,8 +7,16 @@ import math
 
 import pytest
 import torch
-from small_priors import ALL, CONDITIONED, NAMES, SMALL, build_prior, codes_that_see, random_codes
-from torch import nn
+from small_priors import (
+    ALL,
+    CONDITIONED,
+    NAMES,
+    SMALL,
+    build_prior,
+    codes_of_later_steps,
+    codes_that_see,
+    random_codes,
+)
 
 from codegrid.codes import NO_LABEL, Condition, Grid, Moment
 from codegrid.errors import InputError
@@ -31,10 +39,18 @@ def given(*labels):
 @pytest.mark.parametrize(
     "shape,sizes", [((4, 5), (8, 5)), ((5, 3), (8,)), ((1, 6), (8,)), ((6, 1), (4, 5, 6)), ((1, 1), (8, 8))]
 )
-def test_a_code_is_seen_by_all_later_codes_and_by_none_before(name, shape, sizes):
+def test_a_code_is_seen_by_all_codes_of_later_steps_and_by_no_other(name, shape, sizes):
     prior = build_prior(name, sizes, shape)
-    seen = codes_that_see(prior, random_codes(prior, 1))
-    assert seen == {place: {other for other in seen if other > place} for place in seen}
+    assert codes_that_see(prior, random_codes(prior, 1)) == codes_of_later_steps(prior)
+
+
+@each
+def test_a_step_is_a_code_site_after_site_or_a_whole_grid(name):
+    prior = build_prior(name, (8, 5), (2, 3))
+    grids = [(number, range(6)) for number in range(2)]
+    sites = [(number, range(site, site + 1)) for site in range(6) for number in range(2)]
+    by_torch, plain = (list(prior.steps(Condition(), 1, backend).order) for backend in ("torch", "plain"))
+    assert by_torch == plain and plain in (grids, sites)
 
 
 @each
@@ -45,10 +61,10 @@ def test_the_cache_gives_the_logits_of_the_parallel_pass_in_float32_too(name, si
     codes, condition = random_codes(prior, 3), given(0, 2, 1)
     expected = prior.logits(codes, condition)
     steps = prior.steps(condition, 3, "torch")
-    for grid, (site,) in steps.order:
-        logits = steps.next_logits()
-        torch.testing.assert_close(logits[:, 0], expected[grid].flatten(2)[:, :, site], atol=1e-4, rtol=1e-4)
-        steps.append(codes[grid].flatten(1)[:, site : site + 1])
+    for grid, sites in steps.order:
+        logits = expected[grid].flatten(2)[:, :, list(sites)].mT
+        torch.testing.assert_close(steps.next_logits(), logits, atol=1e-4, rtol=1e-4)
+        steps.append(codes[grid].flatten(1)[:, list(sites)])
 
 
 @each
@@ -62,24 +78,34 @@ def test_cached_sampling_draws_the_codes_of_plain_sampling(name, options):
     assert all(map(torch.equal, by_torch, plain))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(TABLES["prior"][name], "bytes_per_sample")])
+def test_keys_and_values_take_the_memory_that_the_prior_states_and_are_refused_if_it_does_not_fit(name, monkeypatch):
+    few, more, most = (build_prior(name, shape=(height, 3)).bytes_per_sample for height in (2, 4, 6))
+    assert most - more == more - few > 0
+    monkeypatch.setattr("codegrid.budget.machine_memory", lambda: 100_000)
+    needed = f"{200 * more:,}"
+    with pytest.raises(InputError, match=f"the keys and values of 200 samples would take {needed} bytes.*`batch_size`"):
+        build_prior(name, shape=(4, 3)).steps(Condition(), 200, "torch")
+
+
 @each
 @torch.no_grad()
 @pytest.mark.parametrize("appended", [[1], [3, 2], [5, 8], [9], [20, 3], [2, 17]])
 def test_steps_may_pass_over_known_codes(name, appended):
     prior = build_prior(name, (8, 5), (5, 4))
     codes = random_codes(prior)
-    steps, listed = (
-        prior.steps(Condition(), 2, "torch"),
-        torch.stack([grid.flatten(1) for grid in codes], -1).flatten(1),
-    )
+    steps = prior.steps(Condition(), 2, "torch")
+    of_steps = [codes[grid].flatten(1)[:, list(sites)] for grid, sites in steps.order]
+    passed = 0
     for count in appended:
-        steps.append(listed[:, :count])
-        listed = listed[:, count:]
+        count = min(count, len(of_steps) - 1 - passed)
+        steps.append(torch.cat([codes[0].flatten(1)[:, :0], *of_steps[passed : passed + count]], dim=1))
+        passed += count
     expected = prior.logits(codes)
-    for grid, (site,) in steps.order[sum(appended) : sum(appended) + 6]:
-        torch.testing.assert_close(steps.next_logits()[:, 0], expected[grid].flatten(2)[:, :, site])
+    for (grid, sites), drawn in list(zip(steps.order, of_steps, strict=True))[passed : passed + 6]:
+        torch.testing.assert_close(steps.next_logits(), expected[grid].flatten(2)[:, :, list(sites)].mT)
         assert torch.equal(steps.next_logits(), steps.next_logits())
-        steps.append(codes[grid].flatten(1)[:, site : site + 1])
+        steps.append(drawn)
 
 
 @torch.no_grad()
@@ -127,9 +153,9 @@ def test_codes_are_categories_whose_numbers_do_not_matter(name, sizes):
     prior, renamed = build_prior(name, sizes), build_prior(name, sizes)
     codes = random_codes(prior)
     new_names = [torch.randperm(size) for size in sizes]
-    for old, new in ((prior.network.embeddings, renamed.network.embeddings),
-                     (prior.network.within_site, renamed.network.within_site)):  # fmt: skip
-        for from_table, to_table, names in zip(old, new, new_names, strict=False):
+    for lists in ("embeddings", "within_site"):  # the second one is not in every prior
+        tables = zip(getattr(prior.network, lists, ()), getattr(renamed.network, lists, ()), strict=True)
+        for (from_table, to_table), names in zip(tables, new_names, strict=False):
             to_table.weight[names] = from_table.weight
     for old, new, names in zip(prior.network.heads, renamed.network.heads, new_names, strict=True):
         new[-1].weight[names], new[-1].bias[names] = old[-1].weight, old[-1].bias
@@ -246,11 +272,13 @@ def test_a_prior_that_learnt_without_labels_can_be_asked_without(name):
 def test_a_step_in_bfloat16_is_in_bfloat16_throughout(name, num_classes):
     prior = build_prior(name, num_classes=num_classes).float()
     seen = set()
+
+    def look(module, inputs, out):
+        if any(torch.is_tensor(x) and x.is_floating_point() for x in inputs):  # not tables
+            seen.update(x.dtype for x in (out if isinstance(out, tuple) else (out,)))
+
     for module in prior.network.modules():
-        if not isinstance(module, nn.Embedding):
-            module.register_forward_hook(
-                lambda module, inputs, out: seen.update(x.dtype for x in (out if isinstance(out, tuple) else (out,)))
-            )
+        module.register_forward_hook(look)
     with torch.autocast("cpu", torch.bfloat16):
         losses = prior(random_codes(prior), given(0, 2) if num_classes else Condition())
     assert seen == {torch.bfloat16} and losses.total.dtype == torch.float32
@@ -290,15 +318,32 @@ def test_a_condition_that_the_prior_did_not_learn_is_refused_by_name(
         ([Grid((4, 4), 8)], {"depth": 3}, "`depth`: the {name} prior has no such option"),
         ([Grid((4, 4), 8)], {"num_classes": -1}, "`num_classes` -1"),
         ([Grid((4, 4), 8)], {"grids": (0, 1)}, "`grids`"),
-        ([Grid((4, 4), 8), Grid((4, 5), 8)], {}, "`layout` of 4×4, 4×5: a {name} prior learns grids .* of one shape"),
-        ([Grid((16,), 8)], {}, "`layout` of 16"),
-        ([Grid((2, 4, 4), 8)], {}, "`layout` of 2×4×4"),
         ([], {}, "`layout` of no grid"),
     ],
 )
 def test_grids_and_options_that_the_prior_does_not_know_are_refused_by_name(name, layout, options, reason):
     with pytest.raises(InputError, match=reason.format(name=name)):
         TABLES["prior"][name](layout, **options)
+
+
+ODD_LAYOUTS = {
+    "two shapes": (Grid((2, 2), 8), Grid((4, 3), 8)), "a line": (Grid((6,), 8),), "time": (Grid((2, 2, 3), 8),),
+    "a line and a grid": (Grid((3,), 8), Grid((2, 3), 8)), "a pyramid": (Grid((1, 2), 4), *[Grid((2, 3), 8)] * 2),
+}  # fmt: skip
+
+
+@each
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ODD_LAYOUTS.values(), ids=ODD_LAYOUTS)
+def test_grids_of_other_shapes_are_refused_by_name_or_drawn_with_each_code_seen_by_all_later_steps(name, layout):
+    try:
+        prior = build_prior(name, layout=layout)
+    except InputError as error:
+        assert "`layout` of " in str(error) and f"a {name} prior learns grids" in str(error)
+        return
+    assert codes_that_see(prior, random_codes(prior, 1)) == codes_of_later_steps(prior)
+    by_torch, plain = (sample(prior, 3, seed=1, backend=backend) for backend in ("torch", "plain"))
+    assert all(map(torch.equal, by_torch, plain))
 
 
 @every

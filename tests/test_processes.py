@@ -1,4 +1,4 @@
-"""Two processes give what one gives: the codebook on every rank, and the commands under torchrun."""
+"""Two processes give what one gives: the codebook on every rank, and the commands."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from conftest import LEFT, TINY_PRIOR, TINY_TOKENIZER, draw_bars
 from safetensors.torch import load_file, save_file
 from small_quantizers import CODEBOOKS
 from toy_objective import COMPUTE, Toy, TrainToy
-from two_processes import environments
+from two_processes import environments, run_command
 
 from codegrid import load
 from codegrid.codes import Moment
@@ -190,17 +190,16 @@ def tokenizer_flags(bars_file):
 
 
 @pytest.fixture(scope="module")
-def tokenizer_of_two(tokenizer_flags, tmp_path_factory):
+def tokenizer_of_two(two, tokenizer_flags, tmp_path_factory):
     """The folder of a tokenizer that two processes trained."""
     folder = tmp_path_factory.mktemp("two") / "tokenizer"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run(
-        [*command, "-m", "codegrid.pipelines.train_tokenizer", *map(str, tokenizer_flags), "--output", folder],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, text=True, timeout=300,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert run.returncode == 0 and "2 processes" in run.stdout, run.stdout[-2000:]
+    two.run("train_tokenizer", *tokenizer_flags, "--output", folder)
     return folder
+
+
+def weights_are_equal(*folders):
+    one, other = (load_file(folder / "model.safetensors") for folder in folders)
+    return all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_two_processes_train_what_one_trains(tokenizer_of_two, small_run):
@@ -213,6 +212,41 @@ def test_two_processes_train_what_one_trains(tokenizer_of_two, small_run):
     assert left == sorted([*LEFT, "reconstructions.png"])
 
 
+def train_until(number, flags):
+    """Train a tokenizer as one of two processes, which both fail after so many steps."""
+    update = Trainer.update
+
+    def update_or_fail(trainer, step):
+        if step == number:
+            raise ZeroDivisionError
+        update(trainer, step)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Trainer, "update", update_or_fail)
+        run_command("train_tokenizer", flags)
+
+
+def test_two_processes_that_fail_end_as_two_that_never_stopped(tokenizer_of_two, tokenizer_flags, two, tmp_path):
+    flags = (*tokenizer_flags, "--save-every", 8, "--output", tmp_path)
+    two.call(train_until, 17, list(map(str, flags)))
+    assert [path.name for path in sorted(tmp_path.glob("state/*"))] == ["step-00000008", "step-00000016"]
+    two.run("train_tokenizer", *flags)
+    assert weights_are_equal(tokenizer_of_two, tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_train_what_two_others_do(tokenizer_of_two, tokenizer_flags, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = subprocess.run(
+        [*command, "-m", "codegrid.pipelines.train_tokenizer", *map(str, tokenizer_flags), "--output", tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert run.returncode == 0 and "2 processes" in run.stdout, run.stdout[-2000:]
+    assert weights_are_equal(tokenizer_of_two, tmp_path)
+
+
+@pytest.mark.slow
 def test_two_processes_that_are_killed_end_as_two_that_never_stopped(tokenizer_of_two, tokenizer_flags, two, tmp_path):
     flags = (*tokenizer_flags, "--save-every", 1, "--output", tmp_path)
     command = [sys.executable, "-m", "codegrid.pipelines.train_tokenizer", *map(str, flags)]
@@ -226,8 +260,7 @@ def test_two_processes_that_are_killed_end_as_two_that_never_stopped(tokenizer_o
         worker.kill()
     assert [worker.wait() for worker in workers] == [-signal.SIGKILL] * 2
     two.run("train_tokenizer", *flags)
-    whole, again = (load_file(folder / "model.safetensors") for folder in (tokenizer_of_two, tmp_path))
-    assert all(torch.equal(whole[key], again[key]) for key in whole)
+    assert weights_are_equal(tokenizer_of_two, tmp_path)
 
 
 def test_export_and_prior_of_two_processes_are_one_of_everything(small_run, two, tmp_path):

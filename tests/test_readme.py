@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import codegrid.pipelines.running.cli as cli
 from codegrid import registry
+from codegrid.pipelines.running.flags import parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -69,7 +69,7 @@ def test_its_commands_are_understood(line, written):
         name, *flags = shlex.split(line.partition(" -m codegrid.pipelines.")[2], comments=True)
     module = import_module(f"codegrid.pipelines.{name.replace('-', '_')}")
     settings = getattr(module, "".join(word.capitalize() for word in re.split("[-_]", name)))
-    cli.parse(settings, flags)
+    parse(settings, flags)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from codegrid.errors import InputError
 from codegrid.pipelines.recipe import Recipe
-from codegrid.pipelines.running.cli import parse
+from codegrid.pipelines.running.flags import parse
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.training import prior
 from codegrid.recipes.run import RECIPES, make_recipe, run_recipe

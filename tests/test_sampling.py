@@ -344,8 +344,10 @@ def test_a_step_may_be_a_whole_grid():
     known = Known((torch.tensor([[[2, 0]]]), torch.zeros(1, 2, 3)), (torch.tensor([[True, False]]), torch.zeros(2, 3)))
     kept, _ = sample(prior, 50, known=known)
     assert (kept[..., 0] == 2).all() and len(kept[..., 1].unique()) > 1
-    with pytest.raises(InputError, match="site 0 of grid 1"):
-        sample(prior, 2, known=Known(known.codes, (known.mask[0], torch.ones(2, 3))))
+    fine = torch.tensor([[True, False, True], [False, False, False]])  # kept as by a prior of its own
+    kept, drawn = sample(prior, 50, known=known._replace(mask=(known.mask[0], fine)), temperature=0.0)
+    assert (kept == torch.tensor([2, 3])).all()
+    assert torch.equal(drawn, torch.where(fine, 0, 0).expand(50, 2, 3))  # (2 + 3) % 5
 
 
 class Finer(Chain):

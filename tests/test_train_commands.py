@@ -21,8 +21,9 @@ from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training import prior as training_prior
 from codegrid.pipelines.training.missing_codes import missing_codes
-from codegrid.pipelines.training.prior import choose_grids, train_prior
+from codegrid.pipelines.training.prior import choose_grids, make_prior, train_prior
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_tokenizer, train_tokenizer
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
@@ -242,11 +243,14 @@ def run_without_codes(small_run, tmp_path):
     )
 
 
-def test_a_prior_of_a_run_without_codes_exports_those_of_its_tokenizer_first(small_run, run_without_codes):
-    run = Path(run_without_codes.run)
+def test_a_prior_of_a_run_without_codes_exports_those_of_its_tokenizer_first(small_run, run_without_codes, monkeypatch):
+    run, made = Path(run_without_codes.run), []
+    monkeypatch.setattr(training_prior, "make_prior", lambda *facts: made.append(make_prior(*facts)) or made[-1])
     train_prior(replace(run_without_codes, dry_run=True))
     assert [path.name for path in run.iterdir()] == ["tokenizer"]
+    made.clear()
     train_prior(run_without_codes)
+    assert [prior.device.type for prior in made] == ["meta", "cpu"], "its weights are made once"
     for name in ("codes", "codes_test"):
         assert CodeDataset(run / name).header == CodeDataset(small_run / name).header
     assert load(run / "prior").provenance["classes"] == ["0", "1"]

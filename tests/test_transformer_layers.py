@@ -148,7 +148,7 @@ def test_a_feed_forward_layer_has_the_weights_of_one_of_four_times_the_width():
 
 def test_a_width_that_the_heads_cannot_share_is_refused():
     for width, heads in ((30, 4), (12, 4), (8, 16)):
-        with pytest.raises(InputError, match=f"`width` {width}: it must be a multiple of {2 * heads}"):
+        with pytest.raises(InputError, match=f"`channels` {width}: it must be a multiple of {2 * heads}"):
             Attention(width, heads)
 
 

@@ -261,7 +261,7 @@ def test_models_are_those_of_the_run_or_those_given_in_their_place(tmp_path):
         prior.save_pretrained(tmp_path / "run" / f"prior-{number}")
     tokenizer, loaded = load_models(View(run=str(tmp_path / "run")))
     assert [prior.grids for prior in loaded.priors] == [(0,), (1,)] and loaded.tokenizer is tokenizer
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match=r"`run` .*nowhere: there is no such folder: give one with tokenizer/"):
         load_models(View(run=str(tmp_path / "nowhere")))
     parts = {"tokenizer": f"{tmp_path}/run/tokenizer", "prior": (f"{tmp_path}/run/prior-0",)}
     with pytest.raises(InputError, match="no prior draws grid 1"):

@@ -64,6 +64,8 @@ def plot_curves(material: Material, settings: Plot) -> Figure:
     """Plot losses, reconstruction, perplexity, bits and whatever else each model has recorded, over the steps."""
     found = material.artifacts
     names = ["Prior"] if len(found.priors) == 1 else [f"Prior {number}" for number in range(len(found.priors))]
+    bounds = [" (its bits are an upper bound)" * (prior.likelihood == "bound") for prior in found.priors]
+    names = [name + bound for name, bound in zip(names, bounds, strict=True)]
     models: list[tuple[str, Model]] = [("Tokenizer", material.tokenizer), *zip(names, found.priors, strict=True)]
     histories = [(name, history) for name, model in models if (history := history_of(model))]
     panels = [panels_of(history) for _, history in histories]

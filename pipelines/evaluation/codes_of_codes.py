@@ -6,8 +6,8 @@ Shapes: b batch, h w code grid below, n items.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 
@@ -58,14 +58,22 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
     }
 
 
-def measure_lower_codes(tokenizer: Any, images: Iterable[torch.Tensor]) -> dict[str, Any]:
-    """Return what the upper codes of a stack of tokenizers tell of those below, for images (b, c, *size) in [-1, 1].
+def measure_lower_codes(stack: Sequence[Any], images: Iterable[torch.Tensor]) -> dict[str, Any]:
+    """Return what the codes of the last of several tokenizers tell of those below, for images (b, c, *size) in [-1, 1].
 
     The metrics are some of `measure_codes_of_codes`, with names of their own.
     """
-    found = measure_codes_of_codes(tokenizer.upper, (tokenizer.lower.encode(batch) for batch in images))
+    *lower, upper = stack
+    found = measure_codes_of_codes(upper, (_encode(lower, batch) for batch in images))
     of_lower = {name: found[key] for name, key in OF_LOWER_CODES.items() if key in found}
-    return {**of_lower, "upper_capacity": capacity_of(tokenizer.upper)}
+    return {**of_lower, "upper_capacity": capacity_of(upper)}
+
+
+def _encode(tokenizers: Sequence[Any], x: Any) -> Codes:
+    """Return the codes of images x (b, c, *size) that went through several tokenizers in turn."""
+    for tokenizer in tokenizers:
+        x = tokenizer.encode(x)
+    return cast(Codes, x)
 
 
 def capacity_of(tokenizer: Any) -> float:

@@ -118,8 +118,10 @@ def load_inputs(settings: Evaluate) -> Inputs:
 
 
 def _make_request(settings: Evaluate, priors: Sequence[Prior]) -> Request | None:
-    count = settings.num_samples
+    count, configs = settings.num_samples, settings.configs(len(priors))
     if count is None:
+        for prior, config in zip(priors, configs, strict=True):  # a bound depends on the number of steps
+            config.check_controls(prior)
         return None
     if not priors:
         raise InputError(f"`num_samples` {count}: it needs a `prior` to draw them from")
@@ -127,4 +129,4 @@ def _make_request(settings: Evaluate, priors: Sequence[Prior]) -> Request | None
         raise InputError(f"`num_samples` {count}: it needs `features` to judge them by: classifier, for example")
     if count < 2:
         raise InputError(f"`num_samples` {count}: a Fréchet distance needs at least 2")
-    return make_request(priors, count, None, settings.seed, settings.configs(len(priors)))
+    return make_request(priors, count, None, settings.seed, configs)

@@ -80,11 +80,6 @@ def _fit_scale(counts: torch.Tensor) -> float:
     return math.exp((low + high) / 2)
 
 
-def stack_of(tokenizer: Tokenizer) -> tuple[Any, ...]:
-    """Return the tokenizers of a stack, that of images first; a tokenizer alone is a stack of one."""
-    return getattr(tokenizer, "stack", (tokenizer,))
-
-
 def nats_of_codes(codes: Codes, upper: Sequence[Any]) -> float:
     """Return Σ −log p(codes | codes of the uppermost tokenizer), as a bound if there are several upper ones."""
     nats = 0.0
@@ -107,7 +102,7 @@ class DecoderLikelihood:
     """
 
     def __init__(self, tokenizer: Tokenizer, scales: torch.Tensor | None, description: dict[str, Any]) -> None:
-        self.tokenizer, *self.upper = stack_of(tokenizer)
+        self.tokenizer, *self.upper = tokenizer.stack
         self.scales, self.description = scales, description
         self.nats, self.count = 0.0, 0
 

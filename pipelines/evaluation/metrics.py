@@ -38,7 +38,10 @@ class Metrics:
         lines += [_describe_grid(grid) for grid in self.grids if len(self.grids) > 1]
         for name, details in self.measured_on.items():
             if details.get("likelihood") == "bound":
-                lines.append(f"{name}: an upper bound, since a prior gives only a bound on its likelihood")
+                lines.append(
+                    f"{name}: an upper bound, since a prior gives only a bound on its likelihood"
+                    f"{_describe_steps(details)}: do not compare it with exact bits"
+                )
             if details.get("rank_deficient"):
                 fewest, dimensions = min(details["images_compared"]), details["feature_dimensions"]
                 lines.append(
@@ -59,6 +62,12 @@ class Metrics:
                     words += "; the same network judges them here, which flatters them: judge by another, --features"
                 told.setdefault(words, []).append(name)
         return [f"{', '.join(names)}: {words}" for words, names in told.items()]
+
+
+def _describe_steps(details: dict[str, Any]) -> str:
+    """Say in how many steps the codes are drawn, in a random order, if that is known."""
+    known = [steps for steps in details.get("num_inference_steps", ()) if steps is not None]
+    return f", for codes drawn in a random order in {' and '.join(map(str, known))} steps" if known else ""
 
 
 def _describe_grid(grid: dict[str, Any]) -> str:

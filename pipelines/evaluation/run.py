@@ -23,8 +23,9 @@ from codegrid.pipelines.generation.request import Request
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.run_folder import Run, left_open
 from codegrid.progress import progress_bar
+from codegrid.protocols import Prior
 from codegrid.stage1_vqvae.usage import LayoutUsage
-from codegrid.stage2_prior.likelihood import measure
+from codegrid.stage2_prior.likelihood import Bits, measure
 from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import read_json
 
@@ -32,7 +33,7 @@ from .carried import measure_carried
 from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
-from .likelihood_bound import DecoderLikelihood, fit_scales, stack_of
+from .likelihood_bound import DecoderLikelihood, fit_scales
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 from .two_sets import compare_pictures
@@ -140,12 +141,12 @@ def _add_carried(inputs: Inputs, metrics: Metrics) -> None:
 
 
 def _add_lower_codes(inputs: Inputs, metrics: Metrics) -> None:
-    """Add what the codes of a tokenizer over codes tell of those below, if there is one."""
-    if not hasattr(inputs.tokenizer, "lower"):
+    """Add what the codes of the uppermost of several tokenizers tell of those below."""
+    if len(inputs.tokenizer.stack) == 1:
         return
     batches = inputs.batches(inputs.images, range(len(inputs.images)), "lower codes")
     images = (to_float(batch.images.to(inputs.tokenizer.device)) for batch in batches)
-    metrics.add(measure_lower_codes(inputs.tokenizer, images), reference=inputs.reference)
+    metrics.add(measure_lower_codes(inputs.tokenizer.stack, images), reference=inputs.reference)
 
 
 @torch.no_grad()
@@ -154,7 +155,7 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
 
     Returns None if neither is possible.
     """
-    tokenizer, train = stack_of(inputs.tokenizer)[0], inputs.train
+    tokenizer, train = inputs.tokenizer.stack[0], inputs.train
     image = to_float(inputs.images.batch([0]).images.to(tokenizer.device))
     if tokenizer.nll(image, tokenizer.encode(image)) is not None:
         term = tokenizer.config.get("reconstruction")
@@ -170,24 +171,31 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
 
 
 def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood | None, metrics: Metrics) -> None:
-    """Add the bits of codes, of each prior and grid and in total, and the bound that both stages give together."""
-    per_image, kinds = 0.0, set()
-    configs = inputs.settings.configs(len(inputs.priors))
-    for number, (prior, config) in enumerate(zip(inputs.priors, configs, strict=True)):
+    """Add the bits of codes, of each prior and grid and in total, and the bound that both stages give together.
+
+    If a prior gives a bound, it is that of the steps in which it draws; `bits_per_code_bound` and
+    `bits_per_image_bound` are the lowest bounds, those of drawing one site at each step.
+    """
+    per_image, lowest, kinds = 0.0, 0.0, set()
+    configs = zip(inputs.priors, inputs.settings.configs(len(inputs.priors)), strict=True)
+    steps = [config.completed_by(prior).num_inference_steps for prior, config in configs]
+    most = [getattr(prior, "max_inference_steps", None) for prior in inputs.priors]
+    for number, prior in enumerate(inputs.priors):
         name = "prior" if len(inputs.priors) == 1 else f"prior {number}"
-        batches = (prior_inputs(prior, batch) for batch in progress_bar(codes, name))
-        bits = measure(prior, batches, inputs.settings.seed, config.num_inference_steps)
+        bits = best = _measure(prior, codes, name, inputs.settings.seed, steps[number])
         kinds.add("none" if bits is None else prior.likelihood)
+        if most[number] not in (None, steps[number]):
+            best = _measure(prior, codes, f"{name}, site by site", inputs.settings.seed, most[number])
         for place, grid in enumerate(prior.grids):
             own = {}
             if bits is not None:
                 per_code = bits.of_grids[place]
                 own = {"bits_per_code": per_code, "bits_per_image": per_code * prior.layout[place].num_sites}
             metrics.grids[grid] |= {"prior": number, "likelihood": prior.likelihood, **own}
-        if bits is None:
+        if bits is None or best is None:
             metrics.left_out.append(f"no {OF_BITS}: the {name} has no likelihood")
         else:
-            per_image += bits.per_sample
+            per_image, lowest = per_image + bits.per_sample, lowest + best.per_sample
     if "none" in kinds:
         return
     conditions: dict[str, Any] = {
@@ -195,7 +203,11 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         "likelihood": "bound" if "bound" in kinds else "exact",
     }  # fmt: skip
     sites = sum(grid.num_sites for grid in inputs.tokenizer.layout)
-    metrics.add({"bits_per_code": per_image / sites, "bits_per_image": per_image}, **conditions)
+    drawn = {"num_inference_steps": steps} if "bound" in kinds else {}
+    metrics.add({"bits_per_code": per_image / sites, "bits_per_image": per_image}, **conditions, **drawn)
+    if any(most):
+        bounds = {"bits_per_code_bound": lowest / sites, "bits_per_image_bound": lowest}
+        metrics.add(bounds, **conditions, num_inference_steps=most)
     if decoder is None:
         metrics.left_out.append(
             "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on the test part"
@@ -204,7 +216,13 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
     of_decoder = decoder.bits_per_image
     per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)
     values = {"decoder_bits_per_image": of_decoder, "bound_bits_per_dim": per_dim}
-    metrics.add(values, **conditions, decoder=decoder.description)
+    metrics.add(values, **conditions, **drawn, decoder=decoder.description)
+
+
+def _measure(prior: Prior, codes: list[CodeBatch], words: str, seed: int, steps: int | None) -> Bits | None:
+    """Return the bits of codes under a prior, or a bound on them, with a progress bar."""
+    batches = (prior_inputs(prior, batch) for batch in progress_bar(codes, words))
+    return measure(prior, batches, seed, steps)
 
 
 @torch.no_grad()

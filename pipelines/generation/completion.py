@@ -109,7 +109,10 @@ def save_completions(
     assert request.known is not None
     count = max(1, len(images) // request.of_each)
     known = request.known.rows(slice(count))
-    kept = tokenizer.preview(*(tuple(part.to(tokenizer.device) for part in parts) for parts in known))
+    codes, masks = (tuple(part.to(tokenizer.device) for part in parts) for parts in known)
+    kept = tokenizer.preview(codes, masks)
+    if request.roughly:  # coarser codes that are drawn anew belong to what the kept ones show
+        kept = torch.where(kept == 0, 0, tokenizer.decode(codes))
     completions = images.unflatten(0, (count, -1))[:, :SHOWN]
     columns = completions.shape[1]
     names, heading = [drawable(file) for file in pictures.files[:count]], "completions"
@@ -122,7 +125,7 @@ def save_completions(
             names = [name + its for name, its in zip(names, of, strict=True)]
     blocks = [
         Block("given", pictures.shown[:count], 1),
-        Block("kept", kept.cpu(), 1),
+        Block("kept, roughly" if request.roughly else "kept", kept.cpu(), 1),
         Block(heading, completions.flatten(0, 1), columns),
     ]
     left_out = [f"{columns} of {request.of_each:,} completions"] * (columns < request.of_each)

@@ -122,14 +122,15 @@ def describe_kept(layout: Layout, masks: Masks) -> str:
 def top_rows(layout: Layout, rows: int, name: str = "keep") -> Masks:
     """Return masks (*shape) bool that keep the first rows of the finest grid, and rows of coarser grids above its last.
 
+    A coarser grid of a single row keeps none: it is drawn anew.
+
     `name` is the caller's parameter, for messages. Raises `InputError` if no row of some grid, or all, would be kept.
     """
     height, possible = layout[-1].shape[0], keepable_rows(layout)
     if not possible:
-        coarse = min(layout, key=lambda grid: grid.shape[0])
         raise InputError(
-            f"`{name}`: a row of the {coarse} is as high as the picture: keeping it would leave nothing to draw; "
-            "give a mask of pixels"
+            f"`{name}`: a row of the {layout[-1]} is as high as the picture: keeping it would leave nothing to draw"
+            "; give a mask of pixels"
         )
     if rows in range(1, possible.start):
         raise InputError(
@@ -146,10 +147,10 @@ def top_rows(layout: Layout, rows: int, name: str = "keep") -> Masks:
 def keepable_rows(layout: Layout) -> range:
     """Return how many rows of the finest grid can be kept: from those that a row of the coarsest covers to all but one.
 
-    The range is empty if that leaves nothing to draw.
+    Coarser grids of a single row do not count. The range is empty if that leaves nothing to draw.
     """
     height = layout[-1].shape[0]
-    return range(max(-(-height // grid.shape[0]) for grid in layout), height)
+    return range(max([-(-height // grid.shape[0]) for grid in layout if grid.shape[0] > 1], default=1), height)
 
 
 def default_rows(layout: Layout) -> int:

@@ -97,7 +97,7 @@ class TwoStagePipeline(Drawer):
         others = set(list_priors(folder)) - set(names)
         if others:
             raise InputError(f"{folder} holds other priors ({', '.join(sorted(others))}): choose another folder")
-        stack = getattr(self.tokenizer, "stack", (self.tokenizer,))
+        stack = self.tokenizer.stack
         tokenizers = ["tokenizer"] if len(stack) == 1 else [tokenizer_name(number) for number in range(len(stack))]
         for name, model in zip((*tokenizers, *names), (*stack, *self.priors), strict=True):
             model.save_pretrained(folder / name, picture_of(model))

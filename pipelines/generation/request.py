@@ -35,6 +35,7 @@ class Request(NamedTuple):
     known: Known | None = None  # the codes (p, *shape) of the pictures, and which of them are kept
     of_each: int = 1  # samples of each picture, which follow each other: p · of_each = n
     paste: Paste | None = None  # puts the known pixels of the pictures into their completions
+    roughly: bool = False  # kept codes may become others that show as much of a picture
     draw: int = 0  # the number of the draw, if there are several of each sample
     rejection: Rejection | None = None  # keeps the best of several draws of each sample
 
@@ -148,6 +149,7 @@ def complete_codes(
         num_samples=num_pictures * num_completions,
         condition=request.condition.each(lambda part: part.repeat_interleave(num_completions, 0)),
         known=known,
+        roughly=any(prior.keeps == "roughly" for prior in priors),
         of_each=num_completions,
     )
 

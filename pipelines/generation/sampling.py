@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from accelerate import Accelerator
 
+from codegrid.budget import in_words
 from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import write_codes
 from codegrid.data.codes import CodeBatch
@@ -25,7 +26,7 @@ from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.drawing.blocks import save_by_class
-from codegrid.pipelines.running.cli import print_once, resume_bar
+from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down, write_together
 from codegrid.pipelines.running.run_folder import Run, left_open, open_codes_folder, read_setting, save_settings
@@ -118,7 +119,9 @@ def sample(settings: Sample) -> None:
         with accelerator.main_process_first():  # only one downloads
             source = find_source(settings.reject_with, pipeline.tokenizer, pipeline.priors, accelerator.device)
     job = Job(settings, pipeline, pictures, request, accelerator, backend, source)
-    if settings.format == "codegrid":
+    if settings.dry_run:
+        plan_sampling(job)
+    elif settings.format == "codegrid":
         leave_codes(job)
     else:
         leave_images(job)
@@ -136,6 +139,19 @@ def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None
     given = pictures.codes, pictures.part.masks
     asked = complete_codes(pipeline.priors, *given, of_each, labels, settings.seed, configs)
     return asked._replace(paste=pictures.paste)
+
+
+def plan_sampling(job: Job) -> None:
+    """Print how many samples would be drawn, and the memory for the keys and values of priors with attention."""
+    request, layout = job.request, job.pipeline.layout
+    at_once = min(job.settings.batch_size, request.num_samples)
+    lines = [f"{job.words} to draw as {describe_layout(layout)}, {at_once:,} at once", f"backend: {job.backend}"]
+    for prior, config in zip(job.pipeline.priors, request.configs, strict=True):
+        if each := getattr(prior, "bytes_per_sample", 0):
+            each *= 1 + config.guided
+            held = f"{in_words(each * at_once)} at once, {each:,} bytes a sample"
+            lines.append(f"memory: keys and values of grid {prior.grids[0]}: {held}")
+    print_plan(*lines)
 
 
 def leave_images(job: Job) -> None:

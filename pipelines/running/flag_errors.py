@@ -2,7 +2,7 @@
 
 import re
 
-RULE = re.compile(r"\s*─{3,}\s*")
+RULE = re.compile(r"\s*[─-]{3,}\s*")
 FLAG = re.compile(r"Error parsing (--[\w-]+): ")
 FORM = re.compile(r"Argument helptext:[\s│]+--[\w-]+ (.*?)[\s│]*\n")  # the metavar of the flag
 VALUES = {"INT": "a whole number", "INT [INT ...]": "whole numbers", "N [N ...]": "whole numbers", "FLOAT": "a number"}
@@ -10,11 +10,11 @@ VALUES = {"INT": "a whole number", "INT [INT ...]": "whole numbers", "N [N ...]"
 
 def explain(page: str, prog: str) -> str:
     """Return what is wrong with a flag and what to do, from the page that tyro prints; empty if it is no such page."""
-    # a page is framed, and lines divide it into sections
+    # lines divide a page into sections; its first line is a title, framed or, where only ASCII is printed, above a line
     sections = RULE.split(" ".join(line.strip("│ ") for line in page.splitlines()[1:-1]))
-    if not (words := sections[0].strip()):
+    if not (words := next(filter(None, sections), "").strip()):
         return ""
-    close = re.search("Perhaps you meant.*?(--[a-z-]+)", page, re.DOTALL)
+    close = re.search("Perhaps you meant.*?(--[a-z][a-z-]*)", page, re.DOTALL)
     remedy = f"did you mean {close[1]}?" if close else f"`{prog} --help` explains the flags"
     return f"{_plainly(words.rstrip('.'), page)}: {remedy}"
 

@@ -22,8 +22,9 @@ from codegrid.limits import MAX_THREADS, short
 from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
-from .cli import count_processes, is_main_process, name_of, print_once
+from .cli import count_processes, is_main_process, print_once
 from .config import describe_settings, read_config
+from .flags import name_of
 from .options import resolve_options
 from .outputs import RUN_FILE, clear_output, open_output, visible
 from .settings import Command, Drawing, Leaves, Training, UsesImages

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from codegrid.budget import in_words
 from codegrid.codes import Moment
 from codegrid.data.loading import check_shares, load_batches
 from codegrid.noise import Noise
@@ -33,8 +34,8 @@ def plan_training(
         f"data: {found}",
         f"model: {settings.model}, {weights:,} weights",  # type: ignore[attr-defined]
         f"steps: {settings.steps:,} of {settings.batch_size:,} {objective.items}, {epochs:,.1f} epochs",
-        f"memory: about {_gigabytes(model + step)} on {accelerator.device}, besides PyTorch and the data:\n"
-        f"  {_gigabytes(model)} for the model, {_gigabytes(step)} for a step",
+        f"memory: about {in_words(model + step)} on {accelerator.device}, besides PyTorch and the data:\n"
+        f"  {in_words(model)} for the model, {in_words(step)} for a step",
     )
     shut_down(accelerator)
 
@@ -82,7 +83,3 @@ def _kept_bytes(
 
 def _bytes_of(module: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:,.0f} MB"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.drawing.sheets import lay_out, make_sheet, to_png
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
+from codegrid.pipelines.generation.encoding import tables_of
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
@@ -49,6 +52,8 @@ DRAWN = 16  # samples that a tracker shows
 COLUMNS, MAX_ROWS = 8, 10  # of the samples on a model's card
 PICTURE_WIDTH = 900  # pixels of a tracker's picture, about
 CRITERION = "bits_per_code"
+
+Tables = dict[str, torch.Tensor]
 
 
 class PriorObjective:
@@ -135,21 +140,22 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
     tokenizer = load_tokenizer(settings.tokenizer, accelerator.device) if settings.tokenizer else None
+    with accelerator.main_process_first():  # only one downloads
+        settings, source = load_initial(settings, "prior", settings.model)
     missing = broadcast_from_main(accelerator, lambda: missing_codes(settings))
     if tokenizer and missing:
-        make_prior(settings, tokenizer.layout)  # what cannot learn these codes is refused before they are made
+        with torch.device("meta"):  # without weights: what cannot learn these codes is refused before they are made
+            make_prior(settings, tokenizer.layout, partial(tables_of, tokenizer))
         settings = export_missing(tokenizer, settings, missing, accelerator)
         if settings.dry_run:
             return None  # the grids are not known yet
     codes = open_codes_to_learn(settings, tokenizer)
     training, validation = hold_out(codes, settings.validation_codes)
-    with accelerator.main_process_first():  # only one downloads
-        settings, source = load_initial(settings, "prior", settings.model)
     facts = {"data": codes.fingerprint(), "validation": validation.fingerprint()}
     run = open_run(settings, compute, accelerator, source, **facts)
     if run.finished:
         return read_trained(run)
-    prior = build_prior(settings, codes)
+    prior = build_prior(settings, codes, tokenizer)
     start_from(prior, source, settings.init_from)
     is_sharded = settings.shard and accelerator.num_processes > 1
     if not is_sharded or settings.dry_run:  # a sharded one may be too large for the device
@@ -197,10 +203,11 @@ def open_codes_to_learn(settings: TrainPrior, tokenizer: Tokenizer | None = None
     return codes
 
 
-def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
-    """Return the prior to train on these codes, with weights drawn from the seed."""
+def build_prior(settings: TrainPrior, codes: AnyCodes, tokenizer: Tokenizer | None = None) -> Prior:
+    """Return the prior to train on these codes, which a tokenizer made, with weights drawn from the seed."""
     classes = [] if settings.unconditional else codes.classes
-    prior = make_prior(settings, codes.layout, len(classes))
+    tables = codes.tables if tokenizer is None else partial(tables_of, tokenizer)
+    prior = make_prior(settings, codes.layout, tables, len(classes))
     prior.provenance = {
         "tokenizer_fingerprint": codes.header.tokenizer_fingerprint,
         "layout": [grid.as_json() for grid in codes.layout],
@@ -211,16 +218,17 @@ def build_prior(settings: TrainPrior, codes: AnyCodes) -> Prior:
     return prior
 
 
-def make_prior(settings: TrainPrior, whole: Layout, num_classes: int = 0) -> Prior:
+def make_prior(settings: TrainPrior, whole: Layout, tables: Callable[[], Tables], num_classes: int = 0) -> Prior:
     """Return a prior of the grids that the settings choose of the whole layout, conditioned on the coarser ones.
+
+    `tables` returns those of the codes, and is called only for a prior that takes them.
 
     Raises `InputError` if a prior of this kind cannot learn them.
     """
     grids = choose_grids(settings.grid, len(whole))
     layout, cls = tuple(whole[grid] for grid in grids), TABLES["prior"][settings.model]
-    coarser: dict[str, Any] = {}
+    takes, more = inspect.signature(cls).parameters, dict[str, Any]()
     if grids[0]:
-        takes = inspect.signature(cls).parameters
         if "given_grids" not in takes:
             or_all = "leave `grid` out, so that it learns them all, or " * (len({grid.shape for grid in whole}) == 1)
             raise InputError(
@@ -228,12 +236,14 @@ def make_prior(settings: TrainPrior, whole: Layout, num_classes: int = 0) -> Pri
                 f"grids: {or_all}choose another `model`"
             )
         known = {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
-        coarser = {name: value for name, value in known.items() if name in takes}
+        more = {name: value for name, value in known.items() if name in takes}
+    if "tables" in takes:
+        more["tables"] = tables()
     seed_torch(settings.seed, "weights")
     try:
-        return cls(layout=layout, grids=grids, num_classes=num_classes, **coarser, **settings.options)
+        return cls(layout=layout, grids=grids, num_classes=num_classes, **more, **settings.options)
     except InputError as error:
-        if len({grid.shape for grid in layout}) == 1:
+        if len({grid.shape for grid in layout}) == 1 or "given_grids" not in takes:
             raise
         raise InputError(
             f"{error}; train one for each grid: with `grid` 0, then with `grid` 1, and so on to {len(whole) - 1}"
@@ -272,7 +282,8 @@ def save(
         is_whole = tuple(kept.grids) == tuple(range(len(tokenizer.layout)))
         drawn = draw_samples(kept, tokenizer, settings.seed) if is_whole else objective.draw_part(kept, tokenizer)
         kept.save_pretrained(folder, drawn)
-    bits = f"{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
+    at_most = "at most " * (kept.likelihood == "bound")
+    bits = f"{at_most}{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
     which = "best" if objective.keep_best else "last"
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")
 

@@ -88,7 +88,7 @@ def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
     run, tokenizer, priors = settings.run, list(settings.tokenizer), list(settings.prior)
     if run is not None:
         if not run.startswith(HUB_PREFIX) and not Path(run).is_dir():
-            raise InputError(f"no folder {run}: give `run`, the folder that holds tokenizer/ and prior/")
+            raise InputError(f"`run` {run}: there is no such folder: give one with tokenizer/ and, for samples, prior/")
         priors = priors or find_priors(run)
         tokenizer = tokenizer or find_tokenizers(run)
         if not tokenizer:  # a model's own folder, or a name on the hub

@@ -67,7 +67,7 @@ def add_sampling(answers: Answers) -> tuple[list, Drawing]:
     choices = answers.label_choices()
     several = len(answers.pipeline.priors) > 1 if answers.pipeline else False
     by = "by several priors, coarse to fine" if several else "by the prior"
-    gr.Markdown(f"## New images\nDrawn code by code, {by}.")
+    gr.Markdown(f"## New images\nDrawn {by}.")
     with gr.Row():
         labels = gr.Dropdown(
             choices, multiselect=True, label=f"{CONTROLS['labels']}, used in turn (none chosen: all classes)",

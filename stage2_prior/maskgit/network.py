@@ -1,6 +1,6 @@
 """MaskGIT (Chang et al. 2022, arXiv 2202.04200): a transformer that guesses hidden codes from all the others.
 
-Shapes: b batch, n sites of a grid, s sites of all grids, d width, K num_embeddings, *shape the sites of a grid.
+Shapes: b batch, n sites of a grid, s sites of all grids, d channels, K num_embeddings, *shape the sites of a grid.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class MaskGITNetwork(nn.Module):
 
     def __init__(self, layout: Layout, given_layout: Layout, num_conditions: int, options: MaskGITOptions) -> None:
         super().__init__()
-        width = options.width
+        width = options.channels
         self.sizes = [grid.num_sites for grid in layout]
         # row 0 stands for a hidden code, row k + 1 for code k: so a larger codebook adds rows at the end
         self.tables = nn.ModuleList(nn.Embedding(grid.num_embeddings + 1, width) for grid in (*given_layout, *layout))
@@ -61,8 +61,10 @@ class MaskGITNetwork(nn.Module):
             coarser: codes (b, *shape) of the coarser grids.
             dropout: the share of the features to drop.
         """
-        parts = zip(self.tables, self.positions, (*coarser, *codes), strict=True)
-        x = torch.cat([table(grid.flatten(1) - HIDDEN) + position() for table, position, grid in parts], dim=1)
+        parts = []
+        for table, position, grid in zip(self.tables, self.positions, (*coarser, *codes), strict=True):
+            parts.append(table(grid.flatten(1) - HIDDEN) + position(tuple(grid.shape[1:])))
+        x = torch.cat(parts, dim=1)
         if self.condition is not None:
             x = x + self.condition(conditions)[:, None]
         if torch.is_autocast_enabled(x.device.type):  # embeddings are not in its type, and sums would stay in theirs
@@ -70,7 +72,7 @@ class MaskGITNetwork(nn.Module):
         x = F.dropout(x, dropout, training=dropout > 0)
         for block in self.blocks:
             x = block(x, dropout=dropout)
-        features = x[:, x.shape[1] - sum(self.sizes) :].split(self.sizes, dim=1)
+        features = x.split([part.shape[1] for part in parts], dim=1)[len(coarser) :]
         return tuple(head(of_grid) for head, of_grid in zip(self.heads, features, strict=True))
 
 
@@ -146,7 +148,7 @@ class MaskGIT(HidesLabels):
         inputs = self.condition_inputs(given, count, moment)
         sizes = self.network.sizes
         shown = tuple(~part.view_as(grid) for part, grid in zip(hidden.split(sizes, dim=1), codes, strict=True))
-        logits = self.network(hide(codes, shown), *inputs, 0.0 if moment is None else self.chosen.dropout)
+        logits = self.network(hide(codes, shown), *inputs, 0.0 if moment is None else self.chosen.feature_dropout)
         smoothing = 0.0 if moment is None else self.chosen.label_smoothing
         losses = [
             F.cross_entropy(of_grid.flatten(0, 1).float(), grid.flatten(), reduction="none", label_smoothing=smoothing)

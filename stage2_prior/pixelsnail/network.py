@@ -135,6 +135,13 @@ class PixelSNAIL(LabelledPrior):
         check_one_shape(self.layout, "pixelsnail")
         self.network = PixelSNAILNetwork(self.layout, self.chosen, self.num_conditions, self.given_layout)
 
+    @property
+    def bytes_per_sample(self) -> int:
+        """Memory for the keys and values of one sample while it is drawn."""
+        size = self.network.attention_layers()[0].start.element_size()
+        wide = self.chosen.num_heads * self.chosen.head_channels
+        return 2 * self.chosen.num_blocks * wide * self.layout[0].num_sites * size
+
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment drops features and hides labels."""
         dropout = 0.0 if moment is None else self.chosen.feature_dropout

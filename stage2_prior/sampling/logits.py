@@ -10,13 +10,16 @@ from codegrid.devices import widest
 from codegrid.sampling_config import SamplingConfig
 
 
-def sample_from_logits(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
+def sample_from_logits(
+    logits: Tensor, uniforms: Tensor, config: SamplingConfig, step: int = 0, steps: int = 1
+) -> Tensor:
     """Draw codes (b, n) int64 from logits (b, n, K) with uniforms (b, n) in [0, 1).
 
-    With guidance, logits are (2b, n, K): first those with the condition, then those without.
+    With guidance, logits are (2b, n, K): first those with the condition, then those without. Its scale may depend on
+    which of how many steps this is.
     """
     if config.guided:
-        logits = guide(logits, config.guidance_scale)
+        logits = guide(logits, config.guidance_at(step, steps))
     if config.temperature == 0:
         return logits.argmax(-1)
     return draw_codes(probabilities_of(logits, config), uniforms)

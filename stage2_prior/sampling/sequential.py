@@ -8,14 +8,15 @@ Shapes: b batch, n sites of a step, m codes of several steps, K num_embeddings, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from codegrid.codes import Codes, Condition, Known, Layout, Progress, describe_layout
+from codegrid.codes import Codes, Condition, Known, Layout, Progress
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.protocols import Sequential, Steps
@@ -25,6 +26,7 @@ from .checks import check_request, flatten, spread_known, start_grids, with_hidd
 from .logits import sample_from_logits
 
 Order = Sequence[tuple[int, range]]
+Fit = Callable[[int], Tensor]
 
 
 @torch.no_grad()
@@ -51,6 +53,7 @@ def sample_sequential(
     Raises `InputError` if the prior does not support what is given.
     """
     check_request(prior, given, config)
+    config = config.completed_by(prior)
     known = spread_known(known, prior.layout, noise.count, prior.device)
     codes, drawn = start_grids(prior.layout, noise.count, prior.device, known)
     if not all(bool(mark.all()) for mark in drawn):
@@ -68,9 +71,10 @@ class Drawing(NamedTuple):
     """
 
     codes: list[Tensor]  # int64
-    kept: list[Tensor] | None  # bool: codes that stay as they are
+    kept: list[Tensor] | None  # bool: codes that stay as they are, or as `fit` makes them
     uniforms: list[Tensor]  # in [0, 1)
     config: SamplingConfig
+    fit: Fit | None = None  # returns the codes to keep (b, n) of a grid whose turn it is
 
 
 def _take_steps(
@@ -88,12 +92,18 @@ def _take_steps(
     times = 1 + config.guided
     steps = prior.steps(with_hidden(given) if config.guided else given, times * noise.count, backend)
     order, sites, marks = steps.order, flatten(codes), flatten(drawn)
-    first, mixed = (0, 0) if known is None else count_known(known, order)
+    first, mixed = (0, 0) if known is None else count_known(known, order, prior.keeps == "first")
     leading = [sites[grid][:, here.start : here.stop] for grid, here in order[:first]]
     if leading:
         steps.append(torch.cat(leading, dim=1).repeat(times, 1))
     uniforms = [noise.uniforms(f"grid {i}", grid.num_sites).to(prior.device) for i, grid in enumerate(prior.layout)]
-    drawing = Drawing(sites, marks if first < mixed else None, uniforms, config)
+    kept, fit = marks if first < mixed else None, None
+    if kept and known and prior.keeps == "roughly":
+        fit = partial(_fit, cast(Any, prior), known.codes, codes)
+        kept = [mark.clone() for mark in marks]
+        for grid, there in order[first:]:  # until its turn, no code is certain
+            marks[grid][:, there.start : there.stop] = False
+    drawing = Drawing(sites, kept, uniforms, config, fit)
     draw = getattr(steps, "draw", None) or partial(_draw_one_by_one, steps)  # some steps draw many codes at once
     shown = first
     for end in range(first + 1, len(order) + 1):
@@ -113,12 +123,20 @@ def _draw_one_by_one(steps: Steps, drawing: Drawing, begin: int, end: int) -> No
     for number in range(begin, end):
         grid, here = steps.order[number]
         place = slice(here.start, here.stop)
-        new = sample_from_logits(steps.next_logits(), drawing.uniforms[grid][:, place], drawing.config)
+        uniforms, of_all = drawing.uniforms[grid][:, place], len(steps.order)
+        new = sample_from_logits(steps.next_logits(), uniforms, drawing.config, number, of_all)
         if drawing.kept is not None:
-            new = torch.where(drawing.kept[grid][:, place], drawing.codes[grid][:, place], new)
+            old = drawing.codes[grid] if drawing.fit is None else drawing.fit(grid)
+            new = torch.where(drawing.kept[grid][:, place], old[:, place], new)
         drawing.codes[grid][:, place] = new
         if number + 1 < len(steps.order):
             steps.append(torch.cat([new, new]) if drawing.config.guided else new)
+
+
+def _fit(prior: Any, known: Codes, codes: Codes, grid: int) -> Tensor:
+    """Return the codes (b, sites) of a grid that a prior fits to known ones, given those drawn of coarser grids."""
+    fitted: Tensor = prior.fit(known, codes[:grid])
+    return fitted.flatten(1)
 
 
 class PlainSteps:
@@ -148,38 +166,45 @@ class PlainSteps:
 def site_by_site(layout: Layout) -> Order:
     """Return the order in which all codes of a site are drawn before the next: (0, 0:1) (1, 0:1) (0, 1:2) ...
 
-    Raises `InputError` if the grids are not of one shape.
+    Grids of another shape follow when those before are finished.
     """
-    if len({grid.shape for grid in layout}) > 1:
-        raise InputError(f"`layout` of {describe_layout(layout)}: only grids of one shape are drawn site by site")
-    return [(grid, range(site, site + 1)) for site in range(layout[0].num_sites) for grid in range(len(layout))]
+    order = []
+    for _, group in groupby(range(len(layout)), key=lambda number: layout[number].shape):
+        numbers = list(group)
+        order += [(grid, range(site, site + 1)) for site in range(layout[numbers[0]].num_sites) for grid in numbers]
+    return order
 
 
 def _ends_row(order: Order, number: int, layout: Layout) -> bool:
-    """Return whether a step completes a row of all grids; in grids of one axis, each site is a row."""
+    """Return whether a step completes a grid, or a row of all grids; in grids of one axis, each site is a row."""
     grid, here = order[number]
     shape = layout[grid].shape
     row = shape[-1] if len(shape) > 1 else 1
-    return here.stop % row == 0 and order[number + 1][1] != here
+    return len(here) > 1 or (here.stop % row == 0 and order[number + 1][1] != here)
 
 
-def count_known(known: Known, order: Order) -> tuple[int, int]:
+def count_known(known: Known, order: Order, only_first: bool = True) -> tuple[int, int]:
     """Return how many first steps are known in all samples, and how many are known, perhaps partly, in any sample.
 
-    Raises `InputError` if a sample knows codes of a step, but not all codes of the steps before it.
+    Raises `InputError` if only the first codes can be kept, and a sample knows codes of a step, but not all codes of
+    the steps before it in grids of the same shape. Those of another shape may be drawn around it: as a prior of its own
+    would, they do not see it.
     """
-    numbers = [torch.zeros(mask[0].numel(), dtype=torch.int64) for mask in known.mask]
+    numbers = [torch.zeros(mask[0].numel(), dtype=torch.int64) for mask in known.mask]  # the step of each code
     for number, (grid, here) in enumerate(order):
         numbers[grid][here.start : here.stop] = number
-    step = torch.cat(numbers)  # the step of each code, grid after grid
-    mask = torch.cat([kept.flatten(1) for kept in known.mask], dim=1).cpu()
-    furthest = torch.where(mask, step, -1).amax(1)  # (b,)
-    if (~mask & (step < furthest[:, None])).any():
-        wrong = (~mask & (step < furthest[:, None])).any(1).nonzero()[0]
-        grid, here = order[int(furthest[wrong])]
-        where = f"site {here.start}" + (f" of grid {grid}" if len(known.mask) > 1 else "")
-        raise InputError(
-            f"`known` keeps {where} in raster order, but not all before it: codes are drawn in that order, so only "
-            "the first ones can be kept"
-        )
-    return int(torch.where(mask, len(order), step).min()), int(furthest.max()) + 1
+    first, last = len(order), -1
+    for _, group in groupby(zip(numbers, known.mask, strict=True), key=lambda pair: pair[1].shape):
+        steps, masks = zip(*group, strict=True)
+        step, mask = torch.cat(steps), torch.cat([kept.flatten(1) for kept in masks], dim=1).cpu()
+        furthest = torch.where(mask, step, -1).amax(1)  # (b,)
+        wrong = (~mask & (step < furthest[:, None])).any(1)
+        if only_first and wrong.any():
+            grid, here = order[int(furthest[wrong][0])]
+            where = f"site {here.start}" + (f" of grid {grid}" if len(known.mask) > 1 else "")
+            raise InputError(
+                f"`known` keeps {where} in raster order, but not all before it: codes are drawn in that order, so only "
+                "the first ones can be kept"
+            )
+        first, last = min(first, int(torch.where(mask, len(order), step).min())), max(last, int(furthest.max()))
+    return first, last + 1

@@ -104,7 +104,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, normalise: bool = False) -> None:
         super().__init__()
         if width % (2 * num_heads):
-            raise InputError(f"`width` {width}: it must be a multiple of {2 * num_heads}, twice `num_heads`")
+            raise InputError(f"`channels` {width}: it must be a multiple of {2 * num_heads}, twice `num_heads`")
         self.num_heads = num_heads
         self.inward = nn.Linear(width, 3 * width, bias=False)
         self.outward = nn.Linear(width, width, bias=False)
@@ -218,13 +218,13 @@ class Positions(nn.Module):
         return cast(nn.Embedding, self.tables[0]).weight.device
 
 
-def site_coordinates(shape: Sides, finest: Sides | None = None) -> Tensor:
+def site_coordinates(shape: Sides, finest: Sides | None = None, device: torch.device | None = None) -> Tensor:
     """Return the coordinates (n, axes) float64 of all sites in raster order, in sites of the `finest` grid, if given.
 
     The middle of a site of a coarser grid is the middle of the sites that it covers.
     """
     sides = zip(shape, shape if finest is None else finest, strict=True)
-    axes = [(torch.arange(own, dtype=torch.float64) + 0.5) * (fine / own) - 0.5 for own, fine in sides]
+    axes = [(torch.arange(own, dtype=torch.float64, device=device) + 0.5) * (fine / own) - 0.5 for own, fine in sides]
     return torch.cartesian_prod(*axes).view(math.prod(shape), len(shape))
 
 
@@ -234,7 +234,7 @@ def rotation_at(coordinates: Tensor, head_width: int, like: Tensor) -> Tensor:
     The axes take turns in the pairs, from the fastest to the slowest (Su et al. 2021, arXiv 2104.09864, by axis).
     """
     axes, pairs = coordinates.shape[1], head_width // 2
-    turns = torch.arange(pairs)
+    turns = torch.arange(pairs, device=coordinates.device)
     speeds = SLOWEST ** -((turns // axes).double() * axes / max(1, pairs))
     angles = coordinates[:, turns % axes] * speeds
     return torch.stack([angles.cos(), angles.sin()]).to(like)

@@ -1,0 +1,229 @@
+"""The next-scale prior: what each scale sees, the vectors that it keeps of the tokenizer, what it keeps of pictures.
+
+Shapes: b batch, *shape the sites of a scale's grid, D embedding_dim, K num_embeddings.
+"""
+
+import pytest
+import torch
+from small_priors import SMALL, random_codes
+
+from codegrid import InputError, load
+from codegrid.codes import Condition, Grid, Known
+from codegrid.noise import Noise
+from codegrid.sampling_config import SamplingConfig
+from codegrid.scales import Scales
+from codegrid.stage1_vqvae.quantizers import QUANTIZERS
+from codegrid.stage2_prior import sample
+from codegrid.stage2_prior.next_scale.prior import NextScalePrior
+
+SHAPES = {
+    "one scale": [(3, 4)],
+    "two scales": [(2, 1), (5, 3)],
+    "five scales": [(1, 1), (2, 1), (3, 2), (4, 3), (7, 5)],
+    "one axis": [(1,), (2,), (5,)],
+    "three axes": [(1, 1, 1), (2, 2, 3)],
+}
+each_shape = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+
+
+def build(shapes, sizes=(6,), num_classes=3, **options):
+    """A prior whose logits are as far apart as those of a trained one, in float64."""
+    torch.manual_seed(0)
+    layout = [Grid(shape, size) for shape, size in zip(shapes, sizes * (len(shapes) // len(sizes)), strict=True)]
+    prior = NextScalePrior(layout, num_classes=num_classes, **SMALL["next-scale"], **options).double().eval()
+    for parameter in prior.parameters():
+        parameter.data.normal_(0, 0.3)
+    return prior
+
+
+def tables_of(quantizer, scales):
+    """The tables that an export of the quantizer's codes would have."""
+    return {f"entries.{grid}": quantizer.entries(grid) for grid in range(scales)} | quantizer.tables()
+
+
+@pytest.fixture
+def quantizer():
+    """Its codes are four scales of 7×4 latents; φ is learnt."""
+    torch.manual_seed(0)
+    quantizer = QUANTIZERS["multiscale"](num_embeddings=6, embedding_dim=4, num_phi=2)
+    for parameter in quantizer.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    quantizer.layout((7, 4))
+    return quantizer
+
+
+def same(codes, others):
+    return all(map(torch.equal, codes, others))
+
+
+@each_shape
+@torch.no_grad()
+def test_a_code_is_seen_by_every_code_of_finer_scales_and_by_none_of_its_own_or_coarser_ones(shapes):
+    prior = build(shapes)
+    codes, labels = random_codes(prior, 1), Condition(torch.tensor([1]))
+    before = prior.logits(codes, labels)
+    for number, grid in enumerate(codes):
+        changed = grid.flatten(1).repeat(grid.numel(), 1)
+        changed.fill_diagonal_(0).add_(torch.diag((grid.flatten() + 1) % 6))
+        batch = tuple(
+            changed.view(-1, *each.shape[1:]) if each is grid else each.expand(len(changed), *each.shape[1:])
+            for each in codes
+        )
+        after = prior.logits(batch, Condition(torch.ones(len(changed), dtype=torch.int64)))
+        for other, (new, old) in enumerate(zip(after, before, strict=True)):
+            moved = (new - old).abs().amax(1) > 1e-9
+            assert moved.all() if other > number else not moved.any()
+
+
+@each_shape
+@torch.no_grad()
+def test_cached_steps_compute_the_logits_of_the_parallel_pass_and_draw_the_same_codes(shapes):
+    prior = build(shapes)
+    codes, labels = random_codes(prior, 4), Condition(torch.tensor([0, 1, 2, -1]))
+    steps = prior.steps(labels, 4, "torch")
+    for (grid, _), expected in zip(steps.order, prior.logits(codes, labels), strict=True):
+        torch.testing.assert_close(steps.next_logits(), expected.flatten(2).mT)
+        steps.append(codes[grid].flatten(1))
+    drawn = [sample(prior, 5, guidance_scale=2.0, backend=backend, seed=1) for backend in ("torch", "plain")]
+    assert same(*drawn)
+
+
+@torch.no_grad()
+def test_guidance_grows_from_none_at_the_coarsest_grid_to_its_scale_at_the_finest():
+    prior = build(SHAPES["five scales"])
+    plain, growing, constant = (
+        sample(prior, 50, labels=[1], **options)
+        for options in ({}, {"guidance_scale": 9.0}, {"guidance_scale": 9.0, "guidance_schedule": "constant"})
+    )
+    assert torch.equal(plain[0], growing[0]) and not torch.equal(plain[0], constant[0])
+    assert same(growing, sample(prior, 50, labels=[1], guidance_scale=9.0, guidance_schedule="growing"))
+    alone = build([(3, 4)])  # one scale: its only step is the last
+    by_schedule = [
+        sample(alone, 9, guidance_scale=9.0, guidance_schedule=schedule) for schedule in ("growing", "constant")
+    ]
+    assert same(*by_schedule) and not same(by_schedule[0], sample(alone, 9))
+
+
+def test_two_draws_on_one_model_do_not_mix():
+    prior = build(SHAPES["five scales"])
+    given = Condition(torch.tensor([0, 1]))
+    noises = [Noise(seed, count=2) for seed in (0, 1)]
+    alone = [[*prior.sample(given, noise, SamplingConfig())][-1].codes for noise in noises]
+    draws = [prior.sample(given, noise, SamplingConfig(), watch=True) for noise in noises]
+    together = list(zip(*draws, strict=True))
+    assert len(together) == 5  # each grid is a picture of its own
+    assert all(same(progress.codes, codes) for progress, codes in zip(together[-1], alone, strict=True))
+
+
+@torch.no_grad()
+def test_keys_and_values_take_twice_the_layers_times_sites_times_width():
+    prior = build(SHAPES["five scales"])
+    steps = prior.steps(Condition(), 3, "torch")
+    place = steps.cache.tensor.data_ptr()
+    for codes in random_codes(prior, 3):
+        steps.append(codes.flatten(1))
+    assert steps.cache.tensor.numel() == 3 * 2 * 2 * (1 + 2 + 6 + 12 + 35) * 16
+    assert steps.cache.tensor.nbytes == 3 * prior.bytes_per_sample
+    assert steps.cache.tensor.data_ptr() == place
+
+
+# The vectors of the tokenizer.
+
+
+@torch.no_grad()
+def test_it_is_shown_bitwise_what_the_quantizer_adds_up(quantizer):
+    codes = quantizer.encode(torch.randn(3, 4, 7, 4))
+    tables = tables_of(quantizer, 4)
+    prior = NextScalePrior(quantizer.layout((7, 4)), tables=tables, **SMALL["next-scale"])
+    sums, expected = prior.network.sums_of(codes), Scales.of_tables(tables, prior.layout)
+    assert not sums[0].any() and same(sums[1:], [expected.so_far(codes[:number]) for number in (1, 2, 3)])
+    assert torch.equal(prior.network.scales.so_far(codes), quantizer.look_up(codes))
+    steps = prior.steps(Condition(), 3)
+    for grid in codes[:-1]:
+        steps.append(grid.flatten(1))
+    assert torch.equal(steps.total, prior.network.scales.so_far(codes[:-1]))
+
+
+def test_its_folder_alone_gives_the_same_logits_and_samples(quantizer, tmp_path):
+    prior = NextScalePrior(quantizer.layout((7, 4)), None, 2, tables_of(quantizer, 4), **SMALL["next-scale"]).eval()
+    prior.save_pretrained(tmp_path / "prior")
+    drawn = sample(prior, 3)
+    quantizer.book.codebook.data.zero_()  # what it keeps is a copy
+    again = load(tmp_path / "prior")
+    assert same(again.logits(drawn, Condition(torch.zeros(3))), prior.logits(drawn, Condition(torch.zeros(3))))
+    assert same(sample(again, 3), drawn) and again.fingerprint() == prior.fingerprint()
+
+
+def test_a_prior_that_starts_from_another_keeps_the_vectors_of_its_own_tokenizer(quantizer):
+    layout, small = quantizer.layout((7, 4)), SMALL["next-scale"]
+    source = NextScalePrior(layout, embedding_dim=4, num_phi=2, **small)
+    prior = NextScalePrior(layout, tables=tables_of(quantizer, 4), **small)
+    assert prior.inherit(source) == []
+    assert torch.equal(prior.network.scales.entries[2], quantizer.entries(2))
+    assert torch.equal(prior.network.inward.weight, source.network.inward.weight)
+
+
+def test_scales_of_one_codebook_share_a_head_and_others_have_their_own():
+    assert len(build([(1, 1), (2, 2)]).network.heads) == 1
+    prior = build([(1, 1), (2, 2)], sizes=(6, 9))
+    assert [logits.shape[1] for logits in prior.logits(random_codes(prior), Condition())] == [6, 9]
+
+
+@pytest.mark.parametrize(
+    "change,reason",
+    [
+        (lambda tables: {}, "these codes have no scales"),
+        (lambda tables: {"entries.0": tables["entries.0"]}, "these codes have no scales"),
+        (lambda tables: tables | {"entries.4": tables["entries.0"]}, "these codes have 5 scales, not 4"),
+        (lambda tables: tables | {"entries.2": torch.zeros(6, 3)}, "the tables of these codes do not fit each other"),
+        (lambda tables: tables | {"entries.2": torch.zeros(5, 4)}, "the tables of these codes do not fit each other"),
+        (lambda tables: tables | {"phi.bias": torch.zeros(3, 4)}, "the tables of these codes do not fit each other"),
+    ],
+)
+def test_tables_that_are_not_those_of_its_scales_are_refused(change, reason, quantizer):
+    with pytest.raises(InputError, match=reason):
+        NextScalePrior(quantizer.layout((7, 4)), tables=change(tables_of(quantizer, 4)))
+
+
+@pytest.mark.parametrize("shapes", [[(2, 2), (1, 1)], [(2, 2), (4, 1)], [(2,), (2, 2)]])
+def test_grids_that_do_not_grow_are_refused(shapes):
+    with pytest.raises(InputError, match="a next-scale prior learns grids that grow"):
+        build(shapes)
+
+
+# Known sites.
+
+
+def test_whole_coarse_scales_are_kept_code_by_code():
+    prior = build(SHAPES["five scales"])
+    codes = random_codes(prior, 4)
+    masks = tuple(torch.full(grid.shape, number < 3) for number, grid in enumerate(codes))
+    drawn = sample(prior, 4, known=Known(codes, masks))
+    assert same(drawn[:3], codes[:3]) and not same(drawn[3:], codes[3:])
+    masks[3][:, :2] = True  # nothing else was drawn before
+    assert torch.equal(sample(prior, 4, known=Known(codes, masks))[3][:, :2], codes[3][:, :2])
+
+
+@pytest.mark.parametrize("backend", ["torch", "plain"])
+def test_kept_sites_show_their_picture_again_though_coarser_codes_are_drawn_anew(backend, quantizer):
+    torch.manual_seed(1)
+    tables = tables_of(quantizer, 4)
+    tables["entries.3"] = 2 * torch.randn(500, 4)  # so many that the finest scale can say anything
+    layout = (*quantizer.layout((7, 4))[:3], Grid((7, 4), 500))
+    prior = NextScalePrior(layout, tables=tables, **SMALL["next-scale"]).eval()
+    codes = random_codes(prior, 3)
+    masks = tuple(torch.zeros(grid.shape, dtype=torch.bool) for grid in codes)
+    masks[3][:, :4] = True
+    seen, known, noise = [], Known(codes, masks), Noise(0, count=3).of("grid", 0)
+    for progress in prior.sample(Condition(), noise, SamplingConfig(), known, backend, watch=True):
+        seen.append([int(mark.sum()) for mark in progress.drawn])  # no code is shown that changes later
+    assert seen == [[3, 0, 0, 0], [3, 6, 0, 0], [3, 6, 24, 0], [3, 6, 24, 84]]
+    drawn = progress.codes
+    assert not same(drawn[:3], codes[:3])
+    shown, wanted = (
+        prior.network.scales.so_far(each[:3]) + tables["entries.3"][each[3]].movedim(-1, 1) for each in (drawn, codes)
+    )
+    as_they_were = shown + (tables["entries.3"][codes[3]] - tables["entries.3"][drawn[3]]).movedim(-1, 1)
+    error, error_of_same_codes = ((each - wanted)[:, :, :4].square().mean() for each in (shown, as_they_were))
+    assert error < 0.5 * error_of_same_codes
+    assert same(drawn, sample(prior, 3, known=known, backend=backend, batch_size=2))
