@@ -146,12 +146,10 @@ class _Walk:
         return Listing(train.paths + test.paths, labels, train.classes)
 
     def _lone_part(self, loose: list[Path], folders: list[Path]) -> Listing:
-        """A training part that is alone is the whole; anything else could be meant in two ways."""
+        """List a lone training part, which is all the data; refuse anything else as ambiguous."""
         inside = _Walk(self.root)
         full = [folder for folder in folders if any(inside.below(folder))]
         self.times |= inside.times
-        """List a lone training part, which is all the data; refuse anything else as ambiguous."""
-        full = [folder for folder in folders if any(_Walk(self.root).below(folder))]
         parts = [folder for folder in full if part_of(folder.name)]
         others = [folder for folder in full if folder not in parts] + loose
         if not parts:

@@ -28,8 +28,11 @@ class Paste(NamedTuple):
 
 
 def make_paste(read: Callable[[torch.Tensor], torch.Tensor], known: torch.Tensor, layout: Layout) -> Paste:
-    """Return a `Paste` of known pixels (1 or p, H, W) bool, with a seam as wide as a site of the finest grid."""
-    return Paste(read, weigh(known, -(-known.shape[1] // layout[-1].shape[0])))
+    """Return a `Paste` of known pixels (1 or p, H, W) bool, with a seam half as wide as a site of the finest grid.
+
+    A wider one would mix what is given with what is drawn where a code is only partly known.
+    """
+    return Paste(read, weigh(known, -(-known.shape[1] // (2 * layout[-1].shape[0]))))
 
 
 def weigh(known: torch.Tensor, width: int) -> torch.Tensor:
