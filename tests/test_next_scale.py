@@ -3,13 +3,19 @@
 Shapes: b batch, *shape the sites of a scale's grid, D embedding_dim, K num_embeddings.
 """
 
+import numpy as np
 import pytest
 import torch
 from small_priors import SMALL, random_codes
 
-from codegrid import InputError, load
+from codegrid import VQVAE, InputError, Signal, TwoStagePipeline, load
 from codegrid.codes import Condition, Grid, Known
 from codegrid.noise import Noise
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.encoding import export_codes
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.training.prior import train_prior
+from codegrid.pipelines.viewer import actions
 from codegrid.sampling_config import SamplingConfig
 from codegrid.scales import Scales
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
@@ -227,3 +233,78 @@ def test_kept_sites_show_their_picture_again_though_coarser_codes_are_drawn_anew
     error, error_of_same_codes = ((each - wanted)[:, :, :4].square().mean() for each in (shown, as_they_were))
     assert error < 0.5 * error_of_same_codes
     assert same(drawn, sample(prior, 3, known=known, backend=backend, batch_size=2))
+
+
+# Through the commands.
+
+
+@pytest.fixture(scope="module")
+def run(bars_file, tmp_path_factory):
+    """A folder with an untrained tokenizer of 1×1, 1×2 and 3×5 codes, codes of the bars, and a prior."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("scales")
+    sizes = {"hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4, "scales": (1, 2, 5)}
+    tokenizer = VQVAE(Signal("image", 1, (12, 20)), quantizer="multiscale", **sizes)
+    (latents,) = tokenizer.encode_latents(torch.rand(16, 1, 12, 20) * 2 - 1)
+    tokenizer.quantizer.book.codebook.data = latents[:, :, 1, 2].detach()  # so that codes differ
+    tokenizer.save_pretrained(folder / "tokenizer")
+    export_codes(ExportCodes(run=str(folder), dataset="npz", data_root=str(bars_file)))
+    train_prior(settings_of(folder))
+    return folder
+
+
+def settings_of(folder, **more):
+    options = {"channels": 16, "num_layers": 1, "num_heads": 2}
+    settings = {"model": "next-scale", "steps": 20, "batch_size": 54, "lr": 0.01, "precision": "fp32"}
+    return TrainPrior(run=folder and str(folder), **{**settings, "validate_every": 20, "options": options, **more})
+
+
+def test_a_prior_learns_the_codes_of_a_run_and_keeps_the_vectors_that_lie_beside_them(run):
+    pipeline = TwoStagePipeline.from_pretrained(run)
+    (prior,), quantizer = pipeline.priors, pipeline.tokenizer.quantizer
+    codes = pipeline.sample(3, seed=1).codes
+    assert torch.equal(prior.network.scales.so_far(codes), quantizer.look_up(codes))
+
+
+def test_each_scale_is_a_whole_picture_in_the_viewer(run):
+    pipeline = TwoStagePipeline.from_pretrained(run)
+    steps = list(actions.sample(pipeline, 2))
+    assert len(steps) == 3
+    assert all((torch.as_tensor(step.images) != 0).all() for step in steps)  # no pixel is grey for want of a code
+
+
+@pytest.mark.parametrize("keep", [1, "a hole"])
+def test_what_is_hidden_of_a_picture_changes_no_completion(keep, run):
+    pipeline = TwoStagePipeline.from_pretrained(run)
+    images = torch.rand(2, 1, 12, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    known = torch.ones(12, 20, dtype=torch.bool)
+    known[4:9, 8:16] = False
+    done = pipeline.complete(images, known if keep == "a hole" else keep, 2, seed=1)
+    assert done.images.shape == (4, 1, 12, 20)
+    if keep == "a hole":
+        other = torch.where(known, images, -images)
+        assert same(done.codes, pipeline.complete(other, known, 2, seed=1).codes)
+    assert not same(done.codes, pipeline.complete(images.flip(0), known, 2, seed=1).codes)
+
+
+@pytest.mark.parametrize(
+    "given,reason",
+    [
+        ({"grid": (0, 1)}, "these codes have 3 scales, not 2"),
+        ({"grid": (1, 2)}, "a next-scale prior cannot be conditioned on the coarser grids"),
+        ({"model": "pixelcnn"}, "a pixelcnn prior learns grids .* train one for each grid"),
+    ],
+)
+def test_some_scales_without_the_others_are_refused(given, reason, run, tmp_path):
+    options = {} if "model" in given else settings_of(run).options
+    with pytest.raises(InputError, match=reason):
+        train_prior(settings_of(run, output=str(tmp_path / "prior"), **{"options": options, **given}))
+
+
+def test_codes_without_scales_are_refused_in_one_line(small_run, tmp_path):
+    with pytest.raises(InputError, match="these codes have no scales: only the multiscale quantizer makes codes that"):
+        train_prior(settings_of(small_run, output=str(tmp_path / "prior")))
+    codes = str(tmp_path / "codes.npz")
+    np.savez(codes, codes=np.arange(600).reshape(40, 3, 5) % 7)
+    with pytest.raises(InputError, match="codes, but not what they stand for: name their tokenizer as `tokenizer`"):
+        train_prior(settings_of(None, codes=codes, output=str(tmp_path / "prior")))

@@ -31,8 +31,7 @@ from .settings import Command, Drawing, Leaves, Training, UsesImages
 
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 
-# Settings of where things are and how fast they are computed: these may differ when a command is run again. The data
-# behind the paths is compared by its own digest.
+# Where things are, and how fast they are computed, may differ when a command is run again; data has its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
     "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
