@@ -62,7 +62,10 @@ TOLD = [
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
     (TrainPrior, "--codes c.npz --tokenizer t --output o --model pixelcnn --grid 1 2 --shard --verbose --overwrite"),
-    (Sample, f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none :3 --seed 1 --batch-size 8 --format codegrid"),
+    (
+        Sample,
+        f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none :3 --seed 1 --batch-size 8 --format codegrid --dry-run",
+    ),
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile --reject-with r --reject-keep 0.5"),
     (Sample, "--tokenizer t u --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
     (ExportCodes, "--tokenizer t --output o --dataset pictures --split all"),

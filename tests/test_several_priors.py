@@ -38,7 +38,7 @@ from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.running.places import find_priors
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
-from codegrid.pipelines.training.prior import train_prior
+from codegrid.pipelines.training.prior import make_prior, train_prior
 from codegrid.pipelines.viewer import actions
 from codegrid.stage2_prior.sampling.draw import sample as draw_codes
 
@@ -93,6 +93,19 @@ def test_priors_of_several_grids_each_are_found_in_the_order_of_their_grids(tmp_
     for name in ("prior-10", "prior-2", "prior-0", "prior-x", "prior-01", "priors"):
         (tmp_path / name).mkdir()
     assert [Path(folder).name for folder in find_priors(tmp_path)] == ["prior-0", "prior-2", "prior-10"]
+
+
+def test_one_prior_may_learn_draw_and_keep_all_grids(pipeline):
+    tokenizer, options = pipeline.tokenizer, {"channels": 16, "num_layers": 1, "num_heads": 2}
+    prior = make_prior(TrainPrior(codes="c", output="o", model="transformer", options=options), tokenizer.layout).eval()
+    assert prior.grids == (0, 1) and prior.given_grids == ()
+    prior.provenance["tokenizer_fingerprint"] = tokenizer.fingerprint()
+    both = TwoStagePipeline(tokenizer, prior)
+    images = both.sample(2).images
+    for rows, (coarse, fine) in ((2, (1, 2)), (5, (2, 5))):
+        drawn = both.complete(images, rows).codes
+        for grid, kept, count in zip(drawn, tokenizer.encode(images), (coarse, fine), strict=True):
+            assert torch.equal(grid[:, :count], kept[:, :count])
 
 
 def test_what_cannot_learn_grids_of_several_shapes_is_refused_before_codes_are_made(run, tmp_path):
