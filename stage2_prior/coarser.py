@@ -131,8 +131,8 @@ def enlarge(features: Tensor, shape: Sides) -> Tensor:
     whole factor explains, such as 5 from 4, are divided evenly.
     """
     whole = [_uncropped(*sides) for sides in zip(features.shape[2:], shape, strict=True)]
-    own = (slice(side) for side in shape)
-    return F.interpolate(features, whole, mode="nearest-exact")[(slice(None), slice(None), *own)]
+    own = (slice(None), slice(None), *map(slice, shape))
+    return F.interpolate(features, whole, mode="nearest-exact")[own]
 
 
 def _uncropped(coarse: int, fine: int) -> int:

@@ -201,6 +201,7 @@ BAD = {
             "--codes {run}/codes --output {new} --model transformer --num-heads 3",
             "--channels 128: it must be a multiple",
         ),
+        ("--codes {run}/codes --output {new} --model next-scale", "these codes have no scales"),
         ("--codes {run}/codes --output {new} --label-dropout 1", "--label-dropout 1"),
         ("--codes {run}/codes --output {new} --ema-decay 1", "--ema-decay 1"),
         ("--codes {run}/codes --output {new} --max-norm 0", "--max-norm 0"),

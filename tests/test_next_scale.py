@@ -244,7 +244,10 @@ def run(bars_file, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("scales")
     sizes = {"hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4, "scales": (1, 2, 5)}
-    VQVAE(Signal("image", 1, (12, 20)), quantizer="multiscale", **sizes).save_pretrained(folder / "tokenizer")
+    tokenizer = VQVAE(Signal("image", 1, (12, 20)), quantizer="multiscale", **sizes)
+    (latents,) = tokenizer.encode_latents(torch.rand(16, 1, 12, 20) * 2 - 1)
+    tokenizer.quantizer.book.codebook.data = latents[:, :, 1, 2].detach()  # so that codes differ
+    tokenizer.save_pretrained(folder / "tokenizer")
     export_codes(ExportCodes(run=str(folder), dataset="npz", data_root=str(bars_file)))
     train_prior(settings_of(folder))
     return folder
@@ -281,6 +284,7 @@ def test_what_is_hidden_of_a_picture_changes_no_completion(keep, run):
     if keep == "a hole":
         other = torch.where(known, images, -images)
         assert same(done.codes, pipeline.complete(other, known, 2, seed=1).codes)
+    assert not same(done.codes, pipeline.complete(images.flip(0), known, 2, seed=1).codes)
 
 
 @pytest.mark.parametrize(

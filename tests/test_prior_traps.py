@@ -73,12 +73,12 @@ def test_evaluation_hides_nothing_and_agrees_bit_for_bit_in_either_mode(name):
 def test_a_label_that_training_hides_is_hidden_from_every_layer(name):
     prior, hidden = build(name), 0
     codes = random_codes(prior, 1)
-    for number in range(16):
+    for number in range(10):
         losses = [prior(codes, Condition(torch.tensor([label])), moment(number, 1)).total for label in (0, 2, NO_LABEL)]
         is_hidden = losses[0] == losses[2]
         assert (losses[0] == losses[1] == losses[2]) if is_hidden else len({float(loss) for loss in losses}) == 3
         hidden += int(is_hidden)
-    assert 4 <= hidden <= 12
+    assert 2 <= hidden <= 8
 
 
 @every

@@ -20,7 +20,7 @@ from codegrid.pipelines.sample import Sample
 from codegrid.stage2_prior import sample
 from codegrid.stage2_prior.transformer import cache, compiled
 
-PYRAMID = (Grid((3, 2), 8), Grid((4, 7), 6), Grid((4, 7), 5))
+PYRAMID = (Grid((2, 1), 8), Grid((3, 4), 6), Grid((3, 4), 5))
 COARSER = {"grids": (2, 3, 4), "given_grids": (0, 1), "given_layout": [Grid((1, 2), 6), Grid((2, 2), 4)]}
 
 
@@ -47,7 +47,7 @@ def test_a_new_one_finds_all_codes_equally_likely():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [[61], [6, 55], [7, 20, 1, 33], [1] * 61])
+@pytest.mark.parametrize("pieces", [[25], [2, 23], [3, 9, 1, 12], [1] * 25])
 def test_codes_of_all_grids_are_taken_in_at_once_or_in_pieces(pieces):
     prior = build(num_classes=3, **COARSER)
     given, codes = given_to(prior, 3, torch.tensor([0, 2, 1])), random_codes(prior, 3)
@@ -58,12 +58,12 @@ def test_codes_of_all_grids_are_taken_in_at_once_or_in_pieces(pieces):
         steps.append(torch.stack(listed[begin:end], 1))
         grid, (site,) = steps.order[end]
         torch.testing.assert_close(steps.next_logits()[:, 0], expected[grid].flatten(2)[:, :, site])
-    assert steps.cache.tensor.data_ptr() == memory and steps.cache.length == 62
+    assert steps.cache.tensor.data_ptr() == memory and steps.cache.length == 26
     held = steps.cache.tensor.numel() * steps.cache.tensor.element_size()
-    assert held == 3 * prior.bytes_per_sample == 3 * 2 * 2 * 62 * 16 * 8  # 2 · layers · codes · channels numbers
+    assert held == 3 * prior.bytes_per_sample == 3 * 2 * 2 * 26 * 16 * 8  # 2 · layers · codes · channels numbers
 
 
-@pytest.mark.parametrize("sites", [(1, 1), (3, 2)])
+@pytest.mark.parametrize("sites", [(1, 1), (2, 1)])
 def test_features_are_seen_at_their_sites_by_all_grids(sites):
     prior = build(given_features=4)
     codes, features = random_codes(prior, 1), torch.randn(1, 4, *sites, dtype=torch.float64)
@@ -94,8 +94,8 @@ def test_rows_of_every_grid_can_be_kept():
     assert same(*drawn)
     for grid, kept, mask in zip(drawn[0], codes, masks, strict=True):
         assert torch.equal(grid[:, mask], kept[:, mask])
-    masks[1][3, 3] = True
-    with pytest.raises(InputError, match="`known` keeps site 24 of grid 1 in raster order, but not all before it"):
+    masks[1][2, 2] = True
+    with pytest.raises(InputError, match="`known` keeps site 10 of grid 1 in raster order, but not all before it"):
         sample(prior, 3, known=known)
 
 

@@ -197,7 +197,7 @@ class CausalTransformer(LabelledPrior):
     def bytes_per_sample(self) -> int:
         """Memory for the keys and values of one sample while it is drawn."""
         codes = sum(grid.num_sites for grid in self.layout)
-        size = self.network.embeddings[0].weight.element_size()  # type: ignore[operator, union-attr]
+        size = self.network.embeddings[0].weight.element_size()  # type: ignore[operator]
         return KeyValueCache.bytes_per_sample(self.chosen.num_layers, codes, self.chosen.channels, size)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
