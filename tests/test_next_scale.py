@@ -235,6 +235,16 @@ def test_kept_sites_show_their_picture_again_though_coarser_codes_are_drawn_anew
     assert same(drawn, sample(prior, 3, known=known, backend=backend, batch_size=2))
 
 
+def test_keeping_roughly_needs_the_codes_of_all_sites():
+    prior = build(SHAPES["five scales"])
+    codes = random_codes(prior, 2)
+    masks = tuple(torch.zeros_like(grid, dtype=torch.bool) for grid in codes)
+    masks[4][:, :2] = True
+    hidden = tuple(grid.masked_fill(~mask, -1) for grid, mask in zip(codes, masks, strict=True))
+    with pytest.raises(InputError, match="`known`: code -1, but the codes are 0 to 5"):
+        sample(prior, 2, known=Known(hidden, masks))
+
+
 # Through the commands.
 
 

@@ -99,6 +99,8 @@ def _take_steps(
     uniforms = [noise.uniforms(f"grid {i}", grid.num_sites).to(prior.device) for i, grid in enumerate(prior.layout)]
     kept, fit = marks if first < mixed else None, None
     if kept and known and prior.keeps == "roughly":
+        whole = tuple(torch.ones_like(mask) for mask in known.mask)
+        spread_known(Known(known.codes, whole), prior.layout, noise.count, prior.device)  # checks all codes
         fit = partial(_fit, cast(Any, prior), known.codes, codes)
         kept = [mark.clone() for mark in marks]
         for grid, there in order[first:]:  # until its turn, no code is certain
