@@ -98,7 +98,8 @@ def test_priors_of_several_grids_each_are_found_in_the_order_of_their_grids(tmp_
 
 def test_one_prior_may_learn_draw_and_keep_all_grids(pipeline):
     tokenizer, options = pipeline.tokenizer, {"channels": 16, "num_layers": 1, "num_heads": 2}
-    prior = make_prior(TrainPrior(codes="c", output="o", model="transformer", options=options), tokenizer.layout).eval()
+    settings = TrainPrior(codes="c", output="o", model="transformer", options=options)
+    prior = make_prior(settings, tokenizer.layout, dict).eval()
     assert prior.grids == (0, 1) and prior.given_grids == ()
     prior.provenance["tokenizer_fingerprint"] = tokenizer.fingerprint()
     both = TwoStagePipeline(tokenizer, prior)

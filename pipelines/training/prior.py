@@ -156,12 +156,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     is_sharded = settings.shard and accelerator.num_processes > 1
     if not is_sharded or settings.dry_run:  # a sharded one may be too large for the device
         place(cast(nn.Module, prior), accelerator.device)
-    classes = prior.conditions.num_classes
-    condition = f"{classes} classes" if classes else "unconditional"
-    if prior.given_grids:
-        condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
-    grids = f"{describe_layout(prior.layout)}{describe_views(codes.header)}"
-    print_once(f"{len(training)} × {grids}, {condition}; {compute}")
+    print_once(f"{len(training)} × {what_is_learnt(prior, codes)}; {compute}")
     for line in warn_of_few(len(validation), "grids"):
         print_once(line)
     if is_sharded:
@@ -214,6 +209,15 @@ def build_prior(settings: TrainPrior, codes: AnyCodes, tokenizer: Tokenizer | No
         **codes.header.how_viewed,
     }
     return prior
+
+
+def what_is_learnt(prior: Prior, codes: AnyCodes) -> str:
+    """Return the grids that a prior learns, and what it is given, in words."""
+    classes = prior.conditions.num_classes
+    condition = f"{classes} classes" if classes else "unconditional"
+    if prior.given_grids:
+        condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
+    return f"{describe_layout(prior.layout)}{describe_views(codes.header)}, {condition}"
 
 
 def save(
