@@ -68,7 +68,7 @@ TOLD = [
         Sample,
         f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none :3 --seed 1 --batch-size 8 --format codegrid --dry-run",
     ),
-    (Sample, "--run r --complete c --mask 8 8 12 12 --paste"),
+    (Sample, "--tokenizer t --prior p --output o --complete c --mask 8 8 12 12 --paste"),
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile --reject-with r --reject-keep 0.5"),
     (Sample, "--tokenizer t u --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
     (ExportCodes, f"--tokenizer t --output o --dataset pictures --split all {VIEWS}"),

@@ -7,7 +7,6 @@ Shapes: p pictures, c channels, *size the pixels of a picture, *shape the sites 
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -177,13 +176,6 @@ def check_keeps(prior: Prior, masks: Masks) -> None:
             raise InputError(
                 f"the mask keeps site {site}{of} in raster order, but not all before it: this prior draws codes in "
                 f"that order, so that only the first ones can be kept{_others()}"
-            )
-    shapes = [grid.shape for grid in prior.layout]
-    for (mask, finer), (shape, finer_shape) in zip(pairwise(own), pairwise(shapes), strict=True):
-        if shape != finer_shape and (~mask.all(1) & finer.any(1)).any():
-            raise InputError(
-                "the mask keeps codes of a finer grid, but not all of the coarser one: this prior draws grid after "
-                f"grid, so that only the first codes can be kept{_others()}"
             )
 
 
