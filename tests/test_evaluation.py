@@ -258,7 +258,7 @@ def test_bits_of_an_image_are_the_sum_over_priors_and_a_bound_among_them_makes_i
     assert results[0]["bits_per_image"] == pytest.approx(15 * (4 + fine["bits_per_code"]))
     assert results[0]["bits_per_image"] == pytest.approx(results[1]["bits_per_image"])  # noise is by image
     assert results[0]["measured_on"]["bits_per_image"]["likelihood"] == "bound"
-    assert "bits_per_image: an upper bound" in capsys.readouterr().out
+    assert "bits_per_code, bits_per_image, bound_bits_per_dim: an upper bound" in capsys.readouterr().out
     more_steps = measured("steps", **parts, num_inference_steps=(10,))["grids"][1]["bits_per_code"]
     assert more_steps - 4 == pytest.approx((fine["bits_per_code"] - 4) / 10)
 

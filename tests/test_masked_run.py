@@ -45,7 +45,10 @@ def test_evaluate_reports_the_bound_of_the_steps_that_are_drawn_and_the_lowest(r
     assert [told[name]["num_inference_steps"] for name in ("bits_per_code", "bits_per_code_bound")] == [[8], [15]]
     assert {told[name]["likelihood"] for name in ("bits_per_code", "bits_per_image_bound")} == {"bound"}
     assert told["bound_bits_per_dim"]["num_inference_steps"] == [8]
-    assert "bits_per_code: an upper bound" in words and "in a random order in 8 steps: do not compare" in words
+    assert (
+        "bits_per_image, bound_bits_per_dim: an upper bound" in words
+        and "in a random order in 8 steps: do not compare" in words
+    )
     with pytest.raises(InputError, match="`num_inference_steps` 16: more steps than sites"):
         evaluate(Evaluate(run=str(run), output=str(run / "refused"), num_inference_steps=(16,)))
     assert not (run / "refused").exists()

@@ -37,18 +37,22 @@ class Metrics:
                 lines.append(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
         lines += [_describe_grid(grid) for grid in self.grids if len(self.grids) > 1]
         for name, details in self.measured_on.items():
-            if details.get("likelihood") == "bound":
-                lines.append(
-                    f"{name}: an upper bound, since a prior gives only a bound on its likelihood"
-                    f"{_describe_steps(details)}: do not compare it with exact bits"
-                )
             if details.get("rank_deficient"):
                 fewest, dimensions = min(details["images_compared"]), details["feature_dimensions"]
                 lines.append(
                     f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
                     "deficient); compare it only with distances of equally many images"
                 )
-        return lines + self._rejections() + self.notes + self.left_out
+        return lines + self._bounds() + self._rejections() + self.notes + self.left_out
+
+    def _bounds(self) -> list[str]:
+        """Return lines that say which bits are only a bound, and of how many steps."""
+        told: dict[str, list[str]] = {}
+        for name, details in self.measured_on.items():
+            if details.get("likelihood") == "bound":
+                words = f"an upper bound{_describe_steps(details)}: do not compare it with exact bits"
+                told.setdefault(words, []).append(name)
+        return [f"{', '.join(names)}: {words}" for words, names in told.items()]
 
     def _rejections(self) -> list[str]:
         """Return lines that say who rejected, and whether the same network judges."""
@@ -65,7 +69,7 @@ class Metrics:
 
 
 def _describe_steps(details: dict[str, Any]) -> str:
-    """Say in how many steps the codes are drawn, in a random order, if that is known."""
+    """Say in how many steps codes would be drawn, in a random order, if that is known."""
     known = [steps for steps in details.get("num_inference_steps", ()) if steps is not None]
     return f", for codes drawn in a random order in {' and '.join(map(str, known))} steps" if known else ""
 

@@ -215,8 +215,8 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         return
     of_decoder = decoder.bits_per_image
     per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)
-    values = {"decoder_bits_per_image": of_decoder, "bound_bits_per_dim": per_dim}
-    metrics.add(values, **conditions, **drawn, decoder=decoder.description)
+    metrics.add({"decoder_bits_per_image": of_decoder}, reference=inputs.reference, decoder=decoder.description)
+    metrics.add({"bound_bits_per_dim": per_dim}, **conditions, **drawn, decoder=decoder.description)
 
 
 def _measure(prior: Prior, codes: list[CodeBatch], words: str, seed: int, steps: int | None) -> Bits | None:
