@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from codegrid.codes import Condition, Grid, Moment
+from codegrid.codes import Codes, Condition, Grid, Moment
+from codegrid.protocols import NO_CONDITION
 from codegrid.tensors import Rows
 
 from .coarser import Conditioning
@@ -90,3 +91,52 @@ class LabelledPrior(HidesLabels, SequentialPrior):
         """Return what layers add under a condition, computed once for all sites."""
         made: Conditioning = self.network.conditioning(*self.condition_inputs(given, batch_size))
         return made
+
+
+class GivenPrior(LabelledPrior):
+    """Base class of a prior that can also be conditioned on coarser grids and on features.
+
+    A subclass names the class of its network as `network_class`: built from the layout, the options, `num_conditions`,
+    the layout of the coarser grids, and the channels of the features; called with codes and `condition_inputs`.
+
+    Args:
+        layout: grids that `check_layout` accepts, as `Grid`s or as their JSON values.
+        grids: their indices in the tokenizer's layout; by default 0, 1, ...
+        num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
+        given_grids: numbers of the coarser grids that it is conditioned on.
+        given_layout: these grids, coarse to fine.
+        given_features: channels D of the features (b, D, *sites) that it is conditioned on; 0: none.
+        options: the fields of `options`.
+    """
+
+    network_class: ClassVar[type[nn.Module]]
+
+    def __init__(
+        self,
+        layout: Sequence[Grid | dict[str, Any]],
+        grids: Sequence[int] | None = None,
+        num_classes: int = 0,
+        given_grids: Sequence[int] = (),
+        given_layout: Sequence[Grid | dict[str, Any]] = (),
+        given_features: int = 0,
+        **options: Any,
+    ) -> None:
+        given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
+        super().__init__(layout, grids, num_classes, **given_too, **options)
+        self.check_layout()
+        self.network = self.network_class(
+            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
+        )
+
+    def check_layout(self) -> None:
+        """Raise `InputError` if this prior cannot learn its layout."""
+
+    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
+        """Return logits (b, K, *shape) of each grid for codes (b, *shape), each from the codes before it alone."""
+        logits: tuple[Tensor, ...] = self.network(codes, *self.condition_inputs(given, len(codes[0])))
+        return logits
+
+    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
+        """Return the row of each sample in tables of conditions, the coarser codes, and the features (b, D, *sites)."""
+        features = self.features(given, batch_size) if self.given_features else None
+        return (*super().condition_inputs(given, batch_size, moment), features)

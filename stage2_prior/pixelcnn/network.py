@@ -5,20 +5,20 @@ Shapes: b batch, h w code grid, c channels, K num_embeddings of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Iterator
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from codegrid.codes import Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress
+from codegrid.codes import Codes, Condition, Known, Layout, Losses, Moment, Progress
 from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, site_map_of
-from codegrid.stage2_prior.labelled import LabelledPrior
+from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.native.steps import NativeSteps
 from codegrid.stage2_prior.native.structures import PIXELCNN
@@ -119,7 +119,7 @@ class PixelCNNNetwork(nn.Module):
         return read_heads(self.heads, self.within_site, horizontal, codes, shown)
 
 
-class GatedPixelCNN(LabelledPrior):
+class GatedPixelCNN(GivenPrior):
     """A gated PixelCNN: p(codes) = Π p(z_i | z_<i, label, coarser grids) in raster order, site after site.
 
     Args:
@@ -134,6 +134,7 @@ class GatedPixelCNN(LabelledPrior):
     Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
 
     Examples:
+        >>> from codegrid import Grid
         >>> prior = GatedPixelCNN((Grid((7, 7), 512),), num_classes=10, num_layers=2)
         >>> codes, labels = torch.zeros(8, 7, 7, dtype=torch.int64), torch.arange(8)
         >>> (logits,) = prior.logits((codes,), Condition(labels))
@@ -145,43 +146,25 @@ class GatedPixelCNN(LabelledPrior):
     called: ClassVar[str] = "the pixelcnn prior"
     has_graphs: ClassVar[bool] = True
     can_compile: ClassVar[bool] = True
+    network_class = PixelCNNNetwork
     network: PixelCNNNetwork
 
-    def __init__(
-        self,
-        layout: Sequence[Grid | dict[str, Any]],
-        grids: Sequence[int] | None = None,
-        num_classes: int = 0,
-        given_grids: Sequence[int] = (),
-        given_layout: Sequence[Grid | dict[str, Any]] = (),
-        given_features: int = 0,
-        **options: Any,
-    ) -> None:
-        given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
-        super().__init__(layout, grids, num_classes, **given_too, **options)
+    def check_layout(self) -> None:
+        """Raise `InputError` if this prior cannot learn its layout."""
         check_one_shape(self.layout, "pixelcnn")
-        self.dropout = self.chosen.dropout
-        self.network = PixelCNNNetwork(
-            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
-        )
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment hides some codes and labels."""
         conditions, coarser, features = self.condition_inputs(given, len(codes[0]), moment)
         shown = None
-        if moment is not None and self.dropout:
-            shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.dropout for grid in codes)
+        if moment is not None and self.chosen.dropout:
+            shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.chosen.dropout for grid in codes)
         return mean_nats(self.network(codes, conditions, shown, coarser, features), codes)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
         conditions, coarser, features = self.condition_inputs(given, len(codes[0]))
         return self.network(codes, conditions, None, coarser, features)
-
-    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
-        """Return the row of each sample in tables of conditions, the coarser codes, and the features (b, D, *sites)."""
-        features = self.features(given, batch_size) if self.given_features else None
-        return (*super().condition_inputs(given, batch_size, moment), features)
 
     @torch.no_grad()
     def conditioning(self, given: Condition, batch_size: int) -> Conditioning:

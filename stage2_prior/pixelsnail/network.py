@@ -5,15 +5,14 @@ Shapes: b batch, h w code grid, c channels, K num_embeddings of a grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
+from codegrid.codes import Codes, Condition, Layout, Losses, Moment
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, site_map_of
-from codegrid.stage2_prior.labelled import LabelledPrior
+from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.options import PixelSNAILOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
@@ -109,7 +108,7 @@ class PixelSNAILNetwork(nn.Module):
         return read_heads(self.heads, self.within_site, x, codes)
 
 
-class PixelSNAIL(LabelledPrior):
+class PixelSNAIL(GivenPrior):
     """A PixelSNAIL: p(codes) = Π p(z_i | z_<i, label, coarser grids) in raster order, site after site.
 
     Convolutions see the near past, attention all of it.
@@ -127,6 +126,7 @@ class PixelSNAIL(LabelledPrior):
 
     Examples:
         >>> import torch
+        >>> from codegrid import Grid
         >>> prior = PixelSNAIL((Grid((7, 7), 512),), num_classes=10, num_blocks=1)
         >>> codes, labels = torch.zeros(8, 7, 7, dtype=torch.int64), torch.arange(8)
         >>> (logits,) = prior.logits((codes,), Condition(labels))
@@ -136,24 +136,12 @@ class PixelSNAIL(LabelledPrior):
 
     options: ClassVar[type] = PixelSNAILOptions
     called: ClassVar[str] = "the pixelsnail prior"
+    network_class = PixelSNAILNetwork
     network: PixelSNAILNetwork
 
-    def __init__(
-        self,
-        layout: Sequence[Grid | dict[str, Any]],
-        grids: Sequence[int] | None = None,
-        num_classes: int = 0,
-        given_grids: Sequence[int] = (),
-        given_layout: Sequence[Grid | dict[str, Any]] = (),
-        given_features: int = 0,
-        **options: Any,
-    ) -> None:
-        given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
-        super().__init__(layout, grids, num_classes, **given_too, **options)
+    def check_layout(self) -> None:
+        """Raise `InputError` if this prior cannot learn its layout."""
         check_one_shape(self.layout, "pixelsnail")
-        self.network = PixelSNAILNetwork(
-            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
-        )
 
     @property
     def bytes_per_sample(self) -> int:
@@ -166,15 +154,6 @@ class PixelSNAIL(LabelledPrior):
         """Return the loss, the mean nats per code, for codes (b, h, w); a moment drops features and hides labels."""
         dropout = 0.0 if moment is None else self.chosen.feature_dropout
         return mean_nats(self.network(codes, *self.condition_inputs(given, len(codes[0]), moment), dropout), codes)
-
-    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
-        """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
-        return self.network(codes, *self.condition_inputs(given, len(codes[0])))
-
-    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
-        """Return the row of each sample in tables of conditions, the coarser codes, and the features (b, D, *sites)."""
-        features = self.features(given, batch_size) if self.given_features else None
-        return (*super().condition_inputs(given, batch_size, moment), features)
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment, describe_layout
+from codegrid.codes import Codes, Condition, Layout, Losses, Moment, describe_layout
 from codegrid.errors import InputError
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, enlarge
-from codegrid.stage2_prior.labelled import LabelledPrior
+from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.options import TransformerOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
@@ -145,7 +145,7 @@ class TransformerNetwork(nn.Module):
         return [part for group, parts in pairs for part in parts.unflatten(1, (-1, len(group))).unbind(2)]
 
 
-class CausalTransformer(LabelledPrior):
+class CausalTransformer(GivenPrior):
     """A causal transformer: p(codes) = Π p(z_i | z_<i, label, coarser grids).
 
     Grids of one shape are drawn site by site in raster order, all codes of a site before the next one; grids of
@@ -163,6 +163,7 @@ class CausalTransformer(LabelledPrior):
     Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
 
     Examples:
+        >>> from codegrid import Grid
         >>> prior = CausalTransformer((Grid((4, 4), 32), Grid((8, 8), 512)), num_classes=10, num_layers=2)
         >>> codes = torch.zeros(3, 4, 4, dtype=torch.int64), torch.zeros(3, 8, 8, dtype=torch.int64)
         >>> [tuple(logits.shape) for logits in prior.logits(codes, Condition(torch.tensor([0, 1, 2])))]
@@ -172,26 +173,14 @@ class CausalTransformer(LabelledPrior):
     options: ClassVar[type] = TransformerOptions
     called: ClassVar[str] = "the transformer prior"
     can_compile: ClassVar[bool] = True
+    network_class = TransformerNetwork
     network: TransformerNetwork
 
-    def __init__(
-        self,
-        layout: Sequence[Grid | dict[str, Any]],
-        grids: Sequence[int] | None = None,
-        num_classes: int = 0,
-        given_grids: Sequence[int] = (),
-        given_layout: Sequence[Grid | dict[str, Any]] = (),
-        given_features: int = 0,
-        **options: Any,
-    ) -> None:
-        given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
-        super().__init__(layout, grids, num_classes, **given_too, **options)
+    def check_layout(self) -> None:
+        """Raise `InputError` if this prior cannot learn its layout."""
         if len({len(grid.shape) for grid in self.layout}) != 1:
             words = describe_layout(self.layout) if self.layout else "no grid"
             raise InputError(f"`layout` of {words}: a transformer prior learns grids with the same number of axes")
-        self.network = TransformerNetwork(
-            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
-        )
 
     @property
     def bytes_per_sample(self) -> int:
@@ -204,15 +193,6 @@ class CausalTransformer(LabelledPrior):
         """Return the loss, the mean nats per code, for codes (b, *shape); a moment drops features and hides labels."""
         dropout = 0.0 if moment is None else self.chosen.feature_dropout
         return mean_nats(self.network(codes, *self.condition_inputs(given, len(codes[0]), moment), dropout), codes)
-
-    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
-        """Return logits (b, K, *shape) of each grid for codes (b, *shape), each from the codes drawn before it."""
-        return self.network(codes, *self.condition_inputs(given, len(codes[0])))
-
-    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
-        """Return the row of each sample in the table of labels, the coarser codes, and the features (b, D, *sites)."""
-        features = self.features(given, batch_size) if self.given_features else None
-        return (*super().condition_inputs(given, batch_size, moment), features)
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""
