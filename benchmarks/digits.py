@@ -11,10 +11,10 @@ Shapes: b batch, c channels, H W image, d features.
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
 from codegrid.data.images import ImageDataset, to_float
 from codegrid.noise import torch_rng
+from codegrid.progress import progress_bar
 
 _TRAINED: dict[str, "DigitClassifier"] = {}
 FEATURES = 128
@@ -58,7 +58,7 @@ def _train(digits: ImageDataset) -> DigitClassifier:
         optimizer = torch.optim.Adam(model.parameters(), lr=LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
         chosen = torch_rng(0, "digits")
-        for _ in tqdm(range(STEPS), desc="classifier", leave=False):
+        for _ in progress_bar(range(STEPS), "classifier", leave=False):
             batch = digits.batch(torch.randint(len(digits), (BATCH_SIZE,), generator=chosen).numpy())
             logits = model.classes(F.dropout(model(batch.images), 0.5))
             loss = F.cross_entropy(logits, batch.labels)

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import StepSampler, in_batches, load_batches
 from codegrid.pipelines.training.trainer import lr_factor, set_lr
+from codegrid.progress import progress_bar
 from codegrid.stage2_prior.likelihood import cross_entropy
 from codegrid.tensors import read_json
 
@@ -99,7 +99,7 @@ def train_plain_prior(output: Path, seconds: float, sizes: Sizes) -> tuple[int, 
     optimizer = torch.optim.Adam(prior.parameters(), lr=1e-3)
     start, steps, share = time.perf_counter(), 0, 0.0
     endless = StepSampler(len(training), sizes.grids, 0, 0, 10**9)
-    for batch in tqdm(load_batches(training, endless), "straightforward prior"):
+    for batch in progress_bar(load_batches(training, endless), "straightforward prior"):
         # the learning rate follows the clock, and reaches 0 when the time is over
         set_lr(optimizer, 1e-3 * lr_factor(int(10_000 * share), 10_000))
         optimizer.zero_grad()
