@@ -143,7 +143,8 @@ def describe_views(header: CodeHeader) -> str:
     """Return a few words on the views of each image, to follow its grids; empty if there is only one."""
     if header.views == 1:
         return ""
-    ways = [f"shifted by up to {header.shift} pixels"] * (header.shift > 0) + ["mirrored"] * header.flip
+    shifted = f"shifted by up to {header.shift} pixel{'s' * (header.shift > 1)}"
+    ways = [shifted] * (header.shift > 0) + ["mirrored"] * header.flip
     return ", ".join([f", {header.views} views of each", *([" or ".join(ways)] if ways else [])])
 
 
