@@ -38,9 +38,8 @@ __all__ = [
     "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN",
     "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "MaskGIT", "Moment", "NextScalePrior",
     "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer",
-    "TrainPrior",
-    "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register", "sample",
-    "train_prior", "train_tokenizer",
+    "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register",
+    "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {

@@ -51,8 +51,8 @@ class PixelCNNOptions(CoarserOptions):
 
 
 @dataclass(frozen=True)
-class TransformerOptions(CoarserOptions):
-    """Options of the causal transformer."""
+class TransformerSizes:
+    """Options that every prior made of transformer layers has."""
 
     channels: Annotated[int, Range(1, MAX_WIDTH)] = 128
     """Channels of the prior's features."""
@@ -60,11 +60,17 @@ class TransformerOptions(CoarserOptions):
     """Layers of the prior, each of attention and a feed-forward network."""
     num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
     """Heads of the attention; the channels are a multiple of twice their number."""
-    feature_dropout: Share = 0.1
-    """Share of the features that are dropped in training: of the embedded codes, and of what each layer adds."""
     label_dropout: Share = 0.1
     """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
     guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
+class TransformerOptions(TransformerSizes, CoarserOptions):
+    """Options of the causal transformer."""
+
+    feature_dropout: Share = 0.1
+    """Share of the features that are dropped in training: of the embedded codes, and of what each layer adds."""
 
 
 @dataclass(frozen=True)
@@ -91,37 +97,19 @@ class PixelSNAILOptions(CoarserOptions):
 
 
 @dataclass(frozen=True)
-class NextScaleOptions:
+class NextScaleOptions(TransformerSizes):
     """Options of the next-scale prior."""
 
-    channels: Annotated[int, Range(1, MAX_WIDTH)] = 128
-    """Channels of the prior's features."""
-    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
-    """Layers of the prior, each of attention and a feed-forward network."""
-    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
-    """Heads of the attention; the channels are a multiple of twice their number."""
     feature_dropout: Share = 0.1
     """Share of the features that are dropped in training, of what each layer adds."""
-    label_dropout: Share = 0.1
-    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
-    guidance requires. 0: every sample needs a label."""
 
 
 @dataclass(frozen=True)
-class MaskGITOptions(GivenOptions):
+class MaskGITOptions(TransformerSizes, GivenOptions):
     """Options of MaskGIT; the last five say how it draws unless a command says otherwise."""
 
-    channels: Annotated[int, Range(1, MAX_WIDTH)] = 128
-    """Channels of the prior's features."""
-    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 6
-    """Layers of the prior, each of attention and a feed-forward network."""
-    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
-    """Heads of the attention; the channels are a multiple of twice their number."""
     feature_dropout: Share = 0.1
     """Share of the features that are dropped in training: of the embedded codes, and of what each layer adds."""
-    label_dropout: Share = 0.1
-    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
-    guidance requires. 0: every sample needs a label."""
     label_smoothing: Share = 0.0
     """Share of the probability that training gives to all codes alike."""
     learns_shown: bool = False
