@@ -43,6 +43,7 @@ def train_for(minutes: float, settings: TrainPrior, least: int = 100) -> dict[st
 def minutes_of_a_step(train: Callable[[Settings], object], settings: Settings) -> float:
     """Return the minutes that a step takes, from two short runs: what does not depend on steps cancels out."""
     with tempfile.TemporaryDirectory() as folder:
+        train(replace(settings, output=f"{folder}/0", steps=1))  # what only the first run of a process does
         once, twice = (
             _minutes(train, replace(settings, output=f"{folder}/{number}", steps=number * TIMED)) for number in (1, 2)
         )

@@ -42,7 +42,7 @@ def learn_and_judge(tokenizer: Path, data_root: str, toy: bool) -> dict[str, Any
     options = {"num_layers": 2, "channels": 8} if toy else {}
     codes = {"codes": str(place / "codes"), "validation_codes": str(place / "codes_test"), "options": options}
 
-    prior = TrainPrior(**codes, output=str(place / "prior"), batch_size=16 if toy else 128)
+    prior = TrainPrior(**codes, output=str(place / "prior"), batch_size=16 if toy else 64)
     trained = train_for(0 if toy else MINUTES, prior, least=3 if toy else 100)
     metrics = evaluate(
         Evaluate(
