@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from codegrid.data.images import ImageDataset, to_float
+from codegrid.devices import find_device
 from codegrid.noise import torch_rng
 from codegrid.progress import progress_bar
 
@@ -52,16 +53,17 @@ def classifier(digits: ImageDataset) -> DigitClassifier:
 
 
 def _train(digits: ImageDataset) -> DigitClassifier:
+    device = find_device("auto")
     with torch.random.fork_rng(devices=[]):  # for initial weights and dropout
         torch.default_generator.manual_seed(0)
-        model = DigitClassifier(digits.in_channels, digits.image_size, len(digits.classes))
+        model = DigitClassifier(digits.in_channels, digits.image_size, len(digits.classes)).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=LR)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LR, total_steps=STEPS)
         chosen = torch_rng(0, "digits")
         for _ in progress_bar(range(STEPS), "classifier", leave=False):
             batch = digits.batch(torch.randint(len(digits), (BATCH_SIZE,), generator=chosen).numpy())
-            logits = model.classes(F.dropout(model(batch.images), 0.5))
-            loss = F.cross_entropy(logits, batch.labels)
+            logits = model.classes(F.dropout(model(batch.images.to(device)), 0.5))
+            loss = F.cross_entropy(logits, batch.labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
