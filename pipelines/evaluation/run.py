@@ -34,7 +34,8 @@ from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
 from .likelihood_bound import DecoderLikelihood, fit_scales
-from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge
+from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge, mark_seen
+from .perceptual import networks_of
 from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
 from .two_sets import compare_pictures
 
@@ -126,7 +127,8 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     if inputs.pipeline:
         _add_bits(inputs, codes, decoder, metrics)
     if real and again:
-        add_distance("rfid", again, real, metrics, reference=inputs.reference)
+        seen = mark_seen(networks_of(inputs.tokenizer), real.extractor.description)
+        add_distance("rfid", again, real, metrics, reference=inputs.reference, **seen)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
     return real
 
@@ -243,6 +245,7 @@ def measure_samples(
         "priors": inputs.depends_on["priors"],
     }  # fmt: skip
     measured_on: dict[str, Any] = {"reference": inputs.reference, "samples": samples}
+    measured_on |= mark_seen(networks_of(inputs.tokenizer), real.extractor.description)
     if rejection is not None:
         chosen = {"samples": rejection.describe(request.num_samples)}
         measured_on["rejections"] = mark_judge(chosen, real.extractor.description)
