@@ -90,6 +90,11 @@ class HierarchicalVQVAE(ImageTokenizer):
         """Quantizers of the levels, coarse to fine."""
         return self.quantizer.each()
 
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last one of the last decoder."""
+        return list(self.decoders[-1].modules())[-1]
+
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:
         """Return outputs, codes and losses for x (b, c, H, W); with a moment, finer levels may be hidden."""
         codes: Codes = ()

@@ -42,7 +42,7 @@ class ImageTokenizer(ModelFolder, nn.Module):
     """Base class of tokenizers of images. They have one or more levels: latents with a quantizer each, coarse to fine.
 
     A subclass creates `quantizer`, and by `network` its encoders and decoders, calls `_settle`, and has `levels`,
-    `run`, `encode_latents` and `to_outputs`.
+    `last_layer`, `run`, `encode_latents` and `to_outputs`.
 
     Args:
         signal: channels, 1 or 3, and size (H, W) of the images that it is trained on, or a dict of these fields.
@@ -96,6 +96,11 @@ class ImageTokenizer(ModelFolder, nn.Module):
     @property
     def levels(self) -> Sequence[Any]:
         """Quantizers of the levels, coarse to fine."""
+        raise NotImplementedError
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The layer that makes the decoder's outputs: adversarial training compares gradients of its weights."""
         raise NotImplementedError
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:

@@ -7,6 +7,7 @@ Shapes: b batch, c channels, H W image, h w code grid (h = âŒˆH / downsamplingâŒ
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from codegrid.codes import Latents, Moment, Signal
 from codegrid.registry import TABLES
@@ -56,6 +57,11 @@ class VQVAE(ImageTokenizer):
     def levels(self) -> list[Any]:
         """The quantizer of its one level."""
         return [self.quantizer]
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last one of the decoder."""
+        return list(self.decoder.modules())[-1]
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:
         """Return outputs, codes and losses for x (b, c, H, W)."""

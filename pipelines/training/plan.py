@@ -45,7 +45,7 @@ def expected_memory(
 ) -> tuple[int, int]:
     """Return the bytes that each process needs for weights and optimizers, and for what a step keeps for its backward.
 
-    The second number is measured on a few items and scaled to the batch.
+    The second number is measured on a few items and scaled to the batch, at the last step: all players have begun.
     """
     model = sum(
         (COPIES + (player.average is not None) + objective.keep_best)
@@ -55,7 +55,9 @@ def expected_memory(
     )
     count = min(TRIED, len(objective.dataset))
     (batch,) = load_batches(objective.dataset, [list(range(count))])
-    moment = Moment(0, settings.steps, Noise(settings.seed, 0, count, accelerator.device, ("dry run",)))
+    moment = Moment(
+        settings.steps - 1, settings.steps, Noise(settings.seed, 0, count, accelerator.device, ("dry run",))
+    )
     step = max(
         _kept_bytes(objective, name, player, batch, moment, autocast(compute.precision, accelerator.device))
         for name, player in objective.players.items()
