@@ -57,6 +57,16 @@ TOLD = [
     (TrainTokenizer, "--output o --kmeans-steps 10 --anchors closest --anchor-once --quantizer clustered"),
     (TrainTokenizer, "--output o --shuffle-buffer 5000 --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
     (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
+    (
+        TrainTokenizer,
+        "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1",
+    ),
+    (
+        TrainTokenizer,
+        "--output o --adversarial-weight 1 --adversarial-loss non-saturating --discriminator-start 9 --fixed-weight "
+        "--discriminator-warmup 5 --discriminator-lr 1e-4 --discriminator-channels 8 --discriminator-layers 2",
+    ),
+    (TrainTokenizer, "--output o --adversarial-weight 1 --max-adaptive-weight 2"),
     (TrainTokenizer, "--output o --model codes --over c --validation-codes v --num-latents 3 --channels 8 --dropout 0"),
     (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --overwrite --quiet"),
     (ExportCodes, "--tokenizer t --run r --device cpu --threads 3 --verbose"),
