@@ -157,7 +157,10 @@ class Network(Protocol):
         """
 
     def decoder(self, in_channels: int, out_channels: int, factor: int) -> torch.nn.Module:
-        """Return a module (b, in_channels, h, w) → (b, out_channels, factor · h, factor · w)."""
+        """Return a module (b, in_channels, h, w) → (b, out_channels, factor · h, factor · w).
+
+        The last of its `modules()` makes its outputs.
+        """
 
     def enlarger(self, channels: int, factor: int) -> torch.nn.Module:
         """Return a module that only enlarges, (b, channels, h, w) → (b, channels, factor · h, factor · w)."""

@@ -111,6 +111,14 @@ def test_a_network_tells_how_large_the_decoders_largest_layer_is(name, factor):
 
 
 @every_network
+@pytest.mark.parametrize("options", [{}, {"downsampling": 1}, {"levels": (2, 2)}], ids=str)
+def test_the_last_layer_of_a_tokenizer_makes_its_outputs(name, options):
+    tokenizer, seen = build(name, (8, 8), **options), []
+    tokenizer.last_layer.register_forward_hook(lambda module, given, output: seen.append(output))
+    assert torch.equal(tokenizer(draw(1, 3, 8, 8)).output, seen[-1]) and tokenizer.last_layer.weight.requires_grad
+
+
+@every_network
 @torch.no_grad()
 def test_networks_keep_channels_innermost_in_memory(name):
     network = make(name, 16)
