@@ -34,13 +34,13 @@ FEATURES = {"lite0": "lite0", "classifier": "benchmarks.judges:classifier"}
 COLUMNS = {"error": "reconstruction_error", "PSNR": "psnr", "SSIM": "ssim", "lite0 distance": "lite0_distance"}
 
 
-def judge(folder: Path, settings: TrainTokenizer, by: Sequence[str]) -> dict[str, str]:
-    """Return the cells of a tokenizer's row, by their columns: figures of reconstructions, by several networks."""
+def judge(settings: TrainTokenizer, by: Sequence[str]) -> dict[str, str]:
+    """Return the cells of a trained tokenizer's row, by their columns: figures by several networks."""
     cells: dict[str, str] = {}
     for name in by:
         found = evaluate(Evaluate(
-            dataset=settings.dataset, data_root=settings.data_root, tokenizer=str(folder / "tokenizer"),
-            features=FEATURES[name], output=str(folder / f"by-{name}"),
+            dataset=settings.dataset, data_root=settings.data_root, tokenizer=settings.output,
+            features=FEATURES[name], output=f"{settings.output}-by-{name}",
         ))  # fmt: skip
         wanted = {**COLUMNS, f"rFID, {name}": "rfid"}
         for column, metric in wanted.items():
@@ -74,15 +74,15 @@ def main() -> None:
     rows: dict[str, dict[str, str]] = {}
     for name in flags.rows:
         own = {**ROWS[name], **({"discriminator_channels": 8} if flags.toy and name == "both" else {})}
-        settings = replace(common, output=str(flags.output / name / "tokenizer"), **own)
+        settings = replace(common, output=str(flags.output / name), **own)
         trained = train_for(minutes, settings, least, train_tokenizer)
-        cells = judge(flags.output / name, settings, flags.features[: 1 if flags.toy else None])
+        cells = judge(settings, flags.features[: 1 if flags.toy else None])
         rows[name] = {"steps": f"{trained['steps']:,}", "minutes": f"{trained['minutes']:.1f}", **cells}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     print(f"{'terms':12}", *(f"{column:>16}" for column in columns), sep="")
     for name, row in rows.items():
         print(f"{name:12}", *(f"{row.get(column, ''):>16}" for column in columns), sep="")
-    first, *others = (str(flags.output / name / "tokenizer") for name in flags.rows)
+    first, *others = (str(flags.output / name) for name in flags.rows)
     if not others:
         return
     plot(Plot(

@@ -4,6 +4,7 @@ Shapes: b batch, c channels, H W image.
 """
 
 import copy
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -174,6 +175,20 @@ def test_pieces_of_a_batch_find_the_adaptive_weight_of_the_whole():
         weights.append(trainer.objective.buffers["adaptive_weight"])
     assert weights[0] > 0
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("fixed", [False, True], ids=["adaptive", "fixed"])
+def test_a_compiled_tokenizer_learns_the_same(fixed):
+    settings, states = settings_of(fixed_weight=fixed), []
+    for compiled in (False, True):
+        compute = ComputeConfig("fp32", compiled)
+        trainer = Trainer(make_objective(settings), settings, compute, Accelerator(cpu=True))
+        take_steps(trainer, 4)
+        states.append(state_of(trainer.objective))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-2, atol=1e-3)
 
 
 def test_the_adaptive_weight_is_the_same_in_bfloat16_but_for_rounding():
