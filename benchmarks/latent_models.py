@@ -26,7 +26,7 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.loop import finish, open_run, train
 from codegrid.pipelines.training.objective import Metrics, Pages, Player
 from codegrid.pipelines.training.trainer import fused_adam, seed_torch
-from codegrid.stage1_vqvae.networks import Decoder, Encoder
+from codegrid.stage1_vqvae.networks import PaperNetwork
 from codegrid.stage1_vqvae.options import VQVAEOptions
 from codegrid.stage1_vqvae.reconstruction import RECONSTRUCTIONS
 
@@ -69,8 +69,9 @@ class LatentModel(ModelFolder, nn.Module):
         self.provenance: dict[str, Any] = {}
         self.likelihood: Any = RECONSTRUCTIONS[self.chosen.reconstruction](self.signal.channels, data_variance)
         wide, narrow = self.channels()
-        self.encoder = Encoder(self.signal.channels, wide, self.chosen)
-        self.decoder = Decoder(self.likelihood.outputs, narrow, self.chosen)
+        network = PaperNetwork(self.chosen.hidden_channels)
+        self.encoder = network.encoder(self.signal.channels, wide, self.chosen.downsampling)
+        self.decoder = network.decoder(narrow, self.likelihood.outputs, self.chosen.downsampling)
 
     def channels(self) -> tuple[int, int]:
         """Channels of the encoder's outputs, and of the decoder's inputs."""

@@ -24,19 +24,21 @@ CORES = 2
 TIMED = 12  # steps that tell how many fit
 
 
-def train_for(minutes: float, settings: TrainPrior, least: int = 100) -> dict[str, float]:
-    """Train a prior for about these minutes, at least `least` steps; return the steps, and the minutes that they take.
+def train_for(
+    minutes: float, settings: Settings, least: int = 100, train: Callable[[Settings], object] = train_prior
+) -> dict[str, float]:
+    """Train a model for about these minutes, at least `least` steps; return the steps, and the minutes that they take.
 
-    The number of steps is kept in a file beside the prior's folder, so that a stopped run goes on to the same end.
+    The number of steps is kept in a file beside the model's folder, so that a stopped run goes on to the same end.
     """
     path = Path(settings.output).with_name(f"{Path(settings.output).name}-steps.json")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        of_one = minutes_of_a_step(train_prior, settings)
+        of_one = minutes_of_a_step(train, settings)
         steps = max(least, int(minutes / of_one))
         write_json(path, {"steps": steps, "minutes": steps * of_one})
     planned: dict[str, float] = read_json(path)
-    train_prior(replace(settings, steps=planned["steps"]))
+    train(replace(settings, steps=planned["steps"]))
     return planned
 
 

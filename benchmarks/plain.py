@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codegrid.stage1_vqvae.networks import Decoder, Encoder
-from codegrid.stage1_vqvae.options import VQVAEOptions
+from codegrid.stage1_vqvae.networks import PaperNetwork
 
 
 class PlainQuantizer(nn.Module):
@@ -48,8 +47,8 @@ class PlainVQVAE(nn.Module):
 
     def __init__(self, quantizer: nn.Module | None) -> None:
         super().__init__()
-        options = VQVAEOptions()
-        self.encoder, self.decoder, self.quantizer = Encoder(3, 64, options), Decoder(3, 64, options), quantizer
+        network = PaperNetwork()
+        self.encoder, self.decoder, self.quantizer = network.encoder(3, 64, 4), network.decoder(64, 3, 4), quantizer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the loss of images (b, 3, H, W)."""

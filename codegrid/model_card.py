@@ -22,7 +22,9 @@ CARD = "README.md"
 OURS = b"library_name: codegrid\n"  # in the front matter of our cards, and of no other file
 MAX_BYTES = 2**24  # of a card, and of its picture
 MAX_CARD_PIXELS = 2**21  # of all images on it
-FACTS = ("steps", "step", "views", "shift", "flip", "tokenizer_fingerprint")  # of a training
+FACTS = (  # of a training
+    "steps", "step", "views", "shift", "flip", "tokenizer_fingerprint", "perceptual", "adversarial"
+)  # fmt: skip
 MAX_NAMES = 200  # of classes: a card is read by people
 MAX_ROWS = 100  # of a table
 MAX_LENGTH = 200  # characters of one value

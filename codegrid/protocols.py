@@ -144,6 +144,31 @@ class Tokenizer(Model, Protocol):
         """Update codebooks, once per step."""
 
 
+class Network(Protocol):
+    """Encoders and decoders of a tokenizer of images. Built as `cls(hidden_channels, **options)`.
+
+    They take images whose sides `factor`, a power of two, divides. Codes of an image must not depend on its batch.
+    """
+
+    def encoder(self, in_channels: int, out_channels: int | None, factor: int) -> torch.nn.Module:
+        """Return a module (b, in_channels, H, W) → (b, out_channels, H / factor, W / factor).
+
+        If `out_channels` is None, it returns features, as wide as `hidden_channels`: for a coarser encoder, too.
+        """
+
+    def decoder(self, in_channels: int, out_channels: int, factor: int) -> torch.nn.Module:
+        """Return a module (b, in_channels, h, w) → (b, out_channels, factor · h, factor · w).
+
+        The last of its `modules()` makes its outputs.
+        """
+
+    def enlarger(self, channels: int, factor: int) -> torch.nn.Module:
+        """Return a module that only enlarges, (b, channels, h, w) → (b, channels, factor · h, factor · w)."""
+
+    def values_per_pixel(self, factor: int) -> int:
+        """Return how many values the largest layer of the decoder of an image has for each pixel."""
+
+
 class Prior(Model, Protocol):
     """p(codes | condition). Built as `cls(layout=..., grids=..., num_classes=..., **options)`.
 

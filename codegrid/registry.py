@@ -1,4 +1,4 @@
-"""Systems by name: tables of quantizers, tokenizers, priors and classifiers, and `load` for whatever a folder holds.
+"""Systems by name: tables of quantizers, tokenizers, networks, priors and classifiers, and `load` for any folder.
 
 A new system is a file and a line in `BUILT_IN`. The lines are strings, so that command lines can be built without
 importing torch.
@@ -51,6 +51,10 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),
         "vqvae2": ("stage1_vqvae.hierarchical:HierarchicalVQVAE", "stage1_vqvae.options:HierarchicalOptions"),
         "codes": ("stage1_vqvae.code_tokenizer:CodeTokenizer", "stage1_vqvae.options:CodesOptions"),
+    },
+    "network": {
+        "paper": ("stage1_vqvae.networks:PaperNetwork", "stage1_vqvae.options:PaperOptions"),
+        "resnet": ("stage1_vqvae.resnet:ResNet", "stage1_vqvae.options:ResNetOptions"),
     },
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
@@ -179,7 +183,7 @@ def register(kind: str, name: str, cls: type) -> None:
     """Register a system of your own, so that its name is accepted wherever names of its kind are.
 
     Args:
-        kind: `quantizer`, `tokenizer`, `prior` or `classifier`.
+        kind: `quantizer`, `tokenizer`, `network`, `prior` or `classifier`.
         name: its name in command lines and model folders: lower-case letters, digits and hyphens.
         cls: the class. Its attribute `options`, if there is one, is a dataclass of its keyword options, from which
             the command line is made.

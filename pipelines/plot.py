@@ -10,7 +10,9 @@ from codegrid.limits import BatchSize, Seed
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.settings import Folder, Folders, Leaves, Split, UsesImages
 
-Picture = Literal["reconstructions", "codes", "codebook", "histogram", "places", "grids", "curves", "samples"]
+Picture = Literal[
+    "reconstructions", "comparison", "codes", "codebook", "histogram", "places", "grids", "curves", "samples"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,9 @@ class Plot(UsesImages, Leaves):
     codes: Folder | None = None
     """Folder of exported codes, or an .npz or .parquet file, to count how often each entry is used. By default 2,000
     images are encoded for it."""
+    beside: Folders = ()
+    """Folders of other tokenizers of such images: adds a comparison of their reconstructions with those of
+    --tokenizer, enlarged."""
     split: Split = "test"
     """Part of the data set to draw."""
     what: tuple[Picture, ...] = ()

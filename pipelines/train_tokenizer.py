@@ -4,19 +4,94 @@ Or on another tokenizer's codes: `codegrid train-tokenizer --model codes --over 
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from codegrid.errors import InputError
-from codegrid.limits import MAX_SIDE, MAX_STEPS, BatchSize, Range
+from codegrid.limits import MAX_SIDE, MAX_STEPS, MAX_WIDTH, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Flag, Folder, Training, UsesImages
+from codegrid.pipelines.running.settings import Command, Flag, Folder, Training, UsesImages
 from codegrid.registry import NameOf
+
+MAX_WARMUP = 1000  # steps of a discriminator alone, by default
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizer(UsesImages, Training):
+class Sharpens(Command):
+    """Settings of a perceptual distance and of a discriminator, which make reconstructions sharp."""
+
+    title: ClassVar[str] = "sharp pictures"
+
+    perceptual_weight: Annotated[float, Range(0)] = 0.0
+    """Weight of the perceptual distance of reconstructions. 0: none."""
+    perceptual: Annotated[str, tyro.conf.arg(metavar="lite0|MODULE:FUNCTION")] = "lite0"
+    """Network that measures this distance: lite0, a small one trained on ImageNet, or a network of yours, which a
+    function in a module or a file returns (FILE.py:FUNCTION). It is given two batches of colour images in [-1, 1], as
+    lpips.LPIPS is."""
+    adversarial_weight: Annotated[float, Range(0)] = 0.0
+    """Weight of the term by which reconstructions should pass for real images with a discriminator, which learns to
+    tell them apart (VQ-GAN). 0: no discriminator."""
+    adversarial_loss: Literal["hinge", "non-saturating"] = "hinge"
+    """Loss of the discriminator, and that of the tokenizer which goes with it."""
+    discriminator_start: Annotated[int, Range(0, MAX_STEPS)] | None = None
+    """Step at which the discriminator begins to learn. By default a quarter of --steps."""
+    discriminator_warmup: Annotated[int, Range(0, MAX_STEPS)] | None = None
+    """Steps in which the discriminator learns alone, and then as many in which --adversarial-weight grows from 0. By
+    default a tenth of the steps after --discriminator-start, and at most 1,000."""
+    discriminator_lr: Annotated[float, Range(above=0)] = 2e-4
+    """Peak learning rate of the discriminator."""
+    discriminator_channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
+    """Channels of the discriminator's first layer; each following one has twice as many, up to eight times."""
+    discriminator_layers: Annotated[int, Range(1, 12)] | None = None
+    """Layers of the discriminator: it judges patches of 16, 34 or 70 pixels with 1, 2 or 3 of them. By default 3, or
+    fewer for small images: at least 4×4 patches must be left."""
+    fixed_weight: Flag = False
+    """Use --adversarial-weight as it is. Otherwise it is multiplied by a number λ at each step, which makes both sides
+    pull equally hard at the decoder's last layer."""
+    max_adaptive_weight: Annotated[float, Range(above=0)] = 1.0
+    """Largest λ: without a limit, it explodes when a discriminator that is sure of itself has hardly any gradient."""
+    lecam_weight: Annotated[float, Range(0)] = 0.0
+    """Weight of the LeCAM penalty, which keeps the discriminator of a small data set from being too sure. 0: none."""
+
+    @property
+    def sharpens(self) -> str:
+        """The name of the setting that asks for sharp pictures; empty if none does."""
+        asked = (name for name in ("perceptual_weight", "adversarial_weight") if getattr(self, name))
+        return next(asked, "")
+
+    def check_sharpness(self) -> None:
+        """Raise `InputError` if a setting belongs to a term whose weight is 0."""
+        weights, inherited = ("perceptual_weight", "adversarial_weight"), {item.name for item in fields(Command)}
+        for item in fields(Sharpens):
+            needs = weights[item.name != "perceptual"]
+            if item.name in inherited or item.name in weights or getattr(self, needs):
+                continue
+            if getattr(self, item.name) != item.default:
+                raise InputError(f"`{item.name}` needs `{needs}`: give it a weight above 0, or leave it out")
+        if self.fixed_weight and self.max_adaptive_weight != Sharpens.max_adaptive_weight:
+            raise InputError("`max_adaptive_weight`: with `fixed_weight` there is no λ to limit: leave one of them out")
+
+    def discriminator_steps(self, steps: int) -> tuple[int, int]:
+        """Return the step at which the discriminator begins, and for how many steps it learns alone, out of `steps`.
+
+        Raises `InputError` if it would never have an effect.
+        """
+        start = steps // 4 if self.discriminator_start is None else self.discriminator_start
+        if start >= steps:
+            raise InputError(f"`discriminator_start` {start:,}: there are only {steps:,} `steps`: let it begin earlier")
+        warmup = min(MAX_WARMUP, (steps - start) // 10)
+        warmup = warmup if self.discriminator_warmup is None else self.discriminator_warmup
+        if start + warmup >= steps:
+            raise InputError(
+                f"`discriminator_warmup` {warmup:,}: from step {start:,} on, it would last until the end of the "
+                f"{steps:,} `steps`: give fewer"
+            )
+        return start, warmup
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(Sharpens, UsesImages, Training):
     """Stage 1: train a tokenizer on images. Writes a model folder.
 
     codegrid train-tokenizer --dataset mnist5k --output runs/digits/tokenizer
@@ -60,6 +135,9 @@ class TrainTokenizer(UsesImages, Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_sharpness()
+        if self.adversarial_weight:
+            self.discriminator_steps(self.steps)
         if self.over is None and self.validation_codes is not None:
             raise InputError("`validation_codes` is for a tokenizer over codes: give `over`, or leave it out")
         if self.over is not None:

@@ -16,7 +16,6 @@ from codegrid.codes import Codes, Latents, Layout, Losses, Moment, Sides, Signal
 from codegrid.errors import InputError
 
 from .image_tokenizer import RGB, ImageTokenizer, Pass, crop, pad
-from .networks import enlarge_layers, grow_layers, shrink_layers
 from .options import HierarchicalOptions
 from .quantizers.levels import LevelQuantizers
 
@@ -27,8 +26,8 @@ class HierarchicalVQVAE(ImageTokenizer):
     """A VQ-VAE-2: codes in grids from coarse to fine, each of which is chosen knowing the coarser ones.
 
     Encoders shrink the image step by step. Then, from the coarsest level on, latents are computed from the encoder's
-    features and from a decoder of the codes above; the last decoder sees the codes of all levels. There is no
-    normalization, so codes of an image do not depend on its batch.
+    features and from a decoder of the codes above; the last decoder sees the codes of all levels. Codes of an image do
+    not depend on its batch.
 
         f_i = E_i(f_{i+1}),   z_i = W_i [f_i, D_{i−1}(c_{i−1})],   c_i = [Q_i(z_i), enlarge_i(c_{i−1})]
         x̂ = D_{L−1}(c_{L−1})
@@ -43,7 +42,7 @@ class HierarchicalVQVAE(ImageTokenizer):
         quantizer: a name in `QUANTIZERS`, for all levels unless `level_quantizers` names others.
         options: `levels`, factors from the image on: (4, 2) makes grids of an eighth and a quarter of its sides;
             `level_quantizers`, `level_embeddings`, one for each level, coarse to fine; `finer_start`, `finer_dropout`;
-            those of the networks and `reconstruction`, as for `VQVAE`; and those of the quantizers.
+            `network`, its options and `reconstruction`, as for `VQVAE`; and those of the quantizers.
 
     Raises `InputError` if an option is unknown or a value is out of range, or if a level would not be coarser than the
     one before.
@@ -69,19 +68,19 @@ class HierarchicalVQVAE(ImageTokenizer):
         seen = list(accumulate(level.embedding_dim for level in self.quantizer))  # numbers of all codes so far
         inputs = [hidden] * (count - 1) + [self.signal.channels]
         outputs = [hidden] * (count - 1) + [self.reconstruction.outputs]
+        network = self.network
         self.encoders = nn.ModuleList(
-            nn.Sequential(*shrink_layers(width, settings, step)) for width, step in zip(inputs, self.steps, strict=True)
+            network.encoder(width, None, step) for width, step in zip(inputs, self.steps, strict=True)
         )
         self.to_latents = nn.ModuleList(
             nn.Conv2d(2 * hidden if number else hidden, level.embedding_dim, 1)
             for number, level in enumerate(self.quantizer)
         )
         self.decoders = nn.ModuleList(
-            nn.Sequential(*grow_layers(width, output, settings, step))
-            for width, output, step in zip(seen, outputs, self.steps, strict=True)
+            network.decoder(width, output, step) for width, output, step in zip(seen, outputs, self.steps, strict=True)
         )
         self.enlargers = nn.ModuleList(
-            nn.Sequential(*enlarge_layers(width, step)) for width, step in zip(seen[:-1], self.steps, strict=False)
+            network.enlarger(width, step) for width, step in zip(seen[:-1], self.steps, strict=False)
         )
         self._check_sizes()
         self._settle()
@@ -90,6 +89,11 @@ class HierarchicalVQVAE(ImageTokenizer):
     def levels(self) -> list[Any]:
         """Quantizers of the levels, coarse to fine."""
         return self.quantizer.each()
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last one of the last decoder."""
+        return list(self.decoders[-1].modules())[-1]
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:
         """Return outputs, codes and losses for x (b, c, H, W); with a moment, finer levels may be hidden."""

@@ -19,7 +19,7 @@ from codegrid.errors import InputError
 from codegrid.limits import Range, check_value, short, split_options
 from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
-from codegrid.protocols import NO_CONDITION, Reconstructed
+from codegrid.protocols import NO_CONDITION, Network, Reconstructed
 from codegrid.registry import TABLES
 from codegrid.tensors import check_codes, check_images
 
@@ -27,7 +27,7 @@ from .reconstruction import RECONSTRUCTIONS, PixelLikelihood
 
 RGB = Signal()
 IMAGE_CHANNELS = (1, 3)
-WORKED_ON = 3  # tensors of the decoder's largest layer at once: they are half the image's size, and half as wide
+WORKED_ON = 3  # tensors of the decoder's largest layer at once
 
 
 class Pass(NamedTuple):
@@ -41,14 +41,15 @@ class Pass(NamedTuple):
 class ImageTokenizer(ModelFolder, nn.Module):
     """Base class of tokenizers of images. They have one or more levels: latents with a quantizer each, coarse to fine.
 
-    A subclass creates `quantizer` and its networks, calls `_settle`, and has `levels`, `run`, `encode_latents`
-    and `to_outputs`.
+    A subclass creates `quantizer`, and by `network` its encoders and decoders, calls `_settle`, and has `levels`,
+    `last_layer`, `run`, `encode_latents` and `to_outputs`.
 
     Args:
         signal: channels, 1 or 3, and size (H, W) of the images that it is trained on, or a dict of these fields.
         data_variance: variance of the training images, in the range [-1, 1].
         quantizer: a name in `QUANTIZERS`.
-        options: those of the class's dataclass `options`, kept in `settings`, and others, kept in `of_quantizer`.
+        options: those of the class's dataclass `options`, kept in `settings`; those of the `network` that it names; and
+            others, kept in `of_quantizer`.
         factors: sides of the image divided by those of each level's latents, coarse to fine.
 
     Raises `InputError` if a value is out of range.
@@ -70,7 +71,14 @@ class ImageTokenizer(ModelFolder, nn.Module):
         check_value("data_variance", data_variance, Annotated[float, Range(1e-12)])
         TABLES["quantizer"].check(quantizer)
         self.settings, self.of_quantizer = split_options(self.options, options, type(self).__name__)
-        settings = asdict(self.settings)  # as JSON values
+        TABLES["network"].check(self.settings.network)
+        of_networks, self.of_quantizer = split_options(
+            TABLES["network"].options(self.settings.network), self.of_quantizer, f"the {self.settings.network} network"
+        )
+        self.network: Network = TABLES["network"][self.settings.network](
+            self.settings.hidden_channels, **asdict(of_networks)
+        )
+        settings = {**asdict(self.settings), **asdict(of_networks)}  # as JSON values
         self.data_variance = data_variance
         self.reconstruction = RECONSTRUCTIONS[self.settings.reconstruction](self.signal.channels, data_variance)
         self.config = {
@@ -88,6 +96,11 @@ class ImageTokenizer(ModelFolder, nn.Module):
     @property
     def levels(self) -> Sequence[Any]:
         """Quantizers of the levels, coarse to fine."""
+        raise NotImplementedError
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The layer that makes the decoder's outputs: adversarial training compares gradients of its weights."""
         raise NotImplementedError
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:
@@ -204,7 +217,8 @@ class ImageTokenizer(ModelFolder, nn.Module):
     def kept_sites(self, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return, for each grid, the sites (*shape) bool whose own pixels are all in `mask` (H, W) bool.
 
-        The encoder sees further than that, so codes beside unknown pixels depend a little on what stands in for these.
+        The encoder sees further than that: codes beside unknown pixels depend a little on what stands in for these, and
+        with a network that has attention all codes do.
 
         Raises `InputError` if the mask does not have the size of the images.
         """
@@ -253,7 +267,8 @@ class ImageTokenizer(ModelFolder, nn.Module):
         """Refuse more images at once than this machine can decode."""
         if self.device.type == "cpu":  # other devices raise their own errors
             pixels = max(of_grid.numel() for of_grid in codes) * self.factors[-1] ** 2
-            floats = WORKED_ON * pixels * max(self.reconstruction.outputs, self.config["hidden_channels"] // 8)
+            widest = max(self.reconstruction.outputs, self.network.values_per_pixel(self.factors[-1]))
+            floats = WORKED_ON * pixels * widest
             check_memory(f"{len(codes[0]):,} decoded images", 4 * floats, "decode fewer at once (`batch_size`)")
 
 

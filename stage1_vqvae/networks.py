@@ -8,7 +8,9 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from .options import NetworkOptions, VQVAEOptions
+from codegrid.limits import make_options
+
+from .options import PaperOptions
 
 
 class ResidualBlock(nn.Module):
@@ -29,48 +31,53 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-class Encoder(nn.Sequential):
-    """Encoder, (b, c, H, W) → (b, D, h, w): 4×4 convolutions of stride 2, then the residual blocks."""
+class PaperNetwork:
+    """The paper's networks: 4×4 convolutions of stride 2, then residual blocks; the decoder is the encoder's mirror.
 
-    def __init__(self, in_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
-        layers = shrink_layers(in_channels, options, options.downsampling)
-        super().__init__(*layers, nn.Conv2d(options.hidden_channels, embedding_dim, 1))
+    Args:
+        hidden_channels: channels at the code grid; half as many after the first convolution.
+        options: those of `PaperOptions`.
 
+    Raises `InputError` if an option is unknown or out of its range.
+    """
 
-class Decoder(nn.Sequential):
-    """Decoder, (b, D, h, w) → (b, c, H, W): the encoder's mirror, with transposed convolutions."""
+    def __init__(self, hidden_channels: int = 128, **options: int) -> None:
+        self.hidden_channels = hidden_channels
+        self.settings: PaperOptions = make_options(PaperOptions, options, "the paper network")
 
-    def __init__(self, out_channels: int, embedding_dim: int, options: VQVAEOptions) -> None:
-        super().__init__(*grow_layers(embedding_dim, out_channels, options, options.downsampling))
+    def encoder(self, in_channels: int, out_channels: int | None, factor: int) -> nn.Sequential:
+        """Return an encoder, as `codegrid.protocols.Network.encoder`."""
+        hidden, halvings = self.hidden_channels, factor.bit_length() - 1
+        widths = [in_channels, hidden // 2, *[hidden] * (halvings - 1)][: halvings + 1]
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise(widths):
+            layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(widths[-1], hidden, 3, padding=1), *self._blocks(), nn.ReLU()]
+        return nn.Sequential(*layers, *([] if out_channels is None else [nn.Conv2d(hidden, out_channels, 1)]))
 
+    def decoder(self, in_channels: int, out_channels: int, factor: int) -> nn.Sequential:
+        """Return a decoder with transposed convolutions, as `codegrid.protocols.Network.decoder`."""
+        hidden, halvings = self.hidden_channels, factor.bit_length() - 1
+        widths = [*[hidden] * max(1, halvings - 1), hidden // 2][:halvings]
+        layers = [nn.Conv2d(in_channels, hidden, 3, padding=1), *self._blocks(), nn.ReLU()]
+        if not halvings:
+            return nn.Sequential(*layers, nn.Conv2d(hidden, out_channels, 3, padding=1))
+        return nn.Sequential(*layers, *_doublings([*widths, out_channels]))
 
-def shrink_layers(in_channels: int, options: NetworkOptions, factor: int) -> list[nn.Module]:
-    """Return an encoder's layers, (b, c, H, W) → (b, hidden_channels, H / factor, W / factor), for a power of two."""
-    hidden, halvings = options.hidden_channels, factor.bit_length() - 1
-    widths = [in_channels, hidden // 2, *[hidden] * (halvings - 1)][: halvings + 1]
-    layers: list[nn.Module] = []
-    for narrow, wide in pairwise(widths):
-        layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
-    layers += [nn.Conv2d(widths[-1], hidden, 3, padding=1)]
-    layers += [ResidualBlock(hidden, options.residual_channels) for _ in range(options.num_residual_blocks)]
-    return [*layers, nn.ReLU()]
+    def enlarger(self, channels: int, factor: int) -> nn.Sequential:
+        """Return layers that only enlarge, as `codegrid.protocols.Network.enlarger`."""
+        return nn.Sequential(*_doublings([channels] * factor.bit_length()))
 
+    def values_per_pixel(self, factor: int) -> int:
+        """Return the width of the decoder's largest layer, as `codegrid.protocols.Network.values_per_pixel`."""
+        # at half the sides; half as wide if these are halved once more
+        return self.hidden_channels // {1: 1, 2: 4}.get(factor, 8)
 
-def grow_layers(in_channels: int, out_channels: int, options: NetworkOptions, factor: int) -> list[nn.Module]:
-    """Return a decoder's layers, (b, in_channels, h, w) → (b, out_channels, factor · h, factor · w)."""
-    hidden, halvings = options.hidden_channels, factor.bit_length() - 1
-    widths = [*[hidden] * max(1, halvings - 1), hidden // 2][:halvings]
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, hidden, 3, padding=1)]
-    layers += [ResidualBlock(hidden, options.residual_channels) for _ in range(options.num_residual_blocks)]
-    layers += [nn.ReLU()]
-    if not halvings:
-        return [*layers, nn.Conv2d(hidden, out_channels, 3, padding=1)]
-    return [*layers, *_doublings([*widths, out_channels])]
-
-
-def enlarge_layers(channels: int, factor: int) -> list[nn.Module]:
-    """Return layers that only enlarge, (b, channels, h, w) → (b, channels, factor · h, factor · w)."""
-    return _doublings([channels] * factor.bit_length())
+    def _blocks(self) -> list[nn.Module]:
+        settings = self.settings
+        return [
+            ResidualBlock(self.hidden_channels, settings.residual_channels) for _ in range(settings.num_residual_blocks)
+        ]
 
 
 def _doublings(widths: list[int]) -> list[nn.Module]:

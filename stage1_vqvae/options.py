@@ -26,30 +26,48 @@ Reconstruction = Literal["mse", "l1", "logistic", "coupled-logistic", "logit-lap
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
-    """Options of encoders and decoders, and of how images are compared."""
+class PaperOptions:
+    """Options of the VQ-VAE paper's encoder and decoder."""
 
-    hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 128
-    """Channels of the encoder and the decoder."""
     residual_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
-    """Channels inside a residual block."""
+    """Channels inside a residual block of --network paper."""
     num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 2
-    """Residual blocks in the encoder, and as many in the decoder."""
+    """Residual blocks in the encoder, and as many in the decoder. --network resnet has so many at each of its sizes,
+    and one more in the decoder."""
+
+
+@dataclass(frozen=True)
+class ResNetOptions:
+    """Options of the residual networks with attention."""
+
+    num_residual_blocks: Annotated[int, Range(1, MAX_LAYERS)] = 2
+    """Residual blocks at each size of the encoder; the decoder has one more."""
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Options of tokenizers of images: their networks, and how images are compared."""
+
+    network: Annotated[str, NameOf("network")] = "paper"
+    """Encoder and decoder. paper: those of the VQ-VAE paper, small and fast; resnet: those of VQ-GAN, larger, with
+    normalization, attention over all sites, and no transposed convolutions."""
+    hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 128
+    """Channels of the encoder and the decoder; fewer where there are more pixels than codes."""
     reconstruction: Reconstruction = "mse"
     """Reconstruction term. mse: squared error over the data's variance; l1: absolute error over its standard deviation;
     logistic, coupled-logistic, logit-laplace: nats per value of a likelihood of 8-bit images; evaluate reports it."""
 
 
 @dataclass(frozen=True)
-class VQVAEOptions(NetworkOptions):
-    """Options of the VQ-VAE's networks."""
+class VQVAEOptions(ImageOptions):
+    """Options of the VQ-VAE."""
 
     downsampling: Factor = 4
     """Image side divided by code grid side: a power of two."""
 
 
 @dataclass(frozen=True)
-class HierarchicalOptions(NetworkOptions):
+class HierarchicalOptions(ImageOptions):
     """Options of the VQ-VAE-2: its levels, its networks, and how its coarser grids get something to do.
 
     Raises `InputError` if there is no level, or an option for each level does not have one value for each.

@@ -7,12 +7,12 @@ Shapes: b batch, c channels, H W image, h w code grid (h = âŒˆH / downsamplingâŒ
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from codegrid.codes import Latents, Moment, Signal
 from codegrid.registry import TABLES
 
 from .image_tokenizer import RGB, ImageTokenizer, Pass, pad
-from .networks import Decoder, Encoder
 from .options import VQVAEOptions
 
 
@@ -24,8 +24,9 @@ class VQVAE(ImageTokenizer):
             dict of its fields is accepted, too.
         data_variance: variance of the training images, in the range [-1, 1]; scales the reconstruction term.
         quantizer: a name in `QUANTIZERS`.
-        options: those of the networks, `hidden_channels`, `residual_channels`, `num_residual_blocks`, `downsampling`;
-            `reconstruction`, a name in `RECONSTRUCTIONS`; and those of the quantizer, `num_embeddings`, ...
+        options: `network`, a name in the table of networks; `hidden_channels` and the options of that network;
+            `downsampling`; `reconstruction`, a name in `RECONSTRUCTIONS`; and those of the quantizer,
+            `num_embeddings`, ...
 
     Raises `InputError` if an option is unknown or a value is out of range.
 
@@ -47,14 +48,20 @@ class VQVAE(ImageTokenizer):
         self.downsampling: int = self.settings.downsampling
         self.factors = (self.downsampling,)
         self.quantizer = TABLES["quantizer"][quantizer](**self.of_quantizer)
-        self.encoder = Encoder(self.signal.channels, self.quantizer.embedding_dim, self.settings)
-        self.decoder = Decoder(self.reconstruction.outputs, self.quantizer.embedding_dim, self.settings)
+        dim, factor = self.quantizer.embedding_dim, self.downsampling
+        self.encoder = self.network.encoder(self.signal.channels, dim, factor)
+        self.decoder = self.network.decoder(dim, self.reconstruction.outputs, factor)
         self._settle()
 
     @property
     def levels(self) -> list[Any]:
         """The quantizer of its one level."""
         return [self.quantizer]
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """The last one of the decoder."""
+        return list(self.decoder.modules())[-1]
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:
         """Return outputs, codes and losses for x (b, c, H, W)."""

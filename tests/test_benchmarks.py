@@ -29,6 +29,7 @@ BENCHMARKS = {
     "sampling": [],
     "saving": [],
     "scripts": [],
+    "sharpness": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
 }  # fmt: skip

@@ -14,6 +14,7 @@ from conftest import draw_bars
 from toy_priors import BoundPrior, SilentPrior, UniformPrior
 from toy_pyramid import make_pyramid
 
+from codegrid import load
 from codegrid.codes import Condition, Grid, Signal
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, ImageDataset, to_float
@@ -24,7 +25,15 @@ from codegrid.pipelines.evaluation import classifier
 from codegrid.pipelines.evaluation.carried import measure_carried
 from codegrid.pipelines.evaluation.features import check_features, make_extractor
 from codegrid.pipelines.evaluation.frechet import FeatureStatistics, frechet_distance
-from codegrid.pipelines.evaluation.reconstruction import measure_prior, measure_tokenizer, structural_similarity
+from codegrid.pipelines.evaluation.likeness import Likeness
+from codegrid.pipelines.evaluation.metrics import Metrics
+from codegrid.pipelines.evaluation.perceptual import load_perceptual
+from codegrid.pipelines.evaluation.reconstruction import (
+    Reconstruction,
+    measure_prior,
+    measure_tokenizer,
+    structural_similarity,
+)
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage2_prior import GatedPixelCNN
@@ -441,6 +450,41 @@ def test_features_by_lite0_are_those_of_another_implementation():
     expected = {113: 4.50783, 755: 3.75641, 897: 5.48921, 901: 3.64572, 1157: 3.29708}
     torch.testing.assert_close(features[0, [*expected]], torch.tensor([*expected.values()]), rtol=1e-4, atol=1e-4)
     assert abs(float(features.norm()) - 21.8674) < 1e-3
+
+
+@torch.no_grad()
+def test_lite0_measures_how_far_each_reconstruction_looks_from_its_image(monkeypatch):
+    images = torch.randint(0, 256, (3, 1, 12, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    outputs = to_float(images) * 1.5  # clipped
+    expected = load_perceptual("lite0", CPU)(to_float(images), outputs.clamp(-1, 1))
+    extractor = make_extractor("lite0", None, 0, CPU)
+    for at_once in (2**22, 1):
+        monkeypatch.setattr("codegrid.pipelines.evaluation.likeness.AT_ONCE", at_once)
+        likeness, metrics = Likeness(extractor), Metrics()
+        for rows in (slice(0, 2), slice(2, 3)):
+            likeness.add(Reconstruction(images[rows], None, (), outputs[rows]))
+        likeness.add_to(metrics, {"images": 3}, {})
+        assert metrics.values["lite0_distance"] == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert metrics.measured_on["lite0_distance"] == {"reference": {"images": 3}, "extractor": extractor.description}
+
+
+def test_a_distance_by_the_network_of_the_training_is_marked(measured, small_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("codegrid.pipelines.evaluation.metrics.frechet_distance", lambda *statistics: 0.0)  # seconds
+    tokenizer = load(small_run / "tokenizer")
+    tokenizer.provenance["perceptual"] = load_perceptual("lite0", CPU).description
+    tokenizer.save_pretrained(tmp_path / "seen")
+    metrics = measured(features="lite0", tokenizer=str(tmp_path / "seen"), prior=())
+    assert metrics["measured_on"]["lite0_distance"]["seen_in_training"]
+    assert "lite0_distance, rfid: the tokenizer was trained" in capsys.readouterr().out
+
+
+def test_images_too_small_for_a_measure_of_likeness_leave_it_out():
+    metrics, small = Metrics(), torch.zeros(2, 1, 7, 30, dtype=torch.uint8)
+    likeness = Likeness(make_extractor("lite0", None, 0, CPU))
+    likeness.add(Reconstruction(small, None, (), to_float(small)))
+    likeness.add_to(metrics, {}, {})
+    assert metrics.values == {}
+    assert [words.split(":")[0] for words in metrics.left_out] == ["no ssim", "no lite0_distance"]
 
 
 def test_lite0_refuses_weights_that_it_does_not_know(monkeypatch):

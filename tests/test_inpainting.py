@@ -29,6 +29,7 @@ TOKENIZERS = {
     "two codes a site": lambda signal: VQVAE(signal, quantizer="residual", num_quantizers=2, **SMALL),
     "scales": lambda signal: VQVAE(signal, quantizer="multiscale", downsampling=4, **SMALL),
     "a hierarchy": lambda signal: HierarchicalVQVAE(signal, levels=(2, 2), num_residual_blocks=1, **SMALL),
+    "attention": lambda signal: VQVAE(signal, network="resnet", num_residual_blocks=1, **SMALL),
 }
 
 

@@ -9,8 +9,7 @@ from small_quantizers import fitting
 from codegrid.codes import Grid, Moment, Signal
 from codegrid.errors import InputError
 from codegrid.noise import Noise
-from codegrid.stage1_vqvae.networks import Decoder, Encoder, ResidualBlock
-from codegrid.stage1_vqvae.options import VQVAEOptions
+from codegrid.stage1_vqvae.networks import PaperNetwork, ResidualBlock
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage1_vqvae.tokenizer import VQVAE
 from codegrid.stage1_vqvae.usage import LayoutUsage
@@ -37,10 +36,10 @@ def test_a_residual_block_leaves_its_input_unchanged():
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("network", [Encoder, Decoder])
-def test_every_residual_block_has_weights_of_its_own(network):
-    options = [VQVAEOptions(hidden_channels=8, residual_channels=4, num_residual_blocks=n) for n in (1, 2, 3)]
-    counts = [sum(p.numel() for p in network(3, 5, each).parameters()) for each in options]
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_every_residual_block_has_weights_of_its_own(part):
+    networks = [PaperNetwork(8, residual_channels=4, num_residual_blocks=n) for n in (1, 2, 3)]
+    counts = [sum(p.numel() for p in getattr(each, part)(3, 5, 4).parameters()) for each in networks]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
 
 

@@ -84,7 +84,9 @@ def test_every_option_says_what_it_is_what_it_belongs_to_and_its_default():
     for settings_type in (TrainTokenizer, TrainPrior):
         for option in list_options(settings_type).values():
             assert (
-                option.help and option.defaults and option.group.startswith(("--model ", "--quantizer ", "--decoder "))
+                option.help
+                and option.defaults
+                and option.group.startswith(("--model ", "--quantizer ", "--decoder ", "--network "))
             )
     options = list_options(TrainTokenizer)
     assert options["fsq_levels"].group == "--quantizer fsq"

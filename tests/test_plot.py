@@ -12,7 +12,7 @@ from PIL import Image
 
 from codegrid.codes import Grid, Signal
 from codegrid.data.codes import CodeDataset
-from codegrid.data.images import ImageDataset
+from codegrid.data.images import ImageDataset, to_float
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.codebook import listed_entries, plot_codebook, usage_figure
@@ -26,6 +26,7 @@ from codegrid.pipelines.drawing.colours import (
     plane_shape,
     principal_components,
 )
+from codegrid.pipelines.drawing.comparison import plot_comparison
 from codegrid.pipelines.drawing.curves import panels_of, plot_curves
 from codegrid.pipelines.drawing.figures import MAX_GRIDS, some_grids
 from codegrid.pipelines.drawing.grids import plot_grids
@@ -34,6 +35,7 @@ from codegrid.pipelines.drawing.material import Material
 from codegrid.pipelines.drawing.places import count_places, most_used, plot_places, site_size
 from codegrid.pipelines.drawing.run import FIGURES, choose
 from codegrid.pipelines.drawing.sheets import as_sheet, make_pairs, make_sheet, pairs_png, to_pixels
+from codegrid.pipelines.evaluation.reconstruction import mean_psnr, squared_errors
 from codegrid.pipelines.generation.artifacts import Artifacts
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.plot import Picture, Plot
@@ -81,7 +83,7 @@ def test_everything_that_the_parts_allow_is_drawn(small_run, bars_file, tmp_path
     parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior", "--codes", small_run / "codes")
     flags = ("--dataset", "npz", "--data-root", bars_file, *parts, "--output", tmp_path)
     assert run_script("plot", *flags).code == 0
-    assert {path.stem for path in tmp_path.glob("*.png")} == {*FIGURES} - {"grids"}  # there is one
+    assert {path.stem for path in tmp_path.glob("*.png")} == {*FIGURES} - {"grids", "comparison"}  # of one grid, alone
     for path in tmp_path.glob("*.png"):
         with Image.open(path) as image:
             assert 640 <= image.width <= 1600 and np.asarray(image.convert("L")).std() > 5, path
@@ -93,7 +95,8 @@ def test_everything_that_the_parts_allow_is_drawn(small_run, bars_file, tmp_path
 def test_every_figure_is_drawn_of_every_kind_of_codes_whatever_the_classes_are_called(quantizer, tmp_path, recwarn):
     material = untrained(quantizer)
     names = choose((), material)
-    assert [name for name in FIGURES if name not in names] == ["grids"] * (len(material.tokenizer.layout) == 1)
+    missing = ["comparison", *["grids"] * (len(material.tokenizer.layout) == 1)]
+    assert [name for name in FIGURES if name not in names] == missing
     for name in names:
         FIGURES[name](material, SETTINGS).savefig(tmp_path / f"{name}.png", dpi=20)
     assert not [str(each.message) for each in recwarn if "lyph" in str(each.message)]
@@ -122,7 +125,7 @@ def test_grids_of_different_shapes_are_drawn_together(tmp_path, monkeypatch):
 def test_without_a_prior_only_the_tokenizers_figures_are_drawn():
     material = untrained("ema")
     material.artifacts.priors = ()
-    assert choose((), material) == [name for name in FIGURES if name not in ("grids", "samples")]
+    assert choose((), material) == [name for name in FIGURES if name not in ("comparison", "grids", "samples")]
     assert choose(("histogram", "codes"), material) == ["codes", "histogram"]
     with pytest.raises(InputError, match=r"`what` grids: this tokenizer has a single grid"):
         choose(("grids",), material)
@@ -148,6 +151,11 @@ BAD = [
     ("--tokenizer {other} --codes {run}/codes --output {new}", "another tokenizer"),
     ("--tokenizer {other} --what curves --output {new}", "have no training history"),
     ("--tokenizer {run}/tokenizer --what samples --output {new}", "add --prior"),
+    ("--tokenizer {run}/tokenizer --what comparison --output {new}", "add --beside"),
+    (
+        "--tokenizer {run}/tokenizer --beside {larger} --output {new}",
+        "encodes images of 1×16×20, --tokenizer of 1×12×20",
+    ),
     ("--tokenizer {run}/tokenizer --output {run}/tokenizer", "holds a run of"),
 ]
 
@@ -156,7 +164,8 @@ BAD = [
 def test_what_cannot_be_drawn_is_refused_in_one_line(flags, reason, small_run, bars_file, tmp_path, run_script):
     other = VQVAE(Signal("image", 1, (12, 20)), hidden_channels=16, num_embeddings=16, embedding_dim=8)
     other.save_pretrained(tmp_path / "other")
-    places = {"other": tmp_path / "other", "run": small_run, "new": tmp_path / "new"}
+    VQVAE(Signal("image", 1, (16, 20)), hidden_channels=8).save_pretrained(tmp_path / "larger")
+    places = {"other": tmp_path / "other", "larger": tmp_path / "larger", "run": small_run, "new": tmp_path / "new"}
     result = run_script("plot", "--dataset", "npz", "--data-root", bars_file, *flags.format(**places).split())
     last = result.err.strip().splitlines()[-1]
     assert result.code == 2 and last.startswith("error: ") and reason in last
@@ -313,6 +322,33 @@ def test_a_history_that_is_not_one_is_passed_over():
 def test_samples_stand_in_rows_with_the_names_of_their_classes(quantizer):
     axes = plot_samples(untrained(quantizer), SETTINGS).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [r"\$_{lying\$5", "1: □uprightu…ightupright"]
+
+
+def test_reconstructions_of_several_tokenizers_stand_below_their_originals():
+    material, again = untrained("ema"), untrained("fsq").tokenizer
+    material.others = {"runs/$fsq$": again, "runs/same": material.tokenizer}
+    axes = plot_comparison(material, SETTINGS).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) == 8 and names[0] == names[4] == "original"  # two bands of images
+    assert [name.split("\n")[0] for name in names[1:4]] == ["t", r"runs/\$fsq\$", "runs/same"]
+    numbers = material.some(2 * 5)
+    errors = squared_errors(to_float(material.images[numbers]), again.reconstruct(to_float(material.images[numbers])))
+    assert names[2].endswith(f"PSNR {mean_psnr(errors):.2f} dB") and names[1].split("\n")[1] == names[3].split("\n")[1]
+    sheet, centres = np.asarray(axes.images[0].get_array()), axes.get_yticks().round().astype(int)
+    rows = [sheet[centre] for centre in centres]
+    assert np.array_equal(rows[1], rows[3]) and not np.array_equal(rows[1], rows[2])
+    assert (rows[0][:13] == rows[0][0]).all()  # a pixel is a square of 13 at least
+
+
+def test_of_large_images_the_middle_is_compared():
+    torch.manual_seed(0)
+    tokenizer = VQVAE(Signal("image", 3, (150, 200)), hidden_channels=4, num_embeddings=4, embedding_dim=2).eval()
+    pixels = torch.zeros(9, 3, 150, 200, dtype=torch.uint8)
+    pixels[..., 11:139, 36:164] = 255
+    material = Material(Artifacts(tokenizer, images=ImageDataset(pixels)), batch_size=4, others={"u": tokenizer})
+    axes = plot_comparison(material, SETTINGS).axes[0]
+    assert "their middle 128×128 pixels" in axes.get_title()
+    assert np.asarray(axes.images[0].get_array())[:128].min() == 1  # nothing but white, and paper between
 
 
 def test_umap_is_asked_for_where_it_is_missing(small_run, bars_file, tmp_path, run_script, monkeypatch):

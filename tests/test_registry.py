@@ -38,7 +38,7 @@ def test_a_registered_class_is_found_by_its_name_and_the_name_by_its_class(own_t
 @pytest.mark.parametrize(
     "kind,name,cls,reason",
     [
-        ("decoder", "thing", Thing, "`kind` 'decoder': choose one of quantizer, tokenizer, prior"),
+        ("decoder", "thing", Thing, "`kind` 'decoder': choose one of quantizer, tokenizer, network, prior"),
         ("prior", "My Thing", Thing, "`name` 'My Thing': it must be lower-case letters"),
         ("prior", "pixelcnn", Thing, "`name` 'pixelcnn': another prior has this name already"),
         ("prior", "thing", type("Thing", (), {"options": 3}), "`cls` Thing: its `options` must be a dataclass"),

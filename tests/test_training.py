@@ -124,11 +124,10 @@ def test_a_players_losses_move_no_other_player():
     assert all(parameter.requires_grad for player in toy.players.values() for parameter in player.module.parameters())
 
 
-def test_figures_of_several_players_carry_their_names(tmp_path):
+def test_figures_of_all_players_but_the_first_carry_their_names(tmp_path):
     history = train_toy(tmp_path, Toy(critic_from=0))
     assert history[-1].keys() == {
-        "step", "painter_loss", "painter_distance", "painter_displeasure", "painter_largest", "critic_loss",
-        "critic_judgement", "distance",
+        "step", "loss", "distance", "displeasure", "largest", "critic_loss", "critic_judgement",
     }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def measure_training(provenance: Mapping[str, Any], batch_size: object = None, i
     if last and _is_count(batch_size) and _is_count(items):
         metrics["epochs"] = last * batch_size / items
     curve = {row["step"]: row[name] for row in rows for name in FIGURES if _is_figure(row.get(name))}
-    if last in curve:
+    if last in curve and not provenance.get("adversarial"):  # a discriminator raises the error when it begins
         metrics["above_best"] = curve.get(provenance.get("step"), curve[last]) / min(curve.values()) - 1
         if half := [step for step in curve if 2 * step <= last]:
             metrics["late_gain"] = 1 - curve[last] / curve[max(half)]

@@ -50,6 +50,9 @@ PANELS = (
     Panel("Cross-entropy of the codes", "bits per code", ("bits_per_code",), False),
     Panel("Bits of an image's codes", "bits", ("bits_per_image",), False),
     Panel("Gradients of the losses at the latents", "norm", ("_gradient",), True),
+    Panel("Perceptual distance", "", ("perceptual_distance",), True),
+    Panel("Logits of the discriminator", "mean logit", ("_logit",), False),
+    Panel("Adaptive weight of the adversarial loss", "λ", ("adaptive_weight",), True),
 )
 
 
@@ -100,7 +103,7 @@ def _plot_panel(axes: Axes, history: History, panel: Panel, metrics: Sequence[st
     """Plot curves of some metrics, dark ones for validation data."""
     colours = {True: iter(TRAINING * len(metrics)), False: iter(VALIDATION * len(metrics))}
     for name in metrics:
-        in_training = name.startswith("batch_") or name.endswith("loss")
+        in_training = name.startswith("batch_") or name.endswith(("loss", "_logit", "_weight"))
         label = f"{_words(name.removeprefix('batch_'))}, {'training batch' if in_training else 'validation'}"
         style: dict[str, Any] = {"color": next(colours[in_training]), "zorder": 2 if in_training else 3}
         axes.plot(*zip(*_points(history, name), strict=True), marker="o", markersize=4, label=label, **style)

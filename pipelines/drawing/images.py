@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from codegrid.codes import describe_layout
 from codegrid.data.images import to_float
+from codegrid.pipelines.evaluation.reconstruction import mean_psnr, squared_errors
 from codegrid.protocols import Prior
 
 from .colours import COLOURS, beside, colours_of, paint_all, principal_components
@@ -39,8 +39,7 @@ def plot_reconstructions(material: Material, settings: Plot) -> Figure:
         here = slice(first, first + columns)
         rows.append(Row("original", to_unit(originals[here]), 0.04))
         rows.append(Row("reconstruction", to_unit(again[here]), 0.25))
-    mse = (again.clamp(-1, 1) - originals).square().double().mean(dim=(1, 2, 3))
-    psnr = float((10 * torch.log10(4 / mse.clamp_min(1e-10))).mean())  # 4: the range [-1, 1] is 2 wide
+    psnr = mean_psnr(squared_errors(originals, again))
     layout = describe_layout(material.tokenizer.layout)
     title = (
         f"Images of the {settings.split} part, and their reconstructions from {layout}\n"

@@ -6,7 +6,7 @@ Shapes: n images, c channels, H W image, *shape the sites of each grid, K num_em
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -27,6 +27,7 @@ class Material:
     artifacts: Artifacts
     batch_size: int
     num_workers: int = 0
+    others: dict[str, Tokenizer] = field(default_factory=dict)  # by their folders: to compare reconstructions
 
     @property
     def tokenizer(self) -> Tokenizer:

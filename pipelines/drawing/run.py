@@ -18,6 +18,7 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.progress import progress_bar
 
 from .codebook import import_umap, listed_entries, plot_codebook, plot_histogram
+from .comparison import load_others, plot_comparison
 from .curves import history_of, plot_curves
 from .grids import plot_grids
 from .images import plot_codes, plot_reconstructions, plot_samples
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # by the names that `what` accepts
 FIGURES: dict[str, Callable[[Material, Plot], Figure]] = {
     "reconstructions": plot_reconstructions,
+    "comparison": plot_comparison,
     "codes": plot_codes,
     "codebook": plot_codebook,
     "histogram": plot_histogram,
@@ -50,11 +52,13 @@ def plot(settings: Plot) -> None:
         artifacts.tokenizer, str(settings.dataset), settings.data_root, settings.split, settings.skip_unreadable
     )
     print_once(str(artifacts.images.found))
-    material = Material(artifacts, settings.batch_size, settings.num_workers)
+    others = load_others(settings.beside, artifacts.tokenizer, artifacts.device)
+    material = Material(artifacts, settings.batch_size, settings.num_workers, others)
     names = choose(settings.what, material)
     if settings.projection == "umap" and "codebook" in names:
         import_umap()  # now: if it is missing, fail before minutes of work
-    run = Run(settings.output, settings, what=names, **artifacts.facts())
+    compared = {"beside": [each.fingerprint() for each in others.values()]} if others else {}
+    run = Run(settings.output, settings, what=names, **artifacts.facts(), **compared)
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
     if settings.dry_run:
@@ -80,6 +84,8 @@ def choose(wanted: tuple[str, ...], material: Material) -> list[str]:
         lacking["grids"] = "this tokenizer has a single grid, which carries everything: leave it out"
     elif len(material.images) == 1:
         lacking["grids"] = "there is a single image, and grids are taken from another one: leave it out"
+    if not material.others:
+        lacking["comparison"] = "other tokenizers are compared with: add `beside`"
     if not material.artifacts.priors:
         lacking["samples"] = "a prior draws them: add `prior`"
     if not any(history_of(model) for model in models):

@@ -21,6 +21,11 @@ from codegrid.registry import import_own
 from .classifier import NEEDS_LABELS, describe_classifier, digest_of_weights, has_classes, train_classifier
 from .lite0 import PACKAGE, load_lite0
 
+CHOICES = (
+    "none, classifier, inception, lite0, or module:function, a function that Python can import and that returns the "
+    "network"
+)
+
 
 @runtime_checkable
 class NamesClasses(Protocol):
@@ -73,12 +78,12 @@ def check_features(name: str, images: Images, dataset: str) -> None:
     elif name == "lite0":
         import_extra(PACKAGE, "`features` lite0", "lite0")
     elif name != "none":
-        _find_function(name)
+        find_function("features", name, CHOICES)
 
 
 def learns(name: str) -> bool:
     """Return whether an extractor is made from training images."""
-    return name == "classifier" or (":" in name and _takes_images(_find_function(name)))
+    return name == "classifier" or (":" in name and _takes_images(find_function("features", name, CHOICES)))
 
 
 def make_extractor(name: str, images: Images | None, num_workers: int, device: torch.device) -> Extractor:
@@ -101,7 +106,7 @@ def make_extractor(name: str, images: Images | None, num_workers: int, device: t
     elif name == "lite0":
         network = load_lite0()
     else:
-        network = _find_function(name)(*[] if given is None else [given])
+        network = find_function("features", name, CHOICES)(*[] if given is None else [given])
         if not isinstance(network, nn.Module):
             raise InputError(f"`features` {name}: it returned a {type(network).__name__}, not a torch.nn.Module")
     network = network.to(device).eval()
@@ -123,21 +128,23 @@ def _load_inception() -> nn.Module:
         ) from error
 
 
-def _find_function(name: str) -> Callable[..., Any]:
+def find_function(parameter: str, name: str, choices: str) -> Callable[..., Any]:
+    """Return the function that `module:function` or `FILE.py:function` names, as the value of a parameter.
+
+    Raises `InputError`, with the choices that there are, if there is none.
+    """
     module_name, colon, function_name = name.partition(":")
     if not (colon and module_name and function_name):
-        raise InputError(
-            f"`features` {name}: choose none, classifier, inception, lite0, or module:function, a function that "
-            "Python can import and that returns the network; files of weights are not loaded"
-        )
+        raise InputError(f"`{parameter}` {name}: choose {choices}; files of weights are not loaded")
     try:
         function = getattr(import_own(module_name), function_name)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise InputError(
-            f"`features` {name}: it cannot be imported ({error}): check the names, or give its file, MINE.py:function"
+            f"`{parameter}` {name}: it cannot be imported ({error}): check the names, or give its file, "
+            "MINE.py:function"
         ) from error
     if not callable(function):
-        raise InputError(f"`features` {name}: it is not a function: give one that returns a torch.nn.Module")
+        raise InputError(f"`{parameter}` {name}: it is not a function: give one that returns a torch.nn.Module")
     return function
 
 

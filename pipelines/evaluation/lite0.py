@@ -21,6 +21,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIDE = 128  # pixels: at the 224 of its training it would take five times as long
 FEATURES = 1280
 EPSILON = 1e-3  # of its batch normalisation
+LAYERS = (0, 2, 4)  # blocks whose outputs are compared: the last of each of the first three rows
 
 
 class Blocks(NamedTuple):
@@ -97,18 +98,34 @@ class Lite0(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Bring images to 128×128, whatever their shape, and average each channel of the last layer over its sites."""
-        x = F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
-        x = F.relu6(self._bn0(self._conv_stem((x - 127) / 128)))
+        x = self._stem(F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True))
         return F.relu6(self._bn1(self._conv_head(self._blocks(x)))).mean((2, 3))
 
+    def layers(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """Return the outputs (b, d, h, w) of three early layers for images (b, 3, H, W) of 0 ... 255, in their size.
 
-def load_lite0() -> Lite0:
-    """Return the network with its weights. Raises `InputError` if the package is missing, or not the known one."""
-    import_extra(PACKAGE, "`features` lite0", "lite0")
+        They have 16, 24 and 40 channels, and a half, a quarter and an eighth of the sides.
+        """
+        x, found = self._stem(pixels), []
+        for number, block in enumerate(self._blocks[: LAYERS[-1] + 1]):
+            x = block(x)
+            found += [x] * (number in LAYERS)
+        return found
+
+    def _stem(self, pixels: torch.Tensor) -> torch.Tensor:
+        return F.relu6(self._bn0(self._conv_stem((pixels - 127) / 128)))
+
+
+def load_lite0(use: str = "`features` lite0") -> Lite0:
+    """Return the network with its weights, for a use that messages name.
+
+    Raises `InputError` if the package is missing, or not the known one.
+    """
+    import_extra(PACKAGE, use, "lite0")
     path = files(PACKAGE) / WEIGHTS
     content = path.read_bytes() if path.is_file() else b""
     if sha256(content) != SHA256:
-        raise InputError(f"`features` lite0: {path} does not hold the known weights: install {PACKAGE} 0.1.0 again")
+        raise InputError(f"{use}: {path} does not hold the known weights: install {PACKAGE} 0.1.0 again")
     with path.open("rb") as file:
         weights = torch.load(file, weights_only=True)
     network = Lite0()

@@ -1,5 +1,6 @@
 """Metrics by name, with what each was measured on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +44,7 @@ class Metrics:
                     f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
                     "deficient); compare it only with distances of equally many images"
                 )
-        return lines + self._bounds() + self._rejections() + self.notes + self.left_out
+        return lines + self._bounds() + self._rejections() + self._seen() + self.notes + self.left_out
 
     def _bounds(self) -> list[str]:
         """Return lines that say which bits are only a bound, and of how many steps."""
@@ -67,6 +68,14 @@ class Metrics:
                 told.setdefault(words, []).append(name)
         return [f"{', '.join(names)}: {words}" for words, names in told.items()]
 
+    def _seen(self) -> list[str]:
+        """Return a line that says which metrics are by a network that the tokenizer's training went by."""
+        names = [name for name, details in self.measured_on.items() if details.get("seen_in_training")]
+        if not names:
+            return []
+        words = "the tokenizer was trained to come near by the same network, which flatters it"
+        return [f"{', '.join(names)}: {words}: judge by another, --features"]
+
 
 def _describe_steps(details: dict[str, Any]) -> str:
     """Say in how many steps codes would be drawn, in a random order, if that is known."""
@@ -86,6 +95,11 @@ def _describe_grid(grid: dict[str, Any]) -> str:
 def mark_judge(rejections: dict[str, dict[str, Any]], judge: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return who rejected which images, and for each whether that is also the network that judges them."""
     return {what: {**each, "is_judge": is_same(each["network"], judge)} for what, each in rejections.items()}
+
+
+def mark_seen(networks: Sequence[dict[str, Any]], judge: dict[str, Any]) -> dict[str, bool]:
+    """Return whether the judge is one of the networks that a training went by; nothing if there was none."""
+    return {"seen_in_training": any(is_same(each, judge) for each in networks)} if networks else {}
 
 
 def add_distance(name: str, ours: JudgedImages, real: JudgedImages, metrics: Metrics, **measured_on: Any) -> None:

@@ -57,12 +57,12 @@ def measure_tokenizer(
         output = tokenizer.decode(codes, tuple(x.shape[2:]), noise=noise)
         for watcher in watchers:
             watcher(Reconstruction(images, batch.labels, codes, output))
-        errors.append((output.clamp(-1, 1) - x).square().to(widest(x.device)).flatten(1).mean(1).cpu().double())
+        errors.append(squared_errors(x, output))
         first += len(images)
     mse = torch.cat(errors)
     return {
         "reconstruction_error": float(mse.mean()) / tokenizer.data_variance,
-        "psnr": float((10 * torch.log10(DATA_RANGE**2 / mse.clamp_min(1e-10))).mean()),
+        "psnr": mean_psnr(mse),
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
     }
@@ -85,6 +85,16 @@ def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
         return {}
     grids = [{"grid": grid, "bits_per_code": own} for grid, own in zip(prior.grids, bits.of_grids, strict=True)]
     return {"bits_per_code": bits.per_code, "bits_per_image": bits.per_sample, "grids": grids}
+
+
+def squared_errors(images: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared errors (b,) float64 of outputs, which are clipped, (b, c, *size) each in [-1, 1]."""
+    return (output.clamp(-1, 1) - images).square().to(widest(images.device)).flatten(1).mean(1).cpu().double()
+
+
+def mean_psnr(errors: torch.Tensor) -> float:
+    """Return the mean PSNR in dB of images with these mean squared errors (n,)."""
+    return float((10 * torch.log10(DATA_RANGE**2 / errors.clamp_min(1e-10))).mean())
 
 
 def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:

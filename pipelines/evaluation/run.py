@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,10 @@ from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
 from .likelihood_bound import DecoderLikelihood, fit_scales
-from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge
-from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
+from .likeness import Likeness
+from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge, mark_seen
+from .perceptual import networks_of
+from .reconstruction import Reconstruction, measure_tokenizer, prior_inputs
 from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
@@ -95,12 +96,10 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     decoder = _make_decoder_likelihood(inputs) if inputs.pipeline else None
     real, again = (JudgedImages(inputs.extractor), JudgedImages(inputs.extractor)) if inputs.extractor else (None, None)
     codes: list[CodeBatch] = []
-    similarities: list[torch.Tensor] = []
+    likeness = Likeness(inputs.extractor)
 
     def watch(batch: Reconstruction) -> None:
-        similarity = structural_similarity(to_float(batch.images), batch.output.clamp(-1, 1))
-        if similarity is not None:
-            similarities.append(similarity.cpu())
+        likeness.add(batch)
         if inputs.pipeline:
             columns: dict[str, Column] = {} if batch.labels is None else {LABELS: batch.labels}
             codes.append(CodeBatch(tuple(grid.cpu() for grid in batch.codes), columns))
@@ -118,15 +117,12 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
         for number, (grid, used, counts) in enumerate(of_grids)
     ]
     metrics.add(values, reference=inputs.reference)
-    if similarities:
-        in_detail = {"data_range": DATA_RANGE, "pixel_range": [-1, 1], "torchmetrics": version("torchmetrics")}
-        metrics.add({"ssim": float(torch.cat(similarities).mean())}, reference=inputs.reference, **in_detail)
-    else:
-        metrics.left_out.append(f"no ssim: the images are smaller than its window of {WINDOW}×{WINDOW} pixels")
+    seen = mark_seen(networks_of(inputs.tokenizer), real.extractor.description) if real else {}
+    likeness.add_to(metrics, inputs.reference, seen)
     if inputs.pipeline:
         _add_bits(inputs, codes, decoder, metrics)
     if real and again:
-        add_distance("rfid", again, real, metrics, reference=inputs.reference)
+        add_distance("rfid", again, real, metrics, reference=inputs.reference, **seen)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
     return real
 
@@ -243,6 +239,7 @@ def measure_samples(
         "priors": inputs.depends_on["priors"],
     }  # fmt: skip
     measured_on: dict[str, Any] = {"reference": inputs.reference, "samples": samples}
+    measured_on |= mark_seen(networks_of(inputs.tokenizer), real.extractor.description)
     if rejection is not None:
         chosen = {"samples": rejection.describe(request.num_samples)}
         measured_on["rejections"] = mark_judge(chosen, real.extractor.description)

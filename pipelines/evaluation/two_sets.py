@@ -16,7 +16,7 @@ from codegrid.data.sources import Images
 from codegrid.errors import InputError
 from codegrid.files import write_json
 from codegrid.pipelines.evaluate import Evaluate
-from codegrid.pipelines.generation.rejection import read_rejection
+from codegrid.pipelines.generation.rejection import read_recorded, read_rejection
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.outputs import PICTURES, RUN_FILE
@@ -26,7 +26,8 @@ from codegrid.tensors import read_json
 
 from .features import Extractor, check_features, make_extractor
 from .frechet import JudgedImages
-from .metrics import METRICS_FILE, Metrics, add_distance, mark_judge
+from .metrics import METRICS_FILE, Metrics, add_distance, mark_judge, mark_seen
+from .perceptual import PERCEPTUAL
 
 
 def compare_pictures(settings: Evaluate) -> dict[str, Any]:
@@ -54,13 +55,21 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
     extractor.keep(run.folder)
     found = {name: read_rejection(Path(str(getattr(settings, name)))) for name in prints}
     chosen = {name: rejection for name, rejection in found.items() if rejection is not None}
-    marked = {"rejections": mark_judge(chosen, extractor.description)} if chosen else {}
+    marked: dict[str, Any] = {"rejections": mark_judge(chosen, extractor.description)} if chosen else {}
+    networks = [each for name in prints for each in read_networks(Path(str(getattr(settings, name))))]
+    marked |= mark_seen(networks, extractor.description)
     judged, real = (_judge(each, extractor, settings, device) for each in (ours, others))
     add_distance("frechet_distance", judged, real, metrics, **prints, **marked)
     results = metrics.as_json(images=len(ours), against=len(others))
     run.finish_with(lambda folder: write_json(folder / METRICS_FILE, results))
     print_once("\n".join(metrics.lines()))
     return results
+
+
+def read_networks(place: Path) -> list[dict[str, Any]]:
+    """Return the networks that the training went by of the tokenizer that decoded the images in a folder or file."""
+    found = read_recorded(place, PERCEPTUAL)
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def open_both(images: str, against: str) -> tuple[Images, Images]:

@@ -26,6 +26,7 @@ from codegrid.locks import releasing
 from codegrid.noise import Noise
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.drawing.blocks import save_by_class
+from codegrid.pipelines.evaluation.perceptual import PERCEPTUAL, networks_of
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
@@ -49,6 +50,7 @@ def decode_codes(settings: DecodeCodes) -> None:
     run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint(), codes=codes.fingerprint())
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
+    run.record[PERCEPTUAL] = networks_of(tokenizer)
     if isinstance(codes, CodeDataset) and REJECTION in codes.provenance:
         run.record[REJECTION] = codes.provenance[REJECTION]
     if settings.dry_run:

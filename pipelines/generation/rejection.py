@@ -43,6 +43,7 @@ from .samples import Samples
 TRAINED = "classifier"  # in place of a folder: a classifier that is trained first
 NUM_WORKERS = 2
 REJECTION = "rejection"  # in the record of a run, or the provenance of its codes: who rejected
+LEAVE_IMAGES = ("sample", "decode-codes")  # commands
 GIVE_ANOTHER = "give `reject_with` the folder of a classifier of the prior's classes and the tokenizer's images"
 
 Tell = Callable[[float], object]
@@ -201,12 +202,15 @@ def read_rejection(place: Path) -> dict[str, Any] | None:
 
     It is also None for a folder that no run has left.
     """
-    for folder in (place, place.parent):
-        for command in ("sample", "decode-codes"):
-            found = read_record(folder, command).get(REJECTION)
-            if isinstance(found, dict) and isinstance(found.get("network"), dict) and type(found.get("draws")) is int:
-                return found
-    return None
+    found = read_recorded(place, REJECTION)
+    is_whole = isinstance(found, dict) and isinstance(found.get("network"), dict) and type(found.get("draws")) is int
+    return found if is_whole else None
+
+
+def read_recorded(place: Path, name: str) -> Any:
+    """Return what the run that left the images in a folder or file has recorded under a name; None if nothing."""
+    records = (read_record(folder, command) for folder in (place, place.parent) for command in LEAVE_IMAGES)
+    return next((record[name] for record in records if name in record), None)
 
 
 def _check_fit(

@@ -26,6 +26,7 @@ from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.drawing.blocks import save_by_class
+from codegrid.pipelines.evaluation.perceptual import PERCEPTUAL, networks_of
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down, write_together
@@ -161,6 +162,7 @@ def leave_images(job: Job) -> None:
     run = broadcast_from_main(job.accelerator, lambda: Run(settings.output, settings, *left_open(settings), **facts))
     if run.finished:
         return print_once(f"{run.shown} is finished: nothing to do")
+    run.record[PERCEPTUAL] = networks_of(job.pipeline.tokenizer)
     job = job.with_backend(run.record["settings"]["backend"])
     labels = None if request.labels is None else request.labels.numpy()
     channels, height, width = job.pipeline.tokenizer.signal.shape

@@ -137,7 +137,7 @@ class Watch(NamedTuple):
         """Note the figures every few steps, and validate when it is time or at the end."""
         row: Metrics = {}
         if done % EVERY == 0 or is_end:
-            row = {**_as_numbers(figures), **self.trainer.learning_rates()}
+            row = {**_as_numbers(figures), **self.trainer.learning_rates(done)}
             self.log.bar.set_postfix({name: short(row[name]) for name in list(figures)[:1]}, refresh=False)
             self.log.track(done, row, "train")
         if self.trainer.validates(done) or is_end:
@@ -158,7 +158,7 @@ class Watch(NamedTuple):
             self.log.track(done, measured, "validation")
             self.log.show(done, self.trainer.objective)
         self.log.report(done, {**self.history[-1], **speed})
-        return {**self.history[-1], **self.trainer.learning_rates(), **speed}
+        return {**self.history[-1], **self.trainer.learning_rates(done), **speed}
 
 
 class Throughput:

@@ -26,13 +26,17 @@ def plan_training(
 ) -> None:
     """Print what training would do with the data that was found, and end the run of all processes."""
     check_shares(settings.batch_size, accelerator.num_processes, settings.accumulate)
-    modules = [player.module for player in objective.players.values()]
-    weights = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    counts = {
+        name: sum(parameter.numel() for parameter in player.module.parameters())
+        for name, player in objective.players.items()
+    }
+    weights = counts.pop(next(iter(counts)))
+    others = "".join(f"; {name}, {count:,} weights" for name, count in counts.items())
     epochs = settings.steps * settings.batch_size / len(objective.dataset)
     model, step = expected_memory(objective, settings, compute, accelerator)
     print_plan(
         f"data: {found}",
-        f"model: {settings.model}, {weights:,} weights",  # type: ignore[attr-defined]
+        f"model: {settings.model}, {weights:,} weights{others}",  # type: ignore[attr-defined]
         f"steps: {settings.steps:,} of {settings.batch_size:,} {objective.items}, {epochs:,.1f} epochs",
         f"memory: about {in_words(model + step)} on {accelerator.device}, besides PyTorch and the data:\n"
         f"  {in_words(model)} for the model, {in_words(step)} for a step",
@@ -45,7 +49,7 @@ def expected_memory(
 ) -> tuple[int, int]:
     """Return the bytes that each process needs for weights and optimizers, and for what a step keeps for its backward.
 
-    The second number is measured on a few items and scaled to the batch.
+    The second number is measured on a few items and scaled to the batch, at the last step: all players have begun.
     """
     model = sum(
         (COPIES + (player.average is not None) + objective.keep_best)
@@ -55,7 +59,9 @@ def expected_memory(
     )
     count = min(TRIED, len(objective.dataset))
     (batch,) = load_batches(objective.dataset, [list(range(count))])
-    moment = Moment(0, settings.steps, Noise(settings.seed, 0, count, accelerator.device, ("dry run",)))
+    moment = Moment(
+        settings.steps - 1, settings.steps, Noise(settings.seed, 0, count, accelerator.device, ("dry run",))
+    )
     step = max(
         _kept_bytes(objective, name, player, batch, moment, autocast(compute.precision, accelerator.device))
         for name, player in objective.players.items()

@@ -24,6 +24,7 @@ from codegrid.model_card import MAX_CARD_PIXELS
 from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.carried import measure_carried
+from codegrid.pipelines.evaluation.perceptual import PERCEPTUAL, Perceptual, check_perceptual, load_perceptual
 from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once
@@ -41,6 +42,7 @@ from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, open_run, read_trained
 from .objective import Metrics, Pages, Player
+from .sharpening import DISCRIMINATOR, Sharpening, schedule_of
 from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # images while training; at the end all
@@ -50,37 +52,40 @@ MAX_ON_CARD = 24  # images
 
 
 class TokenizerObjective:
-    """The tokenizer's own losses; its codebooks move after each step."""
+    """The tokenizer's own losses, and the terms of sharp pictures; its codebooks move after each step."""
 
-    items, criterion, keep_best = "images", "reconstruction_error", False
+    items, keep_best = "images", False
 
-    def __init__(self, tokenizer: Tokenizer, images: Images, validation: Images, settings: TrainTokenizer) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        images: Images,
+        validation: Images,
+        settings: TrainTokenizer,
+        perceptual: Perceptual | None = None,
+    ) -> None:
         self.tokenizer, self.dataset, self.validation = tokenizer, images, validation
         self.num_workers = settings.num_workers
         self.augment = Augmentation(settings.flip, settings.shift, settings.crop)
         self.has_whole_batches = settings.accumulate == 1
-        module, quantizer = cast(nn.Module, tokenizer), cast(nn.Module, tokenizer.quantizer)
-        self.players = {
-            "tokenizer": Player(
-                module,
-                fused_adam,
-                settings.lr,
-                to_compile=[
-                    part
-                    for child in module.children()
-                    if child is not quantizer
-                    for part in (child if isinstance(child, nn.ModuleList) else [child])
-                ],
-            )
-        }
-        self.buffers: dict[str, torch.Tensor] = {}
+        self.sharpening = Sharpening(tokenizer, settings, perceptual)
+        # a discriminator raises the error: the model with the lowest one is that from before it began
+        self.criterion = "" if self.sharpening.players else "reconstruction_error"
+        of_tokenizer = Player(
+            cast(nn.Module, tokenizer), fused_adam, settings.lr, to_compile=self.sharpening.compilable()
+        )
+        self.players = {"tokenizer": of_tokenizer, **self.sharpening.players}
+        self.buffers = self.sharpening.buffers
 
     def losses(self, player: str, wrapped: nn.Module, batch: ImageBatch, moment: Moment) -> Losses:
-        """Return the tokenizer's losses for augmented images."""
+        """Return the tokenizer's losses for augmented images, or the discriminator's for their reconstructions."""
+        if player == DISCRIMINATOR:
+            return self.sharpening.judge(wrapped)
         # the first sample's number differs between processes and pieces
         generator = torch_rng(moment.noise.seed, "augment", moment.step, moment.noise.first_index)
         x = channels_last(self.augment(batch.images.to(self.tokenizer.device), generator))
-        _, codes, losses = wrapped(x, moment=moment)
+        output, codes, losses = wrapped(x, moment=moment)
+        losses = self.sharpening.add(losses, output, x, moment)
         # a piece uses fewer codes than a batch: that would look like a dying codebook
         figures = (
             losses.figures | perplexities(codes, self.tokenizer.layout) if self.has_whole_batches else losses.figures
@@ -88,16 +93,23 @@ class TokenizerObjective:
         return losses._replace(figures=figures)
 
     def after_step(self, step: int, seed: int) -> None:
-        """Move the codebooks."""
+        """Move the codebooks, and set the adaptive weight."""
         self.tokenizer.after_step(step, seed)
+        self.sharpening.after_step(step)
 
     def validate(self) -> dict[str, Any]:
         """Measure the reconstructions of up to 1,000 images, the usage of the codebooks, and what each grid carries.
 
+        `perceptual_distance` is that of the network which training goes by, if there is one.
         `error_rise_0` is how much the reconstruction error rises with the first of several grids of another image.
         """
         some = in_batches(evenly_spaced(len(self.validation), VALIDATED), BATCH)
-        measured = measure_tokenizer(self.tokenizer, load_batches(self.validation, some))
+        distances: list[torch.Tensor] = []
+        measured = measure_tokenizer(
+            self.tokenizer, load_batches(self.validation, some), watchers=[self.sharpening.watch(distances)]
+        )
+        if distances:
+            measured["perceptual_distance"] = float(torch.cat(distances).mean())
         at_most = SWAPPED // (1 + len(self.tokenizer.layout))
         carried = measure_carried(self.tokenizer, self.validation, max_images=at_most)
         rises = () if carried is None else carried.rises
@@ -121,7 +133,10 @@ def train_tokenizer(settings: TrainTokenizer) -> Trained | None:
     Returns the finished model; of several processes only the first one returns it, the others return None.
     """
     resolve_options(settings)  # refuse impossible options before anything is read
-    return TRAINED_ON[kind_of_data(settings)](settings)
+    train = TRAINED_ON[kind_of_data(settings)]
+    if settings.perceptual_weight:
+        check_perceptual(settings.perceptual)
+    return train(settings)
 
 
 def train_on_images(settings: TrainTokenizer) -> Trained | None:
@@ -134,7 +149,8 @@ def train_on_images(settings: TrainTokenizer) -> Trained | None:
         images, validation = load_parts(settings)
     print_once(str(images.found))
     check_shift(settings.shift, images.image_size)
-    run = open_run(settings, compute, accelerator, source, data=images.fingerprint())
+    perceptual = load_perceptual(settings.perceptual, accelerator.device) if settings.perceptual_weight else None
+    run = open_run(settings, compute, accelerator, source, data=images.fingerprint(), **facts_of(settings, perceptual))
     if run.finished:
         return read_trained(run)
     shape = "×".join(map(str, images.signal.shape))
@@ -146,10 +162,19 @@ def train_on_images(settings: TrainTokenizer) -> Trained | None:
     check_codebook(tokenizer, source)
     start_from(tokenizer, source, settings.init_from)
     place(cast(nn.Module, tokenizer), accelerator.device)
-    objective = TokenizerObjective(tokenizer, images, validation, settings)
+    objective = TokenizerObjective(tokenizer, images, validation, settings, perceptual)
     found = f"{len(images):,} images of {shape}; {len(validation):,} to validate on"
     save = partial(save_with_metrics, tokenizer, validation, settings, run.folder)
     return train_to_the_end(objective, settings, compute, run, accelerator, found, save)
+
+
+def facts_of(settings: TrainTokenizer, perceptual: Perceptual | None) -> dict[str, Any]:
+    """Return what a run depends on besides its settings: the network behind a name, and defaults that follow from
+    `steps`, so that a longer run keeps them.
+    """
+    schedule = schedule_of(settings)
+    steps = {} if schedule is None else {f"discriminator_{name}": value for name, value in schedule._asdict().items()}
+    return steps | ({} if perceptual is None else {PERCEPTUAL: perceptual.description})
 
 
 TRAINED_ON = {"images": train_on_images, "codes": train_on_codes}
@@ -165,6 +190,10 @@ def kind_of_data(settings: TrainTokenizer) -> str:
         raise InputError(f"`model` {settings.model} learns another tokenizer's codes: give their folder as `over`")
     if learns != "codes" and settings.over is not None:
         raise InputError(f"`over`: a {settings.model} tokenizer learns {learns}: give `model` codes, or leave it out")
+    if learns != "images" and settings.sharpens:
+        raise InputError(
+            f"`{settings.sharpens}` is for images, but a {settings.model} tokenizer learns {learns}: leave it out"
+        )
     return learns
 
 

@@ -172,9 +172,10 @@ class Trainer:
                 player.remember()
         return is_best
 
-    def learning_rates(self) -> Metrics:
-        """Return the learning rate of each player."""
-        return {self._named(name, "lr"): each.optimizer.param_groups[0]["lr"] for name, each in self.team.items()}
+    def learning_rates(self, done: int) -> Metrics:
+        """Return the learning rate of each player that has moved by the end of `done` steps."""
+        playing = self.playing(done - 1).items()
+        return {self._named(name, "lr"): each.optimizer.param_groups[0]["lr"] for name, each in playing}
 
     def _moment(self, step: int, piece: int) -> Moment:
         """Return the moment of a piece; its noise depends on its samples' numbers in the step's whole batch."""
@@ -199,7 +200,8 @@ class Trainer:
                 parameter.requires_grad_(True)
 
     def _named(self, player: str, figure: str) -> str:
-        return figure if len(self.team) == 1 else f"{player}_{figure}"
+        """Name a figure of a player: those of the first one keep their names, as if it were alone."""
+        return figure if player == next(iter(self.team)) else f"{player}_{figure}"
 
 
 def limit_gradient(module: nn.Module, max_norm: float) -> torch.Tensor:

@@ -15,6 +15,7 @@ from codegrid.data.images import to_float
 from codegrid.errors import InputError
 from codegrid.limits import NumSamples, check_value, check_whole
 from codegrid.pipelines.drawing.colours import index_of, plane_shape
+from codegrid.pipelines.evaluation.reconstruction import mean_psnr, squared_errors
 from codegrid.pipelines.generation.kept_part import keep_pixels, top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, complete_codes, make_request
@@ -79,8 +80,7 @@ def decode(tokenizer: Tokenizer, codes: Codes) -> torch.Tensor:
 
 def psnr(image: torch.Tensor, other: torch.Tensor) -> float:
     """Return the PSNR between two images in [-1, 1], in dB."""
-    mse = (image - other).square().double().mean().clamp_min(1e-10)
-    return float(10 * torch.log10(4 / mse))  # 4: the range is 2 wide
+    return mean_psnr(squared_errors(image, other))
 
 
 def edit(layout: Layout, codes: Codes, number: int, row: int, column: int, code: int) -> Codes:
