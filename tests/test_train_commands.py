@@ -10,6 +10,7 @@ import torch
 from conftest import draw_bars
 from PIL import Image
 from safetensors.torch import load_file
+from small_priors import ALL, build_prior
 from toy_priors import UniformPrior
 from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
 
@@ -24,8 +25,11 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training import prior as training_prior
 from codegrid.pipelines.training.chosen_prior import choose_grids, make_prior
 from codegrid.pipelines.training.missing_codes import missing_codes
-from codegrid.pipelines.training.prior import train_prior
+from codegrid.pipelines.training.prior import PriorObjective, train_prior
+from codegrid.pipelines.training.prior import build_prior as build_prior_to_train
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_tokenizer, train_tokenizer
+from codegrid.pipelines.training.trainer import fused_adam
+from codegrid.protocols import AdamSettings
 from codegrid.registry import BUILT_IN
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
@@ -268,6 +272,37 @@ def test_grids_that_a_prior_cannot_learn_are_refused_before_they_are_made(run_wi
     with pytest.raises(InputError, match=r"have no scales: .*; choose a `model` that learns them: pixelcnn, "):
         train_prior(replace(run_without_codes, model="next-scale", options={}))
     assert [path.name for path in Path(run_without_codes.run).iterdir()] == ["tokenizer"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weights_that_multiply_features_decay_and_norms_biases_and_embeddings_do_not(name):
+    prior = build_prior(name, num_classes=2)
+    optimizer = fused_adam(prior.parameters(), AdamSettings(weight_decay=0.5), prior)
+    before = {key: value.clone() for key, value in prior.named_parameters()}
+    for parameter in prior.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    embeddings = [key for key, module in prior.named_modules() if isinstance(module, torch.nn.Embedding)]
+    expected = {key for key, value in before.items() if value.ndim > 1} - {f"{key}.weight" for key in embeddings}
+    assert {key for key, value in prior.named_parameters() if not torch.equal(value, before[key])} == expected
+
+
+def test_a_prior_is_trained_by_the_adam_that_it_wants_or_with_the_decay_that_is_given(prior_settings, pyramid):
+    codes = CodeDataset(pyramid)
+
+    def groups(model, **given):
+        settings = replace(prior_settings, model=model, grid=(0,), **given)
+        prior = build_prior_to_train(settings, codes)
+        (player,) = PriorObjective(prior, codes, codes, settings).players.values()
+        found = player.make_optimizer(prior.parameters()).param_groups
+        return {group["betas"] for group in found}, [group["weight_decay"] for group in found]
+
+    assert groups("pixelcnn") == groups("given") == ({(0.9, 0.999)}, [0])
+    assert groups("transformer") == groups("maskgit") == ({(0.9, 0.95)}, [0.05, 0])
+    assert groups("pixelcnn", weight_decay=0.1) == ({(0.9, 0.999)}, [0.1, 0])
+    assert groups("maskgit", weight_decay=0.0) == ({(0.9, 0.95)}, [0])
+    with pytest.raises(InputError, match="`weight_decay` -1: it must be a number of at least 0"):
+        replace(prior_settings, weight_decay=-1)
 
 
 @pytest.fixture
