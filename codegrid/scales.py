@@ -111,8 +111,9 @@ class Scales(NamedTuple):
         """
         if not {"phi.weight", "phi.bias"} <= tables.keys():
             levels = sorted({name.split(".")[1].replace("-", " to ") for name in tables if name.endswith("phi.weight")})
-            words = f": those of one level are the grids {' or '.join(levels)}" if levels else ""
-            raise InputError(f"these codes have no scales: only the multiscale quantizer makes codes that have{words}")
+            if levels:
+                raise InputError(f"these are not the scales of one level: those are the grids {' or '.join(levels)}")
+            raise InputError("these codes have no scales: only the multiscale quantizer makes codes that have")
         names = [f"entries.{number}" for number in range(len(layout))]
         found = [name for name in tables if name.startswith("entries.")]
         if set(found) != set(names):

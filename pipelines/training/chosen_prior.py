@@ -84,7 +84,8 @@ def _remedies(name: str, whole: Layout, grids: tuple[int, ...], able: list[str])
     if grids[0] and not _takes(name, "given_grids") and len({grid.shape for grid in whole}) == 1:
         remedies.append("leave `grid` out, so that it learns them all")
     if len({whole[grid].shape for grid in grids}) > 1 and _takes(name, "given_grids"):
-        remedies.append(f"train one for each grid: with `grid` 0, then with `grid` 1, and so on to {len(whole) - 1}")
+        and_so_on = f", and so on to {len(whole) - 1}" * (len(whole) > 2)
+        remedies.append(f"train one for each grid: with `grid` 0, then with `grid` 1{and_so_on}")
     if able:
         remedies.append(f"choose a `model` that learns them{' together' * (len(grids) > 1)}: {', '.join(able)}")
     return remedies
