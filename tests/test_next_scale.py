@@ -18,7 +18,7 @@ from codegrid.pipelines.training.chosen_prior import make_prior
 from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.viewer import actions
 from codegrid.sampling_config import SamplingConfig
-from codegrid.scales import Scales
+from codegrid.scales import Scales, tables_of_grids
 from codegrid.stage1_vqvae.hierarchical import HierarchicalVQVAE
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage2_prior import sample
@@ -334,6 +334,14 @@ def test_the_scales_of_one_level_of_a_hierarchy_are_learnt_before_the_other_grid
     for grids in (range(last + 1), (0,)):
         with pytest.raises(InputError, match=f"not the scales of one level: those are the grids 0 to {last - 1}"):
             make("next-scale", *grids)
+
+
+def test_the_tables_of_a_level_are_those_of_codes_that_have_no_other_grids():
+    names = ("entries.0", "entries.1", "entries.2", "grids.1-2.phi.bias")
+    tables = {name: torch.full((), float(number)) for number, name in enumerate(names)}
+    own = {name: int(table) for name, table in tables_of_grids(tables, (1, 2)).items()}
+    assert own == {"entries.0": 1, "entries.1": 2, "phi.bias": 3}
+    assert tables_of_grids(tables, (0, 1)) == tables
 
 
 def test_codes_without_scales_are_refused_in_one_line(small_run, tmp_path):
