@@ -117,8 +117,7 @@ class Run:
         before = earlier["settings"]
         now = {**self.record["settings"], **{name: before[name] for name in self._left_open if name in before}}
         longer = _is_longer(before, now)
-        if longer:
-            before = {**before, "steps": now["steps"]}
+        before = {**before, "steps": now["steps"]} if longer else before
         self.is_longer = was_finished and longer
         self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished and not longer else ""
         self.finished = was_finished and not longer and not self._lost
