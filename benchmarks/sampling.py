@@ -1,15 +1,17 @@
 """Cached sampling compared with its ideal cost: one parallel forward pass of the same prior over the same grids.
 
 python -m benchmarks.sampling
-python -m benchmarks.sampling --model pixelsnail --channels 128
+python -m benchmarks.sampling --model transformer --channels 128
 
 float32; K 512, 64 channels, 10 classes, the rest as by default: a gated PixelCNN of 15 layers, kernel 7 then 3. Every
 contender runs in its own process, all of them in turn; times are medians, memory is the peak beyond what the process
 held after its imports. The forward pass uses the faster memory format; `torch` and, if the prior has it, `native` are
 the backends that compute nothing twice. Naive sampling is timed at the last 4 sites of its grids, with all others
-known, and multiplied. Then: top-k and top-p; the cost of a site in small and large grids, with guidance and with two
-codes; and how many samples differ between the cached and the plain sampler, or between batch sizes, because of
-float32's rounding.
+known, and multiplied; of a prior that draws many sites at once it is a whole sample. Such a prior has no cache if it
+draws them in any order: `torch` is then its steps, each of them a forward pass. A next-scale prior draws grids of 1×1,
+2×2, 4×4 and so on to the size that is named. Then: top-k and top-p; the cost of a site in small and large grids, with
+guidance and with two codes; and how many samples differ between the cached and the plain sampler, or between batch
+sizes, because of float32's rounding.
 
 `--toy` runs every line at a tiny size in one process, in seconds: its figures mean nothing.
 """
@@ -22,13 +24,16 @@ from typing import NamedTuple
 import torch
 
 from codegrid.codes import Condition, Grid, Known
-from codegrid.protocols import Sequential
+from codegrid.pipelines.running.device import place
+from codegrid.protocols import Prior
 from codegrid.registry import TABLES
+from codegrid.scales import shapes_of
 from codegrid.stage2_prior import sample
 
 from .interleaved import Contender, Timing, measure
 
 NAIVE_SITES = 4
+SPREAD = 0.02  # of weights that are 0 in a new prior
 Step = Callable[[], object]
 
 
@@ -45,8 +50,19 @@ class Case(NamedTuple):
 
     @property
     def layout(self) -> tuple[Grid, ...]:
-        """One grid for each code of a site."""
-        return (Grid((self.height, self.width), self.num_embeddings),) * self.codes_a_site
+        """One grid for each code of a site; of a prior over scales, one for each of them and code of a site."""
+        shapes, sides = [(self.height, self.width)], [1]
+        if self.model == "next-scale":
+            while sides[-1] < max(shapes[0]):
+                sides.append(min(2 * sides[-1], max(shapes[0])))
+            shapes = shapes_of(shapes[0], sides)
+        return tuple(Grid(shape, self.num_embeddings) for shape in shapes for _ in range(self.codes_a_site))
+
+    @property
+    def naive_draws(self) -> float:
+        """How often the sites that are drawn naively make up all sites."""
+        in_raster_order = TABLES["prior"][self.model].keeps == "first"
+        return self.height * self.width / NAIVE_SITES if in_raster_order else 1
 
     @property
     def cached(self) -> tuple[str, ...]:
@@ -73,8 +89,8 @@ def full_plan(rounds: int, model: str, channels: int) -> Plan:
     """Return the plan of the tables in benchmarks/README.md."""
     first = Case(8, 8, 64, channels=channels, model=model)
     sized = [first._replace(height=side, width=side, batch=batch)
-             for side, batch in ((16, 64), (32, 16), (32, 64), (16, 16), (64, 16))]  # fmt: skip
-    return Plan((first, *sized[:3]), *sized[3:], first, first._replace(batch=256), rounds)
+             for side, batch in ((16, 64), (32, 16), (32, 64), (64, 16), (16, 16))]  # fmt: skip
+    return Plan((first, *sized[:4]), sized[4], sized[3], first, first._replace(batch=256), rounds)
 
 
 def toy_plan(model: str) -> Plan:
@@ -83,12 +99,14 @@ def toy_plan(model: str) -> Plan:
     return Plan((case,), case, case._replace(height=8), case, case, rounds=1, toy=True)
 
 
-def build_prior(case: Case) -> Sequential:
+def build_prior(case: Case) -> Prior:
     """Return a prior with the same weights in every process, and logits as decisive as a trained prior's."""
     torch.manual_seed(0)
     prior = TABLES["prior"][case.model](case.layout, num_classes=10, channels=case.channels)
     with torch.no_grad():
         for head in prior.network.heads:
+            if not head[-1].weight.any():
+                head[-1].weight.normal_(0, SPREAD)
             head[-1].weight *= 20
     return prior.eval()
 
@@ -103,14 +121,17 @@ def random_codes(case: Case) -> tuple[torch.Tensor, ...]:
     return tuple(torch.randint(0, grid.num_embeddings, (case.batch, *grid.shape)) for grid in case.layout)
 
 
-def forward_pass(layout: torch.memory_format, case: Case) -> Step:
-    """Return a step that computes all sites at once."""
-    prior = build_prior(case).to(memory_format=layout)
+def forward_pass(as_trained: bool, case: Case) -> Step:
+    """Return a step that computes all sites at once, with kernels in the memory format of training or the plain one."""
+    prior = build_prior(case)
+    if as_trained:
+        place(prior, prior.device)
     codes, given = random_codes(case), Condition(labels_of(case.batch))
+    run = prior.logits if hasattr(prior, "logits") else prior.hidden_logits
 
     def step() -> None:
         with torch.inference_mode():
-            prior.logits(codes, given)
+            run(codes, given)
 
     return step
 
@@ -122,7 +143,9 @@ def cached_pass(case: Case, backend: str, controls: dict[str, float] | None = No
 
 
 def naive_sites(case: Case) -> Step:
-    """Return a step that draws the last sites of grids, with a forward pass for each."""
+    """Return a step that draws the last sites of grids with a pass for each, or all if many are drawn at once."""
+    if case.naive_draws == 1:
+        return cached_pass(case, "plain")
     prior, labels = build_prior(case), labels_of(case.batch)
     sites = case.height * case.width
     mask = (torch.arange(sites) < sites - NAIVE_SITES).view(case.height, case.width)
@@ -145,8 +168,7 @@ def time_all(contenders: dict[str, tuple], plan: Plan) -> dict[str, Timing]:
 
 def forwards(case: Case) -> dict[str, tuple]:
     """Return the forward pass in both memory formats."""
-    formats = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-    return {name: (forward_pass, layout, case) for name, layout in formats.items()}
+    return {name: (forward_pass, name == "channels_last", case) for name in ("channels_last", "contiguous")}
 
 
 def compare_with_forward(plan: Plan) -> None:
@@ -159,7 +181,7 @@ def compare_with_forward(plan: Plan) -> None:
         timings = time_all({**contenders, "naive": (naive_sites, case)}, plan)
         drawn, naive = [timings[name] for name in cached], timings["naive"]
         forward = min(timings["channels_last"], timings["contiguous"])
-        passes = naive.seconds * case.height * case.width / NAIVE_SITES / forward.seconds
+        passes = naive.seconds * case.naive_draws / forward.seconds
         print(f"{case!s:12} {1e3 * forward.seconds:11.1f}",
               *(f"{1e3 * each.seconds:10.1f} {each.seconds / forward.seconds:7.2f}" for each in drawn),
               f"{passes:14,.0f} {forward.megabytes:12.0f}", *(f"{each.megabytes:7.0f}" for each in (*drawn, naive)),
@@ -214,22 +236,23 @@ def compare_sites(plan: Plan) -> None:
 def count_differences(case: Case) -> None:
     """Count the samples that rounding changes."""
     prior, labels, count = build_prior(case), labels_of(case.batch), case.batch
-    (plain,) = sample(prior, count, labels, batch_size=count, backend="plain")
-    whole = {name: sample(prior, count, labels, batch_size=count, backend=name)[0] for name in case.cached}
-    pieces = {
-        name: sample(prior, count, labels, batch_size=max(1, count // 16), backend=name)[0] for name in case.cached
-    }  # fmt: skip
-    (double,) = sample(prior.double(), count, labels, batch_size=count, backend="torch")
+    whole, pieces = (
+        {name: sample(prior, count, labels, batch_size=size, backend=name) for name in case.cached}
+        for size in (count, max(1, count // 16))
+    )
+    plain = sample(prior, count, labels, batch_size=count, backend="plain")
+    double = sample(prior.double(), count, labels, batch_size=count, backend="torch")
     for backend in case.cached:
         for name, other in (("plain sampling", plain), ("smaller batches", pieces[backend]), ("float64", double)):
-            differ = int((other != whole[backend]).flatten(1).any(1).sum())
+            differs = [(one != two).flatten(1) for one, two in zip(other, whole[backend], strict=True)]
+            differ = int(torch.cat(differs, dim=1).any(1).sum())
             print(f"samples of {backend} that differ from {name}: {differ} of {count}")
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pixelcnn", choices=("pixelcnn", "pixelsnail"), help="kind of prior")
+    parser.add_argument("--model", default="pixelcnn", choices=list(TABLES["prior"]), help="kind of prior")
     parser.add_argument("--channels", type=int, default=64, help="channels of the prior")
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
     parser.add_argument("--toy", action="store_true", help="a smoke test in seconds")

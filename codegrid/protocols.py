@@ -39,6 +39,13 @@ class Reconstructed(NamedTuple):
     losses: Losses
 
 
+class AdamSettings(NamedTuple):
+    """Settings of Adam other than its learning rate; with weight decay it is AdamW."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0  # of the weights of linear layers and convolutions, and of nothing else
+
+
 class Codebooks(Protocol):
     """Quantizers of the codes of a layout, as far as others than their tokenizer need them.
 
@@ -174,7 +181,8 @@ class Prior(Model, Protocol):
 
     If it can be conditioned on coarser grids, it also takes `given_grids` and `given_layout`; if on features, such as
     the latents of a tokenizer over codes, `given_features`, the number of their channels. If it needs what codes stand
-    for, it takes `tables`, the tensors by name that a code dataset keeps beside the codes, and makes do without.
+    for, it takes `tables`, the tensors by name that a code dataset keeps beside the codes, and makes do without. One
+    that wants another Adam than the default has an attribute `adam`, an `AdamSettings`.
     """
 
     @property

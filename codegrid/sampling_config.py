@@ -99,7 +99,7 @@ def check_steps(num_inference_steps: int | None, prior: Prior) -> None:
 
 
 def choices_of(name: str) -> tuple[str, ...]:
-    """Return the values that a field of `SamplingConfig` can have, if it is one of a few words."""
+    """Return the values that a field of `SamplingConfig` can have if it is one of a few words; empty for numbers."""
     literal, _ = get_args(get_type_hints(SamplingConfig)[name])
     return get_args(literal)
 

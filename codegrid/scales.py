@@ -83,6 +83,19 @@ def add_up(vectors: Sequence[Tensor], shapes: Sequence[Sides], phi: Phi) -> Tens
     return cast(Tensor, total)
 
 
+def tables_of_grids(tables: Mapping[str, Tensor], grids: Sequence[int]) -> dict[str, Tensor]:
+    """Return the part of `CodeDataset.tables()` that is about some grids, in the form of codes that have no others.
+
+    Only the grids of a whole level of a hierarchy have such a part; for any others all tables are returned.
+    """
+    prefix = f"grids.{grids[0]}-{grids[-1]}."
+    own = {name.removeprefix(prefix): table for name, table in tables.items() if name.startswith(prefix)}
+    if not own:
+        return dict(tables)
+    names = {f"entries.{number}": f"entries.{grid}" for number, grid in enumerate(grids)}
+    return own | {name: tables[held] for name, held in names.items() if held in tables}
+
+
 class Scales(NamedTuple):
     """Vectors of the codes of S scales, and how they add up: what a quantizer's tables hold."""
 
@@ -97,6 +110,9 @@ class Scales(NamedTuple):
         Raises `InputError` if these are not the tables of such grids.
         """
         if not {"phi.weight", "phi.bias"} <= tables.keys():
+            levels = sorted({name.split(".")[1].replace("-", " to ") for name in tables if name.endswith("phi.weight")})
+            if levels:
+                raise InputError(f"these are not the scales of one level: those are the grids {' or '.join(levels)}")
             raise InputError("these codes have no scales: only the multiscale quantizer makes codes that have")
         names = [f"entries.{number}" for number in range(len(layout))]
         found = [name for name in tables if name.startswith("entries.")]

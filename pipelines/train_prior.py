@@ -49,6 +49,9 @@ class TrainPrior(MakesViews, Training):
     """Grids per step, over all processes together."""
     lr: Annotated[float, Range(above=0)] = 1e-3
     """Peak learning rate."""
+    weight_decay: Annotated[float, Range(0)] | None = None
+    """Weight decay, as in AdamW, of the weights of linear layers and convolutions. By default that of the kind of
+    prior: 0.05 for those made of transformer layers, 0 for the others."""
     ema_decay: Annotated[float, Range(above=0, below=1)] = 0.999
     """Decay of the moving average of the weights. The model that is kept is this average."""
     keep: Literal["best", "last"] = "best"

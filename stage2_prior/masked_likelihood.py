@@ -24,7 +24,7 @@ from codegrid.protocols import Masked
 from codegrid.sampling_config import MaskSchedule
 
 from .likelihood import cross_entropy
-from .sampling.masked import hide
+from .sampling.masked import first_hidden, hide
 from .sampling.schedules import hidden_after
 
 MASKS = 8  # at most, of each sample: averaged over many samples, more would not be more exact
@@ -49,6 +49,7 @@ def random_order_nats(
     groups = torch.tensor([before - after for before, after in pairwise(hidden.tolist())])
     count = min(steps, MASKS)
     total = torch.zeros(len(codes[0]), sites, device=device)
+    everywhere = torch.ones_like(total, dtype=torch.bool)
     for number in range(count):
         part = noise.of("mask", number)
         step = torch.full((len(codes[0]),), number)
@@ -58,7 +59,7 @@ def random_order_nats(
             step = torch.searchsorted(groups.cumsum(0).double(), place.double(), right=True).clamp_max(steps - 1)
             weights = torch.full_like(weights, sites / count)
         size = hidden[step].to(device)
-        masked = part.uniforms("sites", sites).to(device).argsort(dim=1).argsort(dim=1) < size[:, None]
+        masked = first_hidden(part.uniforms("sites", sites).to(device), everywhere, size)
         nats = nats_of_hidden(prior, codes, given, masked)
         total += torch.where(masked, nats * (weights / size)[:, None], 0)
     parts = total.split([grid.num_sites for grid in prior.layout], dim=1)

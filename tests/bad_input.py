@@ -241,6 +241,7 @@ BAD = {
         ("--codes {run}/codes --output {new} --ema-decay 1", "--ema-decay 1"),
         ("--codes {run}/codes --output {new} --max-norm 0", "--max-norm 0"),
         ("--codes {run}/codes --output {new} --lr -1", "--lr -1"),
+        ("--codes {run}/codes --output {new} --weight-decay -1", "--weight-decay -1"),
         ("--codes {run}/codes --output {new} --batch-size 0", "--batch-size 0"),
         ("--codes {run}/codes --output {new} --steps -1", "--steps -1"),
         ("--codes {run}/codes --output {new} --accumulate 0", "--accumulate 0"),
@@ -366,7 +367,7 @@ BAD = {
     "view": [
         ("--run {new}", "there is no such folder: give one with tokenizer/"),
         ("--run {bars}", "there is no such folder: give one with tokenizer/"),
-        ("--run {empty}", "is incomplete"),
+        ("--run {empty}", "it holds no tokenizer/: give one with tokenizer/"),
         ("--run {stopped}", "has not validated yet"),
         ("{pyramid} {coarse}", "no prior draws grid 1 of the tokenizer"),
         ("--run {run} --port 0", "--port 0"),

@@ -72,9 +72,9 @@ TOLD = [
     (ExportCodes, f"--tokenizer t --output o {DATA} --split test --format parquet --batch-size 8 --overwrite --quiet"),
     (ExportCodes, "--tokenizer t --run r --device cpu --threads 3 --verbose"),
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
-    (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --unconditional"),
+    (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --weight-decay 0"),
     (TrainPrior, f"--codes c.npz --tokenizer t --output o --grid 1 2 --shard --verbose {VIEWS}"),
-    (TrainPrior, "--codes c --tokenizer t --output o --model pixelcnn --overwrite"),
+    (TrainPrior, "--codes c --tokenizer t --output o --model pixelcnn --overwrite --unconditional"),
     (
         Sample,
         f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none :3 --seed 1 --batch-size 8 --format codegrid --dry-run",

@@ -113,7 +113,10 @@ def test_levels_can_have_quantizers_and_sizes_of_their_own(tmp_path):
 
 def test_what_a_quantizer_tells_besides_its_entries_is_told_for_each_level():
     tables = tables_of(build(quantizer="multiscale", **SMALL["multiscale"]))
-    assert {"level.0.phi.weight", "level.1.phi.bias", "entries.0", "entries.5"} <= tables.keys()
+    levels = [name.split(".")[1].split("-") for name in tables if name.endswith("phi.weight")]
+    (start, end), (then, last) = (map(int, level) for level in levels)
+    assert start == 0 and then == end + 1 and {f"grids.{then}-{last}.phi.bias", f"entries.{last}"} <= tables.keys()
+    assert last == len([name for name in tables if name.startswith("entries")]) - 1
 
 
 def test_codes_of_an_image_do_not_depend_on_its_batch():

@@ -14,10 +14,12 @@ from codegrid.noise import Noise
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import export_codes
 from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.training.chosen_prior import make_prior
 from codegrid.pipelines.training.prior import train_prior
 from codegrid.pipelines.viewer import actions
 from codegrid.sampling_config import SamplingConfig
-from codegrid.scales import Scales
+from codegrid.scales import Scales, tables_of_grids
+from codegrid.stage1_vqvae.hierarchical import HierarchicalVQVAE
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 from codegrid.stage2_prior import sample
 from codegrid.stage2_prior.next_scale.prior import NextScalePrior
@@ -309,6 +311,37 @@ def test_some_scales_without_the_others_are_refused(given, reason, run, tmp_path
     options = {} if "model" in given else settings_of(run).options
     with pytest.raises(InputError, match=reason):
         train_prior(settings_of(run, output=str(tmp_path / "prior"), **{"options": options, **given}))
+
+
+def test_the_scales_of_one_level_of_a_hierarchy_are_learnt_before_the_other_grids():
+    torch.manual_seed(0)
+    sizes = {"hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 4}
+    signal, names = Signal("image", 1, (16, 24)), ("multiscale", "ema")
+    tokenizer = HierarchicalVQVAE(signal, levels=(4, 2), level_quantizers=names, **sizes).eval()
+    coarse, last = tokenizer.quantizer[0], len(tokenizer.layout) - 1
+    coarse.book.codebook.data.normal_()
+
+    def make(model, *grid):
+        options = {"channels": 16, "num_layers": 1, "num_heads": 2}
+        settings = TrainPrior(codes="codes", output="prior", model=model, grid=grid, options=options)
+        prior = make_prior(settings, tokenizer.layout, lambda: tables_of(tokenizer.quantizer, last + 1)).eval()
+        prior.provenance = {"tokenizer_fingerprint": tokenizer.fingerprint()}
+        return prior
+
+    pipeline = TwoStagePipeline(tokenizer, make("next-scale", *range(last)), make("maskgit", last))
+    codes = pipeline.sample(3, seed=0, progress=False).codes[:last]
+    assert last > 1 and torch.equal(pipeline.priors[0].network.scales.so_far(codes), coarse.look_up(codes))
+    for grids in (range(last + 1), (0,)):
+        with pytest.raises(InputError, match=f"not the scales of one level: those are the grids 0 to {last - 1}"):
+            make("next-scale", *grids)
+
+
+def test_the_tables_of_a_level_are_those_of_codes_that_have_no_other_grids():
+    names = ("entries.0", "entries.1", "entries.2", "grids.1-2.phi.bias")
+    tables = {name: torch.full((), float(number)) for number, name in enumerate(names)}
+    own = {name: int(table) for name, table in tables_of_grids(tables, (1, 2)).items()}
+    assert own == {"entries.0": 1, "entries.1": 2, "phi.bias": 3}
+    assert tables_of_grids(tables, (0, 1)) == tables
 
 
 def test_codes_without_scales_are_refused_in_one_line(small_run, tmp_path):

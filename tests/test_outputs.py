@@ -87,6 +87,19 @@ def test_results_without_a_name_get_numbered_folders(small_run, tmp_path, monkey
     assert seeds == [0, 1]
 
 
+def test_a_run_takes_over_the_backend_of_the_folder_that_it_continues_and_of_no_other(run):
+    def begin(seed, backend):
+        return Run("", Sample(run=run, seed=seed), "backend", backend=backend)
+
+    first = begin(1, "native")
+    first.start()
+    first.finish_with(lambda folder: (folder / "samples.npz").write_bytes(b"drawn"))
+    found = [begin(seed, "torch") for seed in (2, 1)]
+    assert [(each.folder.name, each.record["settings"]["backend"]) for each in found] == [
+        ("samples-2", "torch"), ("samples", "native"),
+    ]  # fmt: skip
+
+
 def test_numbered_folders_of_a_run_lie_in_it(run):
     assert str(open_output(Sample(run=run), lambda folder: folder)) == f"{run}/samples"
 

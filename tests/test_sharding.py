@@ -46,6 +46,7 @@ def train(two, run_script, small_run):
         flags = ["--codes", small_run / "codes", *TINY_PRIOR, "--lr-schedule", "constant", "--lr", 0.02]
         flags += ["--ema-decay", 0.9, "--validate-every", 2, "--steps", steps, "--output", folder]
         flags += ["--dropout", 0]  # its masks are of each process
+        flags += ["--weight-decay", 1]  # its optimizer has two groups of weights
         shares = []
         if sharded:
             printed = two.call(train_and_look, [*map(str, flags), "--shard"])

@@ -12,6 +12,7 @@ from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.sheets import lay_out
 from codegrid.pipelines.training.trainer import fused_adam
+from codegrid.protocols import AdamSettings
 
 SLOW_IMPORTS = ("torchvision", "torch._dynamo", "sympy", "matplotlib")
 
@@ -34,22 +35,31 @@ def test_training_imports_nothing_that_takes_seconds_and_is_not_needed(bars_file
     assert done.returncode == 0, done.stderr
 
 
-def test_the_optimizer_moves_weights_as_torchs_adam_and_has_its_state():
+def adamw_of_torch(layer, settings):
+    groups = [{"params": [layer.weight], "weight_decay": settings.weight_decay}, {"params": [layer.bias]}]
+    return torch.optim.AdamW(groups, betas=settings.betas, weight_decay=0, fused=True)
+
+
+@pytest.mark.parametrize("settings,of_torch", [
+    (AdamSettings(), lambda layer, _: torch.optim.Adam(layer.parameters(), fused=True)),
+    (AdamSettings((0.8, 0.9), 0.5), adamw_of_torch),
+])  # fmt: skip
+def test_the_optimizer_moves_weights_as_torchs_adam_and_has_its_state(settings, of_torch):
     moved = []
-    for make in (fused_adam, lambda parameters: torch.optim.Adam(parameters, fused=True)):
+    for make in (lambda layer, _: fused_adam(layer.parameters(), settings, layer), of_torch):
         torch.manual_seed(0)
         layer = torch.nn.Linear(4, 3)
-        optimizer = make(layer.parameters())
+        optimizer = make(layer, settings)
         for step in range(4):
             layer(torch.randn(5, 4)).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
             if step == 1:  # a state goes out and in
                 held = optimizer.state_dict()
-                optimizer = make(layer.parameters())
+                optimizer = make(layer, settings)
                 optimizer.load_state_dict(held)
         assert layer.weight.requires_grad and layer.weight.grad is None
-        moved.append([layer.weight, *(optimizer.state[layer.weight][name] for name in ("step", "exp_avg"))])
+        moved.append([layer.weight, layer.bias, *(optimizer.state[layer.weight][name] for name in ("step", "exp_avg"))])
     assert all(map(torch.equal, *moved))
 
 

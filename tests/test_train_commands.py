@@ -10,11 +10,12 @@ import torch
 from conftest import draw_bars
 from PIL import Image
 from safetensors.torch import load_file
+from small_priors import ALL, build_prior
 from toy_priors import UniformPrior
 from written_codes import HEADER, LAYOUTS, draw_codes, export, shard_of
 
 from codegrid import CodeDataset, TwoStagePipeline, load, register
-from codegrid.codes import Losses, Moment, make_layout
+from codegrid.codes import Grid, Losses, Moment, make_layout
 from codegrid.data.images import ImageBatch
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
@@ -24,8 +25,12 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training import prior as training_prior
 from codegrid.pipelines.training.chosen_prior import choose_grids, make_prior
 from codegrid.pipelines.training.missing_codes import missing_codes
-from codegrid.pipelines.training.prior import train_prior
+from codegrid.pipelines.training.prior import PriorObjective, train_prior
+from codegrid.pipelines.training.prior import build_prior as build_prior_to_train
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, build_tokenizer, train_tokenizer
+from codegrid.pipelines.training.trainer import fused_adam
+from codegrid.protocols import AdamSettings
+from codegrid.registry import BUILT_IN
 from codegrid.stage1_vqvae.quantizers import QUANTIZERS
 
 NARROW = {"hidden_channels": 16}
@@ -233,6 +238,71 @@ def test_a_prior_learns_arrays_of_other_programs_and_of_a_tokenizer_that_is_name
 def test_a_prior_remembers_which_part_it_learnt(prior_settings, pyramid):
     train_prior(prior_settings)
     assert load(prior_settings.output).provenance["split"] == CodeDataset(pyramid).header.split == "train"
+
+
+GROWING = tuple(Grid((side, side), 9) for side in (1, 2, 4))
+TABLES_OF_SCALES = {f"entries.{number}": torch.zeros(9, 2) for number in range(3)} | {
+    "phi.weight": torch.zeros(1, 2, 2, 3, 3), "phi.bias": torch.zeros(1, 2)
+}  # fmt: skip
+EACH = "train one for each grid: with `grid` 0, then with `grid` 1, and so on to 2, or choose a `model` that"
+
+
+@pytest.mark.parametrize("model,grid,tables,words,able", [
+    ("pixelcnn", (), {}, f"{EACH} learns them together: ", {"transformer", "maskgit"}),
+    ("pixelsnail", (), TABLES_OF_SCALES, EACH, {"transformer", "maskgit", "next-scale"}),
+    ("next-scale", (), {}, "have no scales: .*; choose a `model` that learns them tog", {"transformer", "maskgit"}),
+    ("next-scale", (1,), {}, "`grid` 1: a next-scale prior cannot be conditioned on the coarser grids; choose a "
+     "`model` that learns them: ", {"pixelcnn", "pixelsnail", "transformer", "maskgit"}),
+])  # fmt: skip
+def test_a_prior_that_cannot_learn_some_grids_names_all_that_can(model, grid, tables, words, able):
+    settings = TrainPrior(codes="codes", output="prior", model=model, grid=grid)
+    with pytest.raises(InputError, match=words) as told:
+        make_prior(settings, GROWING, lambda: tables)
+    assert set(str(told.value).rpartition(": ")[2].split(", ")) & set(BUILT_IN["prior"]) == able
+
+
+def test_a_prior_with_impossible_options_is_not_told_to_learn_other_grids():
+    settings = TrainPrior(codes="codes", output="prior", model="transformer", options={"channels": 12, "num_heads": 5})
+    with pytest.raises(InputError, match="heads") as told:
+        make_prior(settings, GROWING, dict)
+    assert "`model`" not in str(told.value) and EACH not in str(told.value)
+
+
+def test_grids_that_a_prior_cannot_learn_are_refused_before_they_are_made(run_without_codes):
+    with pytest.raises(InputError, match=r"have no scales: .*; choose a `model` that learns them: pixelcnn, "):
+        train_prior(replace(run_without_codes, model="next-scale", options={}))
+    assert [path.name for path in Path(run_without_codes.run).iterdir()] == ["tokenizer"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_weights_that_multiply_features_decay_and_norms_biases_and_embeddings_do_not(name):
+    prior = build_prior(name, num_classes=2)
+    optimizer = fused_adam(prior.parameters(), AdamSettings(weight_decay=0.5), prior)
+    before = {key: value.clone() for key, value in prior.named_parameters()}
+    for parameter in prior.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    embeddings = [key for key, module in prior.named_modules() if isinstance(module, torch.nn.Embedding)]
+    expected = {key for key, value in before.items() if value.ndim > 1} - {f"{key}.weight" for key in embeddings}
+    assert {key for key, value in prior.named_parameters() if not torch.equal(value, before[key])} == expected
+
+
+def test_a_prior_is_trained_by_the_adam_that_it_wants_or_with_the_decay_that_is_given(prior_settings, pyramid):
+    codes = CodeDataset(pyramid)
+
+    def groups(model, **given):
+        settings = replace(prior_settings, model=model, grid=(0,), **given)
+        prior = build_prior_to_train(settings, codes)
+        (player,) = PriorObjective(prior, codes, codes, settings).players.values()
+        found = player.make_optimizer(prior.parameters()).param_groups
+        return {group["betas"] for group in found}, [group["weight_decay"] for group in found]
+
+    assert groups("pixelcnn") == groups("given") == ({(0.9, 0.999)}, [0])
+    assert groups("transformer") == groups("maskgit") == ({(0.9, 0.95)}, [0.05, 0])
+    assert groups("pixelcnn", weight_decay=0.1) == ({(0.9, 0.999)}, [0.1, 0])
+    assert groups("maskgit", weight_decay=0.0) == ({(0.9, 0.95)}, [0])
+    with pytest.raises(InputError, match="`weight_decay` -1: it must be a number of at least 0"):
+        replace(prior_settings, weight_decay=-1)
 
 
 @pytest.fixture

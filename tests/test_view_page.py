@@ -18,6 +18,7 @@ from untrained import make_pipeline
 
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.view import View
+from codegrid.stage2_prior.maskgit.network import MaskGIT
 
 pytest.importorskip("gradio")
 import gradio
@@ -224,6 +225,17 @@ def test_the_parts_of_the_page_of_several_grids_and_priors_are_wired_to_its_answ
     assert "Row 7" in visitor.use("input", "edit", [state, 1, 7, 2, 9])[0]
     (chosen,) = visitor.use("select", "pick", [], {"index": 1, "value": None})
     assert len(chosen) == 11 and 'alt="Input: 1"' in chosen[1]
+
+
+def test_controls_that_are_left_alone_are_the_priors_own():
+    pipeline = make_pipeline()
+    prior = MaskGIT(pipeline.layout, num_classes=2, channels=8, num_layers=1, num_heads=2).eval()
+    prior.provenance = pipeline.priors[0].provenance
+    with serve_parts(pipeline.tokenizer, TwoStagePipeline(pipeline.tokenizer, prior)) as (page, address):
+        (inputs,) = {tuple(function.inputs) for function in page.fns.values() if function.name == "sample"}
+        labels, *values = (part.value for part in inputs)
+        assert None not in values, "a browser sends 0 for a number without a value"
+        assert Visitor(page, address).use("click", "sample", [labels, *values])[-1][2] == "100% drawn"
 
 
 def test_one_visitor_does_not_wait_for_another(two_grids, monkeypatch):

@@ -12,7 +12,7 @@ from PIL import Image
 from toy_pyramid import make_pyramid
 from untrained import make_pipeline
 
-from codegrid.codes import Grid
+from codegrid.codes import Grid, Signal
 from codegrid.data.code_files import open_codes
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.colours import SIDE, colours_of, picture_of, plane_shape, site_at
@@ -20,6 +20,10 @@ from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.view import View
 from codegrid.pipelines.viewer.examples import find_examples
 from codegrid.pipelines.viewer.run import load_models, serve
+from codegrid.stage1_vqvae.code_tokenizer import CodeTokenizer
+from codegrid.stage1_vqvae.stacked import StackedTokenizer
+from codegrid.stage1_vqvae.tokenizer import VQVAE
+from codegrid.stage2_prior.maskgit.network import MaskGIT
 
 pytest.importorskip("gradio")
 import gradio
@@ -127,6 +131,17 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_drawn(pipeline, codes):
     ):
         with pytest.raises(InputError):
             ask()
+
+
+def test_a_control_that_is_left_empty_is_the_priors_own_and_others_are_read_as_they_are_typed(answers, monkeypatch):
+    names, asked = ["num_inference_steps", "choice_temperature", "unmask_order"], []
+    monkeypatch.setattr(answers, "controls", names)
+    monkeypatch.setattr(actions, "sample", lambda *given, **named: asked.append(named) or [])
+    for values in (("", "", "", 3), ("12", "0.5", "halton", 0)):
+        assert list(answers.sample([], 4, *values)) == []
+    assert asked == [{"seed": 3}, {"seed": 0, **dict(zip(names, (12, 0.5, "halton"), strict=True))}]
+    with pytest.raises(gradio.Error, match="Steps 'a few': it must be a number; leave it empty for the prior's own"):
+        list(told(answers.sample)([], 4, "a few", "", "", 0))
 
 
 def test_a_control_goes_to_the_priors_that_know_it(monkeypatch):
@@ -261,8 +276,6 @@ def test_models_are_those_of_the_run_or_those_given_in_their_place(tmp_path):
         prior.save_pretrained(tmp_path / "run" / f"prior-{number}")
     tokenizer, loaded = load_models(View(run=str(tmp_path / "run")))
     assert [prior.grids for prior in loaded.priors] == [(0,), (1,)] and loaded.tokenizer is tokenizer
-    with pytest.raises(InputError, match=r"`run` .*nowhere: there is no such folder: give one with tokenizer/"):
-        load_models(View(run=str(tmp_path / "nowhere")))
     parts = {"tokenizer": f"{tmp_path}/run/tokenizer", "prior": (f"{tmp_path}/run/prior-0",)}
     with pytest.raises(InputError, match="no prior draws grid 1"):
         load_models(View(**parts))
@@ -271,6 +284,25 @@ def test_models_are_those_of_the_run_or_those_given_in_their_place(tmp_path):
         assert none is None and tokenizer.fingerprint() == pipeline.tokenizer.fingerprint()
     with pytest.raises(InputError, match="`tokenizer`"):
         View(prior=parts["prior"])
+
+
+@pytest.mark.parametrize("left,word", [
+    (None, "`run` .*here: there is no such folder: give one with tokenizer/ and, for samples, prior/"),
+    ("", "`run` .*here: it holds no tokenizer/: give one with tokenizer/"),
+    ("prior/config.json", "`run` .*here: it holds no tokenizer/"),
+    ("tokenizer/config.json", "here/tokenizer is incomplete: it holds no model.safetensors; train or copy it again"),
+    ("tokenizer/metrics.jsonl", "here/tokenizer is incomplete: .* its training has not validated yet"),
+    ("config.json", "here is incomplete: it holds no model.safetensors"),
+    ("run.json", "here is incomplete: it holds no config.json"),
+])  # fmt: skip
+def test_a_run_without_models_is_refused_with_what_it_lacks(tmp_path, left, word):
+    if left is not None:
+        file = tmp_path / "here" / left
+        (file.parent if left else file).mkdir(parents=True)
+        if left:
+            file.write_text("{}")
+    with pytest.raises(InputError, match=word):
+        load_models(View(run=str(tmp_path / "here")))
 
 
 def test_models_of_the_hub_are_loaded_by_name(monkeypatch):
@@ -298,6 +330,30 @@ def test_what_is_done_on_the_page_follows_what_was_done_before(answers):
     steps = list(answers.complete(edited, 1, 4, 1, 1.0, 0, 1.0, 1.0, 0))
     assert steps[-1][2] == "100% drawn" and answers.forget(steps[-1][1])[:2] == ("", None)
     assert len(list(answers.sample([], 4, 1.0, 0, 1.0, 1.0, None))) == 3
+
+
+def test_codes_of_codes_are_drawn_and_edited_and_no_part_of_a_picture_is_offered_to_keep():
+    lower = make_pipeline().tokenizer
+    sizes = {"num_embeddings": 8, "embedding_dim": 2, "hidden_channels": 8, "channels": 8, "num_layers": 2}
+    upper = CodeTokenizer(lower.layout, **sizes).eval()
+    upper.provenance["tokenizer_fingerprint"] = lower.fingerprint()
+    stack = StackedTokenizer(lower, upper)
+    prior = MaskGIT(stack.layout, channels=8, num_layers=1, num_heads=2).eval()  # which keeps any codes
+    prior.provenance = {"tokenizer_fingerprint": stack.fingerprint()}
+    pipeline = TwoStagePipeline(stack, prior)
+    *_, last = actions.sample(pipeline, 2, seed=3)
+    assert torch.equal(last.images, pipeline.sample(2, seed=3).images)
+    answers = Answers(stack, pipeline, examples_of(pipeline, count=1))
+    encoded, _, reconstruction, *_ = answers.pick(0)
+    assert "Reconstruction, drawn" in reconstruction
+    assert "1 of 3 codes edited (grid 1: 1)" in answers.edit(encoded, 1, 0, 0, (int(encoded.codes[1]) + 1) % 8)[-1]
+    assert not answers.fills_any() and not answers.rows_to_keep()
+
+
+def test_the_first_grid_that_is_shown_has_several_sites_if_any_has():
+    tokenizer = VQVAE(Signal("image", 1, (12, 20)), quantizer="multiscale", scales=(1, 2, 5), hidden_channels=8).eval()
+    answers = Answers(tokenizer, None, find_examples(tokenizer, None, None, count=1))
+    assert [grid.num_sites for grid in tokenizer.layout] == [1, 2, 15] and answers.pick(0)[3] == answers.first == 1
 
 
 def test_the_psnr_is_that_of_the_reconstruction():

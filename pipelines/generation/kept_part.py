@@ -180,7 +180,9 @@ def check_keeps(prior: Prior, masks: Masks) -> None:
 
 
 def _others() -> str:
-    """Return words that name the priors of the table that can keep any codes; empty if there are none."""
-    table = TABLES["prior"]
-    names = [name for name in table if getattr(table[name], "keeps", None) == "any"]
-    return f"; priors that keep any codes: {', '.join(names)}" if names else ""
+    """Return words that name the priors of the table that can keep any codes, or any roughly; empty without any."""
+    table, words = TABLES["prior"], ""
+    for keeps, what in (("any", "keep any codes"), ("roughly", "keep any roughly")):
+        names = [name for name in table if getattr(table[name], "keeps", None) == keeps]
+        words += f"; priors that {what}: {', '.join(names)}" if names else ""
+    return words

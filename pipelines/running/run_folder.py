@@ -114,17 +114,17 @@ class Run:
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
         was_finished = earlier.get("finished") is True
-        before, now = earlier["settings"], self.record["settings"]
-        now |= {name: before[name] for name in self._left_open if name in before}
+        before = earlier["settings"]
+        now = {**self.record["settings"], **{name: before[name] for name in self._left_open if name in before}}
         longer = _is_longer(before, now)
-        if longer:
-            before = {**before, "steps": now["steps"]}
+        before = {**before, "steps": now["steps"]} if longer else before
         self.is_longer = was_finished and longer
         self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished and not longer else ""
         self.finished = was_finished and not longer and not self._lost
         if was_finished or visible(self.folder) - {RUN_FILE, SETTINGS_FILE}:  # otherwise there is nothing to lose
             hint = f" with `init_from` {self.folder}" * isinstance(self.settings, Training)
             refuse_differences(self.folder, before, now, hint)
+        self.record["settings"] = now  # not before: a folder that is refused must leave nothing behind
 
     @property
     def identity(self) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from codegrid.errors import InputError
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior
 from codegrid.registry import TABLES
+from codegrid.scales import tables_of_grids
 
 from .trainer import seed_torch
 
@@ -24,31 +27,68 @@ def make_prior(settings: TrainPrior, whole: Layout, tables: Callable[[], Tables]
 
     `tables` returns those of the codes, and is called only for a prior that takes them.
 
-    Raises `InputError` if a prior of this kind cannot learn them.
+    Raises `InputError` if a prior of this kind cannot learn them. The message names those that can.
     """
     grids = choose_grids(settings.grid, len(whole))
-    layout, cls = tuple(whole[grid] for grid in grids), TABLES["prior"][settings.model]
-    takes, more = inspect.signature(cls).parameters, dict[str, Any]()
-    if grids[0]:
-        if "given_grids" not in takes:
-            or_all = "leave `grid` out, so that it learns them all, or " * (len({grid.shape for grid in whole}) == 1)
-            raise InputError(
-                f"`grid` {' '.join(map(str, grids))}: a {settings.model} prior cannot be conditioned on the coarser "
-                f"grids: {or_all}choose another `model`"
-            )
-        known = {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
-        more = {name: value for name, value in known.items() if name in takes}
-    if "tables" in takes:
-        more["tables"] = tables()
+    build = partial(_build, whole=whole, grids=grids, tables=tables, num_classes=num_classes)
     seed_torch(settings.seed, "weights")
     try:
-        return cls(layout=layout, grids=grids, num_classes=num_classes, **more, **settings.options)
+        return build(settings.model, settings.options)
     except InputError as error:
-        if len({grid.shape for grid in layout}) == 1 or "given_grids" not in takes:
-            raise
-        raise InputError(
-            f"{error}; train one for each grid: with `grid` 0, then with `grid` 1, and so on to {len(whole) - 1}"
-        ) from error
+        able = _able(build)
+        if settings.model in able or not (remedies := _remedies(settings.model, whole, grids, able)):
+            raise  # its options are wrong
+        raise InputError(f"{error}; {', or '.join(remedies)}") from error
+
+
+def _build(
+    name: str,
+    options: Mapping[str, Any],
+    whole: Layout,
+    grids: tuple[int, ...],
+    tables: Callable[[], Tables],
+    num_classes: int,
+) -> Prior:
+    """Return the prior of a name over some grids, given all coarser ones."""
+    more, known = dict[str, Any](), {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
+    if grids[0] and not _takes(name, "given_grids"):
+        numbers = " ".join(map(str, grids))
+        raise InputError(f"`grid` {numbers}: a {name} prior cannot be conditioned on the coarser grids")
+    if grids[0]:
+        more = {part: value for part, value in known.items() if _takes(name, part)}
+    if _takes(name, "tables"):
+        more["tables"] = tables_of_grids(tables(), grids)
+    layout = tuple(whole[grid] for grid in grids)
+    prior: Prior = TABLES["prior"][name](layout=layout, grids=grids, num_classes=num_classes, **more, **options)
+    return prior
+
+
+def _takes(name: str, part: str) -> bool:
+    """Return whether a prior is built from this part."""
+    return part in inspect.signature(TABLES["prior"][name]).parameters
+
+
+def _able(build: Callable[[str, Mapping[str, Any]], Prior]) -> list[str]:
+    """Return the names of the priors that `build` can build with their default options."""
+    able = []
+    for name in TABLES["prior"]:
+        with suppress(Exception), torch.device("meta"):  # a user's own prior may fail in any way
+            build(name, {})
+            able.append(name)
+    return able
+
+
+def _remedies(name: str, whole: Layout, grids: tuple[int, ...], able: list[str]) -> list[str]:
+    """Return what to do, in words, if the prior of a name cannot learn these grids, but others are able to."""
+    remedies = []
+    if grids[0] and not _takes(name, "given_grids") and len({grid.shape for grid in whole}) == 1:
+        remedies.append("leave `grid` out, so that it learns them all")
+    if len({whole[grid].shape for grid in grids}) > 1 and _takes(name, "given_grids"):
+        and_so_on = f", and so on to {len(whole) - 1}" * (len(whole) > 2)
+        remedies.append(f"train one for each grid: with `grid` 0, then with `grid` 1{and_so_on}")
+    if able:
+        remedies.append(f"choose a `model` that learns them{' together' * (len(grids) > 1)}: {', '.join(able)}")
+    return remedies
 
 
 def choose_grids(wanted: tuple[int, ...], available: int) -> tuple[int, ...]:

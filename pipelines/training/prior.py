@@ -31,7 +31,7 @@ from codegrid.pipelines.running.device import choose_compute, place, start_accel
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.running.processes import broadcast_from_main, shut_down
 from codegrid.pipelines.train_prior import TrainPrior
-from codegrid.protocols import Prior, Tokenizer
+from codegrid.protocols import AdamSettings, Prior, Tokenizer
 from codegrid.sampling_config import SamplingConfig
 
 from .chosen_prior import make_prior
@@ -42,7 +42,7 @@ from .missing_codes import export_missing, missing_codes, views_of
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
 from .sharding import check_can_shard
-from .trainer import fused_adam
+from .trainer import PLAIN_ADAM, fused_adam
 
 VALIDATED = 1000  # items while training; `evaluate` uses all
 BATCH = 250  # items measured at once
@@ -64,7 +64,7 @@ class PriorObjective:
         self.players = {
             "prior": Player(
                 cast(nn.Module, prior),
-                fused_adam,
+                partial(fused_adam, settings=adam_of(prior, settings.weight_decay), module=cast(nn.Module, prior)),
                 settings.lr,
                 max_norm=settings.max_norm,
                 average_decay=settings.ema_decay,
@@ -178,6 +178,12 @@ def train_prior(settings: TrainPrior) -> Trained | None:
         trained = finish(run, keep_state=True)  # only the state holds the weights before averaging
     shut_down(accelerator)
     return trained
+
+
+def adam_of(prior: Prior, weight_decay: float | None = None) -> AdamSettings:
+    """Return the Adam that a prior wants, with another weight decay if one is given."""
+    own: AdamSettings = getattr(prior, "adam", PLAIN_ADAM)
+    return own if weight_decay is None else own._replace(weight_decay=weight_decay)
 
 
 def open_codes_to_learn(settings: TrainPrior, tokenizer: Tokenizer | None = None) -> AnyCodes:

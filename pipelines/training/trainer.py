@@ -16,6 +16,7 @@ from codegrid.noise import Noise, torch_rng
 from codegrid.pipelines.running.device import ComputeConfig, autocast, without_compiling
 from codegrid.pipelines.running.processes import broadcast_from_main
 from codegrid.pipelines.running.settings import Training
+from codegrid.protocols import AdamSettings
 
 from .checkpoints import Trainable
 from .objective import Metrics, Objective, Player
@@ -25,6 +26,7 @@ Figures = dict[str, torch.Tensor]  # (), by name
 
 WARMUP_STEPS = 500  # at most a tenth of all
 REPORTS = 10  # validations in a run
+PLAIN_ADAM = AdamSettings()
 
 
 class Acting(NamedTuple):
@@ -228,19 +230,34 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-class UncompiledAdam(torch.optim.Adam):
-    """Adam without the wrappers that keep it out of compiled code: they import torch's compiler, which takes 2 s."""
+class UncompiledAdam(torch.optim.AdamW):
+    """AdamW without the wrappers that keep it out of compiled code: they import torch's compiler, which takes 2 s."""
 
-    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
-    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
-    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
-    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
 
 
-def fused_adam(parameters: Iterable[torch.Tensor]) -> torch.optim.Optimizer:
-    """Return Adam over all parameters at once; the loop sets its learning rate."""
-    return UncompiledAdam(parameters, fused=True)
+def fused_adam(
+    parameters: Iterable[torch.Tensor], settings: AdamSettings = PLAIN_ADAM, module: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Return Adam over all parameters at once; the loop sets its learning rate.
+
+    With weight decay, the weights of the linear layers and convolutions of `module` decay; norms, biases and
+    embeddings do not.
+    """
+    betas, decay = settings
+    if not decay or module is None:
+        return UncompiledAdam(parameters, betas=betas, weight_decay=0.0, fused=True)
+    layers = (part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    decaying, groups = {id(layer.weight) for layer in layers}, {decay: list[torch.Tensor](), 0.0: list[torch.Tensor]()}
+    for parameter in parameters:
+        groups[decay if id(parameter) in decaying else 0.0].append(parameter)
+    return UncompiledAdam(
+        [{"params": group, "weight_decay": share} for share, group in groups.items()], betas=betas, fused=True
+    )
 
 
 def seed_torch(seed: int, *purpose: str | int) -> None:

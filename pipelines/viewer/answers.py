@@ -6,6 +6,7 @@ Shapes: n samples, c channels, H W image, *shape the sites of each grid.
 import io
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -16,12 +17,13 @@ import torch
 from codegrid.codes import NO_LABEL, Codes
 from codegrid.data.npz import code_names
 from codegrid.errors import InputError
+from codegrid.limits import short
 from codegrid.pipelines.drawing.colours import as_plane, colours_of, picture_of, plane_shape, site_at
 from codegrid.pipelines.drawing.images import class_names
 from codegrid.pipelines.generation.kept_part import check_keeps, keepable_rows, top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
-from codegrid.sampling_config import SamplingConfig
+from codegrid.sampling_config import SamplingConfig, choices_of
 
 from . import actions
 from .actions import Encoded, Partial
@@ -30,6 +32,7 @@ from .pictures import as_link, figure_of, figures_of, png_of
 
 COLUMNS = 10  # of a sheet of samples that is downloaded
 NO_CLASS = "no class"
+OWN = "prior's own"  # what an empty control means
 STALE = "The codes or the part to keep have changed since: draw the completions again."
 
 
@@ -43,6 +46,7 @@ class Answers:
         self.tokenizer, self.pipeline, self.examples = tokenizer, pipeline, examples
         self.layout = tokenizer.layout
         self.colours = colours_of(tokenizer)
+        self.first = next((number for number, grid in enumerate(self.layout) if grid.num_sites > 1), 0)  # that is shown
         priors = () if pipeline is None else pipeline.priors
         self.classes = class_names(priors)
         there = {name for prior in priors for name in actions.controls_of(prior)}
@@ -64,9 +68,9 @@ class Answers:
         return (
             encoded,
             figure_of(image, f"Input: {name}" if name else "Input"),
-            figure_of(encoded.reconstruction, "Reconstruction"),
-            0,
-            *self.choose(encoded, 0),
+            figure_of(encoded.reconstruction, "Reconstruction" + ", drawn" * getattr(self.tokenizer, "draws", False)),
+            self.first,
+            *self.choose(encoded, self.first),
             *self._edited(encoded),
         )
 
@@ -77,7 +81,7 @@ class Answers:
         code, picture = self.point(encoded, number, row, column)
         return (
             gr.update(value=row, info=f"0 to {height - 1}, from the top", visible=height > 1),
-            gr.update(value=column, info=f"0 to {width - 1}"),
+            gr.update(value=column, info=f"0 to {width - 1}", visible=width > 1),
             gr.update(value=code, maximum=self.layout[number].num_embeddings - 1),
             picture,
         )
@@ -178,8 +182,19 @@ class Answers:
         return rows if priors else range(0)
 
     def fills_any(self) -> bool:
-        """Return whether all priors can keep any codes, so that any box of pixels can be drawn anew."""
-        return self.pipeline is not None and all(prior.keeps in ("any", "roughly") for prior in self.pipeline.priors)
+        """Return whether all priors can keep any codes, so that any box of pixels can be drawn anew.
+
+        If one hidden pixel leaves no code to keep, as with codes for a whole image, there is nothing to choose.
+        """
+        if self.pipeline is None or not all(prior.keeps in ("any", "roughly") for prior in self.pipeline.priors):
+            return False
+        known = torch.ones(self.tokenizer.signal.size, dtype=torch.bool, device=self.tokenizer.device)
+        known[0, 0] = False
+        return any(bool(sites.any()) for sites in self.tokenizer.kept_sites(known))
+
+    def keeps_roughly(self) -> bool:
+        """Return whether kept codes may become others that show as much of the image."""
+        return self.pipeline is not None and any(prior.keeps == "roughly" for prior in self.pipeline.priors)
 
     def _drawing(self) -> TwoStagePipeline:
         if self.pipeline is None:
@@ -189,7 +204,7 @@ class Answers:
     def _named(self, values: tuple) -> dict[str, Any]:
         """Return the values of the page's controls, followed by the seed, as arguments of `sample`."""
         named = dict(zip([*self.controls, "seed"], values, strict=True))
-        named = {name: value for name, value in named.items() if value not in (None, "")}  # empty: the prior's own
+        named = {name: read_control(name, value) for name, value in named.items() if value not in (None, "")}
         return {"seed": 0, **named}
 
     def _picture(self, encoded: Encoded, number: int, row: int, column: int) -> np.ndarray:
@@ -213,6 +228,16 @@ class Answers:
         labels = [NO_LABEL] * len(partial.images) if partial.labels is None else partial.labels.tolist()
         names = ["" if label == NO_LABEL else self.classes[label] for label in labels]
         return figures_of(partial.images, names, what), partial, f"{partial.done:.0%} drawn"
+
+
+def read_control(name: str, value: Any) -> Any:
+    """Return the value of a control: a number, or one of its words. Raises `InputError` if it is neither."""
+    if not isinstance(value, str) or choices_of(name):
+        return value
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(value)
+    raise InputError(f"`{name}` {short(value)}: it must be a number; leave it empty for the {OWN}")
 
 
 def _as_npz(codes: Codes, labels: torch.Tensor | None) -> str:

@@ -53,7 +53,7 @@ CSS = """
 #examples .gallery-item, #examples .thumbnail-item { width: 100%; height: auto; min-height: 0; }
 #examples .thumbnail-item { aspect-ratio: 1; }
 #examples img { image-rendering: pixelated; }
-.control [data-testid="block-info"] { white-space: nowrap; }
+.control [data-testid="block-info"] { white-space: nowrap; padding-right: 8px; }
 footer { display: none !important; }
 """
 # gradio wraps the picture of codes in a button without a name

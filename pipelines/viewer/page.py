@@ -88,13 +88,13 @@ def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
     with gr.Row():
         choices = [(f"{number}: {grid}", number) for number, grid in enumerate(answers.layout)]
         grid = gr.Dropdown(
-            choices, value=0, label=CONTROLS["grid"], info="coarse to fine", visible=len(choices) > 1,
+            choices, value=answers.first, label=CONTROLS["grid"], info="coarse to fine", visible=len(choices) > 1,
             min_width=2 * NARROW,
         )  # fmt: skip
         row = gr.Number(label=CONTROLS["row"], precision=0, min_width=NARROW)
         column = gr.Number(label=CONTROLS["column"], precision=0, min_width=NARROW)
         code = gr.Slider(
-            0, answers.layout[0].num_embeddings - 1, step=1, label=CONTROLS["code"],
+            0, answers.layout[answers.first].num_embeddings - 1, step=1, label=CONTROLS["code"],
             info="change it and watch the image", scale=2, buttons=[],
         )  # fmt: skip
     with gr.Row():

@@ -17,9 +17,12 @@ from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
-from codegrid.pipelines.running.places import find_priors, find_tokenizers
+from codegrid.pipelines.running.outputs import RUN_FILE, visible
+from codegrid.pipelines.running.places import PARTS, find_priors, find_tokenizers
+from codegrid.pipelines.training.checkpoints import STATES
 from codegrid.protocols import Tokenizer
 from codegrid.registry import load
+from codegrid.usable import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     import gradio
@@ -87,11 +90,10 @@ def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
     device = choose_device(settings)
     run, tokenizer, priors = settings.run, list(settings.tokenizer), list(settings.prior)
     if run is not None:
-        if not run.startswith(HUB_PREFIX) and not Path(run).is_dir():
-            raise InputError(f"`run` {run}: there is no such folder: give one with tokenizer/ and, for samples, prior/")
         priors = priors or find_priors(run)
         tokenizer = tokenizer or find_tokenizers(run)
         if not tokenizer:  # a model's own folder, or a name on the hub
+            _check_holds_a_model(run)
             found = load(run, device)
             if isinstance(found, TwoStagePipeline):
                 return found.tokenizer, found
@@ -100,3 +102,11 @@ def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
         return load_tokenizer(tokenizer, device), None
     pipeline = TwoStagePipeline.from_parts(tokenizer, priors, device)
     return pipeline.tokenizer, pipeline
+
+
+def _check_holds_a_model(run: str) -> None:
+    """Raise `InputError` if a folder without tokenizer/ is no model's own folder, nor one that is being trained."""
+    if run.startswith(HUB_PREFIX) or visible(Path(run)) & {CONFIG, WEIGHTS, RUN_FILE, STATES}:
+        return
+    words = f"it holds no {PARTS['tokenizer']}/" if Path(run).is_dir() else "there is no such folder"
+    raise InputError(f"`run` {run}: {words}: give one with tokenizer/ and, for samples, prior/")

@@ -8,7 +8,7 @@ import gradio as gr
 from codegrid.pipelines.generation.kept_part import default_rows
 from codegrid.sampling_config import choices_of
 
-from .answers import COLUMNS, Answers
+from .answers import COLUMNS, OWN, Answers
 from .wording import CONTROLS, told
 
 NARROW = 150  # pixels below which a part moves to the next row: two fit side by side on a phone
@@ -16,6 +16,7 @@ DRAWINGS = 4  # drawings at once, of all visitors: enough that nobody waits for 
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 CONTROL: dict[str, Any] = {"min_width": NARROW, "elem_classes": "control"}
+IN_A_ROW = 5  # controls
 LARGE = 256  # codes of a sample: only a few larger samples are drawn when the page is opened
 RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest, initial value, step, meaning of 0
     "temperature": (0, 2, 1, 0.05, ""),
@@ -23,8 +24,6 @@ RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest
     "top_p": (0.01, 1, 1, 0.01, ""),
     "guidance_scale": (0, 10, 1, 0.1, ""),
 }
-NUMBERS = {"num_inference_steps": (1, 0), "choice_temperature": (0.5, 2)}  # step and decimals of what may be empty
-OWN = "the prior's own"  # what an empty control means
 
 
 class Drawing(NamedTuple):
@@ -90,7 +89,10 @@ def add_completion(
     """
     choices, fills_any = answers.label_choices(), answers.fills_any()
     kept = "All codes outside of a box of pixels" if fills_any else "The upper rows of the codes above"
-    gr.Markdown(f"## Completions\n{kept} are kept, including edits, and the rest is drawn.")
+    words = f"{kept} are kept, including edits, and the rest is drawn."
+    if answers.keeps_roughly():
+        words = "The image outside of a box of pixels is kept, but only roughly, and the rest is drawn."
+    gr.Markdown(f"## Completions\n{words}")
     with gr.Row():
         keep = _add_box(answers) if fills_any else [_add_rows(answers, rows)]
         number = gr.Slider(1, 100, _few(answers, COLUMNS), step=1, label=CONTROLS["num_completions"], **CONTROL)
@@ -129,18 +131,26 @@ def _few(answers: Answers, number: int) -> int:
 
 
 def _add_controls(answers: Answers) -> list:
-    """Add the controls that the priors support, in the order of `Answers.controls`."""
-    with gr.Row():
-        return [_add_control(answers, name) for name in answers.controls]
+    """Add the controls that the priors support: sliders, and below them what priors have settings of their own for.
+
+    Returns them in the order of `Answers.controls`.
+    """
+    rows = [[name for name in answers.controls if (name in RANGES) == is_slider] for is_slider in (True, False)]
+    if len(answers.controls) <= IN_A_ROW:
+        rows = [answers.controls]
+    added: dict[str, Any] = {}
+    for names in filter(None, rows):
+        with gr.Row():
+            added |= {name: _add_control(answers, name) for name in names}
+    return [added[name] for name in answers.controls]
 
 
 def _add_control(answers: Answers, name: str) -> Any:
     label = CONTROLS[name]
-    if name in NUMBERS:
-        step, precision = NUMBERS[name]
-        return gr.Number(None, label=label, placeholder=OWN, minimum=0, step=step, precision=precision, **CONTROL)
-    if name not in RANGES:
+    if name not in RANGES and choices_of(name):
         return gr.Dropdown([(OWN, ""), *choices_of(name)], value="", label=label, **CONTROL)
+    if name not in RANGES:  # a text: a number that is not given would become 0
+        return gr.Textbox("", label=label, placeholder=OWN, max_lines=1, **CONTROL)
     low, high, value, step, zero = RANGES[name]
     most = max(grid.num_embeddings for grid in answers.layout)
     return gr.Slider(low, high or most, value, step=step, label=label + zero, **CONTROL)

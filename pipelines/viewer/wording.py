@@ -27,7 +27,7 @@ CONTROLS = {
     "top_k": "Top-k",
     "top_p": "Top-p",
     "guidance_scale": "Guidance scale",
-    "guidance_schedule": "Guidance over the steps",
+    "guidance_schedule": "Guidance schedule",
     "num_inference_steps": "Steps",
     "choice_temperature": "Choice temperature",
     "unmask_order": "Order",

@@ -77,11 +77,13 @@ class LevelQuantizers(nn.ModuleList):
         raise IndexError(grid)
 
     def tables(self) -> dict[str, torch.Tensor]:
-        """Return what the quantizers tell besides their entries, as `level.0.NAME` and so on."""
-        told: list[dict[str, torch.Tensor]] = [getattr(level, "tables", dict)() for level in self.each()]
-        return {
-            f"level.{number}.{name}": table for number, of_level in enumerate(told) for name, table in of_level.items()
-        }
+        """Return what the quantizers tell besides their entries, as `grids.0-3.NAME` for a level with grids 0 to 3."""
+        tables, first = dict[str, torch.Tensor](), 0
+        for level, count in zip(self.each(), self._counts, strict=True):
+            told: dict[str, torch.Tensor] = getattr(level, "tables", dict)()
+            tables |= {f"grids.{first}-{first + count - 1}.{name}": table for name, table in told.items()}
+            first += count
+        return tables
 
     def after_step(self, step: int, seed: int, *purpose: str | int) -> None:
         """Move the codebooks of each level once, with random numbers of its own."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from codegrid.codes import HIDDEN, Codes, Condition, Grid, Known, Layout, Losses, Moment, Progress
 from codegrid.errors import InputError
 from codegrid.noise import Noise
-from codegrid.protocols import NO_CONDITION, Keeps, Likelihood
+from codegrid.protocols import NO_CONDITION, AdamSettings, Keeps, Likelihood
 from codegrid.sampling_config import SamplingConfig, check_steps
 from codegrid.stage2_prior.labelled import HidesLabels
 from codegrid.stage2_prior.masked_likelihood import random_order_nats
@@ -23,7 +23,7 @@ from codegrid.stage2_prior.options import MaskGITOptions
 from codegrid.stage2_prior.pixelcnn.kept import Kept
 from codegrid.stage2_prior.sampling.masked import first_hidden, hide, sample_masked
 from codegrid.stage2_prior.sampling.schedules import masked_share
-from codegrid.stage2_prior.transformer.layers import Block, Positions, RMSNorm, initialise
+from codegrid.stage2_prior.transformer.layers import ADAM, Block, Positions, RMSNorm, initialise
 
 
 class MaskGITNetwork(nn.Module):
@@ -103,6 +103,7 @@ class MaskGIT(HidesLabels):
     keeps: ClassVar[Keeps] = "any"
     controls: ClassVar[frozenset[str]] = frozenset(vars(SamplingConfig()))
     can_compile: ClassVar[bool] = True
+    adam: ClassVar[AdamSettings] = ADAM
     network: MaskGITNetwork
 
     def __init__(

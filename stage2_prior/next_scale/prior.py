@@ -17,7 +17,7 @@ from torch import Tensor
 from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
 from codegrid.errors import InputError
 from codegrid.limits import MAX_WIDTH, check_whole
-from codegrid.protocols import NO_CONDITION, Keeps, Steps
+from codegrid.protocols import NO_CONDITION, AdamSettings, Keeps, Steps
 from codegrid.sampling_config import SamplingConfig
 from codegrid.scales import Phi, Scales
 from codegrid.stage2_prior.labelled import LabelledPrior
@@ -25,7 +25,7 @@ from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.options import NextScaleOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps
-from codegrid.stage2_prior.transformer.layers import KeyValueCache
+from codegrid.stage2_prior.transformer.layers import ADAM, KeyValueCache
 
 from .network import NextScaleNetwork, NextScaleSteps, whole_grids
 
@@ -59,6 +59,7 @@ class NextScalePrior(LabelledPrior):
     keeps: ClassVar[Keeps] = "roughly"
     controls: ClassVar[frozenset[str]] = LabelledPrior.controls | {"guidance_schedule"}
     own_settings: ClassVar[SamplingConfig] = SamplingConfig(guidance_schedule="growing")
+    adam: ClassVar[AdamSettings] = ADAM
     network: NextScaleNetwork
 
     def __init__(

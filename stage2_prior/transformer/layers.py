@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from codegrid.budget import check_memory
 from codegrid.codes import Sides
 from codegrid.errors import InputError
+from codegrid.protocols import AdamSettings
 
 EPSILON = 1e-5
 SPREAD = 0.02  # standard deviation of new weights
+ADAM = AdamSettings((0.9, 0.95), 0.05)  # as for LlamaGen and VAR
 SLOWEST = 100.0  # sites after which the slowest pair of rotated channels has turned by one radian
 
 

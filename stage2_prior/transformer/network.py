@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Layout, Losses, Moment, describe_layout
 from codegrid.errors import InputError
-from codegrid.protocols import NO_CONDITION, Steps
+from codegrid.protocols import NO_CONDITION, AdamSettings, Steps
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, enlarge
 from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats
@@ -25,7 +25,7 @@ from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, site_by_site
 
 from .cache import TransformerSteps
-from .layers import SPREAD, Block, KeyValueCache, Positions, RMSNorm, initialise, rotation_at, site_coordinates
+from .layers import ADAM, SPREAD, Block, KeyValueCache, Positions, RMSNorm, initialise, rotation_at, site_coordinates
 
 
 class TransformerNetwork(nn.Module):
@@ -173,6 +173,7 @@ class CausalTransformer(GivenPrior):
     options: ClassVar[type] = TransformerOptions
     called: ClassVar[str] = "the transformer prior"
     can_compile: ClassVar[bool] = True
+    adam: ClassVar[AdamSettings] = ADAM
     network_class = TransformerNetwork
     network: TransformerNetwork
 
