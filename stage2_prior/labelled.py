@@ -48,6 +48,8 @@ class HidesLabels(GridPrior):
     @property
     def conditions(self) -> Conditions:
         """Return the conditions that this prior accepts."""
+        if self.num_words:
+            return super().conditions
         return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), self.label_dropout > 0)
 
     def condition_rows(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Tensor | None:

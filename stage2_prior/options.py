@@ -31,6 +31,15 @@ class CoarserOptions(GivenOptions):
 
 
 @dataclass(frozen=True)
+class TextOptions:
+    """Options of a prior that can be asked in words; without texts they have no effect."""
+
+    caption_dropout: Share = 0.1
+    """Share of the captions that are hidden in training, so that the prior also learns to draw without a text, as
+    guidance requires. 0: every sample needs a prompt."""
+
+
+@dataclass(frozen=True)
 class PixelCNNOptions(CoarserOptions):
     """Options of the gated PixelCNN."""
 

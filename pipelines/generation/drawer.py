@@ -12,12 +12,12 @@ import torch
 from codegrid.codes import Codes, Condition, Layout, Progress
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
-from codegrid.stage2_prior.conditions import Conditions
+from codegrid.stage2_prior.conditions import Conditions, conditions_of
 from codegrid.stage2_prior.sampling.draw import draw
 
 from .pairing import check_pairing
 from .rejection import Tell
-from .request import Request, conditions_of
+from .request import Request
 from .samples import Samples
 
 

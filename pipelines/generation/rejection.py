@@ -33,11 +33,12 @@ from codegrid.pipelines.evaluation.classifier import (
 )
 from codegrid.pipelines.running.run_folder import read_record
 from codegrid.protocols import Classifier, Prior, Tokenizer
+from codegrid.stage2_prior.conditions import conditions_of
 from codegrid.tensors import digest_of
 from codegrid.usable import CONFIG
 
 from .chosen_data import learnt_data, skips_unreadable
-from .request import Request, conditions_of
+from .request import Request
 from .samples import Samples
 
 TRAINED = "classifier"  # in place of a folder: a classifier that is trained first

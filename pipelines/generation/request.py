@@ -16,7 +16,7 @@ from codegrid.errors import InputError
 from codegrid.limits import NumSamples, Seed, check_value
 from codegrid.protocols import Prior
 from codegrid.sampling_config import SamplingConfig, sampling_configs
-from codegrid.stage2_prior.conditions import Conditions, Labels
+from codegrid.stage2_prior.conditions import Labels, conditions_of
 
 from .kept_part import Masks, check_keeps
 
@@ -152,8 +152,3 @@ def complete_codes(
         roughly=any(prior.keeps == "roughly" for prior in priors),
         of_each=num_completions,
     )
-
-
-def conditions_of(priors: Sequence[Prior]) -> Conditions:
-    """Return the conditions that labels are read by: those of the first prior that has classes, if any."""
-    return next((prior.conditions for prior in priors if prior.conditions.num_classes), priors[0].conditions)

@@ -18,6 +18,7 @@ from codegrid.limits import BatchSize, NumSamples, Seed, check_value
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
 from codegrid.sampling_config import DrawingSettings, SamplingConfig, sampling_configs
+from codegrid.stage2_prior.conditions import conditions_of
 
 from .checks import spread_known, start_grids
 
@@ -71,10 +72,13 @@ def sample(
     configs = sampling_configs(len(priors), **settings)
     layout = layout_of(priors)
     device = priors[0].device
-    asked = next((one for one in priors if one.conditions.num_classes), priors[0]).conditions
-    given = asked.resolve(labels, num_samples, first_index=first_index, prompts=prompts)._replace(
-        codes=tuple(_for_all(grid, num_samples, "codes") for grid in codes),
-        actions=None if actions is None else _for_all(actions, num_samples, "actions"),
+    given = (
+        conditions_of(priors)
+        .resolve(labels, num_samples, first_index=first_index, prompts=prompts)
+        ._replace(
+            codes=tuple(_for_all(grid, num_samples, "codes") for grid in codes),
+            actions=None if actions is None else _for_all(actions, num_samples, "actions"),
+        )
     )
     for one, config in zip(priors, configs, strict=True):
         one.conditions.check_guidance(config.guidance_scale, given)
@@ -154,8 +158,10 @@ def _condition_of(prior: Prior, given: Condition, finished: dict[int, Tensor], a
     if len(given.codes) < len(prior.given_grids):
         numbers = ", ".join(map(str, prior.given_grids))
         raise InputError(f"`codes`: this prior needs the grids {numbers}; give them, or put their priors before it")
-    if not alone and not prior.conditions.num_classes:  # the labels are meant for another prior
-        given = given._replace(labels=None)
+    if not alone:  # labels and texts may be meant for another prior
+        conditions = prior.conditions
+        labels, text = given.labels if conditions.num_classes else None, given.text if conditions.num_words else None
+        given = given._replace(labels=labels, text=text)
     return given
 
 
