@@ -32,6 +32,7 @@ LEARNT_ONLY_TEXTS = "this prior was only trained with texts: train it with `capt
 OF_TEXTS = "this prior is conditioned on texts, not on classes: give `prompts` instead"
 UNCONDITIONAL = "this prior is unconditional; leave them out"
 Labels = Sequence[int | str] | Tensor | int | str
+Prompts = Sequence[str] | str
 NONE = "none"
 NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 EXACTLY = ":"  # before a number, or none, that is not a name
@@ -79,7 +80,7 @@ class Conditions:
         num_samples: int,
         of: str = "samples",
         first_index: int = 0,
-        prompts: Sequence[str] | None = None,
+        prompts: Prompts | None = None,
     ) -> Condition:
         """Return the condition of samples for labels that a user wrote.
 
@@ -108,17 +109,16 @@ class Conditions:
         numbers = torch.tensor([self._number(label) for label in written])
         return Condition(numbers.expand(num_samples).clone())
 
-    def _resolve_prompts(self, prompts: Sequence[str], num_samples: int, of: str) -> Tensor:
+    def _resolve_prompts(self, prompts: Prompts, num_samples: int, of: str) -> Tensor:
         """Return the words (n, text_length) of prompts; refuse what cannot be read whole."""
         if not self.num_words:
             instead = "give `labels` instead" if self.num_classes else "leave them out"
             raise InputError(f"`prompts`: this prior is not conditioned on texts ({readers_of_texts()}); {instead}")
         written, texts = _as_list(prompts), list[str]()
         _check_count("prompts", len(written), num_samples, of)
-        for number, text in enumerate(written):
+        for text in written:
             if not isinstance(text, str) or not text.strip():
-                whole = "is empty" if isinstance(text, str) else short(text)
-                raise InputError(f"`prompts`: number {number} {whole}: write some words, or leave `prompts` out")
+                raise InputError(f"`prompts` {short(text)}: write some words in each, or leave `prompts` out")
             texts.append(text)
         rows = self.tokenized(texts)
         longest = max(range(len(rows)), key=lambda number: len(rows[number]))
@@ -271,7 +271,7 @@ def readers_of_texts() -> str:
     return f"{', '.join(names)} priors can be"
 
 
-def _as_list(labels: Labels | None) -> list[object]:
+def _as_list(labels: Labels | Prompts | None) -> list[object]:
     """Return labels as a list, whatever holds them; a single text or number is one label."""
     if labels is None:
         return []

@@ -74,9 +74,9 @@ def test_guidance_leads_from_no_text_to_the_prompt():
 
 @pytest.mark.parametrize(("asked", "words"), [
     ({"prompts": ["a", "b", "c"]}, "`prompts`: 3 prompts for 2 samples: give one for each, or one for all"),
-    ({"prompts": ["a", ""]}, "`prompts`: number 1 is empty: write some words"),
-    ({"prompts": " \n"}, "`prompts`: number 0 is empty"),
-    ({"prompts": [7]}, "`prompts`: number 0 7: write some words"),
+    ({"prompts": ["a", ""]}, "`prompts` '': write some words in each"),
+    ({"prompts": " \n"}, r"`prompts` ' \\n': write some words"),
+    ({"prompts": [7]}, "`prompts` 7: write some words"),
     ({"prompts": "red " * 20}, "`prompts` .*: 20 pieces of words, but this prior reads 8: write less"),
     ({"labels": [1]}, "`labels`: this prior is conditioned on texts, not on classes: give `prompts` instead"),
     ({"guidance_scale": 2.0}, "`guidance_scale` 2.0: guidance needs `prompts` to guide to"),

@@ -62,7 +62,9 @@ class Drawer:
         images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
         if request.paste:
             images = request.paste.onto(images, request.pictures_of(rows))
-        return Samples(images, codes, given.labels, request.seed, tuple(self.classes))
+        return Samples(
+            images, codes, given.labels, request.seed, tuple(self.classes), request.prompts[rows.start : rows.stop]
+        )
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
         """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""

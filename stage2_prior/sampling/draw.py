@@ -18,7 +18,7 @@ from codegrid.limits import BatchSize, NumSamples, Seed, check_value
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
 from codegrid.sampling_config import DrawingSettings, SamplingConfig, sampling_configs
-from codegrid.stage2_prior.conditions import conditions_of
+from codegrid.stage2_prior.conditions import Prompts, conditions_of
 
 from .checks import spread_known, start_grids
 
@@ -31,7 +31,7 @@ def sample(
     first_index: int = 0,
     batch_size: int = 128,
     known: Known | None = None,
-    prompts: Sequence[str] | None = None,
+    prompts: Prompts | None = None,
     codes: Codes = (),
     actions: Tensor | None = None,
     backend: str = "auto",
@@ -47,7 +47,7 @@ def sample(
         seed, first_index: sample i follows from (seed, first_index + i) alone.
         batch_size: samples drawn at once.
         known: sites to keep, and their codes, for each grid that is drawn.
-        prompts: texts, for a prior over texts.
+        prompts: texts, for priors over texts; one for each sample or one for all. None: no text.
         codes: coarser grids or earlier frames, for a prior that needs them: (n, *shape), or (1, *shape) for all.
         actions: (n, frames), for a prior over frames.
         backend: auto, plain (one forward pass per step: the reference), torch (nothing is computed twice), native,
