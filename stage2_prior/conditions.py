@@ -22,7 +22,9 @@ from codegrid.codes import NO_LABEL, PAD, Condition
 from codegrid.errors import InputError
 from codegrid.limits import short
 from codegrid.protocols import Prior
+from codegrid.registry import TABLES
 
+from .options import TextOptions
 from .text_tokenizer import TextTokenizer, pad_texts
 
 LEARNT_NONE_WITHOUT = "this prior was only trained with labels: train it with `label_dropout` 0.1"
@@ -111,7 +113,7 @@ class Conditions:
         """Return the words (n, text_length) of prompts; refuse what cannot be read whole."""
         if not self.num_words:
             instead = "give `labels` instead" if self.num_classes else "leave them out"
-            raise InputError(f"`prompts`: this prior is not conditioned on texts; {instead}")
+            raise InputError(f"`prompts`: this prior is not conditioned on texts ({readers_of_texts()}); {instead}")
         written, texts = _as_list(prompts), list[str]()
         _check_count("prompts", len(written), num_samples, of)
         for text in written:
@@ -170,7 +172,7 @@ class Conditions:
         if not self.is_asked:
             raise InputError(f"`guidance_scale` {guidance_scale}: this prior is unconditional; leave it out")
         if not self.unlabelled:
-            raise InputError(f"`guidance_scale` {guidance_scale}: {self._learnt_only}")
+            raise InputError(f"`guidance_scale` {guidance_scale}: {self.learnt_only}")
         name, part, none = ("prompts", given.text, PAD) if self.num_words else ("labels", given.labels, NO_LABEL)
         if part is None or bool((part == none).all()):
             raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `{name}` to guide to")
@@ -180,12 +182,13 @@ class Conditions:
         if self.unlabelled:
             return
         if self.num_classes and given.labels is not None and (given.labels == NO_LABEL).any():
-            raise InputError(f"`labels` {NONE}: {self._learnt_only}")
-        if self.num_words and (given.text is None or (given.text == PAD).all(1).any()):
-            raise InputError(f"`prompts`: {self._learnt_only}, or give one for each sample")
+            raise InputError(f"`labels` {NONE}: {self.learnt_only}")
+        if self.num_words and (given.text is None or (given.text[:, 0] == PAD).any()):
+            raise InputError(f"`prompts`: {self.learnt_only}, or give one for each sample")
 
     @property
-    def _learnt_only(self) -> str:
+    def learnt_only(self) -> str:
+        """Words for a prior that was not also trained without labels or texts: that, and the remedy."""
         return LEARNT_ONLY_TEXTS if self.num_words else LEARNT_NONE_WITHOUT
 
     def rows(self, given: Condition, batch_size: int, device: torch.device, takes: Sequence[str] = ()) -> Tensor | None:
@@ -259,6 +262,13 @@ def conditions_of(priors: Sequence[Prior]) -> Conditions:
             "`num_words` and `text_length`"
         )
     return next((one for one in each if one.is_asked), each[0])
+
+
+def readers_of_texts() -> str:
+    """Return words that name the priors that can be conditioned on texts."""
+    table = TABLES["prior"]
+    names = [name for name in table if issubclass(table.options(name), TextOptions)]
+    return f"{', '.join(names)} priors can be"
 
 
 def _as_list(labels: Labels | Prompts | None) -> list[object]:

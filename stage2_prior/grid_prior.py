@@ -20,7 +20,7 @@ from codegrid.model_folder import ModelFolder
 from codegrid.registry import NoOptions
 
 from .coarser import check_coarser, hide_some
-from .conditions import Conditions
+from .conditions import Conditions, readers_of_texts
 from .options import CoarserOptions, GivenOptions, TextOptions
 from .text_tokenizer import FEWEST, TextTokenizer
 
@@ -113,7 +113,8 @@ class GridPrior(ModelFolder, nn.Module):
                 del self.config[option.name]
             return
         if not has_options:
-            raise InputError(f"`num_words` {self.num_words}: {type(self).__name__} cannot be conditioned on texts")
+            name = type(self).__name__
+            raise InputError(f"`num_words`: a {name} cannot be conditioned on texts: {readers_of_texts()}")
         check_whole("num_words", self.num_words, FEWEST, MAX_WORDS)
         check_whole("text_length", self.text_length, 1, MAX_TEXT)
         if self.num_classes:

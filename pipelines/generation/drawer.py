@@ -55,7 +55,9 @@ class Drawer:
     def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
         """Draw some samples of a request, on the models' device. `tell` is called with the share that is done."""
         if request.rejection:
-            return request.rejection.best(request, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell)
+            return request.rejection.best(
+                request, rows, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell
+            )
         codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
         images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
         if request.paste:

@@ -20,6 +20,7 @@ from codegrid.pipelines.running.processes import broadcast_from_main
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior
 from codegrid.registry import TABLES
+from codegrid.stage2_prior.conditions import readers_of_texts
 from codegrid.stage2_prior.text_tokenizer import TextTokenizer
 
 AT_ONCE = 8192  # images whose captions are read
@@ -48,7 +49,7 @@ def choose_texts(
     if not are_there or settings.unconditional or settings.ignore_captions:
         return None
     if not reads:
-        words = f"a {settings.model} prior cannot be asked in words: choose another `model`"
+        words = f"a {settings.model} prior cannot be asked in words ({readers_of_texts()}): choose another `model`"
         if settings.captions is not None:
             raise InputError(f"`captions` {settings.captions}: {words}")
         print_once(f"the captions of {settings.codes} are not learnt: {words.replace('`model`', '--model')}")

@@ -126,7 +126,7 @@ def draw(
         kept = None if known is None else Known(known.codes[own], known.mask[own])
         if kept is not None and prior.keeps == "none" and any(bool(mask.any()) for mask in kept.mask):
             raise InputError(f"`known`: a {type(prior).__name__} keeps no sites; leave it out")
-        condition = _condition_of(prior, given, finished, alone=len(priors) == 1)
+        condition = condition_of(prior, given, finished, alone=len(priors) == 1)
         part, to_draw = noise.of("grid", prior.grids[0]), sum(grid.num_sites for grid in prior.layout)
         for progress in prior.sample(condition, part, config, kept, backend, watch):
             codes[own], drawn[own] = progress.codes, progress.drawn
@@ -151,7 +151,7 @@ def layout_of(priors: Sequence[Prior]) -> Layout:
     return tuple(grid for prior in priors for grid in prior.layout)
 
 
-def _condition_of(prior: Prior, given: Condition, finished: dict[int, Tensor], alone: bool) -> Condition:
+def condition_of(prior: Prior, given: Condition, finished: dict[int, Tensor], alone: bool) -> Condition:
     """Return the part of a condition that one of several priors accepts, with the coarser grids drawn so far."""
     coarser = tuple(finished[number] for number in prior.given_grids if number in finished)
     given = given._replace(codes=(*given.codes, *coarser)).to(prior.device)
