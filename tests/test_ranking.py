@@ -1,5 +1,7 @@
 """Captions ranked by likelihood, draws chosen by it, and both through the commands, over the codes of a Gumbel dVAE."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,11 @@ from codegrid import Condition, InputError, TwoStagePipeline
 from codegrid.codes import PAD, Grid
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.pipelines.evaluation.captions import measure_captions
+from codegrid.pipelines.generation.ranked_pictures import rank_captions
 from codegrid.pipelines.generation.ranking import nats_of_texts
 from codegrid.pipelines.generation.request import make_request
 from codegrid.pipelines.generation.sampling import sample
+from codegrid.pipelines.rank_captions import RankCaptions
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
@@ -104,6 +108,18 @@ def test_a_prior_over_texts_ranks_captions_and_draws_what_fits_its_prompt(folder
     (expected,) = prior.nll(codes, prior.conditions.given(None, [CAPTION[1]] * 3))
     torch.testing.assert_close(ranking.nats[:, 1], expected.flatten(1).double().sum(1))
     assert ranking.best == [CAPTION[int(row.argmin())] for row in ranking.nats]
+    rank_captions(
+        RankCaptions(
+            run=str(folder), images=str(folder / "pictures"), captions=tuple(CAPTION.values()), batch_size=32,
+            output=str(tmp_path / "r"),
+        )
+    )  # fmt: skip
+    results = json.loads((tmp_path / "r" / "ranking.json").read_text())
+    assert results["likelihood"] == "exact" and len(results["pictures"]) == 60
+    found = {row["file"]: row["captions"] for row in results["pictures"]}
+    for number, row in enumerate(ranking.nats):
+        of_file = found[f"{number}.png"]
+        assert [each["nats"] for each in of_file] == pytest.approx(row.sort().values.tolist(), rel=1e-5)
     settings = {"run": str(folder), "prompts": (CAPTION[0],), "num_samples": 3, "guidance_scale": (2.0,), "seed": 3}
     sample(Sample(**settings, output=str(tmp_path / "s"), reject_with="likelihood", reject_keep=0.5, format="codegrid"))
     (kept,), given = CodeDataset(tmp_path / "s")[:].codes, prior.conditions.given(None, [CAPTION[0]] * 3)
@@ -112,6 +128,20 @@ def test_a_prior_over_texts_ranks_captions_and_draws_what_fits_its_prompt(folder
     fits = [prior.nll(codes, given.hidden())[0] - prior.nll(codes, given)[0] for codes in draws]
     better = fits[1].sum((1, 2)) > fits[0].sum((1, 2))
     assert torch.equal(kept, torch.where(better[:, None, None], draws[1][0], draws[0][0]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "`images`: give a folder of pictures"),
+        ({"images": "p"}, "`captions`: give the texts to rank"),
+        ({"images": "p", "captions": ("a",)}, "`tokenizer`: give its folder"),
+    ],
+)
+def test_a_ranking_needs_models_pictures_and_captions(settings, words):
+    models = {} if "captions" in settings else {"tokenizer": "t", "prior": ("p",)}
+    with pytest.raises(InputError, match=words):
+        RankCaptions(output="o", **models, **settings)
 
 
 def test_captions_are_ranked_only_by_priors_that_read_them():

@@ -41,6 +41,7 @@ def nats_of_texts(
     batch_size: int = 128,
     seed: int = 0,
     tell: Callable[[int], object] = lambda pairs: None,
+    first_index: int = 0,
 ) -> torch.Tensor:
     """Return −ln p(codes | text) (n, m) float64 of each image under each text, on the CPU.
 
@@ -53,13 +54,14 @@ def nats_of_texts(
         batch_size: images computed at once.
         seed: of the noise of a bound.
         tell: called with the number of pairs of an image and a text that were computed.
+        first_index: number of the first image, which decides its noise.
 
     Raises `InputError` if a prior has no likelihood, or does not read texts.
     """
     batches = []
     for rows in in_order(len(codes[0]), batch_size):
         some = tuple(grid[rows.start : rows.stop] for grid in codes)
-        noise = Noise(seed, rows.start, len(rows), priors[0].device, ("ranking",))
+        noise = Noise(seed, first_index + rows.start, len(rows), priors[0].device, ("ranking",))
         columns = []
         for text in texts:
             given = Condition(text=text.expand(len(rows), -1))
