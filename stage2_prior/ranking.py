@@ -1,6 +1,6 @@
-"""Priors as judges: under which of several texts codes are likeliest, and how well they fit what was asked for.
+"""Priors as judges: how likely codes are under what was asked for, and how much likelier than under nothing.
 
-Shapes: b samples, m texts, t words of a text, *shape the sites of each grid.
+Shapes: b samples, *shape the sites of each grid.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from codegrid.protocols import Prior
 from .sampling.draw import condition_of
 
 
+@torch.no_grad()
 def total_nats(priors: Sequence[Prior], codes: Codes, given: Condition, noise: Noise) -> Tensor:
     """Return −ln p (b,) of whole samples, or a bound on it, summed over those priors that can be asked for something.
 
     Args:
-        priors: in eval mode; those that cannot be asked cost the same whatever is given.
+        priors: of one tokenizer, coarse to fine; those that cannot be asked cost the same whatever is given.
         codes: (b, *shape) of all grids of the tokenizer.
         given: the condition of each sample.
-        noise: of a bound; the same noise makes bounds comparable.
+        noise: of a bound; bounds with the same noise can be compared.
 
     Raises `InputError` if a prior has no likelihood.
     """
-    total = torch.zeros((), device=codes[0].device)
+    total = torch.zeros(len(codes[0]), dtype=widest(priors[0].device), device=priors[0].device)
     for prior in priors:
         if not prior.conditions.is_asked:
             continue
@@ -39,14 +40,9 @@ def total_nats(priors: Sequence[Prior], codes: Codes, given: Condition, noise: N
         nats = prior.nll(own, condition, noise.of("grid", prior.grids[0]))
         if nats is None:
             raise InputError(f"`prior`: a {type(prior).__name__} has no likelihood to rank by")
-        total = total + sum(grid.to(widest(grid.device)).flatten(1).sum(1) for grid in nats)
+        for grid in nats:
+            total += grid.to(total.dtype).flatten(1).sum(1)
     return total
-
-
-def nats_of_texts(priors: Sequence[Prior], codes: Codes, given: Condition, texts: Tensor, noise: Noise) -> Tensor:
-    """Return −ln p(codes | text) (b, m) of each sample under each of the texts (m, t), or bounds with shared noise."""
-    rows = [given._replace(text=text.expand(len(codes[0]), -1)) for text in texts]
-    return torch.stack([total_nats(priors, codes, each, noise) for each in rows], dim=1)
 
 
 def fit(priors: Sequence[Prior], codes: Codes, given: Condition, noise: Noise) -> Tensor:

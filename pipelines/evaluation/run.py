@@ -30,6 +30,7 @@ from codegrid.stage2_prior.likelihood import Bits, measure
 from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import read_json
 
+from .captions import measure_captions
 from .carried import measure_carried
 from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
@@ -129,6 +130,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
         metrics.left_out.append(f"no ssim: the images are smaller than its window of {WINDOW}×{WINDOW} pixels")
     if inputs.pipeline:
         _add_bits(inputs, codes, decoder, metrics)
+        _add_ranks(inputs, codes, metrics)
     if real and again:
         add_distance("rfid", again, real, metrics, reference=inputs.reference)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
@@ -222,6 +224,23 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
     per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)
     metrics.add({"decoder_bits_per_image": of_decoder}, reference=inputs.reference, decoder=decoder.description)
     metrics.add({"bound_bits_per_dim": per_dim}, **conditions, **drawn, decoder=decoder.description)
+
+
+def _add_ranks(inputs: Inputs, codes: list[CodeBatch], metrics: Metrics) -> None:
+    """Add how often an image's own caption is the likeliest of many, with priors over texts."""
+    if not any(prior.conditions.num_words for prior in inputs.priors):
+        return
+    if any(prior.conditions.num_words and prior.likelihood == "none" for prior in inputs.priors):
+        metrics.left_out.append("no caption_ranked_first: the prior has no likelihood")
+        return
+    found = measure_captions(inputs.priors, codes, inputs.settings.batch_size, inputs.settings.seed)
+    if found is None:
+        metrics.left_out.append(
+            "no caption_ranked_first: there are not two images with different captions (`captions`)"
+        )
+    else:
+        share, count = found
+        metrics.add({"caption_ranked_first": share}, reference=inputs.reference, captions=count)
 
 
 def _measure(prior: Prior, codes: list[CodeBatch], words: str, seed: int, steps: int | None) -> Bits | None:

@@ -31,6 +31,7 @@ from .drawer import Drawer
 from .kept_part import Keep, choose_part
 from .pairing import prior_names
 from .paste import make_paste
+from .ranking import Ranking, nats_of_texts
 from .rejection import add_rejection
 from .request import Request, complete_codes, make_request
 from .samples import Images, OutputType, Samples, as_output
@@ -246,6 +247,22 @@ class TwoStagePipeline(Drawer):
         """Encode and decode images, given as for `encode` but of any size. Returns the reconstructions on the CPU."""
         images = self._prepare(images).to(self.device)
         return as_output(self.tokenizer.reconstruct(images).clamp(-1, 1).cpu(), output_type)
+
+    def rank_captions(self, images: Images, captions: Sequence[str], batch_size: int = 128, seed: int = 0) -> Ranking:
+        """Rank captions for each of some images, by how likely priors over texts find its codes under each.
+
+        Args:
+            images: as for `encode`.
+            captions: all of them are ranked for each image.
+            batch_size: images computed at once.
+            seed: of the noise by which priors that only have a bound estimate it; it is the same for all captions.
+
+        Raises `InputError` if no prior reads texts, or one that does has no likelihood.
+        """
+        texts = self.conditions.resolve(None, len(captions), "captions", prompts=captions).text
+        assert texts is not None
+        codes = self.encode(images, batch_size)
+        return Ranking(tuple(captions), nats_of_texts(self.priors, codes, texts, batch_size, seed))
 
     def _of_size(self, images: Images) -> torch.Tensor:
         images, expected = self._prepare(images), self.tokenizer.signal.shape
