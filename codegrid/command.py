@@ -19,6 +19,7 @@ COMMANDS = {
     "sample": "draw new images, or complete given ones",
     "decode-codes": "turn codes back into images",
     "evaluate": "measure tokenizer, prior and samples",
+    "rank-captions": "say which of several captions fits a picture best",
     "plot": "draw reconstructions, codes, codebook, curves, samples",
     "doctor": "say which stage of a run is at fault",
     "view": "look at everything in the browser",

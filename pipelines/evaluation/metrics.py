@@ -44,6 +44,10 @@ class Metrics:
                     f"{name}: {fewest} images are too few for the covariance of {dimensions} features (rank "
                     "deficient); compare it only with distances of equally many images"
                 )
+            if "captions" in details:
+                lines.append(
+                    f"{name}: the image's own among {details['captions']}; at random {1 / details['captions']:.4f}"
+                )
         return lines + self._bounds() + self._rejections() + self._seen() + self.notes + self.left_out
 
     def _bounds(self) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from codegrid.data.captions import as_column
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced, to_float, to_uint8
 from codegrid.data.loading import in_order
-from codegrid.data.manifest import LABELS
+from codegrid.data.manifest import CAPTIONS, LABELS
 from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
@@ -28,6 +29,7 @@ from codegrid.stage2_prior.likelihood import Bits, measure
 from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import read_json
 
+from .captions import measure_captions
 from .carried import measure_carried
 from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
@@ -97,11 +99,14 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     real, again = (JudgedImages(inputs.extractor), JudgedImages(inputs.extractor)) if inputs.extractor else (None, None)
     codes: list[CodeBatch] = []
     likeness = Likeness(inputs.extractor)
+    captions = iter(as_column(inputs.images.captions, 1)) if inputs.images.captions else None
 
     def watch(batch: Reconstruction) -> None:
         likeness.add(batch)
         if inputs.pipeline:
             columns: dict[str, Column] = {} if batch.labels is None else {LABELS: batch.labels}
+            if captions:
+                columns[CAPTIONS] = [next(captions) for _ in batch.images]
             codes.append(CodeBatch(tuple(grid.cpu() for grid in batch.codes), columns))
         if decoder:
             decoder.add(batch.images, batch.codes, batch.output)
@@ -121,6 +126,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     likeness.add_to(metrics, inputs.reference, seen)
     if inputs.pipeline:
         _add_bits(inputs, codes, decoder, metrics)
+        _add_ranks(inputs, codes, metrics)
     if real and again:
         add_distance("rfid", again, real, metrics, reference=inputs.reference, **seen)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
@@ -196,6 +202,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         return
     conditions: dict[str, Any] = {
         "reference": inputs.reference, "given_labels": any(prior.conditions.num_classes for prior in inputs.priors),
+        "given_texts": bool(inputs.images.captions) and any(prior.conditions.num_words for prior in inputs.priors),
         "likelihood": "bound" if "bound" in kinds else "exact",
     }  # fmt: skip
     sites = sum(grid.num_sites for grid in inputs.tokenizer.layout)
@@ -215,6 +222,23 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
     metrics.add({"bound_bits_per_dim": per_dim}, **conditions, **drawn, decoder=decoder.description)
 
 
+def _add_ranks(inputs: Inputs, codes: list[CodeBatch], metrics: Metrics) -> None:
+    """Add how often an image's own caption is the likeliest of many, with priors over texts."""
+    if not any(prior.conditions.num_words for prior in inputs.priors):
+        return
+    if any(prior.conditions.num_words and prior.likelihood == "none" for prior in inputs.priors):
+        metrics.left_out.append("no caption_ranked_first: the prior has no likelihood")
+        return
+    found = measure_captions(inputs.priors, codes, inputs.settings.batch_size, inputs.settings.seed)
+    if found is None:
+        metrics.left_out.append(
+            "no caption_ranked_first: there are not two images with different captions (`captions`)"
+        )
+    else:
+        share, count = found
+        metrics.add({"caption_ranked_first": share}, reference=inputs.reference, captions=count)
+
+
 def _measure(prior: Prior, codes: list[CodeBatch], words: str, seed: int, steps: int | None) -> Bits | None:
     """Return the bits of codes under a prior, or a bound on them, with a progress bar."""
     batches = (prior_inputs(prior, batch) for batch in progress_bar(codes, words))
@@ -231,10 +255,12 @@ def measure_samples(
     with progress_bar(total=request.num_samples, desc="sampling" + request.chosen, unit="img") as bar:
         for rows in in_order(request.num_samples, settings.batch_size):
             some = pipeline.sample_rows(request, rows, settings.backend)
-            drawn.add(to_uint8(some.images).to(pipeline.device), some.labels)
+            labels = None if inputs.labels is None else inputs.labels[rows.start : rows.stop]
+            drawn.add(to_uint8(some.images).to(pipeline.device), labels)
             bar.update(len(rows))
     samples: dict[str, Any] = {
         "images": request.num_samples, "labels": None if request.labels is None else "all classes in turn",
+        "prompts": "captions of the reference" if request.prompts else None,
         "seed": request.seed, "configs": [asdict(config) for config in request.configs],
         "priors": inputs.depends_on["priors"],
     }  # fmt: skip

@@ -45,6 +45,22 @@ class Pictures(NamedTuple):
     paste: Paste | None = None
 
 
+def pictures_in(folder: str, tokenizer: Tokenizer, parameter: str) -> FolderImages:
+    """Return all pictures below a folder, converted to a tokenizer's size and channels; print what was found.
+
+    Raises `InputError`, naming the parameter, if there is no such folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"no folder {root}: give `{parameter}` a folder of pictures")
+    contents = list_pictures(root)
+    paths = contents.listing.paths
+    found = Found(len(paths), name=str(root), left_out=contents.left_out)
+    print_once(str(found))
+    height, width = tokenizer.signal.size
+    return FolderImages(root, paths, None, [], (height, width), tokenizer.signal.channels, found)
+
+
 def read_pictures(
     folder: str, drawer: Drawer, keep_rows: int | None = None, mask: Sequence[str] = (), paste: bool = False
 ) -> Pictures:
@@ -59,17 +75,10 @@ def read_pictures(
 
     Raises `InputError` if something cannot be read, or nothing would be kept.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"no folder {root}: give `complete` a folder of pictures")
-    tokenizer, (height, width) = drawer.tokenizer, drawer.tokenizer.signal.size
-    contents = list_pictures(root)
-    paths = contents.listing.paths
-    found = Found(len(paths), name=str(root), left_out=contents.left_out)
-    images = FolderImages(root, paths, None, [], (height, width), tokenizer.signal.channels, found)
-    print_once(str(found))
+    images, tokenizer = pictures_in(folder, drawer.tokenizer, "complete"), drawer.tokenizer
     if mask:
-        known = read_masks(mask, (height, width), root, paths)
+        height, width = tokenizer.signal.size
+        known = read_masks(mask, (height, width), images.root, images.paths)
         part = keep_pixels(tokenizer, known, "mask")
         print_once(f"kept: {describe_kept(tokenizer.layout, part.masks)}")
     else:
@@ -116,8 +125,9 @@ def save_completions(
     completions = images.unflatten(0, (count, -1))[:, :SHOWN]
     columns = completions.shape[1]
     names, heading = [drawable(file) for file in pictures.files[:count]], "completions"
-    if request.labels is not None:
-        asked = request.labels[:: request.of_each][:count].tolist()
+    numbers, classes = request.headings(classes)
+    if numbers is not None:
+        asked = numbers[:: request.of_each][:count].tolist()
         of = ["" if label == NO_LABEL else f", as {heading_of(label, classes)}" for label in asked]
         if len(set(asked)) == 1:
             heading += of[0]

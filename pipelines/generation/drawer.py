@@ -10,14 +10,15 @@ from collections.abc import Iterator
 import torch
 
 from codegrid.codes import Codes, Condition, Layout, Progress
+from codegrid.limits import is_list_of
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
-from codegrid.stage2_prior.conditions import Conditions
+from codegrid.stage2_prior.conditions import Conditions, conditions_of
 from codegrid.stage2_prior.sampling.draw import draw
 
 from .pairing import check_pairing
 from .rejection import Tell
-from .request import Request, conditions_of
+from .request import Request
 from .samples import Samples
 
 
@@ -48,6 +49,15 @@ class Drawer:
         return list(self.conditions.classes)
 
     @property
+    def prompts(self) -> list[str]:
+        """Prompts to try: those that the card of a prior over texts shows; empty without texts."""
+        for prior in self.priors:
+            told = prior.provenance.get("prompts")
+            if prior.conditions.num_words and isinstance(told, list) and is_list_of(told, str):
+                return told
+        return []
+
+    @property
     def device(self) -> torch.device:
         """The device that the models are on."""
         return self.tokenizer.device
@@ -55,12 +65,16 @@ class Drawer:
     def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
         """Draw some samples of a request, on the models' device. `tell` is called with the share that is done."""
         if request.rejection:
-            return request.rejection.best(request, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell)
+            return request.rejection.best(
+                request, rows, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell
+            )
         codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
         images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
         if request.paste:
             images = request.paste.onto(images, request.pictures_of(rows))
-        return Samples(images, codes, given.labels, request.seed, tuple(self.classes))
+        return Samples(
+            images, codes, given.labels, request.seed, tuple(self.classes), request.prompts[rows.start : rows.stop]
+        )
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
         """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""

@@ -16,29 +16,43 @@ from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior
 from codegrid.registry import TABLES
 from codegrid.scales import tables_of_grids
+from codegrid.stage2_prior.text_tokenizer import TextTokenizer
 
 from .trainer import seed_torch
 
 Tables = dict[str, torch.Tensor]
 
 
-def make_prior(settings: TrainPrior, whole: Layout, tables: Callable[[], Tables], num_classes: int = 0) -> Prior:
+def make_prior(
+    settings: TrainPrior,
+    whole: Layout,
+    tables: Callable[[], Tables],
+    num_classes: int = 0,
+    text_tokenizer: TextTokenizer | None = None,
+) -> Prior:
     """Return a prior of the grids that the settings choose of the whole layout, conditioned on the coarser ones.
 
-    `tables` returns those of the codes, and is called only for a prior that takes them.
+    `tables` returns those of the codes, and is called only for a prior that takes them. A text tokenizer makes a prior
+    over texts in place of classes.
 
     Raises `InputError` if a prior of this kind cannot learn them. The message names those that can.
     """
     grids = choose_grids(settings.grid, len(whole))
-    build = partial(_build, whole=whole, grids=grids, tables=tables, num_classes=num_classes)
+    texts = {}
+    if text_tokenizer is not None:
+        texts = {"num_words": text_tokenizer.num_words, "text_length": settings.text_length}
+    build = partial(_build, whole=whole, grids=grids, tables=tables, num_classes=num_classes, texts=texts)
     seed_torch(settings.seed, "weights")
     try:
-        return build(settings.model, settings.options)
+        prior = build(settings.model, settings.options)
     except InputError as error:
         able = _able(build)
         if settings.model in able or not (remedies := _remedies(settings.model, whole, grids, able)):
             raise  # its options are wrong
         raise InputError(f"{error}; {', or '.join(remedies)}") from error
+    if text_tokenizer is not None:
+        prior.text_tokenizer = text_tokenizer
+    return prior
 
 
 def _build(
@@ -48,14 +62,15 @@ def _build(
     grids: tuple[int, ...],
     tables: Callable[[], Tables],
     num_classes: int,
+    texts: Mapping[str, int],
 ) -> Prior:
     """Return the prior of a name over some grids, given all coarser ones."""
-    more, known = dict[str, Any](), {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
+    more, known = dict[str, Any](texts), {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
     if grids[0] and not _takes(name, "given_grids"):
         numbers = " ".join(map(str, grids))
         raise InputError(f"`grid` {numbers}: a {name} prior cannot be conditioned on the coarser grids")
     if grids[0]:
-        more = {part: value for part, value in known.items() if _takes(name, part)}
+        more |= {part: value for part, value in known.items() if _takes(name, part)}
     if _takes(name, "tables"):
         more["tables"] = tables_of_grids(tables(), grids)
     layout = tuple(whole[grid] for grid in grids)
