@@ -248,6 +248,17 @@ NO_DISCRIMINATOR = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fixed", [False, True], ids=["adaptive", "broken: a fixed weight that is far too large"])
+def test_pictures_do_not_break_when_the_discriminator_joins(fixed):
+    late = {"discriminator_start": 100, "discriminator_warmup": 20, "lr": 0.003, "lr_schedule": "constant"}
+    settings = settings_of(steps=240, fixed_weight=fixed, perceptual_weight=0.0, perceptual="lite0", **late)
+    errors = torch.stack([row["reconstruction_loss"] for row in take_steps(make_trainer(settings), 240)])
+    means = errors.unfold(0, 20, 10).mean(1)
+    before, after = means[8], means[12:].max()
+    assert (after > 1.2 * before) == fixed
+
+
 def test_no_player_gets_a_gradient_from_the_loss_of_the_other():
     objective = make_objective(settings_of())
     batch, discriminator = objective.dataset.batch(range(BATCH)), objective.players["discriminator"].module
