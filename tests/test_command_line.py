@@ -57,6 +57,7 @@ TOLD = [
     (TrainTokenizer, "--output o --kmeans-steps 10 --anchors closest --anchor-once --quantizer clustered"),
     (TrainTokenizer, "--output o --shuffle-buffer 5000 --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
     (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
+    (TrainTokenizer, "--output o --network resnet --num-residual-blocks 1"),
     (
         TrainTokenizer,
         "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1",
@@ -87,7 +88,11 @@ TOLD = [
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
     (Evaluate, "--images a --against b --features inception --json"),
     (Evaluate, f"{PARTS} --features lite0 --num-samples 9 --reject-with classifier --reject-keep 1"),
-    (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
+    (
+        Plot,
+        f"{PARTS} {DATA} --codes c --split train --beside b c --what codes places --projection umap --seed 1 "
+        "--batch-size 8",
+    ),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
     (
         Doctor,

@@ -453,19 +453,23 @@ def test_features_by_lite0_are_those_of_another_implementation():
 
 
 @torch.no_grad()
-def test_lite0_measures_how_far_each_reconstruction_looks_from_its_image(measured, small_run, bars_file, monkeypatch):
-    metrics = measured(features="lite0", prior=(), batch_size=2)
-    images = to_float(load_images("npz", bars_file, "test").images)
-    again = load(small_run / "tokenizer").reconstruct(images).clamp(-1, 1)
-    expected = load_perceptual("lite0", CPU)(images, again)
-    assert metrics["lite0_distance"] == pytest.approx(float(expected.mean()), rel=1e-4)
-    described = metrics["measured_on"]["lite0_distance"]
-    assert described["extractor"]["name"] == "lite0" and described["reference"]["images"] == 6
-    monkeypatch.setattr("codegrid.pipelines.evaluation.likeness.AT_ONCE", 1)  # one by one
-    assert measured("whole", features="lite0", prior=())["lite0_distance"] == pytest.approx(metrics["lite0_distance"])
+def test_lite0_measures_how_far_each_reconstruction_looks_from_its_image(monkeypatch):
+    images = torch.randint(0, 256, (3, 1, 12, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    outputs = to_float(images) * 1.5  # clipped
+    expected = load_perceptual("lite0", CPU)(to_float(images), outputs.clamp(-1, 1))
+    extractor = make_extractor("lite0", None, 0, CPU)
+    for at_once in (2**22, 1):
+        monkeypatch.setattr("codegrid.pipelines.evaluation.likeness.AT_ONCE", at_once)
+        likeness, metrics = Likeness(extractor), Metrics()
+        for rows in (slice(0, 2), slice(2, 3)):
+            likeness.add(Reconstruction(images[rows], None, (), outputs[rows]))
+        likeness.add_to(metrics, {"images": 3}, {})
+        assert metrics.values["lite0_distance"] == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert metrics.measured_on["lite0_distance"] == {"reference": {"images": 3}, "extractor": extractor.description}
 
 
-def test_a_distance_by_the_network_of_the_training_is_marked(measured, small_run, tmp_path, capsys):
+def test_a_distance_by_the_network_of_the_training_is_marked(measured, small_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("codegrid.pipelines.evaluation.metrics.frechet_distance", lambda *statistics: 0.0)  # seconds
     tokenizer = load(small_run / "tokenizer")
     tokenizer.provenance["perceptual"] = load_perceptual("lite0", CPU).description
     tokenizer.save_pretrained(tmp_path / "seen")

@@ -78,7 +78,7 @@ def test_every_weight_of_a_network_learns(name, options):
 @pytest.mark.parametrize("options", [{}, {"levels": (2, 2)}], ids=str)
 @torch.no_grad()
 def test_latents_of_an_image_do_not_depend_on_its_batch(name, options):
-    tokenizer, images = build(name, (8, 8), **options).double().train(), draw(3, 3, 8, 8).double()
+    tokenizer, images = build(name, (8, 8), **options).train(), draw(3, 3, 8, 8)
     whole, alone = (tokenizer.encode_latents(some) for some in (images, images[1:2]))
     for ours, theirs in zip(whole, alone, strict=True):
         torch.testing.assert_close(ours[1:2], theirs)

@@ -174,8 +174,9 @@ class TwoStagePipeline(Drawer):
             images: as for `encode`.
             keep: how many rows of codes to keep, from the top, counted in the finest grid; or a mask (H, W) over the
                 known pixels, with a prior that can keep any codes; or a mask over the sites to keep, if all grids have
-                one shape. A tensor of several masks has one for each image. Codes are kept whose own pixels are all
-                known, and made as if nothing but the known pixels were there.
+                one shape. A tensor of several masks has one for each image. With a mask over pixels, codes are kept
+                whose own pixels are all known, and made as if nothing but the known pixels were there. Rows and sites
+                keep the codes of the whole image, which may tell something of the rest of it.
             num_completions: of each image; those of one image follow each other.
             labels: as for `sample`, one for each image or one for all. None: no particular class, if the prior learnt
                 grids without a label.
