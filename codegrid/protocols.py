@@ -185,9 +185,8 @@ class Prior(Model, Protocol):
     that wants another Adam than the default has an attribute `adam`, an `AdamSettings`.
 
     If it can be conditioned on texts, it takes `num_words`, the size of the vocabulary, and `text_length`, the most
-    words of a text, both 0 without texts; and its attribute `text_tokenizer` may be set, which its folder then holds.
-    `Condition.text` is (b, text_length) int64 then: PAD after the end of a text, and a row of PAD for no text. What
-    follows the end of a text has no effect on anything. A prior has either classes or texts.
+    words of a text, both 0 without texts; and its `text_tokenizer` may be set, which its folder then holds. What
+    follows the end of a text in `Condition.text` has no effect. A prior has either classes or texts.
     """
 
     @property
