@@ -14,7 +14,9 @@ from untrained import make_pipeline
 from codegrid import Condition, InputError, TwoStagePipeline
 from codegrid.codes import PAD, Grid
 from codegrid.data.codes import CodeBatch, CodeDataset
+from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.captions import measure_captions
+from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.generation.ranked_pictures import rank_captions
 from codegrid.pipelines.generation.ranking import nats_of_texts
 from codegrid.pipelines.generation.request import make_request
@@ -128,6 +130,14 @@ def test_a_prior_over_texts_ranks_captions_and_draws_what_fits_its_prompt(folder
     fits = [prior.nll(codes, given.hidden())[0] - prior.nll(codes, given)[0] for codes in draws]
     better = fits[1].sum((1, 2)) > fits[0].sum((1, 2))
     assert torch.equal(kept, torch.where(better[:, None, None], draws[1][0], draws[0][0]))
+
+
+def test_evaluate_says_how_often_an_image_has_the_likeliest_caption(folder, tmp_path, capsys):
+    figures = evaluate(Evaluate(run=str(folder), output=str(tmp_path / "f"), captions=str(folder / "captions.csv")))
+    told = figures["measured_on"]
+    assert 0 <= figures["caption_ranked_first"] <= 1 and told["caption_ranked_first"]["captions"] == 6
+    assert told["bits_per_code"]["given_texts"] and not told["bits_per_code"]["given_labels"]
+    assert "caption_ranked_first: the image's own among 6; at random 0.1667" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

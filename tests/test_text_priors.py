@@ -301,7 +301,7 @@ def test_a_saved_one_draws_the_same_and_one_without_texts_has_none_of_their_weig
 
 
 @torch.no_grad()
-def test_cross_attention_is_no_mean_where_words_differ_and_hides_those_behind_the_end():
+def test_cross_attention_does_not_see_words_behind_the_end():
     torch.manual_seed(0)
     encoder, crossing = WordEncoder(WORDS, LENGTH, 16, 2, 1).double(), CrossAttention(16, 2).double()
     x = torch.randn(1, 3, 16, dtype=torch.float64)
