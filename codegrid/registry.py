@@ -58,6 +58,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "transformer": (
             "stage2_prior.transformer.network:CausalTransformer", "stage2_prior.options:TransformerOptions",
         ),
+        "wavenet": ("stage2_prior.wavenet.network:WaveNet", "stage2_prior.options:WaveNetOptions"),
         "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),
         "maskgit": ("stage2_prior.maskgit.network:MaskGIT", "stage2_prior.options:MaskGITOptions"),
     },

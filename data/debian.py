@@ -44,7 +44,7 @@ def read_package(path: Path, is_wanted: Callable[[PurePosixPath], bool]) -> Iter
             budget = _Budget(OPENERS[name](data))
             with tarfile.open(fileobj=budget, mode="r|") as tar:  # type: ignore[call-overload]
                 while member := tar.next():
-                    tar.members = []  # type: ignore[assignment]  # otherwise it keeps them all
+                    tar.members = []  # otherwise it keeps them all
                     budget.left = MAX_NAMES + member.size  # for its content and the next header
                     place = PurePosixPath(member.name)
                     if not member.isreg() or member.issparse() or not is_wanted(place):
