@@ -18,6 +18,8 @@ import torch.nn.functional as F
 
 from codegrid.devices import widest
 
+from .mu_law import CLASSES, from_classes, to_classes
+
 LEVELS = 255  # the largest 8-bit value
 MARGIN = 0.1  # ε of the logit-Laplace: [0, 1] is drawn in to [ε, 1 − ε]
 # log scales: of a logistic in grey levels, of a Laplace in logits; sharper ones gain nothing, and punish surprises
@@ -171,12 +173,38 @@ class LogitLaplace(PixelLikelihood):
         )
 
 
+class MuLaw(ReconstructionTerm):
+    """A categorical distribution of the 256 µ-law classes of each value, as of sound.
+
+    The outputs are the logits of the classes; the image is the mean.
+    """
+
+    @property
+    def outputs(self) -> int:
+        """Logits."""
+        return CLASSES * self.channels
+
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the mean nats of a value, as `ReconstructionTerm.loss`."""
+        return F.cross_entropy(_exact(self._logits(outputs)), to_classes(x))
+
+    def image(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the mean, as `ReconstructionTerm.image`."""
+        values = from_classes(torch.arange(CLASSES, device=outputs.device)).to(outputs.dtype)
+        return torch.einsum("bk...,k->b...", self._logits(outputs).softmax(1), values)
+
+    def _logits(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits (b, 256, c, *size)."""
+        return outputs.unflatten(1, (CLASSES, self.channels))
+
+
 RECONSTRUCTIONS: dict[str, type[ReconstructionTerm]] = {
     "mse": SquaredError,
     "l1": AbsoluteError,
     "logistic": DiscretizedLogistic,
     "coupled-logistic": CoupledLogistic,
     "logit-laplace": LogitLaplace,
+    "mu-law": MuLaw,
 }
 
 
