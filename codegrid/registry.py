@@ -50,7 +50,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "tokenizer": {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),
         "vqvae2": ("stage1_vqvae.hierarchical:HierarchicalVQVAE", "stage1_vqvae.options:HierarchicalOptions"),
-        "wave": ("stage1_vqvae.waves:WaveVQVAE", "stage1_vqvae.options:WaveOptions"),
+        "wave": ("stage1_vqvae.waves:WaveVQVAE", "stage1_vqvae.wave_options:WaveOptions"),
         "codes": ("stage1_vqvae.code_tokenizer:CodeTokenizer", "stage1_vqvae.options:CodesOptions"),
     },
     "prior": {

@@ -48,6 +48,14 @@ def to_int16(waves: torch.Tensor) -> torch.Tensor:
     return (waves.float().clamp(-1, 1) * LOUDEST).round().to(torch.int16)
 
 
+def to_stored(kind: str, x: torch.Tensor) -> torch.Tensor:
+    """Return a signal of some kind in [-1, 1] as it is stored: images as uint8, sound as int16."""
+    return STORED[kind](x)
+
+
+STORED = {"image": to_uint8, "sound": to_int16}
+
+
 def fit(images: torch.Tensor, size: Size | None = None, channels: int | None = None) -> torch.Tensor:
     """Bring float images (b, c, H, W) to 1 or 3 channels, and resize and centre-crop them to a size.
 

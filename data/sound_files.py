@@ -61,6 +61,12 @@ def write_wave(path: Path, wave: torch.Tensor, rate: float) -> None:
     soundfile().write(path, wave.T.numpy(), round(rate), subtype="PCM_16", format="WAV")
 
 
+def read_wave(path: Path) -> torch.Tensor:
+    """Return the wave (c, T) int16 of a file that `write_wave` wrote."""
+    samples, _ = soundfile().read(path, dtype="int16", always_2d=True)
+    return torch.from_numpy(np.ascontiguousarray(samples.T))
+
+
 def parse_segments(text: str) -> list[tuple[float, str]]:
     """Return the segments of a label file (.lab), each by its end in seconds and its phone, in order.
 

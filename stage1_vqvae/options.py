@@ -22,7 +22,7 @@ Distance = Literal["euclidean", "cosine"]
 MAX_BOOKS = 256  # codebooks of a quantizer
 Anchors = Literal["random", "closest", "probabilistic"]
 Estimator = Literal["straight-through", "rotation"]
-Reconstruction = Literal["mse", "l1", "logistic", "coupled-logistic", "logit-laplace", "mu-law"]
+Reconstruction = Literal["mse", "l1", "logistic", "coupled-logistic", "logit-laplace", "mu-law", "spectral"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class NetworkOptions:
     reconstruction: Reconstruction = "mse"
     """Reconstruction term. mse: squared error over the data's variance; l1: absolute error over its standard deviation;
     logistic, coupled-logistic, logit-laplace: nats per value of a likelihood of 8-bit images; evaluate reports it;
-    mu-law: nats of the 256 classes of a value, as of sound in telephony."""
+    mu-law: nats of the 256 classes of a value, as of sound in telephony; spectral: of sound, l1 and the distance of
+    spectrograms of three resolutions."""
 
 
 @dataclass(frozen=True)
@@ -80,36 +81,6 @@ class HierarchicalOptions(NetworkOptions):
             if values is not None and len(values) != len(self.levels):
                 words = f"{len(self.levels)} are needed, one for each of the `levels` {factors}, coarse to fine"
                 raise InputError(f"`{name}` {' '.join(map(str, values)) or 'of none'}: {words}")
-
-
-@dataclass(frozen=True)
-class WaveOptions:
-    """Options of the tokenizer of sound, besides those of a decoder that draws.
-
-    Raises `InputError` if there is no stride, or a code would stand for too many samples.
-    """
-
-    hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 64
-    """Channels of the encoder and the decoder."""
-    residual_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
-    """Channels inside a residual block."""
-    num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 3
-    """Residual blocks in the encoder, and as many in the decoder."""
-    strides: tuple[Annotated[int, Range(2, 64)], ...] = (2, 2, 2, 2, 2, 2)
-    """Strides of the encoder's convolutions; their product is the number of samples of a code."""
-    decoder: Annotated[str, NameOf("prior")] | None = None
-    """Prior that draws the samples one after the other, given the codes, such as wavenet; its options are also those of
-    --model wave. By default transposed convolutions give all samples at once."""
-    reconstruction: Reconstruction = "l1"
-    """Reconstruction term, unless a prior draws the samples: then it is the prior's nats per sample."""
-    frozen_codes: bool = False
-    """Train the decoder alone, on the codes of the model that --init-from names."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.strides or math.prod(self.strides) > MAX_SIDE:
-            given = " ".join(map(str, self.strides)) or "of none"
-            raise InputError(f"`strides` {given}: give at least one, with a product of at most {MAX_SIDE:,}")
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from codegrid.tensors import Rows, check_codes, check_images
 from .code_tokenizer import make_decoder
 from .image_tokenizer import fill_in
 from .mu_law import CLASSES, from_classes, to_classes
-from .options import WaveOptions
 from .reconstruction import RECONSTRUCTIONS
 from .wave_networks import WaveDecoder, WaveEncoder, in_windows, reach_of
+from .wave_options import WaveOptions
 
 WINDOW = Signal("sound", 1, (8192,), 16_000)
 AT_ONCE = 2**18  # samples of a clip that pass through the networks at once
@@ -90,6 +90,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         self.data_variance, self.num_classes = data_variance, num_classes
         self.reconstruction = RECONSTRUCTIONS[self.settings.reconstruction](1, data_variance)
         self.quantizer = TABLES["quantizer"][quantizer](**others)
+        self.spread = data_variance**0.5  # the encoder sees samples over it
         self.hop = math.prod(self.settings.strides)  # samples of a code
         self.factors = (self.hop,)
         self._build(self.quantizer.embedding_dim, of_prior)
@@ -138,10 +139,10 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """
         if self.settings.frozen_codes:
             with torch.no_grad():
-                vectors, codes, _ = self.quantizer(self.encoder(self._pad(x)))
+                vectors, codes, _ = self.quantizer(self.encoder(self._whole(x)))
             losses = Losses({}, {})
         else:
-            vectors, codes, losses = self.quantizer(self.encoder(self._pad(x)), moment)
+            vectors, codes, losses = self.quantizer(self.encoder(self._whole(x)), moment)
         outputs = self.decoder(vectors, given.labels)[..., : x.shape[2]]
         if self.prior is None:
             wave, term = self.reconstruction.image(outputs), self.reconstruction.loss(outputs, x)
@@ -191,7 +192,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """
         if x.ndim != 3 or x.shape[1] != 1 or not x.shape[2]:
             raise InputError(f"`x` has the shape {tuple(x.shape)}: it must be (b, 1, samples)")
-        return (self._in_windows(self.encoder, self._pad(x), (self.hop, 1)),)
+        return (self._in_windows(self.encoder, self._whole(x), (self.hop, 1)),)
 
     def decode_latents(self, latents: Latents, quantize: bool) -> torch.Tensor:
         """Return waves (b, 1, T) for latents (b, D, t), quantized first if `quantize`."""
@@ -222,7 +223,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """Return, for each grid, the sites (t,) bool whose own samples are all in `mask` (T,) bool."""
         if tuple(mask.shape) != self.signal.size:
             raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but sound has {self.signal.size}")
-        unknown = self._pad((~mask.bool()).float()[None, None])
+        unknown = self._whole((~mask.bool()).float()[None, None])
         return tuple(F.adaptive_max_pool1d(unknown, grid.shape[0])[0, 0] == 0 for grid in self.layout)
 
     def after_step(self, step: int, seed: int) -> None:
@@ -242,9 +243,9 @@ class WaveVQVAE(ModelFolder, nn.Module):
         tables = ("decoder.speakers.weight", "prior.network.condition.weight")
         return {name: rows for name in tables if name in self.state_dict() and name in other.state_dict()}
 
-    def _pad(self, x: torch.Tensor) -> torch.Tensor:
-        """Let silence follow, up to a whole code."""
-        return F.pad(x, (0, -x.shape[2] % self.hop))
+    def _whole(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x (b, 1, T) over the spread of the data, followed by silence up to a whole code."""
+        return F.pad(x, (0, -x.shape[2] % self.hop)) / self.spread
 
     def _in_windows(
         self, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, sizes: tuple[int, int]

@@ -12,8 +12,11 @@ from small_quantizers import draw_latents, moment
 
 from codegrid import load
 from codegrid.codes import Condition, Signal
+from codegrid.data.images import ImageBatch, to_float, to_int16
 from codegrid.errors import InputError
 from codegrid.noise import Noise
+from codegrid.pipelines.evaluation.reconstruction import measure_nats
+from codegrid.pipelines.generation.pairing import spoken_by
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae import waves
 from codegrid.stage1_vqvae.mu_law import SILENCE, from_classes, to_classes
@@ -34,6 +37,7 @@ def build(length=24, num_classes=0, quantizer="ema", **options):
         signal=signal, quantizer=quantizer, num_classes=num_classes, **SMALL, **of_quantizer, **options
     )
     with torch.no_grad():
+        tokenizer.encoder[-1].weight *= 50  # a new encoder's latents all lie beside one entry
         for parameter in tokenizer.parameters():
             if not parameter.any():
                 parameter.normal_(0, 0.3)
@@ -64,6 +68,19 @@ def test_the_mean_of_mu_law_classes_is_the_wave_that_they_are_sure_of():
     assert term.outputs == 256 and term.loss(sure, x) < 1e-6
     assert torch.equal(term.image(sure), from_classes(to_classes(x)))
     assert term.loss(torch.zeros(2, 256, 5), x) == pytest.approx(math.log(256))
+
+
+def test_the_spectral_term_hears_a_delay_less_than_another_pitch_however_loud():
+    term, times = RECONSTRUCTIONS["spectral"](1, 0.125), torch.arange(2000) / 16_000
+    wave, late, other = (
+        torch.sin(2 * math.pi * pitch * times + phase)[None, None] / 2
+        for pitch, phase in ((500, 0.0), (500, math.pi), (700, 0.0))
+    )
+    l1 = RECONSTRUCTIONS["l1"](1, 0.125)
+    assert term.loss(wave, wave) == 0 and l1.loss(late, wave) > l1.loss(other, wave)
+    assert (term.loss(late, wave) - l1.loss(late, wave)) * 10 < term.loss(other, wave) - l1.loss(other, wave)
+    louder = RECONSTRUCTIONS["spectral"](1, 0.125 * 9).loss(other * 3, wave * 3)
+    torch.testing.assert_close(louder, term.loss(other, wave))
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
@@ -101,6 +118,7 @@ def test_a_code_is_heard_around_its_own_samples_and_a_shift_by_a_code_shifts_the
     x = sound(1, 60 * HOP).double()
     shifted = tokenizer.encode(torch.cat([torch.zeros(1, 1, HOP, dtype=torch.float64), x], dim=2))[0]
     inner = slice(tokenizer.reach, 60 - tokenizer.reach)
+    assert len(codes.unique()) > 2
     assert torch.equal(tokenizer.encode(x)[0][:, inner], shifted[:, 1:][:, inner])
 
 
@@ -137,6 +155,14 @@ def test_the_speaker_is_heard_and_one_that_is_not_known_is_refused(decoder):
         tokenizer.decode(codes, given=Condition(torch.tensor([2])))
 
 
+def test_speakers_of_other_data_are_found_by_name_and_strangers_are_nobody():
+    tokenizer, labels = build(num_classes=2), torch.tensor([0, 1, 2, -1])
+    tokenizer.provenance = {"classes": ["ann", "bob"]}
+    given = spoken_by(tokenizer, Condition(labels), ["eve", "bob", "ann"])
+    assert given.labels.tolist() == [-1, 1, 0, -1]
+    assert spoken_by(build(), Condition(labels), ["eve"]).labels is labels  # it knows no speakers
+
+
 def test_a_decoder_that_draws_is_given_codes_speaker_and_noise_alone():
     tokenizer = build(**WAVENET)
     codes = tuple(torch.randint(0, 8, (1, 4)) for _ in tokenizer.layout)
@@ -158,6 +184,21 @@ def test_the_nats_of_a_clip_are_those_that_training_lowers_and_no_sample_sees_it
     ending[:, :, 20] *= -1
     of_beginning = [tokenizer.nll(each[:, :, :20], codes, given) for each in (x, ending)]
     assert torch.equal(*of_beginning) and not torch.equal(nats, tokenizer.nll(ending, codes, given))
+
+
+def test_the_nats_of_another_clips_codes_tell_whether_the_decoder_uses_them():
+    tokenizer, waves = build(**WAVENET), to_int16(sound(5, 24))
+    for parameter in tokenizer.prior.network.of_features.parameters():
+        parameter.data *= 30
+    found = measure_nats(tokenizer, [ImageBatch(piece, None) for piece in waves.split(2)])
+    codes = tokenizer.encode(to_float(waves))
+    others = tuple(torch.cat([grid[1:2], grid[:-1]]) for grid in codes)  # the first one has those of its batch's last
+    for name, these in (("nats", codes), ("swapped_nats", others)):
+        assert found[name] == pytest.approx(float(tokenizer.nll(to_float(waves), these).mean()) / 24, rel=1e-5)
+    assert found["nats"] != found["swapped_nats"] and found["nats_gap_error"] > 0
+    tokenizer.prior.network.of_features.weight.data.zero_()
+    deaf = measure_nats(tokenizer, [ImageBatch(waves, None)])
+    assert deaf["nats"] == pytest.approx(deaf["swapped_nats"], abs=1e-6)
 
 
 @each_decoder

@@ -17,6 +17,7 @@ from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.drawing.codebook import save_usage
 from codegrid.pipelines.drawing.sheets import save_pairs
+from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request
@@ -35,7 +36,15 @@ from .frechet import JudgedImages
 from .inputs import Inputs, load_inputs
 from .likelihood_bound import DecoderLikelihood, fit_scales
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge
-from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, measure_tokenizer, prior_inputs, structural_similarity
+from .reconstruction import (
+    DATA_RANGE,
+    WINDOW,
+    Reconstruction,
+    measure_nats,
+    measure_tokenizer,
+    prior_inputs,
+    structural_similarity,
+)
 from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
@@ -67,6 +76,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     tokenizer, images = inputs.tokenizer, inputs.images
     metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
+    _add_nats(inputs, metrics)
     _add_carried(inputs, metrics)
     _add_lower_codes(inputs, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
@@ -74,6 +84,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     numbers = evenly_spaced(len(images), NUM_SHOWN)
     shown = to_float(images.batch(numbers).images)
     again = tokenizer.reconstruct(shown.to(tokenizer.device))
+    shown, again = (as_pictures(tokenizer.signal, x) for x in (shown, again))
 
     described = {"images": len(images), "split": settings.split, **inputs.depends_on}
     if images.files is not None:  # those in reconstructions.png, row by row
@@ -111,7 +122,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
             again.add(to_uint8(batch.output), batch.labels)
 
     batches = inputs.batches(inputs.images, range(len(inputs.images)), "tokenizer")
-    values = measure_tokenizer(inputs.tokenizer, batches, usage, [watch])
+    values = measure_tokenizer(inputs.tokenizer, batches, usage, [watch], inputs.images.classes)
     of_grids = zip(inputs.tokenizer.layout, values.pop("grids"), usage.counts, strict=True)
     metrics.grids = [
         {"grid": number, **grid.as_json(), **used, "never_used": (counts == 0).nonzero().flatten().tolist()}
@@ -122,13 +133,23 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
         in_detail = {"data_range": DATA_RANGE, "pixel_range": [-1, 1], "torchmetrics": version("torchmetrics")}
         metrics.add({"ssim": float(torch.cat(similarities).mean())}, reference=inputs.reference, **in_detail)
     else:
-        metrics.left_out.append(f"no ssim: the images are smaller than its window of {WINDOW}×{WINDOW} pixels")
+        metrics.left_out.append(f"no ssim: it needs images of at least {WINDOW}×{WINDOW} pixels")
     if inputs.pipeline:
         _add_bits(inputs, codes, decoder, metrics)
     if real and again:
         add_distance("rfid", again, real, metrics, reference=inputs.reference)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
     return real
+
+
+def _add_nats(inputs: Inputs, metrics: Metrics) -> None:
+    """Add how likely the data are under a decoder that draws them, given their own codes and those of others."""
+    tokenizer, images = inputs.tokenizer, inputs.images
+    if len(tokenizer.stack) == 1 and getattr(tokenizer, "draws", False):
+        batches = inputs.batches(images, range(len(images)), "nats")
+        found = measure_nats(tokenizer, batches, images.classes)
+        names = ("nats", "swapped_nats", "nats_gap_error")
+        metrics.add({name: found[name] for name in names}, reference=inputs.reference)
 
 
 def _add_carried(inputs: Inputs, metrics: Metrics) -> None:

@@ -41,6 +41,7 @@ from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, open_run, read_trained
 from .objective import Metrics, Pages, Player
+from .sound import train_on_sound
 from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # images while training; at the end all
@@ -152,19 +153,21 @@ def train_on_images(settings: TrainTokenizer) -> Trained | None:
     return train_to_the_end(objective, settings, compute, run, accelerator, found, save)
 
 
-TRAINED_ON = {"images": train_on_images, "codes": train_on_codes}
+TRAINED_ON = {"images": train_on_images, "codes": train_on_codes, "sound": train_on_sound}
 
 
 def kind_of_data(settings: TrainTokenizer) -> str:
     """Return what the tokenizer to train learns, a key of `TRAINED_ON`.
 
-    Raises `InputError` if the settings give it something else.
+    Raises `InputError` if the settings give it something else, or have a setting that is for something else.
     """
     learns = getattr(TABLES["tokenizer"][settings.model], "learns", "images")
     if learns == "codes" and settings.over is None:
         raise InputError(f"`model` {settings.model} learns another tokenizer's codes: give their folder as `over`")
     if learns != "codes" and settings.over is not None:
         raise InputError(f"`over`: a {settings.model} tokenizer learns {learns}: give `model` codes, or leave it out")
+    if settings.over is None:
+        settings.check_data(learns)
     return learns
 
 
