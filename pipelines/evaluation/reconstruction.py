@@ -132,10 +132,10 @@ def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.T
     (b, c, H, W) in [-1, 1] → (b,) float64 in [-1, 1]: 11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, data range 2,
     the mean over sites and channels.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds; training needs none
-
     if images.ndim != 4 or min(images.shape[2:]) < WINDOW:
         return None
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds; training needs none
+
     # per image: a mean over batches would give the images of a short last batch more weight
     found = structural_similarity_index_measure(others, images, data_range=DATA_RANGE, reduction="none")
     assert isinstance(found, torch.Tensor)  # it is a pair only if its parts are asked for
