@@ -150,6 +150,11 @@ class Prior(Model, Protocol):
     If it can be conditioned on coarser grids, it also takes `given_grids` and `given_layout`; if on features, such as
     the latents of a tokenizer over codes, `given_features`, the number of their channels. If it needs what codes stand
     for, it takes `tables`, the tensors by name that a code dataset keeps beside the codes, and makes do without.
+
+    If it can be conditioned on texts, it takes `num_words`, the size of the vocabulary, and `text_length`, the most
+    words of a text, both 0 without texts; and its attribute `text_tokenizer` may be set, which its folder then holds.
+    `Condition.text` is (b, text_length) int64 then: PAD after the end of a text, and a row of PAD for no text. What
+    follows the end of a text has no effect on anything. A prior has either classes or texts.
     """
 
     @property

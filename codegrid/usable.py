@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import InputError
+from .extra_files import EXTRAS
 from .files import STAGING, stamp_of
 
 BEST, LAST = "best", "last"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MODEL_FILES = (CONFIG, WEIGHTS, *EXTRAS)
 TRIES, PAUSE = 5, 0.3  # seconds: a folder is replaced in less
 
 Loaded = TypeVar("Loaded")

@@ -51,6 +51,8 @@ class SoundDataset:
         found: a description of what was read; by default it is made from the clips.
     """
 
+    captions = None  # of pictures
+
     def __init__(
         self, clips: Sequence[Clip], length: int, rate: float, speakers: Sequence[str] = (), found: Found | None = None
     ) -> None:

@@ -152,7 +152,12 @@ def upper_of(folders: str | Sequence[str]) -> str:
 
 
 def load_images_for(
-    tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str, skip_unreadable: bool = False
+    tokenizer: Tokenizer,
+    dataset: str,
+    data_root: str | None,
+    split: str,
+    skip_unreadable: bool = False,
+    captions: str | None = None,
 ) -> Images:
     """Load one part of a data set, converted to the tokenizer's size, channels and sampling rate.
 
@@ -162,7 +167,8 @@ def load_images_for(
     if held != signal.kind:
         raise InputError(f"`dataset` {dataset} holds {held}s, but the tokenizer is one of {signal.kind}s: give another")
     shortest = getattr(tokenizer.stack[0], "hop", 1)  # samples of a code
-    return load_images(dataset, data_root, split, signal.size, signal.channels, skip_unreadable, signal.rate, shortest)
+    form = (signal.size, signal.channels, skip_unreadable, captions, signal.rate, shortest)
+    return load_images(dataset, data_root, split, *form)
 
 
 def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:

@@ -6,7 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, TOLD_BY_NAME, download_folder, find_data, is_local, is_there
+from codegrid.data.names import (
+    AT_HAND,
+    DOWNLOADS,
+    PATHS,
+    TOLD_BY_NAME,
+    download_folder,
+    find_data,
+    is_local,
+    is_there,
+)
 from codegrid.data.tar_places import is_remote
 from codegrid.errors import InputError
 from codegrid.hub import HUB_PREFIX

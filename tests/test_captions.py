@@ -1,0 +1,323 @@
+"""Captions: read beside pictures, from columns and packages, kept with codes, learnt by priors and asked for."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import toy_texts  # noqa: F401
+from conftest import draw_bars
+from PIL import Image
+
+from codegrid import CodeDataset, TwoStagePipeline, load, load_images
+from codegrid.codes import PAD, Signal
+from codegrid.data.captions import choose_captions, read_captions
+from codegrid.data.code_files import open_codes
+from codegrid.data.codes import CodeBatch
+from codegrid.data.splits import split_indices
+from codegrid.errors import InputError
+from codegrid.noise import Noise
+from codegrid.pipelines.evaluation.reconstruction import prior_inputs
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.encoding import export_codes
+from codegrid.pipelines.generation.sampling import sample
+from codegrid.pipelines.sample import Sample
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.training.prior import train_prior
+from codegrid.stage1_vqvae.tokenizer import VQVAE
+
+COUNT = 40
+OF_BARS = (("an upright bar", "a bar from top to bottom"), ("a lying bar",))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of bars in two class folders, and a table of their captions beside it."""
+    root = tmp_path_factory.mktemp("bars")
+    images, labels = draw_bars(COUNT)
+    rows = ["file_name,text"]
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        file = f"{('upright', 'lying')[label]}/{number}.png"
+        (root / "pictures" / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(root / "pictures" / file)
+        rows += [f'{file},"{text}"' for text in OF_BARS[label]]
+    (root / "captions.csv").write_text("\n".join(rows))
+    return root
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.csv", 'file_name,text\na.png,"one, two"\na.png,three\nb.png, \n'),
+    ("a.csv", '\ufeffCaption;Image\r\n"one, two";./a.png\r\nthree;a.png\r\n'),
+    ("a.tsv", "id\tpath\tprompt\n1\ta.png\tone,  two\n2\ta.png\tthree\n\n"),
+    ("a.jsonl", '{"file_name": "a.png", "text": ["one, two", "three", "three"]}\n\n'),
+    ("a.jsonl", '{"image": "a.png", "caption": "one, two"}\n{"image": "a.png", "caption": "three"}'),
+])  # fmt: skip
+def test_a_table_gives_each_file_its_captions(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    assert read_captions(tmp_path / name) == {"a.png": ("one, two", "three")}
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("a.txt", b"", "`captions` .*a.txt': give a table that is here, a file .csv .tsv .jsonl"),
+    ("a.csv", b"file_name,title\na,b", "has the columns file_name, title, but none of text, caption"),
+    ("a.csv", b"file_name,text\na.png\n", "row 2: 1 columns, but there are 2"),
+    ("a.csv", b"file_name,text\na.png,\n", "holds no captions"),
+    ("a.csv", b"", "has the columns , but none of file_name"),
+    ("a.csv", b"file_name,text\na.png,\xff", "is not a table of captions in UTF-8"),
+    ("a.jsonl", b'{"file_name": "a.png"', "line 1 is not JSON"),
+    ("a.jsonl", b"[1]", r"line 1 \[1\]: it must be an object"),
+    ("a.jsonl", b'{"file_name": "a.png", "text": [7]}', "line 1: a file name, and a text"),
+])  # fmt: skip
+def test_other_tables_are_refused_in_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words) as error:
+        read_captions(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_captions_are_those_of_the_pictures_of_a_part(pictures):
+    found = {}
+    for split in ("train", "test", "all"):
+        images = load_images(str(pictures / "pictures"), split=split, captions=pictures / "captions.csv")
+        assert images.captions == [OF_BARS[images.classes[label] == "lying"] for label in images.labels]
+        assert f"captions: {sum(map(len, images.captions))}, up to 2 an image" in str(images.found)
+        found[split] = images.fingerprint()
+    assert len({*found.values(), load_images(str(pictures / "pictures")).fingerprint()}) == 4
+
+
+def test_captions_without_a_picture_are_counted_and_listed_and_pictures_without_one_are_counted(pictures, tmp_path):
+    table = tmp_path / "some.csv"
+    table.write_text("file,text\n0.png,first\nelsewhere/1.png,second\ngone.png,a\ngone.png,b\nlost\u202e.png,c")
+    images = load_images(str(pictures / "pictures"), split="all", captions=table)
+    assert images.captions[images.files.index("upright/0.png")] == ("first",)
+    found = str(images.found)
+    assert "left out: 4 captions that match no picture (elsewhere/1.png, gone.png, lost\\u202e.png)" in found
+    assert f"{COUNT - 1} images without a caption" in found
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    ("gone.png,a", r"none of its 1 names is a picture in .* \(gone.png\): write them like"),
+    ("same.png,a", "same.png may be lying/same.png and upright/same.png: write the folder, too"),
+    (f"0.png,{'|'.join(map(str, range(101)))}", "0.png has 101 captions: give it at most 100"),
+])  # fmt: skip
+def test_captions_that_fit_no_picture_or_several_are_refused(pictures, tmp_path, rows, words):
+    root = tmp_path / "pictures"
+    for folder in ("lying", "upright"):
+        (root / folder).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(root / folder / "same.png")
+    Image.new("L", (8, 8)).save(root / "lying" / "0.png")
+    (tmp_path / "a.csv").write_text("file_name,text\n" + rows.replace("|", "\n0.png,"))
+    with pytest.raises(InputError, match=words):
+        load_images(str(root), captions=tmp_path / "a.csv")
+
+
+def test_captions_need_pictures_with_names(bars_file, pictures):
+    with pytest.raises(InputError, match=r"`captions` .*: they go with a folder of pictures"):
+        load_images(str(bars_file), captions=pictures / "captions.csv")
+
+
+def test_captions_of_pictures_that_are_left_out_go_with_them(pictures, tmp_path):
+    root = tmp_path / "pictures"
+    root.mkdir()
+    for number in range(5):
+        Image.new("L", (8, 8), number).save(root / f"{number}.png")
+    (root / "2.png").write_bytes(b"no picture")
+    (tmp_path / "a.csv").write_text(
+        "file_name,text\n" + "\n".join(f"{number}.png,text {number}" for number in range(5))
+    )
+    images = load_images(str(root), split="all", skip_unreadable=True, captions=tmp_path / "a.csv")
+    assert images.captions == [(f"text {number}",) for number in (0, 1, 3, 4)]
+    assert images.images[:, 0, 0, 0].tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("column", ["text", "captions", "words"])
+def test_captions_of_a_data_set_of_the_hub_are_in_a_column(tmp_path, column):
+    datasets = pytest.importorskip("datasets")
+    images = [Image.new("L", (6, 6), number) for number in range(5)]
+    texts = (
+        [["one", "two "], [], ["three"], ["one"], ["four"]] if column == "captions" else ["one", " ", "a\tb", "c", None]
+    )
+    features = datasets.Features({
+        "image": datasets.Image(),
+        column: datasets.Sequence(datasets.Value("string")) if column == "captions" else datasets.Value("string"),
+    })  # fmt: skip
+    datasets.Dataset.from_dict({"image": images, column: texts}, features=features).to_parquet(tmp_path / "a.parquet")
+    expected = {"captions": [("one", "two"), (), ("three",), ("one",), ("four",)]}
+    expected = expected.get(column, [("one",), (), ("a b",), ("c",), ()])
+    source = f"hf:{tmp_path / 'a.parquet'}"
+    named = {} if column != "words" else {"captions": "words"}
+    assert load_images(source, tmp_path / "cache", "all", **named).captions == expected
+    if named:
+        assert load_images(source, tmp_path / "cache", "all").captions is None
+        with pytest.raises(InputError, match=r"`captions` 'image': .* has no such column of texts; it has words"):
+            load_images(source, tmp_path / "cache", captions="image")
+
+
+@pytest.fixture(scope="module")
+def run(pictures):
+    """A tokenizer, codes with captions, and a prior that has learnt them for a moment."""
+    torch.manual_seed(0)
+    options = {"hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 8}
+    VQVAE(Signal("image", 1, (12, 20)), quantizer="ema", **options).eval().save_pretrained(pictures / "tokenizer")
+    export_codes(
+        ExportCodes(
+            tokenizer=str(pictures / "tokenizer"), dataset=str(pictures / "pictures"), split="all",
+            captions=str(pictures / "captions.csv"), output=str(pictures / "codes"), views=2, shift=1,
+        )
+    )  # fmt: skip
+    train_prior(training(pictures))
+    return pictures
+
+
+def training(run, **changes):
+    settings = {
+        "codes": str(run / "codes"), "tokenizer": str(run / "tokenizer"), "output": str(run / "prior"),
+        "model": "toy-text", "steps": 4, "batch_size": 8, "precision": "fp32", "num_words": 280,
+    }  # fmt: skip
+    return TrainPrior(**{**settings, **changes})
+
+
+def sampling(run, output, **changes):
+    settings = {"tokenizer": str(run / "tokenizer"), "prior": str(run / "prior"), "output": str(output)}
+    return Sample(**{**settings, "num_samples": 3, **changes})
+
+
+def test_codes_carry_the_captions_of_their_pictures(run):
+    codes = CodeDataset(run / "codes")
+    column = codes.batch(range(COUNT)).columns["captions"]
+    assert codes.header.columns["captions"] == {"kind": "text", "shape": [2]} and codes.views == 2
+    expected = [[*OF_BARS[codes.classes[label] == "lying"], ""][:2] for label in codes.labels]
+    assert column == expected and codes[3].columns["captions"] == expected[3]
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet"])
+def test_captions_come_back_from_files_of_other_formats(run, tmp_path, form):
+    pytest.importorskip("pyarrow" if form == "parquet" else "numpy")
+    export_codes(
+        ExportCodes(
+            tokenizer=str(run / "tokenizer"), dataset=str(run / "pictures"), captions=str(run / "captions.csv"),
+            output=str(tmp_path), format=form, split="all", views=2, shift=1,
+        )
+    )  # fmt: skip
+    codes = open_codes(tmp_path / f"codes.{form}", load(run / "tokenizer"))
+    ours = CodeDataset(run / "codes").batch(range(COUNT), view=1)
+    theirs = codes.batch(range(COUNT), view=1)
+    assert theirs.columns["captions"] == ours.columns["captions"] and torch.equal(theirs.codes[0], ours.codes[0])
+    assert codes.header.columns["captions"] == {"kind": "text", "shape": [2]}
+    other = open_codes(tmp_path / f"codes.{form}", load(run / "tokenizer"))
+    other.captions = other.captions[::-1]
+    assert other.fingerprint() != codes.fingerprint()
+
+
+def test_each_step_takes_one_of_the_captions_and_validation_the_first():
+    column = [["one", "two", "three"], ["four", "", ""], ["", "", ""]]
+    batch = CodeBatch((), {"captions": column * 500})
+    assert choose_captions(batch) == ["one", "four", ""] * 500
+    drawn = [choose_captions(batch, Noise(0, 0, 1500, purpose=("step", step))) for step in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2] and set(drawn[0][1::3]) == {"four"} and set(drawn[0][2::3]) == {""}
+    shares = [drawn[0][::3].count(text) / 500 for text in column[0]]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.07)
+    assert choose_captions(CodeBatch((), {})) is None
+
+
+def test_a_prior_learns_the_captions_of_its_codes_and_their_words_alone(run, capsys):
+    prior = load(run / "prior")
+    assert (prior.num_words, prior.text_length, prior.num_classes) == (prior.text_tokenizer.num_words, 32, 0)
+    assert prior.num_words <= 280 and prior.provenance["prompts"] == [OF_BARS[0][0], OF_BARS[1][0]][::-1]
+    codes, given = prior_inputs(prior, CodeDataset(run / "codes").batch([0, 1]))
+    words = prior.text_tokenizer.encode([OF_BARS[1][0]])[0]
+    assert given.text[0, : len(words)].tolist() == words and (given.text[0, len(words) :] == PAD).all()
+    assert given.labels is None and len(prior.nll(codes, given)) == 1
+    log = [json.loads(line) for line in (run / "prior" / "metrics.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 4
+
+
+def test_words_are_not_learnt_from_held_out_captions(run, tmp_path):
+    captions = np.full(COUNT, "plain words", dtype=object)
+    captions[split_indices(None, COUNT, "test")] = "zebra zebra zebra"
+    codes = np.random.default_rng(0).integers(0, 16, (COUNT, 3, 5))
+    np.savez(tmp_path / "codes.npz", codes=codes, captions=captions.astype(str))
+    train_prior(training(run, codes=str(tmp_path / "codes.npz"), tokenizer=(), output=str(tmp_path / "prior")))
+    known, unknown = load(tmp_path / "prior").text_tokenizer.encode(["plain", "zebra"])
+    assert len(known) == 1 and len(unknown) > 3
+
+
+def test_long_captions_are_counted_and_cut(run, tmp_path, capsys):
+    train_prior(training(run, output=str(tmp_path), text_length=3, dry_run=True))
+    told = capsys.readouterr().out
+    upright = len([label for label in CodeDataset(run / "codes").labels if label == 1])
+    assert re.search(r"captions: \d+ of up to \d words, out of 2\d\d; \d+ of them are cut to 3 \(--text-length\)", told)
+    assert upright and "texts of 2" in told
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"ignore_captions": True}, "2 classes"),
+    ({"unconditional": True}, "unconditional"),
+    ({"model": "pixelcnn"}, "are not learnt: a pixelcnn prior cannot be asked in words: choose another --model"),
+])  # fmt: skip
+def test_captions_are_left_out_where_someone_says_so_or_the_prior_cannot_learn_them(
+    run, tmp_path, capsys, changes, told
+):
+    train_prior(training(run, output=str(tmp_path), dry_run=True, **changes))
+    assert told in capsys.readouterr().out
+
+
+def test_captions_that_cannot_be_learnt_are_refused(run, tmp_path):
+    table = str(run / "captions.csv")
+    with pytest.raises(InputError, match=r"`captions` .*: a pixelcnn prior cannot be asked in words"):
+        train_prior(training(run, output=str(tmp_path), model="pixelcnn", captions=table))
+    export_codes(
+        ExportCodes(tokenizer=str(run / "tokenizer"), dataset=str(run / "pictures"), output=str(tmp_path / "codes"))
+    )
+    with pytest.raises(InputError, match=r"`captions` .* has none: export the codes again with them"):
+        train_prior(training(run, output=str(tmp_path / "p"), codes=str(tmp_path / "codes"), captions=table))
+    np.savez(tmp_path / "plain.npz", codes=np.zeros((9, 3, 5), int), labels=np.arange(9) % 2)
+    plain = {"validation_codes": str(tmp_path / "plain.npz"), "output": str(tmp_path / "p")}
+    with pytest.raises(InputError, match=r"has no captions, but .* has: export it with them"):
+        train_prior(training(run, **plain))
+
+
+def test_a_prior_that_starts_from_another_reads_its_words(run, tmp_path):
+    train_prior(training(run, output=str(tmp_path), init_from=str(run / "prior"), num_words=300, steps=1))
+    assert load(tmp_path).text_tokenizer == load(run / "prior").text_tokenizer
+
+
+def test_samples_of_prompts_say_what_they_were_asked_for(run, tmp_path):
+    prompts = ("an upright bar", "A LYING bar\u202e")
+    sample(sampling(run, tmp_path / "a", prompts=prompts, guidance_scale=(2.0,)))
+    assert json.loads((tmp_path / "a" / "prompts.json").read_text()) == [prompts[0]] * 3 + [prompts[1]] * 3
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["settings"]["prompts"] == list(prompts)
+    images = np.load(tmp_path / "a" / "samples.npz")["arr_0"]
+    pipeline = TwoStagePipeline.from_parts(run / "tokenizer", run / "prior")
+    again = pipeline.sample(6, prompts=[prompts[0]] * 3 + [prompts[1]] * 3, seed=0, guidance_scale=2.0)
+    assert len(images) == 6 and again.prompts == (prompts[0],) * 3 + (prompts[1],) * 3
+    assert np.array_equal(images, ((again.images + 1) * 127.5).round().permute(0, 2, 3, 1).byte().numpy())
+    sample(sampling(run, tmp_path / "b", prompts=prompts, format="codegrid"))
+    drawn = CodeDataset(tmp_path / "b")
+    assert drawn.batch([0, 5]).columns["captions"] == [[prompts[0]], [prompts[1]]]
+    assert drawn.provenance["prompts"] == list(prompts)
+
+
+def test_completions_follow_a_prompt_for_each_picture(run, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(2):
+        Image.new("L", (20, 12), 100 * number).save(pictures / f"{number}.png")
+    sample(sampling(run, tmp_path / "a", prompts=("a bar", "an upright bar"), complete=str(pictures), num_samples=2))
+    assert json.loads((tmp_path / "a" / "prompts.json").read_text()) == ["a bar"] * 2 + ["an upright bar"] * 2
+    with pytest.raises(InputError, match="`prompts`: 3 prompts for 2 pictures"):
+        sample(sampling(run, tmp_path / "b", prompts=("a", "b", "c"), complete=str(pictures)))
+
+
+def test_an_empty_prompt_is_refused_before_a_folder_is_begun(run, tmp_path):
+    with pytest.raises(InputError, match="`prompts` '': write some words in each"):
+        sample(sampling(run, tmp_path / "a", prompts=("a bar", "")))
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_card_of_a_prior_over_texts_shows_how_to_ask(run):
+    card = (run / "prior" / "README.md").read_text()
+    assert 'codegrid sample --tokenizer TOKENIZER --prior MODEL --prompts "a lying bar"' in card
+    assert 'pipeline(16, prompts="a lying bar", output_type="pil")' in card
+    assert "A row for each of: a lying bar; an upright bar" in card and "text-to-image" in card
