@@ -102,6 +102,9 @@ def test_a_prior_over_codes_of_sound_draws_wav_files_of_each_speaker(tokenizer, 
     call("sample", *parts, "--labels", "ann", "bob", "--output", tmp_path / "s")
     names = [path.name for path in sorted((tmp_path / "s" / "samples").iterdir())]
     assert names == ["00000-ann.wav", "00001-bob.wav"] and (tmp_path / "s" / "samples.png").stat().st_size > 0
+    call("evaluate", *parts, "--output", tmp_path / "figures")
+    figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    assert 0 < figures["bits_per_code"] < 4 and "no bound_bits_per_dim: this decoder" in figures["left_out"][-1]
     wave, rate = soundfile.read(tmp_path / "s" / "samples" / names[1])
     assert (len(wave), rate) == (400, RATE) and (tmp_path / "prior" / "samples.png").stat().st_size > 0
 
@@ -139,6 +142,8 @@ def test_a_tokenizer_of_sound_takes_no_images_and_one_of_images_no_sound(tokeniz
 def test_commands_that_only_show_images_say_so(tokenizer, run_script, tmp_path):
     done = run_script("plot", "--run", tokenizer, "--output", tmp_path / "p")
     assert done.code == 2 and "--tokenizer is one of sound, but plot shows images only" in done.err
+    done = run_script("evaluate", "--run", tokenizer, "--features", "classifier", "--output", tmp_path / "e")
+    assert done.code == 2 and "--tokenizer is one of sound, but --features compare images only" in done.err
     done = run_script("doctor", "--run", tokenizer)
     assert "the doctor looks at images" in done.out and "Traceback" not in done.err
 

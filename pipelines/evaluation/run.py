@@ -49,6 +49,10 @@ from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
 NUM_SHOWN = 48  # reconstructions on a sheet
+NO_BOUND = {
+    "image": "the decoder's scale is fitted to the training part; measure on the test part",
+    "sound": "this decoder has no likelihood",
+}
 OF_BITS = "bits_per_code, bits_per_image, bound_bits_per_dim"
 
 
@@ -181,7 +185,7 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
     if tokenizer.nll(image, tokenizer.encode(image)) is not None:
         term = tokenizer.config.get("reconstruction")
         return DecoderLikelihood(inputs.tokenizer, None, {"likelihood": "of the tokenizer", "reconstruction": term})
-    if train is None or inputs.settings.split == "train":
+    if train is None or inputs.settings.split == "train" or tokenizer.signal.kind != "image":  # 8-bit values
         return None
     numbers = evenly_spaced(len(train), MAX_TO_FIT)
     images = (batch.images.to(tokenizer.device) for batch in inputs.batches(train, numbers, "decoder's scale"))
@@ -230,9 +234,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         bounds = {"bits_per_code_bound": lowest / sites, "bits_per_image_bound": lowest}
         metrics.add(bounds, **conditions, num_inference_steps=most)
     if decoder is None:
-        metrics.left_out.append(
-            "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on the test part"
-        )
+        metrics.left_out.append(f"no bound_bits_per_dim: {NO_BOUND[inputs.tokenizer.signal.kind]}")
         return
     of_decoder = decoder.bits_per_image
     per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)
