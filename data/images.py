@@ -29,12 +29,12 @@ MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, treats a larger one as 
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 0 ... 255, or int16 of sound, into float32 in [-1, 1].
+    """Turn values 0 ... 255, or int16 of sound, into float32 in [-1, 1].
 
     Raises `InputError` if memory cannot hold that many.
     """
     check_memory(f"{len(images):,} images", 4 * images.numel(), "read fewer at once (`batch_size`)")
-    scale, shift = RANGES[images.dtype]
+    scale, shift = RANGES.get(images.dtype, RANGES[torch.uint8])
     return images.float() / scale - shift
 
 
