@@ -16,16 +16,16 @@ from codegrid.pipelines.drawing.shown import as_pictures
 
 TINY = (
     "--strides", "4", "4", "--hidden-channels", "8", "--num-residual-blocks", "1", "--num-embeddings", "8",
-    "--embedding-dim", "4", "--window", "400", "--steps", "6", "--batch-size", "4", "--precision", "fp32",
-    "--validate-every", "3",
+    "--embedding-dim", "4", "--window", "160", "--steps", "4", "--batch-size", "4", "--precision", "fp32",
+    "--validate-every", "4",
 )  # fmt: skip
 WAVENET = ("--decoder", "wavenet", "--channels", "4", "--skip-channels", "4", "--layers-per-cycle", "2")
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Two speakers, each of whom says twelve things of a tenth of a second; and a click, and silence."""
-    root = write_speech(tmp_path_factory.mktemp("voices"), texts=12, seconds=0.06)
+    """Two speakers, each of whom says twelve things of a fiftieth of a second; and a click, and silence."""
+    root = write_speech(tmp_path_factory.mktemp("voices"), texts=12, seconds=0.02)
     write_clip(root / "ann" / "click.wav", tone(400, 0.0005))
     write_clip(root / "bob" / "mute.wav", np.zeros(800))
     return root
@@ -51,7 +51,7 @@ def call(name, *flags):
 
 def test_a_tokenizer_of_sound_is_trained_by_the_command(tokenizer, recordings):
     model = load(tokenizer / "tokenizer")
-    assert model.signal == Signal("sound", 1, (400,), RATE) and model.provenance["classes"] == ["ann", "bob"]
+    assert model.signal == Signal("sound", 1, (160,), RATE) and model.provenance["classes"] == ["ann", "bob"]
     assert model.provenance["metrics"]["reconstruction_error"] > 0 and not model.draws
     assert (tokenizer / "tokenizer" / "reconstructions.png").stat().st_size > 0
 
@@ -60,11 +60,11 @@ def test_codes_of_sound_are_exported_decoded_and_measured(tokenizer, capsys):
     call("export_codes", "--run", tokenizer)
     assert "1 shorter than a code (ann/click.wav)" in (printed := capsys.readouterr().out) and "1 silent" in printed
     codes = CodeDataset(tokenizer / "codes")
-    assert codes.layout[0].shape == (25,) and codes.classes == ["ann", "bob"] and len(codes) == 3 * 22
+    assert codes.layout[0].shape == (10,) and codes.classes == ["ann", "bob"] and len(codes) == 2 * 22
     call("decode_codes", "--run", tokenizer, "--output", tokenizer / "decoded")
     files = sorted((tokenizer / "decoded" / "sounds").iterdir())
     wave, rate = soundfile.read(files[0], dtype="int16")
-    assert (len(files), rate, wave.shape) == (len(codes), RATE, (400,)) and files[0].name == "00000-0.wav"
+    assert (len(files), rate, wave.shape) == (len(codes), RATE, (160,)) and files[0].name == "00000-0.wav"
     model, batch = load(tokenizer / "tokenizer"), codes.batch([0])
     expected = model.decode(batch.codes, given=Condition(batch.labels))[0, 0]
     assert np.abs(wave / 32767 - expected.numpy()).max() < 1e-4
@@ -81,7 +81,7 @@ def test_a_wavenet_learns_on_the_frozen_codes_of_another_tokenizer(tokenizer, re
     start = ("--init-from", tokenizer / "tokenizer", "--frozen-codes")
     call("train_tokenizer", "--model", "wave", *data(recordings), *TINY, *WAVENET, *start, "--output", tmp_path / "t")
     model, source = load(tmp_path / "t"), load(tokenizer / "tokenizer")
-    x = torch.randn(2, 1, 400).clamp(-1, 1)
+    x = torch.randn(2, 1, 160).clamp(-1, 1)
     assert model.draws and torch.equal(model.encode(x)[0], source.encode(x)[0])
     metrics = model.provenance["metrics"]
     call("evaluate", "--tokenizer", tmp_path / "t", "--output", tmp_path / "figures")
@@ -106,7 +106,7 @@ def test_a_prior_over_codes_of_sound_draws_wav_files_of_each_speaker(tokenizer, 
     figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())
     assert 0 < figures["bits_per_code"] < 4 and "no bound_bits_per_dim: this decoder" in figures["left_out"][-1]
     wave, rate = soundfile.read(tmp_path / "s" / "samples" / names[1])
-    assert (len(wave), rate) == (400, RATE) and (tmp_path / "prior" / "samples.png").stat().st_size > 0
+    assert (len(wave), rate) == (160, RATE) and (tmp_path / "prior" / "samples.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
