@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .stage1_vqvae.hierarchical import HierarchicalVQVAE
     from .stage1_vqvae.stacked import StackedTokenizer
     from .stage1_vqvae.tokenizer import VQVAE
+    from .stage1_vqvae.waves import WaveVQVAE
     from .stage2_prior.maskgit.network import MaskGIT
     from .stage2_prior.next_scale.prior import NextScalePrior
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
@@ -33,13 +34,14 @@ if TYPE_CHECKING:
     from .stage2_prior.sampling.draw import sample
     from .stage2_prior.sequential_prior import SequentialPrior
     from .stage2_prior.transformer.network import CausalTransformer
+    from .stage2_prior.wavenet.network import WaveNet
 
 __all__ = [
     "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN",
     "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "MaskGIT", "Moment", "NextScalePrior",
     "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer",
-    "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "as_images", "as_sheet", "load", "load_images", "register",
-    "sample", "train_prior", "train_tokenizer",
+    "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet", "WaveVQVAE", "as_images", "as_sheet", "load",
+    "load_images", "register", "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -62,6 +64,7 @@ _HOMES = {
     "stage1_vqvae.hierarchical": "HierarchicalVQVAE",
     "stage1_vqvae.stacked": "StackedTokenizer",
     "stage1_vqvae.tokenizer": "VQVAE",
+    "stage1_vqvae.waves": "WaveVQVAE",
     "stage2_prior.maskgit.network": "MaskGIT",
     "stage2_prior.next_scale.prior": "NextScalePrior",
     "stage2_prior.pixelcnn.network": "GatedPixelCNN",
@@ -69,6 +72,7 @@ _HOMES = {
     "stage2_prior.sampling.draw": "sample",
     "stage2_prior.sequential_prior": "SequentialPrior",
     "stage2_prior.transformer.network": "CausalTransformer",
+    "stage2_prior.wavenet.network": "WaveNet",
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .limits import MAX_ENTRIES, MAX_SIDE, check_whole
+from .limits import MAX_ENTRIES, MAX_SIDE, check_sides, check_whole
 
 if TYPE_CHECKING:
     import torch
@@ -48,8 +48,7 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))  # a list from JSON
         check_whole("grid axes", len(self.shape), 1, MAX_AXES)
-        for side in self.shape:
-            check_whole("grid shape", side, 1, MAX_SIDE)
+        check_sides("grid shape", self.shape)
         check_whole("num_embeddings", self.num_embeddings, 1, MAX_ENTRIES)
 
     @property
@@ -87,9 +86,9 @@ class Signal:
     """A kind of data that a tokenizer turns into codes.
 
     Args:
-        kind: `image`; it selects the readers and writers.
+        kind: `image`, or `sound`; it selects the readers and writers.
         channels: c.
-        size: (H, W) of an image.
+        size: (H, W) of an image, (T,) of a window of sound.
         rate: samples or frames per second; None for signals without time.
 
     Examples:
@@ -105,8 +104,7 @@ class Signal:
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
         check_whole("channels", self.channels, 1, MAX_SIDE)
-        for side in self.size:
-            check_whole("size", side, 1, MAX_SIDE)
+        check_sides("size", self.size)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from .errors import InputError
 
 MAX_SIDE = 8192  # pixels of an image, or sites of a grid
+MAX_LENGTH = 2**24  # samples of a wave, or sites of a grid with a single axis
 MAX_ENTRIES = 2**24  # of a codebook
 MAX_CLASSES = 1_000_000
 MAX_WORDS = 2**20  # of a vocabulary
@@ -146,6 +147,12 @@ def split_options(kind: Any, options: dict[str, Any], owner: str) -> tuple[Any, 
 def check_whole(name: str, value: object, low: int, high: int) -> None:
     """Raise `InputError` if `value` is not a whole number from `low` to `high`."""
     check_value(name, value, Annotated[int, Range(low, high)])
+
+
+def check_sides(name: str, sides: Sequence[object]) -> None:
+    """Raise `InputError` if a side of an image or grid is not a whole number in range; a single one may be longer."""
+    for side in sides:
+        check_whole(name, side, 1, MAX_SIDE if len(sides) > 1 else MAX_LENGTH)
 
 
 def check_name(name: str, value: object, choices: Any) -> None:

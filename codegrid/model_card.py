@@ -43,9 +43,11 @@ TAGS = {
 }
 TASKS = {"tokenizer": None, "prior": "unconditional-image-generation", "classifier": "image-classification"}
 PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png", "classifier": ""}  # the last has none
-OWN_USE = {"codes": "tokenizer-of-codes"}  # built-in models that are used in another way than others of their kind
+# built-in models that are used in another way than others of their kind
+OWN_USE = {"codes": "tokenizer-of-codes", "wave": "tokenizer-of-sound"}
 CAPTIONS = {
     "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
+    "tokenizer-of-sound": "Odd rows: spectrograms of held-out sound. Below each: those after encoding and decoding.",
     "prior": "New images: the first ones that this prior drew, at temperature 1.",
     "classifier": "",
 }
@@ -93,7 +95,8 @@ def _caption(fields: Mapping[str, Any]) -> str:
     if is_list_of(prompts, str) and prompts:
         return f"New images that this prior drew. A row for each of: {'; '.join(map(escape, prompts[:MAX_PROMPTS]))}."
     if not any(others.values()):
-        return CAPTIONS[fields["kind"]] + " A row for each of its first classes." * classes
+        caption = CAPTIONS.get(OWN_USE.get(fields["model"], ""), CAPTIONS[fields["kind"]])
+        return caption + " A row for each of its first classes." * classes
     given = ", given the coarser grids of held-out pictures" * others["COARSE"]
     return f"The first codes that this prior drew{given}{', without the finer grids' * others['FINE']}, decoded."
 

@@ -50,6 +50,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
     "tokenizer": {
         "vqvae": ("stage1_vqvae.tokenizer:VQVAE", "stage1_vqvae.options:VQVAEOptions"),
         "vqvae2": ("stage1_vqvae.hierarchical:HierarchicalVQVAE", "stage1_vqvae.options:HierarchicalOptions"),
+        "wave": ("stage1_vqvae.waves:WaveVQVAE", "stage1_vqvae.wave_options:WaveOptions"),
         "codes": ("stage1_vqvae.code_tokenizer:CodeTokenizer", "stage1_vqvae.options:CodesOptions"),
     },
     "network": {
@@ -62,6 +63,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "transformer": (
             "stage2_prior.transformer.network:CausalTransformer", "stage2_prior.options:TransformerOptions",
         ),
+        "wavenet": ("stage2_prior.wavenet.network:WaveNet", "stage2_prior.options:WaveNetOptions"),
         "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),
         "maskgit": ("stage2_prior.maskgit.network:MaskGIT", "stage2_prior.options:MaskGITOptions"),
     },

@@ -21,13 +21,14 @@ class Found:
     """A data set as it was read: `str(found)` is one line.
 
     Args:
-        images: number of images in the part.
-        classes: the printable name of each class, and its number of images in the part; empty without labels.
+        images: number of items in the part.
+        classes: the printable name of each class, and its number of items in the part; empty without labels.
         name: of the data set.
         part: `train` or `test`; empty if unknown.
-        others: number of images in the other parts.
+        others: number of items in the other parts.
         left_out: what was not read, by reason: how often each name, or ending of names, occurred.
         notes: anything else worth knowing.
+        item: what one of the items is called, for example `image`.
     """
 
     images: int
@@ -37,14 +38,18 @@ class Found:
     others: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, Counter[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    item: str = "image"
 
     def __str__(self) -> str:
         heading = ", ".join(filter(None, (printable(self.name), self.part)))
-        parts = [f"{heading}{': ' * bool(heading)}{_images(self.images)}{self._in_classes()}"]
-        parts += [f"{part}: {_images(count)}" for part, count in self.others.items()]
+        parts = [f"{heading}{': ' * bool(heading)}{self._items(self.images)}{self._in_classes()}"]
+        parts += [f"{part}: {self._items(count)}" for part, count in self.others.items()]
         left_out = [f"{sum(names.values()):,} {reason} ({_some(names)})" for reason, names in self.left_out.items()]
         parts += [f"left out: {', '.join(left_out)}"] * bool(left_out)
         return "; ".join([*parts, *self.notes])
+
+    def _items(self, count: int) -> str:
+        return f"{count:,} {self.item}{'s' * (count != 1)}"
 
     def _in_classes(self) -> str:
         """Describe how many images each class has."""
@@ -63,10 +68,6 @@ def count_classes(labels: ArrayLike | None, classes: Sequence[str]) -> tuple[tup
     if labels is None:
         return ()
     return tuple(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=False))
-
-
-def _images(count: int) -> str:
-    return f"{count:,} {'image' if count == 1 else 'images'}"
 
 
 def _some(names: Counter[str]) -> str:

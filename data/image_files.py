@@ -1,4 +1,4 @@
-"""Images that a command writes, as arrays in .npz files or one PNG file each; a stopped run can continue.
+"""Images and sound that a command writes, as arrays in .npz files or one file each; a stopped run can continue.
 
 Shapes: n images of all files, b batch, c channels, H W image.
 """
@@ -19,12 +19,13 @@ from codegrid.files import write_folder
 from .digests import unwritten
 from .images import to_float
 from .npz import Shape, image_files, read_first, write_images
+from .sound_files import read_wave, write_wave
 
 Names = Callable[[range], Sequence[str]]  # image numbers → a text for each one's file name
 
 UNSAFE = re.compile(r"[^\w-]+")  # in untrusted names: separators, dots, spaces, control characters
 MAX_NAME = 48  # characters, of up to four bytes: file systems allow at most 255
-NUMBER = re.compile(r"(\d+)(?:-.*)?\.png")
+NUMBER = re.compile(r"(\d+)(?:-.*)?\.(?:png|wav)")
 
 
 class NpzFiles:
@@ -59,6 +60,8 @@ class NpzFiles:
 class PngFiles:
     """Images (c, H, W) numbered 0 ... n-1, one PNG file each (`00012-cat.png`); has the methods of `NpzFiles`."""
 
+    ending = ".png"
+
     def __init__(self, folder: Path, shape: Shape, names: Names) -> None:
         self.folder, self.shape, self.names = folder, shape, names
 
@@ -73,7 +76,7 @@ class PngFiles:
         """Return the ranges of numbers whose pictures are missing or incomplete."""
         wanted = np.ones(self.shape[0], dtype=bool)
         for number, path in self._found():
-            wanted[number] = not _is_whole(path, self.shape)
+            wanted[number] = not self._is_whole(path)
         numbers = np.flatnonzero(wanted)
         runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1) if len(numbers) else []
         return [range(int(run[0]), int(run[-1]) + 1) for run in runs]
@@ -95,26 +98,82 @@ class PngFiles:
     def _found(self) -> Iterator[tuple[int, Path]]:
         for name in os.listdir(self.folder) if self.folder.is_dir() else ():
             match = NUMBER.fullmatch(name)
-            if match and int(match[1]) < self.shape[0]:
+            if match and name.endswith(self.ending) and int(match[1]) < self.shape[0]:
                 yield int(match[1]), self.folder / name
 
+    def _is_whole(self, path: Path) -> bool:
+        channels, height, width = self.shape[1:]
+        try:
+            with Image.open(path, formats=["PNG"]) as picture:
+                fits = picture.size == (width, height) and picture.mode == ("L" if channels == 1 else "RGB")
+                picture.verify()  # its checksums
+                return fits
+        except Exception:  # damage raises many types of errors in Pillow, and each means: write the file again
+            return False
 
-ImageFiles = NpzFiles | PngFiles
+
+class WaveFiles(PngFiles):
+    """Sound (1, T) numbered 0 ... n-1, one .wav file each; has the methods of `NpzFiles`."""
+
+    ending = ".wav"
+
+    def __init__(self, folder: Path, shape: Shape, names: Names, rate: float) -> None:
+        super().__init__(folder, shape, names)
+        self.rate = rate
+
+    def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
+        """Write a file for each wave (b, 1, T) int16 of one missing range as they arrive."""
+        first = numbers.start
+        for waves in batches:
+            files = file_names(range(first, first + len(waves)), self.shape[0], self.names, self.ending)
+            with write_folder(self.folder) as staging:
+                for file, wave in zip(files, waves, strict=True):
+                    write_wave(staging / file, wave, self.rate)
+            first += len(waves)
+
+    def read_first(self, count: int) -> torch.Tensor:
+        """Return the first `count` waves, or all if there are fewer: (n, 1, T) in [-1, 1]."""
+        found = dict(self._found())
+        waves = [read_wave(found[number]) for number in range(min(count, self.shape[0]))]
+        return to_float(torch.stack(waves))
+
+    def _is_whole(self, path: Path) -> bool:
+        try:
+            return read_wave(path).shape == self.shape[1:]
+        except Exception:  # damage raises many types of errors: write the file again
+            return False
+
+
+ImageFiles = NpzFiles | PngFiles  # WaveFiles are PngFiles of another kind
 
 
 def make_files(
-    file_format: str, folder: Path, name: str, shape: Shape, labels: np.ndarray | None, names: Names, shard_size: int
+    file_format: str | None,
+    folder: Path,
+    name: str,
+    shape: Shape,
+    labels: np.ndarray | None,
+    names: Names,
+    shard_size: int,
+    rate: float | None = None,
 ) -> ImageFiles:
     """Return the files for n images of shape (n, c, H, W) in a folder: NAME.npz, or NAME/00000.png and so on.
 
     Args:
-        file_format: npz or png.
+        file_format: npz or png, by default npz; for sound (n, 1, T), wav.
         labels: (n,), for .npz files, or None.
         names: texts for the names of PNG files.
         shard_size: images in one .npz file.
+        rate: samples per second of sound.
 
-    Raises `InputError` if a PNG file cannot hold that number of channels.
+    Raises `InputError` if files of this format cannot hold them.
     """
+    file_format = file_format or ("npz" if rate is None else "wav")
+    if (file_format == "wav") != (rate is not None):
+        held, remedy = ("images", "npz or png") if rate is None else ("sound", "wav")
+        raise InputError(f"`format` {file_format}: these are {held}: use {remedy}")
+    if rate is not None:
+        return WaveFiles(folder / name, shape, names, rate)
     if file_format == "npz":
         return NpzFiles(folder, image_files(name, shape[0], shard_size), shape, labels)
     if shape[1] not in (1, 3):
@@ -138,14 +197,18 @@ def write_pictures(
         names: a text for each picture, shown in its file name. Other characters than letters, digits, - and _ become _.
         first: the number of the first picture.
     """
-    numbers = range(first, first + len(pictures))
-    kept = (UNSAFE.sub("_", name).strip("_")[:MAX_NAME] for name in names(numbers))
-    digits = max(5, len(str(count - 1)))
-    files = [f"{n:0{digits}d}{'-' * bool(name)}{name}.png" for n, name in zip(numbers, kept, strict=True)]
+    files = file_names(range(first, first + len(pictures)), count, names, ".png")
     with write_folder(folder) as staging:
         for file, picture in zip(files, pictures, strict=True):
             picture.save(staging / file, "PNG")
     return [Path(folder) / file for file in files]
+
+
+def file_names(numbers: range, count: int, names: Names, ending: str) -> list[str]:
+    """Return file names for some of `count` items: number, name as far as it is safe, and ending."""
+    kept = (UNSAFE.sub("_", name).strip("_")[:MAX_NAME] for name in names(numbers))
+    digits = max(5, len(str(count - 1)))
+    return [f"{n:0{digits}d}{'-' * bool(name)}{name}{ending}" for n, name in zip(numbers, kept, strict=True)]
 
 
 def names_of_labels(labels: Iterable[int] | None, classes: Sequence[str], count: int) -> list[str]:
@@ -158,13 +221,3 @@ def names_of_labels(labels: Iterable[int] | None, classes: Sequence[str], count:
 def names_of_files(files: Iterable[object]) -> list[str]:
     """Return the names of files without their folders and endings."""
     return [PurePosixPath(str(file)).stem for file in files]
-
-
-def _is_whole(path: Path, shape: Shape) -> bool:
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            fits = picture.size == (shape[3], shape[2]) and picture.mode == ("L" if shape[1] == 1 else "RGB")
-            picture.verify()  # its checksums
-            return fits
-    except Exception:  # damage raises many types of errors in Pillow, and each means: write the file again
-        return False

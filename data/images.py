@@ -1,5 +1,7 @@
 """Images as the models see them: floats in [-1, 1], converted from uint8 and back. Only this file defines the range.
 
+Sound has the same range; it is kept as int16.
+
 Shapes: n images of the set, b batch, c channels, H W image.
 """
 
@@ -20,19 +22,38 @@ from .loading import Indices, item_numbers
 
 Size = tuple[int, int]  # (H, W)
 CHANNELS = (1, 3)
+LOUDEST = 32767  # of a sample of sound
+RANGES = {torch.uint8: (127.5, 1), torch.int16: (LOUDEST, 0)}  # how stored values become floats: / scale − shift
 FINGERPRINTED = 2 * 2**30  # bytes of files
 MAX_PIXELS = 178_956_970  # of one picture: Pillow, too, treats a larger one as an attack
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 0 ... 255 into float32 in [-1, 1]. Raises `InputError` if memory cannot hold that many."""
+    """Turn values 0 ... 255, or int16 of sound, into float32 in [-1, 1].
+
+    Raises `InputError` if memory cannot hold that many.
+    """
     check_memory(f"{len(images):,} images", 4 * images.numel(), "read fewer at once (`batch_size`)")
-    return images.float() / 127.5 - 1
+    scale, shift = RANGES.get(images.dtype, RANGES[torch.uint8])
+    return images.float() / scale - shift
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Turn floats in [-1, 1] into the nearest uint8; values outside are clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_int16(waves: torch.Tensor) -> torch.Tensor:
+    """Turn sound in [-1, 1] into the nearest int16; values outside are clipped."""
+    return (waves.float().clamp(-1, 1) * LOUDEST).round().to(torch.int16)
+
+
+def to_stored(kind: str, x: torch.Tensor) -> torch.Tensor:
+    """Return a signal of some kind in [-1, 1] as it is stored: images as uint8, sound as int16."""
+    return STORED[kind](x)
+
+
+STORED = {"image": to_uint8, "sound": to_int16}
 
 
 def fit(images: torch.Tensor, size: Size | None = None, channels: int | None = None) -> torch.Tensor:
@@ -62,7 +83,7 @@ def fit(images: torch.Tensor, size: Size | None = None, channels: int | None = N
 class ImageBatch(NamedTuple):
     """Images of a data set; a single one has no batch axis."""
 
-    images: torch.Tensor  # (b, c, H, W) uint8
+    images: torch.Tensor  # (b, c, H, W) uint8; of sound (b, c, T) int16
     labels: torch.Tensor | None  # (b,) int64
 
 

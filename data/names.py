@@ -14,9 +14,11 @@ from .tar_places import ENDING, are_shards, find_shards, is_remote
 AT_HAND = ("mnist5k",)  # no download needed
 DOWNLOADS = ("mnist", "fashion-mnist", "cifar10")
 UNPACKED = ("emoji",)  # packages that the user has unpacked into `data_root`
-NAMES = (*AT_HAND, *DOWNLOADS, *UNPACKED, "imagefolder", "npz", "tar")
+NAMES = (*AT_HAND, *DOWNLOADS, *UNPACKED, "imagefolder", "npz", "tar", "speech")
+SOUNDS = ("speech",)  # the others hold images
+TOLD_BY_NAME = (*DOWNLOADS, *UNPACKED, *SOUNDS)  # a path alone does not tell that it holds such data
 LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # the beginning of a path, never of a name on the hub
-READERS = {".npz": "npz", ".npy": "npz", ".parquet": HUB_PREFIX}
+READERS = {".npz": "npz", ".npy": "npz", ".parquet": HUB_PREFIX, ".deb": "speech"}
 PATHS = f"a folder of pictures or a file that ends in {' '.join((*READERS, ENDING))}"
 
 
@@ -60,6 +62,11 @@ def download_folder() -> Path:
         return user_cache()
     except RuntimeError as error:
         raise InputError("there is no home folder to download data into: give `data_root`") from error
+
+
+def kind_of(dataset: str) -> str:
+    """Return the kind of signal that a data set holds: `image` or `sound`."""
+    return "sound" if dataset in SOUNDS else "image"
 
 
 def _given_twice(dataset: str) -> InputError:

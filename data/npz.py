@@ -32,7 +32,7 @@ from .loading import in_order
 from .manifest import CodeHeader
 from .shards import COLUMN_TYPES, smallest_dtype
 
-Shape = tuple[int, int, int, int]  # (n, c, H, W) of images
+Shape = tuple[int, ...]  # (n, c, H, W) of images, (n, c, T) of sound
 ON_A_PAGE = 100
 VIEWS_ARRAY = "views"
 COPIED = 2**22  # bytes at once: a multiple of the size of every type

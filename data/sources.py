@@ -1,4 +1,4 @@
-"""Data sets by name, loaded as uint8 images of the requested size and channels."""
+"""Data sets by name, loaded as uint8 images of the requested size and channels, or as windows of sound."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,12 +6,13 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from codegrid.budget import check_memory
+from codegrid.codes import Sides
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.file_names import printable
 from codegrid.limits import MAX_SIDE
@@ -24,11 +25,25 @@ from .hub import HubImages, load_hub, read_column
 from .images import ImageDataset, Size, fit
 from .listing import list_folder
 from .names import UNPACKED, download_folder, find_data, public_name
+from .sound import SoundDataset
+from .speech import load_speech
 from .splits import split_indices
 from .tar_images import load_tar
 
-Images = ImageDataset | FolderImages
+Images = ImageDataset | FolderImages | SoundDataset
 Arrays = tuple[np.ndarray, np.ndarray | None, list[str]]  # images NHWC uint8, labels, names of the classes
+
+
+class Wanted(NamedTuple):
+    """Form in which a data set is loaded."""
+
+    size: Sides = ()  # (H, W), (side,), or (T,) of sound; () for the data's own
+    channels: int | None = None
+    skip_unreadable: bool = False
+    rate: float | None = None  # of sound
+    shortest: int = 1  # samples of a clip
+
+
 Read = Callable[[Path | None, str], Arrays]  # (data_root, split) → the arrays
 
 
@@ -40,42 +55,41 @@ def load_images(
     in_channels: int | None = None,
     skip_unreadable: bool = False,
     captions: str | Path | None = None,
+    rate: float | None = None,
+    shortest: int = 1,
 ) -> Images:
     """Load one part of a data set; `str(images.found)` describes in one line what was read.
 
     Args:
         dataset: a name in `SOURCES`; `hf:NAME`, on the Hugging Face hub or in a local folder; the path of a folder of
-            pictures, an array file or a Parquet file; or tar shards, by a path or a URL with `*` or `{000..127}`.
+            pictures, an array file, a Parquet file or a Debian package; or tar shards, by a path or a URL with `*` or
+            `{000..127}`.
         data_root: where its files are. None: `codegrid` in $XDG_CACHE_HOME or ~/.cache, the folder for downloads.
         split: `train`, `test`, or `all` for both. A source without a test part holds out a tenth of its images, or
             more if it has fewer than 1,000 (`splits.held_out_mask`).
-        image_size: () for the images' own size; (size,) or (H, W) to resize and centre-crop them to it.
+        image_size: () for the images' own size; (size,) or (H, W) to resize and centre-crop them to it. Of sound, the
+            samples (T,) of a window.
         in_channels: 1 or 3 to convert to; None keeps what the images have.
-        skip_unreadable: leave out picture files that cannot be read.
+        skip_unreadable: leave out files that cannot be read.
         captions: a table of the texts of the pictures in a folder, .csv, .tsv or .jsonl; or the name of a column of a
             data set of the hub, which is found by itself if it is called like one.
+        rate: samples per second that sound is brought to; None: 16,000.
+        shortest: samples; shorter clips of sound are left out.
 
     Raises `InputError` if the data cannot be found or read.
     """
     dataset, place = find_data(dataset, None if data_root is None else str(data_root))
-    if len(image_size) > 2 or not all(1 <= side <= MAX_SIDE for side in image_size):
-        words = f"give one number from 1 to {MAX_SIDE}, or height and width"
-        raise InputError(f"`image_size` {' '.join(map(str, image_size))}: {words}")
-    size = (image_size[0], image_size[-1]) if image_size else None
     root: Any = None if place is None else Path(place).expanduser()
     if dataset == "tar":  # a pattern, or a URL
         root = place
     if dataset in UNPACKED and root is None:
         root = download_folder()
-    load = SOURCES.get(dataset) or partial(load_hub, dataset)
-    images = load(root, split, size, in_channels)
+    load = SOURCES.get(dataset) or partial(_as_images, partial(load_hub, dataset))
+    images = load(root, split, Wanted(image_size, in_channels, skip_unreadable, rate, shortest))
     if captions is not None or images.captions is not None:
         images = add_captions(images, dataset, root, captions)
     if not len(images):
         raise InputError(f"the {split} part of {place or dataset} holds no images: give more")
-    if max(images.image_size) > MAX_SIDE:
-        height, width = images.image_size
-        raise InputError(f"the images of {dataset} are {height}×{width}: give `image_size`, at most {MAX_SIDE}")
     if isinstance(images, FolderImages):
         images = images.ready(skip_unreadable)
     if not images.found.part:
@@ -84,6 +98,24 @@ def load_images(
         name = str(root) if dataset == "npz" else public_name(dataset)
         images.found = replace(images.found, name=name, part=split, left_out=left_out)
     return images
+
+
+def _as_images(load: Callable[..., Any], root: Path | None, split: str, wanted: Wanted) -> Images:
+    """Load images in the wanted size and channels."""
+    sides = wanted.size
+    if len(sides) > 2 or not all(1 <= side <= MAX_SIDE for side in sides):
+        words = f"give one number from 1 to {MAX_SIDE}, or height and width"
+        raise InputError(f"`image_size` {' '.join(map(str, sides))}: {words}")
+    images = load(root, split, (sides[0], sides[-1]) if sides else None, wanted.channels)
+    if len(images) and max(images.image_size) > MAX_SIDE:
+        height, width = images.image_size
+        raise InputError(f"the images are {height}×{width}: give `image_size`, at most {MAX_SIDE}")
+    return images
+
+
+def _speech(root: Path | None, split: str, wanted: Wanted) -> SoundDataset:
+    length = wanted.size[0] if wanted.size else None
+    return load_speech(root, split, length, wanted.rate, wanted.shortest, wanted.skip_unreadable)
 
 
 def add_captions(images: Images, dataset: str, root: Any, captions: str | Path | None) -> Images:
@@ -204,13 +236,14 @@ def _in_memory(read: Read, data_root: Path | None, split: str, size: Size | None
     return ImageDataset(images, None if labels is None else torch.from_numpy(labels.astype(np.int64)), classes)
 
 
-SOURCES: dict[str, Callable[..., Images]] = {
-    "mnist5k": partial(_in_memory, _mnist5k),
-    "mnist": partial(_in_memory, _downloaded("MNIST", _read_idx)),
-    "fashion-mnist": partial(_in_memory, _downloaded("FashionMNIST", _read_idx)),
-    "cifar10": partial(_in_memory, _downloaded("CIFAR10", _read_cifar10)),
-    "emoji": load_emoji,
-    "imagefolder": load_folder,
-    "npz": partial(_in_memory, _npz),
-    "tar": load_tar,
+SOURCES: dict[str, Callable[[Any, str, Wanted], Images]] = {
+    "mnist5k": partial(_as_images, partial(_in_memory, _mnist5k)),
+    "mnist": partial(_as_images, partial(_in_memory, _downloaded("MNIST", _read_idx))),
+    "fashion-mnist": partial(_as_images, partial(_in_memory, _downloaded("FashionMNIST", _read_idx))),
+    "cifar10": partial(_as_images, partial(_in_memory, _downloaded("CIFAR10", _read_cifar10))),
+    "emoji": partial(_as_images, load_emoji),
+    "imagefolder": partial(_as_images, load_folder),
+    "npz": partial(_as_images, partial(_in_memory, _npz)),
+    "tar": partial(_as_images, load_tar),
+    "speech": _speech,
 }

@@ -11,6 +11,7 @@ from codegrid.pipelines.running.settings import Folder, Folders, Leaves, ReadsDa
 @dataclass(frozen=True, kw_only=True)
 class DecodeCodes(ReadsData, Leaves):
     """Turn codes back into images. Writes a sheet, images.png, and images.npz, or with --format png the folder images/.
+    Those of sound become .wav files in the folder sounds/, with spectrograms of some in sounds.png.
 
     If it is known which pictures the codes were made from, files.json has their names.
 
@@ -33,8 +34,9 @@ class DecodeCodes(ReadsData, Leaves):
     """Number of the view to decode, if the codes are of several of each image; 0 is the image as it is."""
     batch_size: BatchSize = 256
     """Images decoded at once."""
-    format: Literal["npz", "png"] = "npz"
-    """npz: images as arrays; png: a file for each image."""
+    format: Literal["npz", "png", "wav"] | None = None
+    """npz: images as arrays; png: a file for each image; wav: a file for each window of sound. By default npz, and wav
+    for sound."""
     shard_size: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Images per .npz file; more are split over several files."""
 

@@ -58,9 +58,9 @@ class Sample(Rejecting, Leaves):
     """Sample i depends only on the seed and on i, whatever the batch size and the number of processes."""
     batch_size: BatchSize = 128
     """Images drawn at once, in each process."""
-    format: Literal["npz", "png", "codegrid"] = "npz"
-    """npz: images as arrays; png: a file for each image; codegrid: only the codes, as a code dataset that decode-codes
-    and train-prior read."""
+    format: Literal["npz", "png", "wav", "codegrid"] | None = None
+    """npz: images as arrays; png: a file for each image; wav: a file for each window of sound; codegrid: only codes, as
+    a code dataset that decode-codes and train-prior read. By default npz, and wav for sound."""
     shard_size: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Images per .npz file; more are split over several files."""
     compile: Flag = False

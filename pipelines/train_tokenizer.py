@@ -1,6 +1,7 @@
 """Stage 1, train a tokenizer on images: `codegrid train-tokenizer --dataset mnist5k --run runs/digits`.
 
 Or on another tokenizer's codes: `codegrid train-tokenizer --model codes --over runs/digits/codes --run runs/triples`.
+Or on sound: `codegrid train-tokenizer --model wave --dataset speech --data-root RECORDINGS --run runs/voices`.
 """
 
 from dataclasses import dataclass, fields
@@ -8,8 +9,9 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from codegrid.data.names import NAMES, SOUNDS, find_data, kind_of
 from codegrid.errors import InputError
-from codegrid.limits import MAX_SIDE, MAX_STEPS, MAX_WIDTH, BatchSize, Range
+from codegrid.limits import MAX_LENGTH, MAX_SIDE, MAX_STEPS, MAX_WIDTH, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.settings import Command, Flag, Folder, Training, UsesImages
 from codegrid.registry import NameOf
@@ -54,21 +56,16 @@ class Sharpens(Command):
     lecam_weight: Annotated[float, Range(0)] = 0.0
     """Weight of the LeCAM penalty, which keeps the discriminator of a small data set from being too sure. 0: none."""
 
-    @property
-    def sharpens(self) -> str:
-        """The name of the setting that asks for sharp pictures; empty if none does."""
-        asked = (name for name in ("perceptual_weight", "adversarial_weight") if getattr(self, name))
-        return next(asked, "")
-
     def check_sharpness(self) -> None:
         """Raise `InputError` if a setting belongs to a term whose weight is 0."""
-        weights, inherited = ("perceptual_weight", "adversarial_weight"), {item.name for item in fields(Command)}
-        for item in fields(Sharpens):
-            needs = weights[item.name != "perceptual"]
-            if item.name in inherited or item.name in weights or getattr(self, needs):
-                continue
-            if getattr(self, item.name) != item.default:
-                raise InputError(f"`{item.name}` needs `{needs}`: give it a weight above 0, or leave it out")
+        weights, defaults = (
+            ("perceptual_weight", "adversarial_weight"),
+            {item.name: item.default for item in fields(self)},
+        )
+        for name in OF_SHARPNESS:
+            needs = weights[name != "perceptual"]
+            if name not in weights and not getattr(self, needs) and getattr(self, name) != defaults[name]:
+                raise InputError(f"`{name}` needs `{needs}`: give it a weight above 0, or leave it out")
         if self.fixed_weight and self.max_adaptive_weight != Sharpens.max_adaptive_weight:
             raise InputError("`max_adaptive_weight`: with `fixed_weight` there is no λ to limit: leave one of them out")
 
@@ -90,6 +87,9 @@ class Sharpens(Command):
         return start, warmup
 
 
+OF_SHARPNESS = tuple(name for name in Sharpens.__annotations__ if name != "title")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizer(Sharpens, UsesImages, Training):
     """Stage 1: train a tokenizer on images. Writes a model folder.
@@ -99,6 +99,10 @@ class TrainTokenizer(Sharpens, UsesImages, Training):
     Or train one on another tokenizer's codes, which turns all codes of an image into a few.
 
     codegrid train-tokenizer --model codes --over runs/digits/codes --output runs/triples/tokenizer
+
+    Or train one on recordings, of which each folder is a speaker.
+
+    codegrid train-tokenizer --model wave --dataset speech --data-root RECORDINGS --output runs/voices/tokenizer
     """
 
     place: ClassVar[str] = "tokenizer"
@@ -118,6 +122,10 @@ class TrainTokenizer(Sharpens, UsesImages, Training):
     few."""
     image_size: Annotated[tuple[int, ...], Range(1, MAX_SIDE), tyro.conf.arg(metavar="SIZE|HEIGHT WIDTH")] = ()
     """Resize and centre-crop to this size: one number, or height and width. By default the images' own size."""
+    sampling_rate: Annotated[int, Range(1000, 192_000)] | None = None
+    """Samples per second that sound is brought to. By default 16,000."""
+    window: Annotated[int, Range(1, MAX_LENGTH)] | None = None
+    """Samples of the windows that recordings are cut into. By default 8,192."""
     steps: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Optimizer steps."""
     batch_size: BatchSize = 128
@@ -141,13 +149,36 @@ class TrainTokenizer(Sharpens, UsesImages, Training):
         if self.over is None and self.validation_codes is not None:
             raise InputError("`validation_codes` is for a tokenizer over codes: give `over`, or leave it out")
         if self.over is not None:
-            defaults = {item.name: item.default for item in fields(self)}
-            for name in OF_IMAGES:
-                if getattr(self, name) != defaults[name]:
-                    raise InputError(f"`{name}` is for images, but `over` trains on codes: leave one of them out")
+            for kind in ONLY_FOR:
+                for name in self.given_of(kind):
+                    raise InputError(f"`{name}` is for {kind}, but `over` trains on codes: leave one of them out")
+
+    def given_of(self, kind: str) -> list[str]:
+        """Return the settings that are only for images, or only for sound, and are not left at their defaults."""
+        defaults = {item.name: item.default for item in fields(self)}
+        return [name for name in ONLY_FOR[kind] if getattr(self, name) != defaults[name]]
+
+    def check_data(self, kind: str) -> None:
+        """Raise `InputError` if the data set is not of this kind, `images` or `sound`, or a setting is for another."""
+        dataset, _ = find_data(self.dataset, self.data_root) if self.dataset or self.data_root else (NAMES[0], None)
+        if KINDS[kind_of(dataset)] != kind:
+            remedy = "choose another `model`, or another `dataset`"
+            if not self.dataset and not self.data_root:
+                remedy = f"give `dataset` {SOUNDS[0]}, and its place as `data_root`"
+            raise InputError(
+                f"`model` {self.model} learns {kind}, and {dataset} holds {KINDS[kind_of(dataset)]}: {remedy}"
+            )
+        for other in ONLY_FOR.keys() - {kind}:
+            for name in set(self.given_of(other)) - {*ONLY_FOR[kind]}:
+                raise InputError(f"`{name}` is for {other}, but a {self.model} tokenizer learns {kind}: leave it out")
 
 
-OF_IMAGES = ("dataset", "data_root", "image_size", "shuffle_buffer", "flip", "shift", "crop", "skip_unreadable")
+KINDS = {"image": "images", "sound": "sound"}
+OF_DATA = ("dataset", "data_root", "skip_unreadable")
+ONLY_FOR = {
+    "images": (*OF_DATA, "image_size", "shuffle_buffer", "flip", "shift", "crop", *OF_SHARPNESS),
+    "sound": (*OF_DATA, "sampling_rate", "window"),
+}
 
 
 def main() -> None:

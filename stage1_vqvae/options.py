@@ -22,7 +22,7 @@ Distance = Literal["euclidean", "cosine"]
 MAX_BOOKS = 256  # codebooks of a quantizer
 Anchors = Literal["random", "closest", "probabilistic"]
 Estimator = Literal["straight-through", "rotation"]
-Reconstruction = Literal["mse", "l1", "logistic", "coupled-logistic", "logit-laplace"]
+Reconstruction = Literal["mse", "l1", "logistic", "coupled-logistic", "logit-laplace", "mu-law", "spectral"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class ImageOptions:
     """Channels of the encoder and the decoder; fewer where there are more pixels than codes."""
     reconstruction: Reconstruction = "mse"
     """Reconstruction term. mse: squared error over the data's variance; l1: absolute error over its standard deviation;
-    logistic, coupled-logistic, logit-laplace: nats per value of a likelihood of 8-bit images; evaluate reports it."""
+    logistic, coupled-logistic, logit-laplace: nats per value of a likelihood of 8-bit images; evaluate reports it;
+    mu-law: nats of the 256 classes of a value, as of sound in telephony; spectral: of sound, l1 and the distance of
+    spectrograms of three resolutions."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,25 @@ class PixelSNAILOptions(CoarserOptions):
 
 
 @dataclass(frozen=True)
+class WaveNetOptions(CoarserOptions):
+    """Options of the WaveNet."""
+
+    channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
+    """Channels of the prior's features."""
+    skip_channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
+    """Channels that each layer adds to what the logits are made of."""
+    layers_per_cycle: Annotated[int, Range(1, 20)] = 8
+    """Layers of a cycle; their dilations are 1, 2, 4, ..., so that each doubles the number of codes that are seen."""
+    num_cycles: Annotated[int, Range(1, MAX_LAYERS)] = 2
+    """Cycles of layers, one after the other."""
+    feature_dropout: Share = 0.0
+    """Share of the features that are dropped in training, of the embedded codes."""
+    label_dropout: Share = 0.1
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
 class NextScaleOptions(TransformerSizes):
     """Options of the next-scale prior."""
 

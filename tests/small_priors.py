@@ -14,6 +14,7 @@ SMALL = {
         "feature_dropout": 0.0,
     },
     "transformer": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
+    "wavenet": {"channels": 8, "skip_channels": 16, "layers_per_cycle": 6, "num_cycles": 1, "feature_dropout": 0.0},
     "next-scale": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "maskgit": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
 }  # fmt: skip

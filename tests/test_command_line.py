@@ -105,6 +105,9 @@ TOLD = [
     (Demo, "--output o --plugin json --quiet --json"),
     (Recipe, "cifar10 --output o --data-root d --dry-run --quiet --json"),
     (Recipe, ""),
+    (TrainTokenizer, "--output o --model wave --dataset speech --data-root d --sampling-rate 8000 --window 4096 "),
+    (TrainTokenizer, "--output o --model wave --strides 4 4 2 --decoder wavenet --num-cycles 1 --frozen-codes"),
+    (DecodeCodes, "--tokenizer t --codes c --output o --format wav"),
 ]
 
 

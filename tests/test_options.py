@@ -91,7 +91,7 @@ def test_every_option_says_what_it_is_what_it_belongs_to_and_its_default():
     options = list_options(TrainTokenizer)
     assert options["fsq_levels"].group == "--quantizer fsq"
     assert set(options["anchors"].defaults) >= {"clustered", "clustered-gradient"}
-    assert options["hidden_channels"].defaults == {"vqvae": 128, "vqvae2": 128, "codes": 64}
+    assert options["hidden_channels"].defaults == {"vqvae": 128, "vqvae2": 128, "wave": 64, "codes": 64}
 
 
 @dataclass(frozen=True)

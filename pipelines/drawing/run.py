@@ -12,6 +12,7 @@ from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
 from codegrid.pipelines.generation.chosen_data import choose_data
+from codegrid.pipelines.generation.tokenizers import need_images
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
@@ -47,6 +48,7 @@ def plot(settings: Plot) -> None:
     """Write a PNG for each figure into `settings.output`."""
     artifacts = load_artifacts(choose_device(settings), settings.tokenizer, settings.prior, settings.codes)
     assert artifacts.tokenizer is not None
+    need_images(artifacts.tokenizer, "plot shows")
     settings = choose_data(settings, artifacts.tokenizer)
     artifacts.images = load_images_for(
         artifacts.tokenizer, str(settings.dataset), settings.data_root, settings.split, settings.skip_unreadable

@@ -19,6 +19,7 @@ from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.rejection import Rejection, Source, find_source
 from codegrid.pipelines.generation.request import Request, make_request
+from codegrid.pipelines.generation.tokenizers import need_images
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
 from codegrid.progress import progress_bar
@@ -106,6 +107,8 @@ def load_inputs(settings: Evaluate) -> Inputs:
     print_once(str(images.found))
     if pipeline and pipeline.classes and list(pipeline.classes) != list(images.classes):
         raise InputError(f"the prior knows other classes than {dataset} has: evaluate it on the data it learnt")
+    if settings.features != "none":
+        need_images(tokenizer, "`features` compare")
     if pipeline and pipeline.conditions.num_words and request is not None and images.captions:
         request, labels = _ask_for_captions(settings, pipeline, images)
     check_features(settings.features, images, dataset)

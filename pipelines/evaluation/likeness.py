@@ -52,7 +52,7 @@ class Likeness:
             in_detail = {"data_range": DATA_RANGE, "pixel_range": [-1, 1], "torchmetrics": version("torchmetrics")}
             metrics.add({"ssim": _mean(self.similarities)}, reference=reference, **in_detail)
         else:
-            metrics.left_out.append(f"no ssim: the images are smaller than its window of {WINDOW}×{WINDOW} pixels")
+            metrics.left_out.append(f"no ssim: it needs images of at least {WINDOW}×{WINDOW} pixels")
         if self.distances and self.network is not None:
             described = {"extractor": self.network.description, **seen}
             metrics.add({"lite0_distance": _mean(self.distances)}, reference=reference, **described)

@@ -14,6 +14,7 @@ from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, to_float
 from codegrid.devices import widest
 from codegrid.noise import Noise
+from codegrid.pipelines.generation.pairing import spoken_by
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.stage1_vqvae.usage import LayoutUsage
 from codegrid.stage2_prior.likelihood import measure
@@ -37,6 +38,7 @@ def measure_tokenizer(
     batches: Iterable[ImageBatch],
     usage: LayoutUsage | None = None,
     watchers: Sequence[Callable[[Reconstruction], None]] = (),
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the error and the PSNR of reconstructions, and how much of the codebooks is used.
 
@@ -45,6 +47,7 @@ def measure_tokenizer(
     `unused_entries` the sum; `grids` has these for each grid.
 
     The tokenizer must be in eval mode; `usage` counts the codes, and each of `watchers` is called with each batch.
+    `classes` names the labels, for a decoder that is told who speaks.
     """
     usage = usage or LayoutUsage(tokenizer.layout)
     errors, first = [], 0
@@ -55,7 +58,8 @@ def measure_tokenizer(
         usage.add(codes)
         # a stochastic decoder's noise belongs to the image, not to its place in a batch
         noise = Noise(0, first, len(images), tokenizer.device)
-        output = tokenizer.decode(codes, tuple(x.shape[2:]), noise=noise)
+        given = spoken_by(tokenizer, Condition(batch.labels), classes)
+        output = tokenizer.decode(codes, tuple(x.shape[2:]), given, noise)
         for watcher in watchers:
             watcher(Reconstruction(images, batch.labels, codes, output))
         errors.append(squared_errors(x, output))
@@ -64,6 +68,41 @@ def measure_tokenizer(
     return {
         "reconstruction_error": float(mse.mean()) / tokenizer.data_variance,
         "psnr": mean_psnr(mse),
+        **usage.figures()._asdict(),
+        "grids": [one._asdict() for one in usage.by_grid()],
+    }
+
+
+@torch.no_grad()
+def measure_nats(tokenizer: Tokenizer, batches: Iterable[ImageBatch], classes: Sequence[str] = ()) -> dict[str, Any]:
+    """Return how likely each value is under a tokenizer's own decoder, and how much of the codebooks is used.
+
+    `nats` is the mean of a value given the item's own codes, `swapped_nats` that given the codes of the item before it:
+    as long as they are equal, the decoder ignores the codes. `nats_gap_error` is the standard error of the difference.
+
+    The tokenizer must be in eval mode, and have a likelihood; `classes` names the labels.
+    """
+    usage, last = LayoutUsage(tokenizer.layout), None
+    own: list[torch.Tensor] = []
+    others: list[torch.Tensor] = []
+    for batch in batches:
+        x = to_float(batch.images.to(tokenizer.device))
+        given = spoken_by(tokenizer, Condition(batch.labels), classes)
+        codes = tokenizer.encode(x)
+        usage.add(codes)
+        before = tuple(grid[-1:] for grid in codes) if last is None else last
+        swapped = tuple(torch.cat([first, grid[:-1]]) for first, grid in zip(before, codes, strict=True))
+        last = tuple(grid[-1:] for grid in codes)
+        for found, these in ((own, codes), (others, swapped)):
+            nats = tokenizer.nll(x, these, given)
+            assert nats is not None
+            found.append(nats.cpu().double() / x[0].numel())
+    nats, swapped_nats = torch.cat(own), torch.cat(others)
+    gaps = swapped_nats - nats
+    return {
+        "nats": float(nats.mean()),
+        "swapped_nats": float(swapped_nats.mean()),
+        "nats_gap_error": float(gaps.std() / len(gaps) ** 0.5) if len(gaps) > 1 else 0.0,
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
     }
@@ -110,10 +149,10 @@ def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.T
     (b, c, H, W) in [-1, 1] → (b,) float64 in [-1, 1]: 11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, data range 2,
     the mean over sites and channels.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds; training needs none
-
     if images.ndim != 4 or min(images.shape[2:]) < WINDOW:
         return None
+    from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds; training needs none
+
     # per image: a mean over batches would give the images of a short last batch more weight
     found = structural_similarity_index_measure(others, images, data_range=DATA_RANGE, reduction="none")
     assert isinstance(found, torch.Tensor)  # it is a pair only if its parts are asked for

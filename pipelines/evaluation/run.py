@@ -17,6 +17,7 @@ from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.drawing.codebook import save_usage
 from codegrid.pipelines.drawing.sheets import save_pairs
+from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request
@@ -38,11 +39,15 @@ from .likelihood_bound import DecoderLikelihood, fit_scales
 from .likeness import Likeness
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge, mark_seen
 from .perceptual import networks_of
-from .reconstruction import Reconstruction, measure_tokenizer, prior_inputs
+from .reconstruction import Reconstruction, measure_nats, measure_tokenizer, prior_inputs
 from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
 NUM_SHOWN = 48  # reconstructions on a sheet
+NO_BOUND = {
+    "image": "the decoder's scale is fitted to the training part; measure on the test part",
+    "sound": "this decoder has no likelihood",
+}
 OF_BITS = "bits_per_code, bits_per_image, bound_bits_per_dim"
 
 
@@ -70,6 +75,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     tokenizer, images = inputs.tokenizer, inputs.images
     metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
+    _add_nats(inputs, metrics)
     _add_carried(inputs, metrics)
     _add_lower_codes(inputs, metrics)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
@@ -77,6 +83,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     numbers = evenly_spaced(len(images), NUM_SHOWN)
     shown = to_float(images.batch(numbers).images)
     again = tokenizer.reconstruct(shown.to(tokenizer.device))
+    shown, again = (as_pictures(tokenizer.signal, x) for x in (shown, again))
 
     described = {"images": len(images), "split": settings.split, **inputs.depends_on}
     if images.files is not None:  # those in reconstructions.png, row by row
@@ -115,7 +122,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
             again.add(to_uint8(batch.output), batch.labels)
 
     batches = inputs.batches(inputs.images, range(len(inputs.images)), "tokenizer")
-    values = measure_tokenizer(inputs.tokenizer, batches, usage, [watch])
+    values = measure_tokenizer(inputs.tokenizer, batches, usage, [watch], inputs.images.classes)
     of_grids = zip(inputs.tokenizer.layout, values.pop("grids"), usage.counts, strict=True)
     metrics.grids = [
         {"grid": number, **grid.as_json(), **used, "never_used": (counts == 0).nonzero().flatten().tolist()}
@@ -131,6 +138,16 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
         add_distance("rfid", again, real, metrics, reference=inputs.reference, **seen)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
     return real
+
+
+def _add_nats(inputs: Inputs, metrics: Metrics) -> None:
+    """Add how likely the data are under a decoder that draws them, given their own codes and those of others."""
+    tokenizer, images = inputs.tokenizer, inputs.images
+    if len(tokenizer.stack) == 1 and getattr(tokenizer, "draws", False):
+        batches = inputs.batches(images, range(len(images)), "nats")
+        found = measure_nats(tokenizer, batches, images.classes)
+        names = ("nats", "swapped_nats", "nats_gap_error")
+        metrics.add({name: found[name] for name in names}, reference=inputs.reference)
 
 
 def _add_carried(inputs: Inputs, metrics: Metrics) -> None:
@@ -162,7 +179,7 @@ def _make_decoder_likelihood(inputs: Inputs) -> DecoderLikelihood | None:
     if tokenizer.nll(image, tokenizer.encode(image)) is not None:
         term = tokenizer.config.get("reconstruction")
         return DecoderLikelihood(inputs.tokenizer, None, {"likelihood": "of the tokenizer", "reconstruction": term})
-    if train is None or inputs.settings.split == "train":
+    if train is None or inputs.settings.split == "train" or tokenizer.signal.kind != "image":  # 8-bit values
         return None
     numbers = evenly_spaced(len(train), MAX_TO_FIT)
     images = (batch.images.to(tokenizer.device) for batch in inputs.batches(train, numbers, "decoder's scale"))
@@ -212,9 +229,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         bounds = {"bits_per_code_bound": lowest / sites, "bits_per_image_bound": lowest}
         metrics.add(bounds, **conditions, num_inference_steps=most)
     if decoder is None:
-        metrics.left_out.append(
-            "no bound_bits_per_dim: the decoder's scale is fitted to the training part; measure on the test part"
-        )
+        metrics.left_out.append(f"no bound_bits_per_dim: {NO_BOUND[inputs.tokenizer.signal.kind]}")
         return
     of_decoder = decoder.bits_per_image
     per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)

@@ -15,7 +15,7 @@ import torch
 
 from codegrid.data.code_files import CodeArray, open_codes
 from codegrid.data.codes import CodeDataset
-from codegrid.data.names import AT_HAND, find_data
+from codegrid.data.names import AT_HAND, find_data, kind_of
 from codegrid.data.sources import Images, load_images
 from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
@@ -139,6 +139,8 @@ def find_artifacts(
         found.validation = None
     if getattr(found.tokenizer, "draws", False):
         found.left_out.append("images: the decoder draws them, which evaluate measures; it is not checked here")
+    elif found.tokenizer is not None and found.tokenizer.signal.kind != "image":
+        found.left_out.append("sound: the doctor looks at images; evaluate measures sound, and codes are checked here")
     elif found.tokenizer is not None:
         found.images = _find_images(found, found.tokenizer, dataset, data_root, skip_unreadable)
     return found
@@ -157,9 +159,16 @@ def load_images_for(
     skip_unreadable: bool = False,
     captions: str | None = None,
 ) -> Images:
-    """Load one part of a data set, converted to the tokenizer's size and channels."""
-    size, channels = tokenizer.signal.size, tokenizer.signal.channels
-    return load_images(dataset, data_root, split, size, channels, skip_unreadable, captions)
+    """Load one part of a data set, converted to the tokenizer's size, channels and sampling rate.
+
+    Raises `InputError` if it holds another kind of signal.
+    """
+    signal, held = tokenizer.signal, kind_of(find_data(dataset, data_root)[0])
+    if held != signal.kind:
+        raise InputError(f"`dataset` {dataset} holds {held}s, but the tokenizer is one of {signal.kind}s: give another")
+    shortest = getattr(tokenizer.stack[0], "hop", 1)  # samples of a code
+    form = (signal.size, signal.channels, skip_unreadable, captions, signal.rate, shortest)
+    return load_images(dataset, data_root, split, *form)
 
 
 def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:

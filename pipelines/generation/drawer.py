@@ -16,7 +16,7 @@ from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.stage2_prior.conditions import Conditions, conditions_of
 from codegrid.stage2_prior.sampling.draw import draw
 
-from .pairing import check_pairing
+from .pairing import check_pairing, spoken_by
 from .rejection import Tell
 from .request import Request
 from .samples import Samples
@@ -69,7 +69,8 @@ class Drawer:
                 request, rows, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell
             )
         codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
-        images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
+        spoken = spoken_by(self.tokenizer, given, self.classes)
+        images = self.decode(codes, spoken.to(self.device), self.noise_of(request, rows).of("decoder"))
         if request.paste:
             images = request.paste.onto(images, request.pictures_of(rows))
         return Samples(

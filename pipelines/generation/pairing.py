@@ -1,10 +1,15 @@
-"""Matching tokenizers and priors: the priors' names in a run, and the check that they fit the tokenizer."""
+"""Matching tokenizers and priors: the priors' names in a run, their classes, and the check that they fit.
+
+Shapes: b batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from codegrid.codes import Layout
+import torch
+
+from codegrid.codes import NO_LABEL, Condition, Layout
 from codegrid.errors import InputError
 from codegrid.protocols import Prior, Tokenizer
 
@@ -12,6 +17,18 @@ from codegrid.protocols import Prior, Tokenizer
 def prior_names(count: int) -> list[str]:
     """Return the names of `count` priors, which are also their folders in a run: prior, or prior-0, prior-1, ..."""
     return ["prior"] if count == 1 else [f"prior-{i}" for i in range(count)]
+
+
+def spoken_by(tokenizer: Tokenizer, given: Condition, classes: Sequence[str]) -> Condition:
+    """Return what a tokenizer's decoder is given, for labels of these classes: its own labels of the same names.
+
+    NO_LABEL stands for others. A tokenizer that knows no speakers is given the labels as they are, and ignores them.
+    """
+    if not getattr(tokenizer, "num_classes", 0) or given.labels is None:
+        return given
+    names = tokenizer.provenance.get("classes", [])
+    known = [names.index(name) if name in names else NO_LABEL for name in classes]
+    return given._replace(labels=torch.tensor([*known, NO_LABEL])[given.labels.cpu()])  # -1 is the last one
 
 
 def check_pairing(tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:

@@ -19,13 +19,14 @@ from codegrid.codes import NO_LABEL, Codes, describe_layout
 from codegrid.data.code_writer import write_codes
 from codegrid.data.codes import CodeBatch
 from codegrid.data.image_files import ImageFiles, make_files, names_of_files, names_of_labels
-from codegrid.data.images import to_uint8
+from codegrid.data.images import to_stored
 from codegrid.data.manifest import CAPTIONS, FILES, FILES_JSON, LABELS
 from codegrid.data.npz import ON_A_PAGE
 from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
 from codegrid.pipelines.drawing.blocks import save_by_class
+from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.evaluation.perceptual import PERCEPTUAL, networks_of
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import start_accelerator
@@ -170,9 +171,9 @@ def leave_images(job: Job) -> None:
     run.record[PERCEPTUAL] = networks_of(job.pipeline.tokenizer)
     job = job.with_backend(run.record["settings"]["backend"])
     labels = None if request.labels is None else request.labels.numpy()
-    channels, height, width = job.pipeline.tokenizer.signal.shape
-    shape = (request.num_samples, channels, height, width)
-    files = make_files(settings.format, run.folder, job.name, shape, labels, job.names_of, settings.shard_size)
+    signal, places = job.pipeline.tokenizer.signal, (run.folder, job.name)
+    shape = (request.num_samples, *signal.shape)
+    files = make_files(settings.format, *places, shape, labels, job.names_of, settings.shard_size, signal.rate)
     if job.source is not None:
         broadcast_from_main(job.accelerator, run.start)  # first: the folder of a run may hold a classifier
         job = job.with_rejection(run.folder)
@@ -192,10 +193,11 @@ def leave_images(job: Job) -> None:
 
 
 def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
-    """Draw some samples on all processes: (b, c, H, W) uint8, batch by batch."""
+    """Draw some samples on all processes: (b, c, *size), batch by batch, as the signal is stored."""
+    kind = job.pipeline.tokenizer.signal.kind
 
     def draw(rows: range) -> tuple[torch.Tensor]:
-        return (to_uint8(job.pipeline.sample_rows(job.request, rows, job.backend).images),)
+        return (to_stored(kind, job.pipeline.sample_rows(job.request, rows, job.backend).images),)
 
     for (images,) in map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update):
         yield images
@@ -207,10 +209,11 @@ def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
     if request.prompts:
         write_json(path.with_name(PROMPTS_JSON), request.prompts)
     if job.pictures is None:
-        first, of = files.read_first(ON_A_PAGE), "prompts" if request.prompts else "classes"
-        return save_by_class(path, first, request.num_samples, *request.headings(classes), of)
-    shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // request.of_each))
-    images = files.read_first(min(request.of_each * shown, ON_A_PAGE))
+        shown = as_pictures(job.pipeline.tokenizer.signal, files.read_first(ON_A_PAGE))
+        of = "prompts" if request.prompts else "classes"
+        return save_by_class(path, shown, request.num_samples, *request.headings(classes), of)
+    count = min(len(job.pictures.shown), max(1, ON_A_PAGE // request.of_each))
+    images = files.read_first(min(request.of_each * count, ON_A_PAGE))
     save_completions(path, job.pipeline.tokenizer, request, job.pictures, images, classes)
     write_json(path.with_name(FILES_JSON), job.files_of(range(request.num_samples)))
 

@@ -38,6 +38,12 @@ def load_tokenizer(sources: str | Path | Sequence[str | Path], device: Device = 
     return reduce(StackedTokenizer, loaded)
 
 
+def need_images(tokenizer: Tokenizer, use: str) -> None:
+    """Raise `InputError`, saying what `use` does, if a tokenizer is not one of images."""
+    if tokenizer.signal.kind != "image":
+        raise InputError(f"`tokenizer` is one of {tokenizer.signal.kind}, but {use} images only: give one of images")
+
+
 def find_lower(upper: Any) -> str:
     """Return the folder of the tokenizer whose codes another one was trained on; empty if it is no longer there."""
     folder: Path | None = upper.loaded_from

@@ -140,13 +140,14 @@ class UsesImages(ReadsData):
 
     dataset: Dataset | None = None
     """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; tar shards, by paths or URLs such as
-    'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. By default the one the
-    tokenizer was trained on, or mnist5k to train a tokenizer."""
+    'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. speech: the recordings
+    in --data-root, a folder or a Debian package. By default the one the tokenizer was trained on, or mnist5k to train a
+    tokenizer."""
     data_root: str | None = None
     """Folder or file of the data set that --dataset names; by default a download folder below
     $XDG_CACHE_HOME or ~/.cache. Without --dataset, the folder or file of the images themselves."""
     skip_unreadable: Flag = False
-    """Skip pictures that cannot be read, instead of stopping and naming them. Later commands that read the tokenizer's
+    """Skip files that cannot be read, instead of stopping and naming them. Later commands that read the tokenizer's
     data set do as its training did."""
     num_workers: Annotated[int, Range(0, 256)] = 2
     """Processes that decode pictures when they do not all fit in memory."""

@@ -22,6 +22,7 @@ from codegrid.model_card import MAX_CARD_PIXELS
 from codegrid.noise import Noise
 from codegrid.pipelines.drawing.colours import colours_by_number, paint
 from codegrid.pipelines.drawing.sheets import lay_out, make_sheet, to_png
+from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.evaluation.reconstruction import measure_prior, prior_inputs
 from codegrid.pipelines.generation.encoding import describe_views, tables_of
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
@@ -272,4 +273,4 @@ def draw_samples(prior: Prior, tokenizer: Tokenizer, seed: int) -> bytes:
     with without_compiling():
         pipeline = TwoStagePipeline(tokenizer, prior)
         samples = pipeline.sample(COLUMNS * rows, labels, prompts=asked, seed=seed, progress=False)
-    return to_png(make_sheet(samples.images, COLUMNS))
+    return to_png(make_sheet(as_pictures(tokenizer.signal, samples.images), COLUMNS))

@@ -43,6 +43,7 @@ from .log import tracker_options
 from .loop import Trained, open_run, read_trained
 from .objective import Metrics, Pages, Player
 from .sharpening import DISCRIMINATOR, Sharpening, schedule_of
+from .sound import train_on_sound
 from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # images while training; at the end all
@@ -177,23 +178,21 @@ def facts_of(settings: TrainTokenizer, perceptual: Perceptual | None) -> dict[st
     return steps | ({} if perceptual is None else {PERCEPTUAL: perceptual.description})
 
 
-TRAINED_ON = {"images": train_on_images, "codes": train_on_codes}
+TRAINED_ON = {"images": train_on_images, "codes": train_on_codes, "sound": train_on_sound}
 
 
 def kind_of_data(settings: TrainTokenizer) -> str:
     """Return what the tokenizer to train learns, a key of `TRAINED_ON`.
 
-    Raises `InputError` if the settings give it something else.
+    Raises `InputError` if the settings give it something else, or have a setting that is for something else.
     """
     learns = getattr(TABLES["tokenizer"][settings.model], "learns", "images")
     if learns == "codes" and settings.over is None:
         raise InputError(f"`model` {settings.model} learns another tokenizer's codes: give their folder as `over`")
     if learns != "codes" and settings.over is not None:
         raise InputError(f"`over`: a {settings.model} tokenizer learns {learns}: give `model` codes, or leave it out")
-    if learns != "images" and settings.sharpens:
-        raise InputError(
-            f"`{settings.sharpens}` is for images, but a {settings.model} tokenizer learns {learns}: leave it out"
-        )
+    if settings.over is None:
+        settings.check_data(learns)
     return learns
 
 

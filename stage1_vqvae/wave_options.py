@@ -1,0 +1,41 @@
+"""Options of the tokenizer of sound, with their ranges. Command lines are built from them, without torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from codegrid.errors import InputError
+from codegrid.limits import MAX_LAYERS, MAX_SIDE, MAX_WIDTH, Range, check_fields
+from codegrid.registry import NameOf
+
+from .options import Reconstruction
+
+
+@dataclass(frozen=True)
+class WaveOptions:
+    """Options of the tokenizer of sound, besides those of a decoder that draws.
+
+    Raises `InputError` if there is no stride, or a code would stand for too many samples.
+    """
+
+    hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 64
+    """Channels of the encoder and the decoder."""
+    residual_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
+    """Channels inside a residual block."""
+    num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 3
+    """Residual blocks in the encoder, and as many in the decoder."""
+    strides: tuple[Annotated[int, Range(2, 64)], ...] = (2, 2, 2, 2, 2, 2)
+    """Strides of the encoder's convolutions; their product is the number of samples of a code."""
+    decoder: Annotated[str, NameOf("prior")] | None = None
+    """Prior that draws the samples one after the other, given the codes, such as wavenet; its options are also those of
+    --model wave. By default transposed convolutions give all samples at once."""
+    reconstruction: Reconstruction = "spectral"
+    """Reconstruction term, unless a prior draws the samples: then it is the prior's nats per sample."""
+    frozen_codes: bool = False
+    """Train the decoder alone, on the codes of the model that --init-from names."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.strides or math.prod(self.strides) > MAX_SIDE:
+            given = " ".join(map(str, self.strides)) or "of none"
+            raise InputError(f"`strides` {given}: give at least one, with a product of at most {MAX_SIDE:,}")
