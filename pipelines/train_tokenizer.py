@@ -58,10 +58,8 @@ class Sharpens(Command):
 
     def check_sharpness(self) -> None:
         """Raise `InputError` if a setting belongs to a term whose weight is 0."""
-        weights, defaults = (
-            ("perceptual_weight", "adversarial_weight"),
-            {item.name: item.default for item in fields(self)},
-        )
+        weights = ("perceptual_weight", "adversarial_weight")
+        defaults = {item.name: item.default for item in fields(self)}
         for name in OF_SHARPNESS:
             needs = weights[name != "perceptual"]
             if name not in weights and not getattr(self, needs) and getattr(self, name) != defaults[name]:

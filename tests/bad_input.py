@@ -140,7 +140,7 @@ BAD = {
         ),
         (
             "--over {run}/codes --model codes --perceptual-weight 1 --output {new}",
-            "--perceptual-weight is for images, but a codes tokenizer learns codes",
+            "--perceptual-weight is for images, but --over trains on codes",
         ),
         ("{data} --accumulate 0 --output {new}", "--accumulate 0"),
         ("{data} --num-workers -1 --output {new}", "--num-workers -1"),

@@ -38,7 +38,7 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.loop import train
 from codegrid.pipelines.training.plan import expected_memory
 from codegrid.pipelines.training.sharpening import Schedule, Sharpening, schedule_of
-from codegrid.pipelines.training.tokenizer import TokenizerObjective, facts_of, kind_of_data, train_tokenizer
+from codegrid.pipelines.training.tokenizer import TokenizerObjective, facts_of, train_tokenizer
 from codegrid.pipelines.training.trainer import Trainer
 from codegrid.registry import BUILT_IN, TABLES
 from codegrid.stage1_vqvae.discriminator import (
@@ -614,8 +614,8 @@ def test_curves_show_what_matters_of_both_players():
     ],
 )
 def test_a_tokenizer_of_codes_is_refused_by_name(name, settings):
-    with pytest.raises(InputError, match=f"`{name}` is for images, but a codes tokenizer learns codes"):
-        kind_of_data(settings_of(model="codes", over="codes", **settings))
+    with pytest.raises(InputError, match=f"`{name}` is for images, but `over` trains on codes"):
+        settings_of(model="codes", over="codes", **settings)
 
 
 def test_a_tokenizer_that_names_no_last_layer_needs_a_fixed_weight():
