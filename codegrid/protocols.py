@@ -5,7 +5,7 @@ Shapes: b batch, D embedding_dim, *sites the sites of a grid, *shape those of ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .noise import Noise
-    from .sampling_config import SamplingConfig
+    from .sampling_config import SamplingConfig, Solver
 
 Likelihood = Literal["exact", "bound", "none"]
 Keeps = Literal["first", "any", "roughly", "none"]
@@ -150,6 +150,10 @@ class Prior(Model, Protocol):
     If it can be conditioned on coarser grids, it also takes `given_grids` and `given_layout`; if on features, such as
     the latents of a tokenizer over codes, `given_features`, the number of their channels. If it needs what codes stand
     for, it takes `tables`, the tensors by name that a code dataset keeps beside the codes, and makes do without.
+
+    One that must see training codes first has a method `prepare(batches)`, called once with batches of its own codes
+    (b, *shape) of each grid. One without a likelihood may name a measure to judge it by, lower is better, as
+    `criterion`: its method `errors(codes, given, noise)` returns it for each sample (b,), the same for the same noise.
     """
 
     @property
@@ -249,6 +253,30 @@ class Masked(Prior, Protocol):
 
     def hidden_logits(self, codes: Codes, given: Condition = NO_CONDITION, backend: str = "auto") -> tuple[Tensor, ...]:
         """Return the logits (b, n, K) of the n sites of each grid for codes (b, *shape), HIDDEN where not drawn yet."""
+
+
+class Denoising(Prior, Protocol):
+    """A prior that removes noise from the vectors (b, D, *shape) that codes stand for, of all sites at once."""
+
+    @property
+    def own_settings(self) -> SamplingConfig:
+        """Return how it draws unless told otherwise: at least its `num_inference_steps` and its `solver`."""
+
+    @property
+    def max_inference_steps(self) -> int:
+        """Return the number of levels of noise: there cannot be more steps."""
+
+    def latents(self, codes: Codes) -> Tensor:
+        """Return the vectors (b, D, *shape) of codes, as training sees them: without noise."""
+
+    def nearest(self, latents: Tensor, known: Known | None = None) -> Codes:
+        """Return the codes whose vectors are nearest; known ones stay."""
+
+    def denoiser(self, given: Condition, batch_size: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a function of noisy vectors and a level of noise () that predicts v = √ᾱ ε − √(1−ᾱ) x_0."""
+
+    def make_solver(self, solver: Solver | None) -> Any:
+        """Return a new scheduler of diffusers, of DPM-Solver++: one drawing uses it."""
 
 
 class Classifier(Model, Protocol):

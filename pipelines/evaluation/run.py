@@ -25,7 +25,7 @@ from codegrid.pipelines.running.run_folder import Run, left_open
 from codegrid.progress import progress_bar
 from codegrid.protocols import Prior
 from codegrid.stage1_vqvae.usage import LayoutUsage
-from codegrid.stage2_prior.likelihood import Bits, measure
+from codegrid.stage2_prior.likelihood import Bits, measure, measure_error
 from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.tensors import read_json
 
@@ -125,6 +125,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
         metrics.left_out.append(f"no ssim: the images are smaller than its window of {WINDOW}×{WINDOW} pixels")
     if inputs.pipeline:
         _add_bits(inputs, codes, decoder, metrics)
+        _add_errors(inputs, codes, metrics)
     if real and again:
         add_distance("rfid", again, real, metrics, reference=inputs.reference)
         add_agreement("reconstruction_agreement", again, real, metrics, reference=inputs.reference)
@@ -184,7 +185,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         name = "prior" if len(inputs.priors) == 1 else f"prior {number}"
         bits = best = _measure(prior, codes, name, inputs.settings.seed, steps[number])
         kinds.add("none" if bits is None else prior.likelihood)
-        if most[number] not in (None, steps[number]):
+        if bits is not None and most[number] not in (None, steps[number]):
             best = _measure(prior, codes, f"{name}, site by site", inputs.settings.seed, most[number])
         for place, grid in enumerate(prior.grids):
             own = {}
@@ -217,6 +218,17 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
     per_dim = (of_decoder + per_image) / math.prod(inputs.tokenizer.signal.shape)
     metrics.add({"decoder_bits_per_image": of_decoder}, reference=inputs.reference, decoder=decoder.description)
     metrics.add({"bound_bits_per_dim": per_dim}, **conditions, **drawn, decoder=decoder.description)
+
+
+def _add_errors(inputs: Inputs, codes: list[CodeBatch], metrics: Metrics) -> None:
+    """Add the measures that priors without a likelihood have instead, by name and, of several priors, by number."""
+    for number, prior in enumerate(inputs.priors):
+        if prior.likelihood == "none":
+            which = f"_of_prior_{number}" * (len(inputs.priors) > 1)
+            batches = (prior_inputs(prior, batch) for batch in progress_bar(codes, f"error{which.replace('_', ' ')}"))
+            errors = measure_error(prior, batches, inputs.settings.seed)
+            given = {"reference": inputs.reference, "given_labels": bool(prior.conditions.num_classes)}
+            metrics.add({f"{name}{which}": error for name, error in errors.items()}, **given)
 
 
 def _measure(prior: Prior, codes: list[CodeBatch], words: str, seed: int, steps: int | None) -> Bits | None:

@@ -99,15 +99,6 @@ class NextScalePrior(LabelledPrior):
         logits: tuple[Tensor, ...] = self.network(self.network.sums_of(codes), rows)
         return logits
 
-    @torch.no_grad()
-    def inherit(self, other: Any) -> list[str]:
-        """Copy the weights of another next-scale prior where they fit, but not its vectors of codes."""
-        own = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        fresh = super().inherit(other)
-        for name, buffer in self.named_buffers():
-            buffer.copy_(own[name])
-        return [name for name in fresh if name not in own]
-
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits grid by grid: cached, or by `logits` with the backend `plain`."""
         if choose_backend(backend, self) == "plain":
