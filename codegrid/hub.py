@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from .errors import InputError, reason_of
-from .usable import CONFIG, WEIGHTS
+from .usable import MODEL_FILES
 
 HUB_PREFIX = "hf:"
 PIPELINE_FOLDERS = (
@@ -34,7 +34,7 @@ def fetch(source: str | Path, below: Sequence[str] = ("",)) -> Path:
 
     parts = str(source).removeprefix(HUB_PREFIX).split("/")
     inner = PurePosixPath(*parts[2:])
-    patterns = [str(inner / folder / file) for folder in below for file in (CONFIG, WEIGHTS)]
+    patterns = [str(inner / folder / file) for folder in below for file in MODEL_FILES]
     try:
         return Path(snapshot_download("/".join(parts[:2]), allow_patterns=patterns), inner)
     except Exception as error:  # the hub raises many types of errors, and each means: no model

@@ -16,6 +16,8 @@ from .errors import InputError
 MAX_SIDE = 8192  # pixels of an image, or sites of a grid
 MAX_ENTRIES = 2**24  # of a codebook
 MAX_CLASSES = 1_000_000
+MAX_WORDS = 2**20  # of a vocabulary
+MAX_TEXT = 4096  # words of a text
 MAX_VIEWS = 1000  # of an image
 MAX_LAYERS = 1000
 MAX_WIDTH = 2**16  # channels of a layer

@@ -7,7 +7,7 @@ them, the model's card, is for people: it is neither checked nor needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -19,21 +19,13 @@ from typing_extensions import Self
 from .budget import check_memory
 from .devices import Device, find_device
 from .errors import InputError, reason_of
+from .extra_files import NO_FILES, digests_of_files, read_files, write_files
 from .files import write_folder, write_json
 from .hub import HUB_PREFIX, fetch, push_folder
 from .limits import is_list_of, short
 from .model_card import ALONE, Abilities, read_picture, render_card, write_card
 from .registry import TABLES
-from .tensors import (
-    Rows,
-    check_finite,
-    digest_of,
-    inherit_tensors,
-    read_json,
-    read_tensors,
-    sha256,
-    write_tensors,
-)  # fmt: skip
+from .tensors import check_finite, digest_of, inherit_tensors, read_json, read_tensors, sha256, write_tensors
 from .usable import CONFIG, WEIGHTS, load_usable
 
 FORMAT = "codegrid model 2"
@@ -47,14 +39,16 @@ class ModelFolder:
     """Base class that gives a module `device`, `fingerprint`, `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
     The module sets two attributes in its `__init__`: `config`, the keyword arguments that rebuild it, as JSON values;
-    and `provenance`, a dict of any facts about the training, saved and loaded with the model. The class attribute
-    `kind` names the table of `codegrid.registry` that the class is in.
+    and `provenance`, a dict of any facts about the training, saved and loaded with the model. `files` holds those of
+    `codegrid.extra_files` that it has, which the fingerprint covers. The class attribute `kind` names the table of
+    `codegrid.registry` that the class is in.
     """
 
     kind: ClassVar[str]
     config: dict[str, Any]
     provenance: dict[str, Any]
     loaded_from: Path | None = None
+    files: Mapping[str, bytes] = NO_FILES  # by name
     # descriptions of the tensors after a cast that rounded them, and before it; empty if there was none
     _rounded: tuple[dict[str, Any], ...] = ()
 
@@ -92,7 +86,8 @@ class ModelFolder:
         Buffers named `running_...` are left out: they affect further training, but no output. The tensors count in
         float32, as they are saved, so that a cast of the model (`.half()`, `.bfloat16()`) changes nothing.
         """
-        return digest_of([TABLES[self.kind].name_of(type(self)), self.config, self._description()])
+        name = TABLES[self.kind].name_of(type(self))
+        return digest_of([name, self.config, self._description(), *filter(None, [digests_of_files(self.files)])])
 
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
         """Write the model folder, with its card; keep a README.md there that is not a card of ours.
@@ -108,16 +103,16 @@ class ModelFolder:
         if self._rounded and describe(tensors) == self._rounded[0]:
             raise InputError("the weights were rounded by a cast, such as `.half()`: save the model before casting it")
         with write_folder(folder, index=CONFIG) as staging:
-            checksum = write_tensors(staging / WEIGHTS, tensors)
+            checksums = {WEIGHTS: write_tensors(staging / WEIGHTS, tensors), **write_files(staging, self.files)}
             fields = {
                 "format": FORMAT,
                 "kind": self.kind,
                 "model": name,
                 "config": self.config,
                 "provenance": self.provenance,
-                "fingerprint": fingerprint_of(name, self.config, tensors),
+                "fingerprint": fingerprint_of(name, self.config, tensors, self.files),
             }
-            write_json(staging / CONFIG, {**fields, "sha256": {WEIGHTS: checksum, CONFIG: digest_of(fields)}})
+            write_json(staging / CONFIG, {**fields, "sha256": {**checksums, CONFIG: digest_of(fields)}})
             text = render_card(fields, bool(picture), _abilities_of(self))
             write_card(staging, Path(folder), text, picture, self.kind)
 
@@ -126,7 +121,7 @@ class ModelFolder:
         ours, theirs = (model.state_dict() for model in (self, other))  # type: ignore[attr-defined]
         return inherit_tensors(ours, theirs, self.shared_rows(other))
 
-    def shared_rows(self, other: Any) -> dict[str, Rows]:
+    def shared_rows(self, other: Any) -> dict[str, tuple[list[int], list[int]]]:
         """Return, by tensor name, which rows correspond to which of another model's, unless by equal index."""
         return {}
 
@@ -165,9 +160,11 @@ def load_model(source: str | Path, device: Device = "cpu", kind: str = "") -> An
     return _load(source, device, kind)
 
 
-def fingerprint_of(model: str, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
-    """Return the fingerprint of a model, given its name in the table, its config and its weights."""
-    return digest_of([model, config, describe(tensors)])
+def fingerprint_of(
+    model: str, config: dict[str, Any], tensors: dict[str, torch.Tensor], files: Mapping[str, bytes] = NO_FILES
+) -> str:
+    """Return the fingerprint of a model, given its name in the table, its config, its weights and other files."""
+    return digest_of([model, config, describe(tensors), *filter(None, [digests_of_files(files)])])
 
 
 def describe(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -246,13 +243,14 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
     check_memory(f"the weights of {folder}", 4 * COPIES * numbers, "load it on a larger one")
     tensors = read_tensors(folder / WEIGHTS, fields["sha256"][WEIGHTS], like=outline.state_dict())
     check_finite(folder / WEIGHTS, _as_saved(tensors))
-    if fingerprint_of(fields["model"], fields["config"], tensors) != fields["fingerprint"]:
+    files = read_files(folder, fields["sha256"])
+    if fingerprint_of(fields["model"], fields["config"], tensors, files) != fields["fingerprint"]:
         raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
     loaded = cls(**fields["config"])
     loaded.load_state_dict(tensors)
     # options that are newer than the model are not told: codes and priors know it by the fingerprint that it had
     loaded.config = {name: value for name, value in loaded.config.items() if name in fields["config"]}
-    loaded.provenance, loaded.loaded_from = fields["provenance"], folder
+    loaded.provenance, loaded.loaded_from, loaded.files = fields["provenance"], folder, files
     return loaded.to(device).eval()
 
 

@@ -151,6 +151,11 @@ class Prior(Model, Protocol):
     the latents of a tokenizer over codes, `given_features`, the number of their channels. If it needs what codes stand
     for, it takes `tables`, the tensors by name that a code dataset keeps beside the codes, and makes do without.
 
+    If it can be conditioned on texts, it takes `num_words`, the size of the vocabulary, and `text_length`, the most
+    words of a text, both 0 without texts; and its attribute `text_tokenizer` may be set, which its folder then holds.
+    `Condition.text` is (b, text_length) int64 then: PAD after the end of a text, and a row of PAD for no text. What
+    follows the end of a text has no effect on anything. A prior has either classes or texts.
+
     One that must see training codes first has a method `prepare(batches)`, called once with batches of its own codes
     (b, *shape) of each grid. One without a likelihood may name a measure to judge it by, lower is better, as
     `criterion`: its method `errors(codes, given, noise)` returns it for each sample (b,), the same for the same noise.

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import InputError
+from .extra_files import EXTRAS
 from .files import STAGING, stamp_of
 
 BEST, LAST = "best", "last"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MODEL_FILES = (CONFIG, WEIGHTS, *EXTRAS)
 # folders in a model folder from which other libraries load parts of the model, and their files
 PARTS = {
     "unet": ("config.json", "diffusion_pytorch_model.safetensors"),

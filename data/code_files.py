@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from codegrid.tensors import digest_of, sha256
 
 from .codes import CodeBatch, CodeDataset, IndexedCodes, view_numbers
 from .loading import Indices, in_batches, item_numbers
-from .manifest import FILE_COLUMN, FILES, LABELS, CodeHeader
+from .manifest import CAPTIONS, FILE_COLUMN, FILES, LABELS, CodeHeader
 from .npz import VIEWS_ARRAY, code_names, read_npy, read_npz
 from .parquet import read_parquet
 from .shards import Column
@@ -47,7 +47,8 @@ class CodeArray(IndexedCodes):
         file: the file that they came from.
         arrays: `codes`, or `codes.0`, `codes.1`, ... for several grids, (n·v, *shape) whole numbers, the v views of an
             image after one another; optionally `labels` (n·v,), NO_LABEL where there is none, `files` (n·v,), the names
-            of the files that they were made from, and `views` (), v if it is not 1.
+            of the files that they were made from, `captions` (n·v, k) texts, empty ones after those of an image, and
+            `views` (), v if it is not 1.
         layout: the grids.
         known: the header of the file, or what is assumed instead.
 
@@ -77,12 +78,14 @@ class CodeArray(IndexedCodes):
         # O: strings read from Parquet
         if self.files is not None and (self.files.shape != (count,) or self.files.dtype.kind not in "UO"):
             raise InputError(f"{file}: `{FILES}` must hold one name for each of {count} grids")
+        self.captions = _check_captions(file, arrays.get(CAPTIONS), count)
         self.views = _views_of(file, arrays, count)
         if self.labels is not None and self.views > 1:
             if (self.labels.reshape(-1, self.views) != self.labels[:: self.views, None]).any():
                 raise InputError(f"{file}: `labels` must be equal for the {self.views} `views` of an image")
             self.labels = self.labels[:: self.views]
         self.files = None if self.files is None else self.files[:: self.views]
+        self.captions = None if self.captions is None else self.captions[:: self.views]
 
     def __len__(self) -> int:
         return len(self.codes[0]) // self.views
@@ -96,6 +99,8 @@ class CodeArray(IndexedCodes):
             columns[LABELS] = torch.from_numpy(self.labels[chosen].astype(np.int64))
         if self.files is not None:
             columns[FILES] = self.files[chosen].tolist()
+        if self.captions is not None:
+            columns[CAPTIONS] = self.captions[chosen].tolist()
         return CodeBatch(tuple(torch.from_numpy(grid[rows].astype(np.int64)) for grid in self.codes), columns)
 
     def tables(self) -> dict[str, torch.Tensor]:
@@ -104,7 +109,8 @@ class CodeArray(IndexedCodes):
 
     def fingerprint(self) -> str:
         """Return a digest that differs between different arrays."""
-        return digest_of([asdict(self.header), None if self.files is None else self.files.tolist()])
+        texts = [None if column is None else column.tolist() for column in (self.files, self.captions)]
+        return digest_of([asdict(self.header), *(texts if self.captions is not None else texts[:1])])
 
     @property
     def classes(self) -> list[str]:
@@ -123,7 +129,9 @@ class CodeArray(IndexedCodes):
         if isinstance(self._known, CodeHeader):
             return replace(self._known, source=source)
         grids = [grid.as_json() for grid in self.layout]
-        columns = {} if self.files is None else {FILES: dict(FILE_COLUMN)}
+        columns: dict[str, dict[str, Any]] = {} if self.files is None else {FILES: dict(FILE_COLUMN)}
+        if self.captions is not None:
+            columns[CAPTIONS] = {"kind": "text", "shape": [self.captions.shape[1]]}
         fingerprint = self._known.tokenizer_fingerprint
         return CodeHeader(len(self), grids, self.classes, "", fingerprint, source, self.views, columns=columns)
 
@@ -237,6 +245,16 @@ def _views_of(path: Path, arrays: dict[str, np.ndarray], count: int) -> int:
         words = f"it must be a whole number from 1 to {MAX_VIEWS:,} that divides the {count} grids"
         raise InputError(f"{path}: `{VIEWS_ARRAY}` {short(views.item())}: {words}")
     return int(views)
+
+
+def _check_captions(path: Path, captions: np.ndarray | None, count: int) -> np.ndarray | None:
+    """Return captions (n, k), if there are any."""
+    if captions is None:
+        return None
+    captions = captions[:, None] if captions.ndim == 1 else captions
+    if captions.ndim != 2 or len(captions) != count or captions.dtype.kind not in "UO":
+        raise InputError(f"{path}: `{CAPTIONS}` must hold one or more texts for each of {count} grids")
+    return captions
 
 
 def _check_grids(path: Path, name: str, codes: np.ndarray | None, grid: Grid) -> np.ndarray:

@@ -26,7 +26,7 @@ from codegrid.tensors import digest_of, digest_of_file
 
 from .decoded import Decoded, keep
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, variance_of
+from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, of_captions, variance_of
 from .listing import TEST, TRAIN, list_folder
 from .loading import Indices, forked_workers, in_batches, item_numbers, load_batches, shared_memory
 from .pictures import Unreadable, look_at, read_picture
@@ -73,6 +73,7 @@ class FolderImages:
     on_demand = True  # `load_batches` uses workers
 
     paths: Any  # a sequence
+    captions: Sequence[tuple[str, ...]] | None = None  # of each picture
 
     def __init__(
         self,
@@ -101,8 +102,7 @@ class FolderImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        image, _ = self._decode(self.paths[index])
-        return ImageBatch(image, None if self.labels is None else self.labels[index])
+        return ImageBatch(self._decode(self.paths[index])[0], None if self.labels is None else self.labels[index])
 
     def batch(self, indices: Indices) -> ImageBatch:
         """Return some images, in the given order.
@@ -129,7 +129,7 @@ class FolderImages:
     @cached_property
     def files(self) -> list[str] | None:
         """The printable paths of the files, relative to the folder."""
-        above = self.root.as_posix().rstrip("/") + "/"  # `relative_to` would take a second for 50,000
+        above = self.root.as_posix().rstrip("/") + "/"  # `relative_to` takes a second for 50,000
         return [printable(path.as_posix().removeprefix(above)) for path in self.paths]
 
     def fingerprint(self) -> str:
@@ -140,7 +140,9 @@ class FolderImages:
         files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
         with ThreadPoolExecutor() as pool:
             some = list(pool.map(digest_of_file, (self.paths[i] for i in affordable([size for _, size in files]))))
-        return digest_of([files, some, list(self.image_size), self.in_channels, self.classes])
+        return digest_of(
+            [files, some, list(self.image_size), self.in_channels, self.classes, *of_captions(self.captions)]
+        )
 
     def variance(self) -> float:
         """Return the variance of the values, in [-1, 1], of up to 10,000 evenly spaced pictures."""
@@ -183,7 +185,7 @@ class FolderImages:
 
     def _in_memory(self, images: torch.Tensor, told: Counter[str]) -> ImageDataset:
         self._note(told)
-        return ImageDataset(images, self.labels, self.classes, self.files, self.found)
+        return ImageDataset(images, self.labels, self.classes, self.files, self.found, self.captions)
 
     def _note(self, told: Counter[str], of: str = "") -> None:
         notes = tuple(f"{count:,}{of} {words}" for words, count in sorted(told.items()))
@@ -196,6 +198,7 @@ class FolderImages:
         left_out = Counter(self._name(number) for number in numbers)
         rest.paths = self._paths_of(kept)
         rest.labels = None if self.labels is None else self.labels[torch.from_numpy(kept)]
+        rest.captions = None if self.captions is None else [self.captions[i] for i in kept.tolist()]
         of_classes = count_classes(rest.labels, self.classes)
         reasons = {**self.found.left_out, "unreadable": left_out}
         rest.found = replace(self.found, images=len(kept), classes=of_classes, left_out=reasons)
@@ -219,8 +222,7 @@ class FolderImages:
         """Decode pictures, into `images` (n, c, H, W) if given; return the damaged ones, and counts of all notes."""
         damaged: dict[int, Unreadable] = {}
         told: Counter[str] = Counter()
-        bar = progress_bar(desc="reading pictures", total=len(numbers), leave=False)
-        with bar:
+        with progress_bar(desc="reading pictures", total=len(numbers), leave=False) as bar:
             for piece, unreadable, words in self._in_pieces(numbers, images):
                 damaged |= {number: Unreadable(message) for number, message in unreadable.items()}
                 told.update(words)

@@ -16,11 +16,12 @@ from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.file_names import printable
 from codegrid.files import is_below
 from codegrid.hub import HUB_PREFIX
-from codegrid.limits import MAX_CLASSES
+from codegrid.limits import MAX_CLASSES, short
 from codegrid.tensors import digest_of, sha256
 
+from .captions import OF_TEXTS, Texts
 from .folder import FolderImages
-from .images import Size, affordable
+from .images import Size, affordable, of_captions
 from .names import is_local
 from .pictures import Unreadable
 from .splits import split_indices
@@ -63,10 +64,11 @@ class HubPictures:
         name: the name of the data set, for messages.
         rows: (n,) indices of the rows.
         folders: where files of the data set may be. A relative path starts at the first of them.
+        table: the `datasets.Dataset` with all columns.
     """
 
-    def __init__(self, column: Any, name: str, rows: np.ndarray, folders: Sequence[Path]) -> None:
-        self.column, self.name, self.rows, self.folders = column, name, rows, folders
+    def __init__(self, column: Any, name: str, rows: np.ndarray, folders: Sequence[Path], table: Any = None) -> None:
+        self.column, self.name, self.rows, self.folders, self.table = column, name, rows, folders, table
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -114,7 +116,8 @@ class HubImages(FolderImages):
         sizes = self.paths.sizes()
         some = [sha256(self.paths[i].open().getvalue()) for i in affordable(sizes.clip(0))]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
-        return digest_of([sha256(sizes), some, labels, list(self.image_size), self.in_channels, self.classes])
+        form = [list(self.image_size), self.in_channels, self.classes]
+        return digest_of([sha256(sizes), some, labels, *form, *of_captions(self.captions)])
 
 
 def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None, channels: int | None) -> HubImages:
@@ -134,8 +137,32 @@ def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None
     column = _image_column(dataset, part)
     labels, classes = _labels(name, part)
     rows = split_indices(labels, len(part), split) if whole else np.arange(len(part))
-    found = HubPictures(column, dataset, rows, folders)
-    return HubImages(Path(), found, None if labels is None else labels[rows], classes, size, channels)
+    found = HubPictures(column, dataset, rows, folders, part)
+    images = HubImages(Path(), found, None if labels is None else labels[rows], classes, size, channels)
+    of_texts = next((name for name in OF_TEXTS if name in part.features and _holds_texts(part.features[name])), None)
+    if of_texts is not None and (texts := read_column(dataset, found, of_texts)) and any(texts):
+        images.captions = texts
+    return images
+
+
+def read_column(dataset: str, pictures: HubPictures, name: str) -> list[Texts]:
+    """Return the texts of each picture in a column of texts, or of lists of them.
+
+    Raises `InputError` if there is no such column.
+    """
+    features = pictures.table.features
+    if name not in features or not _holds_texts(features[name]):
+        others = ", ".join(other for other, kind in features.items() if _holds_texts(kind)) or "none"
+        raise InputError(f"`captions` {short(name)}: {dataset} has no such column of texts; it has {others}")
+    values = pictures.table.data.column(name).take(pictures.rows).to_pylist()
+    rows = ([value] if isinstance(value, str) else value or [] for value in values)
+    return [tuple(dict.fromkeys(" ".join(text.split()) for text in row if text and text.strip())) for row in rows]
+
+
+def _holds_texts(kind: Any) -> bool:
+    """Return whether a column holds texts, or lists of texts."""
+    inner = kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", kind)
+    return getattr(inner, "dtype", None) in ("string", "large_string")
 
 
 def _load(dataset: str, cache: Path | None) -> tuple[dict[str, Any], list[Path]]:

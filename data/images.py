@@ -75,6 +75,7 @@ class ImageDataset:
         classes: the name of each label, in order; empty if there are no labels.
         files: (n) the printable path of each image's file, if they came from files.
         found: a description of what was read; by default it is made from the images.
+        captions: (n) the texts of each image, if they have any.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ImageDataset:
         classes: Sequence[str] = (),
         files: list[str] | None = None,
         found: Found | None = None,
+        captions: Sequence[tuple[str, ...]] | None = None,
     ) -> None:
         self.images = images
         self.in_channels, *size = images.shape[1:]
@@ -91,6 +93,7 @@ class ImageDataset:
         self.labels = labels
         self.classes = list(classes)
         self.files = files
+        self.captions = captions
         self.found = found or Found(len(images), count_classes(labels, self.classes))
 
     def __len__(self) -> int:
@@ -117,7 +120,7 @@ class ImageDataset:
         """Return a digest that differs between different data sets."""
         pixels = sha256(self.images.contiguous().numpy())
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
-        return digest_of([list(self.images.shape), pixels, labels, self.classes])
+        return digest_of([list(self.images.shape), pixels, labels, self.classes, *of_captions(self.captions)])
 
     def variance(self) -> float:
         """Return the variance of all values in [-1, 1]: one number, from the exact histogram."""
@@ -125,6 +128,11 @@ class ImageDataset:
         for piece in self.images.split(4096):
             counts += torch.bincount(piece.flatten(), minlength=256)
         return variance_of(counts)
+
+
+def of_captions(captions: Sequence[tuple[str, ...]] | None) -> list[str]:
+    """Return what captions add to a fingerprint: nothing if there are none."""
+    return [] if captions is None else [digest_of(list(map(list, captions)))]
 
 
 def variance_of(counts: torch.Tensor) -> float:

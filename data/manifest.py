@@ -34,6 +34,7 @@ LABELS = "labels"
 LABEL_COLUMN = {"kind": "int", "shape": []}
 FILES = "files"  # a column of paths, for people: what each row was made from
 FILE_COLUMN = {"kind": "text", "shape": []}
+CAPTIONS = "captions"  # a column of texts, as many for each row: empty ones after its own
 FILES_JSON = "files.json"  # a list of such paths, beside images
 COLUMN_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 TAKEN = ("codes", "label", "views")  # names that codes, labels and `views` have in files of other formats

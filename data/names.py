@@ -13,7 +13,8 @@ from .tar_places import ENDING, are_shards, find_shards, is_remote
 
 AT_HAND = ("mnist5k",)  # no download needed
 DOWNLOADS = ("mnist", "fashion-mnist", "cifar10")
-NAMES = (*AT_HAND, *DOWNLOADS, "imagefolder", "npz", "tar")
+UNPACKED = ("emoji",)  # packages that the user has unpacked into `data_root`
+NAMES = (*AT_HAND, *DOWNLOADS, *UNPACKED, "imagefolder", "npz", "tar")
 LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # the beginning of a path, never of a name on the hub
 READERS = {".npz": "npz", ".npy": "npz", ".parquet": HUB_PREFIX}
 PATHS = f"a folder of pictures or a file that ends in {' '.join((*READERS, ENDING))}"

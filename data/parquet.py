@@ -20,7 +20,7 @@ from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.strict_json import parse_json, to_json
 
 from .codes import CodeBatch
-from .manifest import FILES, LABELS, CodeHeader, parse_header
+from .manifest import CAPTIONS, FILES, LABELS, CodeHeader, parse_header
 from .npz import code_names
 from .shards import COLUMN_TYPES, smallest_dtype
 
@@ -89,10 +89,10 @@ def _nest(pa: Any, values: np.ndarray, shape: Sequence[int]) -> Any:
 
 
 def read_parquet(path: Path) -> tuple[dict[str, np.ndarray], CodeHeader | None]:
-    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), `labels` and `files` (n,); and the header.
+    """Return the arrays `codes`, or `codes.0` ..., (n, *shape), and the header.
 
-    Labels and files may be missing. The header is that of the code dataset, None for files of other programs.
-    Raises `InputError` if the file cannot be read.
+    There may also be `labels` and `files` (n,), and `captions` (n, k). The header is that of the code dataset, None for
+    files of other programs. Raises `InputError` if the file cannot be read.
     """
     pq = import_extra("pyarrow.parquet", path.name, "hub")
     check_not_hollow(path)
@@ -115,13 +115,15 @@ def _read(path: Path, file: Any) -> tuple[dict[str, np.ndarray], CodeHeader | No
     if not of_codes or not file.metadata.num_rows:
         raise InputError(f"{path}: a column `codes` of grids is needed, and at least one grid")
     needed = sum(_bytes_of(path, file, name) for name in (*of_codes, *label))
-    needed += sum(column.total_uncompressed_size for name in files for column in _columns(file, name))
+    captions = [CAPTIONS] if CAPTIONS in names and _holds_texts(file.schema_arrow.field(CAPTIONS).type) else []
+    texts = [column for name in (*files, *captions) for column in _columns(file, name)]
+    needed += sum(column.total_uncompressed_size for column in texts)
     check_memory(f"the codes of {path}", needed, "cut it into several files")
-    found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label, *files]}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in [*of_codes, *label, *files, *captions]}
     for group in range(file.metadata.num_row_groups):
         table = file.read_row_group(group, columns=list(found))
         for name, arrays in found.items():
-            read = _names if name in files else _unnest
+            read = _names if name in files else _texts if name in captions else _unnest
             arrays += [read(path, name, chunk) for chunk in table[name].chunks if len(chunk)]
     if any(len({array.shape[1:] for array in arrays}) > 1 for arrays in found.values()):
         raise InputError(f"{path}: its grids are not all of the same size: export the codes again")
@@ -156,6 +158,18 @@ def _names(path: Path, name: str, chunk: Any) -> np.ndarray:
         raise InputError(f"{path}: `{name}` must be names of files, none of them missing")
     texts = chunk.dictionary.to_pylist()
     return np.array(texts, dtype=object)[chunk.indices.to_numpy()]
+
+
+def _holds_texts(kind: Any) -> bool:
+    return str(getattr(kind, "value_type", kind)) in STRINGS
+
+
+def _texts(path: Path, name: str, chunk: Any) -> np.ndarray:
+    """Turn an Arrow array of n texts, or lists of as many texts each, into (n, k) str."""
+    rows = [value if isinstance(value, list) else [value] for value in chunk.to_pylist()]
+    if len(set(map(len, rows))) != 1 or not all(isinstance(text, str) for row in rows for text in row):
+        raise InputError(f"{path}: `{name}` must be texts, as many for each grid, none of them missing")
+    return np.array(rows, dtype=object)
 
 
 def _unnest(path: Path, name: str, chunk: Any) -> np.ndarray:

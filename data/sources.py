@@ -13,13 +13,17 @@ import torch
 
 from codegrid.budget import check_memory
 from codegrid.errors import InputError, import_extra, reason_of
+from codegrid.file_names import printable
 from codegrid.limits import MAX_SIDE
 
 from .arrays import names_left_out, read_images
+from .captions import NO_PICTURE, match_captions, notes_on
+from .emoji import load_emoji
 from .folder import FolderImages, load_folder
-from .hub import load_hub
+from .hub import HubImages, load_hub, read_column
 from .images import ImageDataset, Size, fit
-from .names import download_folder, find_data, public_name
+from .listing import list_folder
+from .names import UNPACKED, download_folder, find_data, public_name
 from .splits import split_indices
 from .tar_images import load_tar
 
@@ -35,6 +39,7 @@ def load_images(
     image_size: tuple[int, ...] = (),
     in_channels: int | None = None,
     skip_unreadable: bool = False,
+    captions: str | Path | None = None,
 ) -> Images:
     """Load one part of a data set; `str(images.found)` describes in one line what was read.
 
@@ -47,6 +52,8 @@ def load_images(
         image_size: () for the images' own size; (size,) or (H, W) to resize and centre-crop them to it.
         in_channels: 1 or 3 to convert to; None keeps what the images have.
         skip_unreadable: leave out picture files that cannot be read.
+        captions: a table of the texts of the pictures in a folder, .csv, .tsv or .jsonl; or the name of a column of a
+            data set of the hub, which is found by itself if it is called like one.
 
     Raises `InputError` if the data cannot be found or read.
     """
@@ -58,8 +65,12 @@ def load_images(
     root: Any = None if place is None else Path(place).expanduser()
     if dataset == "tar":  # a pattern, or a URL
         root = place
+    if dataset in UNPACKED and root is None:
+        root = download_folder()
     load = SOURCES.get(dataset) or partial(load_hub, dataset)
     images = load(root, split, size, in_channels)
+    if captions is not None or images.captions is not None:
+        images = add_captions(images, dataset, root, captions)
     if not len(images):
         raise InputError(f"the {split} part of {place or dataset} holds no images: give more")
     if max(images.image_size) > MAX_SIDE:
@@ -72,6 +83,29 @@ def load_images(
         left_out = {"other arrays": others} if others else {}
         name = str(root) if dataset == "npz" else public_name(dataset)
         images.found = replace(images.found, name=name, part=split, left_out=left_out)
+    return images
+
+
+def add_captions(images: Images, dataset: str, root: Any, captions: str | Path | None) -> Images:
+    """Return images with the captions of a table or a column, and a note on them."""
+    left_out = images.found.left_out
+    if captions is not None and isinstance(images, HubImages):
+        images.captions = read_column(dataset, images.paths, str(captions))
+    elif captions is not None and dataset == "imagefolder" and isinstance(images, FolderImages):
+        everything = [printable(path.relative_to(root).as_posix()) for path in list_folder(root).listing.paths]
+        matched = match_captions(captions, root, everything)
+        by_file = dict(zip(everything, matched.captions, strict=True))
+        images.captions = [by_file[file] for file in images.files or ()]
+        if matched.left_out:
+            left_out = {**left_out, NO_PICTURE: matched.left_out}
+    elif captions is not None:
+        raise InputError(
+            f"`captions` {captions}: they go with a folder of pictures, or a data set of the hub; leave out"
+        )
+    if not any(images.captions or ()):
+        raise InputError(f"`captions` {captions}: no picture of the {images.found.part} part has any: give some")
+    notes = images.found.notes + notes_on(images.captions or ())
+    images.found = replace(images.found, left_out=left_out, notes=notes)
     return images
 
 
@@ -175,6 +209,7 @@ SOURCES: dict[str, Callable[..., Images]] = {
     "mnist": partial(_in_memory, _downloaded("MNIST", _read_idx)),
     "fashion-mnist": partial(_in_memory, _downloaded("FashionMNIST", _read_idx)),
     "cifar10": partial(_in_memory, _downloaded("CIFAR10", _read_cifar10)),
+    "emoji": load_emoji,
     "imagefolder": load_folder,
     "npz": partial(_in_memory, _npz),
     "tar": load_tar,

@@ -7,15 +7,15 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from codegrid.errors import InputError
-from codegrid.limits import MAX_STEPS, BatchSize, Range
+from codegrid.limits import MAX_STEPS, MAX_TEXT, MAX_WORDS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.places import PARTS, find_part, prior_of
-from codegrid.pipelines.running.settings import Flag, Folder, Folders, MakesViews, Training
+from codegrid.pipelines.running.settings import Flag, Folder, Folders, HasCaptions, MakesViews, Training
 from codegrid.registry import NameOf
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainPrior(MakesViews, Training):
+class TrainPrior(HasCaptions, MakesViews, Training):
     """Stage 2: train a prior on exported codes. Writes a model folder.
 
     codegrid train-prior --codes runs/digits/codes --output runs/digits/prior
@@ -57,7 +57,15 @@ class TrainPrior(MakesViews, Training):
     max_norm: Annotated[float, Range(above=0)] = 1.0
     """Clip the gradient to this norm."""
     unconditional: Flag = False
-    """Ignore the labels of the codes. Otherwise the prior is conditioned on them, if there are any."""
+    """Ignore labels and captions of the codes. Otherwise the prior is conditioned on the captions, if there are any and
+    this kind of prior can be asked in words, or else on the labels, if there are any."""
+    ignore_captions: Flag = False
+    """Ignore the captions of the codes, and learn their labels."""
+    num_words: Annotated[int, Range(258, MAX_WORDS)] = 1024
+    """Most words that the prior knows: the pieces that are most frequent in the captions that it learns. Every byte is
+    one, so that all texts can be read."""
+    text_length: Annotated[int, Range(1, MAX_TEXT)] = 32
+    """Most words of a text. Longer captions are cut, and longer prompts refused."""
     shard: Flag = False
     """Split the weights, and all training state that goes with them, over the processes (FSDP): for priors that do not
     fit on one GPU."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ class Conditioning(NamedTuple):
 
     rows: Tensor | None = None  # (b,) of the tables of labels
     site_map: Tensor | None = None  # (b, s, h, w) from the coarser grids and features; of features alone (b, s, 1, 1)
+    words: Any = None  # of texts, as a network that takes them encodes them
 
     def at_all_sites(self, shape: Sides) -> Conditioning:
         """Return this with the map of a single site repeated at all sites of a grid (h, w)."""

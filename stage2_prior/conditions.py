@@ -4,6 +4,8 @@ A label is written as the name of a class, as its number, or as `none` for no pa
 ambiguous, because a class is called `3` or `none`, is refused: `:3` is always a number, and `:none` always no class.
 In Python, 3 and NO_LABEL (-1) are never ambiguous.
 
+A prior over texts accepts prompts instead, of any words.
+
 Shapes: n samples, b batch.
 """
 
@@ -16,13 +18,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codegrid.codes import NO_LABEL, Condition
+from codegrid.codes import NO_LABEL, PAD, Condition
 from codegrid.errors import InputError
 from codegrid.limits import short
+from codegrid.protocols import Prior
+from codegrid.registry import TABLES
+
+from .options import TextOptions
+from .text_tokenizer import TextTokenizer, pad_texts
 
 LEARNT_NONE_WITHOUT = "this prior was only trained with labels: train it with `label_dropout` 0.1"
+LEARNT_ONLY_TEXTS = "this prior was only trained with texts: train it with `caption_dropout` 0.1"
+OF_TEXTS = "this prior is conditioned on texts, not on classes: give `prompts` instead"
 UNCONDITIONAL = "this prior is unconditional; leave them out"
 Labels = Sequence[int | str] | Tensor | int | str
+Prompts = Sequence[str] | str
 NONE = "none"
 NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 EXACTLY = ":"  # before a number, or none, that is not a name
@@ -30,12 +40,15 @@ EXACTLY = ":"  # before a number, or none, that is not a name
 
 @dataclass(frozen=True)
 class Conditions:
-    """Classes that a prior knows; turns labels that a user writes into a `Condition`.
+    """Classes or words that a prior knows; turns labels or prompts that a user writes into a `Condition`.
 
     Args:
-        num_classes: labels are 0 ... num_classes-1; 0 for an unconditional prior.
+        num_classes: labels are 0 ... num_classes-1; 0 for a prior without classes.
         classes: their names; empty if they have none.
-        unlabelled: whether the prior was also trained without labels.
+        unlabelled: whether the prior was also trained without labels, or without texts.
+        num_words: the size of the vocabulary, PAD included; 0 for a prior without texts.
+        text_length: the most words of a text.
+        tokenizer: turns texts into words.
 
     Examples:
         >>> Conditions(3, ("cat", "dog", "owl")).resolve(["owl", "0"], 2).labels
@@ -45,6 +58,14 @@ class Conditions:
     num_classes: int = 0
     classes: tuple[str, ...] = ()
     unlabelled: bool = False
+    num_words: int = 0
+    text_length: int = 0
+    tokenizer: TextTokenizer | None = None
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether samples can be asked for, by labels or by prompts."""
+        return bool(self.num_classes or self.num_words)
 
     @property
     def rows_by_name(self) -> dict[str | int, int]:
@@ -59,7 +80,7 @@ class Conditions:
         num_samples: int,
         of: str = "samples",
         first_index: int = 0,
-        prompts: Sequence[str] | None = None,
+        prompts: Prompts | None = None,
     ) -> Condition:
         """Return the condition of samples for labels that a user wrote.
 
@@ -69,45 +90,106 @@ class Conditions:
             num_samples: n.
             of: what the samples are called in messages.
             first_index: number of the first sample, which decides its class if they go in turn.
-            prompts: texts; a prior over classes accepts none.
+            prompts: texts, for a prior over texts; one for each sample or one for all. None: no text.
 
         Raises `InputError` if the prior does not accept them.
         """
-        if prompts is not None:
-            raise InputError("`prompts`: this prior is not conditioned on texts; leave them out")
         written = _as_list(labels)
+        if written and not self.num_classes:
+            raise InputError(f"`labels`: {OF_TEXTS if self.num_words else UNCONDITIONAL}")
+        if prompts is not None:
+            return Condition(text=self._resolve_prompts(prompts, num_samples, of))
+        if self.num_words:
+            return Condition(text=torch.full((num_samples, self.text_length), PAD))
         if not self.num_classes:
-            if written:
-                raise InputError(f"`labels`: {UNCONDITIONAL}")
             return Condition()
         if not written:
             return Condition(torch.arange(first_index, first_index + num_samples) % self.num_classes)
-        if len(written) not in (1, num_samples):
-            raise InputError(
-                f"`labels`: {len(written)} labels for {num_samples} {of}: give one for each, or one for all"
-            )
+        _check_count("labels", len(written), num_samples, of)
         numbers = torch.tensor([self._number(label) for label in written])
         return Condition(numbers.expand(num_samples).clone())
 
-    def given(self, labels: Tensor | None) -> Condition:
-        """Return the condition for the labels (b,) of a data set; an unconditional prior ignores them."""
+    def _resolve_prompts(self, prompts: Prompts, num_samples: int, of: str) -> Tensor:
+        """Return the words (n, text_length) of prompts; refuse what cannot be read whole."""
+        if not self.num_words:
+            instead = "give `labels` instead" if self.num_classes else "leave them out"
+            raise InputError(f"`prompts`: this prior is not conditioned on texts ({readers_of_texts()}); {instead}")
+        written, texts = _as_list(prompts), list[str]()
+        _check_count("prompts", len(written), num_samples, of)
+        for text in written:
+            if not isinstance(text, str) or not text.strip():
+                raise InputError(f"`prompts` {short(text)}: write some words in each, or leave `prompts` out")
+            texts.append(text)
+        rows = self.tokenized(texts)
+        longest = max(range(len(rows)), key=lambda number: len(rows[number]))
+        if len(rows[longest]) > self.text_length:
+            raise InputError(
+                f"`prompts` {short(texts[longest])}: {len(rows[longest])} pieces of words, but this prior reads "
+                f"{self.text_length}: write less"
+            )
+        return pad_texts(rows, self.text_length).expand(num_samples, -1).clone()
+
+    def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the words of texts, however many. Raises `InputError` without a text tokenizer, or with another's."""
+        if self.tokenizer is None:
+            raise InputError("`prompts`: this prior has no text tokenizer: set its `text_tokenizer`")
+        if self.tokenizer.num_words != self.num_words:
+            words = f"of {self.tokenizer.num_words} words, but this prior knows {self.num_words}"
+            raise InputError(f"`prompts`: the text tokenizer is {words}: set the one that it was trained with")
+        return self.tokenizer.encode(texts)
+
+    def given(self, labels: Tensor | None, captions: Sequence[str] | None = None) -> Condition:
+        """Return the condition for labels (b,) or captions (b) of a data set; a prior ignores what it did not learn.
+
+        A caption that is too long is cut; one that is empty is no text.
+        """
+        if self.num_words and captions is not None:
+            return Condition(text=pad_texts(self.tokenized(captions), self.text_length))
         return Condition(labels if self.num_classes else None)
 
+    def words(self, given: Condition, batch_size: int, device: torch.device) -> Tensor:
+        """Return the words (b, text_length) of each sample's text, all PAD where there is none.
+
+        Raises `InputError` if this prior was not trained with such texts.
+        """
+        shape, text = (batch_size, self.text_length), given.text
+        if text is None:
+            text = torch.full(shape, PAD)
+        if tuple(text.shape) != shape:
+            raise InputError(f"`text` of shape {tuple(text.shape)}, but {shape} is needed: PAD after the end of each")
+        if text.numel():
+            low, high = torch.stack(text.aminmax()).tolist()  # waits for a GPU once, not twice
+            if low < 0 or high >= self.num_words:
+                word = int(low if low < 0 else high)
+                raise InputError(f"`text`: word {word}, but the words are 0 to {self.num_words - 1}")
+        self.check_unlabelled(given._replace(text=text))
+        return text.to(device, torch.int64)
+
     def check_guidance(self, guidance_scale: float, given: Condition) -> None:
-        """Raise `InputError` if guidance lacks labels, or a prior that was also trained without them."""
+        """Raise `InputError` if guidance has nothing to guide to, or the prior was not also trained without it."""
         if guidance_scale == 1:
             return
-        if not self.num_classes:
+        if not self.is_asked:
             raise InputError(f"`guidance_scale` {guidance_scale}: this prior is unconditional; leave it out")
         if not self.unlabelled:
-            raise InputError(f"`guidance_scale` {guidance_scale}: {LEARNT_NONE_WITHOUT}")
-        if given.labels is None or bool((given.labels == NO_LABEL).all()):
-            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `labels` to guide to")
+            raise InputError(f"`guidance_scale` {guidance_scale}: {self.learnt_only}")
+        name, part, none = ("prompts", given.text, PAD) if self.num_words else ("labels", given.labels, NO_LABEL)
+        if part is None or bool((part == none).all()):
+            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `{name}` to guide to")
 
     def check_unlabelled(self, given: Condition) -> None:
-        """Raise `InputError` if a sample has no label, but the prior was not trained without labels."""
-        if self.num_classes and not self.unlabelled and given.labels is not None and (given.labels == NO_LABEL).any():
-            raise InputError(f"`labels` {NONE}: {LEARNT_NONE_WITHOUT}")
+        """Raise `InputError` if a sample has no label or text, but the prior was not trained without them."""
+        if self.unlabelled:
+            return
+        if self.num_classes and given.labels is not None and (given.labels == NO_LABEL).any():
+            raise InputError(f"`labels` {NONE}: {self.learnt_only}")
+        if self.num_words and (given.text is None or (given.text[:, 0] == PAD).any()):
+            raise InputError(f"`prompts`: {self.learnt_only}, or give one for each sample")
+
+    @property
+    def learnt_only(self) -> str:
+        """Words for a prior that was not also trained without labels or texts: that, and the remedy."""
+        return LEARNT_ONLY_TEXTS if self.num_words else LEARNT_NONE_WITHOUT
 
     def rows(self, given: Condition, batch_size: int, device: torch.device, takes: Sequence[str] = ()) -> Tensor | None:
         """Return rows (b,) of a table of embeddings, one for each class and a last one for no label, or None.
@@ -167,7 +249,29 @@ class Conditions:
         return InputError(f"`labels` {short(label)}: there are classes 0 to {self.num_classes - 1}{names}")
 
 
-def _as_list(labels: Labels | None) -> list[object]:
+def conditions_of(priors: Sequence[Prior]) -> Conditions:
+    """Return the conditions that labels and prompts are read by: those of the first prior that has any.
+
+    Raises `InputError` if several priors read texts, and not in the same words.
+    """
+    each: list[Conditions] = [prior.conditions for prior in priors]
+    readers = {(one.num_words, one.text_length, one.tokenizer) for one in each if one.num_words}
+    if len(readers) > 1:
+        raise InputError(
+            "`prior`: these priors do not read texts in the same words: train them on the same captions, with the same "
+            "`num_words` and `text_length`"
+        )
+    return next((one for one in each if one.is_asked), each[0])
+
+
+def readers_of_texts() -> str:
+    """Return words that name the priors that can be conditioned on texts."""
+    table = TABLES["prior"]
+    names = [name for name in table if issubclass(table.options(name), TextOptions)]
+    return f"{', '.join(names)} priors can be"
+
+
+def _as_list(labels: Labels | Prompts | None) -> list[object]:
     """Return labels as a list, whatever holds them; a single text or number is one label."""
     if labels is None:
         return []
@@ -176,6 +280,11 @@ def _as_list(labels: Labels | None) -> list[object]:
     if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
         return [labels]
     return [label.item() if hasattr(label, "item") else label for label in labels]
+
+
+def _check_count(name: str, count: int, num_samples: int, of: str) -> None:
+    if count not in (1, num_samples):
+        raise InputError(f"`{name}`: {count} {name} for {num_samples} {of}: give one for each, or one for all")
 
 
 def refuse_parts(given: Condition, takes: Sequence[str]) -> None:

@@ -12,15 +12,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from codegrid.codes import Codes, Condition, Grid, Layout, Moment, make_layout
+from codegrid.codes import PAD, Codes, Condition, Grid, Layout, Moment, make_layout
 from codegrid.errors import InputError
-from codegrid.limits import MAX_CLASSES, MAX_WIDTH, check_whole, make_options
+from codegrid.extra_files import TEXT_TOKENIZER
+from codegrid.limits import MAX_CLASSES, MAX_TEXT, MAX_WIDTH, MAX_WORDS, check_whole, make_options
 from codegrid.model_folder import ModelFolder
 from codegrid.registry import NoOptions
 
 from .coarser import check_coarser, hide_some
-from .conditions import Conditions
-from .options import CoarserOptions, GivenOptions
+from .conditions import Conditions, readers_of_texts
+from .options import CoarserOptions, GivenOptions, TextOptions
+from .text_tokenizer import FEWEST, TextTokenizer
 
 
 class GridPrior(ModelFolder, nn.Module):
@@ -36,10 +38,13 @@ class GridPrior(ModelFolder, nn.Module):
             `coarser_codes` finds their codes in a condition.
         given_layout: these grids, as `Grid`s or as their JSON values.
         given_features: channels of the features that it must be given: `features` finds them in a condition. 0: none.
+        num_words: the size of the vocabulary of texts, if its options are `TextOptions`: `texts` finds them in a
+            condition. 0: it is not conditioned on texts.
+        text_length: the most words of a text.
         options: the fields of `options`.
 
     Raises `InputError` if an option is unknown or out of range, the numbers of grids do not match their layout, or it
-    cannot be given such grids.
+    cannot be given such grids, or texts.
     """
 
     kind: ClassVar[str] = "prior"
@@ -56,6 +61,8 @@ class GridPrior(ModelFolder, nn.Module):
         given_grids: Sequence[int] = (),
         given_layout: Sequence[Grid | dict[str, Any]] = (),
         given_features: int = 0,
+        num_words: int = 0,
+        text_length: int = 0,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -83,6 +90,8 @@ class GridPrior(ModelFolder, nn.Module):
         self.given_features = given_features
         if given_features:
             self.config["given_features"] = given_features
+        self.num_words, self.text_length = num_words, text_length
+        self._take_texts()
         self.provenance: dict[str, Any] = {}
 
     def _take_grids(self, grids: tuple[int, ...], layout: Layout) -> None:
@@ -106,15 +115,63 @@ class GridPrior(ModelFolder, nn.Module):
             buffer.copy_(own[name])
         return [name for name in fresh if name not in own]
 
+    def _take_texts(self) -> None:
+        has_options = isinstance(self.chosen, TextOptions)
+        if not self.num_words and not self.text_length:
+            for option in fields(TextOptions) if has_options else ():
+                del self.config[option.name]
+            return
+        if not has_options:
+            name = type(self).__name__
+            raise InputError(f"`num_words`: a {name} cannot be conditioned on texts: {readers_of_texts()}")
+        check_whole("num_words", self.num_words, FEWEST, MAX_WORDS)
+        check_whole("text_length", self.text_length, 1, MAX_TEXT)
+        if self.num_classes:
+            raise InputError("`num_words` and `num_classes`: a prior is conditioned on texts or on classes; give one")
+        self.config |= {"num_words": self.num_words, "text_length": self.text_length}
+
+    @property
+    def text_tokenizer(self) -> TextTokenizer | None:
+        """The tokenizer of its texts, which its folder holds; None if it has none."""
+        return TextTokenizer(self.files[TEXT_TOKENIZER]) if TEXT_TOKENIZER in self.files else None
+
+    @text_tokenizer.setter
+    def text_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        self.files = {TEXT_TOKENIZER: tokenizer.content}
+
     @property
     def conditions(self) -> Conditions:
         """Return the conditions that this prior accepts."""
+        if self.num_words:
+            return Conditions(
+                unlabelled=self.chosen.caption_dropout > 0,
+                num_words=self.num_words,
+                text_length=self.text_length,
+                tokenizer=self.text_tokenizer,
+            )
         return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())))
 
     @property
     def takes(self) -> tuple[str, ...]:
         """Return the parts of a condition, besides labels, that this prior accepts."""
-        return (*["codes"] * bool(self.given_grids), *["features"] * bool(self.given_features))
+        accepted = {"text": self.num_words, "codes": self.given_grids, "features": self.given_features}
+        return tuple(name for name, size in accepted.items() if size)
+
+    def texts(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Tensor | None:
+        """Return the words (b, text_length) of each sample's text, PAD after its end, or None without a vocabulary.
+
+        A row of PAD means no text. A moment hides a share `caption_dropout` of the texts.
+
+        Raises `InputError` if they are of another shape or out of range, or a text is missing, but this prior was only
+        trained with texts.
+        """
+        if not self.num_words:
+            return None
+        words = self.conditions.words(given, batch_size, self.device)
+        if moment is None or not self.chosen.caption_dropout:
+            return words
+        hidden = moment.noise.uniforms("caption dropout").to(words.device) < self.chosen.caption_dropout
+        return words.masked_fill(hidden[:, None], PAD)
 
     def coarser_codes(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Codes:
         """Return the codes (b, *shape) of each grid that this prior must be given, HIDDEN where unknown.

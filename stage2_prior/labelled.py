@@ -49,6 +49,8 @@ class HidesLabels(GridPrior):
     @property
     def conditions(self) -> Conditions:
         """Return the conditions that this prior accepts."""
+        if self.num_words:
+            return super().conditions
         return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), self.label_dropout > 0)
 
     def condition_rows(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Tensor | None:
@@ -98,7 +100,8 @@ class GivenPrior(LabelledPrior):
     """Base class of a prior that can also be conditioned on coarser grids and on features.
 
     A subclass names the class of its network as `network_class`: built from the layout, the options, `num_conditions`,
-    the layout of the coarser grids, and the channels of the features; called with codes and `condition_inputs`.
+    the layout of the coarser grids, and the channels of the features; or it has a `make_network` of its own. The
+    network is called with codes and `condition_inputs`.
 
     Args:
         layout: grids that `check_layout` accepts, as `Grid`s or as their JSON values.
@@ -125,9 +128,12 @@ class GivenPrior(LabelledPrior):
         given_too = {"given_grids": given_grids, "given_layout": given_layout, "given_features": given_features}
         super().__init__(layout, grids, num_classes, **given_too, **options)
         self.check_layout()
-        self.network = self.network_class(
-            self.layout, self.chosen, self.num_conditions, self.given_layout, self.given_features
-        )
+        self.network = self.make_network()
+
+    def make_network(self) -> nn.Module:
+        """Return a new network of this prior's sizes."""
+        given_too = self.given_layout, self.given_features
+        return self.network_class(self.layout, self.chosen, self.num_conditions, *given_too)
 
     def check_layout(self) -> None:
         """Raise `InputError` if this prior cannot learn its layout."""

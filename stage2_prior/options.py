@@ -40,6 +40,17 @@ class CoarserOptions(GivenOptions):
 
 
 @dataclass(frozen=True)
+class TextOptions:
+    """Options of a prior that can be asked in words; without texts they have no effect."""
+
+    caption_dropout: Share = 0.1
+    """Share of the captions that are hidden in training, so that the prior also learns to draw without a text, as
+    guidance requires. 0: every sample needs a prompt."""
+    text_layers: Annotated[int, Range(0, MAX_LAYERS)] = 2
+    """Layers in which the words of a text see each other, before the codes see them."""
+
+
+@dataclass(frozen=True)
 class PixelCNNOptions(CoarserOptions):
     """Options of the gated PixelCNN."""
 
@@ -75,7 +86,7 @@ class TransformerSizes:
 
 
 @dataclass(frozen=True)
-class TransformerOptions(TransformerSizes, CoarserOptions):
+class TransformerOptions(TransformerSizes, CoarserOptions, TextOptions):
     """Options of the causal transformer."""
 
     feature_dropout: Share = 0.1
@@ -114,7 +125,7 @@ class NextScaleOptions(TransformerSizes):
 
 
 @dataclass(frozen=True)
-class MaskGITOptions(TransformerSizes, GivenOptions):
+class MaskGITOptions(TransformerSizes, GivenOptions, TextOptions):
     """Options of MaskGIT; the last five say how it draws unless a command says otherwise."""
 
     feature_dropout: Share = 0.1

@@ -6,7 +6,7 @@ import torch
 
 from codegrid.codes import Condition, Grid
 from codegrid.registry import BUILT_IN, TABLES
-from codegrid.stage2_prior.options import CoarserOptions
+from codegrid.stage2_prior.options import CoarserOptions, TextOptions
 
 # wide enough that no site has all its features cut off by the ReLU of the head
 SMALL = {
@@ -26,6 +26,7 @@ LAYOUTS = {}  # by name: grids that a prior can learn, if it cannot learn two co
 NAMES = [name for name in ALL if hasattr(TABLES["prior"][name], "logits")]  # the others draw in any order
 MASKED = [name for name in ALL if hasattr(TABLES["prior"][name], "hidden_logits")]
 CONDITIONED = [name for name in NAMES if issubclass(TABLES["prior"].options(name), CoarserOptions)]
+TEXTUAL = [name for name in ALL if issubclass(TABLES["prior"].options(name), TextOptions)]
 
 
 def build_prior(name, sizes=(8,), shape=(4, 5), num_classes=0, decided=1.0, layout=(), **options):

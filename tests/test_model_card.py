@@ -288,4 +288,4 @@ def test_only_the_model_itself_is_downloaded(tmp_path, monkeypatch):
         "huggingface_hub.snapshot_download", lambda name, **options: (asked.update(options), tmp_path)[1]
     )
     VQVAE.from_pretrained("hf:owner/name")
-    assert asked == {"allow_patterns": ["config.json", "model.safetensors"]}
+    assert asked == {"allow_patterns": ["config.json", "model.safetensors", "tokenizer.json"]}

@@ -9,7 +9,7 @@ from torch import nn
 from untrained import make_pipeline
 
 import codegrid
-from codegrid import InputError, Noise, Signal, TwoStagePipeline, load
+from codegrid import Condition, InputError, Noise, Signal, TwoStagePipeline, load
 from codegrid.data.codes import CodeDataset
 from codegrid.data.images import to_uint8
 from codegrid.model_folder import ModelFolder
@@ -89,15 +89,47 @@ def test_each_sample_is_the_draw_of_its_own_noise_that_shows_its_class_most_clea
         assert (kept.images[index] - draws[best][1]).abs().max() < 1e-5
 
 
-def test_neither_the_batch_nor_the_number_of_samples_nor_the_backend_changes_what_is_kept(pipeline, judge):
+@pytest.mark.parametrize("by", ["a classifier", "likelihood"])
+def test_neither_the_batch_nor_the_number_of_samples_nor_the_backend_changes_what_is_kept(by, pipeline, judge):
+    by = judge if by == "a classifier" else by
+
     def drawn(count=7, **settings):
-        more = {"seed": 2, "reject_with": judge, "reject_keep": 0.5, "progress": False, "guidance_scale": 1.5}
+        more = {"seed": 2, "reject_with": by, "reject_keep": 0.5, "progress": False, "guidance_scale": 1.5}
         more |= settings
         return pipeline.sample(count, **more).codes
 
     expected = drawn(batch_size=7)
     for others in (drawn(batch_size=1), drawn(batch_size=3), drawn(4), drawn(3, backend="torch")):
         assert all(torch.equal(grid[: len(other)], other) for grid, other in zip(expected, others, strict=True))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_likelihood_keeps_the_draw_that_its_label_makes_most_likelier(label, pipeline):
+    kept = pipeline.sample(3, labels=[label], seed=5, reject_with="likelihood", progress=False).codes
+    for index in range(3):
+        draws = [codes for codes, _ in draws_of_one(pipeline, index, label, 4, seed=5)]
+        gains = []
+        for codes in draws:
+            parts = [(prior, tuple(codes[grid] for grid in prior.grids)) for prior in pipeline.priors]
+            asked, without = (
+                sum(float(torch.cat(prior.nll(own, given)).sum()) for prior, own in parts)
+                for given in (Condition(torch.tensor([label])), Condition())
+            )
+            gains.append(without - asked)
+        best = draws[int(np.argmax(gains))]
+        assert len(set(gains)) > 1 and all(
+            torch.equal(grid[index], ours[0]) for grid, ours in zip(kept, best, strict=True)
+        )
+
+
+def test_likelihood_needs_a_prior_that_also_knows_what_is_likely_without_a_label():
+    with pytest.raises(InputError, match="`reject_with` likelihood: this prior was only trained with labels"):
+        make_pipeline(label_dropout=0.0).sample(2, reject_with="likelihood")
+    pipeline = make_pipeline()
+    prior = type(pipeline.priors[0])(pipeline.layout, channels=8, num_layers=2).eval()
+    prior.provenance = {"tokenizer_fingerprint": pipeline.tokenizer.fingerprint()}
+    with pytest.raises(InputError, match="`reject_with` likelihood: this prior is unconditional"):
+        TwoStagePipeline(pipeline.tokenizer, prior).sample(2, reject_with="likelihood")
 
 
 def test_the_first_draw_is_the_plain_sample_and_a_share_of_one_keeps_it(pipeline, judge):
@@ -220,6 +252,8 @@ def test_a_saved_classifier_is_loaded_as_it_was(saved):
 
 def test_the_record_names_who_rejected_and_what_was_drawn(drawn, saved):
     rejection = json.loads((drawn("s", reject_with=saved) / "run.json").read_text())["rejection"]
+    of_prior = json.loads((drawn("l", reject_with="likelihood") / "run.json").read_text())["rejection"]
+    assert of_prior.pop("network")["name"] == "prior" and of_prior == {"keep": 0.25, "draws": 4, "drawn": 20}
     network = rejection.pop("network")
     assert network["fingerprint"] == load(saved).fingerprint() and network == describe_classifier(load(saved))
     assert rejection == {"keep": 0.25, "draws": 4, "drawn": 20}

@@ -65,7 +65,12 @@ class Measures(NamedTuple):
 
 
 def save_by_class(
-    path: Path, images: torch.Tensor, count: int, labels: np.ndarray | None, classes: Sequence[str]
+    path: Path,
+    images: torch.Tensor,
+    count: int,
+    labels: np.ndarray | None,
+    classes: Sequence[str],
+    of: str = "classes",
 ) -> None:
     """Save images as a PNG file, each class below its name, with a note on how many images are not shown.
 
@@ -75,11 +80,12 @@ def save_by_class(
         count: n, the number of all images.
         labels: the classes (n,) of all, NO_LABEL for none; None if there are no classes.
         classes: names of the classes; empty if they have only numbers.
+        of: what a note calls the classes.
     """
     shown = [None] * len(images) if labels is None else labels[: len(images)].tolist()
     note = f"the first {len(images)} of {count:,}" if len(images) < count else ""
     if note and labels is not None and (in_all := len(np.unique(labels))) > len(set(shown)):
-        note += f", {len(set(shown))} of {in_all:,} classes"
+        note += f", {len(set(shown))} of {in_all:,} {of}"
     draw_blocks(arrange_by_class(images, shown, classes), note=note).save(path, "PNG")
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from codegrid.codes import Codes, Condition
+from codegrid.data.captions import choose_captions
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, to_float
 from codegrid.devices import widest
@@ -68,9 +69,15 @@ def measure_tokenizer(
     }
 
 
-def prior_inputs(prior: Prior, batch: CodeBatch) -> tuple[Codes, Condition]:
-    """Return a prior's own codes, picked from those of all grids, and its condition, on its device."""
-    given = prior.conditions.given(batch.labels)._replace(codes=tuple(batch.codes[grid] for grid in prior.given_grids))
+def prior_inputs(prior: Prior, batch: CodeBatch, noise: Noise | None = None) -> tuple[Codes, Condition]:
+    """Return a prior's own codes, picked from those of all grids, and its condition, on its device.
+
+    Of several captions, a prior over texts is given the first one, or, given noise, any at random.
+    """
+    conditions = prior.conditions
+    captions = choose_captions(batch, noise) if conditions.num_words else None
+    coarser = tuple(batch.codes[grid] for grid in prior.given_grids)
+    given = conditions.given(batch.labels, captions)._replace(codes=coarser)
     return tuple(batch.codes[grid].to(prior.device) for grid in prior.grids), given.to(prior.device)
 
 

@@ -150,10 +150,16 @@ def upper_of(folders: str | Sequence[str]) -> str:
 
 
 def load_images_for(
-    tokenizer: Tokenizer, dataset: str, data_root: str | None, split: str, skip_unreadable: bool = False
+    tokenizer: Tokenizer,
+    dataset: str,
+    data_root: str | None,
+    split: str,
+    skip_unreadable: bool = False,
+    captions: str | None = None,
 ) -> Images:
     """Load one part of a data set, converted to the tokenizer's size and channels."""
-    return load_images(dataset, data_root, split, tokenizer.signal.size, tokenizer.signal.channels, skip_unreadable)
+    size, channels = tokenizer.signal.size, tokenizer.signal.channels
+    return load_images(dataset, data_root, split, size, channels, skip_unreadable, captions)
 
 
 def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:

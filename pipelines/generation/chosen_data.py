@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, download_folder, find_data, is_local, is_there
+from codegrid.data.names import AT_HAND, DOWNLOADS, PATHS, UNPACKED, download_folder, find_data, is_local, is_there
 from codegrid.data.tar_places import is_remote
 from codegrid.errors import InputError
 from codegrid.hub import HUB_PREFIX
@@ -56,7 +56,7 @@ def learnt_data(
     told = tokenizer.provenance.get("dataset")
     name = recorded[0] if recorded else told
     if data_root is not None:
-        return find_data(name if name in DOWNLOADS else None, data_root)
+        return find_data(name if name in DOWNLOADS + UNPACKED else None, data_root)
     if recorded:
         place = recorded[0].removeprefix(HUB_PREFIX) if is_local(recorded[0]) else recorded[1]
         if place is not None and not is_remote(place) and not is_there(place):

@@ -116,8 +116,9 @@ def save_completions(
     completions = images.unflatten(0, (count, -1))[:, :SHOWN]
     columns = completions.shape[1]
     names, heading = [drawable(file) for file in pictures.files[:count]], "completions"
-    if request.labels is not None:
-        asked = request.labels[:: request.of_each][:count].tolist()
+    numbers, classes = request.headings(classes)
+    if numbers is not None:
+        asked = numbers[:: request.of_each][:count].tolist()
         of = ["" if label == NO_LABEL else f", as {heading_of(label, classes)}" for label in asked]
         if len(set(asked)) == 1:
             heading += of[0]

@@ -12,12 +12,12 @@ import torch
 from codegrid.codes import Codes, Condition, Layout, Progress
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
-from codegrid.stage2_prior.conditions import Conditions
+from codegrid.stage2_prior.conditions import Conditions, conditions_of
 from codegrid.stage2_prior.sampling.draw import draw
 
 from .pairing import check_pairing
 from .rejection import Tell
-from .request import Request, conditions_of
+from .request import Request
 from .samples import Samples
 
 
@@ -55,12 +55,16 @@ class Drawer:
     def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
         """Draw some samples of a request, on the models' device. `tell` is called with the share that is done."""
         if request.rejection:
-            return request.rejection.best(request, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell)
+            return request.rejection.best(
+                request, rows, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell
+            )
         codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
         images = self.decode(codes, given.to(self.device), self.noise_of(request, rows).of("decoder"))
         if request.paste:
             images = request.paste.onto(images, request.pictures_of(rows))
-        return Samples(images, codes, given.labels, request.seed, tuple(self.classes))
+        return Samples(
+            images, codes, given.labels, request.seed, tuple(self.classes), request.prompts[rows.start : rows.stop]
+        )
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
         """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""

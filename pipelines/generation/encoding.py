@@ -19,11 +19,12 @@ from torch import nn
 from codegrid.budget import in_words
 from codegrid.codes import Codes, describe_layout
 from codegrid.data.augmentation import check_shift
+from codegrid.data.captions import as_column
 from codegrid.data.code_writer import missing_ranges, remove_codes, shard_ranges, write_codes
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import to_float
 from codegrid.data.loading import load_batches
-from codegrid.data.manifest import FILE_COLUMN, FILES, LABELS, VIEWS, CodeHeader, is_whole
+from codegrid.data.manifest import CAPTIONS, FILE_COLUMN, FILES, LABELS, VIEWS, CodeHeader, is_whole
 from codegrid.data.names import public_name
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
@@ -69,12 +70,15 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads
         images = load_images_for(
-            tokenizer, str(settings.dataset), settings.data_root, settings.split, settings.skip_unreadable
-        )
+            tokenizer, str(settings.dataset), settings.data_root, settings.split, settings.skip_unreadable,
+            settings.captions,
+        )  # fmt: skip
     print_once(str(images.found))
-    with_files = images.files is not None
+    with_files, places = images.files is not None, max(map(len, images.captions or ()), default=0)
     views = {name: getattr(settings, name) for name in VIEWS}
-    header = make_header(tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files)
+    header = make_header(
+        tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files, places
+    )
     header = replace(header, **views)
     described = f"{describe_layout(tokenizer.layout)}{describe_views(header)}"
     if settings.dry_run:
@@ -127,15 +131,29 @@ def encode_ranges(
             columns[LABELS] = images.labels[rows]
         if images.files is not None:
             columns[FILES] = images.files[rows]
+        if images.captions:
+            columns[CAPTIONS] = as_column(images.captions[rows], max(map(len, images.captions)))
         yield CodeBatch(codes, columns)
 
 
 def make_header(
-    tokenizer: Tokenizer, num_images: int, classes: list[str], split: str, source: str, with_files: bool = False
+    tokenizer: Tokenizer,
+    num_images: int,
+    classes: list[str],
+    split: str,
+    source: str,
+    with_files: bool = False,
+    captions: int = 0,
 ) -> CodeHeader:
-    """Return the header of a dataset of a tokenizer's codes, with labels if there are classes."""
+    """Return the header of a dataset of a tokenizer's codes, with labels if there are classes.
+
+    Args:
+        captions: most captions of an image.
+    """
     grids = [grid.as_json() for grid in tokenizer.layout]
-    columns = {FILES: dict(FILE_COLUMN)} if with_files else {}
+    columns: dict[str, dict[str, Any]] = {FILES: dict(FILE_COLUMN)} if with_files else {}
+    if captions:
+        columns[CAPTIONS] = {"kind": "text", "shape": [captions]}
     return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source, columns=columns)
 
 

@@ -25,7 +25,7 @@ from codegrid.pipelines.running.places import find_priors, find_tokenizers, list
 from codegrid.progress import progress_bar
 from codegrid.protocols import Classifier
 from codegrid.sampling_config import DrawingSettings, sampling_configs
-from codegrid.stage2_prior.conditions import Labels
+from codegrid.stage2_prior.conditions import Labels, Prompts
 
 from .drawer import Drawer
 from .kept_part import Keep, choose_part
@@ -54,12 +54,13 @@ class TwoStagePipeline(Drawer):
     """
 
     def __repr__(self) -> str:
-        signal, classes = self.tokenizer.signal, self.conditions.num_classes
+        signal, classes, words = self.tokenizer.signal, self.conditions.num_classes, self.conditions.num_words
         lines = [f"tokenizer: {type(self.tokenizer).__name__}, {'×'.join(map(str, signal.shape))} {signal.kind}s as "]
         lines[0] += describe_layout(self.layout)
         for name, prior in zip(prior_names(len(self.priors)), self.priors, strict=True):
             lines.append(f"{name}: {type(prior).__name__}, {describe_layout(prior.layout)}")
-        lines += [f"classes: {classes or 'none'}", f"device: {self.device}"]
+        lines += [f"texts of {words:,} words"] if words else [f"classes: {classes or 'none'}"]
+        lines.append(f"device: {self.device}")
         return "\n  ".join([f"{type(self).__name__}(", *lines]) + "\n)"
 
     @classmethod
@@ -125,6 +126,7 @@ class TwoStagePipeline(Drawer):
         backend: str = "auto",
         output_type: OutputType = "pt",
         progress: bool = True,
+        prompts: Prompts | None = None,
         **settings: Unpack[DrawingSettings],
     ) -> Samples:
         """Draw new images.
@@ -142,12 +144,13 @@ class TwoStagePipeline(Drawer):
             output_type: pt for tensors (n, c, H, W) in [-1, 1], as everywhere in this package; np for arrays
                 (n, H, W, c) in [0, 1]; pil for PIL pictures.
             progress: show a progress bar.
+            prompts: texts, for priors over texts: one for each sample or one for all. None: no text.
             settings: fields of `SamplingConfig`: one value for all priors, or a list with one for each.
 
         Raises `InputError` if a prior does not support a setting.
         """
         configs = sampling_configs(len(self.priors), **settings)
-        request = make_request(self.priors, num_samples, labels, seed, configs)
+        request = make_request(self.priors, num_samples, labels, seed, configs, prompts=prompts)
         return self.answer(request, batch_size, backend, output_type, progress, reject_with, reject_keep)
 
     __call__ = sample
@@ -166,6 +169,7 @@ class TwoStagePipeline(Drawer):
         output_type: OutputType = "pt",
         progress: bool = True,
         paste: bool = False,
+        prompts: Prompts | None = None,
         **settings: Unpack[DrawingSettings],
     ) -> Samples:
         """Keep a part of images and draw the rest.
@@ -180,6 +184,7 @@ class TwoStagePipeline(Drawer):
             labels: as for `sample`, one for each image or one for all. None: no particular class, if the prior learnt
                 grids without a label.
             paste: put the known pixels into the completions, with a soft seam; for masks over pixels.
+            prompts: one for each image or one for all. None: no text.
 
         All other parameters are those of `sample`.
 
@@ -189,7 +194,7 @@ class TwoStagePipeline(Drawer):
         given = self._of_size(images)
         part = choose_part(self.tokenizer, keep, len(given))
         codes = self.encode(part.of_known(given), batch_size)
-        request = complete_codes(self.priors, codes, part.masks, num_completions, labels, seed, configs)
+        request = complete_codes(self.priors, codes, part.masks, num_completions, labels, seed, configs, prompts)
         if paste:
             if part.known is None:
                 raise InputError("`paste` needs `keep` to be a mask over pixels: it says which ones to paste")
@@ -221,7 +226,8 @@ class TwoStagePipeline(Drawer):
                 batches.append(self.sample_rows(request, rows, backend, tell if progress else None))
         images = torch.cat([batch.images.cpu() for batch in batches])
         codes = tuple(torch.cat(grids).cpu() for grids in zip(*[batch.codes for batch in batches], strict=True))
-        return Samples(as_output(images, output_type), codes, request.labels, request.seed, tuple(self.classes))
+        images = as_output(images, output_type)
+        return Samples(images, codes, request.labels, request.seed, tuple(self.classes), request.prompts)
 
     def encode(self, images: Images, batch_size: int = 128) -> Codes:
         """Return the codes of images, on the CPU.

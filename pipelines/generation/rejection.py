@@ -1,4 +1,4 @@
-"""Rejection sampling: of several draws of a sample, a classifier keeps the one that shows its class most clearly.
+"""Rejection sampling: of several draws of a sample, a judge keeps the one that best shows what was asked for.
 
 The number of draws is fixed, so that no class can hold up the others, and each draw has random numbers of its own that
 follow from the sample's: neither the batch nor the number of samples changes what is kept.
@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from codegrid.codes import NO_LABEL
-from codegrid.data.images import to_uint8
 from codegrid.data.sources import Images, load_images
 from codegrid.devices import Device
 from codegrid.errors import InputError
@@ -25,7 +23,6 @@ from codegrid.limits import REJECT_KEEP, RejectKeep, check_value
 from codegrid.model_folder import load_model
 from codegrid.pipelines.evaluation.classifier import (
     NEEDS_LABELS,
-    describe_classifier,
     digest_of_weights,
     has_classes,
     recipe_of,
@@ -33,14 +30,16 @@ from codegrid.pipelines.evaluation.classifier import (
 )
 from codegrid.pipelines.running.run_folder import read_record
 from codegrid.protocols import Classifier, Prior, Tokenizer
+from codegrid.stage2_prior.conditions import conditions_of
 from codegrid.tensors import digest_of
 from codegrid.usable import CONFIG
 
 from .chosen_data import learnt_data, skips_unreadable
-from .request import Request, conditions_of
+from .judges import ClassifierJudge, Judge, PriorJudge
+from .request import Request
 from .samples import Samples
 
-TRAINED = "classifier"  # in place of a folder: a classifier that is trained first
+TRAINED, LIKELIHOOD = "classifier", "likelihood"  # in place of a folder: a classifier to train first, or the priors
 NUM_WORKERS = 2
 REJECTION = "rejection"  # in the record of a run, or the provenance of its codes: who rejected
 GIVE_ANOTHER = "give `reject_with` the folder of a classifier of the prior's classes and the tokenizer's images"
@@ -49,9 +48,9 @@ Tell = Callable[[float], object]
 
 
 class Rejection(NamedTuple):
-    """A classifier that keeps one draw of several, and the share that it keeps."""
+    """A judge that keeps one draw of several, and the share that it keeps."""
 
-    classifier: Classifier
+    judge: Judge
     keep: float
 
     @property
@@ -60,59 +59,47 @@ class Rejection(NamedTuple):
         return math.ceil(round(1 / self.keep, 6))  # 0.3333333 means a third
 
     def best(
-        self, request: Request, draw: Callable[[Request, Tell | None], Samples], tell: Tell | None = None
+        self, request: Request, rows: range, draw: Callable[[Request, Tell | None], Samples], tell: Tell | None = None
     ) -> Samples:
         """Return the best draw of each of some samples, the first one of equals.
 
         Args:
             request: a request with this rejection.
+            rows: the samples.
             draw: a request for a single draw, and what to call with the share of it that is done → the samples.
             tell: called with the share that is done.
         """
 
-        def draw_once(number: int) -> Samples:
+        def draw_once(number: int) -> tuple[Samples, torch.Tensor]:
             part = tell and (lambda done: tell((number + done) / self.draws))
-            return draw(request._replace(draw=number, rejection=None), part)
+            once = request._replace(draw=number, rejection=None)
+            samples = draw(once, part)
+            return samples, self.judge.scores(samples, once, rows)
 
-        best = draw_once(0)
-        scores = self.scores(best.images, best.labels)
+        best, scores = draw_once(0)
         for number in range(1, self.draws):
-            others = draw_once(number)
-            of_others = self.scores(others.images, others.labels)
+            others, of_others = draw_once(number)
             better = of_others > scores
             scores = torch.where(better, of_others, scores)
             codes = tuple(_choose(better, *pair) for pair in zip(others.codes, best.codes, strict=True))
             best = best._replace(images=_choose(better, others.images, best.images), codes=codes)
         return best
 
-    @torch.no_grad()
-    def scores(self, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """Return ln p / (1 - p) (b,) for p(label | image), on the CPU; without a label, for the likeliest class.
-
-        It orders images as p does, and still tells them apart where p is 1 up to rounding.
-        """
-        logits = self.classifier.logits(self.classifier(to_uint8(images).to(self.classifier.device))).cpu().double()
-        asked = logits.argmax(1)
-        if labels is not None:
-            asked = torch.where(labels.cpu() == NO_LABEL, asked, labels.cpu())
-        others = logits.scatter(1, asked[:, None], -math.inf).logsumexp(1)
-        return logits.gather(1, asked[:, None])[:, 0] - others
-
     def describe(self, num_samples: int) -> dict[str, Any]:
         """Return, as JSON values, who rejected, the draws of each sample and of all, and the share that was kept."""
-        network = describe_classifier(self.classifier)
+        network = self.judge.describe()
         return {"network": network, "keep": self.keep, "draws": self.draws, "drawn": self.draws * num_samples}
 
 
 class Source(NamedTuple):
-    """A classifier to reject with: a saved one, or else the images to train one on."""
+    """A judge to reject with, or else the images to train a classifier on."""
 
-    saved: Classifier | None
+    judge: Judge | None
     identity: str  # a digest of its weights, or of the recipe of one that is still to be trained
     images: Images | None = None
 
     def train_into(self, folder: Path, device: torch.device) -> None:
-        """Train the classifier, unless it is saved, and keep it in the folder of a run; one that is there stays."""
+        """Train the classifier, if there is no judge, and keep it in the folder of a run; one that is there stays."""
         if self.images is None:
             return
         place, recipe = folder / CLASSIFIER, recipe_of(self.images)
@@ -130,28 +117,30 @@ class Source(NamedTuple):
         assert self.images is not None
         return train_classifier(self.images, NUM_WORKERS, device)
 
-    def load_from(self, folder: Path, device: torch.device) -> Classifier:
-        """Return the classifier, saved or trained into a folder of a run."""
-        return self.saved or load_model(folder / CLASSIFIER, device, "classifier")
+    def load_from(self, folder: Path, device: torch.device) -> Judge:
+        """Return the judge: the one that was there, or a classifier that was trained into a folder of a run."""
+        return self.judge or ClassifierJudge(load_model(folder / CLASSIFIER, device, "classifier"))
 
 
 def find_source(
     name: str | Path, tokenizer: Tokenizer, priors: Sequence[Prior], device: Device, images: Images | None = None
 ) -> Source:
-    """Return the classifier that a name stands for: `classifier`, or the folder of a saved one.
+    """Return the judge that a name stands for: `classifier`, the folder of a saved one, or `likelihood`.
 
     Args:
-        name: `classifier` to train one, or a folder.
+        name: `classifier` to train one, `likelihood` for the priors' own, or a folder.
         tokenizer, priors: those that draw.
         device: where a saved one goes.
         images: the training part to train one on. None: that of the tokenizer.
 
     Raises `InputError` if there is none, or it is one of other classes or images than the priors and the tokenizer.
     """
+    if str(name) == LIKELIHOOD:
+        return Source(PriorJudge(priors), LIKELIHOOD)
     if str(name) != TRAINED:
         saved = load_model(name, device, "classifier")
         _check_fit(str(name), saved.signal.shape, _classes_of(saved), tokenizer, priors)
-        return Source(saved, digest_of_weights(saved))
+        return Source(ClassifierJudge(saved), digest_of_weights(saved))
     if images is None:
         dataset, place = learnt_data(tokenizer, remedy=GIVE_ANOTHER)
         size, channels = tokenizer.signal.size, tokenizer.signal.channels
@@ -174,7 +163,8 @@ def add_rejection(
 
     Args:
         tokenizer, priors: those that draw.
-        reject_with: `classifier` to train one on the tokenizer's data set, a folder, or a loaded classifier.
+        reject_with: `classifier` to train one on the tokenizer's data set, a folder, a loaded classifier, or
+            `likelihood` for the priors' own.
         keep: the share that is kept. None: a quarter.
 
     Raises `InputError` if the classifier does not fit, or cannot be had.
@@ -187,13 +177,14 @@ def add_rejection(
     check_value("reject_keep", keep, RejectKeep)
     if isinstance(reject_with, str | Path):
         source = find_source(reject_with, tokenizer, priors, tokenizer.device)
-        classifier = source.saved or source.train(torch.device(tokenizer.device))
+        judge = source.judge or ClassifierJudge(source.train(torch.device(tokenizer.device)))
     else:
         classifier, name = reject_with, type(reject_with).__name__
         if getattr(classifier, "kind", "") != "classifier":
             raise InputError(f"`reject_with` {name}: give a classifier, as codegrid.load returns it, or its folder")
         _check_fit(name, classifier.signal.shape, _classes_of(classifier), tokenizer, priors)
-    return request._replace(rejection=Rejection(classifier, keep))
+        judge = ClassifierJudge(classifier)
+    return request._replace(rejection=Rejection(judge, keep))
 
 
 def read_rejection(place: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from codegrid.codes import NO_LABEL, Codes, Condition, Known
@@ -16,7 +17,7 @@ from codegrid.errors import InputError
 from codegrid.limits import NumSamples, Seed, check_value
 from codegrid.protocols import Prior
 from codegrid.sampling_config import SamplingConfig, sampling_configs
-from codegrid.stage2_prior.conditions import Conditions, Labels
+from codegrid.stage2_prior.conditions import Labels, Prompts, conditions_of
 
 from .kept_part import Masks, check_keeps
 
@@ -36,6 +37,7 @@ class Request(NamedTuple):
     of_each: int = 1  # samples of each picture, which follow each other: p · of_each = n
     paste: Paste | None = None  # puts the known pixels of the pictures into their completions
     roughly: bool = False  # kept codes may become others that show as much of a picture
+    prompts: tuple[str, ...] = ()  # of each sample; empty without texts
     draw: int = 0  # the number of the draw, if there are several of each sample
     rejection: Rejection | None = None  # keeps the best of several draws of each sample
 
@@ -43,6 +45,14 @@ class Request(NamedTuple):
     def labels(self) -> torch.Tensor | None:
         """Labels (n,) int64, NO_LABEL for no particular class; None for unconditional priors."""
         return self.condition.labels
+
+    def headings(self, classes: Sequence[str]) -> tuple[np.ndarray | None, Sequence[str]]:
+        """Return a number (n,) of each sample's prompt or class, and what these are called; None with neither."""
+        if self.prompts:
+            names = list(dict.fromkeys(self.prompts))
+            numbers = {name: number for number, name in enumerate(names)}
+            return np.array([numbers[prompt] for prompt in self.prompts]), names
+        return None if self.labels is None else self.labels.numpy(), classes
 
     @property
     def num_known(self) -> int:
@@ -76,6 +86,7 @@ def make_request(
     seed: int | None = None,
     configs: Sequence[SamplingConfig] = (),
     of: str = "samples",
+    prompts: Prompts | None = None,
 ) -> Request:
     """Ask priors for samples.
 
@@ -87,6 +98,7 @@ def make_request(
         seed: sample i depends only on (seed, i). None: a new one, which the request records.
         configs: how each prior draws; empty: from its unchanged distribution.
         of: what messages call the samples.
+        prompts: texts, for priors over texts: one for each sample, or one for all. None: no text.
 
     Raises `InputError` if a prior does not support a setting.
     """
@@ -94,7 +106,8 @@ def make_request(
     seed = secrets.randbelow(2**32) if seed is None else seed
     check_value("seed", seed, Seed)
     configs = tuple(configs) or sampling_configs(len(priors))
-    condition = conditions_of(priors).resolve(labels, num_samples, of)
+    condition = conditions_of(priors).resolve(labels, num_samples, of, prompts=prompts)
+    texts = [prompts] if isinstance(prompts, str) else list(prompts or ())
     refusals = [_refusal(*each, condition) for each in zip(priors, configs, strict=True)]
     for number, refusal in enumerate(refusals):
         if refusal is not None and None in refusals and len(set(configs)) == 1:  # another prior supports the setting
@@ -104,7 +117,8 @@ def make_request(
     for prior in priors:
         prior.conditions.check_unlabelled(condition)
     own = tuple(config.completed_by(prior) for prior, config in zip(priors, configs, strict=True))
-    return Request(num_samples, condition, seed, own)
+    each = texts * (num_samples // len(texts)) if texts else ()
+    return Request(num_samples, condition, seed, own, prompts=tuple(each))
 
 
 def _refusal(prior: Prior, config: SamplingConfig, condition: Condition) -> InputError | None:
@@ -125,6 +139,7 @@ def complete_codes(
     labels: Labels | None = None,
     seed: int | None = None,
     configs: Sequence[SamplingConfig] = (),
+    prompts: Prompts | None = None,
 ) -> Request:
     """Ask for completions of pictures; those of one picture follow each other.
 
@@ -133,6 +148,7 @@ def complete_codes(
         masks: which sites of each grid to keep, (*shape) bool, or (p, *shape) of each picture its own: see `Part`.
         num_completions: of each picture.
         labels: one for each picture or one for all. None: no particular class.
+        prompts: one for each picture or one for all. None: no text.
         priors, seed, configs: as for `make_request`.
 
     Raises `InputError` if a prior cannot keep these codes, or does not support a setting.
@@ -143,7 +159,7 @@ def complete_codes(
     if labels is None and conditions_of(priors).num_classes:
         labels = NO_LABEL
     (num_pictures,) = {len(grid) for grid in codes}
-    request = make_request(priors, num_pictures, labels, seed, configs, "pictures")
+    request = make_request(priors, num_pictures, labels, seed, configs, "pictures", prompts)
     known = Known(codes, tuple(mask.expand_as(grid) for mask, grid in zip(masks, codes, strict=True)))
     return request._replace(
         num_samples=num_pictures * num_completions,
@@ -151,9 +167,5 @@ def complete_codes(
         known=known,
         roughly=any(prior.keeps == "roughly" for prior in priors),
         of_each=num_completions,
+        prompts=tuple(prompt for prompt in request.prompts for _ in range(num_completions)),
     )
-
-
-def conditions_of(priors: Sequence[Prior]) -> Conditions:
-    """Return the conditions that labels are read by: those of the first prior that has classes, if any."""
-    return next((prior.conditions for prior in priors if prior.conditions.num_classes), priors[0].conditions)

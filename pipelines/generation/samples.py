@@ -31,6 +31,7 @@ class Samples(NamedTuple):
     labels: torch.Tensor | None  # (n,) int64, -1 for no particular class
     seed: int  # draws the same samples again
     classes: tuple[str, ...] = ()  # the names of the labels; empty if they have none
+    prompts: tuple[str, ...] = ()  # of each sample; empty without texts
 
     def save(self, folder: str | Path) -> list[Path]:
         """Save each image as a PNG file named by its number and class, `00012-cat.png`, and return the paths."""

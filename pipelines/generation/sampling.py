@@ -20,7 +20,7 @@ from codegrid.data.code_writer import write_codes
 from codegrid.data.codes import CodeBatch
 from codegrid.data.image_files import ImageFiles, make_files, names_of_files, names_of_labels
 from codegrid.data.images import to_uint8
-from codegrid.data.manifest import FILES, FILES_JSON, LABELS
+from codegrid.data.manifest import CAPTIONS, FILES, FILES_JSON, LABELS
 from codegrid.data.npz import ON_A_PAGE
 from codegrid.data.shards import Column
 from codegrid.files import write_json
@@ -41,7 +41,8 @@ from .pipeline import TwoStagePipeline
 from .rejection import REJECTION, Rejection, Source, find_source
 from .request import Request, complete_codes, make_request
 
-DEFAULT_SAMPLES, DEFAULT_COMPLETIONS = 100, 4
+DEFAULT_SAMPLES, DEFAULT_COMPLETIONS, DEFAULT_OF_PROMPT = 100, 4, 8
+PROMPTS_JSON = "prompts.json"  # a list of the prompts, beside images
 
 
 class Job(NamedTuple):
@@ -131,13 +132,17 @@ def sample(settings: Sample) -> None:
 def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None) -> Request:
     """Return the request that the settings make."""
     configs, labels = settings.configs(len(pipeline.priors)), settings.labels or None
+    if pictures is None and settings.prompts:
+        of_each = DEFAULT_OF_PROMPT if settings.num_samples is None else settings.num_samples
+        prompts = [prompt for prompt in settings.prompts for _ in range(of_each)]
+        return make_request(pipeline.priors, len(prompts), labels, settings.seed, configs, prompts=prompts)
     if pictures is None:
         default = len(settings.labels) if len(settings.labels) > 1 else DEFAULT_SAMPLES
         num_samples = default if settings.num_samples is None else settings.num_samples
         return make_request(pipeline.priors, num_samples, labels, settings.seed, configs)
     of_each = DEFAULT_COMPLETIONS if settings.num_samples is None else settings.num_samples
     given = pictures.codes, pictures.part.masks
-    asked = complete_codes(pipeline.priors, *given, of_each, labels, settings.seed, configs)
+    asked = complete_codes(pipeline.priors, *given, of_each, labels, settings.seed, configs, settings.prompts or None)
     return asked._replace(paste=pictures.paste)
 
 
@@ -197,9 +202,11 @@ def _draw_images(job: Job, numbers: range, bar: Any) -> Iterator[torch.Tensor]:
 def _save_sheet(job: Job, files: ImageFiles, path: Path) -> None:
     """Save a sheet of the first samples by class, or of completions beside their pictures."""
     request, classes = job.request, job.pipeline.classes
+    if request.prompts:
+        write_json(path.with_name(PROMPTS_JSON), request.prompts)
     if job.pictures is None:
-        labels = None if request.labels is None else request.labels.numpy()
-        return save_by_class(path, files.read_first(ON_A_PAGE), request.num_samples, labels, classes)
+        first, of = files.read_first(ON_A_PAGE), "prompts" if request.prompts else "classes"
+        return save_by_class(path, first, request.num_samples, *request.headings(classes), of)
     shown = min(len(job.pictures.shown), max(1, ON_A_PAGE // request.of_each))
     images = files.read_first(min(request.of_each * shown, ON_A_PAGE))
     save_completions(path, job.pipeline.tokenizer, request, job.pictures, images, classes)
@@ -219,11 +226,14 @@ def leave_codes(job: Job) -> None:
         **{name: [config[name] for config in configs] for name in configs[0]},
         "priors": [prior.fingerprint() for prior in pipeline.priors], "backend": job.backend,
         "reject_with": job.facts()["reject_with"], "reject_keep": settings.reject_keep,
+        **({"prompts": list(settings.prompts)} if request.prompts else {}),
     }  # fmt: skip
     source = digest_of({**drawing, **job.facts()})
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
     with_files = job.pictures is not None
-    header = make_header(pipeline.tokenizer, request.num_samples, classes, "sampled", source, with_files)
+    header = make_header(
+        pipeline.tokenizer, request.num_samples, classes, "sampled", source, with_files, bool(request.prompts)
+    )
     folder, shown, missing = broadcast_from_main(job.accelerator, lambda: open_codes_folder(settings, header, drawing))
     if missing is None:
         return print_once(f"{shown} is finished: nothing to do")
@@ -248,5 +258,7 @@ def _draw_shard(job: Job, numbers: range, labels: torch.Tensor | None, bar: Any)
     batches = map_across_ranks(draw, numbers, job.settings.batch_size, job.accelerator, bar.update)
     codes = tuple(map(torch.cat, zip(*batches, strict=True)))
     columns: dict[str, Column] = {} if labels is None else {LABELS: labels[numbers.start : numbers.stop]}
+    if prompts := job.request.prompts[numbers.start : numbers.stop]:
+        columns[CAPTIONS] = [[prompt] for prompt in prompts]
     files = job.files_of(numbers)
     return CodeBatch(codes, columns if files is None else columns | {FILES: files})

@@ -76,9 +76,10 @@ class Rejecting(Drawing):
 
     title: ClassVar[str] = Drawing.title
 
-    reject_with: Annotated[str | None, tyro.conf.arg(metavar="classifier|FOLDER")] = None
+    reject_with: Annotated[str | None, tyro.conf.arg(metavar="classifier|likelihood|FOLDER")] = None
     """Draw each sample several times, and keep the draw whose class a classifier finds likeliest: the folder of a saved
-    one, or the word classifier to train one first on the data set of the tokenizer. The results say who rejected."""
+    one, or the word classifier to train one first on the data set of the tokenizer. Or the word likelihood, to keep the
+    draw whose label or prompt makes it most likelier to the prior than none does. The results say who rejected."""
     reject_keep: RejectKeep | None = None
     """Share of the draws that --reject-with keeps, by default 0.25: each sample is the best of 4 draws."""
 

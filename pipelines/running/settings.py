@@ -153,6 +153,18 @@ class UsesImages(ReadsData):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HasCaptions(Command):
+    """Settings of commands that read images with captions."""
+
+    title: ClassVar[str] = "captions"
+
+    captions: Annotated[str | None, tyro.conf.arg(metavar="FILE.csv|FILE.jsonl|COLUMN")] = None
+    """Captions of the pictures in a folder: a table (.csv, .tsv, .jsonl) with a column of file names and one of texts;
+    a picture may have several rows. Of a data set of the hub, the column of texts; by default one called text, caption
+    or captions. emoji have their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MakesViews(Command):
     """Settings of commands that can encode each image several times."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,16 +13,24 @@ from codegrid.errors import InputError
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior
 from codegrid.registry import TABLES
+from codegrid.stage2_prior.text_tokenizer import TextTokenizer
 
 from .trainer import seed_torch
 
 Tables = dict[str, torch.Tensor]
 
 
-def make_prior(settings: TrainPrior, whole: Layout, tables: Callable[[], Tables], num_classes: int = 0) -> Prior:
+def make_prior(
+    settings: TrainPrior,
+    whole: Layout,
+    tables: Callable[[], Tables],
+    num_classes: int = 0,
+    text_tokenizer: TextTokenizer | None = None,
+) -> Prior:
     """Return a prior of the grids that the settings choose of the whole layout, conditioned on the coarser ones.
 
-    `tables` returns those of the codes, and is called only for a prior that takes them.
+    `tables` returns those of the codes, and is called only for a prior that takes them. A text tokenizer makes a prior
+    over texts in place of classes.
 
     Raises `InputError` if a prior of this kind cannot learn them.
     """
@@ -40,9 +48,14 @@ def make_prior(settings: TrainPrior, whole: Layout, tables: Callable[[], Tables]
         more = {name: value for name, value in known.items() if name in takes}
     if "tables" in takes:
         more["tables"] = tables()
+    if text_tokenizer is not None:
+        more |= {"num_words": text_tokenizer.num_words, "text_length": settings.text_length}
     seed_torch(settings.seed, "weights")
     try:
-        return cls(layout=layout, grids=grids, num_classes=num_classes, **more, **settings.options)
+        prior: Any = cls(layout=layout, grids=grids, num_classes=num_classes, **more, **settings.options)
+        if text_tokenizer is not None:
+            prior.text_tokenizer = text_tokenizer
+        return cast("Prior", prior)
     except InputError as error:
         if len({grid.shape for grid in layout}) == 1 or "given_grids" not in takes:
             raise

@@ -21,7 +21,7 @@ from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import FINISH, StopSignals
-from codegrid.usable import BEST, CONFIG, LAST, PARTS, WEIGHTS
+from codegrid.usable import BEST, CONFIG, LAST, MODEL_FILES, PARTS, WEIGHTS
 
 from .checkpoints import STATES, Checkpoints, drop_states, saved_states
 from .log import Log, short
@@ -257,7 +257,7 @@ def write_usable(folder: Path, objective: Objective, history: list[Metrics], is_
     objective.save(folder / LAST, history)
     if is_best:
         with write_folder(folder / BEST, index=CONFIG) as staging:
-            for name in (CONFIG, WEIGHTS):
+            for name in (name for name in MODEL_FILES if (folder / LAST / name).exists()):
                 try:  # files of a model folder are replaced, never changed, so a hard link is enough
                     os.link(folder / LAST / name, staging / name)
                 except OSError:  # the disk has no hard links
@@ -269,7 +269,7 @@ def remove_usable(folder: Path) -> None:
     for place in (folder / LAST, folder / BEST):
         for part, names in PARTS.items():
             remove_folder(place / part, names)
-        remove_folder(place, (CONFIG, WEIGHTS, CARD))
+        remove_folder(place, (*MODEL_FILES, CARD))
 
 
 def _as_numbers(figures: Figures) -> Metrics:

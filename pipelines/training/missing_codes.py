@@ -45,6 +45,7 @@ def export_missing(
             tokenizer=settings.tokenizer,
             output=output,
             split=split,
+            captions=settings.captions,
             **({name: getattr(settings, name) for name in VIEWS} if split == "train" else {}),
             dry_run=settings.dry_run,
             skip_unreadable=True,  # if there are any, the tokenizer's training skipped them too

@@ -33,6 +33,7 @@ from codegrid.pipelines.running.processes import broadcast_from_main, shut_down
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.sampling_config import SamplingConfig
+from codegrid.stage2_prior.text_tokenizer import TextTokenizer
 
 from .chosen_prior import make_prior
 from .initial import load_initial, start_from
@@ -42,6 +43,7 @@ from .missing_codes import export_missing, missing_codes, views_of
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
 from .sharding import check_can_shard
+from .texts import choose_texts, some_captions
 from .trainer import fused_adam
 
 VALIDATED = 1000  # items while training; `evaluate` uses all
@@ -77,7 +79,7 @@ class PriorObjective:
 
     def losses(self, player: str, wrapped: nn.Module, batch: CodeBatch, moment: Moment) -> Losses:
         """Return the prior's losses for its grids of a batch, given the coarser ones."""
-        losses = wrapped(*prior_inputs(self.prior, batch), moment)
+        losses = wrapped(*prior_inputs(self.prior, batch, moment.noise), moment)
         return losses._replace(figures={f"batch_{name}": value for name, value in losses.figures.items()})
 
     def after_step(self, step: int, seed: int) -> None:
@@ -148,11 +150,13 @@ def train_prior(settings: TrainPrior) -> Trained | None:
             return None  # the grids are not known yet
     codes = open_codes_to_learn(settings, tokenizer)
     training, validation = hold_out(codes, settings.validation_codes)
+    texts = choose_texts(settings, codes, training, validation, source, accelerator)
     facts = {"data": codes.fingerprint(), "validation": validation.fingerprint(), **views_of(codes, settings)}
+    facts |= {"text_tokenizer": texts.sha256} if texts else {}
     run = open_run(settings, compute, accelerator, source, **facts)
     if run.finished:
         return read_trained(run)
-    prior = build_prior(settings, codes, tokenizer)
+    prior = build_prior(settings, codes, tokenizer, texts)
     start_from(prior, source, settings.init_from)
     is_sharded = settings.shard and accelerator.num_processes > 1
     if not is_sharded or settings.dry_run:  # a sharded one may be too large for the device
@@ -198,11 +202,13 @@ def open_codes_to_learn(settings: TrainPrior, tokenizer: Tokenizer | None = None
     return codes
 
 
-def build_prior(settings: TrainPrior, codes: AnyCodes, tokenizer: Tokenizer | None = None) -> Prior:
+def build_prior(
+    settings: TrainPrior, codes: AnyCodes, tokenizer: Tokenizer | None = None, texts: TextTokenizer | None = None
+) -> Prior:
     """Return the prior to train on these codes, which a tokenizer made, with weights drawn from the seed."""
-    classes = [] if settings.unconditional else codes.classes
+    classes = [] if settings.unconditional or texts else codes.classes
     tables = codes.tables if tokenizer is None else partial(tables_of, tokenizer)
-    prior = make_prior(settings, codes.layout, tables, len(classes))
+    prior = make_prior(settings, codes.layout, tables, len(classes), texts)
     prior.provenance = {
         "tokenizer_fingerprint": codes.header.tokenizer_fingerprint,
         "layout": [grid.as_json() for grid in codes.layout],
@@ -224,8 +230,8 @@ def prepare(prior: Prior, training: Batches) -> None:
 
 def what_is_learnt(prior: Prior, codes: AnyCodes) -> str:
     """Return the grids that a prior learns, and what it is given, in words."""
-    classes = prior.conditions.num_classes
-    condition = f"{classes} classes" if classes else "unconditional"
+    classes, words = prior.conditions.num_classes, prior.conditions.num_words
+    condition = f"{classes} classes" if classes else f"texts of {words:,} words" if words else "unconditional"
     if prior.given_grids:
         condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
     return f"{describe_layout(prior.layout)}{describe_views(codes.header)}, {condition}"
@@ -246,6 +252,8 @@ def save(
     kept.save_pretrained(folder)  # first: a picture may fail
     if tokenizer is not None:
         is_whole = tuple(kept.grids) == tuple(range(len(tokenizer.layout)))
+        if is_whole and kept.conditions.num_words:
+            kept.provenance["prompts"] = some_captions(kept, objective.validation, MAX_ROWS)
         drawn = draw_samples(kept, tokenizer, settings.seed) if is_whole else objective.draw_part(kept, tokenizer)
         kept.save_pretrained(folder, drawn)
     at_most, name = "at most " * (kept.likelihood == "bound"), objective.criterion.replace("_", " ")
@@ -255,10 +263,13 @@ def save(
 
 
 def draw_samples(prior: Prior, tokenizer: Tokenizer, seed: int) -> bytes:
-    """Return a sheet of samples as a PNG file, a row for each of the first classes."""
+    """Return a sheet of samples as a PNG file, a row for each of the first classes, or of the prompts that it names."""
+    prompts = prior.provenance.get("prompts", []) if prior.conditions.num_words else []
     classes, at_most = prior.conditions.num_classes, MAX_CARD_PIXELS // (COLUMNS * math.prod(tokenizer.signal.size))
-    rows = max(1, min(classes or 2, MAX_ROWS, at_most))
+    rows = max(1, min(classes or len(prompts) or 2, MAX_ROWS, at_most))
     labels = [label for label in range(rows) for _ in range(COLUMNS)] if classes else None
+    asked = [prompt for prompt in prompts[:rows] for _ in range(COLUMNS)] or None
     with without_compiling():
-        samples = TwoStagePipeline(tokenizer, prior).sample(COLUMNS * rows, labels, seed=seed, progress=False)
+        pipeline = TwoStagePipeline(tokenizer, prior)
+        samples = pipeline.sample(COLUMNS * rows, labels, prompts=asked, seed=seed, progress=False)
     return to_png(make_sheet(samples.images, COLUMNS))

@@ -1,11 +1,13 @@
 """MaskGIT (Chang et al. 2022, arXiv 2202.04200): a transformer that guesses hidden codes from all the others.
 
-Shapes: b batch, n sites of a grid, s sites of all grids, d channels, K num_embeddings, *shape the sites of a grid.
+Shapes: b batch, n sites of a grid, s sites of all grids, t words of a text, d channels, K num_embeddings, *shape the
+sites of a grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,19 +26,29 @@ from codegrid.stage2_prior.pixelcnn.kept import Kept
 from codegrid.stage2_prior.sampling.masked import first_hidden, hide, sample_masked
 from codegrid.stage2_prior.sampling.schedules import masked_share
 from codegrid.stage2_prior.transformer.layers import Block, Positions, RMSNorm, initialise
+from codegrid.stage2_prior.transformer.words import CrossAttention, WordEncoder
 
 
 class MaskGITNetwork(nn.Module):
-    """A transformer in which every site sees every other one, and those of coarser grids.
+    """A transformer in which every site sees every other one, those of coarser grids, and the words of a text.
 
     Args:
         layout: the grids to guess.
         given_layout: the coarser grids that it is given.
         num_conditions: the rows of the table of labels; 0: none.
         options: the sizes.
+        num_words, text_length: the sizes of the vocabulary and of texts; 0: none.
     """
 
-    def __init__(self, layout: Layout, given_layout: Layout, num_conditions: int, options: MaskGITOptions) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        given_layout: Layout,
+        num_conditions: int,
+        options: MaskGITOptions,
+        num_words: int = 0,
+        text_length: int = 0,
+    ) -> None:
         super().__init__()
         width = options.channels
         self.sizes = [grid.num_sites for grid in layout]
@@ -49,9 +61,21 @@ class MaskGITNetwork(nn.Module):
             nn.Sequential(RMSNorm(width), nn.Linear(width, grid.num_embeddings)) for grid in layout
         )
         initialise(self, options.num_layers)
+        self.words, self.crossings = None, nn.ModuleList()
+        if num_words:
+            sizes = width, options.num_heads
+            self.words = WordEncoder(num_words, text_length, *sizes, options.text_layers)
+            self.crossings = nn.ModuleList(CrossAttention(*sizes) for _ in range(options.num_layers))
+            initialise(self.words, options.text_layers)
+            initialise(self.crossings, options.num_layers)
 
     def forward(
-        self, codes: Codes, conditions: Tensor | None, coarser: Codes = (), dropout: float = 0.0
+        self,
+        codes: Codes,
+        conditions: Tensor | None,
+        coarser: Codes = (),
+        words: Tensor | None = None,
+        dropout: float = 0.0,
     ) -> tuple[Tensor, ...]:
         """Turn codes (b, *shape), HIDDEN where they are to be guessed, into logits (b, n, K) of all of them.
 
@@ -59,6 +83,7 @@ class MaskGITNetwork(nn.Module):
             codes: of each grid.
             conditions: rows (b,) of the table of labels.
             coarser: codes (b, *shape) of the coarser grids.
+            words: of texts (b, t).
             dropout: the share of the features to drop.
         """
         parts = []
@@ -70,14 +95,17 @@ class MaskGITNetwork(nn.Module):
         if torch.is_autocast_enabled(x.device.type):  # embeddings are not in its type, and sums would stay in theirs
             x = x.to(torch.get_autocast_dtype(x.device.type))
         x = F.dropout(x, dropout, training=dropout > 0)
-        for block in self.blocks:
+        of_text = None if self.words is None else self.words(words, dropout)
+        for block, crossing in zip_longest(self.blocks, self.crossings):
+            if crossing is not None:
+                x = crossing(x, of_text, dropout)
             x = block(x, dropout=dropout)
         features = x.split([part.shape[1] for part in parts], dim=1)[len(coarser) :]
         return tuple(head(of_grid) for head, of_grid in zip(self.heads, features, strict=True))
 
 
 class MaskGIT(HidesLabels):
-    """A MaskGIT: p(hidden codes | all others, label, coarser grids), drawn in a few steps of many sites each.
+    """A MaskGIT: p(hidden codes | all others, label or text, coarser grids), drawn in a few steps of many sites each.
 
     Args:
         layout: grids of any shapes, as `Grid`s or as their JSON values.
@@ -85,6 +113,8 @@ class MaskGIT(HidesLabels):
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         given_grids: numbers of the coarser grids that it is conditioned on.
         given_layout: these grids, coarse to fine.
+        num_words: the size of the vocabulary of texts; 0: it is not conditioned on texts.
+        text_length: the most words of a text.
         options: the fields of `MaskGITOptions`.
 
     Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
@@ -112,12 +142,18 @@ class MaskGIT(HidesLabels):
         num_classes: int = 0,
         given_grids: Sequence[int] = (),
         given_layout: Sequence[Grid | dict[str, Any]] = (),
+        num_words: int = 0,
+        text_length: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, given_grids=given_grids, given_layout=given_layout, **options)
+        given_too = {"given_grids": given_grids, "given_layout": given_layout}
+        texts = {"num_words": num_words, "text_length": text_length}
+        super().__init__(layout, grids, num_classes, **given_too, **texts, **options)
         if not self.layout:
             raise InputError("`layout` of no grid: a maskgit prior learns at least one")
-        self.network = MaskGITNetwork(self.layout, self.given_layout, self.num_conditions, self.chosen)
+        self.network = MaskGITNetwork(
+            self.layout, self.given_layout, self.num_conditions, self.chosen, num_words, text_length
+        )
         self._compiled = Kept()
 
     @property
@@ -135,6 +171,10 @@ class MaskGIT(HidesLabels):
             unmask_order=self.chosen.unmask_order,
             mask_schedule=self.chosen.mask_schedule,
         )
+
+    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
+        """Return the inputs of the network besides codes; the last are the words (b, text_length) of texts, if any."""
+        return *super().condition_inputs(given, batch_size, moment), self.texts(given, batch_size, moment)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean over samples of the mean nats of their hidden codes, for codes (b, *shape).

@@ -186,7 +186,7 @@ class GatedPixelCNN(GivenPrior):
             return PlainSteps(self, given, batch_size, site_by_site(self.layout))
         conditioning = self.conditioning(given, batch_size)
         if backend == "native":
-            return NativeSteps(self.network, self.layout, batch_size, *conditioning)
+            return NativeSteps(self.network, self.layout, batch_size, conditioning.rows, conditioning.site_map)
         return PixelCNNSteps(self.network, self.layout, batch_size, conditioning, compiled=backend == "compiled")
 
     def sample(

@@ -18,6 +18,7 @@ from codegrid.limits import BatchSize, NumSamples, Seed, check_value
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
 from codegrid.sampling_config import DrawingSettings, SamplingConfig, sampling_configs
+from codegrid.stage2_prior.conditions import Prompts, conditions_of
 
 from .checks import spread_known, start_grids
 
@@ -30,7 +31,7 @@ def sample(
     first_index: int = 0,
     batch_size: int = 128,
     known: Known | None = None,
-    prompts: Sequence[str] | None = None,
+    prompts: Prompts | None = None,
     codes: Codes = (),
     actions: Tensor | None = None,
     backend: str = "auto",
@@ -46,7 +47,7 @@ def sample(
         seed, first_index: sample i follows from (seed, first_index + i) alone.
         batch_size: samples drawn at once.
         known: sites to keep, and their codes, for each grid that is drawn.
-        prompts: texts, for a prior over texts.
+        prompts: texts, for priors over texts; one for each sample or one for all. None: no text.
         codes: coarser grids or earlier frames, for a prior that needs them: (n, *shape), or (1, *shape) for all.
         actions: (n, frames), for a prior over frames.
         backend: auto, plain (one forward pass per step: the reference), torch (nothing is computed twice), native,
@@ -71,10 +72,13 @@ def sample(
     configs = sampling_configs(len(priors), **settings)
     layout = layout_of(priors)
     device = priors[0].device
-    asked = next((one for one in priors if one.conditions.num_classes), priors[0]).conditions
-    given = asked.resolve(labels, num_samples, first_index=first_index, prompts=prompts)._replace(
-        codes=tuple(_for_all(grid, num_samples, "codes") for grid in codes),
-        actions=None if actions is None else _for_all(actions, num_samples, "actions"),
+    given = (
+        conditions_of(priors)
+        .resolve(labels, num_samples, first_index=first_index, prompts=prompts)
+        ._replace(
+            codes=tuple(_for_all(grid, num_samples, "codes") for grid in codes),
+            actions=None if actions is None else _for_all(actions, num_samples, "actions"),
+        )
     )
     for one, config in zip(priors, configs, strict=True):
         one.conditions.check_guidance(config.guidance_scale, given)
@@ -122,7 +126,7 @@ def draw(
         kept = None if known is None else Known(known.codes[own], known.mask[own])
         if kept is not None and prior.keeps == "none" and any(bool(mask.any()) for mask in kept.mask):
             raise InputError(f"`known`: a {type(prior).__name__} keeps no sites; leave it out")
-        condition = _condition_of(prior, given, finished, alone=len(priors) == 1)
+        condition = condition_of(prior, given, finished, alone=len(priors) == 1)
         part, to_draw = noise.of("grid", prior.grids[0]), sum(grid.num_sites for grid in prior.layout)
         for progress in prior.sample(condition, part, config, kept, backend, watch):
             codes[own], drawn[own] = progress.codes, progress.drawn
@@ -147,15 +151,17 @@ def layout_of(priors: Sequence[Prior]) -> Layout:
     return tuple(grid for prior in priors for grid in prior.layout)
 
 
-def _condition_of(prior: Prior, given: Condition, finished: dict[int, Tensor], alone: bool) -> Condition:
+def condition_of(prior: Prior, given: Condition, finished: dict[int, Tensor], alone: bool) -> Condition:
     """Return the part of a condition that one of several priors accepts, with the coarser grids drawn so far."""
     coarser = tuple(finished[number] for number in prior.given_grids if number in finished)
     given = given._replace(codes=(*given.codes, *coarser)).to(prior.device)
     if len(given.codes) < len(prior.given_grids):
         numbers = ", ".join(map(str, prior.given_grids))
         raise InputError(f"`codes`: this prior needs the grids {numbers}; give them, or put their priors before it")
-    if not alone and not prior.conditions.num_classes:  # the labels are meant for another prior
-        given = given._replace(labels=None)
+    if not alone:  # labels and texts may be meant for another prior
+        conditions = prior.conditions
+        labels, text = given.labels if conditions.num_classes else None, given.text if conditions.num_words else None
+        given = given._replace(labels=labels, text=text)
     return given
 
 

@@ -1,6 +1,6 @@
-"""Cached steps of the causal transformer: the keys and values of all earlier positions are kept.
+"""Cached steps of the causal transformer: the keys and values of a text and of all earlier positions are kept.
 
-Shapes: b batch, d channels, m new positions, K num_embeddings of a grid.
+Shapes: b batch, d channels, m new positions, t words of a text, K num_embeddings of a grid.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class TransformerSteps:
         waiting = network.first(given.rows, batch_size)
         self.at_sites, self.turned = network.at_sites(given), network.rotations(waiting)
         heads = waiting.shape[2] // network.head_width
-        self.cache = KeyValueCache(
-            len(network.blocks), batch_size, heads, len(self.order), network.head_width, like=waiting
-        )
+        self.words = given.words  # until they are in the cache
+        self.ahead = 0 if given.words is None else given.words.hidden.shape[1]  # positions in front of the codes: t
+        sizes = self.ahead + len(self.order), network.cached_width
+        self.cache = KeyValueCache(len(network.blocks), batch_size, heads, *sizes, like=waiting)
         self.waiting = [waiting]  # features (b, m, d) of positions, without those of their sites
         self.taken = 0  # codes that were appended
         self.logits: Tensor | None = None
@@ -62,15 +63,16 @@ class TransformerSteps:
 
     def _take_in(self, x: Tensor) -> Tensor:
         """Pass new positions (b, m, d) through all layers."""
-        here = slice(self.cache.length, self.cache.length + x.shape[1])
+        first = max(0, self.cache.length - self.ahead)
+        here = slice(first, first + x.shape[1])
         queries, keys = self.turned
         turned = queries[:, here], keys[:, here]
         x = x + self.at_sites[:, here]
-        if self.compiled and x.shape[1] == 1:
-            place = torch.tensor([here.start], device=x.device)
+        if self.compiled and x.shape[1] == 1 and self.words is None:
+            place = torch.tensor([self.ahead + first], device=x.device)
             x = compiled_position()(self.network.blocks, x, turned, self.cache.tensor, place)
         else:
             for number, block in enumerate(self.network.blocks):
-                x = block(x, turned, causal=True, cache=self.cache, layer=number)
-        self.cache.length = here.stop
+                x = block(x, turned, causal=True, cache=self.cache, layer=number, words=self.words)
+        self.cache.length, self.words = self.ahead + here.stop, None
         return x

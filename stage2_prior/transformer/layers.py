@@ -1,12 +1,12 @@
 """Layers of transformers over codes: attention over a whole sequence or beside kept keys and values, and positions.
 
-Shapes: b batch, n positions, m new positions, d width, d_h width of a head, *shape the sites of a grid.
+Shapes: b batch, n positions, m new positions, t words, d width, d_h width of a head, *shape the sites of a grid.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from codegrid.errors import InputError
 EPSILON = 1e-5
 SPREAD = 0.02  # standard deviation of new weights
 SLOWEST = 100.0  # sites after which the slowest pair of rotated channels has turned by one radian
+HIDING = 8  # channels that hide keys; kernels want them in eights
+UNSEEN = -1e4  # in these channels of a hidden key
 
 
 class RMSNorm(nn.Module):
@@ -90,18 +92,28 @@ class KeyValueCache:
         return keys, values, seen
 
 
+class Words(NamedTuple):
+    """Texts as features, of which those after the end of a text are not to be seen."""
+
+    features: Tensor  # (b, t, d)
+    hidden: Tensor  # (b, t) bool
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention.
+    """Multi-head self-attention, perhaps with texts in front.
 
     Args:
         width: d.
         num_heads: heads of width d_h = d / num_heads.
         normalise: normalise each head's queries and keys, which keeps their products small.
+        after_words: whether there are texts in front, which all positions see. Queries, keys and values are wider by
+            `HIDING` channels then, in which the keys after the end of a text are hidden: a mask would take memory for
+            each sample and each pair of positions.
 
     Raises `InputError` if the width is not `num_heads` times an even number.
     """
 
-    def __init__(self, width: int, num_heads: int, normalise: bool = False) -> None:
+    def __init__(self, width: int, num_heads: int, normalise: bool = False, after_words: bool = False) -> None:
         super().__init__()
         if width % (2 * num_heads):
             raise InputError(f"`channels` {width}: it must be a multiple of {2 * num_heads}, twice `num_heads`")
@@ -109,6 +121,7 @@ class Attention(nn.Module):
         self.inward = nn.Linear(width, 3 * width, bias=False)
         self.outward = nn.Linear(width, width, bias=False)
         self.norms = nn.ModuleList(RMSNorm(width // num_heads) for _ in range(2 * normalise))
+        self.of_words = nn.Linear(width, 2 * width, bias=False) if after_words else None
 
     def forward(
         self,
@@ -118,6 +131,7 @@ class Attention(nn.Module):
         causal: bool = False,
         cache: KeyValueCache | None = None,
         layer: int = 0,
+        words: Words | None = None,
     ) -> Tensor:
         """Let each position of x (b, n, d) look at others.
 
@@ -127,32 +141,53 @@ class Attention(nn.Module):
             causal: whether a position sees only itself and earlier ones.
             cache: keys and values of earlier positions, which all positions of x see, and the number of this layer
                 in it; those of x are added.
+            words: texts in front, unless their keys and values are in the cache already.
         """
         query, key, value = self.inward(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if self.norms:
             query, key = (norm(part) for norm, part in zip(self.norms, (query, key), strict=True))
         if turned is not None:
             query, key = (rotate(part, rotation) for part, rotation in zip((query, key), turned, strict=True))
+        width, scale = query.shape[3], None
+        if self.of_words is not None:
+            scale, query = width**-0.5, F.pad(query, (0, HIDING), value=1.0)
+            key, value = self._put_in_front(words, F.pad(key, (0, HIDING)), F.pad(value, (0, HIDING)))
         if cache is not None:
             key, value, mask = cache.put(layer, key, value, causal)
-            causal = False
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+            mask = mask if mask is None else mask[-query.shape[2] :]
+        elif words is not None:  # PyTorch's causal mask begins at the first key: queries of words that nobody reads
+            query = F.pad(query, (0, 0, words.hidden.shape[1], 0))
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal and cache is None, scale=scale
+        )[:, :, -x.shape[1] :, :width]
         return cast(Tensor, self.outward(attended.transpose(1, 2).flatten(2)))
+
+    def _put_in_front(self, words: Words | None, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values (b, heads, t + n, d_h + `HIDING`) of texts and of the positions behind them."""
+        if words is None or self.of_words is None:
+            return key, value
+        keys, values = self.of_words(words.features).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        keys = self.norms[1](keys) if self.norms else keys
+        marks = words.hidden[:, None, :, None].to(keys) * UNSEEN
+        keys = torch.cat([keys, marks.expand(*keys.shape[:3], HIDING)], dim=3)
+        return torch.cat([keys, key], dim=2), torch.cat([F.pad(values, (0, HIDING)), value], dim=2)
 
 
 class Block(nn.Module):
     """A layer of a transformer: x + attention, then x + feed-forward, each of the normalised features.
 
     Args:
-        width, num_heads, normalise: those of the attention.
+        width, num_heads, normalise, after_words: those of the attention.
         condition_width: width of a vector (b, ·) that scales, shifts and gates both halves (adaLN-zero, Peebles and
             Xie 2022, arXiv 2212.09748); 0: none. A new block lets none of them through.
     """
 
-    def __init__(self, width: int, num_heads: int, normalise: bool = False, condition_width: int = 0) -> None:
+    def __init__(
+        self, width: int, num_heads: int, normalise: bool = False, condition_width: int = 0, after_words: bool = False
+    ) -> None:
         super().__init__()
         self.norms = nn.ModuleList(RMSNorm(width) for _ in range(2))
-        self.attention = Attention(width, num_heads, normalise)
+        self.attention = Attention(width, num_heads, normalise, after_words)
         self.feed_forward = FeedForward(width)
         self.modulation = nn.Linear(condition_width, 6 * width) if condition_width else None
 
@@ -166,6 +201,7 @@ class Block(nn.Module):
         layer: int = 0,
         condition: Tensor | None = None,
         dropout: float = 0.0,
+        words: Words | None = None,
     ) -> Tensor:
         """Turn features (b, n, d) into the next ones; `dropout` is the share of each half's result to drop.
 
@@ -176,7 +212,10 @@ class Block(nn.Module):
             inner = self.norms[half](x)
             if scales is not None and shifts is not None:
                 inner = inner * (1 + scales[half]) + shifts[half]
-            inner = self.feed_forward(inner) if half else self.attention(inner, turned, mask, causal, cache, layer)
+            if half:
+                inner = self.feed_forward(inner)
+            else:
+                inner = self.attention(inner, turned, mask, causal, cache, layer, words)
             inner = F.dropout(inner, dropout, training=dropout > 0)
             x = x + (inner if gates is None else gates[half] * inner)
         return x

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from codegrid.codes import Codes, Condition, Layout, Losses, Moment, describe_layout
+from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment, describe_layout
 from codegrid.errors import InputError
 from codegrid.protocols import NO_CONDITION, Steps
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, enlarge
@@ -25,7 +25,18 @@ from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, site_by_site
 
 from .cache import TransformerSteps
-from .layers import SPREAD, Block, KeyValueCache, Positions, RMSNorm, initialise, rotation_at, site_coordinates
+from .layers import (
+    HIDING,
+    SPREAD,
+    Block,
+    KeyValueCache,
+    Positions,
+    RMSNorm,
+    initialise,
+    rotation_at,
+    site_coordinates,
+)
+from .words import WordEncoder
 
 
 class TransformerNetwork(nn.Module):
@@ -43,10 +54,12 @@ class TransformerNetwork(nn.Module):
         num_conditions: int,
         given_layout: Layout = (),
         given_features: int = 0,
+        num_words: int = 0,
+        text_length: int = 0,
     ) -> None:
         super().__init__()
-        channels, shape = options.channels, layout[0].shape
-        self.layout, self.head_width = layout, channels // options.num_heads
+        channels, heads, shape = options.channels, options.num_heads, layout[0].shape
+        self.layout, self.head_width = layout, channels // heads
         # numbers of the grids of each shape: those of one shape are drawn together, site by site
         numbers = groupby(range(len(layout)), key=lambda number: layout[number].shape)
         self.groups = [list(group) for _, group in numbers]
@@ -54,7 +67,9 @@ class TransformerNetwork(nn.Module):
         self.start = None if num_conditions else nn.Parameter(torch.randn(channels) * SPREAD)
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.positions = nn.ModuleList(Positions(grid.shape, channels) for grid in layout)
-        self.blocks = nn.ModuleList(Block(channels, options.num_heads) for _ in range(options.num_layers))
+        self.blocks = nn.ModuleList(
+            Block(channels, heads, after_words=num_words > 0) for _ in range(options.num_layers)
+        )
         self.heads = nn.ModuleList(
             nn.Sequential(RMSNorm(channels), nn.Linear(channels, grid.num_embeddings)) for grid in layout
         )
@@ -64,9 +79,21 @@ class TransformerNetwork(nn.Module):
         self.coarser = CoarserNetwork(given_layout, shape, options) if given_layout else None
         self.of_coarser = nn.Linear(options.condition_channels, channels, bias=False) if given_layout else None
         self.of_features = nn.Linear(given_features, channels) if given_features else None
+        self.words = None
+        self.cached_width = self.head_width + (HIDING if num_words else 0)
+        if num_words:
+            self.words = WordEncoder(num_words, text_length, channels, heads, options.text_layers)
+            initialise(self.words, options.text_layers)
 
-    def conditioning(self, conditions: Tensor | None, coarser: Codes, features: Tensor | None) -> Conditioning:
-        """Return what is given: condition rows (b,), and coarser codes and features (b, D, *sites) as one map.
+    def conditioning(
+        self,
+        conditions: Tensor | None,
+        coarser: Codes,
+        features: Tensor | None,
+        words: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Conditioning:
+        """Return what is given: condition rows (b,), coarser codes and features (b, D, *sites) as one map, and texts.
 
         The map (b, d, *sites) is of the first grid, or of a single site that holds for all.
         """
@@ -75,7 +102,8 @@ class TransformerNetwork(nn.Module):
             parts.append(self.of_coarser(self.coarser(coarser).movedim(1, -1)).movedim(-1, 1))
         if self.of_features is not None and features is not None:
             parts.append(self.of_features(features.movedim(1, -1)).movedim(-1, 1))
-        return Conditioning(conditions, sum(parts[1:], parts[0]) if parts else None)
+        encoded = None if self.words is None else self.words(words, dropout)
+        return Conditioning(conditions, sum(parts[1:], parts[0]) if parts else None, encoded)
 
     def first(self, conditions: Tensor | None, batch_size: int) -> Tensor:
         """Return the features (b, 1, d) of the first position, without those of its site."""
@@ -107,6 +135,7 @@ class TransformerNetwork(nn.Module):
         conditions: Tensor | None,
         coarser: Codes = (),
         features: Tensor | None = None,
+        words: Tensor | None = None,
         dropout: float = 0.0,
     ) -> tuple[Tensor, ...]:
         """Turn codes (b, *shape) into logits (b, K, *shape).
@@ -116,9 +145,10 @@ class TransformerNetwork(nn.Module):
             conditions: rows (b,) of the table of labels.
             coarser: codes (b, *shape) of the coarser grids.
             features: (b, D, *sites).
+            words: of texts (b, t).
             dropout: the share of the features to drop.
         """
-        given = self.conditioning(conditions, coarser, features)
+        given = self.conditioning(conditions, coarser, features, words, dropout)
         pairs = zip(self.embeddings, codes, strict=True)
         embedded = self._in_order([table(grid.flatten(1)) for table, grid in pairs])
         x = torch.cat([self.first(given.rows, len(embedded)), embedded[:, :-1]], dim=1)
@@ -127,7 +157,7 @@ class TransformerNetwork(nn.Module):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         turned = self.rotations(x)
         for block in self.blocks:
-            x = block(x, turned, causal=True, dropout=dropout)
+            x = block(x, turned, causal=True, dropout=dropout, words=given.words)
         return tuple(
             head(part).mT.unflatten(2, grid.shape)
             for head, part, grid in zip(self.heads, self._by_grid(x), self.layout, strict=True)
@@ -146,10 +176,11 @@ class TransformerNetwork(nn.Module):
 
 
 class CausalTransformer(GivenPrior):
-    """A causal transformer: p(codes) = Π p(z_i | z_<i, label, coarser grids).
+    """A causal transformer: p(codes) = Π p(z_i | z_<i, label or text, coarser grids).
 
     Grids of one shape are drawn site by site in raster order, all codes of a site before the next one; grids of
-    different shapes one after the other, each seeing all codes of those before it.
+    different shapes one after the other, each seeing all codes of those before it. A text stands in front of all codes,
+    its words as they see each other.
 
     Args:
         layout: grids of any shapes with the same number of axes, coarse to fine; as `Grid`s, or as their JSON values.
@@ -158,6 +189,8 @@ class CausalTransformer(GivenPrior):
         given_grids: numbers of the coarser grids that it is conditioned on.
         given_layout: these grids (h, w), of any sizes, coarse to fine; its own grids must be (h, w), too.
         given_features: channels D of the features (b, D, *sites) or (b, D, 1, ...) that it is conditioned on; 0: none.
+        num_words: the size of the vocabulary of texts; 0: it is not conditioned on texts.
+        text_length: the most words of a text.
         options: the fields of `TransformerOptions`.
 
     Raises `InputError` if an option is unknown or out of range, or the prior cannot learn such grids.
@@ -173,8 +206,27 @@ class CausalTransformer(GivenPrior):
     options: ClassVar[type] = TransformerOptions
     called: ClassVar[str] = "the transformer prior"
     can_compile: ClassVar[bool] = True
-    network_class = TransformerNetwork
     network: TransformerNetwork
+
+    def __init__(
+        self,
+        layout: Sequence[Grid | dict[str, Any]],
+        grids: Sequence[int] | None = None,
+        num_classes: int = 0,
+        given_grids: Sequence[int] = (),
+        given_layout: Sequence[Grid | dict[str, Any]] = (),
+        given_features: int = 0,
+        num_words: int = 0,
+        text_length: int = 0,
+        **options: Any,
+    ) -> None:
+        texts = {"num_words": num_words, "text_length": text_length}
+        super().__init__(layout, grids, num_classes, given_grids, given_layout, given_features, **texts, **options)
+
+    def make_network(self) -> TransformerNetwork:
+        """Return a new network of this prior's sizes."""
+        given_too = self.given_layout, self.given_features, self.num_words, self.text_length
+        return TransformerNetwork(self.layout, self.chosen, self.num_conditions, *given_too)
 
     def check_layout(self) -> None:
         """Raise `InputError` if this prior cannot learn its layout."""
@@ -185,9 +237,14 @@ class CausalTransformer(GivenPrior):
     @property
     def bytes_per_sample(self) -> int:
         """Memory for the keys and values of one sample while it is drawn."""
-        codes = sum(grid.num_sites for grid in self.layout)
+        positions = self.text_length + sum(grid.num_sites for grid in self.layout)
         size = self.network.embeddings[0].weight.element_size()  # type: ignore[operator]
-        return KeyValueCache.bytes_per_sample(self.chosen.num_layers, codes, self.chosen.channels, size)
+        width = self.chosen.num_heads * self.network.cached_width
+        return KeyValueCache.bytes_per_sample(self.chosen.num_layers, positions, width, size)
+
+    def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
+        """Return the inputs of the network besides codes; the last are the words (b, text_length) of texts, if any."""
+        return *super().condition_inputs(given, batch_size, moment), self.texts(given, batch_size, moment)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, *shape); a moment drops features and hides labels."""

@@ -1,0 +1,91 @@
+"""Texts that a prior learns: whether it does, and the words that it reads, which are learnt from its captions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate import Accelerator
+
+from codegrid.data.captions import choose_captions, places_in
+from codegrid.data.code_files import AnyCodes
+from codegrid.data.images import evenly_spaced
+from codegrid.data.loading import in_order
+from codegrid.data.manifest import CAPTIONS
+from codegrid.data.splits import Subset
+from codegrid.errors import InputError
+from codegrid.pipelines.running.cli import print_once
+from codegrid.pipelines.running.processes import broadcast_from_main
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.protocols import Prior
+from codegrid.registry import TABLES
+from codegrid.stage2_prior.conditions import readers_of_texts
+from codegrid.stage2_prior.text_tokenizer import TextTokenizer
+
+AT_ONCE = 8192  # images whose captions are read
+
+
+def choose_texts(
+    settings: TrainPrior,
+    codes: AnyCodes,
+    training: AnyCodes | Subset,
+    validation: AnyCodes | Subset,
+    source: Any,
+    accelerator: Accelerator,
+) -> TextTokenizer | None:
+    """Return the tokenizer of the captions that the prior shall learn; None if it shall learn none.
+
+    Its words are those of the captions to train on, or of the prior that training starts from.
+
+    Raises `InputError` if captions are asked for, and there are none, or the prior cannot learn them.
+    """
+    reads, are_there = (
+        "num_words" in inspect.signature(TABLES["prior"][settings.model]).parameters,
+        places_in(codes.header),
+    )
+    if settings.captions is not None and not are_there:
+        raise InputError(f"`captions` {settings.captions}: {settings.codes} has none: export the codes again with them")
+    if not are_there or settings.unconditional or settings.ignore_captions:
+        return None
+    if not reads:
+        words = f"a {settings.model} prior cannot be asked in words ({readers_of_texts()}): choose another `model`"
+        if settings.captions is not None:
+            raise InputError(f"`captions` {settings.captions}: {words}")
+        print_once(f"the captions of {settings.codes} are not learnt: {words.replace('`model`', '--model')}")
+        return None
+    if not places_in(getattr(validation, "header", codes.header)):
+        raise InputError(f"{settings.validation_codes} has no captions, but {settings.codes} has: export it with them")
+    tokenizer: TextTokenizer | None = getattr(source, "text_tokenizer", None)
+    if tokenizer is None:
+        tokenizer = broadcast_from_main(
+            accelerator, lambda: TextTokenizer.learn(captions_of(training), settings.num_words)
+        )
+    _tell(settings, tokenizer, training)
+    return tokenizer
+
+
+def captions_of(codes: AnyCodes | Subset) -> Iterator[str]:
+    """Yield all captions of codes, image by image."""
+    for images in in_order(len(codes), AT_ONCE):
+        column: Any = codes.batch(images).columns[CAPTIONS]
+        yield from (text for texts in column for text in texts if text)
+
+
+def some_captions(prior: Prior, codes: Any, at_most: int) -> list[str]:
+    """Return the first captions of some images, all different, that a prior over texts can be asked for."""
+    conditions, numbers = prior.conditions, evenly_spaced(len(codes), 4 * at_most)
+    captions = [text for text in dict.fromkeys(choose_captions(codes.batch(numbers)) or ()) if text]
+    fits = [len(words) <= conditions.text_length for words in conditions.tokenized(captions)]
+    return [text for text, is_short in zip(captions, fits, strict=True) if is_short][:at_most]
+
+
+def _tell(settings: TrainPrior, tokenizer: TextTokenizer, training: AnyCodes | Subset) -> None:
+    """Print what the captions are, and how many of them are cut."""
+    lengths = list(map(len, tokenizer.encode(list(captions_of(training)))))
+    if not lengths:
+        raise InputError(f"the images of {settings.codes} to train on have no captions: give `ignore_captions`")
+    cut = sum(length > settings.text_length for length in lengths)
+    longest = f"of up to {max(lengths)} words, out of {tokenizer.num_words:,}"
+    told = f"; {cut:,} of them are cut to {settings.text_length} (--text-length)" * (cut > 0)
+    print_once(f"captions: {len(lengths):,} {longest}{told}")
