@@ -16,6 +16,7 @@ from huggingface_hub import ModelCardData
 
 from .errors import InputError
 from .files import read_plain
+from .limits import is_list_of
 from .registry import BUILT_IN
 
 CARD = "README.md"
@@ -27,6 +28,9 @@ MAX_NAMES = 200  # of classes: a card is read by people
 MAX_ROWS = 100  # of a table
 MAX_LENGTH = 200  # characters of one value
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#.!|~$&:@])")
+PLAIN = re.compile(r"[\w ,.:-]{1,100}", re.ASCII)  # texts that stand for themselves in commands and code
+PROMPT = "what it shall show"
+MAX_PROMPTS = 10  # that a card names
 BLANK = re.compile(r"\n{3,}")  # left by an empty part
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -51,6 +55,7 @@ class Abilities(NamedTuple):
     completes: bool = False  # keeps the upper rows of codes
     is_guided: bool = False  # by a label
     needs_label: bool = False  # for each completion
+    has_texts: bool = False  # is asked in words
 
 
 ALONE = Abilities()  # nothing but samples
@@ -62,7 +67,8 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
     Values from outside, such as the names of classes, are escaped: they appear as plain text, never as Markdown.
     """
     kind, model = fields["kind"], fields["model"]
-    front = ModelCardData(library_name="codegrid", pipeline_tag=TASKS[kind], tags=[*TAGS[kind], model])
+    task = "text-to-image" if abilities.has_texts else TASKS[kind]
+    front = ModelCardData(library_name="codegrid", pipeline_tag=task, tags=[*TAGS[kind], model])
     words = _read_template(model) if model in BUILT_IN[kind] else f"{kind.capitalize()} {model}"
     title, _, about = words.partition("\n")
     caption = _caption(fields)
@@ -81,6 +87,9 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
 def _caption(fields: Mapping[str, Any]) -> str:
     """Say what the picture of a model shows."""
     others, classes = _other_grids(fields), bool(fields["config"].get("num_classes"))
+    prompts = fields["provenance"].get("prompts")
+    if is_list_of(prompts, str) and prompts:
+        return f"New images that this prior drew. A row for each of: {'; '.join(map(escape, prompts[:MAX_PROMPTS]))}."
     if not any(others.values()):
         return CAPTIONS[fields["kind"]] + " A row for each of its first classes." * classes
     given = ", given the coarser grids of held-out pictures" * others["COARSE"]
@@ -103,15 +112,20 @@ def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, 
         others_named = " and ".join(f"`{name}`" for name in priors if name != "MODEL")
         names.append(f"{others_named}: the priors of the tokenizer's other grids.")
     models = f"codegrid sample --tokenizer TOKENIZER --prior {' '.join(priors)}"
-    commands = [f"{models} --output samples"]
+    prompt = next((text for text in fields["provenance"].get("prompts", ()) if PLAIN.fullmatch(str(text))), PROMPT)
+    asked = f'--prompts "{prompt}"' if abilities.has_texts else "--labels :0"
+    commands = [f"{models}{f' {asked}' * abilities.has_texts} --output samples"]
     if abilities.is_guided:
-        commands.append(f"{models} --labels :0 --guidance-scale 2 --output guided")
-        names.append("`:0` is class number 0.")
+        commands.append(f"{models} {asked} --guidance-scale 2 --output guided")
+        if not abilities.has_texts:
+            names.append("`:0` is class number 0.")
     if abilities.completes:
-        commands.append(f"{models} --complete PICTURES{' --labels :0' * abilities.needs_label} --output completed")
+        commands.append(f"{models} --complete PICTURES{f' {asked}' * abilities.needs_label} --output completed")
         names.append("`PICTURES` is a folder of pictures, whose upper halves are kept.")
     quoted = ", ".join(f'"{name}"' for name in priors)
-    return {"commands": "\n".join(commands), "priors": f"[{quoted}]", "names": " ".join(names)}
+    of_words = f'prompts="{prompt}", ' * abilities.has_texts
+    call = f'pipeline(16, {of_words}output_type="pil")'
+    return {"commands": "\n".join(commands), "priors": f"[{quoted}]", "names": " ".join(names), "call": call}
 
 
 def render_pipeline_card(parts: str) -> str:

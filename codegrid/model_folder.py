@@ -271,7 +271,8 @@ def _abilities_of(model: Any) -> Abilities:
     return Abilities(
         completes=model.keeps != "none" and model.layout[0 if model.keeps == "first" else -1].shape[0] > 1,
         is_guided=conditions.unlabelled and "guidance_scale" in model.controls,
-        needs_label=bool(conditions.num_classes) and not conditions.unlabelled,
+        needs_label=conditions.is_asked and not conditions.unlabelled,
+        has_texts=conditions.num_words > 0,
     )
 
 

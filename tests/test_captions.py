@@ -1,12 +1,31 @@
 """Captions: read beside pictures, from columns and packages, kept with codes, learnt by priors and asked for."""
 
+import json
+import re
+
+import numpy as np
 import pytest
+import torch
+import toy_texts  # noqa: F401
 from conftest import draw_bars
 from PIL import Image
 
-from codegrid import load_images
-from codegrid.data.captions import read_captions
+from codegrid import CodeDataset, TwoStagePipeline, load, load_images
+from codegrid.codes import PAD, Signal
+from codegrid.data.captions import choose_captions, read_captions
+from codegrid.data.code_files import open_codes
+from codegrid.data.codes import CodeBatch
+from codegrid.data.splits import split_indices
 from codegrid.errors import InputError
+from codegrid.noise import Noise
+from codegrid.pipelines.evaluation.reconstruction import prior_inputs
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.encoding import export_codes
+from codegrid.pipelines.generation.sampling import sample
+from codegrid.pipelines.sample import Sample
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.training.prior import train_prior
+from codegrid.stage1_vqvae.tokenizer import VQVAE
 
 COUNT = 40
 OF_BARS = (("an upright bar", "a bar from top to bottom"), ("a lying bar",))
@@ -133,3 +152,172 @@ def test_captions_of_a_data_set_of_the_hub_are_in_a_column(tmp_path, column):
         assert load_images(source, tmp_path / "cache", "all").captions is None
         with pytest.raises(InputError, match=r"`captions` 'image': .* has no such column of texts; it has words"):
             load_images(source, tmp_path / "cache", captions="image")
+
+
+@pytest.fixture(scope="module")
+def run(pictures):
+    """A tokenizer, codes with captions, and a prior that has learnt them for a moment."""
+    torch.manual_seed(0)
+    options = {"hidden_channels": 8, "num_embeddings": 16, "embedding_dim": 8}
+    VQVAE(Signal("image", 1, (12, 20)), quantizer="ema", **options).eval().save_pretrained(pictures / "tokenizer")
+    export_codes(
+        ExportCodes(
+            tokenizer=str(pictures / "tokenizer"), dataset=str(pictures / "pictures"), split="all",
+            captions=str(pictures / "captions.csv"), output=str(pictures / "codes"), views=2, shift=1,
+        )
+    )  # fmt: skip
+    train_prior(training(pictures))
+    return pictures
+
+
+def training(run, **changes):
+    settings = {
+        "codes": str(run / "codes"), "tokenizer": str(run / "tokenizer"), "output": str(run / "prior"),
+        "model": "toy-text", "steps": 4, "batch_size": 8, "precision": "fp32", "num_words": 280,
+    }  # fmt: skip
+    return TrainPrior(**{**settings, **changes})
+
+
+def sampling(run, output, **changes):
+    settings = {"tokenizer": str(run / "tokenizer"), "prior": str(run / "prior"), "output": str(output)}
+    return Sample(**{**settings, "num_samples": 3, **changes})
+
+
+def test_codes_carry_the_captions_of_their_pictures(run):
+    codes = CodeDataset(run / "codes")
+    column = codes.batch(range(COUNT)).columns["captions"]
+    assert codes.header.columns["captions"] == {"kind": "text", "shape": [2]} and codes.views == 2
+    expected = [[*OF_BARS[codes.classes[label] == "lying"], ""][:2] for label in codes.labels]
+    assert column == expected and codes[3].columns["captions"] == expected[3]
+
+
+@pytest.mark.parametrize("form", ["npz", "parquet"])
+def test_captions_come_back_from_files_of_other_formats(run, tmp_path, form):
+    pytest.importorskip("pyarrow" if form == "parquet" else "numpy")
+    export_codes(
+        ExportCodes(
+            tokenizer=str(run / "tokenizer"), dataset=str(run / "pictures"), captions=str(run / "captions.csv"),
+            output=str(tmp_path), format=form, split="all", views=2, shift=1,
+        )
+    )  # fmt: skip
+    codes = open_codes(tmp_path / f"codes.{form}", load(run / "tokenizer"))
+    ours = CodeDataset(run / "codes").batch(range(COUNT), view=1)
+    theirs = codes.batch(range(COUNT), view=1)
+    assert theirs.columns["captions"] == ours.columns["captions"] and torch.equal(theirs.codes[0], ours.codes[0])
+    assert codes.header.columns["captions"] == {"kind": "text", "shape": [2]}
+    other = open_codes(tmp_path / f"codes.{form}", load(run / "tokenizer"))
+    other.captions = other.captions[::-1]
+    assert other.fingerprint() != codes.fingerprint()
+
+
+def test_each_step_takes_one_of_the_captions_and_validation_the_first():
+    column = [["one", "two", "three"], ["four", "", ""], ["", "", ""]]
+    batch = CodeBatch((), {"captions": column * 500})
+    assert choose_captions(batch) == ["one", "four", ""] * 500
+    drawn = [choose_captions(batch, Noise(0, 0, 1500, purpose=("step", step))) for step in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2] and set(drawn[0][1::3]) == {"four"} and set(drawn[0][2::3]) == {""}
+    shares = [drawn[0][::3].count(text) / 500 for text in column[0]]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.07)
+    assert choose_captions(CodeBatch((), {})) is None
+
+
+def test_a_prior_learns_the_captions_of_its_codes_and_their_words_alone(run, capsys):
+    prior = load(run / "prior")
+    assert (prior.num_words, prior.text_length, prior.num_classes) == (prior.text_tokenizer.num_words, 32, 0)
+    assert prior.num_words <= 280 and prior.provenance["prompts"] == [OF_BARS[0][0], OF_BARS[1][0]][::-1]
+    codes, given = prior_inputs(prior, CodeDataset(run / "codes").batch([0, 1]))
+    words = prior.text_tokenizer.encode([OF_BARS[1][0]])[0]
+    assert given.text[0, : len(words)].tolist() == words and (given.text[0, len(words) :] == PAD).all()
+    assert given.labels is None and len(prior.nll(codes, given)) == 1
+    log = [json.loads(line) for line in (run / "prior" / "metrics.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 4
+
+
+def test_words_are_not_learnt_from_held_out_captions(run, tmp_path):
+    captions = np.full(COUNT, "plain words", dtype=object)
+    captions[split_indices(None, COUNT, "test")] = "zebra zebra zebra"
+    codes = np.random.default_rng(0).integers(0, 16, (COUNT, 3, 5))
+    np.savez(tmp_path / "codes.npz", codes=codes, captions=captions.astype(str))
+    train_prior(training(run, codes=str(tmp_path / "codes.npz"), tokenizer=(), output=str(tmp_path / "prior")))
+    known, unknown = load(tmp_path / "prior").text_tokenizer.encode(["plain", "zebra"])
+    assert len(known) == 1 and len(unknown) > 3
+
+
+def test_long_captions_are_counted_and_cut(run, tmp_path, capsys):
+    train_prior(training(run, output=str(tmp_path), text_length=3, dry_run=True))
+    told = capsys.readouterr().out
+    upright = len([label for label in CodeDataset(run / "codes").labels if label == 1])
+    assert re.search(r"captions: \d+ of up to \d words, out of 2\d\d; \d+ of them are cut to 3 \(--text-length\)", told)
+    assert upright and "texts of 2" in told
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"ignore_captions": True}, "2 classes"),
+    ({"unconditional": True}, "unconditional"),
+    ({"model": "pixelcnn"}, "are not learnt: a pixelcnn prior cannot be asked in words: choose another --model"),
+])  # fmt: skip
+def test_captions_are_left_out_where_someone_says_so_or_the_prior_cannot_learn_them(
+    run, tmp_path, capsys, changes, told
+):
+    train_prior(training(run, output=str(tmp_path), dry_run=True, **changes))
+    assert told in capsys.readouterr().out
+
+
+def test_captions_that_cannot_be_learnt_are_refused(run, tmp_path):
+    table = str(run / "captions.csv")
+    with pytest.raises(InputError, match=r"`captions` .*: a pixelcnn prior cannot be asked in words"):
+        train_prior(training(run, output=str(tmp_path), model="pixelcnn", captions=table))
+    export_codes(
+        ExportCodes(tokenizer=str(run / "tokenizer"), dataset=str(run / "pictures"), output=str(tmp_path / "codes"))
+    )
+    with pytest.raises(InputError, match=r"`captions` .* has none: export the codes again with them"):
+        train_prior(training(run, output=str(tmp_path / "p"), codes=str(tmp_path / "codes"), captions=table))
+    np.savez(tmp_path / "plain.npz", codes=np.zeros((9, 3, 5), int), labels=np.arange(9) % 2)
+    plain = {"validation_codes": str(tmp_path / "plain.npz"), "output": str(tmp_path / "p")}
+    with pytest.raises(InputError, match=r"has no captions, but .* has: export it with them"):
+        train_prior(training(run, **plain))
+
+
+def test_a_prior_that_starts_from_another_reads_its_words(run, tmp_path):
+    train_prior(training(run, output=str(tmp_path), init_from=str(run / "prior"), num_words=300, steps=1))
+    assert load(tmp_path).text_tokenizer == load(run / "prior").text_tokenizer
+
+
+def test_samples_of_prompts_say_what_they_were_asked_for(run, tmp_path):
+    prompts = ("an upright bar", "A LYING bar\u202e")
+    sample(sampling(run, tmp_path / "a", prompts=prompts, guidance_scale=(2.0,)))
+    assert json.loads((tmp_path / "a" / "prompts.json").read_text()) == [prompts[0]] * 3 + [prompts[1]] * 3
+    assert json.loads((tmp_path / "a" / "run.json").read_text())["settings"]["prompts"] == list(prompts)
+    images = np.load(tmp_path / "a" / "samples.npz")["arr_0"]
+    pipeline = TwoStagePipeline.from_parts(run / "tokenizer", run / "prior")
+    again = pipeline.sample(6, prompts=[prompts[0]] * 3 + [prompts[1]] * 3, seed=0, guidance_scale=2.0)
+    assert len(images) == 6 and again.prompts == (prompts[0],) * 3 + (prompts[1],) * 3
+    assert np.array_equal(images, ((again.images + 1) * 127.5).round().permute(0, 2, 3, 1).byte().numpy())
+    sample(sampling(run, tmp_path / "b", prompts=prompts, format="codegrid"))
+    drawn = CodeDataset(tmp_path / "b")
+    assert drawn.batch([0, 5]).columns["captions"] == [[prompts[0]], [prompts[1]]]
+    assert drawn.provenance["prompts"] == list(prompts)
+
+
+def test_completions_follow_a_prompt_for_each_picture(run, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(2):
+        Image.new("L", (20, 12), 100 * number).save(pictures / f"{number}.png")
+    sample(sampling(run, tmp_path / "a", prompts=("a bar", "an upright bar"), complete=str(pictures), num_samples=2))
+    assert json.loads((tmp_path / "a" / "prompts.json").read_text()) == ["a bar"] * 2 + ["an upright bar"] * 2
+    with pytest.raises(InputError, match="`prompts`: 3 prompts for 2 pictures"):
+        sample(sampling(run, tmp_path / "b", prompts=("a", "b", "c"), complete=str(pictures)))
+
+
+def test_an_empty_prompt_is_refused_before_a_folder_is_begun(run, tmp_path):
+    with pytest.raises(InputError, match="`prompts` '': write some words in each"):
+        sample(sampling(run, tmp_path / "a", prompts=("a bar", "")))
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_card_of_a_prior_over_texts_shows_how_to_ask(run):
+    card = (run / "prior" / "README.md").read_text()
+    assert 'codegrid sample --tokenizer TOKENIZER --prior MODEL --prompts "a lying bar"' in card
+    assert 'pipeline(16, prompts="a lying bar", output_type="pil")' in card
+    assert "A row for each of: a lying bar; an upright bar" in card and "text-to-image" in card

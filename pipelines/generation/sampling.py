@@ -232,7 +232,7 @@ def leave_codes(job: Job) -> None:
     classes = [] if labels is None else pipeline.classes or list(map(str, range(pipeline.conditions.num_classes)))
     with_files = job.pictures is not None
     header = make_header(
-        pipeline.tokenizer, request.num_samples, classes, "sampled", source, with_files, bool(request.prompts)
+        pipeline.tokenizer, request.num_samples, classes, "sampled", source, with_files, int(bool(request.prompts))
     )
     folder, shown, missing = broadcast_from_main(job.accelerator, lambda: open_codes_folder(settings, header, drawing))
     if missing is None:
