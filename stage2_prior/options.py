@@ -147,7 +147,7 @@ class MaskGITOptions(TransformerSizes, GivenOptions, TextOptions):
 
 
 @dataclass(frozen=True)
-class DiffusionOptions:
+class DiffusionOptions(TextOptions):
     """Options of the diffusion prior; the last two say how it draws unless a command says otherwise."""
 
     channels: Annotated[int, Range(1, MAX_WIDTH)] = 64

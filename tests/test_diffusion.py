@@ -12,7 +12,7 @@ import torch
 from small_priors import SMALL, build_prior, random_codes
 
 from codegrid import load, sample
-from codegrid.codes import Condition, Grid, Known, Moment
+from codegrid.codes import PAD, Condition, Grid, Known, Moment
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.registry import TABLES
@@ -130,7 +130,7 @@ def test_the_last_level_is_nothing_but_noise_and_drawing_begins_there():
             made = prior.make_solver(solver)
             made.set_timesteps(steps)
             assert made.timesteps[0] == 999 and made.sigmas[0] > 4000 and made.sigmas[-1] == 0
-    learnt, seen = prior.network, []
+    learnt, seen = prior.network.unet, []
     learnt.register_forward_pre_hook(lambda module, inputs: seen.append(int(inputs[1])))
     sample(prior, 2, labels=[0], num_inference_steps=4)
     assert seen == [999, 749, 499, 249]
@@ -226,7 +226,9 @@ def test_any_codes_can_be_kept_and_the_network_sees_them_as_noisy_as_the_others(
     for grid, kept, mask in zip(drawn, codes, masks, strict=True):
         assert torch.equal(grid[mask], kept[mask]) and not torch.equal(grid, kept)
     seen = []
-    prior.network.register_forward_pre_hook(lambda module, inputs: seen.append((inputs[0].clone(), int(inputs[1]))))
+    prior.network.unet.register_forward_pre_hook(
+        lambda module, inputs: seen.append((inputs[0].clone(), int(inputs[1])))
+    )
     sample(prior, 3, labels=LABELS, known=Known(codes, masks), num_inference_steps=6, solver=solver)
     there, clean = (masks[0] & masks[1])[:, None].expand(-1, 8, -1, -1), prior.latents(codes)
     start = Noise(0, count=3).of("grid", 0).normals("start", *clean.shape[1:])
@@ -254,9 +256,9 @@ def test_guidance_is_on_the_prediction_and_no_class_is_a_class_of_its_own():
     guided, halves = [sample(prior, 4, labels=[1], guidance_scale=scale)[0] for scale in (4.0, 0.0)]
     assert not torch.equal(guided, sample(prior, 4, labels=[1])[0])
     assert torch.equal(halves, sample(prior, 4, labels="none")[0])
-    assert prior.network.class_embedding.num_embeddings == 4
+    assert prior.network.unet.class_embedding.num_embeddings == 4
     rows = []
-    prior.network.class_embedding.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].tolist()))
+    prior.network.unet.class_embedding.register_forward_pre_hook(lambda module, inputs: rows.append(inputs[0].tolist()))
     sample(prior, 2, labels=[1, 0], guidance_scale=2.0, num_inference_steps=1)
     assert rows == [[1, 0, 3, 3]]
 
@@ -284,6 +286,52 @@ def test_in_bfloat16_the_loss_is_in_float32_and_near_that_of_float32():
         half = prior(codes, given, moment).total
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, prior(codes, given, moment).total, rtol=0.02, atol=0)
+
+
+def asked(*rows):
+    return Condition(text=torch.tensor([[*row, *[PAD] * (5 - len(row))] for row in rows]))
+
+
+def reads_texts(shape=(5, 7), **options):
+    """A prior over texts of up to 5 of 260 words, which it hears well."""
+    prior = build(shape, num_classes=0, num_words=260, text_length=5, caption_dropout=0.5, **options)
+    with torch.no_grad():
+        prior.network.words.embedding.weight *= 50
+    return prior
+
+
+@torch.no_grad()
+def test_every_word_of_a_text_matters_and_nothing_behind_its_end_and_no_text_is_learnt():
+    prior = reads_texts()
+    given = asked([7, 3, 9, 4], [8, 3, 9, 4], [7, 3, 9, 5], [3, 7, 9, 4], [7, 3], [7, 3, PAD, 9], [])
+    noisy = torch.randn(1, 8, 5, 7, dtype=torch.float64).expand(7, -1, -1, -1)
+    found = prior.denoiser(given, 7)(noisy, torch.tensor(500)).flatten(1)
+    distances = torch.cdist(found, found)
+    distances[4, 5] = distances[5, 4] = distances[4, 5] + 1
+    assert (distances[4, 5] - 1).abs() < 1e-9 and (distances + torch.eye(7) > 1e-6).all()
+    nothing = prior.denoiser(Condition(), 7)(noisy, torch.tensor(500)).flatten(1)
+    torch.testing.assert_close(nothing, found[-1:].expand_as(nothing))
+
+
+@torch.no_grad()
+def test_texts_guide_are_encoded_once_for_all_steps_and_are_hidden_in_training_alone(tmp_path):
+    prior, calls = reads_texts((3, 5)), []
+    prior.network.words.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    config = SamplingConfig(num_inference_steps=3, guidance_scale=4.0)
+    codes = [[*prior.sample(asked(word, word), Noise(0, count=2), config)][-1].codes for word in ([7, 3], [9])]
+    assert calls == [4, 4] and not torch.equal(*codes[0], *codes[1])
+    losses = {
+        number: [float(prior(codes[0], asked(row, row), number and Moment(0, 9, Noise(number, count=2))).total)
+                 for row in ([7, 3], [])]
+        for number in (None, *range(1, 12))
+    }  # fmt: skip
+    assert losses.pop(None)[0] != float(prior(codes[0], asked([], [])).total)
+    assert {one == other for one, other in losses.values()} == {True, False}
+    prior.float().save_pretrained(tmp_path)
+    drawn = [[*one.sample(asked([7]), Noise(0), config)][-1].codes for one in (prior, load(tmp_path))]
+    assert torch.equal(*drawn[0], *drawn[1])
+    unet = diffusers.UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")
+    assert same_tensors(unet.state_dict(), prior.network.unet.state_dict())
 
 
 @pytest.mark.slow

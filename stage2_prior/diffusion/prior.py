@@ -10,16 +10,13 @@ Shapes: b batch, h w code grid, D embedding_dim.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import gcd
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import Self
+from torch import Tensor
 
 from codegrid.codes import Codes, Condition, Grid, Known, Losses, Moment, Progress
-from codegrid.errors import InputError, import_extra
 from codegrid.files import write_folder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Keeps, Likelihood
@@ -30,6 +27,7 @@ from codegrid.stage2_prior.sampling.denoising import sample_denoising
 from codegrid.stage2_prior.site_codes import check_one_shape
 from codegrid.usable import PARTS
 
+from .network import DenoisingNetwork, import_diffusers
 from .vectors import CodeVectors, entries_of, random_entries
 
 LEVELS = 1000  # of noise
@@ -39,7 +37,6 @@ NOISE_LEVELS: dict[str, Any] = {
     "prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing",
 }  # fmt: skip
 ORDERS: dict[Solver | None, int] = {"ddim": 1, "dpm-solver": 2}  # DDIM is DPM-Solver++ of the first order
-GROUP = 8  # channels that are normalised together
 
 
 class DiffusionPrior(HidesLabels):
@@ -53,6 +50,8 @@ class DiffusionPrior(HidesLabels):
         num_classes: labels are 0 ... num_classes-1; 0 makes an unconditional prior.
         tables: those of the codes, by name: `CodeDataset.tables()`. By default random vectors.
         embedding_dim: D, if there are no tables.
+        num_words: the size of the vocabulary of texts; 0: it is not conditioned on texts.
+        text_length: the most words of a text.
         options: the fields of `DiffusionOptions`.
 
     Raises `InputError` if diffusers is not installed, an option is unknown or out of range, or the prior cannot learn
@@ -77,6 +76,7 @@ class DiffusionPrior(HidesLabels):
     )
     condition_table: ClassVar[str] = "class_embedding"
     max_inference_steps: ClassVar[int] = LEVELS
+    network: DenoisingNetwork
 
     def __init__(
         self,
@@ -85,56 +85,21 @@ class DiffusionPrior(HidesLabels):
         num_classes: int = 0,
         tables: Mapping[str, Tensor] | None = None,
         embedding_dim: int = 8,
+        num_words: int = 0,
+        text_length: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(layout, grids, num_classes, **options)
+        texts = {"num_words": num_words, "text_length": text_length}
+        super().__init__(layout, grids, num_classes, **texts, **options)
         check_one_shape(self.layout, "diffusion")
-        diffusers = self._import()
         if tables is None:
             entries = random_entries(self.layout, embedding_dim)
         else:
             entries = entries_of(tables, self.grids, self.layout)
         self.vectors = CodeVectors(entries)
-        self.config["embedding_dim"] = self.vectors.embedding_dim
-        self.scheduler = diffusers.DDPMScheduler(**NOISE_LEVELS, clip_sample=False)
-        self.network: nn.Module = self._make_network()
-
-    def _import(self) -> Any:
-        """Return diffusers: not at the head of the file, as it takes seconds, and only this prior needs it."""
-        return import_extra(self.package, "a diffusion prior", "diffusion")
-
-    def _make_network(self) -> nn.Module:
-        """Return a UNet whose channels double with each halving of the grid, with attention at the smallest size."""
-        chosen, dim = self.chosen, self.vectors.embedding_dim
-        widths = [chosen.channels * 2**level for level in range(chosen.num_levels)]
-        if widths[-1] % chosen.num_heads:
-            raise InputError(f"`channels` {chosen.channels}: it must be a multiple of `num_heads`, {chosen.num_heads}")
-        network = self._import().UNet2DConditionModel(
-            sample_size=self.layout[-1].shape,
-            in_channels=dim,
-            out_channels=dim,
-            # the blocks that enlarge have no attention: those of diffusers that do cannot make odd grids
-            down_block_types=("DownBlock2D",) * (len(widths) - 1) + ("AttnDownBlock2D",),
-            mid_block_type="UNetMidBlock2D",
-            up_block_types=("UpBlock2D",) * len(widths),
-            block_out_channels=tuple(widths),
-            layers_per_block=chosen.num_layers,
-            norm_num_groups=gcd(chosen.channels, max(1, chosen.channels // GROUP)),
-            attention_head_dim=widths[-1] // chosen.num_heads,
-            num_class_embeds=self.num_conditions or None,
-        )
-        nn.init.zeros_(network.conv_out.weight)  # the first loss is that of knowing nothing
-        nn.init.zeros_(network.conv_out.bias)
-        return network
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch to train or eval mode; the UNet, which drops nothing, stays in eval mode.
-
-        In train mode, diffusers lays features out in another way, and results would differ in their last bits.
-        """
-        super().train(mode)
-        self.network.eval()
-        return self
+        self.config["embedding_dim"] = dim = self.vectors.embedding_dim
+        self.scheduler = import_diffusers().DDPMScheduler(**NOISE_LEVELS, clip_sample=False)
+        self.network = DenoisingNetwork(dim, self.layout[-1].shape, self.chosen, self.num_conditions, **texts)
 
     @property
     def own_settings(self) -> SamplingConfig:
@@ -148,12 +113,12 @@ class DiffusionPrior(HidesLabels):
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean squared error of v, for codes (b, h, w), each sample at a random level of noise.
 
-        A moment hides labels. Without one, the noise is always the same.
+        A moment hides labels and texts. Without one, the noise is always the same.
         """
         count = len(codes[0])
         noise = Noise(0, 0, count) if moment is None else moment.noise
-        rows = self.condition_rows(given, count, moment)
-        error = self._errors(codes, rows, noise.uniforms("noise level"), noise.of("denoising"))
+        asked = self._asked(given, count, moment)
+        error = self._errors(codes, asked, noise.uniforms("noise level"), noise.of("denoising"))
         return Losses({"denoising_loss": error.mean()}, {})
 
     @torch.no_grad()
@@ -163,13 +128,13 @@ class DiffusionPrior(HidesLabels):
         Levels and noise follow from `noise`, so that two measurements of the same samples agree.
         """
         count = len(codes[0])
-        noise, rows = noise or Noise(0, 0, count), self.condition_rows(given, count)
+        noise, asked = noise or Noise(0, 0, count), self._asked(given, count)
         parts = [noise.of("quarter", number) for number in range(MEASURED)]
         levels = [(number + part.uniforms("noise level")) / MEASURED for number, part in enumerate(parts)]
-        errors = [self._errors(codes, rows, *each) for each in zip(levels, parts, strict=True)]
+        errors = [self._errors(codes, asked, *each) for each in zip(levels, parts, strict=True)]
         return torch.stack(errors).mean(0)
 
-    def _errors(self, codes: Codes, rows: Tensor | None, levels: Tensor, noise: Noise) -> Tensor:
+    def _errors(self, codes: Codes, asked: tuple[Any, ...], levels: Tensor, noise: Noise) -> Tensor:
         """Return the squared error of v (b,), a mean over sites and channels, at noise levels (b,) in [0, 1)."""
         clean = self.vectors(codes)
         timesteps = (levels * LEVELS).long().to(clean.device)
@@ -177,9 +142,14 @@ class DiffusionPrior(HidesLabels):
         noisy, wanted = (
             change(clean, added, timesteps) for change in (self.scheduler.add_noise, self.scheduler.get_velocity)
         )
-        found = self.network(noisy, timesteps, None, class_labels=rows).sample
+        found = self.network(noisy, timesteps, *asked)
         exact = torch.promote_types(found.dtype, torch.float32)
         return (found.to(exact) - wanted.to(exact)).square().flatten(1).mean(1)
+
+    def _asked(self, given: Condition, count: int, moment: Moment | None = None) -> tuple[Any, ...]:
+        """Return what the network is given besides noisy vectors and their level of noise."""
+        rows, words = self.condition_rows(given, count, moment), self.texts(given, count, moment)
+        return rows, self.network.encode(words)
 
     def latents(self, codes: Codes) -> Tensor:
         """Return the standardised vectors (b, D, h, w) of codes (b, h, w)."""
@@ -192,12 +162,12 @@ class DiffusionPrior(HidesLabels):
 
     def denoiser(self, given: Condition, batch_size: int) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function of noisy vectors (b, D, h, w) and a noise level () that predicts v (b, D, h, w)."""
-        rows = self.condition_rows(given, batch_size)
-        return lambda noisy, timestep: self.network(noisy, timestep, None, class_labels=rows).sample
+        asked = self._asked(given, batch_size)
+        return lambda noisy, timestep: self.network(noisy, timestep, *asked)
 
     def make_solver(self, solver: Solver | None) -> Any:
         """Return a new scheduler of diffusers for one drawing: they remember how far it is."""
-        return self._import().DPMSolverMultistepScheduler(**NOISE_LEVELS, solver_order=ORDERS[solver])
+        return import_diffusers().DPMSolverMultistepScheduler(**NOISE_LEVELS, solver_order=ORDERS[solver])
 
     def nll(
         self,
@@ -223,6 +193,6 @@ class DiffusionPrior(HidesLabels):
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
         """Write the model folder and in it, for diffusers, the folders `unet` and `scheduler`."""
         super().save_pretrained(folder, picture)
-        for name, part in zip(PARTS, (self.network, self.scheduler), strict=True):
+        for name, part in zip(PARTS, (self.network.unet, self.scheduler), strict=True):
             with write_folder(Path(folder) / name) as staging:
                 part.save_pretrained(staging)
