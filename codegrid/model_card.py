@@ -44,7 +44,7 @@ PICTURES = {"tokenizer": "reconstructions.png", "prior": "samples.png", "classif
 OWN_USE = {"codes": "tokenizer-of-codes"}  # built-in models that are used in another way than others of their kind
 CAPTIONS = {
     "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
-    "prior": "New images: the first ones that this prior drew, at temperature 1.",
+    "prior": "New images: the first ones that this prior drew, with no setting changed.",
     "classifier": "",
 }
 
