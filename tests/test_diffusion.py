@@ -341,9 +341,9 @@ def test_it_learns_where_there_is_something_to_learn():
     given = Condition(torch.arange(16) % 2)
     prior.prepare([codes])
     optimizer = torch.optim.Adam(prior.parameters(), lr=5e-3)
-    for step in range(600):
+    for step in range(400):
         optimizer.zero_grad()
-        prior(codes, given, Moment(step, 600, Noise(step, count=16))).total.backward()
+        prior(codes, given, Moment(step, 400, Noise(step, count=16))).total.backward()
         optimizer.step()
     (drawn,) = sample(prior.eval(), 8, labels=[0, 1] * 4, num_inference_steps=10, solver="dpm-solver")
     assert (drawn[::2] == 1).double().mean() > 0.9 and (drawn[1::2] == 4).double().mean() > 0.9
