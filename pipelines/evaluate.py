@@ -9,11 +9,11 @@ from codegrid.errors import InputError
 from codegrid.limits import BatchSize, NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.drawing import Rejecting
-from codegrid.pipelines.running.settings import Folder, Folders, GivesFigures, Leaves, Split, UsesImages
+from codegrid.pipelines.running.settings import Folder, Folders, GivesFigures, HasCaptions, Leaves, Split, UsesImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(UsesImages, Rejecting, Leaves, GivesFigures):
+class Evaluate(UsesImages, HasCaptions, Rejecting, Leaves, GivesFigures):
     """Measure a tokenizer and a prior on a data set. Writes metrics.json, usage.png and reconstructions.png.
 
     codegrid evaluate --run runs/demo
@@ -48,7 +48,8 @@ class Evaluate(UsesImages, Rejecting, Leaves, GivesFigures):
     OUTPUT/classifier; Inception; lite0, a small one trained on ImageNet, which needs no download; or a network of
     yours, which a function in a module or a file returns (FILE.py:FUNCTION)."""
     num_samples: NumSamples | None = None
-    """Number of images to draw from the prior, all classes in turn, and judge by --features. By default none."""
+    """Number of images to draw from the prior, all classes in turn or for captions of the data set, and judge by
+    --features. By default none."""
     seed: Seed = 0
     """Sample i depends only on the seed and on i."""
     batch_size: BatchSize = 256

@@ -138,6 +138,10 @@ class Conditions:
             raise InputError(f"`prompts`: the text tokenizer is {words}: set the one that it was trained with")
         return self.tokenizer.encode(texts)
 
+    def reads(self, texts: Sequence[str]) -> list[bool]:
+        """Return whether each text can be a prompt: it has words, and no more than this prior reads."""
+        return [0 < len(words) <= self.text_length for words in self.tokenized(texts)]
+
     def given(self, labels: Tensor | None, captions: Sequence[str] | None = None) -> Condition:
         """Return the condition for labels (b,) or captions (b) of a data set; a prior ignores what it did not learn.
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -18,13 +19,22 @@ from codegrid.data.codes import CodeBatch
 from codegrid.data.splits import split_indices
 from codegrid.errors import InputError
 from codegrid.noise import Noise
+from codegrid.pipelines.drawing.images import plot_samples
+from codegrid.pipelines.drawing.material import Material
+from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.reconstruction import prior_inputs
+from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.artifacts import Artifacts
 from codegrid.pipelines.generation.encoding import export_codes
 from codegrid.pipelines.generation.sampling import sample
+from codegrid.pipelines.plot import Plot
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.training.prior import train_prior
+from codegrid.pipelines.viewer.answers import Answers
+from codegrid.pipelines.viewer.examples import Examples
+from codegrid.pipelines.viewer.page import build_page
 from codegrid.stage1_vqvae.tokenizer import VQVAE
 
 COUNT = 40
@@ -254,7 +264,7 @@ def test_long_captions_are_counted_and_cut(run, tmp_path, capsys):
 @pytest.mark.parametrize(("changes", "told"), [
     ({"ignore_captions": True}, "2 classes"),
     ({"unconditional": True}, "unconditional"),
-    ({"model": "pixelcnn"}, "are not learnt: a pixelcnn prior cannot be asked in words: choose another --model"),
+    ({"model": "pixelcnn"}, "are not learnt: a pixelcnn prior cannot be asked in words"),
 ])  # fmt: skip
 def test_captions_are_left_out_where_someone_says_so_or_the_prior_cannot_learn_them(
     run, tmp_path, capsys, changes, told
@@ -321,3 +331,47 @@ def test_the_card_of_a_prior_over_texts_shows_how_to_ask(run):
     assert 'codegrid sample --tokenizer TOKENIZER --prior MODEL --prompts "a lying bar"' in card
     assert 'pipeline(16, prompts="a lying bar", output_type="pil")' in card
     assert "A row for each of: a lying bar; an upright bar" in card and "text-to-image" in card
+
+
+def test_bits_are_measured_and_samples_drawn_with_the_captions_of_the_images(run, tmp_path):
+    data = {"tokenizer": str(run / "tokenizer"), "prior": str(run / "prior"), "dataset": str(run / "pictures")}
+    (tmp_path / "network.py").write_text("import torch\n\ndef make():\n    return torch.nn.Flatten()\n")
+    features = f"{tmp_path / 'network.py'}:make"
+    with_texts = {"captions": str(run / "captions.csv"), "num_samples": 4, "features": features}
+    told, silent = (
+        evaluate(Evaluate(**data, output=str(tmp_path / name), split="train", **more))
+        for name, more in (("a", with_texts), ("b", {}))
+    )
+    assert told["bits_per_code"] != silent["bits_per_code"]
+    assert told["measured_on"]["bits_per_code"]["given_texts"] is True
+    assert silent["measured_on"]["bits_per_code"]["given_texts"] is False
+    assert told["measured_on"]["gfid"]["samples"]["prompts"] == "captions of the reference"
+    assert any("give --captions" in note for note in silent["notes"]) and not told["notes"]
+
+
+def test_the_viewer_takes_a_prompt_in_each_line(run):
+    pipeline = TwoStagePipeline.from_parts(run / "tokenizer", run / "prior")
+    examples = Examples(torch.zeros(1, 1, 12, 20), "pictures")
+    answers = Answers(pipeline.tokenizer, pipeline, examples)
+    assert answers.reads_texts and pipeline.prompts == load(run / "prior").provenance["prompts"]
+    controls = [1.0, 0, 1.0, 2.0, 0]
+    *_, (html, drawn, _) = answers.sample("a bar\n\n<b>lying\u202e</b>", 3, *controls)
+    prompts = ["a bar", "<b>lying\u202e</b>", "a bar"]
+    again = pipeline.sample(3, prompts=prompts, seed=0, guidance_scale=2.0)
+    assert all(map(torch.equal, drawn.codes, again.codes)) and drawn.prompts == again.prompts
+    assert "&lt;b&gt;lying\\u202e&lt;/b&gt;" in html and "<b>" not in html and "\u202e" not in html
+    encoded = answers.show(examples.images)[0]
+    *_, (html, completed, _) = answers.complete(encoded, 1, 2, "a bar", *controls)
+    assert completed.prompts == ("a bar",) * 2
+    *_, (_, plain, _) = answers.complete(encoded, 1, 2, "", 1.0, 0, 1.0, 1.0, 0)
+    assert plain.prompts == ()
+    assert answers.pick(0)[-1] == gr.skip()
+    build_page(pipeline.tokenizer, pipeline, examples, "words")
+
+
+def test_samples_are_plotted_by_prompt(run):
+    pipeline = TwoStagePipeline.from_parts(run / "tokenizer", run / "prior")
+    images = load_images(str(run / "pictures"))
+    material = Material(Artifacts(pipeline.tokenizer, pipeline.priors, images=images), batch_size=40)
+    axes = plot_samples(material, Plot(tokenizer="t", output="")).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == pipeline.prompts

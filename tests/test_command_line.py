@@ -77,7 +77,7 @@ TOLD = [
     (DecodeCodes, "--tokenizer t --codes c --run r --batch-size 8 --view 3 --overwrite --quiet"),
     (Evaluate, f"{PARTS} {DATA} {DRAWING} --split train --features a.b:c --num-samples 10 --seed 1 --batch-size 8"),
     (Evaluate, "--images a --against b --features inception --json"),
-    (Evaluate, f"{PARTS} --features lite0 --num-samples 9 --reject-with classifier --reject-keep 1"),
+    (Evaluate, f"{PARTS} --features lite0 --num-samples 9 --reject-with classifier --reject-keep 1 --captions c.tsv"),
     (Plot, f"{PARTS} {DATA} --codes c --split train --what codes places --projection umap --seed 1 --batch-size 8"),
     (Doctor, "--run r --tokenizer t --prior p --codes c --validation-codes v --dataset mnist --data-root d"),
     (

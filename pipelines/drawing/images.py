@@ -80,22 +80,26 @@ def plot_codes(material: Material, settings: Plot) -> Figure:
 
 
 def plot_samples(material: Material, settings: Plot) -> Figure:
-    """Plot new images, a row for each class."""
+    """Plot new images, a row for each class, or for each prompt on the card of a prior over texts."""
     pipeline = material.artifacts.pipeline
-    columns = columns_for(material.tokenizer.signal.size, 12)
-    classes = class_names(pipeline.priors)
+    columns, of_what = columns_for(material.tokenizer.signal.size, 12), "prompt" if pipeline.prompts else "class"
+    classes = pipeline.prompts or class_names(pipeline.priors)
     # of very many classes, only some
     numbers = list(range(len(classes)))[:: -(-len(classes) // MAX_CLASSES) or 1]
     count = len(numbers) or 6
-    labels = [number for number in numbers for _ in range(columns)] or None
-    drawn = pipeline.sample(count * columns, labels, settings.seed, settings.batch_size, progress=False)
+    asked = [number for number in numbers for _ in range(columns)] or None
+    prompts = [classes[number] for number in asked] if asked and pipeline.prompts else None
+    labels = None if prompts else asked
+    drawn = pipeline.sample(
+        count * columns, labels, settings.seed, settings.batch_size, progress=False, prompts=prompts
+    )
     images = to_unit(drawn.images).split(columns)
     names = [in_figures(classes[number], MAX_NAME, number) for number in numbers] or [""] * count
     rows = [Row(name, row, 0.08) for name, row in zip(names, images, strict=True)]
     of = (
-        f"{len(numbers)} of {len(classes)} classes, a row each"
+        f"{len(numbers)} of {len(classes)} {of_what}{'s' if pipeline.prompts else 'es'}, a row each"
         if len(numbers) < len(classes)
-        else "a row for each class"
+        else f"a row for each {of_what}"
     )
     title = f"New images, {of if classes else 'of no class'}: temperature 1, seed {settings.seed}"
     return plot_rows(rows, title)[0]

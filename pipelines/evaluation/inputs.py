@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codegrid.data.images import ImageBatch
+from codegrid.data.images import ImageBatch, evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.sources import Images
 from codegrid.data.splits import warn_of_few
@@ -36,6 +37,7 @@ class Inputs:
     images: Images  # the split that is measured on
     train: Images | None  # the training part, if anything is fitted to it or compared with it
     request: Request | None  # the samples to draw, at least 2
+    labels: torch.Tensor | None  # (n,) int64 classes that they should show, if that is known
     depends_on: dict[str, Any]  # fingerprints of all parts: what the metrics depend on besides the settings
     extractor: Extractor | None = None
     source: Source | None = None  # the classifier that rejects samples
@@ -56,6 +58,8 @@ class Inputs:
     def notes(self) -> list[str]:
         """Return sentences on what weakens the metrics."""
         notes = warn_of_few(len(self.images), "images") if self.settings.split == "test" else []
+        if any(prior.conditions.num_words for prior in self.priors) and not self.images.captions:
+            notes.append("bits and samples are those without a text: give --captions to measure with them")
         learnt = [prior.provenance.get("split") for prior in self.priors]
         if self.settings.split == "test" and ("all" in learnt or "test" in learnt):
             notes.append("bits are not those of unseen images: the prior was trained on codes of the test part")
@@ -90,16 +94,20 @@ def load_inputs(settings: Evaluate) -> Inputs:
     tokenizer, pipeline = found.tokenizer, found.pipeline if found.priors else None
     assert tokenizer is not None
     request = _make_request(settings, found.priors)  # before images are read: it can fail without them
+    labels = None if request is None else request.labels
     settings = choose_data(settings, tokenizer)
     dataset = str(settings.dataset)
 
     def load(split: str) -> Images:
-        return load_images_for(tokenizer, dataset, settings.data_root, split, settings.skip_unreadable)
+        place, skip = settings.data_root, settings.skip_unreadable
+        return load_images_for(tokenizer, dataset, place, split, skip, settings.captions)
 
     images = found.images = load(settings.split)
     print_once(str(images.found))
     if pipeline and pipeline.classes and list(pipeline.classes) != list(images.classes):
         raise InputError(f"the prior knows other classes than {dataset} has: evaluate it on the data it learnt")
+    if pipeline and pipeline.conditions.num_words and request is not None and images.captions:
+        request, labels = _ask_for_captions(settings, pipeline, images)
     check_features(settings.features, images, dataset)
     if settings.features != "none" and len(images) < 2:
         raise InputError(f"the {settings.split} part holds a single image: `features` needs at least 2")
@@ -111,10 +119,26 @@ def load_inputs(settings: Evaluate) -> Inputs:
         source = find_source(settings.reject_with, tokenizer, found.priors, tokenizer.device, train)
     facts = {**found.facts(), "train_data": train.fingerprint() if train else None}
     facts |= {} if source is None else {"reject_with": source.identity}
-    inputs = Inputs(settings, tokenizer, pipeline, images, train, request, facts, source=source)
+    inputs = Inputs(settings, tokenizer, pipeline, images, train, request, labels, facts, source=source)
     if ":" in settings.features and (extractor := inputs.need_extractor()):
         facts["features"] = extractor.description["weights"]  # another network could have the same name
     return inputs
+
+
+def _ask_for_captions(
+    settings: Evaluate, pipeline: TwoStagePipeline, images: Images
+) -> tuple[Request, torch.Tensor | None]:
+    """Return a request for the first captions of the images in turn, evenly spaced, and the classes of these images."""
+    first = [texts[0] if texts else "" for texts in images.captions or ()]
+    readable = list(compress(range(len(images)), pipeline.conditions.reads(first)))
+    if not readable:
+        raise InputError(f"the prior can read none of the captions of {settings.dataset}: evaluate it on others")
+    count = settings.num_samples or 0
+    chosen = [readable[number] for number in evenly_spaced(len(readable), count)]
+    chosen = [chosen[number % len(chosen)] for number in range(count)]
+    prompts, configs = [first[number] for number in chosen], settings.configs(len(pipeline.priors))
+    request = make_request(pipeline.priors, count, None, settings.seed, configs, prompts=prompts)
+    return request, None if images.labels is None else images.labels[chosen]
 
 
 def _make_request(settings: Evaluate, priors: Sequence[Prior]) -> Request | None:

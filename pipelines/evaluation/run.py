@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from codegrid.data.captions import as_column
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced, to_float, to_uint8
 from codegrid.data.loading import in_order
-from codegrid.data.manifest import LABELS
+from codegrid.data.manifest import CAPTIONS, LABELS
 from codegrid.data.shards import Column
 from codegrid.files import write_json
 from codegrid.locks import releasing
@@ -96,6 +97,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     real, again = (JudgedImages(inputs.extractor), JudgedImages(inputs.extractor)) if inputs.extractor else (None, None)
     codes: list[CodeBatch] = []
     similarities: list[torch.Tensor] = []
+    captions = iter(as_column(inputs.images.captions, 1)) if inputs.images.captions else None
 
     def watch(batch: Reconstruction) -> None:
         similarity = structural_similarity(to_float(batch.images), batch.output.clamp(-1, 1))
@@ -103,6 +105,8 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
             similarities.append(similarity.cpu())
         if inputs.pipeline:
             columns: dict[str, Column] = {} if batch.labels is None else {LABELS: batch.labels}
+            if captions:
+                columns[CAPTIONS] = [next(captions) for _ in batch.images]
             codes.append(CodeBatch(tuple(grid.cpu() for grid in batch.codes), columns))
         if decoder:
             decoder.add(batch.images, batch.codes, batch.output)
@@ -201,6 +205,7 @@ def _add_bits(inputs: Inputs, codes: list[CodeBatch], decoder: DecoderLikelihood
         return
     conditions: dict[str, Any] = {
         "reference": inputs.reference, "given_labels": any(prior.conditions.num_classes for prior in inputs.priors),
+        "given_texts": bool(inputs.images.captions) and any(prior.conditions.num_words for prior in inputs.priors),
         "likelihood": "bound" if "bound" in kinds else "exact",
     }  # fmt: skip
     sites = sum(grid.num_sites for grid in inputs.tokenizer.layout)
@@ -247,10 +252,12 @@ def measure_samples(
     with progress_bar(total=request.num_samples, desc="sampling" + request.chosen, unit="img") as bar:
         for rows in in_order(request.num_samples, settings.batch_size):
             some = pipeline.sample_rows(request, rows, settings.backend)
-            drawn.add(to_uint8(some.images).to(pipeline.device), some.labels)
+            labels = None if inputs.labels is None else inputs.labels[rows.start : rows.stop]
+            drawn.add(to_uint8(some.images).to(pipeline.device), labels)
             bar.update(len(rows))
     samples: dict[str, Any] = {
         "images": request.num_samples, "labels": None if request.labels is None else "all classes in turn",
+        "prompts": "captions of the reference" if request.prompts else None,
         "seed": request.seed, "configs": [asdict(config) for config in request.configs],
         "priors": inputs.depends_on["priors"],
     }  # fmt: skip

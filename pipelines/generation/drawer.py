@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from codegrid.codes import Codes, Condition, Layout, Progress
+from codegrid.limits import is_list_of
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.stage2_prior.conditions import Conditions, conditions_of
@@ -46,6 +47,15 @@ class Drawer:
     def classes(self) -> list[str]:
         """The names of the classes; empty if no prior has classes."""
         return list(self.conditions.classes)
+
+    @property
+    def prompts(self) -> list[str]:
+        """Prompts to try: those that the card of a prior over texts shows; empty without texts."""
+        for prior in self.priors:
+            told = prior.provenance.get("prompts")
+            if prior.conditions.num_words and isinstance(told, list) and is_list_of(told, str):
+                return told
+        return []
 
     @property
     def device(self) -> torch.device:

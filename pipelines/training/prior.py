@@ -253,7 +253,7 @@ def save(
     if tokenizer is not None:
         is_whole = tuple(kept.grids) == tuple(range(len(tokenizer.layout)))
         if is_whole and kept.conditions.num_words:
-            kept.provenance["prompts"] = some_captions(kept, objective.validation, MAX_ROWS)
+            kept.provenance["prompts"] = some_captions(kept, objective.validation, rows_on_card(tokenizer))
         drawn = draw_samples(kept, tokenizer, settings.seed) if is_whole else objective.draw_part(kept, tokenizer)
         kept.save_pretrained(folder, drawn)
     at_most, name = "at most " * (kept.likelihood == "bound"), objective.criterion.replace("_", " ")
@@ -262,13 +262,18 @@ def save(
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")
 
 
+def rows_on_card(tokenizer: Tokenizer) -> int:
+    """Return the most rows of samples that a model's card shows."""
+    return max(1, min(MAX_ROWS, MAX_CARD_PIXELS // (COLUMNS * math.prod(tokenizer.signal.size))))
+
+
 def draw_samples(prior: Prior, tokenizer: Tokenizer, seed: int) -> bytes:
     """Return a sheet of samples as a PNG file, a row for each of the first classes, or of the prompts that it names."""
     prompts = prior.provenance.get("prompts", []) if prior.conditions.num_words else []
-    classes, at_most = prior.conditions.num_classes, MAX_CARD_PIXELS // (COLUMNS * math.prod(tokenizer.signal.size))
-    rows = max(1, min(classes or len(prompts) or 2, MAX_ROWS, at_most))
+    classes = prior.conditions.num_classes
+    rows = min(classes or len(prompts) or 2, rows_on_card(tokenizer))
     labels = [label for label in range(rows) for _ in range(COLUMNS)] if classes else None
-    asked = [prompt for prompt in prompts[:rows] for _ in range(COLUMNS)] or None
+    asked = [prompt for prompt in prompts for _ in range(COLUMNS)] or None
     with without_compiling():
         pipeline = TwoStagePipeline(tokenizer, prior)
         samples = pipeline.sample(COLUMNS * rows, labels, prompts=asked, seed=seed, progress=False)

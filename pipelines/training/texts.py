@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from itertools import compress
 from typing import Any
 
 from accelerate import Accelerator
@@ -74,10 +75,9 @@ def captions_of(codes: AnyCodes | Subset) -> Iterator[str]:
 
 def some_captions(prior: Prior, codes: Any, at_most: int) -> list[str]:
     """Return the first captions of some images, all different, that a prior over texts can be asked for."""
-    conditions, numbers = prior.conditions, evenly_spaced(len(codes), 4 * at_most)
-    captions = [text for text in dict.fromkeys(choose_captions(codes.batch(numbers)) or ()) if text]
-    fits = [len(words) <= conditions.text_length for words in conditions.tokenized(captions)]
-    return [text for text, is_short in zip(captions, fits, strict=True) if is_short][:at_most]
+    some = codes.batch(evenly_spaced(len(codes), 4 * at_most))
+    captions = list(dict.fromkeys(choose_captions(some) or ()))
+    return list(compress(captions, prior.conditions.reads(captions)))[:at_most]
 
 
 def _tell(settings: TrainPrior, tokenizer: TextTokenizer, training: AnyCodes | Subset) -> None:

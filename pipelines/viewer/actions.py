@@ -15,7 +15,7 @@ from codegrid.data.images import to_float
 from codegrid.errors import InputError
 from codegrid.limits import NumSamples, check_value, check_whole
 from codegrid.pipelines.drawing.colours import index_of, plane_shape
-from codegrid.pipelines.generation.kept_part import keep_pixels, top_rows
+from codegrid.pipelines.generation.kept_part import Masks, keep_pixels, top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, complete_codes, make_request
 from codegrid.protocols import Prior, Tokenizer
@@ -45,6 +45,7 @@ class Partial(NamedTuple):
     codes: Codes  # (n, *shape) int64; the last one's are the result
     done: float  # 0 ... 1
     labels: torch.Tensor | None  # (n,) int64, -1 for no particular class; None without classes
+    prompts: tuple[str, ...] = ()  # of each; empty without texts
 
     @property
     def finished(self) -> bool:
@@ -119,12 +120,18 @@ def sample(
 ) -> Iterator[Partial]:
     """Draw new images, and yield their progress. Labels are used in turn; if there are none, all classes.
 
-    Raises `InputError` at once if that cannot be drawn.
+    Of priors over texts, `labels` are prompts; if there are none, no text. Raises `InputError` at once if that cannot
+    be drawn.
     """
     check_value("num_samples", num_samples, NumSamples)
     in_turn = [labels[i % len(labels)] for i in range(num_samples)] if labels else None
-    configs = configs_for(pipeline, values)
-    return watch(pipeline, make_request(pipeline.priors, num_samples, in_turn, seed, configs))
+    configs, asked = configs_for(pipeline, values), asked_for(pipeline, in_turn)
+    return watch(pipeline, make_request(pipeline.priors, num_samples, seed=seed, configs=configs, **asked))
+
+
+def asked_for(pipeline: TwoStagePipeline, asked: Sequence[int | str] | None) -> dict[str, Any]:
+    """Return what is asked for, labels or prompts, by the name of the parameter that takes it."""
+    return {"prompts" if pipeline.conditions.num_words else "labels": asked}
 
 
 def complete(
@@ -141,8 +148,21 @@ def complete(
     Raises `InputError` at once if that cannot be drawn.
     """
     masks = top_rows(pipeline.layout, keep_rows, "keep_rows")
-    labels, configs = None if label is None else [label], configs_for(pipeline, values)
-    return watch(pipeline, complete_codes(pipeline.priors, codes, masks, num_completions, labels, seed, configs))
+    return _complete(pipeline, codes, masks, num_completions, label, seed, values)
+
+
+def _complete(
+    pipeline: TwoStagePipeline,
+    codes: Codes,
+    masks: Masks,
+    num_completions: int,
+    label: int | str | None,
+    seed: int,
+    values: dict[str, Any],
+) -> Iterator[Partial]:
+    configs, asked = configs_for(pipeline, values), asked_for(pipeline, None if label in (None, "") else [label])
+    request = complete_codes(pipeline.priors, codes, masks, num_completions, seed=seed, configs=configs, **asked)
+    return watch(pipeline, request)
 
 
 def fill_in(
@@ -164,8 +184,7 @@ def fill_in(
     part = keep_pixels(pipeline.tokenizer, known, "box")
     found = pipeline.encode(part.of_known(encoded.image))
     codes = tuple(map(torch.where, encoded.edits, encoded.codes, found))
-    labels, configs = None if label is None else [label], configs_for(pipeline, values)
-    return watch(pipeline, complete_codes(pipeline.priors, codes, part.masks, num_completions, labels, seed, configs))
+    return _complete(pipeline, codes, part.masks, num_completions, label, seed, values)
 
 
 def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:
@@ -185,7 +204,7 @@ def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:
             else:
                 noise = pipeline.noise_of(request, rows).of("decoder")
                 images = pipeline.decode(progress.codes, request.given(rows).to(pipeline.device), noise)
-            yield Partial(images.cpu(), codes, progress.done, request.labels)
+            yield Partial(images.cpu(), codes, progress.done, request.labels, request.prompts)
 
 
 def num_pictures(layout: Layout) -> int:

@@ -16,6 +16,7 @@ import torch
 from codegrid.codes import NO_LABEL, Codes
 from codegrid.data.npz import code_names
 from codegrid.errors import InputError
+from codegrid.file_names import printable
 from codegrid.pipelines.drawing.colours import as_plane, colours_of, picture_of, plane_shape, site_at
 from codegrid.pipelines.drawing.images import class_names
 from codegrid.pipelines.generation.kept_part import check_keeps, keepable_rows, top_rows
@@ -106,13 +107,17 @@ class Answers:
         encoded = encoded._replace(codes=encoded.original)
         return encoded, *self.point(encoded, number, row, column), *self._edited(encoded)
 
-    def sample(self, labels: list[int], num_samples: int, *values: Any) -> Iterator[tuple]:
-        """Draw new images. Yields, again and again, their HTML, the `Partial` for downloads, and the progress."""
+    def sample(self, asked: list[int] | str, num_samples: int, *values: Any) -> Iterator[tuple]:
+        """Draw new images, of labels or of a prompt in each line.
+
+        Yields, again and again, their HTML, the `Partial` for downloads, and the progress.
+        """
+        labels = [line for line in asked.splitlines() if line.strip()] if isinstance(asked, str) else asked
         for partial in actions.sample(self._drawing(), num_samples, labels, **self._named(values)):
             yield self._drawn(partial, "sample")
 
     def complete(
-        self, encoded: Encoded, keep_rows: int, num_completions: int, label: int | None, *values: Any
+        self, encoded: Encoded, keep_rows: int, num_completions: int, label: int | str | None, *values: Any
     ) -> Iterator[tuple]:
         """Complete the codes below their upper rows. Yields the values of `sample`."""
         pipeline, named = self._drawing(), self._named(values)
@@ -167,6 +172,11 @@ class Answers:
         unlabelled = bool(numbered) and self._drawing().conditions.unlabelled
         return [*numbered, (NO_CLASS, NO_LABEL)] if unlabelled else numbered
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether samples are asked for in words."""
+        return self.pipeline is not None and self.pipeline.conditions.num_words > 0
+
     def rows_to_keep(self) -> range:
         """Return how many rows of codes a completion may keep; none if a prior cannot keep rows of all its grids."""
         rows, priors = keepable_rows(self.layout), () if self.pipeline is None else self.pipeline.priors
@@ -211,7 +221,9 @@ class Answers:
 
     def _drawn(self, partial: Partial, what: str) -> tuple[str, Partial, str]:
         labels = [NO_LABEL] * len(partial.images) if partial.labels is None else partial.labels.tolist()
-        names = ["" if label == NO_LABEL else self.classes[label] for label in labels]
+        names = list(map(printable, partial.prompts)) or [
+            "" if label == NO_LABEL else self.classes[label] for label in labels
+        ]
         return figures_of(partial.images, names, what), partial, f"{partial.done:.0%} drawn"
 
 

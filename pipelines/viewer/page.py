@@ -57,7 +57,8 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
 
 def _describe(answers: Answers, title: str) -> str:
     size, classes = answers.tokenizer.signal.size, len(answers.classes)
-    knows = "no prior, so no samples" if answers.pipeline is None else f"{classes or 'no'} classes"
+    asked = "asked in words" if answers.reads_texts else f"{classes or 'no'} classes"
+    knows = "no prior, so no samples" if answers.pipeline is None else asked
     return f"{escape(title)}: images of {'×'.join(map(str, size))} pixels, {describe_layout(answers.layout)}, {knows}"
 
 

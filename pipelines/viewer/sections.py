@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from codegrid.file_names import printable
 from codegrid.pipelines.generation.kept_part import default_rows
 from codegrid.sampling_config import choices_of
 
@@ -16,6 +17,7 @@ DRAWINGS = 4  # drawings at once, of all visitors: enough that nobody waits for 
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 CONTROL: dict[str, Any] = {"min_width": NARROW, "elem_classes": "control"}
+MAX_PROMPTS = 10_000  # characters
 LARGE = 256  # codes of a sample: only a few larger samples are drawn when the page is opened
 RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest, initial value, step, meaning of 0
     "temperature": (0, 2, 1, 0.05, ""),
@@ -69,7 +71,7 @@ def add_sampling(answers: Answers) -> tuple[list, Drawing]:
     by = "by several priors, coarse to fine" if several else "by the prior"
     gr.Markdown(f"## New images\nDrawn {by}.")
     with gr.Row():
-        labels = gr.Dropdown(
+        labels = _add_prompts(answers) if answers.reads_texts else gr.Dropdown(
             choices, multiselect=True, label=f"{CONTROLS['labels']}, used in turn (none chosen: all classes)",
             scale=2, visible=bool(choices), min_width=2 * NARROW,
         )  # fmt: skip
@@ -83,7 +85,7 @@ def add_sampling(answers: Answers) -> tuple[list, Drawing]:
 
 def add_completion(
     answers: Answers, rows: range, encoded: gr.State, controls: list
-) -> tuple[list[gr.Slider], gr.Dropdown, Drawing]:
+) -> tuple[list[gr.Slider], gr.Dropdown | gr.Textbox, Drawing]:
     """Add the section of completions: below rows of codes, or in a box if the priors can keep any codes.
 
     Returns its sliders of the part to keep, its label, and its drawing.
@@ -94,12 +96,21 @@ def add_completion(
     with gr.Row():
         keep = _add_box(answers) if fills_any else [_add_rows(answers, rows)]
         number = gr.Slider(1, 100, _few(answers, COLUMNS), step=1, label=CONTROLS["num_completions"], **CONTROL)
-        label = gr.Dropdown(
+        label = gr.Textbox("", label="Prompt", max_lines=1, min_width=NARROW) if answers.reads_texts else gr.Dropdown(
             choices, value=choices[-1][1] if choices else None, label="Label", visible=bool(choices), min_width=NARROW
-        )
+        )  # fmt: skip
     inputs = [encoded, *keep, number, label, *controls]
     act = answers.fill_in if fills_any else answers.complete
     return keep, label, add_drawing(answers, act, "Complete", "completions", inputs)
+
+
+def _add_prompts(answers: Answers) -> gr.Textbox:
+    """Add the field of prompts, at first one that the prior's card shows samples of."""
+    shown = answers.pipeline.prompts[:1] if answers.pipeline else []
+    return gr.Textbox(
+        "\n".join(map(printable, shown)), label=CONTROLS["prompts"], info="in each line one; they are used in turn",
+        placeholder="no text", lines=2, max_length=MAX_PROMPTS, scale=2, min_width=2 * NARROW,
+    )  # fmt: skip
 
 
 def _add_rows(answers: Answers, rows: range) -> gr.Slider:

@@ -14,6 +14,7 @@ from codegrid.errors import InputError
 # what the page calls the parameters that errors name
 CONTROLS = {
     "labels": "Labels",
+    "prompts": "Prompts",
     "num_samples": "Number",
     "num_completions": "Number",
     "keep_rows": "Rows of codes to keep",
