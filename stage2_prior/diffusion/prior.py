@@ -67,7 +67,7 @@ class DiffusionPrior(HidesLabels):
 
     options: ClassVar[type] = DiffusionOptions
     called: ClassVar[str] = "the diffusion prior"
-    package: ClassVar[str] = "diffusers"
+    package: ClassVar[str] = "diffusers"  # which may be missing
     likelihood: ClassVar[Likelihood] = "none"
     criterion: ClassVar[str] = "denoising_error"
     keeps: ClassVar[Keeps] = "any"
