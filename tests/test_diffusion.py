@@ -78,6 +78,12 @@ def test_a_channel_that_never_changes_is_only_shifted():
     assert vectors((torch.tensor([[[0, 1]]]),)).tolist() == [[[[-1.0, 1.0]], [[0.0, 0.0]]]]
 
 
+def test_of_several_codes_a_site_each_is_nearest_to_what_those_before_it_leave_over():
+    vectors = CodeVectors([torch.tensor([[0.0], [10.0]]), torch.tensor([[0.0], [1.0]])])
+    codes = torch.tensor([[[0, 0, 1, 1]]]), torch.tensor([[[0, 1, 0, 1]]])
+    assert all(map(torch.equal, vectors.nearest(vectors(codes)), codes))
+
+
 def test_the_scales_are_saved_with_the_prior_and_stay_its_own_when_it_starts_from_another(tmp_path):
     layout, tables, codes, _ = quantized("ema", **CODED["ema"])
     prior = TABLES["prior"]["diffusion"](layout, tables=tables, **SMALL["diffusion"])
