@@ -6,9 +6,9 @@ python -m benchmarks.priors --data-root CIFAR --output runs/priors --codes cifar
 
 CIFAR holds train/CLASS/* and test/CLASS/*, MNIST holds MNIST/raw. The tokenizers are trained first. Bits are those of
 the test images, given their labels; next-scale learns the codes of a tokenizer of its own, so its bits are those of
-other codes. Samples are judged without guidance and at each scale of --guidance, by a classifier and, for CIFAR, by the
-features of lite0. Leaves quality.png, the Fréchet distance over the seconds of drawing. Finished parts are not computed
-again; only seconds and memory are.
+other codes, and diffusion has none. Samples are judged without guidance and at each scale of --guidance, by a
+classifier and, for CIFAR, by the features of lite0. Leaves quality.png, the Fréchet distance over the seconds of
+drawing. Finished parts are not computed again; only seconds and memory are.
 """
 
 import argparse
@@ -66,6 +66,10 @@ ROWS = {
     **{f"maskgit-{steps}": Row("maskgit", {"num_inference_steps": steps}) for steps in (1, 4, 8, 16)},
     "maskgit-random": Row("maskgit", {"num_inference_steps": 16, "unmask_order": "random"}),
     "next-scale": Row("next-scale", {}, "multiscale"),
+    **{
+        f"diffusion-{steps}": Row("diffusion", {"num_inference_steps": steps, "solver": "dpm-solver"})
+        for steps in (10, 20, 50)
+    },
 }
 SAMPLES, TIMED = 2000, 1000  # judged; drawn in the seconds that are shown
 WHOLE_GRIDS = ("mnist-7x7", "cifar-8x8")
@@ -165,8 +169,8 @@ def print_row(
     """Print a row of the table."""
     plain = figures[0]
     best = min(range(len(figures)), key=lambda number: _distance(figures[number]))
-    kind = plain["measured_on"]["bits_per_image"]["likelihood"]
-    text = f"{codes:12} {row:15} {plain['bits_per_image']:7.1f} {kind:6} {trained['steps']:6}"
+    kind = plain["measured_on"].get("bits_per_image", {}).get("likelihood", "none")
+    text = f"{codes:12} {row:15} {plain.get('bits_per_image', float('nan')):7.1f} {kind:6} {trained['steps']:6}"
     for number in (0, best):
         agreement = 100 * figures[number].get("class_agreement", float("nan"))
         text += f" {scales[number]:6} {agreement:6.1f} % {_distance(figures[number]):8.2f}"

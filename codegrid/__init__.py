@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .stage1_vqvae.stacked import StackedTokenizer
     from .stage1_vqvae.tokenizer import VQVAE
     from .stage1_vqvae.waves import WaveVQVAE
+    from .stage2_prior.diffusion.prior import DiffusionPrior
     from .stage2_prior.maskgit.network import MaskGIT
     from .stage2_prior.next_scale.prior import NextScalePrior
     from .stage2_prior.pixelcnn.network import GatedPixelCNN
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
     from .stage2_prior.wavenet.network import WaveNet
 
 __all__ = [
-    "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition", "GatedPixelCNN",
-    "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses", "MaskGIT", "Moment", "NextScalePrior",
-    "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig", "SequentialPrior", "Signal", "StackedTokenizer",
-    "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet", "WaveVQVAE", "as_images", "as_sheet", "load",
-    "load_images", "register", "sample", "train_prior", "train_tokenizer",
+    "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition",
+    "DiffusionPrior", "GatedPixelCNN", "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses",
+    "MaskGIT", "Moment", "NextScalePrior", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig",
+    "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet",
+    "WaveVQVAE", "as_images", "as_sheet", "load", "load_images", "register", "sample", "train_prior",
+    "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -65,6 +67,7 @@ _HOMES = {
     "stage1_vqvae.stacked": "StackedTokenizer",
     "stage1_vqvae.tokenizer": "VQVAE",
     "stage1_vqvae.waves": "WaveVQVAE",
+    "stage2_prior.diffusion.prior": "DiffusionPrior",
     "stage2_prior.maskgit.network": "MaskGIT",
     "stage2_prior.next_scale.prior": "NextScalePrior",
     "stage2_prior.pixelcnn.network": "GatedPixelCNN",

@@ -48,7 +48,7 @@ OWN_USE = {"codes": "tokenizer-of-codes", "wave": "tokenizer-of-sound"}
 CAPTIONS = {
     "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
     "tokenizer-of-sound": "Odd rows: spectrograms of held-out sound. Below each: those after encoding and decoding.",
-    "prior": "New images: the first ones that this prior drew, at temperature 1.",
+    "prior": "New images: the first ones that this prior drew, with no setting changed.",
     "classifier": "",
 }
 

@@ -5,7 +5,7 @@ Shapes: b batch, D embedding_dim, *sites the sites of a grid, *shape those of ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -187,6 +187,10 @@ class Prior(Model, Protocol):
     If it can be conditioned on texts, it takes `num_words`, the size of the vocabulary, and `text_length`, the most
     words of a text, both 0 without texts; and its `text_tokenizer` may be set, which its folder then holds. What
     follows the end of a text in `Condition.text` has no effect. A prior has either classes or texts.
+
+    One that must see training codes first has a method `prepare(batches)`, called once with batches of its own codes
+    (b, *shape) of each grid. One without a likelihood may name a measure to judge it by, lower is better, as
+    `criterion`: its method `errors(codes, given, noise)` returns it for each sample (b,), the same for the same noise.
     """
 
     @property
@@ -242,50 +246,6 @@ class Prior(Model, Protocol):
         watch: bool = False,
     ) -> Iterator[Progress]:
         """Draw `noise.count` samples; the last item is the result, and without `watch` the only one."""
-
-
-class Steps(Protocol):
-    """A forward pass driven step by step: by samplers, tests or an entropy coder.
-
-    Steps that draw many codes faster than one by one also have `draw`: see `stage2_prior.sampling.sequential.Drawing`.
-    """
-
-    order: Sequence[tuple[int, range]]  # (grid, sites in raster order) of each step
-
-    def next_logits(self) -> Tensor:
-        """Return the logits (b, n, K) of the n sites of the next step."""
-
-    def append(self, codes: Tensor) -> None:
-        """Append the codes (b, n) of the step whose logits were returned last, or (b, m) of several known steps."""
-
-
-class Sequential(Prior, Protocol):
-    """A prior that draws step by step: site after site, or grid after grid.
-
-    One whose steps keep keys and values has a property `bytes_per_sample`: their memory for each sample.
-    One that keeps known sites roughly has a method `fit`, too: see `stage2_prior.next_scale.prior.NextScalePrior.fit`.
-    """
-
-    def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
-        """Return the logits (b, K, *shape) of each grid; those of a step depend only on earlier steps."""
-
-    def steps(self, given: Condition, batch_size: int, backend: str) -> Steps:
-        """Return the steps that compute the values of `logits` one step at a time."""
-
-
-class Masked(Prior, Protocol):
-    """A prior that draws many sites at once, in any order: each hidden code from all those that are not."""
-
-    @property
-    def own_settings(self) -> SamplingConfig:
-        """Return how it draws unless told otherwise: at least its `num_inference_steps` and its `mask_schedule`."""
-
-    @property
-    def max_inference_steps(self) -> int:
-        """Return the number of sites of all grids: there cannot be more steps."""
-
-    def hidden_logits(self, codes: Codes, given: Condition = NO_CONDITION, backend: str = "auto") -> tuple[Tensor, ...]:
-        """Return the logits (b, n, K) of the n sites of each grid for codes (b, *shape), HIDDEN where not drawn yet."""
 
 
 class Classifier(Model, Protocol):

@@ -66,6 +66,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "wavenet": ("stage2_prior.wavenet.network:WaveNet", "stage2_prior.options:WaveNetOptions"),
         "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),
         "maskgit": ("stage2_prior.maskgit.network:MaskGIT", "stage2_prior.options:MaskGITOptions"),
+        "diffusion": ("stage2_prior.diffusion.prior:DiffusionPrior", "stage2_prior.options:DiffusionOptions"),
     },
     "classifier": {
         "small": ("pipelines.evaluation.classifier:SmallClassifier", "registry:NoOptions"),

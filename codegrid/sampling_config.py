@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GuidanceSchedule = Literal["constant", "growing"]
 UnmaskOrder = Literal["confidence", "halton", "random"]
+Solver = Literal["ddim", "dpm-solver"]
 MaskSchedule = Literal["cosine", "arccos", "linear", "square", "cubic", "root"]
 InferenceSteps = Annotated[int, Range(1, 10**6)]
 ChoiceTemperature = Annotated[float, Range(0)]
@@ -45,7 +46,7 @@ class SamplingConfig:
     guidance_schedule: GuidanceSchedule | None = None
     """How a guidance scale above 1 applies to the steps: constant, or growing from 1 to it."""
     num_inference_steps: InferenceSteps | None = None
-    """Steps of priors that draw many sites at once."""
+    """Steps of priors that draw many sites at once, or denoise them."""
     choice_temperature: ChoiceTemperature | None = None
     """Randomness of which sites such a prior draws first, if by confidence; it falls to 0 at the last step. 0: those
     of the likeliest codes."""
@@ -54,6 +55,9 @@ class SamplingConfig:
     grid (halton), or sites at random, which samples from its distribution."""
     mask_schedule: MaskSchedule | None = None
     """How the number of sites that such a prior has not drawn yet falls to 0 over the steps."""
+    solver: Solver | None = None
+    """How priors that denoise take a step: straight (ddim), or bent by the step before (dpm-solver), which needs fewer
+    steps."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -74,7 +78,7 @@ class SamplingConfig:
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
 
     def check_controls(self, prior: Prior) -> None:
-        """Raise `InputError` if a field is set that has no effect on a prior, or there are more steps than sites."""
+        """Raise `InputError` if a field has no effect on a prior but is set, or there are too many steps."""
         for name in self.changed():
             if name not in prior.controls:
                 raise InputError(f"`{name}` has no effect on this prior, a {type(prior).__name__}: leave it out")
@@ -89,12 +93,12 @@ class SamplingConfig:
 
 
 def check_steps(num_inference_steps: int | None, prior: Prior) -> None:
-    """Raise `InputError` if there are more steps than a prior has sites to draw, its `max_inference_steps`."""
+    """Raise `InputError` if there are more steps than a prior can take, its `max_inference_steps`."""
     most = getattr(prior, "max_inference_steps", None)
     if num_inference_steps is not None and most is not None and num_inference_steps > most:
         raise InputError(
-            f"`num_inference_steps` {num_inference_steps}: more steps than sites: this prior draws {most:,}, and each "
-            "step at least one of them"
+            f"`num_inference_steps` {num_inference_steps}: this prior can take at most {most:,} steps, one for each "
+            "site or level of noise"
         )
 
 
@@ -116,6 +120,7 @@ class DrawingSettings(TypedDict, total=False):
     choice_temperature: float | Sequence[float | None] | None
     unmask_order: str | Sequence[str | None] | None
     mask_schedule: str | Sequence[str | None] | None
+    solver: str | Sequence[str | None] | None
 
 
 def sampling_configs(num_priors: int, **settings: Unpack[DrawingSettings]) -> tuple[SamplingConfig, ...]:

@@ -18,6 +18,11 @@ from .files import STAGING, stamp_of
 BEST, LAST = "best", "last"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MODEL_FILES = (CONFIG, WEIGHTS, *EXTRAS)
+# folders in a model folder from which other libraries load parts of the model, and their files
+PARTS = {
+    "unet": ("config.json", "diffusion_pytorch_model.safetensors"),
+    "scheduler": ("scheduler_config.json",),
+}
 TRIES, PAUSE = 5, 0.3  # seconds: a folder is replaced in less
 
 Loaded = TypeVar("Loaded")

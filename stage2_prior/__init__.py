@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conditions import Conditions
+    from .diffusion.prior import DiffusionPrior
     from .maskgit.network import MaskGIT
     from .next_scale.prior import NextScalePrior
     from .pixelcnn.network import GatedPixelCNN
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CausalTransformer": "transformer.network",
     "Conditions": "conditions",
+    "DiffusionPrior": "diffusion.prior",
     "GatedPixelCNN": "pixelcnn.network",
     "MaskGIT": "maskgit.network",
     "NextScalePrior": "next_scale.prior",
@@ -27,7 +29,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CausalTransformer", "Conditions", "GatedPixelCNN", "MaskGIT", "NextScalePrior", "PixelSNAIL", "draw", "sample",
+    "CausalTransformer", "Conditions", "DiffusionPrior", "GatedPixelCNN", "MaskGIT", "NextScalePrior", "PixelSNAIL",
+    "draw", "sample",
 ]  # fmt: skip
 
 

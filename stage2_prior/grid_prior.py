@@ -106,6 +106,15 @@ class GridPrior(ModelFolder, nn.Module):
         self.given_grids, self.given_layout = grids, layout
         self.config |= {"given_grids": list(grids), "given_layout": [grid.as_json() for grid in layout]}
 
+    @torch.no_grad()
+    def inherit(self, other: Any) -> list[str]:
+        """Copy the weights of another prior where they fit, but nothing that follows from the codes, its buffers."""
+        own = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        fresh = super().inherit(other)
+        for name, buffer in self.named_buffers():
+            buffer.copy_(own[name])
+        return [name for name in fresh if name not in own]
+
     def _take_texts(self) -> None:
         has_options = isinstance(self.chosen, TextOptions)
         if not self.num_words and not self.text_length:

@@ -24,10 +24,11 @@ from .sequential_prior import SequentialPrior
 class HidesLabels(GridPrior):
     """Base class of a prior that hides a share of the labels in training, its option `label_dropout`.
 
-    A subclass computes its logits in a module `network`, in which a module `condition` is a table of embeddings with a
+    A subclass computes in a module `network`, in which modules called `condition_table` are tables of embeddings with a
     row for each of `num_conditions`. The arguments are those of `GridPrior`.
     """
 
+    condition_table: ClassVar[str] = "condition"
     network: Any
 
     def __init__(
@@ -73,7 +74,7 @@ class HidesLabels(GridPrior):
         shared = [name for name in ours if name in theirs]
         rows = [ours[name] for name in shared], [theirs[name] for name in shared]
         tables = [name for name, module in self.named_modules() if isinstance(module, nn.Embedding)]
-        return {f"{name}.weight": rows for name in tables if name.endswith(".condition")}
+        return {f"{name}.weight": rows for name in tables if name.endswith(f".{self.condition_table}")}
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the network only: checks and random numbers would break the graph."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,24 @@ def measure(prior: Prior, batches: Batches, seed: int = 0, num_inference_steps: 
         sums = [old + new for old, new in zip(sums, of_batch, strict=True)] if sums else of_batch
         count += len(codes[0])
     return Bits(tuple(grid / math.log(2) / count for grid in sums), count)
+
+
+def measure_error(prior: Prior, batches: Batches, seed: int = 0) -> dict[str, float]:
+    """Return, by its name, the measure of a prior without a likelihood, averaged over samples; empty if it has none.
+
+    Args:
+        batches: codes and their conditions.
+        seed: seed of the noise; that of sample i is the same in any batch.
+    """
+    name, errors, count = getattr(prior, "criterion", ""), 0.0, 0
+    if not name:
+        return {}
+    for codes, given in batches:
+        noise = Noise(seed, count, len(codes[0]), prior.device, ("error",))
+        codes = tuple(grid.to(prior.device) for grid in codes)
+        of_batch = cast(Any, prior).errors(codes, given.to(prior.device), noise)
+        errors, count = errors + float(of_batch.to(widest(of_batch.device)).sum()), count + len(of_batch)
+    return {name: errors / count} if count else {}
 
 
 @torch.no_grad()

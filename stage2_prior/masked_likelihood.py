@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from codegrid.codes import Codes, Condition
+from codegrid.drawn_priors import Masked
 from codegrid.noise import Noise
-from codegrid.protocols import Masked
 from codegrid.sampling_config import MaskSchedule
 
 from .likelihood import cross_entropy

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from codegrid.limits import MAX_KERNEL, MAX_LAYERS, MAX_WIDTH, OneOf, Range
-from codegrid.sampling_config import ChoiceTemperature, GuidanceSchedule, InferenceSteps, MaskSchedule, UnmaskOrder
+from codegrid.sampling_config import (
+    ChoiceTemperature,
+    GuidanceSchedule,
+    InferenceSteps,
+    MaskSchedule,
+    Solver,
+    UnmaskOrder,
+)
+
+MAX_LEVELS = 8  # of a UNet
 
 Kernel = Annotated[int, OneOf(range(3, MAX_KERNEL + 1, 2), f"an odd number from 3 to {MAX_KERNEL}")]
 Share = Annotated[float, Range(0, below=1)]
@@ -154,3 +163,24 @@ class MaskGITOptions(TransformerSizes, GivenOptions, TextOptions):
     """Which sites are drawn first: those of the likeliest codes, sites spread evenly over the grid, or any."""
     guidance_schedule: GuidanceSchedule = "growing"
     """How a guidance scale above 1 applies to the steps: constant, or growing from 1 to it."""
+
+
+@dataclass(frozen=True)
+class DiffusionOptions(TextOptions):
+    """Options of the diffusion prior; the last two say how it draws unless a command says otherwise."""
+
+    channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
+    """Channels of the prior's features; of the UNet, at the full size of the grid, and twice as many at each half."""
+    num_levels: Annotated[int, Range(1, MAX_LEVELS)] = 2
+    """Sizes of the grid that the UNet works at, each half the one before."""
+    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 2
+    """Residual blocks of the UNet at each size, on the way down; on the way up there is one more."""
+    num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4
+    """Heads of the attention."""
+    label_dropout: Share = 0.1
+    """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
+    guidance requires. 0: every sample needs a label."""
+    num_inference_steps: Annotated[int, Range(1, 1000)] = 50
+    """Steps in which a sample is drawn."""
+    solver: Solver = "ddim"
+    """How it takes a step: straight (ddim), or bent by the step before (dpm-solver), which needs fewer steps."""

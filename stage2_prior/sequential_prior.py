@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from codegrid.codes import Codes, Condition, Known, Losses, Moment, Progress
+from codegrid.drawn_priors import Steps
 from codegrid.noise import Noise
-from codegrid.protocols import NO_CONDITION, Keeps, Likelihood, Steps
+from codegrid.protocols import NO_CONDITION, Keeps, Likelihood
 from codegrid.sampling_config import SamplingConfig
 
 from .grid_prior import GridPrior

@@ -241,6 +241,8 @@ BAD = {
         ("--codes {run}/codes --output {new} --model maskgit --num-inference-steps 0", "--num-inference-steps 0"),
         ("--codes {run}/codes --output {new} --model maskgit --choice-temperature -1", "--choice-temperature -1"),
         ("--codes {run}/codes --output {new} --model maskgit --mask-schedule up", "up"),
+        ("--codes {run}/codes --output {new} --model diffusion --num-levels 9", "--num-levels 9"),
+        ("--codes {run}/codes --output {new} --model diffusion --solver euler", "euler"),
         ("--codes {run}/codes --output {new} --model maskgit --unmask-order raster", "raster"),
         (
             "--codes {run}/codes --output {new} --model transformer --num-heads 3",

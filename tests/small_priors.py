@@ -1,5 +1,7 @@
 """Small priors of every name in the table, in float64; those that draw step by step see all codes before."""
 
+from importlib.util import find_spec
+
 import torch
 
 from codegrid.codes import Condition, Grid
@@ -17,8 +19,10 @@ SMALL = {
     "wavenet": {"channels": 8, "skip_channels": 16, "layers_per_cycle": 6, "num_cycles": 1, "feature_dropout": 0.0},
     "next-scale": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "maskgit": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
+    "diffusion": {"channels": 8, "num_layers": 1, "num_heads": 2, "num_inference_steps": 4},
 }  # fmt: skip
-ALL = list(BUILT_IN["prior"])
+# those that the installed packages suffice for
+ALL = [name for name in BUILT_IN["prior"] if find_spec(getattr(TABLES["prior"][name], "package", "torch"))]
 LAYOUTS = {}  # by name: grids that a prior can learn, if it cannot learn two codes a site
 NAMES = [name for name in ALL if hasattr(TABLES["prior"][name], "logits")]  # the others draw in any order
 MASKED = [name for name in ALL if hasattr(TABLES["prior"][name], "hidden_logits")]
@@ -39,9 +43,14 @@ def build_prior(name, sizes=(8,), shape=(4, 5), num_classes=0, decided=1.0, layo
         for parameter in prior.parameters():
             if not parameter.any():  # what is 0 at first hides all that it is multiplied with
                 parameter.normal_(0, 0.25)
-        for head in prior.network.heads:
+        for head in getattr(prior.network, "heads", ()):
             head[-1].weight *= decided
     return prior.eval()
+
+
+def judge(prior, codes, given, noise):
+    """What a prior says of codes: their nats, or without a likelihood its own measure of each sample."""
+    return (prior.errors(codes, given, noise),) if prior.likelihood == "none" else prior.nll(codes, given, noise)
 
 
 def random_codes(prior, count=2):

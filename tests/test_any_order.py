@@ -49,7 +49,7 @@ class MaskedPrior(ModelFolder, nn.Module):
 
     kind, likelihood, keeps = "prior", "bound", "any"
     options = MaskedOptions
-    controls = frozenset(vars(SamplingConfig()))
+    controls = frozenset(vars(SamplingConfig())) - {"solver"}
 
     def __init__(self, layout, grids=None, num_classes=0, given_grids=(), **options):
         super().__init__()
@@ -192,7 +192,7 @@ def test_all_sites_are_drawn_in_as_many_steps_as_are_asked_for(layout, steps):
     assert len(seen) == steps and seen == sorted(seen) and seen[-1] == (1, [len(prior.places)] * 2)
     (alone,) = draw([prior], Condition(), Noise(1, count=2), [config])
     assert same(alone.codes, progress.codes) and all(mark.all() for mark in alone.drawn)
-    with pytest.raises(InputError, match=f"`num_inference_steps` 50: more steps than sites: .* {len(prior.places)}"):
+    with pytest.raises(InputError, match=f"`num_inference_steps` 50: .* at most {len(prior.places)} steps"):
         sample(prior, 2, num_inference_steps=50)
 
 

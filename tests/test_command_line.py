@@ -42,7 +42,7 @@ PARTS = "--tokenizer t --prior p --output o --device cpu --threads 1 -v --quiet 
 DATA = "--dataset npz --data-root d --skip-unreadable --num-workers 1 --dry-run"
 DRAWING = (
     "--temperature 0.9 --top-k 50 --top-p 0.95 --guidance-scale 2 --guidance-schedule growing --num-inference-steps 8 "
-    "--choice-temperature 4.5 --unmask-order halton --mask-schedule arccos --backend auto"
+    "--choice-temperature 4.5 --unmask-order halton --mask-schedule arccos --solver dpm-solver --backend auto"
 )
 TRAINING = (
     "--steps 10 --batch-size 8 --lr 2e-4 --lr-schedule constant --precision fp32 --compile --accumulate 4 --seed 3 "

@@ -115,8 +115,8 @@ def test_a_loose_file_in_pipelines_is_a_command(path):
 
 def test_no_command_imports_torch_before_its_flags_are_read():
     names = [f"codegrid.pipelines.{path.stem}" for path in LOOSE] + ["codegrid", "codegrid.command", "pipelines.sample"]
-    heavy = "{'torch', 'numpy', 'matplotlib', 'accelerate', 'soundfile'} & {*sys.modules}"
-    code = f"import sys, {', '.join(names)}\nheavy = {heavy}"
+    heavy = {"torch", "numpy", "matplotlib", "accelerate", "diffusers", "soundfile"}
+    code = f"import sys, {', '.join(names)}\nheavy = {heavy} & {{*sys.modules}}"
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nsys.exit(', '.join(heavy) or 0)"], cwd=ROOT, capture_output=True
     )

@@ -382,7 +382,7 @@ def test_the_bound_depends_on_the_noise_the_label_and_the_steps_and_on_nothing_e
 
     assert bits() == bits() == pytest.approx(bits(size=2)) == pytest.approx(bits(steps=8))
     assert len({bits(), bits(seed=1), bits(steps=1), bits(steps=15), bits(label=1)}) == 5
-    with pytest.raises(InputError, match="`num_inference_steps` 16: more steps than sites: this prior draws 15"):
+    with pytest.raises(InputError, match="`num_inference_steps` 16: this prior can take at most 15 steps"):
         bits(steps=16)
 
 
@@ -392,7 +392,7 @@ def test_the_bound_depends_on_the_noise_the_label_and_the_steps_and_on_nothing_e
     [
         ({"backend": "native"}, "`backend` native: this prior has no native sampler"),
         ({"backend": "graph"}, "`backend` graph: this prior has none"),
-        ({"num_inference_steps": 16}, "`num_inference_steps` 16: more steps than sites"),
+        ({"num_inference_steps": 16}, "`num_inference_steps` 16: this prior can take at most 15 steps"),
         ({"codes": (torch.zeros(1, 2, 2),)}, "`codes`: this prior is not conditioned on this"),
     ],
 )

@@ -49,7 +49,7 @@ def test_evaluate_reports_the_bound_of_the_steps_that_are_drawn_and_the_lowest(r
         "bits_per_image, bound_bits_per_dim: an upper bound" in words
         and "in a random order in 8 steps: do not compare" in words
     )
-    with pytest.raises(InputError, match="`num_inference_steps` 16: more steps than sites"):
+    with pytest.raises(InputError, match="`num_inference_steps` 16: this prior can take at most 15 steps"):
         evaluate(Evaluate(run=str(run), output=str(run / "refused"), num_inference_steps=(16,)))
     assert not (run / "refused").exists()
 
@@ -60,6 +60,7 @@ def test_every_setting_of_a_drawing_is_told_with_its_samples(run):
     assert vars(request.configs[0]) == {
         "temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance_scale": 2.0, "guidance_schedule": "growing",
         "num_inference_steps": 8, "choice_temperature": 4.5, "unmask_order": "halton", "mask_schedule": "cosine",
+        "solver": None,
     }  # fmt: skip
     others = [
         {}, {"num_inference_steps": 3}, {"choice_temperature": 0.0}, {"unmask_order": "random"},
@@ -113,7 +114,7 @@ def test_the_page_has_a_control_for_each_setting_and_empty_ones_leave_it_to_the_
     answers = Answers(pipeline.tokenizer, pipeline, None)
     with gradio.Blocks():
         controls, _ = add_sampling(answers)
-    assert answers.controls == list(vars(SamplingConfig()))
+    assert answers.controls == [name for name in vars(SamplingConfig()) if name != "solver"]
     *_, (_, drawn, _) = answers.sample([], 2, *(control.value for control in controls))
     assert torch.equal(drawn.codes[0], pipeline.sample(2, seed=0).codes[0])
     chosen = dict(zip(answers.controls, (control.value for control in controls), strict=False))

@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from small_priors import ALL, LAYOUTS, NAMES, build_prior, random_codes
+from small_priors import ALL, LAYOUTS, NAMES, build_prior, judge, random_codes
 from small_quantizers import LargestTensor
 from torch import nn
 
@@ -64,7 +64,7 @@ def test_evaluation_hides_nothing_and_agrees_bit_for_bit_in_either_mode(name):
     shown = build(name)
     hiding = build(name, **dict.fromkeys(dropouts_of(name), 0.9))
     codes, given = random_codes(shown, 3), Condition(LABELS)
-    nats = [prior.nll(codes, given, Noise(0, count=3)) for prior in (shown, hiding, hiding.train())]
+    nats = [judge(prior, codes, given, Noise(0, count=3)) for prior in (shown, hiding, hiding.train())]
     assert same(nats[0], nats[1]) and same(nats[1], nats[2])
 
 
@@ -98,7 +98,7 @@ def test_no_call_changes_what_it_is_given(name):
             mask[:, :1] = True
     before = copy.deepcopy((codes, given, known))
     prior(codes, given, moment()).total.backward()
-    prior.nll(codes, given, Noise(0, count=3))
+    judge(prior, codes, given, Noise(0, count=3))
     drawn = sample(prior, 3, labels=given.labels, known=known, guidance_scale=3.0)
     assert same(codes, before[0]) and torch.equal(given.labels, before[1].labels)
     assert same(known.codes, before[2].codes) and same(known.mask, before[2].mask)

@@ -7,7 +7,7 @@ import copy
 
 import pytest
 import torch
-from small_priors import ALL, LAYOUTS, TEXTUAL, build_prior, random_codes
+from small_priors import ALL, LAYOUTS, MASKED, NAMES, TEXTUAL, build_prior, random_codes
 from small_quantizers import LargestTensor
 
 from codegrid import InputError, Known, load
@@ -24,7 +24,7 @@ GRIDS = (Grid((3, 4), 8), Grid((3, 4), 5))
 PYRAMID = (Grid((2, 1), 8), Grid((3, 4), 6), Grid((3, 4), 5))
 COARSER = {"grids": (1, 2), "given_grids": (0,), "given_layout": [Grid((2, 2), 6)]}
 TEXTS = [[7, 3, 9], [4], [], [200, 259, 2, 9, 7]]
-each = pytest.mark.parametrize("name", TEXTUAL)
+each = pytest.mark.parametrize("name", [name for name in TEXTUAL if name in (*NAMES, *MASKED)])
 sequential = pytest.mark.parametrize("name", [name for name in TEXTUAL if hasattr(TABLES["prior"][name], "logits")])
 
 

@@ -32,7 +32,7 @@ class Subject(NamedTuple):
 
     name: str  # at the beginning of a sentence: "The prior"
     of: str = ""  # the table of its metrics
-    config: Mapping[str, Any] = MappingProxyType({})  # the options that it has
+    config: Mapping[str, Any] = MappingProxyType({})  # the options that it has, and a prior's controls
 
 
 class Row(NamedTuple):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from codegrid.protocols import Prior
-from codegrid.stage2_prior.likelihood import measure
+from codegrid.stage2_prior.likelihood import measure, measure_error
 
 from .finding import FAULT, WARNING, Finding, Metrics, Row, Subject, join_words, name_flags, pick
 from .parts import Rows
@@ -36,6 +36,8 @@ ROWS = {
     "training_bits": Row("bits per code of the prior, training grids", high=lambda m: 0.85 * _without_context(m)),
     "held_out_bits": Row("bits per code of the prior, held-out grids", high=lambda m: 0.85 * _without_context(m)),
     "kept_share": Row("bits it saves: held-out over training grids", low=0.6),
+    "training_error": Row("denoising error, training grids", ".3f"),
+    "held_out_error": Row("denoising error, held-out grids", ".3f"),
     "shuffled_bits": Row(
         "its bits with another image's coarser grids", low=lambda m: (1 + MIN_USE) * m.get("held_out_bits", 0.0)
     ),
@@ -134,6 +136,16 @@ def measure_use(prior: Prior, held_out: Rows | None) -> Metrics:
     others = tuple(grid.roll(1, 0) for grid in held_out.given.codes)
     bits = measure(prior, held_out._replace(given=held_out.given._replace(codes=others)).batches())
     return {} if bits is None else {"shuffled_bits": bits.per_code}
+
+
+def measure_errors(prior: Prior, training: Rows | None, held_out: Rows | None) -> Metrics:
+    """Return the own measure of a prior without a likelihood, with the same noise on both sides, if it has one."""
+    if prior.likelihood != "none":
+        return {}
+    some = training.thin_out(held_out.num_rows) if training and held_out else training
+    sides = {"training_error": some, "held_out_error": held_out}
+    found = {side: measure_error(prior, rows.batches()) for side, rows in sides.items() if rows}
+    return {side: error for side, errors in found.items() for error in errors.values()}
 
 
 def edge_of(shape: tuple[int, ...]) -> torch.Tensor:

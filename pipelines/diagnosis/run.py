@@ -124,7 +124,8 @@ def _examine_prior(
 ) -> None:
     """Check a prior's bits, and its samples against held-out codes, as far as there are codes that fit it."""
     is_one = len(found.priors) == 1
-    subject = Subject("The prior" if is_one else f"The prior {found.folders[name]}", name, prior.config)
+    settings = {**prior.config, **dict.fromkeys(prior.controls)}
+    subject = Subject("The prior" if is_one else f"The prior {found.folders[name]}", name, settings)
     title = "" if is_one else f" {found.folders[name]}"
     training, held_out = codes_for(found, name, prior)
     sites = sum(grid.num_sites for grid in prior.layout)
@@ -135,7 +136,7 @@ def _examine_prior(
         record.setdefault("items", len(training))
     metrics = _examine_training(prior, record, subject, report)
     of_prior, of_grids = likelihood.measure_likelihood(prior, known, others)
-    metrics |= of_prior | likelihood.measure_use(prior, others)
+    metrics |= of_prior | likelihood.measure_use(prior, others) | likelihood.measure_errors(prior, known, others)
     if prior.likelihood == "none":
         report.left_out.append(f"no bits of {name}: it has no likelihood, and is judged by its samples alone")
     elif prior.likelihood == "bound":

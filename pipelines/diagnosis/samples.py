@@ -15,7 +15,7 @@ from codegrid.protocols import Prior
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.likelihood import measure, measure_accuracy
 
-from .finding import FAULT, WARNING, Finding, Metrics, Row, Subject, pick
+from .finding import FAULT, WARNING, Finding, Metrics, Row, Subject, name_flags, pick
 from .likelihood import PRIOR, higher_dropout
 from .parts import Rows
 
@@ -134,8 +134,8 @@ def _find_copies(metrics: Metrics, prior: Subject) -> list[Finding]:
         f"their codes, held-out grids in {metrics['held_out_distance']:.0%}; {metrics['sample_copies']:.0%} are copies."
     )
     remedy = (
-        f"Train the prior on more grids (codegrid train-prior), {higher_dropout(prior)}with fewer --steps; until then "
-        "sample with a higher --temperature."
+        f"Train the prior on more grids (codegrid train-prior), {higher_dropout(prior)}with fewer --steps"
+        f"{''.join(name_flags(prior.config, 'temperature', before='; until then sample with a higher '))}."
     )
     return [Finding(FAULT, "samples", words, remedy, pick(metrics, *OF_COPIES), prior.of)]
 
@@ -166,7 +166,8 @@ def _find_drift(metrics: Metrics, prior: Subject) -> list[Finding]:
             f"{metrics['sample_shift']:.2f} from those of training grids, and those of held-out grids "
             f"{metrics['held_out_shift']:.2f}."
         )
-        remedy = f"{_train_again(prior)}; sample with --temperature 1."
+        at_one = [f"{flag} 1" for flag in name_flags(prior.config, "temperature", before="; sample with ")]
+        remedy = f"{_train_again(prior)}{''.join(at_one)}."
         shifts = pick(metrics, "sample_shift", "held_out_shift")
         return [Finding(WARNING, "samples", words, remedy, shifts, prior.of)]
     return []

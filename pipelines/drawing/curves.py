@@ -47,6 +47,7 @@ PANELS = (
     Panel("Entries never used", "codebook entries", ("unused_entries",), True),
     Panel("Rise of the error with another image's codes", "MSE / variance", ("error_rise",), True),
     Panel("Entropies of the codes in training", "nats", ("_entropy",), True),
+    Panel("Denoising", "mean squared error", ("denoising_",), True),
     Panel("Cross-entropy of the codes", "bits per code", ("bits_per_code",), False),
     Panel("Bits of an image's codes", "bits", ("bits_per_image",), False),
     Panel("Gradients of the losses at the latents", "norm", ("_gradient",), True),

@@ -17,7 +17,7 @@ from codegrid.noise import Noise
 from codegrid.pipelines.generation.pairing import spoken_by
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.stage1_vqvae.usage import LayoutUsage
-from codegrid.stage2_prior.likelihood import measure
+from codegrid.stage2_prior.likelihood import measure, measure_error
 
 WINDOW = 11  # pixels of a side of SSIM's Gaussian window of σ 1.5
 DATA_RANGE = 2.0  # the width of [-1, 1]
@@ -121,12 +121,15 @@ def prior_inputs(prior: Prior, batch: CodeBatch, noise: Noise | None = None) -> 
 
 
 def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
-    """Return the cross-entropy of codes in bits, or a bound on it; nothing if the prior has no likelihood.
+    """Return the cross-entropy of codes in bits, or a bound on it; without a likelihood, the prior's own measure.
 
     `bits_per_code` is the mean over the codes of all grids of the prior, `bits_per_image` the sum over an image's;
     `grids` has the bits per code of each grid. The prior must be in eval mode.
     """
-    bits = measure(prior, (prior_inputs(prior, batch) for batch in batches))
+    inputs = (prior_inputs(prior, batch) for batch in batches)
+    if prior.likelihood == "none":
+        return measure_error(prior, inputs)
+    bits = measure(prior, inputs)
     if bits is None:
         return {}
     grids = [{"grid": grid, "bits_per_code": own} for grid, own in zip(prior.grids, bits.of_grids, strict=True)]

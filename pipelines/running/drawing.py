@@ -13,6 +13,7 @@ from codegrid.sampling_config import (
     InferenceSteps,
     MaskSchedule,
     SamplingConfig,
+    Solver,
     UnmaskOrder,
     sampling_configs,
 )
@@ -40,7 +41,7 @@ class Drawing(Compute):
     """How a guidance scale above 1 applies to the steps of priors that draw many sites at once: constant, or growing
     from 1 to it. By default the prior's own."""
     num_inference_steps: tuple[InferenceSteps, ...] = ()
-    """Steps of priors that draw many sites at once. By default the prior's own number."""
+    """Steps of priors that draw many sites at once, or denoise them. By default the prior's own number."""
     choice_temperature: tuple[ChoiceTemperature, ...] = ()
     """Randomness of which sites such a prior draws first, if by confidence. By default the prior's own."""
     unmask_order: tuple[UnmaskOrder, ...] = ()
@@ -48,6 +49,9 @@ class Drawing(Compute):
     random. By default the prior's own."""
     mask_schedule: tuple[MaskSchedule, ...] = ()
     """How the number of sites that such a prior has not drawn yet falls to 0. By default the prior's own."""
+    solver: tuple[Solver, ...] = ()
+    """How priors that denoise take a step: straight (ddim), or bent by the step before (dpm-solver), which needs fewer
+    steps. By default the prior's own."""
     backend: Backend = "auto"
     """How the prior computes. plain: one forward pass per step; torch: with a cache; native: the same in C++, on a
     CPU; graph: the same in CUDA graphs, on a GPU; compiled: by torch.compile; auto: native or graph if possible,

@@ -21,7 +21,7 @@ from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import FINISH, StopSignals
-from codegrid.usable import BEST, CONFIG, LAST, MODEL_FILES, WEIGHTS
+from codegrid.usable import BEST, CONFIG, LAST, MODEL_FILES, PARTS, WEIGHTS
 
 from .checkpoints import STATES, Checkpoints, drop_states, saved_states
 from .log import Log, short
@@ -267,6 +267,8 @@ def write_usable(folder: Path, objective: Objective, history: list[Metrics], is_
 def remove_usable(folder: Path) -> None:
     """Remove the intermediate models from a finished run's folder, and nothing that anyone put beside them."""
     for place in (folder / LAST, folder / BEST):
+        for part, names in PARTS.items():
+            remove_folder(place / part, names)
         remove_folder(place, (*MODEL_FILES, CARD))
 
 

@@ -48,6 +48,7 @@ from .texts import choose_texts, some_captions
 from .trainer import PLAIN_ADAM, fused_adam
 
 VALIDATED = 1000  # items while training; `evaluate` uses all
+PREPARED = 20_000  # items that a prior is shown before training, if it must see some
 BATCH = 250  # items measured at once
 DRAWN = 16  # samples that a tracker shows
 COLUMNS, MAX_ROWS = 8, 10  # of the samples on a model's card
@@ -62,7 +63,7 @@ class PriorObjective:
 
     def __init__(self, prior: Prior, codes: Batches, validation: Batches, settings: TrainPrior) -> None:
         self.prior, self.dataset, self.validation, self.seed = prior, codes, validation, settings.seed
-        self.criterion = "" if prior.likelihood == "none" else CRITERION
+        self.criterion = getattr(prior, "criterion", "") if prior.likelihood == "none" else CRITERION
         self.keep_best = settings.keep == "best" and bool(self.criterion)
         self.players = {
             "prior": Player(
@@ -86,7 +87,7 @@ class PriorObjective:
         """Do nothing: only gradients change a prior."""
 
     def validate(self) -> dict[str, Any]:
-        """Measure bits per code on up to 1,000 items."""
+        """Measure bits per code, or what stands for them, on up to 1,000 items."""
         some = in_batches(evenly_spaced(len(self.validation), VALIDATED), BATCH)
         return measure_prior(cast("Prior", self.players["prior"].validated), load_batches(self.validation, some))
 
@@ -169,6 +170,8 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     elif settings.shard:
         print_once("--shard: one process holds all the weights; start several, for example with torchrun")
 
+    if not settings.dry_run:
+        prepare(prior, training)
     objective = PriorObjective(prior, each_view(training), validation, settings)
     if settings.dry_run:
         found = f"{len(training):,} grids of codes{describe_views(codes.header)}; {len(validation):,} to validate on"
@@ -224,6 +227,14 @@ def build_prior(
     return prior
 
 
+def prepare(prior: Prior, training: Batches) -> None:
+    """Show some training codes to a prior that must see them first."""
+    look = getattr(prior, "prepare", None)
+    if look is not None:
+        some = in_batches(evenly_spaced(len(training), PREPARED), BATCH)
+        look(prior_inputs(prior, batch)[0] for batch in load_batches(training, some))
+
+
 def what_is_learnt(prior: Prior, codes: AnyCodes) -> str:
     """Return the grids that a prior learns, and what it is given, in words."""
     classes, words = prior.conditions.num_classes, prior.conditions.num_words
@@ -252,8 +263,8 @@ def save(
             kept.provenance["prompts"] = some_captions(kept, objective.validation, rows_on_card(tokenizer))
         drawn = draw_samples(kept, tokenizer, settings.seed) if is_whole else objective.draw_part(kept, tokenizer)
         kept.save_pretrained(folder, drawn)
-    at_most = "at most " * (kept.likelihood == "bound")
-    bits = f"{at_most}{metrics[CRITERION]:.3f} bits per code on validation codes, " if objective.criterion else ""
+    at_most, name = "at most " * (kept.likelihood == "bound"), objective.criterion.replace("_", " ")
+    bits = f"{at_most}{metrics[objective.criterion]:.3f} {name} on validation codes, " if name else ""
     which = "best" if objective.keep_best else "last"
     print_once(f"{settings.output}: {bits}{which} after {metrics['step']:,} of {settings.steps:,} steps")
 

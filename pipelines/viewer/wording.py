@@ -33,6 +33,7 @@ CONTROLS = {
     "choice_temperature": "Choice temperature",
     "unmask_order": "Order",
     "mask_schedule": "Mask schedule",
+    "solver": "Solver",
     "grid": "Grid",
     "row": "Row",
     "column": "Column",

@@ -131,7 +131,7 @@ class MaskGIT(HidesLabels):
     called: ClassVar[str] = "the maskgit prior"
     likelihood: ClassVar[Likelihood] = "bound"
     keeps: ClassVar[Keeps] = "any"
-    controls: ClassVar[frozenset[str]] = frozenset(vars(SamplingConfig()))
+    controls: ClassVar[frozenset[str]] = frozenset(vars(SamplingConfig())) - {"solver"}
     can_compile: ClassVar[bool] = True
     adam: ClassVar[AdamSettings] = ADAM
     network: MaskGITNetwork

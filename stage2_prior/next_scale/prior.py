@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment
+from codegrid.drawn_priors import Steps
 from codegrid.errors import InputError
 from codegrid.limits import MAX_WIDTH, check_whole
-from codegrid.protocols import NO_CONDITION, AdamSettings, Keeps, Steps
+from codegrid.protocols import NO_CONDITION, AdamSettings, Keeps
 from codegrid.sampling_config import SamplingConfig
 from codegrid.scales import Phi, Scales
 from codegrid.stage2_prior.labelled import LabelledPrior
@@ -99,15 +100,6 @@ class NextScalePrior(LabelledPrior):
         rows = self.condition_rows(given, len(codes[0]))
         logits: tuple[Tensor, ...] = self.network(self.network.sums_of(codes), rows)
         return logits
-
-    @torch.no_grad()
-    def inherit(self, other: Any) -> list[str]:
-        """Copy the weights of another next-scale prior where they fit, but not its vectors of codes."""
-        own = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        fresh = super().inherit(other)
-        for name, buffer in self.named_buffers():
-            buffer.copy_(own[name])
-        return [name for name in fresh if name not in own]
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits grid by grid: cached, or by `logits` with the backend `plain`."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from codegrid.codes import Codes, Condition, Known, Layout, Losses, Moment, Progress
+from codegrid.drawn_priors import Steps
 from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
-from codegrid.protocols import NO_CONDITION, Steps
+from codegrid.protocols import NO_CONDITION
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, site_map_of
 from codegrid.stage2_prior.labelled import GivenPrior

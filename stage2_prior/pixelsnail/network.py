@@ -10,7 +10,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Layout, Losses, Moment
-from codegrid.protocols import NO_CONDITION, Steps
+from codegrid.drawn_priors import Steps
+from codegrid.protocols import NO_CONDITION
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, site_map_of
 from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats

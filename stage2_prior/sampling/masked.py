@@ -19,8 +19,8 @@ from torch import Tensor
 
 from codegrid.codes import HIDDEN, Codes, Condition, Known, Layout, Progress
 from codegrid.devices import widest
+from codegrid.drawn_priors import Masked
 from codegrid.noise import Noise
-from codegrid.protocols import Masked
 from codegrid.sampling_config import MaskSchedule, SamplingConfig
 
 from .backends import choose_backend

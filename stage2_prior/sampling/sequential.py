@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from codegrid.codes import Codes, Condition, Known, Layout, Progress
+from codegrid.drawn_priors import Sequential, Steps
 from codegrid.errors import InputError
 from codegrid.noise import Noise
-from codegrid.protocols import Sequential, Steps
 from codegrid.sampling_config import SamplingConfig
 
 from .checks import check_request, flatten, spread_known, start_grids, with_hidden

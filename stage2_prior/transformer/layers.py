@@ -247,16 +247,12 @@ class Positions(nn.Module):
         if len(shape) != len(self.shape) or any(map(int.__gt__, shape, self.shape)):
             asked, learnt = ("×".join(map(str, sides)) for sides in (shape, self.shape))
             raise InputError(f"a grid of {asked} sites, but this prior has learnt positions for {learnt} sites")
-        total = torch.zeros((), device=self.device)
+        device = cast(nn.Embedding, self.tables[0]).weight.device
+        total = torch.zeros((), device=device)
         for axis, (side, table) in enumerate(zip(shape, self.tables, strict=True)):
-            numbers = torch.arange(side, device=self.device)
+            numbers = torch.arange(side, device=device)
             total = total + table(numbers).view(side, *[1] * (len(shape) - 1 - axis), -1)
         return total.flatten(0, -2)
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the vectors."""
-        return cast(nn.Embedding, self.tables[0]).weight.device
 
 
 def site_coordinates(shape: Sides, finest: Sides | None = None, device: torch.device | None = None) -> Tensor:

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Layout, Losses, Moment, describe_layout
+from codegrid.drawn_priors import Steps
 from codegrid.errors import InputError
-from codegrid.protocols import NO_CONDITION, AdamSettings, Steps
+from codegrid.protocols import NO_CONDITION, AdamSettings
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, enlarge
 from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Layout, Losses, Moment, Sides
+from codegrid.drawn_priors import Steps
 from codegrid.errors import InputError
-from codegrid.protocols import NO_CONDITION, Steps
+from codegrid.protocols import NO_CONDITION
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, enlarge
 from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats
