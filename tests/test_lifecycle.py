@@ -238,7 +238,7 @@ def test_metrics_are_a_line_for_each_reported_step_without_repetition(tmp_path, 
     train_toy(tmp_path / "killed", Toy(), **its)
     rows = rows_of(tmp_path / "killed")
     assert [row["step"] for row in rows] == [row["step"] for row in history]
-    assert rows[-1].keys() == history[-1].keys() | {"painter_lr", "critic_lr", "points/s", "waiting"}
+    assert rows[-1].keys() == history[-1].keys() | {"lr", "critic_lr", "points/s", "waiting"}
     timed = ("points/s", "waiting")
     for one, other in zip(rows, rows_of(tmp_path / "whole"), strict=True):
         assert all(one[name] == other[name] for name in one if name not in timed)

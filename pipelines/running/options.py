@@ -28,13 +28,13 @@ class Option:
     name: str
     hint: Any
     help: str
-    parameter: str  # the setting that chooses the system
+    systems: dict[str, list[str]] = field(default_factory=dict)  # setting → systems that it chooses, by name
     defaults: dict[str, Any] = field(default_factory=dict)  # system → its default
 
     @property
     def group(self) -> str:
-        """The flag that chooses the systems, and their names."""
-        return f"--{self.parameter} {', '.join(self.defaults)}"
+        """The flags that choose the systems, and their names."""
+        return "; ".join(f"--{parameter} {', '.join(systems)}" for parameter, systems in self.systems.items())
 
     @property
     def is_switch(self) -> bool:
@@ -101,14 +101,14 @@ def list_options(settings_type: type[Command]) -> dict[str, Option]:
             for item, hint, text in _fields_of(TABLES[kind].options(system)):
                 if item.name in taken:
                     raise InputError(f"`{item.name}`, an option of the {kind} {system}, is also a setting: rename it")
-                option = found.setdefault(item.name, Option(item.name, hint, text, parameter))
+                option = found.setdefault(item.name, Option(item.name, hint, text))
                 if bare_type(option.hint) != bare_type(hint):
                     other = next(iter(option.defaults))
                     raise InputError(
                         f"`{item.name}`, an option of the {kind} {system}, has another type in {other}: rename it"
                     )
-                if option.parameter == parameter:
-                    option.defaults[system] = _default_of(item)
+                option.systems.setdefault(parameter, []).append(system)
+                option.defaults[system] = _default_of(item)
                 # an option may choose a part of yet another kind, which has options of its own
                 deeper = [(item.name, marker.kind) for marker in names_in(hint) if marker.kind not in listed]
                 ahead += deeper
@@ -135,13 +135,17 @@ def _why_not(settings_type: type[Command], name: str, chosen: list[Chosen]) -> s
     option = list_options(settings_type).get(name)
     if option is None:
         return f"no {' or '.join(choosers(settings_type).values())} has such an option: leave it out"
-    systems = list(option.defaults)
-    others = " or ".join(filter(None, (", ".join(systems[:-1]), systems[-1])))
-    having = [one[1:] for one in chosen if one.parameter == option.parameter]
+    having = [one[1:] for one in chosen if one.parameter in option.systems]
     if not having:  # it belongs to a part that another system has
-        return f"only systems with a `{option.parameter}` {others} have such an option: leave it out"
-    kind, system = having[0]
-    return f"the {system} {kind} has no such option: choose `{option.parameter}` {others}, or leave it out"
+        parameter, systems = next(iter(option.systems.items()))
+        return f"only systems with a `{parameter}` {_or(systems)} have such an option: leave it out"
+    kind, system = having[-1]
+    others = ", or ".join(f"`{parameter}` {_or(systems)}" for parameter, systems in reversed(option.systems.items()))
+    return f"the {system} {kind} has no such option: choose {others}, or leave it out"
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def field_docs(kind: type) -> dict[str, str]:

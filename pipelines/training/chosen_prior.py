@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -44,7 +44,7 @@ def make_prior(
     build = partial(_build, whole=whole, grids=grids, tables=tables, num_classes=num_classes, texts=texts)
     seed_torch(settings.seed, "weights")
     try:
-        prior = build(settings.model, settings.options)
+        prior: Any = build(settings.model, settings.options)
     except InputError as error:
         able = _able(build)
         if settings.model in able or not (remedies := _remedies(settings.model, whole, grids, able)):
@@ -52,7 +52,7 @@ def make_prior(
         raise InputError(f"{error}; {', or '.join(remedies)}") from error
     if text_tokenizer is not None:
         prior.text_tokenizer = text_tokenizer
-    return prior
+    return cast(Prior, prior)
 
 
 def _build(
