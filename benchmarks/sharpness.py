@@ -4,7 +4,7 @@ python -m benchmarks.sharpness --data-root CIFAR --output runs/sharpness
 
 CIFAR, or any folder of pictures, holds train/CLASS/* and test/CLASS/*; for pictures of other sizes give `--image-size`.
 `plain` has neither term, `perceptual` the first, `both` both. Prints a table over the test part, and leaves
-comparison.png: originals and reconstructions, enlarged. Distances by lite0 are marked with *, where training went by
+comparison.png: originals and reconstructions, enlarged. Distances by lite0 are marked with *, where training used
 it: compare those by the classifier. Finished parts are not computed again.
 """
 

@@ -42,22 +42,22 @@ class SamplingConfig:
     top_p: Annotated[float, Range(above=0, high=1)] = 1.0
     """Draw only among the fewest codes whose probabilities add up to this. 1: among all."""
     guidance_scale: Annotated[float, Range()] = 1.0
-    """Above 1 to follow the class more closely, in priors trained with label dropout. 1: no guidance."""
+    """Above 1 to follow the class or text more closely, in priors trained to draw without it, too. 1: no guidance."""
     guidance_schedule: GuidanceSchedule | None = None
     """How a guidance scale above 1 applies to the steps: constant, or growing from 1 to it."""
     num_inference_steps: InferenceSteps | None = None
-    """Steps of priors that draw many sites at once, or denoise them."""
+    """Steps of a prior that draws many sites at once, or removes noise."""
     choice_temperature: ChoiceTemperature | None = None
-    """Randomness of which sites such a prior draws first, if by confidence; it falls to 0 at the last step. 0: those
-    of the likeliest codes."""
+    """Randomness of which sites are drawn first, if many are drawn at once by confidence; it falls to 0 at the last
+    step. 0: those of the likeliest codes."""
     unmask_order: UnmaskOrder | None = None
-    """Which sites such a prior draws first: those of the likeliest codes (confidence), sites spread evenly over the
-    grid (halton), or sites at random, which samples from its distribution."""
+    """Which sites are drawn first, if many are drawn at once: those of the likeliest codes (confidence), sites spread
+    evenly over the grid (halton), or sites at random, which samples from the prior's distribution."""
     mask_schedule: MaskSchedule | None = None
-    """How the number of sites that such a prior has not drawn yet falls to 0 over the steps."""
+    """How the number of sites that are not drawn yet falls to 0 over the steps, if many are drawn at once."""
     solver: Solver | None = None
-    """How priors that denoise take a step: straight (ddim), or bent by the step before (dpm-solver), which needs fewer
-    steps."""
+    """How a step of removing noise is taken: straight (ddim), or bent by the step before (dpm-solver), which needs
+    fewer steps."""
 
     def __post_init__(self) -> None:
         check_fields(self)

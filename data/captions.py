@@ -38,7 +38,7 @@ Texts = tuple[str, ...]  # the captions of a picture
 
 
 class Matched(NamedTuple):
-    """Captions by picture, and what they are not."""
+    """Captions by picture, and the names in the table that match none."""
 
     captions: list[Texts]  # (n)
     left_out: Counter[str]  # names that match no picture
@@ -55,7 +55,7 @@ def read_captions(path: str | Path) -> dict[str, Texts]:
     """
     path = Path(path)
     if path.suffix.lower() not in ENDINGS or not path.is_file():
-        raise InputError(f"`captions` {short(str(path))}: give a table that is here, a file {' '.join(ENDINGS)}")
+        raise InputError(f"`captions` {short(str(path))}: give an existing file {' '.join(ENDINGS)}")
     try:
         text = read_plain(path, MAX_BYTES).decode("utf-8-sig")
         rows = list(_read_json(path, text) if path.suffix.lower() == ".jsonl" else _read_table(path, text))

@@ -11,7 +11,7 @@ from codegrid.pipelines.running.settings import Folder, Folders, Leaves, ReadsDa
 @dataclass(frozen=True, kw_only=True)
 class DecodeCodes(ReadsData, Leaves):
     """Turn codes back into images. Writes a sheet, images.png, and images.npz, or with --format png the folder images/.
-    Those of sound become .wav files in the folder sounds/, with spectrograms of some in sounds.png.
+    Codes of sound become .wav files in the folder sounds/, with spectrograms of some in sounds.png.
 
     If it is known which pictures the codes were made from, files.json has their names.
 

@@ -42,7 +42,7 @@ class Sample(Rejecting, Leaves):
     3 or none, write :3 for class number 3, and :none for no class. By default all classes in turn. With --complete one
     for each picture, by default none."""
     prompts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")] = ()
-    """What the images shall show, in words, for priors that learnt captions: "a red heart" "a cat"; --num-samples of
+    """Texts that say what to draw, for priors that learnt captions, such as "a red heart" "a cat"; --num-samples of
     each. With --complete one for each picture, or one for all."""
     complete: Folder | None = None
     """Folder of pictures to complete: their upper rows of codes are kept, the rest is drawn."""

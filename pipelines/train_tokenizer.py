@@ -32,7 +32,7 @@ class Sharpens(Command):
     function in a module or a file returns (FILE.py:FUNCTION). It is given two batches of colour images in [-1, 1], as
     lpips.LPIPS is."""
     adversarial_weight: Annotated[float, Range(0)] = 0.0
-    """Weight of the term by which reconstructions should pass for real images with a discriminator, which learns to
+    """Weight of the adversarial term: reconstructions should pass for real images with a discriminator, which learns to
     tell them apart (VQ-GAN). 0: no discriminator."""
     adversarial_loss: Literal["hinge", "non-saturating"] = "hinge"
     """Loss of the discriminator, and that of the tokenizer which goes with it."""

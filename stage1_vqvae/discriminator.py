@@ -25,8 +25,8 @@ SLOPE = 0.2  # of the leaky ReLUs
 class PatchDiscriminator(nn.Sequential):
     """A network that tells real images from reconstructed ones, patch by patch: (b, c, H, W) → logits (b, 1, h, w).
 
-    High logits stand for real patches. They overlap: a patch has 16, 34 or 70 pixels with 1, 2 or 3 layers. Normalized
-    is each image by itself, so that its logits do not depend on what else is in the batch.
+    High logits stand for real patches. They overlap: a patch has 16, 34 or 70 pixels with 1, 2 or 3 layers. Each
+    image is normalized by itself, so that its logits do not depend on what else is in the batch.
 
     Args:
         in_channels: c.
@@ -72,7 +72,7 @@ def _check_map(size: Sides, num_layers: int) -> None:
         )
     left = "×".join(str(max(0, side)) for side in found)
     raise InputError(
-        f"`discriminator_layers` {num_layers}: of images of {images} they leave {left} patches: at least {least} are "
+        f"`discriminator_layers` {num_layers}: with images of {images} they leave {left} patches: at least {least} are "
         f"needed: give at most {most_layers(size)}"
     )
 

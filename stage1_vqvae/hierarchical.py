@@ -92,7 +92,7 @@ class HierarchicalVQVAE(ImageTokenizer):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The last one of the last decoder."""
+        """The layer that makes the outputs of the last decoder."""
         return list(self.decoders[-1].modules())[-1]
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:

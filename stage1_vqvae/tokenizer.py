@@ -60,7 +60,7 @@ class VQVAE(ImageTokenizer):
 
     @property
     def last_layer(self) -> nn.Module:
-        """The last one of the decoder."""
+        """The layer that makes the outputs of the decoder."""
         return list(self.decoder.modules())[-1]
 
     def run(self, x: torch.Tensor, moment: Moment | None) -> Pass:

@@ -173,7 +173,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
             size: the (T,) to cut to; by default that of `signal` if there are as many codes as in training, otherwise
                 that of whole codes.
             given: the speakers as labels; without labels, a mean of all, or whoever a prior draws without a label.
-            noise: what a decoder that draws draws with, by default that of seed 0.
+            noise: the random numbers of a decoder that draws, by default those of seed 0.
 
         Raises `InputError` if a code or the number of grids is not one of this tokenizer's, or a speaker is unknown.
         """

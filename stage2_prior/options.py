@@ -183,4 +183,4 @@ class DiffusionOptions(TextOptions):
     num_inference_steps: Annotated[int, Range(1, 1000)] = 50
     """Steps in which a sample is drawn."""
     solver: Solver = "ddim"
-    """How it takes a step: straight (ddim), or bent by the step before (dpm-solver), which needs fewer steps."""
+    """How a step is taken: straight (ddim), or bent by the step before (dpm-solver), which needs fewer steps."""

@@ -127,7 +127,7 @@ BAD = {
         ("{data} --adversarial-weight 1 --discriminator-layers 0 --output {new}", "--discriminator-layers 0"),
         (
             "{data} --adversarial-weight 1 --discriminator-layers 2 --output {new}",
-            "--discriminator-layers 2: of images of 12×20 they leave 1×3 patches",
+            "--discriminator-layers 2: with images of 12×20 they leave 1×3 patches",
         ),
         (
             "{data} --adversarial-weight 1 --image-size 8 --output {new}",

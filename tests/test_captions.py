@@ -69,7 +69,7 @@ def test_a_table_gives_each_file_its_captions(tmp_path, name, content):
 
 
 @pytest.mark.parametrize(("name", "content", "words"), [
-    ("a.txt", b"", "`captions` .*a.txt': give a table that is here, a file .csv .tsv .jsonl"),
+    ("a.txt", b"", "`captions` .*a.txt': give an existing file .csv .tsv .jsonl"),
     ("a.csv", b"file_name,title\na,b", "has the columns file_name, title, but none of text, caption"),
     ("a.csv", b"file_name,text\na.png\n", "row 2: 1 columns, but there are 2"),
     ("a.csv", b"file_name,text\na.png,\n", "holds no captions"),

@@ -104,7 +104,7 @@ def test_neither_the_batch_nor_the_number_of_samples_nor_the_backend_changes_wha
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_likelihood_keeps_the_draw_that_its_label_makes_most_likelier(label, pipeline):
+def test_likelihood_keeps_the_draw_whose_likelihood_its_label_raises_most(label, pipeline):
     kept = pipeline.sample(3, labels=[label], seed=5, reject_with="likelihood", progress=False).codes
     for index in range(3):
         draws = [codes for codes, _ in draws_of_one(pipeline, index, label, 4, seed=5)]

@@ -367,7 +367,7 @@ def test_a_discriminator_has_as_many_layers_as_leave_four_patches_a_side(size, l
 @pytest.mark.parametrize(
     "size,layers,words",
     [
-        ((32, 32), 3, "`discriminator_layers` 3: of images of 32×32 they leave 2×2 patches: at least 4×4 are needed"),
+        ((32, 32), 3, "`discriminator_layers` 3: with images of 32×32 they leave 2×2 patches: at least 4×4 are needed"),
         ((8, 40), None, "`adversarial_weight`: images of 8×40 are too small for a discriminator"),
     ],
     ids=str,

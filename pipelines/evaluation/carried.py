@@ -1,4 +1,4 @@
-"""What each of several grids of codes carries: how much worse images become when it is that of another image.
+"""Measuring what each of several grids of codes carries: how much worse images become when it is that of another image.
 
 Usage does not tell: a grid whose codes are all in use may still mean nothing to the decoder.
 

@@ -73,11 +73,11 @@ class Metrics:
         return [f"{', '.join(names)}: {words}" for words, names in told.items()]
 
     def _seen(self) -> list[str]:
-        """Return a line that says which metrics are by a network that the tokenizer's training went by."""
+        """Return a line that says which metrics are by a network that the tokenizer was trained with."""
         names = [name for name, details in self.measured_on.items() if details.get("seen_in_training")]
         if not names:
             return []
-        words = "the tokenizer was trained to come near by the same network, which flatters it"
+        words = "the tokenizer was trained with the same network, which flatters it"
         return [f"{', '.join(names)}: {words}: judge by another, --features"]
 
 
@@ -102,7 +102,7 @@ def mark_judge(rejections: dict[str, dict[str, Any]], judge: dict[str, Any]) -> 
 
 
 def mark_seen(networks: Sequence[dict[str, Any]], judge: dict[str, Any]) -> dict[str, bool]:
-    """Return whether the judge is one of the networks that a training went by; nothing if there was none."""
+    """Return whether the judge is one of the networks that a training used; nothing if it used none."""
     return {"seen_in_training": any(is_same(each, judge) for each in networks)} if networks else {}
 
 

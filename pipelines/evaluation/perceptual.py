@@ -97,7 +97,7 @@ def load_perceptual(name: str, device: torch.device) -> Perceptual:
 
 
 def networks_of(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Return the descriptions of the networks that the training of a tokenizer, or of those below it, went by."""
+    """Return the descriptions of the networks that a tokenizer, and those below it, were trained with."""
     told = (getattr(each, "provenance", {}).get(PERCEPTUAL) for each in tokenizer.stack)
     return [each for each in told if isinstance(each, dict)]
 

@@ -67,7 +67,7 @@ def compare_pictures(settings: Evaluate) -> dict[str, Any]:
 
 
 def read_networks(place: Path) -> list[dict[str, Any]]:
-    """Return the networks that the training went by of the tokenizer that decoded the images in a folder or file."""
+    """Return the perceptual networks that trained the tokenizer which decoded the images in a folder or file."""
     found = read_recorded(place, PERCEPTUAL)
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 

@@ -1,4 +1,4 @@
-"""Judges: what says how well a sample shows what it was asked for.
+"""Judges, which say how well a sample shows what was asked for.
 
 Shapes: b samples of a batch.
 """

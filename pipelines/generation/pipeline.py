@@ -140,7 +140,7 @@ class TwoStagePipeline(Drawer):
             batch_size: samples drawn at once.
             reject_with: a classifier that keeps the best draw of several, the likeliest to show its class: a loaded
                 one, its folder, or `classifier` to train one first on the tokenizer's data set. Or `likelihood`: the
-                priors keep the draw that its label or prompt makes most likelier than none does.
+                priors keep the draw whose likelihood its label or prompt raises most.
             reject_keep: the share of the draws to keep: each sample is the best of ⌈1 / reject_keep⌉. None: 0.25.
             backend: how the priors compute; the codes are the same up to rounding.
             output_type: pt for tensors (n, c, H, W) in [-1, 1], as everywhere in this package; np for arrays

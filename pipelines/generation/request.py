@@ -122,7 +122,7 @@ def make_request(
 
 
 def _refusal(prior: Prior, config: SamplingConfig, condition: Condition) -> InputError | None:
-    """Return why a prior does not support how it shall draw, if it does not."""
+    """Return why a prior does not support how it is asked to draw, if it does not."""
     try:
         config.check_controls(prior)
         prior.conditions.check_guidance(config.guidance_scale, condition)

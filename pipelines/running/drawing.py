@@ -36,22 +36,25 @@ class Drawing(Compute):
     top_p: tuple[float, ...] = (1.0,)
     """Draw only among the fewest codes whose probabilities add up to this. 1: among all."""
     guidance_scale: tuple[float, ...] = (1.0,)
-    """Above 1: follow the class more closely, with priors trained with --label-dropout. 1: no guidance."""
+    """Above 1: follow the class or prompt more closely, with priors trained with --label-dropout or --caption-dropout.
+    1: no guidance."""
     guidance_schedule: tuple[GuidanceSchedule, ...] = ()
     """How a guidance scale above 1 applies to the steps of priors that draw many sites at once: constant, or growing
     from 1 to it. By default the prior's own."""
     num_inference_steps: tuple[InferenceSteps, ...] = ()
-    """Steps of priors that draw many sites at once, or denoise them. By default the prior's own number."""
+    """Steps of a prior that draws many sites at once, or removes noise. By default the prior's own number."""
     choice_temperature: tuple[ChoiceTemperature, ...] = ()
-    """Randomness of which sites such a prior draws first, if by confidence. By default the prior's own."""
+    """Randomness of which sites are drawn first, if many are drawn at once by confidence. By default the prior's
+    own."""
     unmask_order: tuple[UnmaskOrder, ...] = ()
-    """Which sites such a prior draws first: those of the likeliest codes, sites spread evenly over the grid, or any at
-    random. By default the prior's own."""
+    """Which sites are drawn first, if many are drawn at once: those of the likeliest codes, sites spread evenly over
+    the grid, or any at random. By default the prior's own."""
     mask_schedule: tuple[MaskSchedule, ...] = ()
-    """How the number of sites that such a prior has not drawn yet falls to 0. By default the prior's own."""
+    """How the number of sites that are not drawn yet falls to 0, if many are drawn at once. By default the prior's
+    own."""
     solver: tuple[Solver, ...] = ()
-    """How priors that denoise take a step: straight (ddim), or bent by the step before (dpm-solver), which needs fewer
-    steps. By default the prior's own."""
+    """How a step of removing noise is taken: straight (ddim), or bent by the step before (dpm-solver), which needs
+    fewer steps. By default the prior's own."""
     backend: Backend = "auto"
     """How the prior computes. plain: one forward pass per step; torch: with a cache; native: the same in C++, on a
     CPU; graph: the same in CUDA graphs, on a GPU; compiled: by torch.compile; auto: native or graph if possible,
@@ -79,7 +82,7 @@ class Rejecting(Drawing):
     reject_with: Annotated[str | None, tyro.conf.arg(metavar="classifier|likelihood|FOLDER")] = None
     """Draw each sample several times, and keep the draw whose class a classifier finds likeliest: the folder of a saved
     one, or the word classifier to train one first on the data set of the tokenizer. Or the word likelihood, to keep the
-    draw whose label or prompt makes it most likelier to the prior than none does. The results say who rejected."""
+    draw whose likelihood under the prior its label or prompt raises most. The results say who rejected."""
     reject_keep: RejectKeep | None = None
     """Share of the draws that --reject-with keeps, by default 0.25: each sample is the best of 4 draws."""
 

@@ -162,7 +162,7 @@ class HasCaptions(Command):
     captions: Annotated[str | None, tyro.conf.arg(metavar="FILE.csv|FILE.jsonl|COLUMN")] = None
     """Captions of the pictures in a folder: a table (.csv, .tsv, .jsonl) with a column of file names and one of texts;
     a picture may have several rows. Of a data set of the hub, the column of texts; by default one called text, caption
-    or captions. emoji have their own."""
+    or captions. The data set emoji has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,7 +217,7 @@ class KnownGradient(torch.autograd.Function):
 
 
 def in_range(images: torch.Tensor) -> torch.Tensor:
-    """Return reconstructions in the range of images, [-1, 1]: no network shall know them by what lies beyond."""
+    """Return reconstructions in the range of images, [-1, 1]: values beyond would give them away."""
     return images.clamp(-1, 1)
 
 

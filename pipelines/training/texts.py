@@ -35,7 +35,7 @@ def choose_texts(
     source: Any,
     accelerator: Accelerator,
 ) -> TextTokenizer | None:
-    """Return the tokenizer of the captions that the prior shall learn; None if it shall learn none.
+    """Return the tokenizer of the captions that the prior is to learn; None if it is to learn none.
 
     Its words are those of the captions to train on, or of the prior that training starts from.
 

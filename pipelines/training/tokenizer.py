@@ -101,7 +101,7 @@ class TokenizerObjective:
     def validate(self) -> dict[str, Any]:
         """Measure the reconstructions of up to 1,000 images, the usage of the codebooks, and what each grid carries.
 
-        `perceptual_distance` is that of the network which training goes by, if there is one.
+        `perceptual_distance` is that of the network which training uses, if there is one.
         `error_rise_0` is how much the reconstruction error rises with the first of several grids of another image.
         """
         some = in_batches(evenly_spaced(len(self.validation), VALIDATED), BATCH)

@@ -110,7 +110,7 @@ def _add_prompts(answers: Answers) -> gr.Textbox:
     """Add the field of prompts, at first one that the prior's card shows samples of."""
     shown = answers.pipeline.prompts[:1] if answers.pipeline else []
     return gr.Textbox(
-        "\n".join(map(printable, shown)), label=CONTROLS["prompts"], info="in each line one; they are used in turn",
+        "\n".join(map(printable, shown)), label=CONTROLS["prompts"], info="one per line; they are used in turn",
         placeholder="no text", lines=2, max_length=MAX_PROMPTS, scale=2, min_width=2 * NARROW,
     )  # fmt: skip
 
