@@ -333,6 +333,7 @@ def test_the_card_of_a_prior_over_texts_shows_how_to_ask(run):
     assert "A row for each of: a lying bar; an upright bar" in card and "text-to-image" in card
 
 
+@pytest.mark.slow
 def test_bits_are_measured_and_samples_drawn_with_the_captions_of_the_images(run, tmp_path):
     data = {"tokenizer": str(run / "tokenizer"), "prior": str(run / "prior"), "dataset": str(run / "pictures")}
     (tmp_path / "network.py").write_text("import torch\n\ndef make():\n    return torch.nn.Flatten()\n")

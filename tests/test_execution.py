@@ -86,6 +86,7 @@ def test_memory_is_kept_as_far_as_the_c_library_allows(largest, kept, monkeypatc
 @pytest.mark.skipif(torch.__version__ < RIGHT_GRADIENTS, reason="this PyTorch compiles gradients wrongly")
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("compiler", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_compiled_run_learns_what_one_that_is_not_compiled_learns(
     compiler, tmp_path, small_run, run_script, monkeypatch
 ):

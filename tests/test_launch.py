@@ -98,6 +98,7 @@ def join_as(tell):
 
 @pytest.mark.xdist_group("two")
 @pytest.mark.parametrize("tell", [srun, mpirun])
+@pytest.mark.slow
 def test_two_tasks_work_as_one(tell, two):
     assert [text.splitlines()[-1] for text in two.call(join_as, tell)] == ["True [10, 11]", "False [10, 11]"]
 

@@ -79,6 +79,7 @@ def test_the_flag_offers_every_figure():
     assert list(get_args(Picture)) == list(FIGURES)
 
 
+@pytest.mark.slow
 def test_everything_that_the_parts_allow_is_drawn(small_run, bars_file, tmp_path, run_script):
     parts = ("--tokenizer", small_run / "tokenizer", "--prior", small_run / "prior", "--codes", small_run / "codes")
     flags = ("--dataset", "npz", "--data-root", bars_file, *parts, "--output", tmp_path)
@@ -102,6 +103,7 @@ def test_every_figure_is_drawn_of_every_kind_of_codes_whatever_the_classes_are_c
     assert not [str(each.message) for each in recwarn if "lyph" in str(each.message)]
 
 
+@pytest.mark.slow
 def test_grids_of_different_shapes_are_drawn_together(tmp_path, monkeypatch):
     for name, few in (("MAX_ENTRIES", 4), ("COLUMNS", 1)):  # a map takes a tenth of a second
         monkeypatch.setattr(f"codegrid.pipelines.drawing.places.{name}", few)

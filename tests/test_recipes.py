@@ -124,6 +124,7 @@ def toy(bars_file, monkeypatch):
     monkeypatch.setitem(RECIPES, "toy", make)
 
 
+@pytest.mark.slow
 def test_a_recipe_that_was_cut_off_goes_on_to_its_figures(toy, tmp_path, monkeypatch, capsys):
     settings = Recipe(name="toy", output=str(tmp_path / "toy"))
     whole = prior.train_prior

@@ -94,6 +94,7 @@ def test_steps_may_pass_over_known_codes(sizes, backend, appended):
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("sizes", [(8,), (8, 5)])
+@pytest.mark.slow
 def test_compiled_sampling_draws_the_same_codes(sizes):
     prior = build(sizes, (3, 4), 3, kernel=5)
     options = {"labels": [0, 2, 1], "guidance_scale": 2.0}
