@@ -342,6 +342,7 @@ def test_texts_guide_are_encoded_once_for_all_steps_and_are_hidden_in_training_a
 
 @pytest.mark.slow
 def test_it_learns_where_there_is_something_to_learn():
+    torch.manual_seed(0)
     prior = TABLES["prior"]["diffusion"]((Grid((3, 4), 6),), num_classes=2, **SMALL["diffusion"])
     codes = (torch.stack([torch.full((3, 4), 1), torch.full((3, 4), 4)]).repeat(8, 1, 1),)
     given = Condition(torch.arange(16) % 2)
