@@ -11,14 +11,25 @@ from written_sound import RATE, tone, write_clip, write_speech
 
 from codegrid import load
 from codegrid.codes import Condition, Signal
-from codegrid.data.codes import CodeDataset
+from codegrid.data.codes import CodeBatch, CodeDataset
+from codegrid.errors import InputError
+from codegrid.locks import releasing
+from codegrid.model_card import PNG
 from codegrid.pipelines.drawing.shown import as_pictures
+from codegrid.pipelines.generation.completion import pictures_in
+from codegrid.pipelines.generation.rejection import find_source
+from codegrid.pipelines.running.outputs import clear_output
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.training.prior import PriorObjective
+from codegrid.stage1_vqvae.waves import WaveVQVAE
+from codegrid.stage2_prior.wavenet.network import WaveNet
 
 TINY = (
     "--strides", "4", "4", "--hidden-channels", "8", "--num-residual-blocks", "1", "--num-embeddings", "8",
     "--embedding-dim", "4", "--window", "160", "--steps", "4", "--batch-size", "4", "--precision", "fp32",
     "--validate-every", "4",
 )  # fmt: skip
+SMALL = {"strides": (4, 4), "hidden_channels": 8, "num_residual_blocks": 1, "num_embeddings": 8, "embedding_dim": 4}
 WAVENET = ("--decoder", "wavenet", "--channels", "4", "--skip-channels", "4", "--layers-per-cycle", "2")
 
 
@@ -70,6 +81,7 @@ def test_codes_of_sound_are_exported_decoded_and_measured(tokenizer, capsys):
     assert np.abs(wave / 32767 - expected.numpy()).max() < 1e-4
     files[3].unlink()
     call("decode_codes", "--run", tokenizer, "--output", tokenizer / "decoded")
+    assert files[3].exists()
     assert (tokenizer / "decoded" / "sounds.png").stat().st_size > 0
     call("evaluate", "--run", tokenizer, "--output", tokenizer / "figures")
     figures = json.loads((tokenizer / "figures" / "metrics.json").read_text())
@@ -146,6 +158,48 @@ def test_commands_that_only_show_images_say_so(tokenizer, run_script, tmp_path):
     assert done.code == 2 and "--tokenizer is one of sound, but --features compare images only" in done.err
     done = run_script("doctor", "--run", tokenizer)
     assert "the doctor looks at images" in done.out and "Traceback" not in done.err
+
+    done = run_script("export_codes", "--run", tokenizer, "--views", "2", "--shift", "3", "--output", tmp_path / "c")
+    assert done.code == 2 and "--tokenizer is one of sound, but --views change images only" in done.err
+
+
+@pytest.mark.parametrize(
+    "use,reason",
+    [
+        (lambda voices: pictures_in(".", voices, "complete"), "sound, but `complete` gives images only"),
+        (lambda voices: pictures_in(".", voices, "images"), "sound, but `images` gives images only"),
+        (lambda voices: find_source("classifier", voices, (), "cpu"), "classifiers in `reject_with` judge images only"),
+    ],
+)
+def test_pictures_are_not_for_a_tokenizer_of_sound(use, reason):
+    with pytest.raises(InputError, match=reason):
+        use(WaveVQVAE(Signal("sound", 1, (160,), RATE), **SMALL))
+
+
+def test_sounds_that_a_run_left_are_overwritten_and_others_are_not(tmp_path):
+    (tmp_path / "run.json").write_text('{"command": "decode-codes"}')
+    song = write_clip(tmp_path / "sounds" / "song.wav", tone(400))
+    with releasing(), pytest.raises(InputError, match="also holds 'sounds/song.wav', which no run leaves there"):
+        clear_output(tmp_path)
+    song.rename(song.with_name("00000-ann.wav"))
+    with releasing():
+        clear_output(tmp_path)
+    assert not song.parent.exists()
+
+
+def test_samples_of_some_grids_of_sound_are_shown_as_spectrograms():
+    tokenizer = WaveVQVAE(Signal("sound", 1, (160,), RATE), quantizer="residual", num_quantizers=2, **SMALL).eval()
+    prior = WaveNet(tokenizer.layout[:1], (0,), channels=4, layers_per_cycle=2).eval()
+
+    class Codes:
+        def __len__(self):
+            return 2
+
+        def batch(self, numbers):
+            return CodeBatch(tuple(torch.zeros(len(numbers), *grid.shape).long() for grid in tokenizer.layout), {})
+
+    objective = PriorObjective(prior, Codes(), Codes(), TrainPrior(codes="codes", output="prior"))
+    assert objective.draw_part(prior, tokenizer).startswith(PNG)
 
 
 def test_a_spectrogram_shows_a_tone_at_its_height():
