@@ -7,6 +7,7 @@ import pytest
 import torch
 from written_sound import RATE, content_of, tone, write_clip, write_package, write_speech
 
+from codegrid.data import recordings
 from codegrid.data.images import to_float, to_int16
 from codegrid.data.resampling import resample
 from codegrid.data.sound import Clip, SoundDataset
@@ -80,6 +81,27 @@ def test_texts_are_found_in_the_places_where_corpora_keep_them(files, tmp_path):
         (tmp_path / name).write_text(text)
     data = load(tmp_path)
     assert [clip.text for clip in data.clips] == ["one", "two"] and data.labels is None
+
+
+def test_files_are_decoded_a_few_bytes_at_once(tmp_path, monkeypatch):
+    write_speech(tmp_path, texts=4, seconds=0.01)
+    sizes = []
+    monkeypatch.setattr(recordings, "BYTES_AT_ONCE", 1000)
+    monkeypatch.setattr(recordings, "check_memory", lambda what, needed, remedy: sizes.append(needed))
+    assert len(load(tmp_path).clips) == 8
+    assert len(sizes) == 3 and sizes == sorted(sizes) and sizes[-1] > 8 * (320 + len("text 0"))
+
+
+@pytest.mark.parametrize("name", ["a1.txt", "a1.lab", "p.trans.txt", "txt.done.data"])
+@pytest.mark.parametrize("is_package", [False, True], ids=["folder", "package"])
+def test_a_text_of_more_than_a_million_bytes_is_refused(name, is_package, tmp_path):
+    if is_package:
+        write_package(tmp_path / "x.deb", {"a1.wav": content_of(tone(300)), name: b" " * (2**20 + 1)})
+    else:
+        write_clip(tmp_path / "a1.wav", tone(300))
+        (tmp_path / name).write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(InputError, match=r"1,048,577 bytes, at most 1,048,576 are read"):
+        load(tmp_path)
 
 
 def test_a_text_is_held_out_with_all_who_say_it_and_windows_of_a_clip_stay_together(tmp_path):

@@ -179,7 +179,7 @@ def test_pictures_are_not_for_a_tokenizer_of_sound(use, reason):
 def test_sounds_that_a_run_left_are_overwritten_and_others_are_not(tmp_path):
     (tmp_path / "run.json").write_text('{"command": "decode-codes"}')
     song = write_clip(tmp_path / "sounds" / "song.wav", tone(400))
-    with releasing(), pytest.raises(InputError, match="also holds 'sounds/song.wav', which no run leaves there"):
+    with releasing(), pytest.raises(InputError, match=r"also holds 'sounds/song\.wav', which no run leaves there"):
         clear_output(tmp_path)
     song.rename(song.with_name("00000-ann.wav"))
     with releasing():
