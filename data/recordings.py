@@ -191,7 +191,7 @@ def _texts_of(files: dict[PurePosixPath, str]) -> dict[PurePosixPath, str]:
             lines = [(name, text) for line in content.splitlines() for name, _, text in [line.partition(" ")]]
         elif path.suffix.lower() == TEXT:
             texts[path.with_suffix("")] = " ".join(content.split())
-        texts |= {path.with_name(name): " ".join(text.split()) for name, text in lines if name not in ("", ".", "..")}
+        texts |= {path.parent / name: " ".join(text.split()) for name, text in lines if name not in ("", ".", "..")}
     return texts
 
 
