@@ -1,6 +1,7 @@
 """Sound through the commands: training on recordings, export, decoding to .wav files, figures."""
 
 import json
+import re
 from importlib import import_module
 
 import numpy as np
@@ -9,8 +10,8 @@ import soundfile
 import torch
 from written_sound import RATE, tone, write_clip, write_speech
 
-from codegrid import load
-from codegrid.codes import Condition, Signal
+from codegrid import TwoStagePipeline, load
+from codegrid.codes import Condition, Grid, Signal
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.errors import InputError
 from codegrid.locks import releasing
@@ -18,6 +19,7 @@ from codegrid.model_card import PNG
 from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.generation.completion import pictures_in
 from codegrid.pipelines.generation.rejection import find_source
+from codegrid.pipelines.generation.samples import Samples, as_output
 from codegrid.pipelines.running.outputs import clear_output
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
@@ -210,6 +212,27 @@ def test_samples_of_some_grids_of_sound_are_shown_as_spectrograms():
 
     objective = PriorObjective(prior, Codes(), Codes(), TrainPrior(codes="codes", output="prior"))
     assert objective.draw_part(prior, tokenizer).startswith(PNG)
+
+
+def test_the_card_of_a_prior_over_sound_completes_no_pictures_and_saves_none(tmp_path):
+    WaveNet((Grid((10,), 8),), channels=4, layers_per_cycle=2).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "turns into sound" in card and "codegrid[sound]" in card and "codegrid sample" in card
+    assert not re.search("image-generation|--complete|PICTURES|pil|save", card)
+
+
+def test_samples_of_sound_are_tensors_and_no_pictures(tmp_path):
+    waves = torch.zeros(2, 1, 160)
+    assert as_output(waves, "pt") is waves
+    for use in (lambda: as_output(waves, "pil"), lambda: as_output(waves, "np"),
+                lambda: Samples(waves, (), None, 0).save(tmp_path / "s")):  # fmt: skip
+        with pytest.raises(InputError, match=r"samples of shape \(2, 1, 160\) are sound, not pictures"):
+            use()
+    tokenizer = WaveVQVAE(Signal("sound", 1, (160,), RATE), **SMALL).eval()
+    prior = WaveNet(tokenizer.layout, channels=4, layers_per_cycle=2).eval()
+    prior.provenance = {"tokenizer_fingerprint": tokenizer.fingerprint()}
+    with pytest.raises(InputError, match="sound, but `output_type` pil shows images only"):
+        TwoStagePipeline(tokenizer, prior).sample(2, output_type="pil")
 
 
 def test_a_spectrogram_shows_a_tone_at_its_height():
