@@ -35,7 +35,13 @@ def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode() if letter < "\x80" else f"\\u{ord(letter):04x}"
 
 
-def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
+def natural_key(name: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
     """Return a sort key that puts 2 before 10; different names have different keys."""
     parts = NUMBER.split(name)  # alternating texts and numbers
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
+    return tuple(_size_of(part) if place % 2 else part for place, part in enumerate(parts)), name
+
+
+def _size_of(digits: str) -> tuple[int, str]:
+    """Return a sort key of a number of any length; Python turns no more than some thousand digits into an int."""
+    digits = digits.lstrip("0")
+    return len(digits), digits

@@ -49,6 +49,7 @@ CAPTIONS = {
     "tokenizer": "Odd rows: held-out pictures. Below each: the same picture after encoding and decoding.",
     "tokenizer-of-sound": "Odd rows: spectrograms of held-out sound. Below each: those after encoding and decoding.",
     "prior": "New images: the first ones that this prior drew, with no setting changed.",
+    "prior-of-sound": "Spectrograms of the first new sounds that this prior drew, with no setting changed.",
     "classifier": "",
 }
 
@@ -60,6 +61,7 @@ class Abilities(NamedTuple):
     is_guided: bool = False  # by a label
     needs_label: bool = False  # for each completion
     has_texts: bool = False  # is asked in words
+    of_sound: bool = False  # draws sequences, which stand for sound
 
 
 ALONE = Abilities()  # nothing but samples
@@ -71,11 +73,11 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
     Values from outside, such as the names of classes, are escaped: they appear as plain text, never as Markdown.
     """
     kind, model = fields["kind"], fields["model"]
-    task = "text-to-image" if abilities.has_texts else TASKS[kind]
+    task = None if abilities.of_sound else "text-to-image" if abilities.has_texts else TASKS[kind]
     front = ModelCardData(library_name="codegrid", pipeline_tag=task, tags=[*TAGS[kind], model])
     words = _read_template(model) if model in BUILT_IN[kind] else f"{kind.capitalize()} {model}"
     title, _, about = words.partition("\n")
-    caption = _caption(fields)
+    caption = _caption(fields, abilities)
     text = Template(_read_template(OWN_USE.get(model, kind))).substitute(
         _use_of_prior(fields, abilities) if kind == "prior" else {},
         title=title.removeprefix("# "),
@@ -88,14 +90,15 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
     return f"---\n{front.to_yaml()}\n---\n\n" + BLANK.sub("\n\n", text)
 
 
-def _caption(fields: Mapping[str, Any]) -> str:
+def _caption(fields: Mapping[str, Any], abilities: Abilities) -> str:
     """Say what the picture of a model shows."""
     others, classes = _other_grids(fields), bool(fields["config"].get("num_classes"))
     prompts = fields["provenance"].get("prompts")
     if is_list_of(prompts, str) and prompts:
         return f"New images that this prior drew. A row for each of: {'; '.join(map(escape, prompts[:MAX_PROMPTS]))}."
     if not any(others.values()):
-        caption = CAPTIONS.get(OWN_USE.get(fields["model"], ""), CAPTIONS[fields["kind"]])
+        use = "prior-of-sound" if abilities.of_sound else OWN_USE.get(fields["model"], "")
+        caption = CAPTIONS.get(use, CAPTIONS[fields["kind"]])
         return caption + " A row for each of its first classes." * classes
     given = ", given the coarser grids of held-out pictures" * others["COARSE"]
     return f"The first codes that this prior drew{given}{', without the finer grids' * others['FINE']}, decoded."
@@ -129,8 +132,11 @@ def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, 
         names.append("`PICTURES` is a folder of pictures, whose upper halves are kept.")
     quoted = ", ".join(f'"{name}"' for name in priors)
     of_words = f'prompts="{prompt}", ' * abilities.has_texts
-    call = f'pipeline(16, {of_words}output_type="pil")'
-    return {"commands": "\n".join(commands), "priors": f"[{quoted}]", "names": " ".join(names), "call": call}
+    call = f'pipeline(16, {of_words}output_type="pil")\nsamples.save("drawn")'
+    made = {"made": "images", "extra": "", "call": call}
+    if abilities.of_sound:
+        made = {"made": "sound", "extra": "[sound]", "call": "pipeline(16)\nwaves = samples.images  # (16, 1, samples)"}
+    return {**made, "commands": "\n".join(commands), "priors": f"[{quoted}]", "names": " ".join(names)}
 
 
 def render_pipeline_card(parts: str) -> str:

@@ -18,7 +18,6 @@ from codegrid.files import open_plain
 
 PACKAGE = ".deb"
 MAGIC, HEADER = b"!<arch>\n", 60  # of an ar archive: its first bytes, and the bytes of a member's header
-MAX_MEMBER = 2**30  # bytes of a file that is read
 MAX_NAMES = 2**20  # bytes of a tar header: no honest name is longer
 OPENERS: dict[str, Callable[[Any], Any]] = {
     "data.tar": lambda file: file, "data.tar.xz": lzma.open, "data.tar.gz": gzip.open, "data.tar.bz2": bz2.open,
@@ -33,8 +32,12 @@ class Member(NamedTuple):
     content: bytes
 
 
-def read_package(path: Path, is_wanted: Callable[[PurePosixPath], bool]) -> Iterator[Member]:
+def read_package(path: Path, most_of: Callable[[PurePosixPath], int]) -> Iterator[Member]:
     """Yield the wanted plain files of a package, in its order. Links and the like are passed over.
+
+    Args:
+        path: the package.
+        most_of: a file's path → the most bytes that it may have, 0 if it is not wanted.
 
     Raises `InputError` if it is damaged, compressed in a way that Python cannot read, or a file in it is too large.
     """
@@ -47,10 +50,10 @@ def read_package(path: Path, is_wanted: Callable[[PurePosixPath], bool]) -> Iter
                     tar.members = []  # otherwise it keeps them all
                     budget.left = MAX_NAMES + member.size  # for its content and the next header
                     place = PurePosixPath(member.name)
-                    if not member.isreg() or member.issparse() or not is_wanted(place):
+                    if not member.isreg() or member.issparse() or not (most := most_of(place)):
                         continue
-                    if member.size > MAX_MEMBER:
-                        raise InputError(f"{path}: {place} has {member.size:,} bytes, at most {MAX_MEMBER:,} are read")
+                    if member.size > most:
+                        raise InputError(f"{path}: {place} has {member.size:,} bytes, at most {most:,} are read")
                     content = tar.extractfile(member)
                     yield Member(place, content.read() if content else b"")
         except InputError:

@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path, PurePosixPath
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ from codegrid.file_names import natural_key, printable
 from codegrid.files import read_plain
 from codegrid.progress import progress_bar
 
-from .debian import MAX_MEMBER, PACKAGE, Member, read_package
+from .debian import PACKAGE, Member, read_package
 from .listing import LITTER, TEST, TRAIN, VALIDATION, part_of
 from .sound import Clip
 from .sound_files import ENDINGS, UnreadableSound, parse_segments, read_sound, soundfile
@@ -38,7 +38,8 @@ TEXT, PHONES, LIST, FESTIVAL = ".txt", ".lab", ".trans.txt", "txt.done.data"
 SAID = re.compile(r'\(\s*(\S+)\s+"((?:[^"\\]|\\.)*)"\s*\)')  # a line of txt.done.data
 # packages whose folders are named after texts, and whose files after speakers
 NAMINGS = (re.compile(r"(?:^|/)gcin-voice/ogg/(?P<text>[^/]+)/(?P<speaker>[^/]+)\.ogg$"),)
-AT_ONCE = 64  # files that are decoded at the same time
+AT_ONCE, BYTES_AT_ONCE = 64, 2**28  # files that are decoded at the same time, and their bytes, about
+MAX_MEMBER, MAX_TEXT = 2**30, 2**20  # bytes that are read of a sound file, and of one of texts or phones
 
 
 class Recordings(NamedTuple):
@@ -63,22 +64,21 @@ def read_recordings(root: Path, rate: int) -> Recordings:
     """
     soundfile()  # first: nothing can be read without it
     found = Recordings({}, {}, {})
-    members = _members(root)
     taken = 0
     with ThreadPoolExecutor() as pool, progress_bar(desc="reading sound", unit="file", leave=False) as bar:
-        while batch := list(islice(members, AT_ONCE)):
-            sounds = [member for member in batch if member.path.suffix.lower() in ENDINGS]
+        for batch in _batches(_members(root)):
+            sounds = [member for member in batch if _is_sound(member.path)]
             waves = list(pool.map(lambda member: _decode(root, member, rate), sounds))
+            texts = {path: content.decode(errors="replace") for path, content in batch if not _is_sound(path)}
             taken += sum(wave.nbytes for wave in waves if not isinstance(wave, str))
+            taken += sum(map(getsizeof, texts.values()))
             check_memory(f"the clips of {root}", taken, "give fewer, or choose a lower `sampling_rate`")
             for member, wave in zip(sounds, waves, strict=True):
                 if isinstance(wave, str):
                     found.unreadable[member.path] = wave
                 else:
                     found.waves[member.path] = wave
-            for path, content in batch:
-                if path.suffix.lower() not in ENDINGS:
-                    found.texts[path] = content.decode(errors="replace")
+            found.texts.update(texts)
             bar.update(len(batch))
     return found
 
@@ -107,24 +107,44 @@ def name_clips(found: Recordings) -> list[Named]:
     return named
 
 
+def _batches(members: Iterable[Member]) -> Iterator[list[Member]]:
+    """Yield files in lists, each of which ends once it holds enough of them, or enough bytes."""
+    batch, held = list[Member](), 0
+    for member in members:
+        batch.append(member)
+        held += len(member.content)
+        if len(batch) == AT_ONCE or held >= BYTES_AT_ONCE:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
 def _members(root: Path) -> Iterator[Member]:
     """Yield all sound files and texts of a package, or below a folder, in natural order of its folders."""
     if not root.is_dir():
-        yield from read_package(root, _is_wanted)
+        yield from read_package(root, _most)
         return
     for folder, folders, files in os.walk(root):
         folders[:] = sorted((name for name in folders if not _is_litter(name)), key=natural_key)
         for name in sorted(files, key=natural_key):
             path = Path(folder, name)
             if name.lower().endswith(PACKAGE):
-                yield from read_package(path, _is_wanted)
-            elif _is_wanted(PurePosixPath(name)):
-                yield Member(PurePosixPath(path.relative_to(root).as_posix()), read_plain(path, MAX_MEMBER))
+                yield from read_package(path, _most)
+            elif most := _most(PurePosixPath(name)):
+                yield Member(PurePosixPath(path.relative_to(root).as_posix()), read_plain(path, most))
 
 
-def _is_wanted(path: PurePosixPath) -> bool:
-    kinds = (*ENDINGS, TEXT, PHONES)
-    return not _is_litter(path.name) and (path.suffix.lower() in kinds or path.name == FESTIVAL)
+def _most(path: PurePosixPath) -> int:
+    """Return the most bytes of a file that are read; 0 for one that is none of a folder's recordings."""
+    if _is_litter(path.name):
+        return 0
+    is_text = path.suffix.lower() in (TEXT, PHONES) or path.name == FESTIVAL
+    return MAX_MEMBER if _is_sound(path) else MAX_TEXT * is_text
+
+
+def _is_sound(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in ENDINGS
 
 
 def _is_litter(name: str) -> bool:
@@ -171,7 +191,7 @@ def _texts_of(files: dict[PurePosixPath, str]) -> dict[PurePosixPath, str]:
             lines = [(name, text) for line in content.splitlines() for name, _, text in [line.partition(" ")]]
         elif path.suffix.lower() == TEXT:
             texts[path.with_suffix("")] = " ".join(content.split())
-        texts |= {path.with_name(name): " ".join(text.split()) for name, text in lines if name not in ("", ".", "..")}
+        texts |= {path.parent / name: " ".join(text.split()) for name, text in lines if name not in ("", ".", "..")}
     return texts
 
 

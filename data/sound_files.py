@@ -4,6 +4,7 @@ Shapes: T samples of a clip.
 """
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .images import LOUDEST
 from .resampling import resample
 
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".aif", ".aiff")
+RATES = range(1000, 768_001)  # samples a second that a recording may have
 QUIETEST = 1e-3  # peak, of 1: a clip below it is silent
 
 
@@ -37,8 +39,12 @@ def read_sound(name: str, content: bytes, rate: int) -> np.ndarray:
     """
     try:
         with soundfile().SoundFile(io.BytesIO(content)) as file:
-            check_memory(f"the samples of {name}", 8 * file.frames * file.channels, "cut it into shorter files")
-            samples, own_rate = file.read(dtype="float32", always_2d=True), file.samplerate
+            own_rate = file.samplerate
+            if own_rate not in RATES:
+                raise UnreadableSound(f"{name} claims {own_rate:,} samples a second: fix or remove it")
+            held = file.frames * (file.channels + math.ceil(rate / own_rate))  # the last as resampled
+            check_memory(f"the samples of {name}", 8 * held, "cut it into shorter files")
+            samples = file.read(dtype="float32", always_2d=True)
     except InputError:
         raise
     except Exception as error:  # damaged files raise many types of errors

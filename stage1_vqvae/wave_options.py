@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from codegrid.errors import InputError
-from codegrid.limits import MAX_LAYERS, MAX_SIDE, MAX_WIDTH, Range, check_fields
+from codegrid.limits import MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, Range, check_fields
 from codegrid.registry import NameOf
 
 from .options import Reconstruction
@@ -31,7 +31,7 @@ class WaveOptions:
     --model wave. By default transposed convolutions give all samples at once."""
     reconstruction: Reconstruction = "spectral"
     """Reconstruction term, unless a prior draws the samples: then it is the prior's nats per sample."""
-    frozen_codes: bool = False
+    frozen_codes: Annotated[bool, AtStart()] = False
     """Train the decoder alone, on the codes of the model that --init-from names."""
 
     def __post_init__(self) -> None:

@@ -116,6 +116,8 @@ class WaveVQVAE(ModelFolder, nn.Module):
         if draws:
             layout = (Grid(self.signal.size, CLASSES),)
             self.prior = make_decoder(chosen.decoder, layout, outputs, {"num_classes": self.num_classes, **of_prior})
+            if self.num_classes and not self.prior.conditions.unlabelled:
+                raise InputError("`label_dropout` 0: a decoder must also learn to draw without a speaker: give more")
         if chosen.frozen_codes:
             for part in (self.encoder, self.quantizer):
                 part.requires_grad_(False)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from written_sound import RATE, content_of, tone, write_clip, write_package, write_speech
 
+from codegrid.data import recordings, sound_files
 from codegrid.data.images import to_float, to_int16
 from codegrid.data.resampling import resample
 from codegrid.data.sound import Clip, SoundDataset
@@ -44,6 +45,23 @@ def test_every_kind_of_file_gives_the_same_wave_in_mono(ending, channels, subtyp
     assert np.abs(clip.wave / 32767 - wave)[200:-200].max() < 0.04
 
 
+@pytest.mark.parametrize("rate,is_read", [(1, False), (999, False), (1000, True), (768_000, True), (768_001, False)])
+def test_a_rate_out_of_any_sense_makes_a_file_unreadable(rate, is_read, tmp_path):
+    write_clip(tmp_path / "a.wav", tone(100, 800 / rate, rate), rate)
+    if is_read:
+        assert len(load(tmp_path).clips) == 1
+    else:
+        with pytest.raises(InputError, match=rf"a\.wav claims {rate:,} samples a second: fix or remove it, or leave"):
+            load(tmp_path)
+
+
+def test_memory_is_checked_for_the_samples_at_the_rate_asked_for(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(sound_files, "check_memory", lambda what, needed, remedy: sizes.append(needed))
+    wave = sound_files.read_sound("a.wav", content_of(tone(300)), 8 * RATE)
+    assert sizes[0] >= 4 * len(wave)
+
+
 def test_int16_and_floats_stand_for_each_other():
     stored = torch.tensor([-32767, -1, 0, 1, 32767], dtype=torch.int16)
     assert torch.equal(to_int16(to_float(stored)), stored)
@@ -69,8 +87,9 @@ def test_speakers_are_folders_and_texts_and_phones_lie_beside(tmp_path):
         {"txt/p1/a1.txt": "one", "txt/p1/a2.txt": "two"},
         {"etc/txt.done.data": '( a1 "one" )\n( a2 "two" )\n'},
         {"wav/p1.trans.txt": "a1 one\na2 two\n"},
+        {"p1.trans.txt": "wav/a1 one\nwav/a2 two\n/ x\n .\n.. x\n", "txt.done.data": '( /a/.. "x" )'},
     ],
-    ids=["elsewhere", "festival", "list"],
+    ids=["elsewhere", "festival", "list", "paths in a list"],
 )
 def test_texts_are_found_in_the_places_where_corpora_keep_them(files, tmp_path):
     for name in ("wav/a1.wav", "wav/a2.wav"):
@@ -80,6 +99,33 @@ def test_texts_are_found_in_the_places_where_corpora_keep_them(files, tmp_path):
         (tmp_path / name).write_text(text)
     data = load(tmp_path)
     assert [clip.text for clip in data.clips] == ["one", "two"] and data.labels is None
+
+
+def test_files_are_decoded_a_few_bytes_at_once(tmp_path, monkeypatch):
+    write_speech(tmp_path, texts=4, seconds=0.01)
+    sizes = []
+    monkeypatch.setattr(recordings, "BYTES_AT_ONCE", 1000)
+    monkeypatch.setattr(recordings, "check_memory", lambda what, needed, remedy: sizes.append(needed))
+    assert len(load(tmp_path).clips) == 8
+    assert len(sizes) == 3 and sizes == sorted(sizes) and sizes[-1] > 8 * (320 + len("text 0"))
+
+
+@pytest.mark.parametrize("name", ["a1.txt", "a1.lab", "p.trans.txt", "txt.done.data"])
+@pytest.mark.parametrize("is_package", [False, True], ids=["folder", "package"])
+def test_a_text_of_more_than_a_million_bytes_is_refused(name, is_package, tmp_path):
+    if is_package:
+        write_package(tmp_path / "x.deb", {"a1.wav": content_of(tone(300)), name: b" " * (2**20 + 1)})
+    else:
+        write_clip(tmp_path / "a1.wav", tone(300))
+        (tmp_path / name).write_bytes(b" " * (2**20 + 1))
+    with pytest.raises(InputError, match=r"1,048,577 bytes, at most 1,048,576 are read"):
+        load(tmp_path)
+
+
+def test_texts_may_be_endless_numbers(tmp_path):
+    for number in range(10):
+        write_clip(tmp_path / f"{number}.wav", tone(300, 0.01)).with_suffix(".txt").write_text("7" * (5000 + number))
+    assert len(load(tmp_path, "train").clips) == 9
 
 
 def test_a_text_is_held_out_with_all_who_say_it_and_windows_of_a_clip_stay_together(tmp_path):

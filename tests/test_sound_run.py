@@ -1,6 +1,7 @@
 """Sound through the commands: training on recordings, export, decoding to .wav files, figures."""
 
 import json
+import re
 from importlib import import_module
 
 import numpy as np
@@ -9,16 +10,30 @@ import soundfile
 import torch
 from written_sound import RATE, tone, write_clip, write_speech
 
-from codegrid import load
-from codegrid.codes import Condition, Signal
-from codegrid.data.codes import CodeDataset
+from codegrid import TwoStagePipeline, load
+from codegrid.codes import Condition, Grid, Signal
+from codegrid.data.codes import CodeBatch, CodeDataset
+from codegrid.errors import InputError
+from codegrid.locks import releasing
+from codegrid.model_card import PNG
 from codegrid.pipelines.drawing.shown import as_pictures
+from codegrid.pipelines.generation.completion import pictures_in
+from codegrid.pipelines.generation.rejection import find_source
+from codegrid.pipelines.generation.samples import Samples, as_output
+from codegrid.pipelines.running.outputs import clear_output
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training.initial import with_options_of
+from codegrid.pipelines.training.prior import PriorObjective
+from codegrid.stage1_vqvae.waves import WaveVQVAE
+from codegrid.stage2_prior.wavenet.network import WaveNet
 
 TINY = (
     "--strides", "4", "4", "--hidden-channels", "8", "--num-residual-blocks", "1", "--num-embeddings", "8",
     "--embedding-dim", "4", "--window", "160", "--steps", "4", "--batch-size", "4", "--precision", "fp32",
     "--validate-every", "4",
 )  # fmt: skip
+SMALL = {"strides": (4, 4), "hidden_channels": 8, "num_residual_blocks": 1, "num_embeddings": 8, "embedding_dim": 4}
 WAVENET = ("--decoder", "wavenet", "--channels", "4", "--skip-channels", "4", "--layers-per-cycle", "2")
 
 
@@ -109,6 +124,11 @@ def test_a_prior_over_codes_of_sound_draws_wav_files_of_each_speaker(tokenizer, 
     assert (len(wave), rate) == (160, RATE) and (tmp_path / "prior" / "samples.png").stat().st_size > 0
 
 
+def test_training_that_starts_from_a_model_freezes_no_codes_unless_it_is_told_to():
+    settings = with_options_of(TrainTokenizer(model="wave", output="t"), {"frozen_codes": True, "hidden_channels": 8})
+    assert settings.options == {"hidden_channels": 8}
+
+
 @pytest.mark.parametrize(
     "flags,reason",
     [
@@ -119,6 +139,10 @@ def test_a_prior_over_codes_of_sound_draws_wav_files_of_each_speaker(tokenizer, 
         ),
         (["--model", "wave", "--dataset", "speech", "--data-root", "{}", "--flip"], "--flip is for images"),
         (["--window", "100"], "--window is for sound, but a vqvae tokenizer learns images"),
+        (
+            ["--model", "wave", "--dataset", "speech", "--data-root", "{}", "--frozen-codes"],
+            "--frozen-codes needs --init-from: give the tokenizer whose codes",
+        ),
         (["--model", "wave", "--dataset", "speech"], "--data-root is not given: speech needs a folder"),
         (["--model", "wave", "--dataset", "speech", "--data-root", "{}", "--window", "64"], "become a single code"),
     ],
@@ -146,6 +170,69 @@ def test_commands_that_only_show_images_say_so(tokenizer, run_script, tmp_path):
     assert done.code == 2 and "--tokenizer is one of sound, but --features compare images only" in done.err
     done = run_script("doctor", "--run", tokenizer)
     assert "the doctor looks at images" in done.out and "Traceback" not in done.err
+
+    done = run_script("export_codes", "--run", tokenizer, "--views", "2", "--shift", "3", "--output", tmp_path / "c")
+    assert done.code == 2 and "--tokenizer is one of sound, but --views change images only" in done.err
+
+
+@pytest.mark.parametrize(
+    "use,reason",
+    [
+        (lambda voices: pictures_in(".", voices, "complete"), "sound, but `complete` gives images only"),
+        (lambda voices: pictures_in(".", voices, "images"), "sound, but `images` gives images only"),
+        (lambda voices: find_source("classifier", voices, (), "cpu"), "classifiers in `reject_with` judge images only"),
+    ],
+)
+def test_pictures_are_not_for_a_tokenizer_of_sound(use, reason):
+    with pytest.raises(InputError, match=reason):
+        use(WaveVQVAE(Signal("sound", 1, (160,), RATE), **SMALL))
+
+
+def test_sounds_that_a_run_left_are_overwritten_and_others_are_not(tmp_path):
+    (tmp_path / "run.json").write_text('{"command": "decode-codes"}')
+    song = write_clip(tmp_path / "sounds" / "song.wav", tone(400))
+    with releasing(), pytest.raises(InputError, match=r"also holds 'sounds/song\.wav', which no run leaves there"):
+        clear_output(tmp_path)
+    song.rename(song.with_name("00000-ann.wav"))
+    with releasing():
+        clear_output(tmp_path)
+    assert not song.parent.exists()
+
+
+def test_samples_of_some_grids_of_sound_are_shown_as_spectrograms():
+    tokenizer = WaveVQVAE(Signal("sound", 1, (160,), RATE), quantizer="residual", num_quantizers=2, **SMALL).eval()
+    prior = WaveNet(tokenizer.layout[:1], (0,), channels=4, layers_per_cycle=2).eval()
+
+    class Codes:
+        def __len__(self):
+            return 2
+
+        def batch(self, numbers):
+            return CodeBatch(tuple(torch.zeros(len(numbers), *grid.shape).long() for grid in tokenizer.layout), {})
+
+    objective = PriorObjective(prior, Codes(), Codes(), TrainPrior(codes="codes", output="prior"))
+    assert objective.draw_part(prior, tokenizer).startswith(PNG)
+
+
+def test_the_card_of_a_prior_over_sound_completes_no_pictures_and_saves_none(tmp_path):
+    WaveNet((Grid((10,), 8),), channels=4, layers_per_cycle=2).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "turns into sound" in card and "codegrid[sound]" in card and "codegrid sample" in card
+    assert not re.search("image-generation|--complete|PICTURES|pil|save", card)
+
+
+def test_samples_of_sound_are_tensors_and_no_pictures(tmp_path):
+    waves = torch.zeros(2, 1, 160)
+    assert as_output(waves, "pt") is waves
+    for use in (lambda: as_output(waves, "pil"), lambda: as_output(waves, "np"),
+                lambda: Samples(waves, (), None, 0).save(tmp_path / "s")):  # fmt: skip
+        with pytest.raises(InputError, match=r"samples of shape \(2, 1, 160\) are sound, not pictures"):
+            use()
+    tokenizer = WaveVQVAE(Signal("sound", 1, (160,), RATE), **SMALL).eval()
+    prior = WaveNet(tokenizer.layout, channels=4, layers_per_cycle=2).eval()
+    prior.provenance = {"tokenizer_fingerprint": tokenizer.fingerprint()}
+    with pytest.raises(InputError, match="sound, but `output_type` pil shows images only"):
+        TwoStagePipeline(tokenizer, prior).sample(2, output_type="pil")
 
 
 def test_a_spectrogram_shows_a_tone_at_its_height():

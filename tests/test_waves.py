@@ -270,3 +270,9 @@ def test_what_cannot_be_built_is_refused(change, reason):
 def test_what_is_not_sound_is_refused(x):
     with pytest.raises(InputError, match="`x`"):
         build().encode(x)
+
+
+def test_a_decoder_that_draws_must_also_learn_to_do_without_a_speaker():
+    with pytest.raises(InputError, match="`label_dropout` 0: a decoder must also learn to draw without a speaker"):
+        build(num_classes=2, **WAVENET, label_dropout=0.0)
+    assert build(**WAVENET, label_dropout=0.0).draws

@@ -29,6 +29,7 @@ from .kept_part import Part, check_keeps, default_rows, describe_kept, keep_pixe
 from .masks import read_masks
 from .paste import Paste, make_paste
 from .request import Request
+from .tokenizers import need_images
 
 SHOWN = 12  # pictures, and completions of each
 BATCH_SIZE = 64  # pictures that are encoded at once
@@ -48,8 +49,9 @@ class Pictures(NamedTuple):
 def pictures_in(folder: str, tokenizer: Tokenizer, parameter: str) -> FolderImages:
     """Return all pictures below a folder, converted to a tokenizer's size and channels; print what was found.
 
-    Raises `InputError`, naming the parameter, if there is no such folder.
+    Raises `InputError`, naming the parameter, if there is no such folder, or the tokenizer is not one of images.
     """
+    need_images(tokenizer, f"`{parameter}` gives")
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"no folder {root}: give `{parameter}` a folder of pictures")

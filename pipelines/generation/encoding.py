@@ -42,7 +42,7 @@ from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for
 from .chosen_data import choose_data
-from .tokenizers import load_tokenizer
+from .tokenizers import load_tokenizer, need_images
 
 ONE_VIEW = Views()
 COPIES = 2  # of the codes of a shard, while it is put together
@@ -66,6 +66,8 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
     shown = settings.output
     settings = replace(settings, output=str(real_path(shown)))  # a link may move while images are encoded
     place(cast(nn.Module, tokenizer), accelerator.device)  # makes it up to a fifth faster on a CPU
+    if settings.views > 1:
+        need_images(tokenizer, "`views` change")
     check_shift(settings.shift, tokenizer.signal.size)
     settings = choose_data(settings, tokenizer)
     with accelerator.main_process_first():  # only one downloads

@@ -35,7 +35,7 @@ from .ranking import Ranking, nats_of_texts
 from .rejection import add_rejection
 from .request import Request, complete_codes, make_request
 from .samples import Images, OutputType, Samples, as_output
-from .tokenizers import load_tokenizer
+from .tokenizers import load_tokenizer, need_images
 
 Source = str | Path
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -217,6 +217,8 @@ class TwoStagePipeline(Drawer):
         """Draw all samples of a request. Returns them on the CPU."""
         check_value("batch_size", batch_size, BatchSize)
         check_value("output_type", output_type, OutputType)  # now, not after everything is drawn
+        if output_type != "pt":
+            need_images(self.tokenizer, f"`output_type` {output_type} shows")
         request = add_rejection(request, self.tokenizer, self.priors, reject_with, reject_keep)
         batches = []
         words = f"drawing {request.num_samples:,}{request.chosen}"

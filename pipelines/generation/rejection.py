@@ -38,6 +38,7 @@ from .chosen_data import learnt_data, skips_unreadable
 from .judges import ClassifierJudge, Judge, PriorJudge
 from .request import Request
 from .samples import Samples
+from .tokenizers import need_images
 
 TRAINED, LIKELIHOOD = "classifier", "likelihood"  # in place of a folder: a classifier to train first, or the priors
 NUM_WORKERS = 2
@@ -138,6 +139,7 @@ def find_source(
     """
     if str(name) == LIKELIHOOD:
         return Source(PriorJudge(priors), LIKELIHOOD)
+    need_images(tokenizer, "classifiers in `reject_with` judge")
     if str(name) != TRAINED:
         saved = load_model(name, device, "classifier")
         _check_fit(str(name), saved.signal.shape, _classes_of(saved), tokenizer, priors)

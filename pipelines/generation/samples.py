@@ -34,7 +34,10 @@ class Samples(NamedTuple):
     prompts: tuple[str, ...] = ()  # of each sample; empty without texts
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Save each image as a PNG file named by its number and class, `00012-cat.png`, and return the paths."""
+        """Save each image as a PNG file named by its number and class, `00012-cat.png`, and return the paths.
+
+        Raises `InputError` if they are sound.
+        """
         pictures, labels = self.images, self.labels
         if isinstance(pictures, np.ndarray):
             pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2 - 1
@@ -51,11 +54,13 @@ def as_output(images: torch.Tensor, output_type: OutputType) -> Any:
         output_type: pt: the tensors unchanged; np: arrays (n, H, W, c) float32 in [0, 1], as in matplotlib and
             diffusers; pil: a list of PIL pictures, grey or RGB.
 
-    Raises `InputError` if PIL pictures cannot show their channels.
+    Raises `InputError` if PIL pictures cannot show their channels, or they are sound and not to be tensors.
     """
     check_value("output_type", output_type, OutputType)
     if output_type == "pt":
         return images
+    if images.ndim != 4:
+        raise InputError(f"samples of shape {tuple(images.shape)} are sound, not pictures: use `output_type` pt")
     if output_type == "np":
         return ((images.float() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     if images.shape[1] not in (1, 3):

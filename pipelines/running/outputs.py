@@ -25,6 +25,7 @@ HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
 SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
 FOLDERS = {"state", "best", "last", CLASSIFIER, *PARTS}  # of files with these suffixes, and folders of them
 PICTURES = ("samples", "completions", "images")  # folders of numbered pictures
+NUMBERED = {*PICTURES, "sounds"}
 LOGS = "logs"  # written by other packages
 MOST = 10_000  # numbered folders
 
@@ -92,7 +93,7 @@ def _is_ours(path: Path, inside: tuple[str, ...]) -> bool:
         return False
     if inside[0] in HIDDEN or inside[0] == LOGS:
         return True
-    if inside[0] in PICTURES:
+    if inside[0] in NUMBERED:
         return path.is_dir() or NUMBER.fullmatch(path.name) is not None
     if path.is_dir() or len(inside) > 1:
         return inside[0] in FOLDERS and (path.is_dir() or path.suffix in SUFFIXES)

@@ -112,7 +112,7 @@ class PriorObjective:
         some = slice(max(1, MAX_CARD_PIXELS // math.prod(tokenizer.signal.size)))
         with without_compiling():
             images = tokenizer.preview(tuple(grid[some] for grid in codes), tuple(mark[some] for mark in marks))
-        return to_png(make_sheet(images, COLUMNS))
+        return to_png(make_sheet(as_pictures(tokenizer.signal, images), COLUMNS))
 
     @torch.no_grad()
     def _draw_like_some(self, prior: Prior) -> tuple[Condition, Codes]:

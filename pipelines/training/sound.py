@@ -100,6 +100,8 @@ class SoundObjective:
 
 def train_on_sound(settings: TrainTokenizer) -> Trained | None:
     """Train a tokenizer of sound; see `codegrid.pipelines.training.tokenizer.train_tokenizer`."""
+    if resolve_options(settings).get("frozen_codes") and settings.init_from is None:
+        raise InputError("`frozen_codes` needs `init_from`: give the tokenizer whose codes the decoder is to learn")
     settings = choose_data(settings)
     accelerator = start_accelerator(settings, **tracker_options(settings))
     compute = choose_compute(settings, accelerator.device)
