@@ -277,6 +277,11 @@ def test_captions_that_cannot_be_learnt_are_refused(run, tmp_path):
     table = str(run / "captions.csv")
     with pytest.raises(InputError, match=r"`captions` .*: a pixelcnn prior cannot be asked in words"):
         train_prior(training(run, output=str(tmp_path), model="pixelcnn", captions=table))
+    for other in ("gone.csv", str(run / "others.csv")):
+        with pytest.raises(InputError, match=r"`captions` .*: .* has others \(.*captions.csv'\): leave `captions` out"):
+            train_prior(training(run, output=str(tmp_path), captions=other))
+    same = str(run / "pictures" / ".." / "captions.csv")
+    train_prior(training(run, output=str(tmp_path), captions=same, dry_run=True))
     export_codes(
         ExportCodes(tokenizer=str(run / "tokenizer"), dataset=str(run / "pictures"), output=str(tmp_path / "codes"))
     )
