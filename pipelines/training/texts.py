@@ -24,7 +24,7 @@ from codegrid.pipelines.running.run_folder import read_setting
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior
 from codegrid.registry import TABLES
-from codegrid.stage2_prior.conditions import readers_of_texts
+from codegrid.stage2_prior.options import readers_of_texts
 from codegrid.stage2_prior.text_tokenizer import TextTokenizer
 
 AT_ONCE = 8192  # images whose captions are read
