@@ -120,7 +120,9 @@ def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, 
         others_named = " and ".join(f"`{name}`" for name in priors if name != "MODEL")
         names.append(f"{others_named}: the priors of the tokenizer's other grids.")
     models = f"codegrid sample --tokenizer TOKENIZER --prior {' '.join(priors)}"
-    prompt = next((text for text in fields["provenance"].get("prompts", ()) if PLAIN.fullmatch(str(text))), PROMPT)
+    prompts = fields["provenance"].get("prompts")
+    known = prompts if isinstance(prompts, list) else []
+    prompt = next((text for text in known if PLAIN.fullmatch(str(text))), PROMPT)
     asked = f'--prompts "{prompt}"' if abilities.has_texts else "--labels :0"
     commands = [f"{models}{f' {asked}' * abilities.has_texts} --output samples"]
     if abilities.is_guided:

@@ -19,7 +19,7 @@ from codegrid.hub import HUB_PREFIX
 from codegrid.limits import MAX_CLASSES, short
 from codegrid.tensors import digest_of, sha256
 
-from .captions import OF_TEXTS, Texts
+from .captions import MAX_CAPTIONS, OF_TEXTS, Texts
 from .folder import FolderImages
 from .images import Size, affordable, of_captions
 from .names import is_local
@@ -146,7 +146,7 @@ def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None
 
 
 def read_column(dataset: str, pictures: HubPictures, name: str) -> list[Texts]:
-    """Return the texts of each picture in a column of texts, or of lists of them.
+    """Return the texts of each picture in a column of texts, or of lists of them: the first MAX_CAPTIONS.
 
     Raises `InputError` if there is no such column.
     """
@@ -156,7 +156,8 @@ def read_column(dataset: str, pictures: HubPictures, name: str) -> list[Texts]:
         raise InputError(f"`captions` {short(name)}: {dataset} has no such column of texts; it has {others}")
     values = pictures.table.data.column(name).take(pictures.rows).to_pylist()
     rows = ([value] if isinstance(value, str) else value or [] for value in values)
-    return [tuple(dict.fromkeys(" ".join(text.split()) for text in row if text and text.strip())) for row in rows]
+    each = (dict.fromkeys(" ".join(text.split()) for text in row if text and text.strip()) for row in rows)
+    return [tuple(texts)[:MAX_CAPTIONS] for texts in each]
 
 
 def _holds_texts(kind: Any) -> bool:

@@ -132,7 +132,7 @@ def add_captions(images: Images, dataset: str, root: Any, captions: str | Path |
             left_out = {**left_out, NO_PICTURE: matched.left_out}
     elif captions is not None:
         raise InputError(
-            f"`captions` {captions}: they go with a folder of pictures, or a data set of the hub; leave out"
+            f"`captions` {captions}: they go with a folder of pictures, or a data set of the hub; leave them out"
         )
     if not any(images.captions or ()):
         raise InputError(f"`captions` {captions}: no picture of the {images.found.part} part has any: give some")

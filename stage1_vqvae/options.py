@@ -22,7 +22,10 @@ Distance = Literal["euclidean", "cosine"]
 MAX_BOOKS = 256  # codebooks of a quantizer
 Anchors = Literal["random", "closest", "probabilistic"]
 Estimator = Literal["straight-through", "rotation"]
+# one type for images and sound, as both have the same flag
 Reconstruction = Literal["mse", "l1", "logistic", "coupled-logistic", "logit-laplace", "mu-law", "spectral"]
+OF_IMAGES = ("mse", "l1", "logistic", "coupled-logistic", "logit-laplace", "mu-law")
+OF_SOUND = ("mse", "l1", "mu-law", "spectral")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class ResNetOptions:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Options of tokenizers of images: their networks, and how images are compared."""
+    """Options of tokenizers of images: their networks, and how images are compared.
+
+    Raises `InputError` if the reconstruction term is one of sound.
+    """
 
     network: Annotated[str, NameOf("network")] = "paper"
     """Encoder and decoder. paper: those of the VQ-VAE paper, small and fast; resnet: those of VQ-GAN, larger, with
@@ -58,6 +64,11 @@ class ImageOptions:
     logistic, coupled-logistic, logit-laplace: nats per value of a likelihood of 8-bit images; evaluate reports it;
     mu-law: nats of the 256 classes of a value, as of sound in telephony; spectral: of sound, l1 and the distance of
     spectrograms of three resolutions."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.reconstruction not in OF_IMAGES:
+            raise InputError(f"`reconstruction` {self.reconstruction}: for images choose one of {', '.join(OF_IMAGES)}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class HierarchicalOptions(ImageOptions):
     them. Without it the finest grid takes over, and the coarse ones mean nothing to the decoder."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         factors = " ".join(map(str, self.levels)) or "of none"
         if not self.levels or math.prod(self.levels) > MAX_SIDE:
             raise InputError(f"`levels` {factors}: give at least one, with a product of at most {MAX_SIDE:,}")

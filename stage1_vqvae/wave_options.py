@@ -8,14 +8,15 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, Range, check_fields
 from codegrid.registry import NameOf
 
-from .options import Reconstruction
+from .options import OF_SOUND, Reconstruction
 
 
 @dataclass(frozen=True)
 class WaveOptions:
     """Options of the tokenizer of sound, besides those of a decoder that draws.
 
-    Raises `InputError` if there is no stride, or a code would stand for too many samples.
+    Raises `InputError` if there is no stride, a code would stand for too many samples, or the reconstruction term is
+    one of images.
     """
 
     hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 64
@@ -36,6 +37,8 @@ class WaveOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.reconstruction not in OF_SOUND:
+            raise InputError(f"`reconstruction` {self.reconstruction}: for sound choose one of {', '.join(OF_SOUND)}")
         if not self.strides or math.prod(self.strides) > MAX_SIDE:
             given = " ".join(map(str, self.strides)) or "of none"
             raise InputError(f"`strides` {given}: give at least one, with a product of at most {MAX_SIDE:,}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
     from .transformer.network import CausalTransformer
+    from .wavenet.network import WaveNet
 
 _HOMES = {
     "CausalTransformer": "transformer.network",
@@ -24,13 +25,14 @@ _HOMES = {
     "MaskGIT": "maskgit.network",
     "NextScalePrior": "next_scale.prior",
     "PixelSNAIL": "pixelsnail.network",
+    "WaveNet": "wavenet.network",
     "draw": "sampling.draw",
     "sample": "sampling.draw",
 }
 
 __all__ = [
     "CausalTransformer", "Conditions", "DiffusionPrior", "GatedPixelCNN", "MaskGIT", "NextScalePrior", "PixelSNAIL",
-    "draw", "sample",
+    "WaveNet", "draw", "sample",
 ]  # fmt: skip
 
 

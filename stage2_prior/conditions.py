@@ -22,9 +22,8 @@ from codegrid.codes import NO_LABEL, PAD, Condition
 from codegrid.errors import InputError
 from codegrid.limits import short
 from codegrid.protocols import Prior
-from codegrid.registry import TABLES
 
-from .options import TextOptions
+from .options import readers_of_texts
 from .text_tokenizer import TextTokenizer, pad_texts
 
 LEARNT_NONE_WITHOUT = "this prior was only trained with labels: train it with `label_dropout` 0.1"
@@ -177,9 +176,18 @@ class Conditions:
             raise InputError(f"`guidance_scale` {guidance_scale}: this prior is unconditional; leave it out")
         if not self.unlabelled:
             raise InputError(f"`guidance_scale` {guidance_scale}: {self.learnt_only}")
-        name, part, none = ("prompts", given.text, PAD) if self.num_words else ("labels", given.labels, NO_LABEL)
-        if part is None or bool((part == none).all()):
-            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `{name}` to guide to")
+        if not self.names_any(given):
+            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `{self.asked_by}` to guide to")
+
+    @property
+    def asked_by(self) -> str:
+        """The name of the parameter by which samples are asked for."""
+        return "prompts" if self.num_words else "labels"
+
+    def names_any(self, given: Condition) -> bool:
+        """Return whether a condition has a text or a particular class for any sample."""
+        part, none = (given.text, PAD) if self.num_words else (given.labels, NO_LABEL)
+        return part is not None and bool((part != none).any())
 
     def check_unlabelled(self, given: Condition) -> None:
         """Raise `InputError` if a sample has no label or text, but the prior was not trained without them."""
@@ -266,13 +274,6 @@ def conditions_of(priors: Sequence[Prior]) -> Conditions:
             "`num_words` and `text_length`"
         )
     return next((one for one in each if one.is_asked), each[0])
-
-
-def readers_of_texts() -> str:
-    """Return words that name the priors that can be conditioned on texts."""
-    table = TABLES["prior"]
-    names = [name for name in table if issubclass(table.options(name), TextOptions)]
-    return f"{', '.join(names)} priors can be"
 
 
 def _as_list(labels: Labels | Prompts | None) -> list[object]:

@@ -20,8 +20,8 @@ from codegrid.model_folder import ModelFolder
 from codegrid.registry import NoOptions
 
 from .coarser import check_coarser, hide_some
-from .conditions import Conditions, readers_of_texts
-from .options import CoarserOptions, GivenOptions, TextOptions
+from .conditions import Conditions
+from .options import CoarserOptions, GivenOptions, TextOptions, readers_of_texts
 from .text_tokenizer import FEWEST, TextTokenizer
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from codegrid.limits import MAX_KERNEL, MAX_LAYERS, MAX_WIDTH, OneOf, Range
+from codegrid.registry import TABLES
 from codegrid.sampling_config import (
     ChoiceTemperature,
     GuidanceSchedule,
@@ -48,6 +49,13 @@ class TextOptions:
     guidance requires. 0: every sample needs a prompt."""
     text_layers: Annotated[int, Range(0, MAX_LAYERS)] = 2
     """Layers in which the words of a text see each other, before the codes see them."""
+
+
+def readers_of_texts() -> str:
+    """Return words that name the priors that can be conditioned on texts."""
+    table = TABLES["prior"]
+    names = [name for name in table if issubclass(table.options(name), TextOptions)]
+    return f"{', '.join(names)} priors can be"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,13 @@ from codegrid.protocols import Prior
 from .sampling.draw import condition_of
 
 
+def check_likelihood(priors: Sequence[Prior]) -> None:
+    """Raise `InputError` if one of the priors that can be asked for something has no likelihood."""
+    for prior in priors:
+        if prior.conditions.is_asked and prior.likelihood == "none":
+            raise InputError(f"`prior`: a {type(prior).__name__} has no likelihood to rank by")
+
+
 @torch.no_grad()
 def total_nats(priors: Sequence[Prior], codes: Codes, given: Condition, noise: Noise) -> Tensor:
     """Return −ln p (b,) of whole samples, or a bound on it, summed over those priors that can be asked for something.
@@ -31,6 +38,7 @@ def total_nats(priors: Sequence[Prior], codes: Codes, given: Condition, noise: N
 
     Raises `InputError` if a prior has no likelihood.
     """
+    check_likelihood(priors)
     total = torch.zeros(len(codes[0]), dtype=widest(priors[0].device), device=priors[0].device)
     for prior in priors:
         if not prior.conditions.is_asked:
@@ -38,8 +46,7 @@ def total_nats(priors: Sequence[Prior], codes: Codes, given: Condition, noise: N
         own = tuple(codes[grid].to(prior.device) for grid in prior.grids)
         condition = condition_of(prior, given, dict(enumerate(codes)), alone=False)
         nats = prior.nll(own, condition, noise.of("grid", prior.grids[0]))
-        if nats is None:
-            raise InputError(f"`prior`: a {type(prior).__name__} has no likelihood to rank by")
+        assert nats is not None
         for grid in nats:
             total += grid.to(total.dtype).flatten(1).sum(1)
     return total

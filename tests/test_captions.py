@@ -7,9 +7,9 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-import toy_texts  # noqa: F401
 from conftest import draw_bars
 from PIL import Image
+from toy_texts import build_text_prior
 
 from codegrid import CodeDataset, TwoStagePipeline, load, load_images
 from codegrid.codes import PAD, Signal
@@ -22,6 +22,7 @@ from codegrid.noise import Noise
 from codegrid.pipelines.drawing.images import plot_samples
 from codegrid.pipelines.drawing.material import Material
 from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.evaluation.inputs import load_inputs
 from codegrid.pipelines.evaluation.reconstruction import prior_inputs
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
@@ -123,7 +124,7 @@ def test_captions_that_fit_no_picture_or_several_are_refused(pictures, tmp_path,
 
 
 def test_captions_need_pictures_with_names(bars_file, pictures):
-    with pytest.raises(InputError, match=r"`captions` .*: they go with a folder of pictures"):
+    with pytest.raises(InputError, match=r"`captions` .*: they go with a folder of pictures.*leave them out"):
         load_images(str(bars_file), captions=pictures / "captions.csv")
 
 
@@ -146,14 +147,17 @@ def test_captions_of_a_data_set_of_the_hub_are_in_a_column(tmp_path, column):
     datasets = pytest.importorskip("datasets")
     images = [Image.new("L", (6, 6), number) for number in range(5)]
     texts = (
-        [["one", "two "], [], ["three"], ["one"], ["four"]] if column == "captions" else ["one", " ", "a\tb", "c", None]
+        [["one", "two "], [], ["three"], ["one"], list(map(str, range(101)))]
+        if column == "captions"
+        else ["one", " ", "a\tb", "c", None]
     )
     features = datasets.Features({
         "image": datasets.Image(),
         column: datasets.Sequence(datasets.Value("string")) if column == "captions" else datasets.Value("string"),
     })  # fmt: skip
     datasets.Dataset.from_dict({"image": images, column: texts}, features=features).to_parquet(tmp_path / "a.parquet")
-    expected = {"captions": [("one", "two"), (), ("three",), ("one",), ("four",)]}
+    many = tuple(map(str, range(100)))  # no more: each picture has a place for as many
+    expected = {"captions": [("one", "two"), (), ("three",), ("one",), many]}
     expected = expected.get(column, [("one",), (), ("a b",), ("c",), ()])
     source = f"hf:{tmp_path / 'a.parquet'}"
     named = {} if column != "words" else {"captions": "words"}
@@ -277,6 +281,11 @@ def test_captions_that_cannot_be_learnt_are_refused(run, tmp_path):
     table = str(run / "captions.csv")
     with pytest.raises(InputError, match=r"`captions` .*: a pixelcnn prior cannot be asked in words"):
         train_prior(training(run, output=str(tmp_path), model="pixelcnn", captions=table))
+    for other in ("gone.csv", str(run / "others.csv")):
+        with pytest.raises(InputError, match=r"`captions` .*: .* has others \(.*captions.csv'\): leave `captions` out"):
+            train_prior(training(run, output=str(tmp_path), captions=other))
+    same = str(run / "pictures" / ".." / "captions.csv")
+    train_prior(training(run, output=str(tmp_path), captions=same, dry_run=True))
     export_codes(
         ExportCodes(tokenizer=str(run / "tokenizer"), dataset=str(run / "pictures"), output=str(tmp_path / "codes"))
     )
@@ -348,6 +357,22 @@ def test_bits_are_measured_and_samples_drawn_with_the_captions_of_the_images(run
     assert silent["measured_on"]["bits_per_code"]["given_texts"] is False
     assert told["measured_on"]["gfid"]["samples"]["prompts"] == "captions of the reference"
     assert any("give --captions" in note for note in silent["notes"]) and not told["notes"]
+
+
+@pytest.mark.parametrize(("dropout", "changes", "words"), [
+    (0.0, {}, "`captions`: this prior was only trained with texts: .*, or give one for each image"),
+    (0.1, {"guidance_scale": (2.0,)}, "`guidance_scale` 2.0: guidance needs `captions` to guide to"),
+    (0.1, {"reject_with": "likelihood"}, "`reject_with` likelihood: without `captions` all draws fit"),
+])  # fmt: skip
+def test_what_needs_captions_to_be_evaluated_says_so_and_accepts_them(run, tmp_path, dropout, changes, words):
+    prior = build_text_prior(load(run / "tokenizer").layout, captions=OF_BARS[0] + OF_BARS[1], caption_dropout=dropout)
+    prior.provenance = {"tokenizer_fingerprint": load(run / "tokenizer").fingerprint()}
+    prior.save_pretrained(tmp_path)
+    data = {"tokenizer": str(run / "tokenizer"), "prior": str(tmp_path), "dataset": str(run / "pictures")}
+    settings = {**data, "num_samples": 2, "features": "classifier", "output": str(tmp_path / "e"), **changes}
+    with pytest.raises(InputError, match=words):
+        load_inputs(Evaluate(**settings))
+    assert load_inputs(Evaluate(**settings, captions=str(run / "captions.csv"))).request.prompts
 
 
 def test_the_viewer_takes_a_prompt_in_each_line(run):

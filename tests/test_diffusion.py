@@ -106,6 +106,7 @@ def test_the_scales_are_saved_with_the_prior_and_stay_its_own_when_it_starts_fro
         ((Grid((4, 4), 8),), {"tables": {"entries.0": torch.zeros(7, 4)}}, "do not fit each other"),
         ((Grid((4, 4), 8),), {"tables": {"phi.bias": torch.zeros(1, 4)}}, "scales of one another.*take next-scale"),
         ((Grid((4, 4), 8),), {"channels": 9, "num_levels": 1}, "`channels` 9: .* a multiple of `num_heads`, 4"),
+        ((Grid((4, 4), 8),), {"channels": 5, "num_levels": 2}, "`channels` 5: the smallest size has 10, which must be"),
         ((Grid((4, 4), 8),), {"given_grids": (0,)}, "cannot be conditioned on coarser grids"),
     ],
 )  # fmt: skip

@@ -344,7 +344,8 @@ def test_what_priors_cannot_tell_is_left_out_and_said(residual_run, ask):
         "metrics"
     ]
     left_out = " ".join(answer["left_out"])
-    assert "no bits of prior-0: it has no likelihood" in left_out and "no exact bits of prior-1" in left_out
+    assert "no bits of prior-0: it has no likelihood, and is judged by its samples" in answer["left_out"]
+    assert "no exact bits of prior-1" in left_out
     assert "no guessed codes of prior-0" in left_out
     name = f"The prior {residual_run.folder / 'prior-1'}"
     assert any(finding["words"].startswith(f"{name} is undertrained") for finding in answer["findings"])
@@ -475,6 +476,12 @@ def test_a_rate_that_falls_to_0_does_not_hide_that_there_was_more_to_learn():
         "epochs",
         "late_gain",
     ]
+
+
+@pytest.mark.parametrize("name", ["nats", "denoising_error"])
+def test_models_without_error_or_bits_have_a_metric_that_shows_whether_they_were_still_learning(name):
+    provenance = {"steps": 400, "step": 400, "history": history_of(4.0, 2.0, 1.5, 1.0, name=name)}
+    assert training.measure_training(provenance)["late_gain"] == pytest.approx(0.5)
 
 
 def test_the_best_weights_are_not_judged_by_the_last():

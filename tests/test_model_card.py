@@ -182,6 +182,8 @@ def test_odd_facts_in_the_provenance_break_no_card(tmp_path, value):
     names = ("dataset", "steps", "classes", "metrics", "history")
     for name in names:
         assert card_of(build_tokenizer(**{name: value}), tmp_path).startswith("---\n")
+    fields = {"kind": "prior", "model": "transformer", "config": {}, "fingerprint": ""}
+    assert render_card({**fields, "provenance": {"prompts": value}}, with_picture=True).startswith("---\n")
 
 
 def test_where_a_local_data_set_lies_is_not_told():

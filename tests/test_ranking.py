@@ -133,6 +133,19 @@ def test_a_prior_over_texts_ranks_captions_and_draws_what_fits_its_prompt(folder
     assert torch.equal(kept, torch.where(better[:, None, None], draws[1][0], draws[0][0]))
 
 
+def test_a_prior_without_likelihood_is_refused_before_a_folder_is_begun(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(TABLES["prior"]["transformer"], "likelihood", "none")
+    settings = {"images": str(folder / "pictures"), "captions": ("a",), "output": str(tmp_path / "r")}
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match="`prior`: a CausalTransformer has no likelihood to rank by"):
+            rank_captions(RankCaptions(run=str(folder), **settings, dry_run=dry_run))
+    assert not (tmp_path / "r").exists()
+    pipeline = TwoStagePipeline.from_pretrained(folder)
+    monkeypatch.setattr(pipeline, "encode", None)
+    with pytest.raises(InputError, match="has no likelihood to rank by"):
+        pipeline.rank_captions(draw_bars(1)[0], ["a"])
+
+
 def test_evaluate_says_how_often_an_image_has_the_likeliest_caption(folder, tmp_path, capsys):
     figures = evaluate(Evaluate(run=str(folder), output=str(tmp_path / "f"), captions=str(folder / "captions.csv")))
     told = figures["measured_on"]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from codegrid import VQVAE, InputError, Signal
 from codegrid.data.images import to_float
-from codegrid.stage1_vqvae.options import Reconstruction
+from codegrid.stage1_vqvae.options import OF_IMAGES, Reconstruction
 from codegrid.stage1_vqvae.reconstruction import RECONSTRUCTIONS, PixelLikelihood, to_values
 
 LIKELIHOODS = [name for name, term in RECONSTRUCTIONS.items() if issubclass(term, PixelLikelihood)]
@@ -169,7 +169,7 @@ def test_the_default_is_the_squared_error_over_the_variance_to_the_last_bit():
     assert plain.fingerprint() == tokenizer.fingerprint() and tokenizer.decoder[-1].out_channels == 3
 
 
-@every_term
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_a_tokenizer_of_any_term_decodes_what_it_was_trained_to_and_is_saved(name, tmp_path):
     tokenizer, x = build(name), to_float(draw_values(2, 3, 9, 12))
     result, codes = tokenizer(x), tokenizer.encode(x)
@@ -184,7 +184,7 @@ def test_a_tokenizer_of_any_term_decodes_what_it_was_trained_to_and_is_saved(nam
     assert torch.equal(again.decode(codes), result.output)
 
 
-@every_term
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_likelihood_of_a_tokenizer_is_what_it_was_trained_on(name):
     tokenizer, x = build(name), to_float(draw_values(2, 3, 9, 12))
     nats, term = tokenizer.nll(x, tokenizer.encode(x)), tokenizer(x).losses.terms["reconstruction_loss"]
@@ -234,6 +234,8 @@ def test_a_model_from_before_there_were_terms_is_one_of_squared_errors(tmp_path)
 def test_what_is_no_term_and_what_does_not_belong_together_is_refused():
     with pytest.raises(InputError, match="`reconstruction` 'l3': choose one of mse, l1, logistic, coupled-logistic, "):
         build("l3")
+    with pytest.raises(InputError, match=r"`reconstruction` spectral: for images choose one of mse, l1, .*, mu-law$"):
+        build("spectral")
     tokenizer, x = build("logistic"), to_float(draw_values(2, 3, 9, 12))
     codes = tokenizer.encode(x)
     with pytest.raises(InputError, match=r"`codes` of grid 0 have the shape \(2, 3, 3\): those of `x` have \(1, 3, 3"):

@@ -19,7 +19,7 @@ from codegrid.pipelines.evaluation import classifier as training
 from codegrid.pipelines.evaluation.classifier import SmallClassifier, describe_classifier, is_same
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.generation.decoding import decode_codes
-from codegrid.pipelines.generation.rejection import Rejection, read_rejection
+from codegrid.pipelines.generation.rejection import Rejection, add_rejection, read_rejection
 from codegrid.pipelines.generation.request import make_request
 from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.sample import Sample
@@ -130,6 +130,20 @@ def test_likelihood_needs_a_prior_that_also_knows_what_is_likely_without_a_label
     prior.provenance = {"tokenizer_fingerprint": pipeline.tokenizer.fingerprint()}
     with pytest.raises(InputError, match="`reject_with` likelihood: this prior is unconditional"):
         TwoStagePipeline(pipeline.tokenizer, prior).sample(2, reject_with="likelihood")
+    with pytest.raises(InputError, match="`reject_with` likelihood: without `labels` all draws fit: give some"):
+        pipeline.sample(2, labels="none", reject_with="likelihood")
+
+
+def test_of_draws_that_likelihood_chooses_from_only_the_best_is_decoded(pipeline, monkeypatch):
+    request = make_request(pipeline.priors, 3, seed=5)
+    request = add_rejection(request, pipeline.tokenizer, pipeline.priors, "likelihood", 0.25)
+    decoded, decode = [], pipeline.decode
+    monkeypatch.setattr(pipeline, "decode", lambda codes, *more: decoded.append(codes) or decode(codes, *more))
+    codes = pipeline.sample_codes(request, range(3))
+    assert not decoded
+    samples = pipeline.sample_rows(request, range(3))
+    assert len(decoded) == 1 and all(map(torch.equal, samples.codes, codes))
+    assert torch.equal(samples.images, decode(codes))
 
 
 def test_the_first_draw_is_the_plain_sample_and_a_share_of_one_keeps_it(pipeline, judge):

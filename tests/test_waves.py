@@ -257,6 +257,10 @@ def test_previews_are_silent_where_nothing_is_drawn_and_known_samples_keep_whole
         ({"decoder": "nobody"}, "`decoder` 'nobody': no prior has this name"),
         ({"decoder": "maskgit"}, "`decoder` maskgit: such a prior cannot be conditioned on latents"),
         ({"signal": Signal("image", 1, (8, 8))}, r"needs windows \(samples,\) of one channel"),
+        (
+            {"reconstruction": "logistic"},
+            "`reconstruction` logistic: for sound choose one of mse, l1, mu-law, spectral",
+        ),
         ({"layers_per_cycle": 3}, "`layers_per_cycle`"),
     ],
     ids=str,

@@ -138,7 +138,8 @@ def _examine_prior(
     of_prior, of_grids = likelihood.measure_likelihood(prior, known, others)
     metrics |= of_prior | likelihood.measure_use(prior, others) | likelihood.measure_errors(prior, known, others)
     if prior.likelihood == "none":
-        report.left_out.append(f"no bits of {name}: it has no likelihood, and is judged by its samples alone")
+        own = "".join(f" and its {name.replace('_', ' ')}" for name in [getattr(prior, "criterion", "")] if name)
+        report.left_out.append(f"no bits of {name}: it has no likelihood, and is judged by its samples{own}")
     elif prior.likelihood == "bound":
         report.left_out.append(f"no exact bits of {name}: its likelihood is a bound, and so are the bits below")
     if held_out is not None and num_samples is not None:

@@ -24,7 +24,8 @@ ROWS = {
     "late_gain": Row("drop of the validation metric, second half", ".1%", high=MAX_LATE_GAIN),
     "above_best": Row("that metric at the kept step, above the best", ".1%", high=MAX_ABOVE_BEST),
 }
-FIGURES = ("reconstruction_error", "bits_per_code")  # validation metrics of tokenizers and priors: lower is better
+# validation metrics by which tokenizers and priors are judged, one for each: lower is better
+FIGURES = ("reconstruction_error", "nats", "bits_per_code", "denoising_error")
 
 
 def measure_training(provenance: Mapping[str, Any], batch_size: object = None, items: object = None) -> Metrics:

@@ -17,13 +17,14 @@ from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
-from codegrid.pipelines.generation.rejection import Rejection, Source, find_source
+from codegrid.pipelines.generation.rejection import LIKELIHOOD, Rejection, Source, find_source
 from codegrid.pipelines.generation.request import Request, make_request
 from codegrid.pipelines.generation.tokenizers import need_images
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
 from codegrid.progress import progress_bar
 from codegrid.protocols import Prior, Tokenizer
+from codegrid.stage2_prior.conditions import conditions_of
 
 from .features import Extractor, check_features, learns, make_extractor
 
@@ -109,8 +110,10 @@ def load_inputs(settings: Evaluate) -> Inputs:
         raise InputError(f"the prior knows other classes than {dataset} has: evaluate it on the data it learnt")
     if settings.features != "none":
         need_images(tokenizer, "`features` compare")
-    if pipeline and pipeline.conditions.num_words and request is not None and images.captions:
-        request, labels = _ask_for_captions(settings, pipeline, images)
+    if pipeline and pipeline.conditions.num_words:
+        _check_captions(settings, pipeline, images)
+        if request is not None:
+            request, labels = _ask_for_captions(settings, pipeline, images)
     check_features(settings.features, images, dataset)
     if settings.features != "none" and len(images) < 2:
         raise InputError(f"the {settings.split} part holds a single image: `features` needs at least 2")
@@ -118,8 +121,8 @@ def load_inputs(settings: Evaluate) -> Inputs:
     if learns(settings.features) or settings.reject_with is not None or (pipeline and settings.split != "train"):
         train = images if settings.split == "train" else load("train")
     source = None
-    if settings.reject_with is not None:
-        source = find_source(settings.reject_with, tokenizer, found.priors, tokenizer.device, train)
+    if settings.reject_with is not None and request is not None:
+        source = find_source(settings.reject_with, tokenizer, found.priors, tokenizer.device, request.condition, train)
     facts = {**found.facts(), "train_data": train.fingerprint() if train else None}
     facts |= {} if source is None else {"reject_with": source.identity}
     inputs = Inputs(settings, tokenizer, pipeline, images, train, request, labels, facts, source=source)
@@ -128,18 +131,38 @@ def load_inputs(settings: Evaluate) -> Inputs:
     return inputs
 
 
+def _check_captions(settings: Evaluate, pipeline: TwoStagePipeline, images: Images) -> None:
+    """Raise `InputError` if images have no captions, but something that is measured needs them."""
+    for prior in pipeline.priors:
+        if not all(images.captions or [()]) and prior.conditions.num_words and not prior.conditions.unlabelled:
+            raise InputError(f"`captions`: {prior.conditions.learnt_only}, or give one for each image")
+    if not settings.num_samples or images.captions:
+        return
+    if settings.reject_with == LIKELIHOOD:
+        raise InputError(f"`reject_with` {LIKELIHOOD}: without `captions` all draws fit: give some")
+    configs = settings.configs(len(pipeline.priors))
+    if any(config.guided for config in configs):
+        scales = " ".join(str(config.guidance_scale) for config in configs)
+        raise InputError(f"`guidance_scale` {scales}: guidance needs `captions` to guide to")
+
+
 def _ask_for_captions(
     settings: Evaluate, pipeline: TwoStagePipeline, images: Images
 ) -> tuple[Request, torch.Tensor | None]:
-    """Return a request for the first captions of the images in turn, evenly spaced, and the classes of these images."""
+    """Return a request for the first captions of the images in turn, evenly spaced, and the classes of these images.
+
+    Without captions, it asks for nothing.
+    """
+    count, configs = settings.num_samples or 0, settings.configs(len(pipeline.priors))
+    if not images.captions:
+        return make_request(pipeline.priors, count, None, settings.seed, configs), None
     first = [texts[0] if texts else "" for texts in images.captions or ()]
     readable = list(compress(range(len(images)), pipeline.conditions.reads(first)))
     if not readable:
         raise InputError(f"the prior can read none of the captions of {settings.dataset}: evaluate it on others")
-    count = settings.num_samples or 0
     chosen = [readable[number] for number in evenly_spaced(len(readable), count)]
     chosen = [chosen[number % len(chosen)] for number in range(count)]
-    prompts, configs = [first[number] for number in chosen], settings.configs(len(pipeline.priors))
+    prompts = [first[number] for number in chosen]
     request = make_request(pipeline.priors, count, None, settings.seed, configs, prompts=prompts)
     return request, None if images.labels is None else images.labels[chosen]
 
@@ -156,4 +179,5 @@ def _make_request(settings: Evaluate, priors: Sequence[Prior]) -> Request | None
         raise InputError(f"`num_samples` {count}: it needs `features` to judge them by: classifier, for example")
     if count < 2:
         raise InputError(f"`num_samples` {count}: a Fréchet distance needs at least 2")
-    return make_request(priors, count, None, settings.seed, configs)
+    has_texts = conditions_of(priors).tokenizer is not None  # the images' captions, once these are read
+    return make_request(priors, count, None, settings.seed, configs, prompts="a" if has_texts else None)

@@ -64,7 +64,7 @@ class Drawer:
 
     def sample_rows(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Samples:
         """Draw some samples of a request, on the models' device. `tell` is called with the share that is done."""
-        if request.rejection:
+        if request.rejection and request.rejection.judge.needs_images:
             return request.rejection.best(
                 request, rows, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell
             )
@@ -79,8 +79,14 @@ class Drawer:
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
         """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""
-        if request.rejection:  # the images are needed, too
+        if request.rejection and request.rejection.judge.needs_images:
             return self.sample_rows(request, rows, backend, tell).codes
+        if request.rejection:
+
+            def draw_codes(once: Request, tell: Tell | None) -> Samples:
+                return Samples(None, self.sample_codes(once, rows, backend, tell), None, once.seed)
+
+            return request.rejection.best(request, rows, draw_codes, tell).codes
         for step in self.sample_steps(request, rows, backend, watch=tell is not None):
             if tell:
                 tell(step.done)

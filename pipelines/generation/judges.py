@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from codegrid.codes import NO_LABEL
+from codegrid.codes import NO_LABEL, Condition
 from codegrid.data.images import to_uint8
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.pipelines.evaluation.classifier import describe_classifier
 from codegrid.protocols import Classifier, Prior
+from codegrid.stage2_prior.conditions import conditions_of
 from codegrid.stage2_prior.ranking import fit
 from codegrid.tensors import digest_of
 
@@ -26,6 +27,10 @@ from .samples import Samples
 
 class Judge(Protocol):
     """Scores samples."""
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it looks at images; else at codes alone, which need not be decoded."""
 
     def scores(self, samples: Samples, request: Request, rows: range) -> torch.Tensor:
         """Return a score (b,) of each of some samples of a request, on the CPU: the higher, the better."""
@@ -38,6 +43,11 @@ class ClassifierJudge(NamedTuple):
     """A classifier that says how clearly an image shows its class."""
 
     classifier: Classifier
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it looks at images: yes."""
+        return True
 
     @torch.no_grad()
     def scores(self, samples: Samples, request: Request, rows: range) -> torch.Tensor:
@@ -61,10 +71,12 @@ class ClassifierJudge(NamedTuple):
 class PriorJudge:
     """The priors themselves, which say how much likelier codes are with their label or prompt than without.
 
-    Raises `InputError` if they cannot tell.
+    Raises `InputError` if they cannot tell, or samples are asked for without any label or prompt.
     """
 
-    def __init__(self, priors: Sequence[Prior]) -> None:
+    needs_images = False
+
+    def __init__(self, priors: Sequence[Prior], given: Condition) -> None:
         self.priors = priors
         asked = [prior for prior in priors if prior.conditions.is_asked]
         if not asked:
@@ -74,6 +86,9 @@ class PriorJudge:
                 raise InputError(f"`reject_with` likelihood: a {type(prior).__name__} has none: give a classifier")
             if not prior.conditions.unlabelled:
                 raise InputError(f"`reject_with` likelihood: {prior.conditions.learnt_only}")
+        conditions = conditions_of(priors)
+        if not conditions.names_any(given):
+            raise InputError(f"`reject_with` likelihood: without `{conditions.asked_by}` all draws fit: give some")
 
     def scores(self, samples: Samples, request: Request, rows: range) -> torch.Tensor:
         """Return ln p(codes | label or prompt) − ln p(codes | none) (b,), or an estimate of it from two bounds."""

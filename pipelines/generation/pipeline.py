@@ -26,6 +26,7 @@ from codegrid.progress import progress_bar
 from codegrid.protocols import Classifier
 from codegrid.sampling_config import DrawingSettings, sampling_configs
 from codegrid.stage2_prior.conditions import Labels, Prompts
+from codegrid.stage2_prior.ranking import check_likelihood
 
 from .drawer import Drawer
 from .kept_part import Keep, choose_part
@@ -265,6 +266,7 @@ class TwoStagePipeline(Drawer):
         """
         texts = self.conditions.resolve(None, len(captions), "captions", prompts=captions).text
         assert texts is not None
+        check_likelihood(self.priors)  # now, not after everything is encoded
         codes = self.encode(images, batch_size)
         return Ranking(tuple(captions), nats_of_texts(self.priors, codes, texts, batch_size, seed))
 

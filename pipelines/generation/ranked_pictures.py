@@ -17,6 +17,7 @@ from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.progress import progress_bar
+from codegrid.stage2_prior.ranking import check_likelihood
 
 from .completion import pictures_in
 from .pipeline import TwoStagePipeline
@@ -36,6 +37,7 @@ def rank_captions(settings: RankCaptions) -> None:
     count = len(settings.captions)
     texts = pipeline.conditions.resolve(None, count, "captions", prompts=settings.captions).text
     assert texts is not None
+    check_likelihood(pipeline.priors)
     images = pictures_in(settings.images, pipeline.tokenizer, "images")
     facts = {"tokenizer": pipeline.tokenizer.fingerprint(), "images_found": images.fingerprint()}
     run = Run(settings.output, settings, **facts, priors=[prior.fingerprint() for prior in pipeline.priors])

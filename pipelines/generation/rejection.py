@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from codegrid.codes import Condition
 from codegrid.data.sources import Images, load_images
 from codegrid.devices import Device
 from codegrid.errors import InputError
@@ -68,7 +69,8 @@ class Rejection(NamedTuple):
         Args:
             request: a request with this rejection.
             rows: the samples.
-            draw: a request for a single draw, and what to call with the share of it that is done → the samples.
+            draw: a request for a single draw, and what to call with the share of it that is done → the samples; without
+                images if the judge does not need them.
             tell: called with the share that is done.
         """
 
@@ -84,7 +86,8 @@ class Rejection(NamedTuple):
             better = of_others > scores
             scores = torch.where(better, of_others, scores)
             codes = tuple(_choose(better, *pair) for pair in zip(others.codes, best.codes, strict=True))
-            best = best._replace(images=_choose(better, others.images, best.images), codes=codes)
+            images = _choose(better, others.images, best.images) if self.judge.needs_images else best.images
+            best = best._replace(images=images, codes=codes)
         return best
 
     def describe(self, num_samples: int) -> dict[str, Any]:
@@ -125,7 +128,12 @@ class Source(NamedTuple):
 
 
 def find_source(
-    name: str | Path, tokenizer: Tokenizer, priors: Sequence[Prior], device: Device, images: Images | None = None
+    name: str | Path,
+    tokenizer: Tokenizer,
+    priors: Sequence[Prior],
+    device: Device,
+    given: Condition,
+    images: Images | None = None,
 ) -> Source:
     """Return the judge that a name stands for: `classifier`, the folder of a saved one, or `likelihood`.
 
@@ -133,12 +141,13 @@ def find_source(
         name: `classifier` to train one, `likelihood` for the priors' own, or a folder.
         tokenizer, priors: those that draw.
         device: where a saved one goes.
+        given: the condition of the samples.
         images: the training part to train one on. None: that of the tokenizer.
 
     Raises `InputError` if there is none, or it is one of other classes or images than the priors and the tokenizer.
     """
     if str(name) == LIKELIHOOD:
-        return Source(PriorJudge(priors), LIKELIHOOD)
+        return Source(PriorJudge(priors, given), LIKELIHOOD)
     need_images(tokenizer, "classifiers in `reject_with` judge")
     if str(name) != TRAINED:
         saved = load_model(name, device, "classifier")
@@ -179,7 +188,7 @@ def add_rejection(
     keep = REJECT_KEEP if keep is None else keep
     check_value("reject_keep", keep, RejectKeep)
     if isinstance(reject_with, str | Path):
-        source = find_source(reject_with, tokenizer, priors, tokenizer.device)
+        source = find_source(reject_with, tokenizer, priors, tokenizer.device, request.condition)
         judge = source.judge or ClassifierJudge(source.train(torch.device(tokenizer.device)))
     else:
         classifier, name = reject_with, type(reject_with).__name__

@@ -120,7 +120,8 @@ def sample(settings: Sample) -> None:
     request, source = _ask(settings, pipeline, pictures), None
     if settings.reject_with is not None:
         with accelerator.main_process_first():  # only one downloads
-            source = find_source(settings.reject_with, pipeline.tokenizer, pipeline.priors, accelerator.device)
+            parts = pipeline.tokenizer, pipeline.priors, accelerator.device
+            source = find_source(settings.reject_with, *parts, request.condition)
     job = Job(settings, pipeline, pictures, request, accelerator, backend, source)
     if settings.dry_run:
         plan_sampling(job)

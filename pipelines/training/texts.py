@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from itertools import compress
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,12 +17,14 @@ from codegrid.data.loading import in_order
 from codegrid.data.manifest import CAPTIONS
 from codegrid.data.splits import Subset
 from codegrid.errors import InputError
+from codegrid.limits import short
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.processes import broadcast_from_main
+from codegrid.pipelines.running.run_folder import read_setting
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior
 from codegrid.registry import TABLES
-from codegrid.stage2_prior.conditions import readers_of_texts
+from codegrid.stage2_prior.options import readers_of_texts
 from codegrid.stage2_prior.text_tokenizer import TextTokenizer
 
 AT_ONCE = 8192  # images whose captions are read
@@ -45,8 +48,8 @@ def choose_texts(
         "num_words" in inspect.signature(TABLES["prior"][settings.model]).parameters,
         places_in(codes.header),
     )
-    if settings.captions is not None and not are_there:
-        raise InputError(f"`captions` {settings.captions}: {settings.codes} has none: export the codes again with them")
+    if settings.captions is not None:
+        _check_are_these(settings, codes, are_there)
     if not are_there or settings.unconditional or settings.ignore_captions:
         return None
     if not reads:
@@ -64,6 +67,18 @@ def choose_texts(
         )
     _tell(settings, tokenizer, training)
     return tokenizer
+
+
+def _check_are_these(settings: TrainPrior, codes: AnyCodes, are_there: int) -> None:
+    """Raise `InputError` if codes have no captions, or were exported with others than those of the settings."""
+    asked, place = f"`captions` {settings.captions}: {settings.codes} has", Path(codes.folder)
+    if not are_there:
+        raise InputError(f"{asked} none: export the codes again with them")
+    held = read_setting(place if place.is_dir() else place.parent, "captions")
+    if not isinstance(held, str) or Path(held).resolve() != Path(str(settings.captions)).resolve():
+        told = f" ({short(held)})" if isinstance(held, str) else ""
+        words = "leave `captions` out to learn these, or export the codes again with `codegrid export-codes`"
+        raise InputError(f"{asked} others{told}: {words}")
 
 
 def captions_of(codes: AnyCodes | Subset) -> Iterator[str]:

@@ -49,7 +49,8 @@ class DenoisingNetwork(nn.Module):
         first, heads = options.channels, options.num_heads
         widths = [first * 2**level for level in range(options.num_levels)]
         if widths[-1] % heads:
-            raise InputError(f"`channels` {first}: it must be a multiple of `num_heads`, {heads}")
+            words = f"the smallest size has {widths[-1]}, which must be a multiple of `num_heads`, {heads}"
+            raise InputError(f"`channels` {first}: {words}")
         # without texts, the blocks that enlarge have no attention: those of diffusers cannot make odd sides
         down, middle, up, of_heads = "AttnDownBlock2D", "UNetMidBlock2D", "UpBlock2D", widths[-1] // heads
         if num_words:  # here `attention_head_dim` is, in spite of its name, the number of heads
