@@ -180,7 +180,10 @@ def test_commands_that_only_show_images_say_so(tokenizer, run_script, tmp_path):
     [
         (lambda voices: pictures_in(".", voices, "complete"), "sound, but `complete` gives images only"),
         (lambda voices: pictures_in(".", voices, "images"), "sound, but `images` gives images only"),
-        (lambda voices: find_source("classifier", voices, (), "cpu"), "classifiers in `reject_with` judge images only"),
+        (
+            lambda voices: find_source("classifier", voices, (), "cpu", Condition()),
+            "classifiers in `reject_with` judge images only",
+        ),
     ],
 )
 def test_pictures_are_not_for_a_tokenizer_of_sound(use, reason):
