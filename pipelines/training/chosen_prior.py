@@ -66,20 +66,20 @@ def _build(
 ) -> Prior:
     """Return the prior of a name over some grids, given all coarser ones."""
     more, known = dict[str, Any](texts), {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
-    if grids[0] and not _takes(name, "given_grids"):
+    if grids[0] and not takes(name, "given_grids"):
         numbers = " ".join(map(str, grids))
         raise InputError(f"`grid` {numbers}: a {name} prior cannot be conditioned on the coarser grids")
     if grids[0]:
-        more |= {part: value for part, value in known.items() if _takes(name, part)}
-    if _takes(name, "tables"):
+        more |= {part: value for part, value in known.items() if takes(name, part)}
+    if takes(name, "tables"):
         more["tables"] = tables_of_grids(tables(), grids)
     layout = tuple(whole[grid] for grid in grids)
     prior: Prior = TABLES["prior"][name](layout=layout, grids=grids, num_classes=num_classes, **more, **options)
     return prior
 
 
-def _takes(name: str, part: str) -> bool:
-    """Return whether a prior is built from this part."""
+def takes(name: str, part: str) -> bool:
+    """Return whether the prior of a name is built from a part, such as `given_grids` or `num_words`."""
     return part in inspect.signature(TABLES["prior"][name]).parameters
 
 
@@ -96,9 +96,9 @@ def _able(build: Callable[[str, Mapping[str, Any]], Prior]) -> list[str]:
 def _remedies(name: str, whole: Layout, grids: tuple[int, ...], able: list[str]) -> list[str]:
     """Return what to do, in words, if the prior of a name cannot learn these grids, but others are able to."""
     remedies = []
-    if grids[0] and not _takes(name, "given_grids") and len({grid.shape for grid in whole}) == 1:
+    if grids[0] and not takes(name, "given_grids") and len({grid.shape for grid in whole}) == 1:
         remedies.append("leave `grid` out, so that it learns them all")
-    if len({whole[grid].shape for grid in grids}) > 1 and _takes(name, "given_grids"):
+    if len({whole[grid].shape for grid in grids}) > 1 and takes(name, "given_grids"):
         and_so_on = f", and so on to {len(whole) - 1}" * (len(whole) > 2)
         remedies.append(f"train one for each grid: with `grid` 0, then with `grid` 1{and_so_on}")
     if able:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from itertools import compress
 from pathlib import Path
@@ -23,9 +22,10 @@ from codegrid.pipelines.running.processes import broadcast_from_main
 from codegrid.pipelines.running.run_folder import read_setting
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.protocols import Prior
-from codegrid.registry import TABLES
 from codegrid.stage2_prior.options import readers_of_texts
 from codegrid.stage2_prior.text_tokenizer import TextTokenizer
+
+from .chosen_prior import takes
 
 AT_ONCE = 8192  # images whose captions are read
 
@@ -44,10 +44,7 @@ def choose_texts(
 
     Raises `InputError` if captions are asked for, and there are none, or the prior cannot learn them.
     """
-    reads, are_there = (
-        "num_words" in inspect.signature(TABLES["prior"][settings.model]).parameters,
-        places_in(codes.header),
-    )
+    reads, are_there = takes(settings.model, "num_words"), places_in(codes.header)
     if settings.captions is not None:
         _check_are_these(settings, codes, are_there)
     if not are_there or settings.unconditional or settings.ignore_captions:
