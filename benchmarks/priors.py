@@ -153,10 +153,10 @@ def compare(name: str, flags: argparse.Namespace) -> dict[str, tuple[float, floa
         figures = [judge(place, folder / row.model, row, codes, images, scale, flags.num_samples) for scale in scales]
         told[row_name] = trained, figures
         contenders[row_name] = kind(drawer, str(folder / row.model), 20 if flags.toy else TIMED, row.sampling)
-    timings = measure(contenders, rounds=1 if flags.toy else 3, steps=1)
+    timings = {} if flags.untimed else measure(contenders, rounds=1 if flags.toy else 3, steps=1)
     for row_name, (trained, figures) in told.items():
-        print_row(name, row_name, trained, figures, [1.0, *flags.guidance], timings[row_name])
-    return {row: (timings[row].seconds, min(map(_distance, figures))) for row, (_, figures) in told.items()}
+        print_row(name, row_name, trained, figures, [1.0, *flags.guidance], timings.get(row_name))
+    return {row: (timing.seconds, min(map(_distance, told[row][1]))) for row, timing in timings.items()}
 
 
 def _distance(figures: dict[str, Any]) -> float:
@@ -164,7 +164,7 @@ def _distance(figures: dict[str, Any]) -> float:
 
 
 def print_row(
-    codes: str, row: str, trained: dict[str, float], figures: list[Any], scales: list[float], timing: Timing
+    codes: str, row: str, trained: dict[str, float], figures: list[Any], scales: list[float], timing: Timing | None
 ) -> None:
     """Print a row of the table."""
     plain = figures[0]
@@ -174,7 +174,7 @@ def print_row(
     for number in (0, best):
         agreement = 100 * figures[number].get("class_agreement", float("nan"))
         text += f" {scales[number]:6} {agreement:6.1f} % {_distance(figures[number]):8.2f}"
-    print(f"{text} {timing.seconds:8.2f} {timing.megabytes:7.0f}")
+    print(text + (f" {timing.seconds:8.2f} {timing.megabytes:7.0f}" if timing else ""))
 
 
 def main() -> None:
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of training, for each prior")
     parser.add_argument("--guidance", nargs="*", type=float, default=[1.5, 2.0, 3.0], help="scales beside 1")
     parser.add_argument("--num-samples", type=int, default=SAMPLES, help="judged at each scale; 0: none")
+    parser.add_argument("--untimed", action="store_true", help="leave out seconds, memory and the picture")
     parser.add_argument("--toy", action="store_true", help="a few steps of narrow networks, to check that it runs")
     flags = parser.parse_args()
     if flags.toy:
@@ -197,7 +198,9 @@ def main() -> None:
         f"{'codes':12} {'prior':15} {'bits':>7} {'':6} {'steps':>6} {'scale':>6} {'agreed':>8} {'distance':>8} "
         f"{'best':>6} {'agreed':>8} {'distance':>8} {'seconds':>8} {'MB':>7}"
     )
-    save_quality(flags.output / "quality.png", {name: compare(name, flags) for name in flags.codes})
+    points = {name: compare(name, flags) for name in flags.codes}
+    if not flags.untimed:
+        save_quality(flags.output / "quality.png", points)
 
 
 if __name__ == "__main__":
