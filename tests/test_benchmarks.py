@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_emoji import draw_emoji
 
 ROOT = Path(__file__).parent.parent
-# what each needs beside --toy; {folder} is a new one, {pictures} and {bars} are data sets, {run} was trained on bars
+# what each needs beside --toy; {folder} is a new one, {run} was trained on bars, the others are data sets
 BENCHMARKS = {
     "bound": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "busy": [],
     "codebooks": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "demo_quality": ["--run", "{run}", "--dataset", "npz", "--data-root", "{bars}"],
+    "emoji": ["--data-root", "{emoji}", "--output", "{folder}/runs"],
     "export": ["--data-root", "{pictures}"],
     "faults": [],
     "gpu": [],
@@ -53,6 +55,12 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def emoji(tmp_path_factory):
+    """The packages of the emoji data set."""
+    return draw_emoji(tmp_path_factory.mktemp("emoji"))
+
+
 def documented():
     """The benchmarks that say how they are run."""
     return {
@@ -65,8 +73,8 @@ def test_every_documented_benchmark_is_tried_here():
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_benchmark_runs_at_toy_size(name, pictures, bars_file, small_run, tmp_path):
-    places = {"folder": tmp_path, "pictures": pictures, "bars": bars_file, "run": small_run}
+def test_a_benchmark_runs_at_toy_size(name, pictures, emoji, bars_file, small_run, tmp_path):
+    places = {"folder": tmp_path, "pictures": pictures, "emoji": emoji, "bars": bars_file, "run": small_run}
     flags = [flag.format(**places) for flag in BENCHMARKS[name]]
     result = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name.split()[0]}", "--toy", *flags],
