@@ -20,6 +20,7 @@ from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.plot import Plot
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.tokenizer import train_tokenizer
+from codegrid.tensors import read_json
 
 from .minutes import train_for
 
@@ -38,10 +39,13 @@ def judge(settings: TrainTokenizer, by: Sequence[str]) -> dict[str, str]:
     """Return the cells of a trained tokenizer's row, by their columns: figures by several networks."""
     cells: dict[str, str] = {}
     for name in by:
-        found = evaluate(Evaluate(
-            dataset=settings.dataset, data_root=settings.data_root, tokenizer=settings.output,
-            features=FEATURES[name], output=f"{settings.output}-by-{name}",
-        ))  # fmt: skip
+        place = Path(f"{settings.output}-by-{name}")
+        if not (place / "metrics.json").exists():
+            evaluate(Evaluate(
+                dataset=settings.dataset, data_root=settings.data_root, tokenizer=settings.output,
+                features=FEATURES[name], output=str(place),
+            ))  # fmt: skip
+        found = read_json(place / "metrics.json")
         wanted = {**COLUMNS, f"rFID, {name}": "rfid"}
         for column, metric in wanted.items():
             if metric in found:
