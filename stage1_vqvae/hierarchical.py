@@ -54,6 +54,7 @@ class HierarchicalVQVAE(ImageTokenizer):
     """
 
     options: ClassVar[type] = HierarchicalOptions
+    peak_lr = 1e-3  # at 0.002 one of several seeds lost its encoders for good, and others wasted thousands of steps
 
     def __init__(
         self, signal: Signal | dict[str, Any] = RGB, data_variance: float = 1.0, quantizer: str = "ema", **options: Any

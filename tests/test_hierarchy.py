@@ -12,7 +12,7 @@ from conftest import draw_bars
 from safetensors.torch import load_file
 from small_quantizers import SMALL
 
-from codegrid import HierarchicalVQVAE, Moment, Noise, Signal, TrainTokenizer, load, train_tokenizer
+from codegrid import VQVAE, HierarchicalVQVAE, Moment, Noise, Signal, TrainTokenizer, load, train_tokenizer
 from codegrid.data.images import ImageDataset, to_float
 from codegrid.errors import InputError
 from codegrid.pipelines.diagnosis.codebook import find_idle
@@ -286,6 +286,17 @@ def test_codes_and_latents_of_sizes_that_do_not_belong_together_are_refused():
     with pytest.raises(InputError, match="`latents` is one tensor: it must be a tuple of 2"):
         tokenizer.decode_latents(torch.zeros(1, 4, 4, 6), quantize=True)
     assert tokenizer.decode((codes[0][..., :5], codes[1])).shape == (1, 3, 32, 40)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "expected"), [("vqvae2", None, 1e-3), ("vqvae", None, 2e-3), ("vqvae2", 0.5, 0.5)]
+)
+def test_a_hierarchy_learns_at_a_lower_rate_than_a_single_grid_unless_one_is_given(model, given, expected):
+    tokenizer = build() if model == "vqvae2" else VQVAE(Signal(channels=3, size=(30, 46)), **TINY)
+    images = ImageDataset(torch.zeros(4, 3, 30, 46, dtype=torch.uint8))
+    settings = TrainTokenizer(output="", dataset="npz", model=model, lr=given)
+    objective = TokenizerObjective(tokenizer, images, images, settings)
+    assert objective.players["tokenizer"].lr == expected
 
 
 class Stop(BaseException):
