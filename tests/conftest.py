@@ -19,10 +19,13 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread():
+def light_torch():
     import torch  # not above: the process that hands out the tests does without it
 
     torch.set_num_threads(1)  # small models: more threads would wait for each other
+    for device in (torch.cuda, torch.xpu):
+        if not device.is_available():
+            device.manual_seed_all = lambda seed: None  # it would keep the stack of each `torch.manual_seed`
 
 
 def free_port():
