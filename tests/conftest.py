@@ -1,5 +1,6 @@
 """Small pictures that are drawn here, and small models, for all tests."""
 
+import gc
 import os
 import socket
 import sys
@@ -8,11 +9,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from two_processes import TwoProcesses
 
-torch.set_num_threads(1)  # small models: more threads would wait for each other
 os.fsync = lambda descriptor: None  # nobody pulls the plug
+gc.set_threshold(50_000)  # a seventh of the time went into looking for garbage
+
+
+def pytest_collection_finish():
+    gc.freeze()  # modules and tests stay to the end
+
+
+@pytest.fixture(scope="session", autouse=True)
+def light_torch():
+    import torch  # not above: the process that hands out the tests does without it
+
+    torch.set_num_threads(1)  # small models: more threads would wait for each other
+    for device in (torch.cuda, torch.xpu):
+        if not device.is_available():
+            device.manual_seed_all = lambda seed: None  # it would keep the stack of each `torch.manual_seed`
 
 
 def free_port():
@@ -67,6 +80,8 @@ def run_script(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def two():
     """Two processes that work as one."""
+    from two_processes import TwoProcesses
+
     with TwoProcesses() as two:
         yield two
 

@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,53 +35,62 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-def imports_of(tree):
+@cache
+def all_nodes(path):
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def nodes_of(path, *kinds):
+    return (node for node in all_nodes(path) if isinstance(node, kinds))
+
+
+def imports_of(path):
     """Absolute imports of a file as (module, names); relative ones stay inside of their folder, or a test fails."""
-    for node in ast.walk(tree):
+    for node in nodes_of(path, ast.Import, ast.ImportFrom):
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif not node.level:
             yield node.module, [alias.name for alias in node.names]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_file_imports_only_what_lies_below_it_and_by_the_installed_name(path):
-    package = path.relative_to(ROOT).parts[0]
-    for module, names in imports_of(ast.parse(path.read_text())):
-        first, _, rest = module.partition(".")
-        assert first not in {*MAY_IMPORT, "tests", "benchmarks"} - {GROUND}, f"imports {module} by a bare name"
-        if first == GROUND:
-            rooms = [rest.partition(".")[0]] if rest else names
-            floors = {room if room in MAY_IMPORT else GROUND for room in rooms}
-            assert floors <= {package, *MAY_IMPORT[package]}, f"imports {module}"
+def test_a_file_imports_only_what_lies_below_it_and_by_the_installed_name():
+    for path in FILES:
+        package = path.relative_to(ROOT).parts[0]
+        for module, names in imports_of(path):
+            first, _, rest = module.partition(".")
+            bare = first in {*MAY_IMPORT, "tests", "benchmarks"} - {GROUND}
+            assert not bare, f"{name_of(path)} imports {module} by a bare name"
+            if first == GROUND:
+                rooms = [rest.partition(".")[0]] if rest else names
+                floors = {room if room in MAY_IMPORT else GROUND for room in rooms}
+                assert floors <= {package, *MAY_IMPORT[package]}, f"{name_of(path)} imports {module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_relative_import_stays_in_its_folder(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level and path != FACE:
-            assert node.level == 1, f"line {node.lineno} goes up {node.level - 1} folders: use the installed name"
-            assert path not in LOOSE, "a command is also run as a script, where there is no folder to be relative to"
-            room = path.parent / (node.module or "").replace(".", "/")
-            assert room == path.parent or room.with_suffix(".py").exists() or room.is_dir()
-            if path.is_relative_to(ROOT / GROUND):
-                assert (node.module or "").partition(".")[0] not in MAY_IMPORT
+def test_a_relative_import_stays_in_its_folder():
+    for path in FILES:
+        for node in nodes_of(path, ast.ImportFrom):
+            if node.level and path != FACE:
+                where = f"{name_of(path)}, line {node.lineno}"
+                assert node.level == 1, f"{where} goes up {node.level - 1} folders: use the installed name"
+                assert path not in LOOSE, f"{where}: a command is also a script, with no folder to be relative to"
+                room = path.parent / (node.module or "").replace(".", "/")
+                assert room == path.parent or room.with_suffix(".py").exists() or room.is_dir(), where
+                if path.is_relative_to(ROOT / GROUND):
+                    assert (node.module or "").partition(".")[0] not in MAY_IMPORT, where
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_file_is_of_a_size_that_can_be_read(path):
-    lines = path.read_text().splitlines()
-    assert len(lines) <= MAX_LINES
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef):
+def test_a_file_is_of_a_size_that_can_be_read():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= MAX_LINES, name_of(path)
+        for node in nodes_of(path, ast.FunctionDef):
             first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
-            assert node.end_lineno - first.lineno < 50, f"{node.name} is too long"
+            assert node.end_lineno - first.lineno < 50, f"{name_of(path)}: {node.name} is too long"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_nobody_takes_the_first_of_several_grids_for_all(path):
-    found = re.findall(r"(?<!len\()\b(?!prior\.)\w+\.(?:grids|codes)\[0\]", path.read_text())
-    assert not found, "loop over the grids"
+def test_nobody_takes_the_first_of_several_grids_for_all():
+    for path in FILES:
+        found = re.findall(r"(?<!len\()\b(?!prior\.)\w+\.(?:grids|codes)\[0\]", path.read_text())
+        assert not found, f"{name_of(path)}: loop over the grids"
 
 
 def test_nobody_spells_the_class_of_a_system_outside_of_its_family():
@@ -90,17 +100,19 @@ def test_nobody_spells_the_class_of_a_system_outside_of_its_family():
             continue  # the faces of the rooms, and the table
         folder = path.relative_to(ROOT).parent
         family = {name for home, name in homes if Path(*home.split(".")).parent == folder}
-        for node in ast.walk(ast.parse(path.read_text())):
-            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-            assert name not in {name for _, name in homes} - family, f"{name_of(path)}: take {name} from the table"
+        others = {name for _, name in homes} - family
+        for node in nodes_of(path, ast.Name, ast.Attribute):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+            assert name not in others, f"{name_of(path)}: take {name} from the table"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_errors_speak_of_parameters_and_not_of_flags(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "InputError":
-            found = re.search(r"--[a-z]\S*", ast.unparse(node))
-            assert not found, f"line {node.lineno}: name {found[0]} in backticks, as Python does"
+def test_errors_speak_of_parameters_and_not_of_flags():
+    for path in FILES:
+        for node in nodes_of(path, ast.Call):
+            if getattr(node.func, "id", "") == "InputError":
+                found = re.search(r"--[a-z]\S*", ast.unparse(node))
+                where = f"{name_of(path)}, line {node.lineno}"
+                assert not found, f"{where}: name {found[0]} in backticks, as Python does"
 
 
 @pytest.mark.parametrize("path", LOOSE, ids=lambda path: path.stem)
@@ -169,9 +181,8 @@ def test_every_test_that_the_table_of_faults_names_is_there():
     named = set(re.findall(r"`tests/(\w+\.py)::(\w+)`", text))
     there = {
         (file, node.name)
-        for file, _ in named
-        for node in ast.walk(ast.parse((ROOT / "tests" / file).read_text()))
-        if isinstance(node, ast.FunctionDef)
+        for file in {file for file, _ in named}
+        for node in nodes_of(ROOT / "tests" / file, ast.FunctionDef)
     }
     assert len(named) > 50 and named <= there
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| kind |")]
