@@ -20,6 +20,7 @@ COMMANDS = {
     "decode-codes": "turn codes back into images",
     "evaluate": "measure tokenizer, prior and samples",
     "rank-captions": "say which of several captions fits a picture best",
+    "export-diffusers": "write a diffusion prior and its tokenizer as a pipeline of diffusers",
     "plot": "draw reconstructions, codes, codebook, curves, samples",
     "doctor": "say which stage of a run is at fault",
     "view": "look at everything in the browser",

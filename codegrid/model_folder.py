@@ -188,6 +188,8 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
         raise InputError(f"no folder {folder}: give the folder of a trained {wanted}, or {HUB_PREFIX}owner/name")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
+            if (folder / "model_index.json").is_file():
+                raise InputError(f"{folder} is a pipeline of diffusers: give the folder of a {wanted} of codegrid")
             unfinished = "its training has not validated yet: wait, or run the same command again"
             runs = any((folder / trace).exists() for trace in ("state", "metrics.jsonl"))
             remedy = unfinished if runs else "train or copy it again"

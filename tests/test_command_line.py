@@ -60,7 +60,8 @@ TOLD = [
     (TrainTokenizer, "--output o --network resnet --num-residual-blocks 1"),
     (
         TrainTokenizer,
-        "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1",
+        "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1"
+        " --diff-augment color cutout",
     ),
     (
         TrainTokenizer,
