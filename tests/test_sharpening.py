@@ -211,6 +211,19 @@ def test_the_adaptive_weight_is_the_same_in_bfloat16_but_for_rounding():
     torch.testing.assert_close(ratios.median(), torch.ones(()), rtol=0.01, atol=0)
 
 
+def test_in_bfloat16_both_players_stay_finite_over_many_steps_and_their_losses_are_in_float32():
+    settings = settings_of(steps=40, lecam_weight=0.1, diff_augment=("color", "translation", "cutout"))
+    trainer = make_trainer(settings, precision="bf16")
+    rows = take_steps(trainer, 40)
+    assert all(value.isfinite().all() for row in rows for value in row.values())
+    assert all(tensor.isfinite().all() for tensor in state_of(trainer.objective).values())
+    with autocast("bf16", torch.device("cpu")):
+        batch = trainer.objective.dataset.batch(range(BATCH))
+        for name, player in trainer.objective.players.items():
+            losses = trainer.objective.losses(name, player.module, batch, moment(9))
+            assert {term.dtype for term in losses.terms.values()} == {torch.float32}
+
+
 def test_with_a_fixed_weight_nothing_is_compared():
     objective = make_objective(settings_of(fixed_weight=True))
     batch = objective.dataset.batch(range(BATCH))
