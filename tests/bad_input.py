@@ -111,6 +111,8 @@ BAD = {
         ("{data} --perceptual-weight 1 --perceptual vgg --output {new}", "--perceptual vgg: choose lite0, or module:f"),
         ("{data} --perceptual json:dumps --output {new}", "--perceptual needs --perceptual-weight"),
         ("{data} --adversarial-weight -1 --output {new}", "--adversarial-weight -1"),
+        ("{data} --diff-augment color --output {new}", "--diff-augment needs --adversarial-weight: give it a weight"),
+        ("{data} --adversarial-weight 1 --diff-augment blur --output {new}", "blur"),
         ("{data} --lecam-weight 1 --output {new}", "--lecam-weight needs --adversarial-weight: give it a weight"),
         ("{data} --adversarial-weight 1 --lecam-weight -1 --output {new}", "--lecam-weight -1"),
         ("{data} --adversarial-weight 1 --discriminator-start -1 --output {new}", "--discriminator-start -1"),

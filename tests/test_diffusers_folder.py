@@ -137,6 +137,9 @@ def test_the_command_finds_both_models_and_refuses_a_folder_of_another_pipeline(
     settings = ExportDiffusers(run=str(tmp_path / "run"))
     export_diffusers(settings)
     assert draw_with_diffusers(tmp_path / "run" / "diffusers", torch.zeros(1)).shape == (1, 16, 16, 3)
+    place = str(tmp_path / "run" / "diffusers")
+    export_diffusers(replace(settings, output=place, overwrite=True))
+    assert (tmp_path / "run" / "diffusers" / "model_index.json").is_file()
     other = tmp_path / "other"
     other.mkdir()
     (other / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))

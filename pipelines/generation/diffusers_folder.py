@@ -18,6 +18,7 @@ from codegrid.pipelines.running.run_folder import Run
 from codegrid.stage1_vqvae.vq_model import as_vq_model, check_tokenizer
 from codegrid.stage2_prior.diffusion.unet_model import as_unet_model, check_prior
 from codegrid.tensors import read_json
+from codegrid.usable import AUTOENCODER
 
 from .pipeline import TwoStagePipeline
 
@@ -57,7 +58,7 @@ def save_diffusers(pipeline: TwoStagePipeline, folder: str | Path) -> None:
     diffusers: Any = import_extra("diffusers", "a pipeline of diffusers", "diffusion")
     (entries,), vectors = prior.vectors.entries, prior.vectors
     parts = {
-        "vqvae": as_vq_model(tokenizer, entries, vectors.mean, 1 / float(vectors.spread[0])),
+        AUTOENCODER: as_vq_model(tokenizer, entries, vectors.mean, 1 / float(vectors.spread[0])),
         "unet": as_unet_model(prior),
         "scheduler": diffusers.DDIMScheduler.from_config(prior.scheduler.config),
     }

@@ -15,7 +15,7 @@ from codegrid.files import CLASSIFIER, SETTINGS_FILE, STAGING
 from codegrid.limits import short
 from codegrid.locks import LOCK, OWNER, hold
 from codegrid.tensors import read_json
-from codegrid.usable import PARTS
+from codegrid.usable import AUTOENCODER, PARTS
 
 from .places import RUNS
 from .settings import Leaves
@@ -23,7 +23,14 @@ from .settings import Leaves
 RUN_FILE = "run.json"
 HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
 SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
-FOLDERS = {"state", "best", "last", CLASSIFIER, *PARTS}  # of files with these suffixes, and folders of them
+FOLDERS = {
+    "state",
+    "best",
+    "last",
+    CLASSIFIER,
+    AUTOENCODER,
+    *PARTS,
+}  # of files with these suffixes, and folders of them
 PICTURES = ("samples", "completions", "images")  # folders of numbered pictures
 NUMBERED = {*PICTURES, "sounds"}
 LOGS = "logs"  # written by other packages
