@@ -82,11 +82,10 @@ def index_tar(path: Path) -> TarIndex:
         raise InputError(f"{path}: {error}") from error
     except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
         damage = reason_of(error)
-    names, offsets, sizes, classes, captions = (
-        (list(of_all) for of_all in zip(*found, strict=True)) if found else [[]] * 5
-    )
-    places = np.array([offsets, sizes], dtype=np.int64)
-    return TarIndex(names, places[0], places[1], classes, captions, left_out, damage)
+    places = np.array([(sample.offset, sample.size) for sample in found], dtype=np.int64).reshape(-1, 2)
+    names, classes = [sample.name for sample in found], [sample.text for sample in found]
+    captions = [sample.captions for sample in found]
+    return TarIndex(names, places[:, 0].copy(), places[:, 1].copy(), classes, captions, left_out, damage)
 
 
 class _Sample(NamedTuple):

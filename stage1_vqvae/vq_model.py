@@ -46,17 +46,18 @@ def as_vq_model(tokenizer: VQVAE, entries: torch.Tensor, mean: torch.Tensor, sca
             the mean again.
         scale: by which a UNet's latents are divided to be the model's latents.
     """
-    encoder, decoder, channels = tokenizer.encoder, tokenizer.decoder, tokenizer.signal.channels
-    widths = tuple(block.resnets[-1].conv2.out_channels for block in encoder.down_blocks)  # type: ignore[union-attr]
+    encoder: Any = tokenizer.encoder
+    channels = tokenizer.signal.channels
+    widths = tuple(block.resnets[-1].conv2.out_channels for block in encoder.down_blocks)
     model = import_extra("diffusers", "a pipeline of diffusers", "diffusion").VQModel(
         in_channels=channels, out_channels=channels, block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * len(widths), up_block_types=("UpDecoderBlock2D",) * len(widths),
-        layers_per_block=len(encoder.down_blocks[0].resnets),  # type: ignore[index]
+        layers_per_block=len(encoder.down_blocks[0].resnets),
         norm_num_groups=groups_of(list(widths)), latent_channels=len(mean), vq_embed_dim=len(mean),
         num_vq_embeddings=len(entries), sample_size=tokenizer.signal.size[0], scaling_factor=scale,
     )  # fmt: skip
     model.encoder.load_state_dict(encoder.state_dict())
-    model.decoder.load_state_dict(decoder.state_dict())
+    model.decoder.load_state_dict(tokenizer.decoder.state_dict())
     model.quantize.embedding.weight.copy_(entries - mean)
     for convolution, shift in ((model.quant_conv, -mean), (model.post_quant_conv, mean)):
         nn.init.dirac_(convolution.weight)  # it only shifts
