@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from codegrid.noise import Noise
 
@@ -19,10 +20,8 @@ MOVED = 1 / 8  # of a side, at most
 CUT = 1 / 2  # of each side
 BLANK = 0.0  # beside an image that was moved, and where it was cut: grey, in [-1, 1]
 
-Images = torch.Tensor
 
-
-def diff_augment(images: Images, policy: Sequence[str], noise: Noise) -> Images:
+def diff_augment(images: Tensor, policy: Sequence[str], noise: Noise) -> Tensor:
     """Return images (b, c, H, W) in about [-1, 1], changed by the operations of a policy, with gradient.
 
     Args:
@@ -36,7 +35,7 @@ def diff_augment(images: Images, policy: Sequence[str], noise: Noise) -> Images:
     return images
 
 
-def _change_colours(images: Images, noise: Noise) -> Images:
+def _change_colours(images: Tensor, noise: Noise) -> Tensor:
     """Change brightness by up to ±0.5, saturation by up to twice, and contrast by a half."""
     brightness, saturation, contrast = (
         noise.uniforms(name, 1, 1, 1).to(images) for name in ("brightness", "saturation", "contrast")
@@ -48,7 +47,7 @@ def _change_colours(images: Images, noise: Noise) -> Images:
     return mean + (contrast + 0.5) * (images - mean)
 
 
-def _translate(images: Images, noise: Noise) -> Images:
+def _translate(images: Tensor, noise: Noise) -> Tensor:
     """Move each image by up to an eighth of its sides, and leave grey where it was."""
     (rows, columns), shares = images.shape[2:], noise.uniforms("moves", 2).to(images.device)
     chosen = []
@@ -62,7 +61,7 @@ def _translate(images: Images, noise: Noise) -> Images:
     return padded[each, :, chosen[0][:, :, None], chosen[1][:, None, :]].permute(0, 3, 1, 2)
 
 
-def _cut_out(images: Images, noise: Noise) -> Images:
+def _cut_out(images: Tensor, noise: Noise) -> Tensor:
     """Cut a window of half of each side out of each image; at the edges, a part of it lies outside."""
     shares = noise.uniforms("window", 2).to(images.device)
     inside = []
@@ -75,6 +74,6 @@ def _cut_out(images: Images, noise: Noise) -> Images:
     return images.masked_fill(window, BLANK)
 
 
-OPERATIONS: dict[str, Callable[[Images, Noise], Images]] = {
+OPERATIONS: dict[str, Callable[[Tensor, Noise], Tensor]] = {
     "color": _change_colours, "translation": _translate, "cutout": _cut_out,
 }  # fmt: skip
