@@ -110,6 +110,9 @@ TOLD = [
     (DecodeCodes, "--tokenizer t --codes c --output o --format wav"),
     (TrainTokenizer, "--output o --half"),
     (TrainPrior, "--codes c --output o --half"),
+    *((kind, "--pretrained digits --output o ") for kind in (ExportCodes, Sample, Evaluate, Plot, Doctor)),
+    (DecodeCodes, "--pretrained digits --codes c "),
+    (View, "--pretrained digits "),
 ]
 
 
