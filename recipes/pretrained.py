@@ -23,9 +23,11 @@ def pretrained_digits(output: str = "runs/pretrained-digits", data_root: str | N
 
     Command: codegrid recipe pretrained_digits
     Machine: one thread on 2 cores of an AMD EPYC (Zen 5), no GPU, bfloat16
-    Minutes: 5 of the processor, without step 5, the metrics
+    Minutes: 6 of processor time
     Figures: reconstruction error 0.0212, PSNR 27.6 dB, all 256 entries in use with a perplexity of 221, and 4.07 bits
-    per code, all on the 10,000 test digits.
+    per code, all on the 10,000 test digits. With guidance 1.5, `evaluate`'s classifier recognizes 98.4 % of 1,000
+    samples, 100 per class, as the requested class (98.9 % of the test digits); their Fréchet distance by its features
+    to the test digits is 5.3 (7.2 of as many training digits).
     """
     return _pair(
         output,
