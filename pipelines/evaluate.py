@@ -68,7 +68,7 @@ class Evaluate(UsesImages, HasCaptions, Rejecting, TakesPretrained, Leaves, Give
         if self.images is not None or self.against is not None:
             object.__setattr__(self, "needs", ())
             if self.images is None or self.against is None or self.tokenizer or self.prior or self.pretrained:
-                raise InputError("`images` and `against`: give both, and no `tokenizer` or `prior`")
+                raise InputError("`images` and `against`: give both, and no models")
         super().__post_init__()
         if self.reject_with is not None and self.num_samples is None:
             raise InputError("`reject_with` needs `num_samples`: give the number of samples to draw")
