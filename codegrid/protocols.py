@@ -96,6 +96,9 @@ class Model(Protocol):
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
         """Write the model folder; `picture` is a PNG file for its card."""
 
+    def round_to_half(self) -> None:
+        """Round all weights to float16, and keep them as float32."""
+
     def inherit(self, other: Any) -> list[str]:
         """Copy the weights of another model of this class where they fit; return, in words, what stays new."""
 

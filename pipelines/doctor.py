@@ -8,13 +8,22 @@ from typing import Any
 
 from codegrid.limits import NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Flag, Folder, Folders, GivesFigures, Overwrites
+from codegrid.pipelines.running.settings import (
+    Compute,
+    Dataset,
+    Flag,
+    Folder,
+    Folders,
+    GivesFigures,
+    Overwrites,
+    TakesPretrained,
+)
 
 SOUND = "Nothing found."  # the verdict on a run without findings or marks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor(Compute, Overwrites, GivesFigures):
+class Doctor(Compute, TakesPretrained, Overwrites, GivesFigures):
     """Say in words which stage of a run is at fault, and what to try; mark every unusual figure.
 
     The exit code is 0 whatever it finds. With --strict it is 0 only if something was checked and nothing was found or

@@ -8,14 +8,16 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folders
+from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folders, TakesPretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class View(Compute):
+class View(TakesPretrained, Compute):
     """Serve a page for the browser: encode images, edit their codes, sample, complete. Needs no network.
 
     codegrid view --run runs/demo
+
+    codegrid view --pretrained digits
     """
 
     run: Folder | None = None
@@ -40,7 +42,8 @@ class View(Compute):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.run is None and not self.tokenizer:
-            raise InputError("`run`: give the folder of a run, or a `tokenizer`, with or without a `prior`")
+            words = "give the folder of a run, or a `tokenizer`, with or without a `prior`, or `pretrained`"
+            raise InputError(f"`run`: {words}")
 
 
 def main() -> None:

@@ -109,6 +109,11 @@ TOLD = [
     (TrainTokenizer, "--output o --model wave --dataset speech --data-root d --sampling-rate 8000 --window 4096 "),
     (TrainTokenizer, "--output o --model wave --strides 4 4 2 --decoder wavenet --num-cycles 1 --frozen-codes"),
     (DecodeCodes, "--tokenizer t --codes c --output o --format wav"),
+    (TrainTokenizer, "--output o --half"),
+    (TrainPrior, "--codes c --output o --half"),
+    *((kind, "--pretrained digits --output o ") for kind in (ExportCodes, Sample, Evaluate, Plot, Doctor)),
+    (DecodeCodes, "--pretrained digits --codes c "),
+    (View, "--pretrained digits "),
 ]
 
 

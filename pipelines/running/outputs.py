@@ -17,7 +17,6 @@ from codegrid.locks import LOCK, OWNER, hold
 from codegrid.tensors import read_json
 from codegrid.usable import AUTOENCODER, PARTS
 
-from .places import RUNS
 from .settings import Leaves
 
 RUN_FILE = "run.json"
@@ -42,12 +41,12 @@ Opened = TypeVar("Opened")
 def open_output(settings: Leaves, open_folder: Callable[[Path], Opened]) -> Opened:
     """Return the result of `open_folder` for `output` or, if it was left out, for the first folder it does not refuse.
 
-    It tries runs/samples, runs/samples-2 and so on, or such folders below `run`.
+    It tries samples, samples-2 and so on below `settings.home`.
     """
     settings.check_output()
     if settings.output:
         return open_folder(Path(settings.output))
-    first = Path(settings.run or RUNS) / settings.place
+    first = settings.home / settings.place
     for number in count(1):
         try:
             return open_folder(first if number == 1 else first.with_name(f"{first.name}-{number}"))

@@ -37,6 +37,7 @@ NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
     "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
     "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
+    "pretrained",
 }  # fmt: skip
 
 
@@ -113,8 +114,7 @@ class Run:
             raise InputError(f"{path} is damaged (it holds no settings): choose another `output`")
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
-        was_finished = earlier.get("finished") is True
-        before = earlier["settings"]
+        was_finished, before = earlier.get("finished") is True, earlier["settings"]
         now = {**self.record["settings"], **{name: before[name] for name in self._left_open if name in before}}
         longer = _is_longer(before, now)
         before = {**before, "steps": now["steps"]} if longer else before

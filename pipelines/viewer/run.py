@@ -20,6 +20,7 @@ from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.outputs import RUN_FILE, visible
 from codegrid.pipelines.running.places import PARTS, find_priors, find_tokenizers
 from codegrid.pipelines.training.checkpoints import STATES
+from codegrid.pretrained import PREFIX
 from codegrid.protocols import Tokenizer
 from codegrid.registry import load
 from codegrid.usable import CONFIG, WEIGHTS
@@ -107,7 +108,7 @@ def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
 
 def _check_holds_a_model(run: str) -> None:
     """Raise `InputError` if a folder without tokenizer/ is no model's own folder, nor one that is being trained."""
-    if run.startswith(HUB_PREFIX) or visible(Path(run)) & {CONFIG, WEIGHTS, RUN_FILE, STATES}:
+    if run.startswith((HUB_PREFIX, PREFIX)) or visible(Path(run)) & {CONFIG, WEIGHTS, RUN_FILE, STATES}:
         return
     words = f"it holds no {PARTS['tokenizer']}/" if Path(run).is_dir() else "there is no such folder"
     raise InputError(f"`run` {run}: {words}: give one with tokenizer/ and, for samples, prior/")
