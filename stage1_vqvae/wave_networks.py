@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codegrid.errors import InputError
+
 DILATIONS = (1, 3, 9)  # of residual blocks, in turn
 
 
@@ -112,6 +114,14 @@ def reach_of(strides: Sequence[int], num_blocks: int) -> int:
     samples = sum(before * stride for before, stride in zip(accumulate(strides, mul, initial=1), strides, strict=False))
     at_codes = 2 + sum(DILATIONS[i % len(DILATIONS)] for i in range(num_blocks))
     return -(-samples // total) + at_codes
+
+
+def check_speakers(labels: torch.Tensor | None, count: int) -> None:
+    """Raise `InputError` if labels (b,) name a speaker who is not one of `count`, nor -1, nobody."""
+    if labels is not None and not (known := (labels >= -1) & (labels < count)).all():
+        raise InputError(
+            f"`labels`: there is no speaker {int(labels[~known][0])}; they are 0 to {count - 1}, or -1 for none"
+        )
 
 
 def in_windows(

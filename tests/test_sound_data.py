@@ -150,9 +150,10 @@ def test_folders_for_training_and_test_are_parts_and_not_speakers(tmp_path):
 def test_windows_hold_every_sample_and_the_last_one_ends_with_its_clip():
     clips = [Clip("long", np.arange(1, 11, dtype=np.int16)), Clip("short", np.arange(21, 23, dtype=np.int16))]
     data = SoundDataset(clips, 4, RATE)
-    waves, labels = data.batch(range(len(data)))
+    waves, labels, lengths = data.batch(range(len(data)))
     rows = [[1, 2, 3, 4], [5, 6, 7, 8], [7, 8, 9, 10], [21, 22, 0, 0]]
     assert waves[:, 0].tolist() == rows and labels is None and data.signal.shape == (1, 4)
+    assert lengths.tolist() == [4, 4, 4, 2] and data[3].lengths == 2
     assert data.files == ["long"] * 3 + ["short"] and [window.length for window in data.windows] == [4, 4, 4, 2]
     assert torch.equal(data[2].images, waves[2])
     values = np.concatenate([clip.wave for clip in clips]) / 32767

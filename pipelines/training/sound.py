@@ -67,7 +67,7 @@ class SoundObjective:
 
     def losses(self, player: str, wrapped: nn.Module, batch: ImageBatch, moment: Moment) -> Losses:
         """Return the tokenizer's losses for a batch of windows and their speakers."""
-        given = Condition(batch.labels).to(self.tokenizer.device)
+        given = Condition(batch.labels, lengths=batch.lengths).to(self.tokenizer.device)
         _, codes, losses = wrapped(to_float(batch.images.to(self.tokenizer.device)), given, moment)
         usage = perplexities(codes, self.tokenizer.layout) if self.has_whole_batches else {}
         return losses._replace(figures=losses.figures | usage)
