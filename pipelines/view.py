@@ -8,7 +8,7 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folders
+from codegrid.pipelines.running.settings import Compute, DataRoot, Dataset, Folder, Folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class View(Compute):
     dataset: Dataset | None = None
     """Images to pick from. By default those in --data-root, or those that the tokenizer was trained on, if they are
     on this machine."""
-    data_root: str | None = None
+    data_root: DataRoot = ()
     """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
     host: str = "127.0.0.1"
     """Address to listen on. By default only this machine can open the page; with 0.0.0.0 everyone on its network."""

@@ -246,3 +246,36 @@ def test_without_soundfile_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     with pytest.raises(InputError, match=r'needs the soundfile package: pip install "codegrid\[sound\]"'):
         load(tmp_path)
+
+
+def test_several_places_are_one_set_and_one_without_speakers_is_a_speaker(tmp_path):
+    write_speech(tmp_path / "first", texts=10)
+    write_clip(tmp_path / "solo" / "a.wav", tone(300)).with_suffix(".txt").write_text("text 0")
+    (tmp_path / "other" / "train" / "ann").mkdir(parents=True)
+    write_clip(tmp_path / "other" / "train" / "ann" / "x.wav", tone(300))
+    write_clip(tmp_path / "other" / "test" / "ann" / "y.wav", tone(300))
+    package = write_package(tmp_path / "x-voice_1.0_all.deb", {"usr/share/1.ogg": content_of(tone(300), "OGG")})
+    places = [tmp_path / "first", tmp_path / "solo", package, tmp_path / "other"]
+    data, train, test = (load(places, split) for split in ("all", "train", "test"))
+    assert data.classes == train.classes == test.classes == ["ann", "bob", "solo", "x-voice"]
+    assert {"first/ann/0.wav", "solo/a.wav", "x-voice/usr/share/1.ogg", "other/train/ann/x.wav"} <= set(data.files)
+    assert len(train.clips) + len(test.clips) == len(data.clips) == 24
+    # what one place holds out, and a part of another, stay what they are; a text is held out wherever it is said
+    assert "other/train/ann/x.wav" in train.files and "other/test/ann/y.wav" in test.files
+    said = [{clip.text for clip in part.clips if clip.text} for part in (train, test)]
+    assert not said[0] & said[1] and all(str(place) in data.found.name for place in places)
+
+
+def test_folders_of_the_same_name_are_told_apart_and_each_place_must_hold_sound(tmp_path):
+    for folder in ("a/wav", "b/wav"):
+        write_clip(tmp_path / folder / "1.wav", tone(300))
+    assert load([tmp_path / "a" / "wav", tmp_path / "b" / "wav"]).classes == ["wav", "wav-2"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no sound in .*empty"):
+        load([tmp_path / "a", tmp_path / "empty"])
+    with pytest.raises(InputError, match="gone is neither: speech needs a folder"):
+        load([tmp_path / "a", tmp_path / "gone"])
+    (tmp_path / "b" / "wav" / "2.wav").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match="is not a readable sound file"):
+        load([tmp_path / "a", tmp_path / "b"])
+    assert "1 unreadable (b/wav/2.wav)" in str(load([tmp_path / "a", tmp_path / "b"], skip_unreadable=True).found)

@@ -15,7 +15,7 @@ from torch import nn
 from codegrid.codes import Condition, Losses, Moment
 from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, load_batches
-from codegrid.data.names import public_name
+from codegrid.data.names import describe_data
 from codegrid.data.sources import Images, load_images
 from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
@@ -149,7 +149,7 @@ def build_tokenizer(settings: TrainTokenizer, sound: Images) -> Any:
     if all(grid.num_sites == 1 for grid in tokenizer.layout):
         raise InputError("a window would become a single code: choose a longer `window`, or fewer `strides`")
     tokenizer.provenance = {
-        "dataset": public_name(str(settings.dataset)), "classes": sound.classes, "steps": settings.steps,
+        **describe_data(str(settings.dataset), settings.data_root), "classes": sound.classes, "steps": settings.steps,
     }  # fmt: skip
     return tokenizer
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from codegrid.data.images import evenly_spaced, to_float
-from codegrid.data.names import public_name
+from codegrid.data.names import Places, as_places, public_name
 from codegrid.data.npz import read_npz
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.images import class_names
@@ -38,7 +38,7 @@ def find_examples(
     pipeline: TwoStagePipeline | None,
     run: Path | None,
     dataset: str | None = None,
-    data_root: str | None = None,
+    data_root: str | Places = (),
     count: int = COUNT,
 ) -> Examples:
     """Return up to `count` images of the tokenizer's size. Only a data set that is asked for may be downloaded.
@@ -48,7 +48,7 @@ def find_examples(
     """
     if dataset is not None:
         return _held_out(tokenizer, pipeline, dataset, data_root, count)
-    if data_root is not None:
+    if data_root:
         return _held_out(tokenizer, pipeline, *learnt_data(tokenizer, data_root), count)
     with suppress(InputError):  # damaged or moved: use the next best
         if (at_hand := data_at_hand(tokenizer)) is not None:
@@ -69,7 +69,7 @@ def find_examples(
 
 
 def _held_out(
-    tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | None, count: int
+    tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | Places, count: int
 ) -> Examples:
     """Return held-out images of a data set."""
     images = load_images_for(tokenizer, dataset, data_root, "test")
@@ -78,7 +78,8 @@ def _held_out(
     names = None
     if chosen.labels is not None and images.classes:
         names = [images.classes[label] for label in chosen.labels.tolist()]
-    source = f"held-out images of {public_name(dataset) if data_root is None else Path(data_root).name}"
+    places = ", ".join(Path(place).name for place in as_places(data_root))
+    source = f"held-out images of {places or public_name(dataset)}"
     return Examples(to_float(chosen.images), source, chosen.labels if known else None, names)
 
 
