@@ -31,8 +31,9 @@ from .drawn_waves import draw_wave, loss_of_wave, nats_of_wave
 from .image_tokenizer import fill_in
 from .mu_law import CLASSES
 from .padded_codes import hide_padding, quantize_counted
+from .pulls import measure_pulls
 from .reconstruction import RECONSTRUCTIONS
-from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of
+from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of, shift_at_random
 from .wave_options import WaveOptions
 
 WINDOW = Signal("sound", 1, (8192,), 16_000)
@@ -146,10 +147,11 @@ class WaveVQVAE(ModelFolder, nn.Module):
         lengths = None if given.lengths is None else self._in_codes(given.lengths)
         if self.settings.frozen_codes:
             with torch.no_grad():
-                vectors, codes, _ = quantize_counted(self.quantizer, self.encoder(self._whole(x)), lengths)
+                latents = self.encoder(self._whole(x))
+                vectors, codes, _ = quantize_counted(self.quantizer, latents, lengths)
             losses = Losses({}, {})
         else:
-            latents = self.encoder(self._whole(x))
+            latents = self.encoder(self._whole(shift_at_random(x, self.settings.encoder_shift, moment)))
             vectors, codes, losses = quantize_counted(self.quantizer, latents, lengths, moment)
         outputs = self.decoder(vectors, given.labels)[..., : x.shape[2]]
         if self.prior is None:
@@ -157,7 +159,8 @@ class WaveVQVAE(ModelFolder, nn.Module):
         else:
             term = loss_of_wave(self.prior, x, self._condition(outputs, given), moment)
             wave = x.new_empty(0)
-        return Reconstructed(wave, codes, Losses({"reconstruction_loss": term, **losses.terms}, losses.figures))
+        terms = {"reconstruction_loss": term, **losses.terms}
+        return Reconstructed(wave, codes, Losses(terms, losses.figures | measure_pulls(terms, latents, moment)))
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> Codes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from codegrid.pipelines.running.device import choose_compute, place, start_accel
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.registry import TABLES
+from codegrid.stage1_vqvae.pulls import CHECKED
 from codegrid.stage1_vqvae.usage import perplexities
 
 from .first_stage import train_to_the_end
@@ -39,6 +40,7 @@ from .trainer import fused_adam, seed_torch
 
 VALIDATED, BATCH = 256, 32  # windows while training, and at once
 SHOWN, COLUMNS = 8, 4  # windows in a picture
+MAX_PULL = 100  # of the commitment term at the latents, as a multiple of the reconstruction's
 MAX_NORM = 1.0  # of the gradient, if a prior draws the samples
 
 
@@ -64,12 +66,15 @@ class SoundObjective:
             )
         }
         self.buffers: dict[str, torch.Tensor] = {}
+        self.noted = CHECKED
+        self._warned = False
 
     def losses(self, player: str, wrapped: nn.Module, batch: ImageBatch, moment: Moment) -> Losses:
         """Return the tokenizer's losses for a batch of windows and their speakers."""
         given = Condition(batch.labels, lengths=batch.lengths).to(self.tokenizer.device)
         _, codes, losses = wrapped(to_float(batch.images.to(self.tokenizer.device)), given, moment)
         usage = perplexities(codes, self.tokenizer.layout) if self.has_whole_batches else {}
+        self._warn_of_collapse(losses.figures, moment.step)
         return losses._replace(figures=losses.figures | usage)
 
     def after_step(self, step: int, seed: int) -> None:
@@ -92,6 +97,19 @@ class SoundObjective:
         """Write the tokenizer as it is now."""
         self.tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
         self.tokenizer.save_pretrained(folder)
+
+    def _warn_of_collapse(self, figures: Mapping[str, torch.Tensor], step: int) -> None:
+        """Say once if the commitment term pulls the latents much harder than the reconstruction."""
+        if self._warned or "commitment_pull" not in figures:
+            return
+        commitment, reconstruction = float(figures["commitment_pull"]), float(figures["reconstruction_pull"])
+        if commitment > MAX_PULL * reconstruction:
+            times = f"{commitment / reconstruction:,.0f} times as hard as" if reconstruction else "and not"
+            print_once(
+                f"step {step}: the commitment term pulls the latents {times} the reconstruction:\n"
+                "  the codes may collapse to a few; give a lower --commitment-cost"
+            )
+            self._warned = True
 
     def batches(self, at_most: int) -> Iterator[ImageBatch]:
         """Yield up to `at_most` validation windows."""
