@@ -13,7 +13,7 @@ from codegrid.pipelines.running.settings import Compute, DataRoot, Dataset, Fold
 
 @dataclass(frozen=True, kw_only=True)
 class View(Compute):
-    """Serve a page for the browser: encode images, edit their codes, sample, complete. Needs no network.
+    """Serve a page for the browser: encode images or sound, edit the codes, sample, complete. Needs no network.
 
     codegrid view --run runs/demo
     """
@@ -26,8 +26,8 @@ class View(Compute):
     prior: Folders = ()
     """Folder of a prior, or hf:owner/name, instead of prior/, or several of these, coarse to fine."""
     dataset: Dataset | None = None
-    """Images to pick from. By default those in --data-root, or those that the tokenizer was trained on, if they are
-    on this machine."""
+    """Images or recordings to pick from. By default those in --data-root, or those that the tokenizer was trained on,
+    if they are on this machine."""
     data_root: DataRoot = ()
     """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
     host: str = "127.0.0.1"

@@ -225,7 +225,12 @@ class WaveVQVAE(ModelFolder, nn.Module):
 
     @torch.no_grad()
     def preview(self, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return waves (b, 1, T) of an unfinished draw, silent where no code is drawn yet."""
+        """Return waves (b, 1, T) of an unfinished draw, silent where no code is drawn yet.
+
+        A decoder that draws takes too long for that: all is silent.
+        """
+        if self.draws:
+            return torch.zeros(len(codes[0]), 1, *self.signal.size, device=self.device)
         waves = self.decode(fill_in(self.quantizer, codes, drawn))
         known = torch.stack([F.interpolate(grid[:, None].float(), waves.shape[2:]) for grid in drawn]).amax(0)
         return torch.where(known > 0, waves, 0)

@@ -51,8 +51,7 @@ class Command:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            if hint == tuple[str, ...] and (value is None or isinstance(value, str)):
+            if hint == tuple[str, ...] and isinstance(value := getattr(self, name), str | None):
                 object.__setattr__(self, name, (value,) if value else ())  # one of several is given by itself
         check_fields(self)
 
