@@ -28,10 +28,10 @@ from codegrid.tensors import Rows, check_codes, check_images
 
 from .code_tokenizer import make_decoder
 from .drawn_waves import draw_wave, loss_of_wave, nats_of_wave
+from .gradients import checked_gradients
 from .image_tokenizer import fill_in
 from .mu_law import CLASSES
 from .padded_codes import hide_padding, quantize_counted
-from .pulls import measure_pulls
 from .reconstruction import RECONSTRUCTIONS
 from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of, shift_at_random
 from .wave_options import WaveOptions
@@ -160,7 +160,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
             term = loss_of_wave(self.prior, x, self._condition(outputs, given), moment)
             wave = x.new_empty(0)
         terms = {"reconstruction_loss": term, **losses.terms}
-        return Reconstructed(wave, codes, Losses(terms, losses.figures | measure_pulls(terms, latents, moment)))
+        return Reconstructed(wave, codes, Losses(terms, losses.figures | checked_gradients(latents, terms, moment)))
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> Codes:

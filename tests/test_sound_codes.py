@@ -17,30 +17,30 @@ from codegrid.pipelines.evaluation.shifts import measure_shifts
 from codegrid.stage1_vqvae.wave_networks import shift_at_random
 
 
-def test_pulls_at_the_latents_are_those_of_each_term_and_are_measured_at_two_steps():
+def test_gradients_at_the_latents_are_those_of_each_term_and_are_measured_at_two_steps():
     tokenizer, x = build(commitment_cost=0.5).train(), sound(2, 24)
     found = {step: tokenizer(x, moment=moment(step, count=2)).losses.figures for step in (0, 1, 100)}
-    names = {"reconstruction_pull", "commitment_pull"}
+    names = {"reconstruction_gradient", "commitment_gradient"}
     assert names <= found[0].keys() and names <= found[100].keys() and not names & found[1].keys()
     assert not names & tokenizer(x).losses.figures.keys()
     latents = tokenizer.encode_latents(x)[0].detach().requires_grad_()
     vectors, _, losses = tokenizer.quantizer(latents)
     (gradient,) = torch.autograd.grad(losses.terms["commitment_loss"], latents)
-    assert float(found[0]["commitment_pull"]) == pytest.approx(float(gradient.norm()), rel=1e-4)
+    assert float(found[0]["commitment_gradient"]) == pytest.approx(float(gradient.norm()), rel=1e-4)
     term = tokenizer.reconstruction.loss(tokenizer.decoder(vectors), x)
     (gradient,) = torch.autograd.grad(term, latents)
-    assert float(found[0]["reconstruction_pull"]) == pytest.approx(float(gradient.norm()), rel=1e-4)
+    assert float(found[0]["reconstruction_gradient"]) == pytest.approx(float(gradient.norm()), rel=1e-4)
 
 
-@pytest.mark.parametrize("quantizer,pulls", [("ema", 2), ("fsq", 1)])
-def test_measuring_pulls_leaves_the_gradients_as_they_are(quantizer, pulls):
+@pytest.mark.parametrize("quantizer,count", [("ema", 2), ("fsq", 1)])
+def test_measuring_them_leaves_the_gradients_of_training_as_they_are(quantizer, count):
     gradients = []
     for step in (100, 101):
         tokenizer = build(quantizer=quantizer).train()
         losses = tokenizer(sound(2, 24), moment=moment(step, count=2)).losses
         losses.total.backward()
         gradients.append([parameter.grad for parameter in tokenizer.parameters() if parameter.grad is not None])
-        assert sum(name.endswith("_pull") for name in losses.figures) == (pulls if step == 100 else 0)
+        assert sum(name.endswith("_gradient") for name in losses.figures) == (count if step == 100 else 0)
     assert len(gradients[0]) and all(map(torch.equal, *gradients))
 
 
@@ -49,9 +49,9 @@ def test_a_run_whose_commitment_outweighs_all_else_says_so_by_name(cost, warned,
     output = tmp_path / "t"
     call("train_tokenizer", "--model", "wave", *data(recordings), *TINY, "--commitment-cost", cost, "--output", output)
     printed = capsys.readouterr().out
-    assert ("times as hard as the reconstruction" in printed and "--commitment-cost" in printed) == warned
+    assert ("commitment loss at the latents is over 100 times" in printed and "--commitment-cost" in printed) == warned
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["step"] == 1 and rows[0]["reconstruction_pull"] > 0 and rows[0]["commitment_pull"] > 0
+    assert rows[0]["step"] == 1 and rows[0]["reconstruction_gradient"] > 0 and rows[0]["commitment_gradient"] > 0
 
 
 def test_codes_that_follow_a_shift_exactly_agree_and_others_count_by_their_share():

@@ -99,7 +99,7 @@ def test_every_quantizer_makes_codes_of_sound_and_learns(quantizer):
 @each_decoder
 def test_sound_of_any_length_comes_back_in_its_own_length(decoder):
     tokenizer = build(**decoder)
-    for length in (1, 5, 6, 7, 24, 29):
+    for length in (1, 5, 6, 7, 24, 29) if decoder else range(1, 61):
         x = sound(1, length)
         (codes,) = tokenizer.encode(x)
         assert codes.shape == (1, -(-length // HOP)) and tokenizer.reconstruct(x).shape == x.shape

@@ -28,7 +28,7 @@ from codegrid.pipelines.running.device import choose_compute, place, start_accel
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.registry import TABLES
-from codegrid.stage1_vqvae.pulls import CHECKED
+from codegrid.stage1_vqvae.gradients import CHECKED, TOO_STRONG, is_too_strong
 from codegrid.stage1_vqvae.usage import perplexities
 
 from .first_stage import train_to_the_end
@@ -40,7 +40,6 @@ from .trainer import fused_adam, seed_torch
 
 VALIDATED, BATCH = 256, 32  # windows while training, and at once
 SHOWN, COLUMNS = 8, 4  # windows in a picture
-MAX_PULL = 100  # of the commitment term at the latents, as a multiple of the reconstruction's
 MAX_NORM = 1.0  # of the gradient, if a prior draws the samples
 
 
@@ -99,17 +98,15 @@ class SoundObjective:
         self.tokenizer.save_pretrained(folder)
 
     def _warn_of_collapse(self, figures: Mapping[str, torch.Tensor], step: int) -> None:
-        """Say once if the commitment term pulls the latents much harder than the reconstruction."""
-        if self._warned or "commitment_pull" not in figures:
+        """Say once if the commitment term pulls the latents much harder than all others."""
+        if step not in CHECKED or self._warned:
             return
-        commitment, reconstruction = float(figures["commitment_pull"]), float(figures["reconstruction_pull"])
-        if commitment > MAX_PULL * reconstruction:
-            times = f"{commitment / reconstruction:,.0f} times as hard as" if reconstruction else "and not"
+        self._warned = is_too_strong({name: float(norm) for name, norm in figures.items()})
+        if self._warned:
             print_once(
-                f"step {step}: the commitment term pulls the latents {times} the reconstruction:\n"
-                "  the codes may collapse to a few; give a lower --commitment-cost"
+                f"step {step}: the gradient of the commitment loss at the latents is over {TOO_STRONG} times that of\n"
+                "  the others: the codes may collapse to a few; give a lower --commitment-cost"
             )
-            self._warned = True
 
     def batches(self, at_most: int) -> Iterator[ImageBatch]:
         """Yield up to `at_most` validation windows."""

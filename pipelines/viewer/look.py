@@ -39,9 +39,10 @@ CSS = """
 @media (max-width: 640px) { .pictures > .wide { grid-column: 1 / -1; } }
 .pictures.of-sound { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 .of-sound > .wide { grid-column: 1 / -1; }
+.of-sound #grid img { width: 100% !important; height: auto !important; }
 .sound audio { width: 100%; height: 40px; display: block; }
 .sound .waveform { width: 100%; height: 64px; display: block; }
-.waveform path { stroke: var(--primary-500); stroke-width: 1.2; vector-effect: non-scaling-stroke; }
+.waveform path { stroke: var(--primary-500); stroke-width: 2px; vector-effect: non-scaling-stroke; }
 .gradio-container .sound .spectrogram { height: 128px; display: block; image-rendering: auto; }
 .gradio-container .sound .codes { height: 18px; display: block; margin-top: 4px; }
 .sheet .sound :is(audio, .waveform) { height: 32px; }
