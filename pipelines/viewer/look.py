@@ -39,7 +39,7 @@ CSS = """
 @media (max-width: 640px) { .pictures > .wide { grid-column: 1 / -1; } }
 .pictures.of-sound { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
 .of-sound > .wide { grid-column: 1 / -1; }
-.of-sound #grid img { width: 100% !important; height: auto !important; }
+.of-sound #grid :is(.image-frame, img) { width: 100% !important; object-fit: contain !important; }
 .sound audio { width: 100%; height: 40px; display: block; }
 .sound .waveform { width: 100%; height: 64px; display: block; }
 .waveform path { stroke: var(--primary-500); stroke-width: 2px; vector-effect: non-scaling-stroke; }
