@@ -92,7 +92,6 @@ class WaveVQVAE(ModelFolder, nn.Module):
         self.quantizer = TABLES["quantizer"][quantizer](**others)
         self.spread = data_variance**0.5  # the encoder sees samples over it
         self.hop = math.prod(self.settings.strides)  # samples of a code
-        self.factors = (self.hop,)
         self._build(self.quantizer.embedding_dim, of_prior)
         self.layout = self.layout_of(self.signal.size)
         self.config = {
@@ -286,8 +285,10 @@ class WaveVQVAE(ModelFolder, nn.Module):
     def _to_wave(
         self, vectors: torch.Tensor, size: Sides | None, given: Condition, noise: Noise | None
     ) -> torch.Tensor:
-        outputs = self._outputs(vectors, given)
-        as_trained = vectors.shape[2] == -(-self.signal.size[0] // self.hop)
+        count, around = vectors.shape[2], 0 if self.draws else self.reach
+        vectors = F.pad(vectors, (around, around), mode="replicate")  # beyond the ends are zeros, which would click
+        outputs = self._outputs(vectors, given).narrow(2, around * self.hop, count * self.hop)
+        as_trained = count == -(-self.signal.size[0] // self.hop)
         (length,) = size or (self.signal.size if as_trained else outputs.shape[2:])
         outputs = outputs[..., :length]
         if self.prior is None:

@@ -101,10 +101,10 @@ def test_measurements_leave_padding_out():
 
 def test_the_end_of_a_short_clip_is_no_worse_than_its_middle():
     """A decoder that learnt a tone in padded windows keeps to it until the clip's last sample."""
-    tokenizer = build(8 * HOP, reconstruction="l1").train()
+    tokenizer = build(16 * HOP, reconstruction="l1").train()
     optimizer = torch.optim.Adam(tokenizer.parameters(), lr=1e-2)
-    wave = torch.sin(torch.arange(8 * HOP) * 0.7)[None, None] / 2
-    x = torch.where(torch.arange(8 * HOP) < 40, wave, 0)
+    wave = torch.sin(torch.arange(16 * HOP) * 0.7)[None, None] / 2
+    x = torch.where(torch.arange(16 * HOP) < 40, wave, 0)
     for step in range(60):
         optimizer.zero_grad()
         tokenizer(x, Condition(lengths=torch.tensor([40])), moment(step, count=1)).losses.total.backward()

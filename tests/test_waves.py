@@ -123,6 +123,15 @@ def test_a_code_is_heard_around_its_own_samples_and_a_shift_by_a_code_shifts_the
 
 
 @torch.no_grad()
+def test_the_ends_of_a_clip_sound_like_its_middle():
+    tokenizer = build().double()
+    for count in (1, 4, 20):
+        wave = tokenizer.decode((torch.full((1, count), 3),), (count * HOP,))
+        each = wave.view(count, HOP)
+        torch.testing.assert_close(each, each[:1].expand(count, HOP), atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
 def test_a_long_clip_in_windows_has_the_codes_and_the_sound_of_the_whole(monkeypatch):
     tokenizer, x = build().double(), sound(2, 100 * HOP + 1).double()
     whole = tokenizer.encode_latents(x)[0], tokenizer.reconstruct(x)
