@@ -169,6 +169,8 @@ def _read_template(name: str) -> str:
 def _training(provenance: Mapping[str, Any]) -> list[str]:
     """Return the sections that say what a model was trained on, and how well it did."""
     facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
+    if isinstance(places := provenance.get("places"), list):
+        facts["places of the data"] = ", ".join(map(str, places[:MAX_NAMES]))
     facts |= {name: provenance[name] for name in FACTS if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
     classes = provenance.get("classes")

@@ -110,7 +110,11 @@ class Model(Protocol):
 
 
 class Tokenizer(Model, Protocol):
-    """A signal → codes → the signal. Built as `cls(signal=..., data_variance=..., quantizer=..., **options)`."""
+    """A signal → codes → the signal. Built as `cls(signal=..., data_variance=..., quantizer=..., **options)`.
+
+    One whose items may end before their window does has a method `hide_padding(codes, lengths)`, too: codes of what
+    follows the end become HIDDEN. In training it is told the lengths as `given.lengths`, and padding does not count.
+    """
 
     layout: Layout  # at the trained size
     quantizer: Codebooks  # over all of these grids

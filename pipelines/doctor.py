@@ -10,6 +10,7 @@ from codegrid.limits import NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.settings import (
     Compute,
+    DataRoot,
     Dataset,
     Flag,
     Folder,
@@ -46,7 +47,7 @@ class Doctor(Compute, TakesPretrained, Overwrites, GivesFigures):
     dataset: Dataset | None = None
     """Images to check the decoder with: a path, hf:NAME or a name. By default those that the tokenizer was trained on,
     if they are still there."""
-    data_root: Folder | None = None
+    data_root: DataRoot = ()
     """Folder or file of the data set that --dataset names; by default a download folder below
     $XDG_CACHE_HOME or ~/.cache."""
     skip_unreadable: Flag = False

@@ -8,12 +8,12 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folders, TakesPretrained
+from codegrid.pipelines.running.settings import Compute, DataRoot, Dataset, Folder, Folders, TakesPretrained
 
 
 @dataclass(frozen=True, kw_only=True)
 class View(TakesPretrained, Compute):
-    """Serve a page for the browser: encode images, edit their codes, sample, complete. Needs no network.
+    """Serve a page for the browser: encode images or sound, edit the codes, sample, complete. Needs no network.
 
     codegrid view --run runs/demo
 
@@ -28,9 +28,9 @@ class View(TakesPretrained, Compute):
     prior: Folders = ()
     """Folder of a prior, or hf:owner/name, instead of prior/, or several of these, coarse to fine."""
     dataset: Dataset | None = None
-    """Images to pick from. By default those in --data-root, or those that the tokenizer was trained on, if they are
-    on this machine."""
-    data_root: str | None = None
+    """Images or recordings to pick from. By default those in --data-root, or those that the tokenizer was trained on,
+    if they are on this machine."""
+    data_root: DataRoot = ()
     """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
     host: str = "127.0.0.1"
     """Address to listen on. By default only this machine can open the page; with 0.0.0.0 everyone on its network."""

@@ -32,6 +32,9 @@ class WaveOptions:
     --model wave. By default transposed convolutions give all samples at once."""
     reconstruction: Reconstruction = "spectral"
     """Reconstruction term, unless a prior draws the samples: then it is the prior's nats per sample."""
+    encoder_shift: Annotated[int, Range(0, MAX_SIDE)] = 0
+    """Shift what the encoder hears in training at random by up to this many samples; what is to be reconstructed is not
+    shifted. Codes should then depend less on small shifts."""
     frozen_codes: Annotated[bool, AtStart()] = False
     """Train the decoder alone, on the codes of the model that --init-from names."""
 

@@ -7,7 +7,6 @@ Shapes: b batch, T samples, t codes (t = ⌈T / strides' product⌉), D embeddin
 decoder, C channels of the features that a prior is given; codes (b, t), one tensor for each grid of the quantizer.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -25,14 +24,16 @@ from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
-from codegrid.sampling_config import SamplingConfig
 from codegrid.tensors import Rows, check_codes, check_images
 
 from .code_tokenizer import make_decoder
+from .drawn_waves import draw_wave, loss_of_wave, nats_of_wave
+from .gradients import checked_gradients
 from .image_tokenizer import fill_in
-from .mu_law import CLASSES, from_classes, to_classes
+from .mu_law import CLASSES
+from .padded_codes import hide_padding, quantize_counted
 from .reconstruction import RECONSTRUCTIONS
-from .wave_networks import WaveDecoder, WaveEncoder, in_windows, reach_of
+from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of, shift_at_random
 from .wave_options import WaveOptions
 
 WINDOW = Signal("sound", 1, (8192,), 16_000)
@@ -85,20 +86,17 @@ class WaveVQVAE(ModelFolder, nn.Module):
         of_prior: dict[str, Any] = {}
         if self.settings.decoder is not None:
             TABLES["prior"].check(self.settings.decoder, "decoder")
-            names = {field.name for field in fields(TABLES["prior"].options(self.settings.decoder))}
-            of_prior = {name: others.pop(name) for name in names & others.keys()}
+            of_prior = {name: others.pop(name) for name in self._options_of_prior() & others.keys()}
         self.data_variance, self.num_classes = data_variance, num_classes
         self.reconstruction = RECONSTRUCTIONS[self.settings.reconstruction](1, data_variance)
         self.quantizer = TABLES["quantizer"][quantizer](**others)
         self.spread = data_variance**0.5  # the encoder sees samples over it
         self.hop = math.prod(self.settings.strides)  # samples of a code
-        self.factors = (self.hop,)
         self._build(self.quantizer.embedding_dim, of_prior)
         self.layout = self.layout_of(self.signal.size)
-        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in self._own().items()}
         self.config = {
             "signal": self.signal.as_json(), "data_variance": data_variance, "quantizer": quantizer,
-            "num_classes": num_classes, **settings, **getattr(self.quantizer, "config", others),
+            "num_classes": num_classes, **self._own(), **getattr(self.quantizer, "config", others),
         }  # fmt: skip
         self.provenance: dict[str, Any] = {}
 
@@ -124,10 +122,15 @@ class WaveVQVAE(ModelFolder, nn.Module):
 
     def _own(self) -> dict[str, Any]:
         """Return the options of the tokenizer and of the prior that draws, which rebuild them."""
+        own = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.settings).items()
+        }
         if self.prior is None:
-            return asdict(self.settings)
-        names = {field.name for field in fields(TABLES["prior"].options(self.settings.decoder))}
-        return asdict(self.settings) | {k: v for k, v in self.prior.config.items() if k in names}
+            return own
+        return own | {k: v for k, v in self.prior.config.items() if k in self._options_of_prior()}
+
+    def _options_of_prior(self) -> set[str]:
+        return {field.name for field in fields(TABLES["prior"].options(self.settings.decoder))}
 
     @property
     def draws(self) -> bool:
@@ -138,20 +141,25 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """Return waves, codes and losses for x (b, 1, T) in [-1, 1], given the speakers as labels.
 
         If the decoder draws, the output is empty, and the reconstruction term is the mean nats of a sample's class.
+        Samples after `given.lengths` are padding: they are heard, but do not count, and their codes are HIDDEN.
         """
+        lengths = None if given.lengths is None else self._in_codes(given.lengths)
         if self.settings.frozen_codes:
             with torch.no_grad():
-                vectors, codes, _ = self.quantizer(self.encoder(self._whole(x)))
+                latents = self.encoder(self._whole(x))
+                vectors, codes, _ = quantize_counted(self.quantizer, latents, lengths)
             losses = Losses({}, {})
         else:
-            vectors, codes, losses = self.quantizer(self.encoder(self._whole(x)), moment)
+            latents = self.encoder(self._whole(shift_at_random(x, self.settings.encoder_shift, moment)))
+            vectors, codes, losses = quantize_counted(self.quantizer, latents, lengths, moment)
         outputs = self.decoder(vectors, given.labels)[..., : x.shape[2]]
         if self.prior is None:
-            wave, term = self.reconstruction.image(outputs), self.reconstruction.loss(outputs, x)
+            wave, term = self.reconstruction.image(outputs), self.reconstruction.loss(outputs, x, given.lengths)
         else:
-            term = self._prior_of(x.shape[2])(*self._drawn(x, outputs, given), moment).total
+            term = loss_of_wave(self.prior, x, self._condition(outputs, given), moment)
             wave = x.new_empty(0)
-        return Reconstructed(wave, codes, Losses({"reconstruction_loss": term, **losses.terms}, losses.figures))
+        terms = {"reconstruction_loss": term, **losses.terms}
+        return Reconstructed(wave, codes, Losses(terms, losses.figures | checked_gradients(latents, terms, moment)))
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> Codes:
@@ -205,18 +213,23 @@ class WaveVQVAE(ModelFolder, nn.Module):
     def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> torch.Tensor | None:
         """Return −log p of the 256 µ-law classes of x (b, 1, T) given its codes (b, t), (b,) in nats.
 
-        Returns None if the decoder has no such likelihood, as with `l1`.
+        Only the first `given.lengths` samples count, if lengths are given. Returns None if the decoder has no such
+        likelihood, as with `l1`.
         """
         if self.prior is None:
             return None
         outputs = self._outputs(self.quantizer.look_up(codes), given)[..., : x.shape[2]]
-        classes, condition = self._drawn(x, outputs, given)
-        (nats,) = self._prior_of(x.shape[2]).nll(classes, condition)
-        return cast(torch.Tensor, nats.to(widest(nats.device)).sum(1))
+        nats = nats_of_wave(self.prior, x, self._condition(outputs, given))
+        return nats.to(widest(nats.device)).sum(1)
 
     @torch.no_grad()
     def preview(self, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return waves (b, 1, T) of an unfinished draw, silent where no code is drawn yet."""
+        """Return waves (b, 1, T) of an unfinished draw, silent where no code is drawn yet.
+
+        A decoder that draws takes too long for that: all is silent.
+        """
+        if self.draws:
+            return torch.zeros(len(codes[0]), 1, *self.signal.size, device=self.device)
         waves = self.decode(fill_in(self.quantizer, codes, drawn))
         known = torch.stack([F.interpolate(grid[:, None].float(), waves.shape[2:]) for grid in drawn]).amax(0)
         return torch.where(known > 0, waves, 0)
@@ -227,6 +240,10 @@ class WaveVQVAE(ModelFolder, nn.Module):
             raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but sound has {self.signal.size}")
         unknown = self._whole((~mask.bool()).float()[None, None])
         return tuple(F.adaptive_max_pool1d(unknown, grid.shape[0])[0, 0] == 0 for grid in self.layout)
+
+    def hide_padding(self, codes: Codes, lengths: torch.Tensor) -> Codes:
+        """Return codes (b, t), HIDDEN where they begin after the end of sounds of `lengths` (b,) samples."""
+        return hide_padding(codes, self._in_codes(lengths))
 
     def after_step(self, step: int, seed: int) -> None:
         """Move the codebooks, once for all pieces of a step, unless they are frozen."""
@@ -245,6 +262,10 @@ class WaveVQVAE(ModelFolder, nn.Module):
         tables = ("decoder.speakers.weight", "prior.network.condition.weight")
         return {name: rows for name in tables if name in self.state_dict() and name in other.state_dict()}
 
+    def _in_codes(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Return lengths (b,) in samples as codes, of which the last may be partly padding."""
+        return -(-lengths // self.hop)
+
     def _whole(self, x: torch.Tensor) -> torch.Tensor:
         """Return x (b, 1, T) over the spread of the data, followed by silence up to a whole code."""
         return F.pad(x, (0, -x.shape[2] % self.hop)) / self.spread
@@ -256,40 +277,24 @@ class WaveVQVAE(ModelFolder, nn.Module):
 
     def _outputs(self, vectors: torch.Tensor, given: Condition) -> torch.Tensor:
         """Return the decoder's outputs (b, n, T) of whole codes for vectors (b, D, t)."""
-        if self.prior is None and given.labels is not None and self.num_classes:
-            known = (given.labels >= -1) & (given.labels < self.num_classes)
-            if not known.all():
-                number, most = int(given.labels[~known][0]), self.num_classes - 1
-                raise InputError(f"`labels`: there is no speaker {number}; they are 0 to {most}, or -1 for none")
+        if self.prior is None and self.num_classes:
+            check_speakers(given.labels, self.num_classes)
         speakers = None if given.labels is None else given.labels.to(self.device)
         return self._in_windows(lambda part: self.decoder(part, speakers), vectors, (1, self.hop))
 
     def _to_wave(
         self, vectors: torch.Tensor, size: Sides | None, given: Condition, noise: Noise | None
     ) -> torch.Tensor:
-        outputs = self._outputs(vectors, given)
-        as_trained = vectors.shape[2] == -(-self.signal.size[0] // self.hop)
+        count, around = vectors.shape[2], 0 if self.draws else self.reach
+        vectors = F.pad(vectors, (around, around), mode="replicate")  # beyond the ends are zeros, which would click
+        outputs = self._outputs(vectors, given).narrow(2, around * self.hop, count * self.hop)
+        as_trained = count == -(-self.signal.size[0] // self.hop)
         (length,) = size or (self.signal.size if as_trained else outputs.shape[2:])
         outputs = outputs[..., :length]
         if self.prior is None:
             return self.reconstruction.image(outputs)
         noise = noise or Noise(0, 0, len(outputs), self.device)
-        condition = self._condition(outputs, given)
-        *_, last = self._prior_of(length).sample(condition, noise.of("wave"), SamplingConfig())
-        (classes,) = last.codes
-        return from_classes(classes)[:, None].to(outputs.dtype)
-
-    def _drawn(self, x: torch.Tensor, outputs: torch.Tensor, given: Condition) -> tuple[Codes, Condition]:
-        """Return the classes (b, T) of x that a prior draws, and their condition."""
-        return (to_classes(x[:, 0]),), self._condition(outputs, given)
+        return draw_wave(self.prior, length, self._condition(outputs, given), noise.of("wave")).to(outputs.dtype)
 
     def _condition(self, outputs: torch.Tensor, given: Condition) -> Condition:
-        return Condition(given.labels if self.num_classes else None, features=(outputs,))
-
-    def _prior_of(self, length: int) -> Any:
-        """Return the prior that draws, for waves of this length; it shares all weights."""
-        if (length,) == self.prior.layout[-1].shape:
-            return self.prior
-        other = copy.copy(self.prior)
-        other.layout = (Grid((length,), CLASSES),)
-        return other
+        return Condition(given.labels if self.num_classes else None, features=(outputs,), lengths=given.lengths)

@@ -59,6 +59,7 @@ BAD = {
         ("{data} --quantizer multiscale --num-phi 0 --output {new}", "--num-phi 0"),
         ("{data} --sampling-rate 10 --output {new}", "--sampling-rate 10"),
         ("{data} --window 0 --output {new}", "--window 0"),
+        ("{data} --model wave --encoder-shift -1 --output {new}", "--encoder-shift -1"),
         ("{data} --model wave --strides 1 4 --output {new}", "--strides 1"),
         ("{data} --quantizer multiscale --phi-share 2 --output {new}", "--phi-share 2"),
         ("{data} --residual-channels 0 --output {new}", "--residual-channels 0"),

@@ -36,6 +36,7 @@ BENCHMARKS = {
     "sharpness": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
+    "wavenet": ["--rounds", "1"],
 }  # fmt: skip
 ELSEWHERE = {"screenshots"}  # needs a browser
 

@@ -110,15 +110,15 @@ def test_shards_are_told_from_pictures_and_found_again_from_anywhere(tmp_path, b
 
     monkeypatch.chdir(tmp_path)
     for given in ("d", "d/*.tar", "d/shard-{000..003}.tar", "d/shard-000.tar", "https://a.org/{1..2}.tar?x=3"):
-        assert find_data(given, None) == find_data(None, given) == ("tar", given)
-        place = make_absolute("tar", given)[1]
-        assert place == (given if "://" in given else f"{tmp_path}/{given}")
+        assert find_data(given, None) == find_data(None, given) == ("tar", (given,))
+        place = make_absolute("tar", (given,))[1]
+        assert place == (given if "://" in given else f"{tmp_path}/{given}",)
         (tmp_path / "run.json").write_text(json.dumps({"command": "train-tokenizer", "data": ["tar", place]}))
         tokenizer = SimpleNamespace(loaded_from=tmp_path, provenance={})
         assert learnt_data(tokenizer) == ("tar", place)
         assert data_at_hand(tokenizer) == (None if "://" in given else ("tar", place))
     (tmp_path / "d" / "1.png").write_bytes(PNG)
-    assert find_data("d", None) == ("imagefolder", "d")
+    assert find_data("d", None) == ("imagefolder", ("d",))
     for given in ("https://a.org/x.zip", "gone.tar.gz"):
         with pytest.raises(InputError, match=r"there is no such folder or file: give .* \.tar"):
             find_data(given, None)

@@ -26,6 +26,7 @@ from codegrid.pretrained import PREFIX, PRETRAINED, check_pretrained
 from .places import MADE_BY, RUNS, find_part
 
 Dataset = Annotated[str, tyro.conf.arg(metavar="PATH|hf:NAME|{" + ",".join(NAMES) + "}")]
+DataRoot = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")]
 Split = Literal["train", "test"]
 Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -51,7 +52,7 @@ class Command:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            if hint == tuple[str, ...] and isinstance(value := getattr(self, name), str):
+            if hint == tuple[str, ...] and isinstance(value := getattr(self, name), str | None):
                 object.__setattr__(self, name, (value,) if value else ())  # one of several is given by itself
         check_fields(self)
 
@@ -166,10 +167,10 @@ class UsesImages(ReadsData):
     dataset: Dataset | None = None
     """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; tar shards, by paths or URLs such as
     'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. speech: the recordings
-    in --data-root, a folder or a Debian package. By default the one the tokenizer was trained on, or mnist5k to train a
+    in --data-root, folders or Debian packages. By default the one the tokenizer was trained on, or mnist5k to train a
     tokenizer."""
-    data_root: str | None = None
-    """Folder or file of the data set that --dataset names; by default a download folder below
+    data_root: DataRoot = ()
+    """Folder or file of the data set that --dataset names, of speech one or more; by default a download folder below
     $XDG_CACHE_HOME or ~/.cache. Without --dataset, the folder or file of the images themselves."""
     skip_unreadable: Flag = False
     """Skip files that cannot be read, instead of stopping and naming them. Later commands that read the tokenizer's

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from codegrid.errors import InputError, import_extra
 from codegrid.hub import HUB_PREFIX
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
-from codegrid.pipelines.generation.tokenizers import load_tokenizer, need_images
+from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.outputs import RUN_FILE, visible
@@ -73,12 +73,13 @@ def serve(settings: View) -> Iterator[Served]:
     # imported here: they import gradio
     from .examples import find_examples
     from .guard import Trusted
+    from .media import medium_of
     from .page import build_page
     from .server import listen, private_folder, serve_page
 
     with listen(settings.host, settings.port) as listener, private_folder() as folder:
         tokenizer, pipeline = load_models(settings)
-        need_images(tokenizer, "the viewer shows")
+        medium_of(tokenizer.signal)  # refuses what it cannot show
         run = None if settings.run is None else Path(settings.run)
         examples = find_examples(tokenizer, pipeline, run, settings.dataset, settings.data_root)
         page = build_page(tokenizer, pipeline, examples, settings.run or " ".join(settings.tokenizer))

@@ -160,7 +160,7 @@ class GatedPixelCNN(GivenPrior):
         shown = None
         if moment is not None and self.chosen.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.chosen.dropout for grid in codes)
-        return mean_nats(self.network(codes, conditions, shown, coarser, features), codes)
+        return mean_nats(self.network(codes, conditions, shown, coarser, features), codes, given.lengths)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
