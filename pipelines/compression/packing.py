@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ from codegrid.stage2_prior.coding.frequencies import share_out
 from codegrid.stage2_prior.coding.streams import Reader, Stream, Writer
 from codegrid.stage2_prior.conditions import Conditions, conditions_of
 
-from .container import CHANGED, Header, join, split, tell
+from .container import CHANGED, Header, join, short, split
 from .machine import as_it_was, this_machine
 from .pixels import read_pixels, write_pixels
 from .predicting import predict
@@ -68,15 +67,14 @@ def pack(
         fields = write_pixels(stream, guess, [image.numpy() for image in content.images])
         shapes = [tuple(image.shape) for image in content.images]
         shapes = None if set(shapes) == {tokenizer.signal.shape} else shapes
-    told, written = tell(content.names, shapes), stream.content()
+    if backend != SAME:
+        fields |= {"machine": this_machine(priors[0].device), "threads": torch.get_num_threads()}
     header = Header(
-        codegrid=version("codegrid"), images=count, tokenizer=tokenizer.fingerprint(),
-        priors=tuple(prior.fingerprint() for prior in priors), labels=labels is not None, chunk=chunk, backend=backend,
-        machine="" if backend == SAME else this_machine(priors[0].device), batch_size=batch_size,
-        threads=torch.get_num_threads(), codes=_digest_of_codes(content.codes, labels), told=len(told),
-        stream=len(written), **fields,
+        images=count, tokenizer=short(tokenizer.fingerprint()), labels=labels is not None, chunk=chunk,
+        priors=tuple(short(prior.fingerprint()) for prior in priors), backend=backend, batch_size=batch_size,
+        codes=short(_digest_of_codes(content.codes, labels)), **fields,
     )  # fmt: skip
-    return join(header, told, written)
+    return join(header, content.names, shapes, stream.content())
 
 
 def unpack(
@@ -105,7 +103,7 @@ def unpack(
     given, backend = Condition(labels), header.backend
     with as_it_was(source, header, priors[0].device, batch_size):
         codes = _code_all(priors, given, header.images, reader, None, backend, batch, header.chunk)
-    if _digest_of_codes(codes, labels) != header.codes:
+    if short(_digest_of_codes(codes, labels)) != header.codes:
         raise InputError(f"{source}: its codes {CHANGED}")
     images = None
     if header.predicted:
@@ -142,8 +140,9 @@ def _code_all(
 
 
 def _check_models(source: str, header: Header, tokenizer: Tokenizer, priors: Sequence[Prior]) -> None:
-    ours = tuple(prior.fingerprint() for prior in priors)
-    other = "tokenizer" if header.tokenizer != tokenizer.fingerprint() else "prior" if header.priors != ours else ""
+    ours = tuple(short(prior.fingerprint()) for prior in priors)
+    is_ours = header.tokenizer == short(tokenizer.fingerprint())
+    other = "" if is_ours and header.priors == ours else "prior" if is_ours else "tokenizer"
     if other:
         raise InputError(
             f"{source} was compressed with another {other} (the fingerprints differ): give `{other}` that it was made "

@@ -26,6 +26,7 @@ MARGIN = 2  # pixels around an image
 FRACTION = 12  # bits of a coefficient behind the point
 LEVELS = 256  # values of a pixel
 BOUNDS = (0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 36, 48, 64, 90, 130, 200)  # of the unrest, each a class of its own
+EDGES = (0, 2, 8, 20, 50, 100)  # in the prediction, from the least to the greatest value around a pixel
 OFF = (0, 3, 12)  # between a flat part and the decoder's prediction: bounds of classes, too
 SEEN, BESIDE, NEAR = 24, 8, 3  # added to the counts of an error, of those one beside it, and two beside it
 MOST = 2**20  # of a count; then all of its class are halved
@@ -117,7 +118,7 @@ class PixelCoder:
             tell: called with the values that are done since the last call.
         """
         guess = _with_margin(predicted, "edge")
-        bases = self._bases(guess)
+        bases, edges = self._bases(guess), _edges_of(guess)
         errors, misses = np.zeros_like(guess), np.zeros_like(guess)
         wanted = None if images is None else np.ascontiguousarray(images.transpose(1, 2, 3, 0)).astype(np.int32)
         coded = np.empty((*predicted.shape[1:], len(predicted)), np.uint8)
@@ -126,6 +127,7 @@ class PixelCoder:
             center = self._center(place, bases[inside], errors)
             unrest = self._unrest(place, misses)
             self._look_for_flat_parts(place, guess, errors, center, unrest)
+            unrest = unrest * len(EDGES) + edges[inside]
             own = None if wanted is None else wanted[inside]
             values = stream.code(self._frequencies(place.channel, unrest, center), own)
             coded[inside] = values
@@ -213,4 +215,18 @@ def _first_counts() -> np.ndarray:
             counts[number, LEVELS - 1 - distance] += weight
             counts[number, LEVELS - 1 + distance] += weight if distance else 0
             weight = weight * share >> 8
-    return counts
+    return np.repeat(counts, len(EDGES), 0)
+
+
+def _edges_of(guess: np.ndarray) -> np.ndarray:
+    """Return a class (c, H, W, n) of how much the decoder's prediction (c, H, W, n) varies around each pixel."""
+    inner = slice(MARGIN, -MARGIN)
+    middle = guess[:, inner, inner]
+    height, width = middle.shape[1:3]
+    low, high = middle.copy(), middle.copy()
+    for down, right in AROUND:
+        top, left = MARGIN + down, MARGIN + right
+        moved = guess[:, top : top + height, left : left + width]
+        np.minimum(low, moved, out=low)
+        np.maximum(high, moved, out=high)
+    return np.searchsorted(EDGES, high - low, side="right") - 1
