@@ -5,8 +5,9 @@ python -m benchmarks.compression --mnist MNIST --cifar CIFAR --emoji PACKAGES --
 MNIST holds MNIST/raw, CIFAR train/CLASS/* and test/CLASS/*, PACKAGES the two npm packages of the data set emoji; sets
 that are not given are left out. A tokenizer and a gated PixelCNN without labels are trained first, where they are not
 there yet, some minutes each. Then images of the test part, at most --count, are compressed and decompressed again.
-Beside them stand PNG and lossless WebP, with a file for each image, and JPEG at the quality whose error is nearest to
-that of the tokenizer: its file, and without the header that all files of one quality share. Leaves compression.png.
+Beside them stand PNG and lossless WebP, with a file for each image, and JPEG at the least quality whose error is not
+above that of the tokenizer: its file, and without the header that all files of one quality share. Leaves
+compression.png.
 """
 
 import argparse

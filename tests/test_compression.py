@@ -21,6 +21,7 @@ from codegrid.stage2_prior.coding.streams import Reader, Writer
 from codegrid.stage2_prior.likelihood import measure
 from codegrid.stage2_prior.native.steps import NativeSteps
 from codegrid.stage2_prior.native.structures import SAME_BITS
+from codegrid.tensors import sha256
 
 PYRAMID = [Grid((side, side), 8) for side in (1, 2, 3)]
 LAYOUTS = {"next-scale": PYRAMID}
@@ -96,6 +97,19 @@ def test_the_logits_that_code_have_the_same_bits_on_every_processor(prior, flags
 
     with torch.no_grad():
         assert all(map(torch.equal, logits_of(*flags), logits_of("-march=native")))
+
+
+def test_streams_are_those_of_version_1_of_the_format():
+    options = {"grids": [1], "given_grids": [0], "given_layout": PYRAMID[1:2]}
+    prior = build_prior("pixelcnn", layout=PYRAMID[2:], **options).float()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            numbers = torch.arange(parameter.numel()).view_as(parameter)
+            parameter.copy_((numbers * 7919 % 257 - 128) / 512)
+    codes, coarse = torch.arange(27).view(3, 3, 3) % 8, torch.arange(12).view(3, 2, 2) % 8
+    content = written([prior], Condition(codes=(coarse,)), (coarse, codes), "native")
+    digest = "a9065e5c59dba792acfd3b6cfa7b65396a843797a19ba8f136143788f41ff471"
+    assert sha256(content) == digest, "raise VERSION in container.py: older files can no longer be read"
 
 
 def test_sums_of_a_layer_do_not_depend_on_their_order():
