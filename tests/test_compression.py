@@ -199,6 +199,15 @@ def test_predicted_pixels_that_differ_are_refused(pipeline, bars, monkeypatch):
         decompress(pipeline, packed)
 
 
+def test_labels_and_names_that_do_not_fit_are_refused(pipeline, bars):
+    with pytest.raises(InputError, match="`labels` 2: there are classes 0 to 1"):
+        compress(pipeline, bars[0][:2], [0, 2])
+    with pytest.raises(InputError, match="40 samples need one label each"):
+        compress(pipeline, bars[0], [0, 1])
+    with pytest.raises(InputError, match="`names`: 1 for 40 images"):
+        compress(pipeline, bars[0], names=["a"])
+
+
 def test_a_prior_without_steps_cannot_compress():
     prior = build_prior("maskgit").float()
     with pytest.raises(InputError, match="a MaskGIT cannot compress codes"):

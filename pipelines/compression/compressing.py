@@ -68,7 +68,7 @@ def compress(
     tokenizer = pipeline.tokenizer
     given = images if isinstance(images, torch.Tensor) and images.dtype == torch.uint8 else None
     if given is None and lossless:
-        raise InputError("`lossless` needs `images` as a tensor (n, c, H, W) uint8: what else would bit for bit mean?")
+        raise InputError("`lossless` needs `images` as a tensor (n, c, H, W) uint8: give one")
     floats = (
         to_float(given) if given is not None else as_images(images, tokenizer.signal.size, tokenizer.signal.channels)
     )
@@ -76,6 +76,8 @@ def compress(
         raise InputError(
             f"`images` of shape {tuple(floats.shape)}: this tokenizer takes (n, *{tokenizer.signal.shape})"
         )
+    if names is not None and len(names) != len(floats):
+        raise InputError(f"`names`: {len(names)} for {len(floats)} images: give one for each")
     with torch.no_grad():
         batches = [tokenizer.encode(some.to(tokenizer.device)) for some in floats.split(batch_size)]
     codes = tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))

@@ -57,7 +57,7 @@ def pack(
     backend = choose_coding(priors, backend)
     chunk, count = (CHUNK if backend == SAME else batch_size), len(content.codes[0])
     stream, conditions = Writer(), conditions_of(priors)
-    labels = _labels_to_keep(conditions, content.labels)
+    labels = _labels_to_keep(conditions, content.labels, count)
     if labels is not None:
         _code_labels(stream, conditions.num_classes, count, labels)
     _code_all(priors, Condition(labels), count, stream, content.codes, backend, batch_size, chunk)
@@ -112,10 +112,15 @@ def unpack(
     return Content(codes, labels, names, images)
 
 
-def _labels_to_keep(conditions: Conditions, labels: torch.Tensor | None) -> torch.Tensor | None:
-    """Return the labels that the priors are given; None if they are given none."""
-    needed = conditions.num_classes and labels is not None and bool((labels != NO_LABEL).any())
-    return labels if needed else None
+def _labels_to_keep(conditions: Conditions, labels: torch.Tensor | None, count: int) -> torch.Tensor | None:
+    """Return the labels that the priors are given; None if they are given none.
+
+    Raises `InputError` if there is not one for each image, or one is not of a class that they learnt.
+    """
+    if not conditions.num_classes or labels is None or not bool((labels != NO_LABEL).any()):
+        return None
+    conditions.rows(Condition(labels), count, torch.device("cpu"))
+    return labels
 
 
 def _code_labels(stream: Stream, num_classes: int, count: int, labels: torch.Tensor | None = None) -> torch.Tensor:
