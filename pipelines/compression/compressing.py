@@ -116,12 +116,12 @@ def compress_data(settings: Compress) -> None:
 def _read(settings: Compress, tokenizer: Tokenizer, priors: Sequence[Prior]) -> Content:
     """Return the codes to compress: those of `settings.codes`, or of the images of the data set."""
     if settings.codes is not None:
-        codes = open_codes(settings.codes, tokenizer)
-        batch = codes.batch(range(len(codes)))
+        exported = open_codes(settings.codes, tokenizer)
+        batch = exported.batch(range(len(exported)))
         return Content(
             batch.codes,
-            _labels_for(priors, batch.labels, getattr(codes, "classes", [])),
-            files_of(codes, range(len(codes))),
+            _labels_for(priors, batch.labels, getattr(exported, "classes", [])),
+            files_of(exported, range(len(exported))),
         )
     settings = choose_data(settings, tokenizer)
     place = str(settings.dataset), settings.data_root, settings.split

@@ -38,7 +38,9 @@ class Content(NamedTuple):
     codes: Codes  # (n, *shape) int64 of each grid
     labels: torch.Tensor | None = None  # (n,) int64 of the priors' classes
     names: list[str] | None = None  # of the images' files
-    images: Sequence[torch.Tensor] | None = None  # (n) (c, H, W) uint8, if they are to come back bit for bit
+    images: Sequence[torch.Tensor] | torch.Tensor | None = (
+        None  # (n) (c, H, W) uint8, if they are to come back bit for bit
+    )
 
 
 def pack(
