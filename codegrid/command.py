@@ -18,6 +18,8 @@ COMMANDS = {
     "train-prior": "stage 2: learn which codes follow which",
     "sample": "draw new images, or complete given ones",
     "decode-codes": "turn codes back into images",
+    "compress": "images into a file smaller than PNG, with a prior as the model",
+    "decompress": "such a file back into images",
     "evaluate": "measure tokenizer, prior and samples",
     "rank-captions": "say which of several captions fits a picture best",
     "export-diffusers": "write a diffusion prior and its tokenizer as a pipeline of diffusers",

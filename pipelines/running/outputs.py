@@ -26,6 +26,7 @@ FOLDERS = {
     "state",
     "best",
     "last",
+    "pictures",
     CLASSIFIER,
     AUTOENCODER,
     *PARTS,
