@@ -21,9 +21,9 @@ from .devices import Device, find_device
 from .errors import InputError, reason_of
 from .extra_files import NO_FILES, digests_of_files, read_files, write_files
 from .files import write_folder, write_json
-from .hub import HUB_PREFIX, fetch, push_folder
-from .limits import is_list_of, short
+from .hub import fetch, push_folder
 from .model_card import abilities_of, read_picture, render_card, write_card
+from .model_config import FORMAT, check_classes, read_model_config
 from .registry import TABLES
 from .tensors import (
     MAX_HALF,
@@ -32,18 +32,13 @@ from .tensors import (
     digest_of,
     in_few_bytes,
     inherit_tensors,
-    read_json,
     read_tensors,
     sha256,
     write_tensors,
 )
 from .usable import CONFIG, WEIGHTS, load_usable
 
-FORMAT = "codegrid model 2"
-OLD_FORMAT = "codegrid model 1"
-KINDS = ("tokenizer", "prior", "classifier")
 COPIES = 3  # of the weights while they are loaded: the file, its tensors, the model
-FIELDS = {"kind": str, "model": str, "config": dict, "provenance": dict, "fingerprint": str, "sha256": dict}
 
 
 class ModelFolder:
@@ -201,57 +196,6 @@ def describe(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     }
 
 
-def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str, Any]:
-    """Return the checked content of `config.json` in a model folder.
-
-    Args:
-        kind: `tokenizer`, `prior` or `classifier`, if it must be that.
-        model: the model's name in the table, if it must be that.
-    """
-    wanted = f"{model} {kind}".strip() or "model"
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}: give the folder of a trained {wanted}, or {HUB_PREFIX}owner/name")
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            if (folder / "model_index.json").is_file():
-                raise InputError(f"{folder} is a pipeline of diffusers: give the folder of a {wanted} of codegrid")
-            unfinished = "its training has not validated yet: wait, or run the same command again"
-            runs = any((folder / trace).exists() for trace in ("state", "metrics.jsonl"))
-            remedy = unfinished if runs else "train or copy it again"
-            raise InputError(f"{folder} is incomplete: it holds no {name}; {remedy}")
-    path = folder / CONFIG
-    fields = read_json(path)
-    checksums = fields.pop("sha256", None)
-    if not isinstance(checksums, dict) or checksums.get(CONFIG) != digest_of(fields):
-        raise InputError(f"{path} is damaged (its SHA-256 is not the recorded one): copy or make it again")
-    if fields.get("format") == OLD_FORMAT:
-        raise InputError(f"{folder} was made by codegrid 0.1, whose models this version does not read: train it again")
-    if fields.get("format") != FORMAT:
-        raise InputError(f"{folder} has the format {short(fields.get('format'))}, but this version reads {FORMAT!r}")
-    # the digests match, but anyone can compute them
-    fields["sha256"] = checksums
-    for name, type_ in FIELDS.items():
-        if not isinstance(fields.get(name), type_):
-            raise InputError(f"{path}: {name} is {short(fields.get(name))}: copy or make it again")
-    if not isinstance(checksums.get(WEIGHTS), str):
-        raise InputError(f"{path} has no SHA-256 of {WEIGHTS}: copy or make it again")
-    _check_model(folder, fields, kind, model)
-    return fields
-
-
-def _check_model(folder: Path, fields: dict[str, Any], kind: str, model: str) -> None:
-    """Refuse a folder that holds a different model than wanted, or one that is not registered."""
-    found = f"a {fields['kind'][:40]} ({fields['model'][:40]})"
-    if fields["kind"] not in KINDS:
-        raise InputError(f"{folder}: its kind {short(fields['kind'])} is neither {' nor '.join(KINDS)}: make it again")
-    if kind not in ("", fields["kind"]) or model not in ("", fields["model"]):
-        wanted = f"a {kind} ({model})" if model else f"a {kind}"
-        raise InputError(f"{folder} holds {found}, but {wanted} is needed here")
-    if fields["model"] not in TABLES[fields["kind"]]:
-        remedy = "name the module that registers it (`plugin`), or call codegrid.register first"
-        raise InputError(f"{folder} holds {found}, which is not registered: {remedy}")
-
-
 def _load(source: str | Path, device: Device, kind: str, model: str = "") -> Any:
     device, folder = find_device(device), fetch(source)
     return load_usable(folder, lambda place: _load_folder(place, device, kind, model))
@@ -265,7 +209,7 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
             outline = cls(**fields["config"])
     except Exception as error:  # untrusted values can break a constructor in any way
         raise InputError(f"{folder}: this codegrid cannot rebuild the model: {reason_of(error)}") from error
-    _check_classes(folder, fields)
+    check_classes(folder, fields)
     numbers = sum(tensor.numel() for tensor in chain(outline.parameters(), outline.buffers()))
     check_memory(f"the weights of {folder}", 4 * COPIES * numbers, "load it on a larger one")
     tensors = read_tensors(folder / WEIGHTS, fields["sha256"][WEIGHTS], like=outline.state_dict())
@@ -279,15 +223,6 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
     loaded.config = {name: value for name, value in loaded.config.items() if name in fields["config"]}
     loaded.provenance, loaded.loaded_from, loaded.files = fields["provenance"], folder, files
     return loaded.to(device).eval()
-
-
-def _check_classes(folder: Path, fields: dict[str, Any]) -> None:
-    """Refuse class names that are not strings, or whose number is not that of the model's classes."""
-    classes, needed = fields["provenance"].get("classes", []), fields["config"].get("num_classes")
-    as_many = "classes" not in fields["provenance"] or needed is None
-    if not is_list_of(classes, str) or not (as_many or needed == len(classes)):
-        words = "names" if needed is None else f"the names of {needed} classes"
-        raise InputError(f"{folder}: the classes in its provenance must be {words}: copy or make it again")
 
 
 @contextmanager

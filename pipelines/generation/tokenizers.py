@@ -9,7 +9,8 @@ from typing import Any
 
 from codegrid.devices import Device
 from codegrid.errors import InputError
-from codegrid.model_folder import load_model, read_model_config
+from codegrid.model_config import read_model_config
+from codegrid.model_folder import load_model
 from codegrid.pipelines.running.places import PARTS
 from codegrid.pipelines.running.run_folder import read_record, read_setting
 from codegrid.protocols import Tokenizer

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from codegrid.errors import InputError
 from codegrid.files import remove_folder, write_folder
 from codegrid.model_card import CARD
-from codegrid.model_folder import read_model_config
+from codegrid.model_config import read_model_config
 from codegrid.pipelines.running.cli import Stopped, print_once
 from codegrid.pipelines.running.device import ComputeConfig
 from codegrid.pipelines.running.processes import check_same_step
