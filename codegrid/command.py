@@ -13,6 +13,7 @@ from .console import steady_streams
 COMMANDS = {
     "demo": "both stages on handwritten digits, in minutes",
     "recipe": "run a whole recipe, from images to figures, or list them",
+    "import-model": "turn a checkpoint of another project into a model",
     "train-tokenizer": "stage 1: learn to turn images into codes and back",
     "export-codes": "encode a data set into codes",
     "train-prior": "stage 2: learn which codes follow which",

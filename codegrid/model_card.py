@@ -154,6 +154,7 @@ def _read_template(name: str) -> str:
 def _training(provenance: Mapping[str, Any]) -> list[str]:
     """Return the sections that say what a model was trained on, and how well it did."""
     facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
+    facts |= {"imported from": provenance["imported_from"]} if "imported_from" in provenance else {}
     facts |= {name: provenance[name] for name in FACTS if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
     classes = provenance.get("classes")
