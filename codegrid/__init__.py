@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .errors import InputError
     from .noise import Noise
     from .pipelines.drawing.sheets import as_sheet
+    from .pipelines.exporting.run import export_model
     from .pipelines.generation.pipeline import TwoStagePipeline
     from .pipelines.importing.run import import_model
     from .pipelines.train_prior import TrainPrior
@@ -43,8 +44,8 @@ __all__ = [
     "DiffusionPrior", "GatedPixelCNN", "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses",
     "MaskGIT", "Moment", "NextScalePrior", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig",
     "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet",
-    "WaveVQVAE", "as_images", "as_sheet", "import_model", "load", "load_images", "register", "sample", "train_prior",
-    "train_tokenizer",
+    "WaveVQVAE", "as_images", "as_sheet", "export_model", "import_model", "load", "load_images", "register", "sample",
+    "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -55,6 +56,7 @@ _HOMES = {
     "errors": "InputError",
     "noise": "Noise",
     "pipelines.drawing.sheets": "as_sheet",
+    "pipelines.exporting.run": "export_model",
     "pipelines.generation.pipeline": "TwoStagePipeline",
     "pipelines.importing.run": "import_model",
     "pipelines.train_prior": "TrainPrior",

@@ -328,6 +328,12 @@ BAD = {
         ("--tokenizer {run}/tokenizer --prior {forged_prior} --output {new}", "`num_layers` 1000000000"),
         ("--tokenizer {run}/tokenizer --prior {nameless_prior} --output {new}", "the names of 2 classes"),
     ],
+    "export_model": [
+        ("--to torch --output {new}", "--tokenizer: give its folder, or --run"),
+        ("--tokenizer {run}/tokenizer --to keras --output {new}", "--to"),
+        ("--tokenizer {run}/tokenizer --to diffusers --output {new}", "must be resnet or vqgan, as --network"),
+        ("--tokenizer {run}/tokenizer --to diffusers --output {used}", "already holds other files"),
+    ],
     "import_model": [
         ("--output {new}", "--from: give the file or folder of a checkpoint"),
         ("--from {new} --output {new}", "there is no such file or folder"),

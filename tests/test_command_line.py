@@ -22,6 +22,7 @@ from codegrid.pipelines.demo import Demo
 from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.export_model import ExportModel
 from codegrid.pipelines.import_model import ImportModel
 from codegrid.pipelines.plot import Plot
 from codegrid.pipelines.recipe import Recipe
@@ -37,7 +38,7 @@ from codegrid.progress import progress_bar
 
 SETTINGS = (
     TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo, Recipe,
-    ImportModel,
+    ImportModel, ExportModel,
 )  # fmt: skip
 
 POSITIONAL = ("name",)  # settings that are words and no flags
@@ -66,6 +67,7 @@ TOLD = [
     (TrainTokenizer, "--output o --network vqgan --channel-multipliers 1 2 4 --attention-sizes 0 1 --norm-groups 8"),
     (TrainTokenizer, "--output o --network dalle --start-channels 64"),
     (TrainTokenizer, "--output o --network notebook --rectified-skips first"),
+    (ExportModel, "--tokenizer t --to onnx --run r --output o --overwrite --quiet"),
     (ImportModel, "--from a.ckpt --source taming --size 256 --run r --output o --overwrite --quiet"),
     (
         TrainTokenizer,
