@@ -331,7 +331,7 @@ BAD = {
     "export_model": [
         ("--to torch --output {new}", "--tokenizer: give its folder, or --run"),
         ("--tokenizer {run}/tokenizer --to keras --output {new}", "--to"),
-        ("--tokenizer {run}/tokenizer --to diffusers --output {new}", "must be resnet or vqgan, as --network"),
+        ("--tokenizer {run}/tokenizer --to diffusers --output {new}", "must be resnet or vqgan"),
         ("--tokenizer {run}/tokenizer --to diffusers --output {used}", "already holds other files"),
     ],
     "import_model": [

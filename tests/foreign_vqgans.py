@@ -10,6 +10,7 @@ from torch import nn
 
 GROUPS = 32
 EPSILON = 1e-6
+SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
 def norm(channels):
@@ -242,10 +243,10 @@ class VAR(Taming):
     """A VQ-GAN with a residual over scales; `phi` convolutions are shared by neighbouring scales."""
 
     joint, kernel = True, 3
-    scales = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
-    def __init__(self, ch=32, mult=(1, 2), blocks=1, entries=20, dim=6, phi=4):
+    def __init__(self, ch=32, mult=(1, 2), blocks=1, entries=20, dim=6, phi=4, scales=SCALES):
         super().__init__(ch, mult, blocks, dim, entries, dim, (len(mult) - 1,))
+        self.scales = scales
         self.quantize.register_buffer("ema_vocab_hit_SV", torch.zeros(len(self.scales), entries))
         self.phi = [nn.Conv2d(dim, dim, 3, padding=1) for _ in range(phi)]
         self.quantize.quant_resi = named(qresi=self.phi[0]) if phi == 1 else named(qresi_ls=nn.ModuleList(self.phi))

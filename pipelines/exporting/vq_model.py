@@ -30,7 +30,7 @@ def write(tokenizer: Any, folder: Path) -> None:
     # in the network vqgan there are convolutions beside the codes; resnet ends without
     parts = {OURS.sub(r"\2.", name): tensor for name, tensor in state.items() if not name.startswith("quantizer.")}
     if "encoder.mid_block.resnets.0.conv1.weight" not in parts:
-        raise InputError("`to` diffusers: its networks must be resnet or vqgan, as `network` names them")
+        raise InputError("`to` diffusers: its `network` must be resnet or vqgan")
     for name in ("quant_conv", "post_quant_conv"):
         parts.setdefault(f"{name}.weight", torch.eye(book.shape[1])[:, :, None, None])
         parts.setdefault(f"{name}.bias", torch.zeros(book.shape[1]))

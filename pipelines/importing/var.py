@@ -1,6 +1,6 @@
 """Tokenizers of VAR (Tian et al. 2024): a VQ-GAN over codes of several scales.
 
-A checkpoint does not tell its scales, but how many there are. Ten are those of the published model.
+A checkpoint does not tell its scales, but how many there are. They are taken to be those of the published models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint
 from .residual import networks_of, placed, rename
 from .taming import RULES, SIZE, from_image_on
 
-SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+SCALES = {16: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 32: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}  # by the side of the codes
 HITS = "quantize.ema_vocab_hit_SV"  # (S, K)
 PHI = "quantize.quant_resi.qresi_ls.{}."
 SHARED = "quantize.quant_resi.qresi."
@@ -52,14 +52,15 @@ def convert(checkpoint: Checkpoint, size: Sides | None) -> Any:
 
 
 def _scales(checkpoint: Checkpoint, side: int) -> tuple[int, ...]:
-    """Return the scales for codes of this side. Raises `InputError` if they cannot be those of the published model."""
+    """Return the scales for codes of this side. Raises `InputError` if they cannot be those of the published models."""
     number = of_shape(checkpoint, HITS, 2)[0]
-    if number != len(SCALES):
-        words = f"it has {number} scales, but only the {len(SCALES)} of the published model are known"
-        raise InputError(f"{checkpoint.path}: {words}: {' '.join(map(str, SCALES))}")
-    if side != SCALES[-1]:
-        raise InputError(f"`size`: the code grid would have the side {side}, but its scales end with {SCALES[-1]}")
-    return SCALES
+    if side not in SCALES:
+        known = " and ".join(map(str, SCALES))
+        raise InputError(f"`size`: the code grid would have the side {side}, but scales are known for {known}")
+    if number != len(SCALES[side]):
+        words = f"it has {number} scales, but only those of the published models are known"
+        raise InputError(f"{checkpoint.path}: {words}: {' '.join(map(str, SCALES[side]))}")
+    return SCALES[side]
 
 
 def _phi_name(checkpoint: Checkpoint, number: int, scales: int) -> str:
