@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .pipelines.compression.compressing import compress
     from .pipelines.compression.decompressing import decompress
     from .pipelines.drawing.sheets import as_sheet
+    from .pipelines.exporting.run import export_model
     from .pipelines.generation.pipeline import TwoStagePipeline
+    from .pipelines.importing.run import import_model
     from .pipelines.train_prior import TrainPrior
     from .pipelines.train_tokenizer import TrainTokenizer
     from .pipelines.training.prior import train_prior
@@ -44,8 +46,8 @@ __all__ = [
     "DiffusionPrior", "GatedPixelCNN", "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses",
     "MaskGIT", "Moment", "NextScalePrior", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig",
     "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet",
-    "WaveVQVAE", "as_images", "as_sheet", "compress", "decompress", "load", "load_images", "register",
-    "sample", "train_prior", "train_tokenizer",
+    "WaveVQVAE", "as_images", "as_sheet", "compress", "decompress", "export_model", "import_model", "load",
+    "load_images", "register", "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -58,7 +60,9 @@ _HOMES = {
     "pipelines.compression.compressing": "compress",
     "pipelines.compression.decompressing": "decompress",
     "pipelines.drawing.sheets": "as_sheet",
+    "pipelines.exporting.run": "export_model",
     "pipelines.generation.pipeline": "TwoStagePipeline",
+    "pipelines.importing.run": "import_model",
     "pipelines.train_prior": "TrainPrior",
     "pipelines.train_tokenizer": "TrainTokenizer",
     "pipelines.training.prior": "train_prior",

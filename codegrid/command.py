@@ -13,6 +13,8 @@ from .console import steady_streams
 COMMANDS = {
     "demo": "both stages on handwritten digits, in minutes",
     "recipe": "run a whole recipe, from images to figures, or list them",
+    "import-model": "turn a checkpoint of another project into a model",
+    "export-model": "write a tokenizer in the form of another library",
     "train-tokenizer": "stage 1: learn to turn images into codes and back",
     "export-codes": "encode a data set into codes",
     "train-prior": "stage 2: learn which codes follow which",

@@ -171,6 +171,7 @@ def _training(provenance: Mapping[str, Any]) -> list[str]:
     facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
     if isinstance(places := provenance.get("places"), list):
         facts["places of the data"] = ", ".join(map(str, places[:MAX_NAMES]))
+    facts |= {"imported from": provenance["imported_from"]} if "imported_from" in provenance else {}
     facts |= {name: provenance[name] for name in FACTS if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
     classes = provenance.get("classes")

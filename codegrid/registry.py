@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 NAME = re.compile(r"[a-z][a-z0-9-]*")
+OF_OTHERS = ("diffusion_pytorch_model.safetensors", "encoder.pkl")  # in folders of checkpoints of other projects
 ENTRY_POINTS = "codegrid"  # the group in which packages name modules that register their systems
 
 # kind → name → (class, its dataclass of options), as `module:attribute` below this package
@@ -54,8 +55,11 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "codes": ("stage1_vqvae.code_tokenizer:CodeTokenizer", "stage1_vqvae.options:CodesOptions"),
     },
     "network": {
-        "paper": ("stage1_vqvae.networks:PaperNetwork", "stage1_vqvae.options:PaperOptions"),
-        "resnet": ("stage1_vqvae.resnet:ResNet", "stage1_vqvae.options:ResNetOptions"),
+        "paper": ("stage1_vqvae.networks:PaperNetwork", "stage1_vqvae.network_options:PaperOptions"),
+        "resnet": ("stage1_vqvae.resnet:ResNet", "stage1_vqvae.network_options:ResNetOptions"),
+        "notebook": ("stage1_vqvae.notebook:NotebookNetwork", "stage1_vqvae.network_options:NotebookOptions"),
+        "dalle": ("stage1_vqvae.dalle:DallENetwork", "stage1_vqvae.network_options:DallEOptions"),
+        "vqgan": ("stage1_vqvae.vqgan:VQGANNetwork", "stage1_vqvae.network_options:VQGANOptions"),
     },
     "prior": {
         "pixelcnn": ("stage2_prior.pixelcnn.network:GatedPixelCNN", "stage2_prior.options:PixelCNNOptions"),
@@ -244,8 +248,8 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
 
     Args:
         source: a model folder, a folder with `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ...), or
-            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder in it; or `codegrid:digits`,
-            which comes with the package.
+            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder in it; `codegrid:digits`, which
+            comes with the package; or a checkpoint of another project, as `import_model` reads it.
         device: the device to load onto.
 
     Raises `InputError` if the folder is missing, incomplete or damaged, or its model is not registered.
@@ -259,6 +263,8 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
     if any((folder / name).is_dir() for name in ("tokenizer", "tokenizer-0")):
         pipeline = import_module(f"{__package__}.pipelines.generation.pipeline")
         return pipeline.TwoStagePipeline.from_pretrained(folder, device)
+    if folder.is_file() or any((folder / name).is_file() for name in OF_OTHERS):
+        return import_module(f"{__package__}.pipelines.importing.run").import_model(folder, device=device)
     return import_module(f"{__package__}.model_folder").load_model(folder, device)
 
 

@@ -22,7 +22,7 @@ from mkdocs.structure.pages import Page
 
 from codegrid.command import COMMANDS
 from codegrid.pipelines.running.flags import group_flags
-from codegrid.pipelines.running.options import list_options
+from codegrid.pipelines.running.options import flag_of, list_options
 from codegrid.pipelines.running.settings import Command
 from codegrid.recipes.run import RECIPES
 
@@ -106,7 +106,7 @@ def _describe_flag(name: str, hint: Any, default: Any) -> Iterator[str]:
     look = next(marker for marker in hint.__metadata__ if getattr(marker, "help", None) is not None)
     others = [marker for marker in hint.__metadata__ if marker is not look]  # what the type itself says of its values
     values = next((marker.metavar for marker in others if getattr(marker, "metavar", None)), look.metavar)
-    flag = f"--{name.replace('_', '-')}"
+    flag = flag_of(name)
     aliases = [alias for marker in others for alias in getattr(marker, "aliases", None) or ()]
     words = " ".join(filter(None, (", ".join([*aliases, flag]), values)))
     facts = [look.help_behavior_hint.strip("()")] if look.help_behavior_hint else []

@@ -10,7 +10,7 @@ from torch import nn
 
 from codegrid.limits import make_options
 
-from .options import PaperOptions
+from .network_options import PaperOptions
 
 
 class ResidualBlock(nn.Module):

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 from codegrid.errors import InputError
-from codegrid.limits import MAX_ENTRIES, MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, OneOf, Range, check_fields
+from codegrid.limits import MAX_ENTRIES, MAX_SIDE, MAX_WIDTH, AtStart, OneOf, Range, check_fields
 from codegrid.registry import NameOf
 
 from .quantizers.factors import Factors
@@ -29,25 +29,6 @@ OF_SOUND = ("mse", "l1", "mu-law", "spectral")
 
 
 @dataclass(frozen=True)
-class PaperOptions:
-    """Options of the VQ-VAE paper's encoder and decoder."""
-
-    residual_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
-    """Channels inside a residual block of --network paper."""
-    num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 2
-    """Residual blocks in the encoder, and as many in the decoder. --network resnet has so many at each of its sizes,
-    and one more in the decoder."""
-
-
-@dataclass(frozen=True)
-class ResNetOptions:
-    """Options of the residual networks with attention."""
-
-    num_residual_blocks: Annotated[int, Range(1, MAX_LAYERS)] = 2
-    """Residual blocks at each size of the encoder; the decoder has one more."""
-
-
-@dataclass(frozen=True)
 class ImageOptions:
     """Options of tokenizers of images: their networks, and how images are compared.
 
@@ -56,7 +37,9 @@ class ImageOptions:
 
     network: Annotated[str, NameOf("network")] = "paper"
     """Encoder and decoder. paper: those of the VQ-VAE paper, small and fast; resnet: those of VQ-GAN, larger, with
-    normalization, attention over all sites, and no transposed convolutions."""
+    normalization, attention over all sites, and no transposed convolutions; vqgan: the same with all sizes free;
+    notebook: the paper's as public notebooks compute them; dalle: those of DALL·E's
+    discrete VAE. Checkpoints of others need these three."""
     hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 128
     """Channels of the encoder and the decoder; fewer where there are more pixels than codes."""
     reconstruction: Reconstruction = "mse"

@@ -7,6 +7,7 @@ Shapes: b batch, c channels, h w sites, H W the sites of a whole image.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,21 @@ from torch import nn
 
 from codegrid.limits import make_options
 
-from .options import ResNetOptions
+from .network_options import ResNetOptions
 
 MAX_GROUPS = 32  # of a normalization
 LEAST = 4  # channels of a group: one that is normalized alone would not keep how bright it is
 EPSILON = 1e-6
+
+
+class Sizes(NamedTuple):
+    """Plan of an encoder or decoder, at each size from the image to the code grid."""
+
+    widths: list[int]  # channels
+    blocks: int  # residual blocks of the encoder; the decoder has one more
+    groups: int  # of channels in all normalizations
+    attends: tuple[int, ...] = ()  # numbers of the sizes at which attention follows each block
+    middle: bool = True  # whether there is attention between the two middle blocks
 
 
 class ResNet:
@@ -43,11 +54,11 @@ class ResNet:
     def encoder(self, in_channels: int, out_channels: int | None, factor: int) -> nn.Module:
         """Return an encoder, as `codegrid.protocols.Network.encoder`."""
         outputs = self.hidden_channels if out_channels is None else out_channels
-        return Encoder(in_channels, outputs, self._widths(in_channels, factor), self.blocks)
+        return Encoder(in_channels, outputs, self._sizes(in_channels, factor))
 
     def decoder(self, in_channels: int, out_channels: int, factor: int) -> nn.Module:
         """Return a decoder, as `codegrid.protocols.Network.decoder`."""
-        return Decoder(in_channels, out_channels, self._widths(out_channels, factor), self.blocks + 1)
+        return Decoder(in_channels, out_channels, self._sizes(out_channels, factor))
 
     def enlarger(self, channels: int, factor: int) -> nn.Module:
         """Return layers that only enlarge, as `codegrid.protocols.Network.enlarger`."""
@@ -56,6 +67,10 @@ class ResNet:
     def values_per_pixel(self, factor: int) -> int:
         """Return the width of the decoder's largest layer, as `codegrid.protocols.Network.values_per_pixel`."""
         return self._widths(1, factor)[:2][-1]  # it narrows only after enlarging
+
+    def _sizes(self, outside: int, factor: int) -> Sizes:
+        widths = self._widths(outside, factor)
+        return Sizes(widths, self.blocks, groups_of(widths))
 
     def _widths(self, outside: int, factor: int) -> list[int]:
         """Return the channels at each size, from the largest to the code grid, behind or before `outside` channels.
@@ -69,17 +84,18 @@ class ResNet:
 
 
 class Encoder(nn.Module):
-    """Encoder, (b, c, H, W) → (b, outputs, h, w): each of `widths` but the last one is followed by a halving."""
+    """Encoder, (b, c, H, W) → (b, outputs, h, w): each size but the last one is followed by a halving."""
 
-    def __init__(self, in_channels: int, outputs: int, widths: list[int], blocks: int) -> None:
+    def __init__(self, in_channels: int, outputs: int, sizes: Sizes) -> None:
         super().__init__()
-        groups, last = groups_of(widths), len(widths) - 1
+        widths, blocks, groups, attends, middle = sizes
+        last = len(widths) - 1
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            BlocksOfSize(widths[max(0, number - 1)], width, blocks, groups, shrinks=number < last)
+            BlocksOfSize(widths[max(0, number - 1)], width, blocks, groups, number in attends, shrinks=number < last)
             for number, width in enumerate(widths)
         )
-        self.mid_block = Middle(widths[-1], groups)
+        self.mid_block = Middle(widths[-1], groups, middle)
         self.conv_norm_out = normalization(widths[-1], groups)
         self.conv_out = nn.Conv2d(widths[-1], outputs, 3, padding=1)
 
@@ -93,15 +109,18 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder, (b, c, h, w) → (b, outputs, H, W): each of `widths`, from the last one on, is followed by a doubling."""
+    """Decoder, (b, c, h, w) → (b, outputs, H, W): each size but the first, from the last one on, is doubled."""
 
-    def __init__(self, in_channels: int, outputs: int, widths: list[int], blocks: int) -> None:
+    def __init__(self, in_channels: int, outputs: int, sizes: Sizes) -> None:
         super().__init__()
-        groups, rising, last = groups_of(widths), widths[::-1], len(widths) - 1
+        widths, blocks, groups, attends, middle = sizes
+        rising, last = widths[::-1], len(widths) - 1
         self.conv_in = nn.Conv2d(in_channels, rising[0], 3, padding=1)
-        self.mid_block = Middle(rising[0], groups)
+        self.mid_block = Middle(rising[0], groups, middle)
         self.up_blocks = nn.ModuleList(
-            BlocksOfSize(rising[max(0, number - 1)], width, blocks, groups, grows=number < last)
+            BlocksOfSize(
+                rising[max(0, number - 1)], width, blocks + 1, groups, last - number in attends, grows=number < last
+            )
             for number, width in enumerate(rising)
         )
         self.conv_norm_out = normalization(rising[-1], groups)
@@ -116,34 +135,52 @@ class Decoder(nn.Module):
 
 
 class BlocksOfSize(nn.Module):
-    """Residual blocks of one size, (b, inputs, h, w) → (b, outputs, h, w); then perhaps a change of the size."""
+    """Residual blocks of one size, (b, inputs, h, w) → (b, outputs, h, w); then perhaps a change of the size.
+
+    If it `attends`, attention follows each block.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, blocks: int, groups: int, shrinks: bool = False, grows: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        blocks: int,
+        groups: int,
+        attends: bool = False,
+        shrinks: bool = False,
+        grows: bool = False,
     ) -> None:
         super().__init__()
         self.resnets = make_blocks(inputs, outputs, blocks, groups)
+        self.attentions = nn.ModuleList(Attention(outputs, groups) for _ in range(blocks * attends))
         self.downsamplers = nn.ModuleList([Shrink(outputs)] if shrinks else [])
         self.upsamplers = nn.ModuleList([Enlarge(outputs)] if grows else [])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the blocks, then change the size."""
-        for layer in (*self.resnets, *self.downsamplers, *self.upsamplers):
+        for number, block in enumerate(self.resnets):
+            x = block(x)
+            if self.attentions:
+                x = self.attentions[number](x)
+        for layer in (*self.downsamplers, *self.upsamplers):
             x = layer(x)
         return x
 
 
 class Middle(nn.Module):
-    """A residual block, attention, and a residual block at the code grid, (b, channels, h, w) → the same shape."""
+    """A residual block, perhaps attention, and a residual block, (b, channels, h, w) → the same shape."""
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, channels: int, groups: int, attends: bool = True) -> None:
         super().__init__()
         self.resnets = make_blocks(channels, channels, 2, groups)
-        self.attentions = nn.ModuleList([Attention(channels, groups)])
+        self.attentions = nn.ModuleList(Attention(channels, groups) for _ in range(attends))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the block, the attention, and the other block."""
-        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
 
 
 class ResidualBlock(nn.Module):

@@ -22,10 +22,13 @@ from codegrid.pipelines.demo import Demo
 from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.export_model import ExportModel
+from codegrid.pipelines.import_model import ImportModel
 from codegrid.pipelines.plot import Plot
 from codegrid.pipelines.recipe import Recipe
 from codegrid.pipelines.running.cli import Stopped, print_once, run_command
 from codegrid.pipelines.running.flags import name_of, parse
+from codegrid.pipelines.running.options import flag_of
 from codegrid.pipelines.running.settings import GivesFigures
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
@@ -33,7 +36,10 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.view import View
 from codegrid.progress import progress_bar
 
-SETTINGS = (TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo, Recipe)
+SETTINGS = (
+    TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo, Recipe,
+    ImportModel, ExportModel,
+)  # fmt: skip
 
 POSITIONAL = ("name",)  # settings that are words and no flags
 
@@ -58,6 +64,11 @@ TOLD = [
     (TrainTokenizer, "--output o --shuffle-buffer 5000 --flip --shift 2 --crop 0.8 --quantizer fsq --fsq-levels 8 8 8"),
     (TrainTokenizer, "--output o --quantizer residual --num-quantizers 4 --codebook clustered --overwrite"),
     (TrainTokenizer, "--output o --network resnet --num-residual-blocks 1"),
+    (TrainTokenizer, "--output o --network vqgan --channel-multipliers 1 2 4 --attention-sizes 0 1 --norm-groups 8"),
+    (TrainTokenizer, "--output o --network dalle --start-channels 64"),
+    (TrainTokenizer, "--output o --network notebook --rectified-skips first"),
+    (ExportModel, "--tokenizer t --to onnx --run r --output o --overwrite --quiet"),
+    (ImportModel, "--from a.ckpt --source taming --size 256 --run r --output o --overwrite --quiet"),
     (
         TrainTokenizer,
         "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1"
@@ -136,7 +147,7 @@ def test_every_setting_is_a_flag_that_some_command_line_above_gives(settings_typ
     given = " ".join(flags for kind, flags in TOLD if kind is settings_type)
     for field in fields(settings_type):
         if field.name not in ("options", "plugin", "verbose", "device", "quiet", *POSITIONAL):
-            assert f"--{field.name.replace('_', '-')} " in given + " "
+            assert f"{flag_of(field.name)} " in given + " "
 
 
 def test_values_arrive_with_their_types():
@@ -212,7 +223,7 @@ def test_help_explains_every_flag_with_its_default(settings_type, capsys):
     assert "None}" not in text and "[None" not in text
     for field in fields(settings_type):
         if field.name not in ("options", *POSITIONAL):
-            assert f"--{field.name.replace('_', '-')}" in text
+            assert flag_of(field.name) in text
         if isinstance(field.default, str | float) and field.default is not MISSING and field.default != "":
             assert f"(default: {field.default})" in text
 

@@ -23,7 +23,7 @@ from codegrid.strict_json import to_json
 from .cores import look
 from .flags import parse
 from .launch import join_launch
-from .options import list_options
+from .options import flag_of, list_options
 from .settings import Command
 
 DISK_ERRORS = {
@@ -123,7 +123,7 @@ def with_flags(message: str, settings_type: type) -> str:
         names |= set(list_options(settings_type))
 
     def as_flag(match: re.Match) -> str:
-        return f"--{match[1].replace('_', '-')}" if match[1] in names else match[0]
+        return flag_of(match[1]) if match[1] in names else match[0]
 
     return re.sub(r"`(\w+)`", as_flag, message)
 

@@ -19,7 +19,7 @@ from codegrid.registry import load_plugin
 
 from .config import check_config, read_config
 from .flag_errors import explain
-from .options import Option, as_flag, field_docs, in_words, list_options, resolve_options
+from .options import Option, as_flag, field_docs, flag_of, in_words, list_options, resolve_options
 from .settings import Command, Flag, Leaves, Training
 
 Settings = TypeVar("Settings", bound=Command)
@@ -73,7 +73,7 @@ def _parse_named(groups: Mapping[str, Flags], argv: list[str]) -> dict[str, Any]
 
     Of 100 flags that it could meet, tyro takes a tenth of a second to learn them: it is told those that are there.
     """
-    flags = {f"--{flag[0].replace('_', '-')}": flag for of_group in groups.values() for flag in of_group}
+    flags = {flag_of(flag[0]): flag for of_group in groups.values() for flag in of_group}
     words = {word.partition("=")[0] for word in argv if word.startswith("-") and not word[1:2].isdigit()}
     if not words <= flags.keys():
         return None

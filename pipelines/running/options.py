@@ -64,6 +64,11 @@ class Option:
         return as_flag(self.hint | None, self.help, default)
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of a setting: `--label-dropout` of `label_dropout`, and `--from` of `from_`."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
 def as_flag(hint: Any, text: str, default: str = "") -> Any:
     """Return the type hint of a flag with its help, its metavar and, if there is one, its default as text."""
     kept, *more = get_args(hint) if get_origin(hint) is Annotated else (hint,)

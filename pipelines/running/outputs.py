@@ -21,7 +21,7 @@ from .settings import Leaves
 
 RUN_FILE = "run.json"
 HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
-SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
+SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".onnx", ".parquet", ".pt2", ".safetensors"}
 FOLDERS = {
     "state",
     "best",

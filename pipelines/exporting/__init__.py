@@ -1,0 +1,1 @@
+"""Tokenizers of this project in the forms of other libraries."""
