@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from codegrid.codes import Codes, describe_layout
+from codegrid.codes import Codes, Condition, describe_layout
 from codegrid.errors import InputError
 from codegrid.files import Stamp, stamp_of
+from codegrid.protocols import NO_CONDITION
 from codegrid.tensors import check_finite, digest_of, read_tensors
 
 from .loading import Indices, item_numbers
@@ -35,6 +36,7 @@ class CodeBatch(NamedTuple):
 
     codes: Codes  # (b, *shape) int64, one for each grid
     columns: dict[str, Column]  # (b, *shape) int64 or float32, or texts, by name
+    given: Condition = NO_CONDITION  # what a prior is given besides labels and texts, such as earlier frames
 
     @property
     def labels(self) -> torch.Tensor | None:
@@ -75,6 +77,10 @@ class IndexedCodes(Dataset[CodeBatch]):
         """
         raise NotImplementedError
 
+    def column(self, name: str) -> np.ndarray | None:
+        """Return a column of numbers (n, *shape), of all images; None if there is none of this name."""
+        return None
+
     def __getitem__(self, index: Any) -> CodeBatch:
         if isinstance(index, slice):
             return self.batch(range(len(self))[index])
@@ -84,7 +90,7 @@ class IndexedCodes(Dataset[CodeBatch]):
 
     def __getitems__(self, indices: Indices) -> list[CodeBatch]:
         """Return items for a `DataLoader` to collate, read all at once."""
-        codes, columns = self.batch(indices)
+        codes, columns, _ = self.batch(indices)
         return [
             CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
             for i in range(len(indices))
@@ -182,9 +188,13 @@ class CodeDataset(IndexedCodes):
     @property
     def labels(self) -> np.ndarray | None:
         """Labels (n,) int64; None if there are none."""
-        if not self.classes:
+        return self.column(LABELS) if self.classes else None
+
+    def column(self, name: str) -> np.ndarray | None:
+        """Return a column of numbers (n, *shape), of all images; None if there is none of this name."""
+        if self.header.columns.get(name, {"kind": "text"})["kind"] == "text":
             return None
-        return np.concatenate([self._shard(number)[f"columns.{LABELS}"] for number in range(len(self._records))])
+        return np.concatenate([self._shard(number)[f"columns.{name}"] for number in range(len(self._records))])
 
     def _shard(self, number: int) -> Arrays:
         """Return a shard, checked if it is new or its file has changed."""

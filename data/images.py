@@ -5,8 +5,8 @@ Sound has the same range; it is kept as int16.
 Shapes: n images of the set, b batch, c channels, H W image.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -100,6 +100,9 @@ class ImageDataset:
         captions: (n) the texts of each image, if they have any.
     """
 
+    columns: Mapping[str, torch.Tensor] = {}  # (n, ...) int64 or float32: what else is known of each image, by name
+    actions: Sequence[str] = ()  # of frames of videos: the names of the actions that a column holds
+
     def __init__(
         self,
         images: torch.Tensor,
@@ -142,7 +145,8 @@ class ImageDataset:
         """Return a digest that differs between different data sets."""
         pixels = sha256(self.images.contiguous().numpy())
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
-        return digest_of([list(self.images.shape), pixels, labels, self.classes, *of_captions(self.captions)])
+        known = [*of_captions(self.captions), *of_columns(self.columns, self.actions)]
+        return digest_of([list(self.images.shape), pixels, labels, self.classes, *known])
 
     def variance(self) -> float:
         """Return the variance of all values in [-1, 1]: one number, from the exact histogram."""
@@ -155,6 +159,12 @@ class ImageDataset:
 def of_captions(captions: Sequence[tuple[str, ...]] | None) -> list[str]:
     """Return what captions add to a fingerprint: nothing if there are none."""
     return [] if captions is None else [digest_of(list(map(list, captions)))]
+
+
+def of_columns(columns: Mapping[str, torch.Tensor], actions: Sequence[str]) -> list[Any]:
+    """Return what columns add to a fingerprint: nothing if there are none."""
+    each = {name: sha256(column.contiguous().numpy()) for name, column in columns.items()}
+    return [each, list(actions)] if columns else []
 
 
 def variance_of(counts: torch.Tensor) -> float:

@@ -5,7 +5,7 @@ Shapes: n windows, b batch, T samples of a window, L samples of a clip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,8 @@ class SoundDataset:
     """
 
     captions = None  # of pictures
+    columns: Mapping[str, torch.Tensor] = {}  # as those of an `ImageDataset`
+    actions: Sequence[str] = ()
 
     def __init__(
         self, clips: Sequence[Clip], length: int, rate: float, speakers: Sequence[str] = (), found: Found | None = None

@@ -19,6 +19,7 @@ from codegrid.limits import MAX_SIDE
 
 from .arrays import names_left_out, read_images
 from .captions import NO_PICTURE, match_captions, notes_on
+from .doom import load_doom
 from .emoji import load_emoji
 from .folder import FolderImages, load_folder
 from .hub import HubImages, load_hub, read_column
@@ -249,5 +250,6 @@ SOURCES: dict[str, Callable[[Any, str, Wanted], Images]] = {
     "imagefolder": partial(_as_images, load_folder),
     "npz": partial(_as_images, partial(_in_memory, _npz)),
     "tar": partial(_as_images, load_tar),
+    "vizdoom": partial(_as_images, load_doom),
     "speech": _speech,
 }

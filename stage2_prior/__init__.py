@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
     from .transformer.network import CausalTransformer
+    from .video.prior import VideoPrior
+    from .video.rollout import roll_out
     from .wavenet.network import WaveNet
 
 _HOMES = {
@@ -25,14 +27,16 @@ _HOMES = {
     "MaskGIT": "maskgit.network",
     "NextScalePrior": "next_scale.prior",
     "PixelSNAIL": "pixelsnail.network",
+    "VideoPrior": "video.prior",
     "WaveNet": "wavenet.network",
     "draw": "sampling.draw",
+    "roll_out": "video.rollout",
     "sample": "sampling.draw",
 }
 
 __all__ = [
     "CausalTransformer", "Conditions", "DiffusionPrior", "GatedPixelCNN", "MaskGIT", "NextScalePrior", "PixelSNAIL",
-    "WaveNet", "draw", "sample",
+    "VideoPrior", "WaveNet", "draw", "roll_out", "sample",
 ]  # fmt: skip
 
 

@@ -114,12 +114,14 @@ def measure_nats(tokenizer: Tokenizer, batches: Iterable[ImageBatch], classes: S
 def prior_inputs(prior: Prior, batch: CodeBatch, noise: Noise | None = None) -> tuple[Codes, Condition]:
     """Return a prior's own codes, picked from those of all grids, and its condition, on its device.
 
+    The condition is made of labels or captions, coarser grids, and what the batch itself gives, such as earlier frames.
     Of several captions, a prior over texts is given the first one, or, given noise, any at random.
     """
     conditions = prior.conditions
     captions = choose_captions(batch, noise) if conditions.num_words else None
     coarser = tuple(batch.codes[grid] for grid in prior.given_grids)
-    given = conditions.given(batch.labels, captions)._replace(codes=coarser)
+    given = conditions.given(batch.labels, captions)
+    given = given._replace(codes=(*coarser, *batch.given.codes), actions=batch.given.actions)
     return tuple(batch.codes[grid].to(prior.device) for grid in prior.grids), given.to(prior.device)
 
 

@@ -16,6 +16,7 @@ from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out, warn_of_few
+from codegrid.data.videos import names_of_actions, see_earlier
 from codegrid.data.views import each_view
 from codegrid.locks import releasing
 from codegrid.model_card import MAX_CARD_PIXELS
@@ -158,6 +159,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     if run.finished:
         return read_trained(run)
     prior = build_prior(settings, codes, tokenizer, texts)
+    training, validation = (see_earlier(part, prior) for part in (training, validation))
     start_from(prior, source, settings.init_from)
     is_sharded = settings.shard and accelerator.num_processes > 1
     if not is_sharded or settings.dry_run:  # a sharded one may be too large for the device
@@ -215,7 +217,8 @@ def build_prior(
     """Return the prior to train on these codes, which a tokenizer made, with weights drawn from the seed."""
     classes = [] if settings.unconditional or texts else codes.classes
     tables = codes.tables if tokenizer is None else partial(tables_of, tokenizer)
-    prior = make_prior(settings, codes.layout, tables, len(classes), texts)
+    actions = names_of_actions(codes)
+    prior = make_prior(settings, codes.layout, tables, len(classes), texts, len(actions))
     prior.provenance = {
         "tokenizer_fingerprint": codes.header.tokenizer_fingerprint,
         "layout": [grid.as_json() for grid in codes.layout],
@@ -223,6 +226,7 @@ def build_prior(
         "classes": classes,
         "steps": settings.steps,
         **codes.header.how_viewed,
+        **({"actions": list(actions)} if getattr(prior, "num_actions", 0) else {}),
     }
     return prior
 
@@ -239,6 +243,8 @@ def what_is_learnt(prior: Prior, codes: AnyCodes) -> str:
     """Return the grids that a prior learns, and what it is given, in words."""
     classes, words = prior.conditions.num_classes, prior.conditions.num_words
     condition = f"{classes} classes" if classes else f"texts of {words:,} words" if words else "unconditional"
+    if frames := getattr(prior, "context_frames", 0):
+        condition += f", given up to {frames} earlier frame{'s' * (frames > 1)}"
     if prior.given_grids:
         condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
     return f"{describe_layout(prior.layout)}{describe_views(codes.header)}, {condition}"
