@@ -88,7 +88,7 @@ def write_codes(
     files = _files_of(header)
     names = {images: name for name, images in files.items()}
     for images, shard in zip(missing, shards, strict=True):
-        arrays = pack_shard(shard.codes, shard.columns, len(images), header)
+        arrays = pack_shard(*shard, len(images), header)
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         name = names[images]
         with write_folder(folder, index=name) as staging:

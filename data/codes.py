@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from codegrid.codes import Codes, Condition, describe_layout
+from codegrid.codes import Codes, describe_layout
 from codegrid.errors import InputError
 from codegrid.files import Stamp, stamp_of
-from codegrid.protocols import NO_CONDITION
 from codegrid.tensors import check_finite, digest_of, read_tensors
 
 from .loading import Indices, item_numbers
@@ -36,7 +35,6 @@ class CodeBatch(NamedTuple):
 
     codes: Codes  # (b, *shape) int64, one for each grid
     columns: dict[str, Column]  # (b, *shape) int64 or float32, or texts, by name
-    given: Condition = NO_CONDITION  # what a prior is given besides labels and texts, such as earlier frames
 
     @property
     def labels(self) -> torch.Tensor | None:
@@ -90,7 +88,7 @@ class IndexedCodes(Dataset[CodeBatch]):
 
     def __getitems__(self, indices: Indices) -> list[CodeBatch]:
         """Return items for a `DataLoader` to collate, read all at once."""
-        codes, columns, _ = self.batch(indices)
+        codes, columns = self.batch(indices)[:2]
         return [
             CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
             for i in range(len(indices))

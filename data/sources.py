@@ -22,6 +22,7 @@ from .captions import NO_PICTURE, match_captions, notes_on
 from .doom import load_doom
 from .emoji import load_emoji
 from .folder import FolderImages, load_folder
+from .frame_folders import load_frames
 from .hub import HubImages, load_hub, read_column
 from .images import ImageDataset, Size, fit
 from .listing import list_folder
@@ -251,5 +252,6 @@ SOURCES: dict[str, Callable[[Any, str, Wanted], Images]] = {
     "npz": partial(_as_images, partial(_in_memory, _npz)),
     "tar": partial(_as_images, load_tar),
     "vizdoom": partial(_as_images, load_doom),
+    "frames": partial(_as_images, load_frames),
     "speech": _speech,
 }

@@ -9,7 +9,7 @@ Shapes: n frames, b batch, f earlier frames, *shape the sites of a grid.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from codegrid.protocols import Prior
 
 from .codes import CodeBatch, IndexedCodes
 from .loading import Indices, item_numbers
-from .manifest import ACTIONS, EPISODE, FRAME
+from .manifest import ACTIONS, EPISODE, FRAME, LABELS
+from .shards import Column
 
 POSITION = "position"  # a column of x, y and angle, where the data tell them
 MAX_ACTIONS = 1000
@@ -33,8 +34,21 @@ def numbered(episodes: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.arange(length) for length in lengths.tolist()])
 
 
+class WindowBatch(NamedTuple):
+    """Codes of some frames, and the frames and actions before each."""
+
+    codes: Codes  # (b, *shape) int64, one for each grid
+    columns: dict[str, Column]  # as those of a `CodeBatch`
+    given: Condition  # the earlier frames (b, *shape), oldest first, and the action (b, f) taken at each
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """Labels (b,) int64; None if there are none."""
+        return self.columns.get(LABELS)  # type: ignore[return-value]
+
+
 class Windows(IndexedCodes):
-    """Codes of frames, each with the earlier frames and actions that a prior is given: `CodeBatch.given`.
+    """Codes of frames, each with the earlier frames and actions that a prior is given: it reads `WindowBatch`es.
 
     No window crosses the border of two episodes, or a gap in one: what lies beyond it is HIDDEN.
 
@@ -62,8 +76,8 @@ class Windows(IndexedCodes):
     def __len__(self) -> int:
         return len(self.codes)
 
-    def batch(self, indices: Indices, view: int | Indices = 0) -> CodeBatch:
-        """Return some frames, and what comes before them; see `IndexedCodes.batch`."""
+    def batch(self, indices: Indices, view: int | Indices = 0) -> Any:
+        """Return some frames, and what comes before them, as a `WindowBatch`; see `IndexedCodes.batch`."""
         rows = item_numbers(indices, len(self))
         back = np.arange(self.frames, 0, -1)
         before = rows[:, None] - back  # (b, f), oldest first
@@ -88,7 +102,7 @@ class Windows(IndexedCodes):
             for name, column in read.columns.items()
         }
         codes = tuple(grid[torch.from_numpy(own)] for grid in read.codes)
-        return CodeBatch(codes, columns, Condition(codes=frames, actions=actions))
+        return WindowBatch(codes, columns, Condition(codes=frames, actions=actions))
 
 
 class FramesInMemory(IndexedCodes):
