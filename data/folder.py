@@ -6,7 +6,7 @@ import copy
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -26,7 +26,7 @@ from codegrid.tensors import digest_of, digest_of_file
 
 from .decoded import Decoded, keep
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, of_captions, of_columns, variance_of
+from .images import Described, ImageBatch, ImageDataset, Size, affordable, evenly_spaced, variance_of
 from .listing import TEST, TRAIN, list_folder
 from .loading import Indices, forked_workers, in_batches, item_numbers, load_batches, shared_memory
 from .pictures import Unreadable, look_at, read_picture
@@ -63,7 +63,7 @@ def load_folder(root: Path | None, split: str, size: Size | None, channels: int 
     return FolderImages(root, paths, labels, classes, size, channels, found)
 
 
-class FolderImages:
+class FolderImages(Described):
     """Pictures that are decoded on demand, by the workers of a data loader.
 
     It has the methods of `ImageDataset`. `paths` may also hold pictures that are not files: anything with an `open()`
@@ -73,9 +73,6 @@ class FolderImages:
     on_demand = True  # `load_batches` uses workers
 
     paths: Any  # a sequence
-    captions: Sequence[tuple[str, ...]] | None = None  # of each picture
-    columns: Mapping[str, torch.Tensor] = {}  # as those of an `ImageDataset`
-    actions: Sequence[str] = ()
 
     def __init__(
         self,
@@ -142,8 +139,7 @@ class FolderImages:
         files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
         with ThreadPoolExecutor() as pool:
             some = list(pool.map(digest_of_file, (self.paths[i] for i in affordable([size for _, size in files]))))
-        known = [*of_captions(self.captions), *of_columns(self.columns, self.actions)]
-        return digest_of([files, some, list(self.image_size), self.in_channels, self.classes, *known])
+        return digest_of([files, some, list(self.image_size), self.in_channels, self.classes, *self.described()])
 
     def variance(self) -> float:
         """Return the variance of the values, in [-1, 1], of up to 10,000 evenly spaced pictures."""

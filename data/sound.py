@@ -5,7 +5,7 @@ Shapes: n windows, b batch, T samples of a window, L samples of a clip.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from codegrid.codes import Signal
 from codegrid.tensors import digest_of, sha256
 
 from .found import Found, count_classes
-from .images import LOUDEST, ImageBatch
+from .images import LOUDEST, Described, ImageBatch
 from .loading import Indices, item_numbers
 
 
@@ -37,7 +37,7 @@ class Window(NamedTuple):
     length: int  # of the clip's samples, 1 ... T; silence follows
 
 
-class SoundDataset:
+class SoundDataset(Described):
     """Windows of clips, with the methods of `ImageDataset`.
 
     A clip is cut into windows one after the other. The last one ends where the clip ends, so that it may overlap the
@@ -50,10 +50,6 @@ class SoundDataset:
         speakers: the names of all speakers, in the order of their labels; empty if they are unknown.
         found: a description of what was read; by default it is made from the clips.
     """
-
-    captions = None  # of pictures
-    columns: Mapping[str, torch.Tensor] = {}  # as those of an `ImageDataset`
-    actions: Sequence[str] = ()
 
     def __init__(
         self, clips: Sequence[Clip], length: int, rate: float, speakers: Sequence[str] = (), found: Found | None = None

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from .maskgit.network import MaskGIT
     from .next_scale.prior import NextScalePrior
     from .pixelcnn.network import GatedPixelCNN
+    from .pixelcnn.video import VideoPrior
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
+    from .sampling.rollout import roll_out
     from .transformer.network import CausalTransformer
-    from .video.prior import VideoPrior
-    from .video.rollout import roll_out
     from .wavenet.network import WaveNet
 
 _HOMES = {
@@ -27,10 +27,10 @@ _HOMES = {
     "MaskGIT": "maskgit.network",
     "NextScalePrior": "next_scale.prior",
     "PixelSNAIL": "pixelsnail.network",
-    "VideoPrior": "video.prior",
+    "VideoPrior": "pixelcnn.video",
     "WaveNet": "wavenet.network",
     "draw": "sampling.draw",
-    "roll_out": "video.rollout",
+    "roll_out": "sampling.rollout",
     "sample": "sampling.draw",
 }
 

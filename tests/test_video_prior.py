@@ -11,8 +11,7 @@ from codegrid.codes import HIDDEN, Condition, Moment
 from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.sampling_config import SamplingConfig
-from codegrid.stage2_prior import roll_out, sample
-from codegrid.stage2_prior.video.prior import VideoPrior
+from codegrid.stage2_prior import VideoPrior, roll_out, sample
 
 SIZES = [(8,), (8, 5)]
 

@@ -23,7 +23,7 @@ from codegrid.pipelines.running.processes import broadcast_from_main, map_across
 from codegrid.pipelines.running.run_folder import Run, left_open
 from codegrid.pipelines.sample import Sample
 from codegrid.stage2_prior.sampling.backends import backend_of
-from codegrid.stage2_prior.video.rollout import roll_out
+from codegrid.stage2_prior.sampling.rollout import roll_out
 
 from .pipeline import TwoStagePipeline
 from .starts import DEFAULT_STARTS, Starts, action_names, choose_actions, read_starts

@@ -159,7 +159,6 @@ def train_prior(settings: TrainPrior) -> Trained | None:
     if run.finished:
         return read_trained(run)
     prior = build_prior(settings, codes, tokenizer, texts)
-    training, validation = (see_earlier(part, prior) for part in (training, validation))
     start_from(prior, source, settings.init_from)
     is_sharded = settings.shard and accelerator.num_processes > 1
     if not is_sharded or settings.dry_run:  # a sharded one may be too large for the device
@@ -174,7 +173,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
 
     if not settings.dry_run:
         prepare(prior, training)
-    objective = PriorObjective(prior, each_view(training), validation, settings)
+    objective = PriorObjective(prior, each_view(see_earlier(training, prior)), see_earlier(validation, prior), settings)
     if settings.dry_run:
         found = f"{len(training):,} grids of codes{describe_views(codes.header)}; {len(validation):,} to validate on"
         plan_training(objective, settings, compute, accelerator, found)

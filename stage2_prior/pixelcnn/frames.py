@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from codegrid.codes import HIDDEN, Codes, Layout
 from codegrid.stage2_prior.options import VideoOptions
-from codegrid.stage2_prior.pixelcnn.layers import gated
+
+from .layers import gated
 
 
 class FramesNetwork(nn.Module):

@@ -17,10 +17,10 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES, check_whole
 from codegrid.stage2_prior.coarser import hide_some
 from codegrid.stage2_prior.options import VideoOptions
-from codegrid.stage2_prior.pixelcnn.network import GatedPixelCNN, PixelCNNNetwork
 from codegrid.stage2_prior.site_codes import check_one_shape
 
-from .network import FramesNetwork
+from .frames import FramesNetwork
+from .network import GatedPixelCNN, PixelCNNNetwork
 
 
 class VideoPrior(GatedPixelCNN):

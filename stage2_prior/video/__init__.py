@@ -1,1 +1,0 @@
-"""The prior over the next frame of a video, and how it continues one."""
