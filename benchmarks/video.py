@@ -4,9 +4,9 @@ python -m benchmarks.video --output runs/video
 
 Trains a tokenizer of frames and a prior over the next frame for `--minutes` each, continues test videos by ten frames,
 and prints a table: PSNR and share of equal codes some frames ahead, beside a copy of the last given frame, and under
-the actions of other videos. Leaves films and strips in `futures/`, under the true actions, and in `forward/`, `turn-left/`
-and so on, under one action that is held. `--dataset frames --data-root FOLDER` takes videos of your own. Finished parts
-are not computed again.
+the actions of other videos. Leaves films and strips in `futures/`, under the true actions, and in `forward/` and so on,
+under one action that is held. `--dataset frames --data-root FOLDER` takes videos of your own. Finished parts are not
+computed again.
 """
 
 import argparse
