@@ -126,7 +126,8 @@ def test_the_action_at_a_frame_leads_to_the_next_one():
         torch.manual_seed(0)
         prior = VideoPrior(
             (Grid((1, 2), 4),), num_actions=2, context_frames=1, channels=8, num_layers=2, first_kernel=3,
-            condition_channels=16, condition_blocks=1, frame_channels=16, dropout=0.0, frame_dropout=0.0, coarse_dropout=0.0,
+            condition_channels=16, condition_blocks=1, frame_channels=16, dropout=0.0, frame_dropout=0.0,
+            coarse_dropout=0.0,
         )  # fmt: skip
         optimizer = torch.optim.Adam(prior.parameters(), 1e-2)
         codes, given = prior_inputs(prior, windows.batch(range(1, 200)))
