@@ -83,10 +83,15 @@ def test_a_folder_without_episodes_is_refused(tmp_path):
         load_images("frames", tmp_path, "train")
 
 
-def codes_of(lengths=(3, 4, 2), gap=None):
-    """Codes of frames that show their number, with columns; after frame `gap` one is missing."""
+def codes_of(lengths=(3, 4, 2), gap=None, goes_on=False):
+    """Codes of frames that show their number, with columns; after frame `gap` one is missing.
+
+    If it `goes_on`, the first frame of an episode is numbered after the last one of the episode before.
+    """
     episodes = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))
     frames = torch.cat([torch.arange(length) for length in lengths])
+    if goes_on:
+        frames = torch.arange(len(episodes))
     if gap is not None:
         frames[gap + 1 :][episodes[gap + 1 :] == episodes[gap]] += 1
     columns = {"episode": episodes, "frame": frames, "actions": torch.arange(len(episodes)) % 3}
@@ -94,8 +99,9 @@ def codes_of(lengths=(3, 4, 2), gap=None):
     return FramesInMemory((grid,), (Grid((2, 3), 16),), columns)
 
 
-def test_no_window_crosses_the_border_of_two_episodes():
-    batch = Windows(codes_of(), 2).batch([0, 2, 3, 5, 8, 2])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_no_window_crosses_the_border_of_two_episodes(goes_on):
+    batch = Windows(codes_of(goes_on=goes_on), 2).batch([0, 2, 3, 5, 8, 2])
     earlier = torch.stack([frame[:, 0, 0] for frame in batch.given.codes], 1).tolist()
     assert earlier == [[HIDDEN, HIDDEN], [0, 1], [HIDDEN, HIDDEN], [3, 4], [HIDDEN, 7], [0, 1]]
     assert batch.given.actions.tolist() == [[-1, -1], [0, 1], [-1, -1], [0, 1], [-1, 1], [0, 1]]
