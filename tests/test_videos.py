@@ -3,6 +3,8 @@
 Shapes: h w code grid.
 """
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,14 @@ def test_rendered_frames_are_the_same_each_time_and_leave_no_file_behind(walk, t
     assert torch.equal(walk.images, kept.images) and torch.equal(walk.images, again.images)
     assert walk.fingerprint() == kept.fingerprint()
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_without_vizdoom_a_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vizdoom", None)
+    with pytest.raises(
+        InputError, match=r'`dataset` vizdoom needs the vizdoom package: pip install "codegrid\[video\]"'
+    ):
+        load_images("vizdoom")
 
 
 def test_train_and_test_are_other_walks(walk):
