@@ -41,6 +41,7 @@ SIDE = 84  # pixels, by default
 SCREEN = (120, 160, 3)
 RECORD = np.dtype([("episode", "<i4"), ("place", "<f4", 3), ("screen", "u1", SCREEN)])  # as doom_frames.py writes them
 AT_ONCE = 256  # frames
+PATIENCE = 10  # seconds
 
 
 class Walk(NamedTuple):
@@ -125,9 +126,14 @@ def _play(actions: np.ndarray, seed: int) -> Iterator[np.ndarray]:
                     words = told.read().decode(errors="replace").strip().splitlines() or ["no reason given"]
                     raise InputError(f"`dataset` vizdoom: the simulator stopped ({words[-1][:200]}): install it again")
                 yield np.frombuffer(content, RECORD)
-        finally:
-            game.kill()
-            game.wait()
+        finally:  # it ends by itself, and with it the simulator that it started
+            if game.stdout is not None:
+                game.stdout.close()
+            try:
+                game.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                game.kill()
+                game.wait()
 
 
 def _kept_walk(seed: int, count: int, size: Size, channels: int, version: str) -> Walk:
