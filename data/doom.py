@@ -148,5 +148,5 @@ def _kept_walk(seed: int, count: int, size: Size, channels: int, version: str) -
             return walk
     walk = render(seed, count, size, channels)
     with suppress(OSError, InputError), write_folder(folder) as staging:  # a full disk: rendered again next time
-        np.savez(staging / name, **{part: getattr(walk, part).numpy() for part in Walk._fields})  # type: ignore[arg-type]
+        np.savez(staging / name, **{part: getattr(walk, part).numpy() for part in Walk._fields})
     return walk

@@ -73,7 +73,8 @@ def add_futures(inputs: Inputs, codes: list[CodeBatch], metrics: Metrics) -> Non
         return
     (prior,) = inputs.priors
     drawn = {"future": starts.next_actions}
-    if starts.next_actions is not None and getattr(prior, "num_actions", 0) and len(starts.actions) > 1:
+    num_actions: int = getattr(prior, "num_actions", 0)
+    if num_actions and starts.next_actions is not None and len(starts.actions) > 1:
         drawn["shuffled"] = starts.next_actions.roll(len(starts.actions) // 2, 0)
     measured: dict[str, float] = {}
     real = _real_frames(inputs, starts, frames)
