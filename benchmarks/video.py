@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, nargs="+", default=[], help="resize frames to this size")
     parser.add_argument("--toy", action="store_true", help="a few steps on a toy world, to check that it runs")
     flags = parser.parse_args()
-    out, root = flags.output, flags.data_root
+    out, root = flags.output, flags.data_root or ()
     if flags.toy:
         flags.dataset, root = "frames", str(out / "world")
         write_toy_world(out / "world")
