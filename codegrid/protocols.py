@@ -195,6 +195,9 @@ class Prior(Model, Protocol):
     words of a text, both 0 without texts; and its `text_tokenizer` may be set, which its folder then holds. What
     follows the end of a text in `Condition.text` has no effect. A prior has either classes or texts.
 
+    One over frames of videos has an attribute `context_frames`, how many earlier frames it is given as
+    `Condition.codes`, and takes `num_actions`, the number of actions of which it is given one for each.
+
     One that must see training codes first has a method `prepare(batches)`, called once with batches of its own codes
     (b, *shape) of each grid. One without a likelihood may name a measure to judge it by, lower is better, as
     `criterion`: its method `errors(codes, given, noise)` returns it for each sample (b,), the same for the same noise.

@@ -68,6 +68,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
             "stage2_prior.transformer.network:CausalTransformer", "stage2_prior.options:TransformerOptions",
         ),
         "wavenet": ("stage2_prior.wavenet.network:WaveNet", "stage2_prior.options:WaveNetOptions"),
+        "video": ("stage2_prior.pixelcnn.video:VideoPrior", "stage2_prior.options:VideoOptions"),
         "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),
         "maskgit": ("stage2_prior.maskgit.network:MaskGIT", "stage2_prior.options:MaskGITOptions"),
         "diffusion": ("stage2_prior.diffusion.prior:DiffusionPrior", "stage2_prior.options:DiffusionOptions"),

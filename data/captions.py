@@ -24,6 +24,7 @@ from codegrid.strict_json import parse_json
 
 from .codes import CodeBatch
 from .manifest import CAPTIONS, CodeHeader
+from .videos import WindowBatch
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 # names of columns, the preferred ones first
@@ -168,7 +169,7 @@ def places_in(header: CodeHeader) -> int:
     return column["shape"][0] if column.get("kind") == "text" and len(column["shape"]) == 1 else 0
 
 
-def choose_captions(batch: CodeBatch, noise: Noise | None = None) -> list[str] | None:
+def choose_captions(batch: CodeBatch | WindowBatch, noise: Noise | None = None) -> list[str] | None:
     """Return a caption of each image of a batch, empty where it has none; None without captions.
 
     It is the first one, or, given noise, any at random.

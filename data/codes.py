@@ -75,6 +75,10 @@ class IndexedCodes(Dataset[CodeBatch]):
         """
         raise NotImplementedError
 
+    def column(self, name: str) -> np.ndarray | None:
+        """Return a column of numbers (n, *shape), of all images; None if there is none of this name."""
+        return None
+
     def __getitem__(self, index: Any) -> CodeBatch:
         if isinstance(index, slice):
             return self.batch(range(len(self))[index])
@@ -84,7 +88,7 @@ class IndexedCodes(Dataset[CodeBatch]):
 
     def __getitems__(self, indices: Indices) -> list[CodeBatch]:
         """Return items for a `DataLoader` to collate, read all at once."""
-        codes, columns = self.batch(indices)
+        codes, columns = self.batch(indices)[:2]
         return [
             CodeBatch(tuple(grid[i] for grid in codes), {name: column[i] for name, column in columns.items()})
             for i in range(len(indices))
@@ -182,9 +186,13 @@ class CodeDataset(IndexedCodes):
     @property
     def labels(self) -> np.ndarray | None:
         """Labels (n,) int64; None if there are none."""
-        if not self.classes:
+        return self.column(LABELS) if self.classes else None
+
+    def column(self, name: str) -> np.ndarray | None:
+        """Return a column of numbers (n, *shape), of all images; None if there is none of this name."""
+        if self.header.columns.get(name, {"kind": "text"})["kind"] == "text":
             return None
-        return np.concatenate([self._shard(number)[f"columns.{LABELS}"] for number in range(len(self._records))])
+        return np.concatenate([self._shard(number)[f"columns.{name}"] for number in range(len(self._records))])
 
     def _shard(self, number: int) -> Arrays:
         """Return a shard, checked if it is new or its file has changed."""

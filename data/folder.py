@@ -26,7 +26,7 @@ from codegrid.tensors import digest_of, digest_of_file
 
 from .decoded import Decoded, keep
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, of_captions, variance_of
+from .images import Described, ImageBatch, ImageDataset, Size, affordable, evenly_spaced, variance_of
 from .listing import TEST, TRAIN, list_folder
 from .loading import Indices, forked_workers, in_batches, item_numbers, load_batches, shared_memory
 from .pictures import Unreadable, look_at, read_picture
@@ -63,7 +63,7 @@ def load_folder(root: Path | None, split: str, size: Size | None, channels: int 
     return FolderImages(root, paths, labels, classes, size, channels, found)
 
 
-class FolderImages:
+class FolderImages(Described):
     """Pictures that are decoded on demand, by the workers of a data loader.
 
     It has the methods of `ImageDataset`. `paths` may also hold pictures that are not files: anything with an `open()`
@@ -73,7 +73,6 @@ class FolderImages:
     on_demand = True  # `load_batches` uses workers
 
     paths: Any  # a sequence
-    captions: Sequence[tuple[str, ...]] | None = None  # of each picture
 
     def __init__(
         self,
@@ -140,9 +139,7 @@ class FolderImages:
         files = [[str(path.relative_to(self.root)), path.stat().st_size] for path in self.paths]
         with ThreadPoolExecutor() as pool:
             some = list(pool.map(digest_of_file, (self.paths[i] for i in affordable([size for _, size in files]))))
-        return digest_of(
-            [files, some, list(self.image_size), self.in_channels, self.classes, *of_captions(self.captions)]
-        )
+        return digest_of([files, some, list(self.image_size), self.in_channels, self.classes, *self.described()])
 
     def variance(self) -> float:
         """Return the variance of the values, in [-1, 1], of up to 10,000 evenly spaced pictures."""
@@ -185,7 +182,9 @@ class FolderImages:
 
     def _in_memory(self, images: torch.Tensor, told: Counter[str]) -> ImageDataset:
         self._note(told)
-        return ImageDataset(images, self.labels, self.classes, self.files, self.found, self.captions)
+        whole = ImageDataset(images, self.labels, self.classes, self.files, self.found, self.captions)
+        whole.columns, whole.actions = self.columns, self.actions
+        return whole
 
     def _note(self, told: Counter[str], of: str = "") -> None:
         notes = tuple(f"{count:,}{of} {words}" for words, count in sorted(told.items()))
@@ -199,6 +198,7 @@ class FolderImages:
         rest.paths = self._paths_of(kept)
         rest.labels = None if self.labels is None else self.labels[torch.from_numpy(kept)]
         rest.captions = None if self.captions is None else [self.captions[i] for i in kept.tolist()]
+        rest.columns = {name: column[torch.from_numpy(kept)] for name, column in self.columns.items()}
         of_classes = count_classes(rest.labels, self.classes)
         reasons = {**self.found.left_out, "unreadable": left_out}
         rest.found = replace(self.found, images=len(kept), classes=of_classes, left_out=reasons)

@@ -21,7 +21,7 @@ from codegrid.tensors import digest_of, sha256
 
 from .captions import MAX_CAPTIONS, OF_TEXTS, Texts
 from .folder import FolderImages
-from .images import Size, affordable, of_captions
+from .images import Size, affordable
 from .names import is_local
 from .pictures import Unreadable
 from .splits import split_indices
@@ -117,7 +117,7 @@ class HubImages(FolderImages):
         some = [sha256(self.paths[i].open().getvalue()) for i in affordable(sizes.clip(0))]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
         form = [list(self.image_size), self.in_channels, self.classes]
-        return digest_of([sha256(sizes), some, labels, *form, *of_captions(self.captions)])
+        return digest_of([sha256(sizes), some, labels, *form, *self.described()])
 
 
 def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None, channels: int | None) -> HubImages:

@@ -5,8 +5,8 @@ Sound has the same range; it is kept as int16.
 Shapes: n images of the set, b batch, c channels, H W image.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,7 +88,21 @@ class ImageBatch(NamedTuple):
     lengths: torch.Tensor | None = None  # (b,) int64 samples of sound, 1 ... T; silence follows
 
 
-class ImageDataset:
+class Described:
+    """What may be known of the images of a data set, besides their labels."""
+
+    captions: Sequence[tuple[str, ...]] | None = None  # (n) the texts of each
+    columns: Mapping[str, torch.Tensor] = {}  # (n, ...) int64 or float32, by name
+    actions: Sequence[str] = ()  # of frames of videos: the names of the actions that a column holds
+
+    def described(self) -> list[Any]:
+        """Return what this adds to a fingerprint: nothing if nothing is known."""
+        texts = [] if self.captions is None else [digest_of(list(map(list, self.captions)))]
+        each = {name: sha256(column.contiguous().numpy()) for name, column in self.columns.items()}
+        return [*texts, *([each, list(self.actions)] if each else [])]
+
+
+class ImageDataset(Described):
     """Images that fit in memory, as one uint8 tensor.
 
     Args:
@@ -142,7 +156,7 @@ class ImageDataset:
         """Return a digest that differs between different data sets."""
         pixels = sha256(self.images.contiguous().numpy())
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
-        return digest_of([list(self.images.shape), pixels, labels, self.classes, *of_captions(self.captions)])
+        return digest_of([list(self.images.shape), pixels, labels, self.classes, *self.described()])
 
     def variance(self) -> float:
         """Return the variance of all values in [-1, 1]: one number, from the exact histogram."""
@@ -150,11 +164,6 @@ class ImageDataset:
         for piece in self.images.split(4096):
             counts += torch.bincount(piece.flatten(), minlength=256)
         return variance_of(counts)
-
-
-def of_captions(captions: Sequence[tuple[str, ...]] | None) -> list[str]:
-    """Return what captions add to a fingerprint: nothing if there are none."""
-    return [] if captions is None else [digest_of(list(map(list, captions)))]
 
 
 def variance_of(counts: torch.Tensor) -> float:

@@ -13,13 +13,14 @@ from codegrid.limits import short
 
 from .tar_places import ENDING, are_shards, find_shards, is_remote
 
-AT_HAND = ("mnist5k",)  # no download needed
+AT_HAND = ("mnist5k", "vizdoom")  # no download needed
 DOWNLOADS = ("mnist", "fashion-mnist", "cifar10")
 UNPACKED = ("emoji",)  # packages that the user has unpacked into `data_root`
-NAMES = (*AT_HAND, *DOWNLOADS, *UNPACKED, "imagefolder", "npz", "tar", "speech")
 SOUNDS = ("speech",)  # the others hold images
 SEVERAL = SOUNDS  # data sets whose `data_root` may be several places
-TOLD_BY_NAME = (*DOWNLOADS, *UNPACKED, *SOUNDS)  # a path alone does not tell that it holds such data
+VIDEOS = ("frames",)  # with actions
+NAMES = (*AT_HAND, *DOWNLOADS, *UNPACKED, "imagefolder", "npz", "tar", *VIDEOS, *SOUNDS)
+TOLD_BY_NAME = (*DOWNLOADS, *UNPACKED, *VIDEOS, *SOUNDS)  # a path alone does not tell that it holds such data
 LOCAL = re.compile(r"[.~/\\]|[A-Za-z]:[/\\]")  # the beginning of a path, never of a name on the hub
 READERS = {".npz": "npz", ".npy": "npz", ".parquet": HUB_PREFIX, ".deb": "speech"}
 Places = tuple[str, ...]  # of the files of a data set; none for its usual one

@@ -15,7 +15,7 @@ from codegrid.codes import Signal
 from codegrid.tensors import digest_of, sha256
 
 from .found import Found, count_classes
-from .images import LOUDEST, ImageBatch
+from .images import LOUDEST, Described, ImageBatch
 from .loading import Indices, item_numbers
 
 
@@ -37,7 +37,7 @@ class Window(NamedTuple):
     length: int  # of the clip's samples, 1 ... T; silence follows
 
 
-class SoundDataset:
+class SoundDataset(Described):
     """Windows of clips, with the methods of `ImageDataset`.
 
     A clip is cut into windows one after the other. The last one ends where the clip ends, so that it may overlap the
@@ -50,8 +50,6 @@ class SoundDataset:
         speakers: the names of all speakers, in the order of their labels; empty if they are unknown.
         found: a description of what was read; by default it is made from the clips.
     """
-
-    captions = None  # of pictures
 
     def __init__(
         self, clips: Sequence[Clip], length: int, rate: float, speakers: Sequence[str] = (), found: Found | None = None

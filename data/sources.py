@@ -19,8 +19,10 @@ from codegrid.limits import MAX_SIDE
 
 from .arrays import names_left_out, read_images
 from .captions import NO_PICTURE, match_captions, notes_on
+from .doom import load_doom
 from .emoji import load_emoji
 from .folder import FolderImages, load_folder
+from .frame_folders import load_frames
 from .hub import HubImages, load_hub, read_column
 from .images import ImageDataset, Size, fit
 from .listing import list_folder
@@ -242,6 +244,7 @@ def _in_memory(read: Read, data_root: Path | None, split: str, size: Size | None
 
 SOURCES: dict[str, Callable[[Any, str, Wanted], Images]] = {
     "mnist5k": partial(_as_images, partial(_in_memory, _mnist5k)),
+    "vizdoom": partial(_as_images, load_doom),
     "mnist": partial(_as_images, partial(_in_memory, _downloaded("MNIST", _read_idx))),
     "fashion-mnist": partial(_as_images, partial(_in_memory, _downloaded("FashionMNIST", _read_idx))),
     "cifar10": partial(_as_images, partial(_in_memory, _downloaded("CIFAR10", _read_cifar10))),
@@ -249,5 +252,6 @@ SOURCES: dict[str, Callable[[Any, str, Wanted], Images]] = {
     "imagefolder": partial(_as_images, load_folder),
     "npz": partial(_as_images, partial(_in_memory, _npz)),
     "tar": partial(_as_images, load_tar),
+    "frames": partial(_as_images, load_frames),
     "speech": _speech,
 }

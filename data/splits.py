@@ -11,6 +11,8 @@ from codegrid.tensors import digest_of, sha256
 from .code_files import AnyCodes, Assumed, open_to_learn
 from .codes import CodeBatch, IndexedCodes
 from .loading import Indices, item_numbers
+from .manifest import EPISODE
+from .videos import names_of_actions
 
 SHARE = 10  # one item in ten is held out
 HELD_OUT, TO_LEARN = 100, 400  # a small data set holds out up to 100, as long as 400 are left to train on
@@ -89,15 +91,31 @@ class Subset(IndexedCodes):
         labels = self.codes.labels
         return None if labels is None else labels[self.numbers]
 
+    def column(self, name: str) -> np.ndarray | None:
+        """Return a column of numbers (n, *shape), of all images; None if there is none of this name."""
+        column = self.codes.column(name)
+        return None if column is None else column[self.numbers]
+
+
+def _part_of(codes: AnyCodes, split: str) -> np.ndarray:
+    """Return the indices of a part of codes; frames of one episode are alike, and stay in one part."""
+    episodes = codes.column(EPISODE)
+    if episodes is None:
+        return split_indices(codes.labels, len(codes), split)
+    names, of_frame = np.unique(episodes, return_inverse=True)
+    return np.flatnonzero(np.isin(of_frame, split_indices(None, len(names), split)))
+
 
 def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | Subset, AnyCodes | Subset]:
     """Return codes to train on and codes to validate on.
 
     The latter come from `validation_codes`, a folder or file, or else are those of images that are held out, with all
-    their views. Raises `InputError` if there are too few, or the two do not match or hold the same images.
+    their views; of videos, whole episodes are held out.
+
+    Raises `InputError` if there are too few, or the two do not match or hold the same images.
     """
     if validation_codes is None:
-        training, test = (split_indices(codes.labels, len(codes), split) for split in ("train", "test"))
+        training, test = (_part_of(codes, split) for split in ("train", "test"))
         if not len(training) or not len(test):
             raise InputError(f"{codes.folder} holds {len(codes)} grids: too few to train and validate on")
         return Subset(codes, training), Subset(codes, test)
@@ -105,7 +123,10 @@ def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | 
     other = open_to_learn(validation_codes, assumed)
     if other.header.tokenizer_fingerprint != codes.header.tokenizer_fingerprint:
         raise InputError(f"{validation_codes} and {codes.folder} come from different tokenizers: export one again")
-    for name, ours, theirs in (("grids", codes.layout, other.layout), ("classes", codes.classes, other.classes)):
+    for name, ours, theirs in (
+        ("grids", codes.layout, other.layout), ("classes", codes.classes, other.classes),
+        ("actions", *map(names_of_actions, (codes, other))),
+    ):  # fmt: skip
         if ours != theirs:
             raise InputError(f"{validation_codes} and {codes.folder} have different {name}: export one again")
     splits = (codes.header.split, other.header.split)

@@ -23,7 +23,7 @@ from codegrid.tensors import digest_of, digest_of_file, sha256
 
 from .folder import FolderImages
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, of_captions
+from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced
 from .listing import TEST, TRAIN
 from .loading import Indices, shuffle_within
 from .tar_index import TarIndex
@@ -134,8 +134,8 @@ class TarImages(FolderImages):
         arrays = [sha256(np.ascontiguousarray(each)) for each in (pictures.shard_of, pictures.offsets, pictures.sizes)]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
         shape = [list(self.image_size), self.in_channels, self.classes]
-        captions = of_captions(self.captions)
-        return digest_of([lengths, digest_of(pictures.names), arrays, content, labels, shape, *captions])
+        known = self.described()
+        return digest_of([lengths, digest_of(pictures.names), arrays, content, labels, shape, *known])
 
     def ready(self, skip_unreadable: bool = False) -> ImageDataset | FolderImages:
         """Return the images in memory or on demand, as `FolderImages` does.

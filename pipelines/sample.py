@@ -38,7 +38,7 @@ class Sample(Rejecting, TakesPretrained, Leaves):
     again to continue a stopped run."""
     num_samples: NumSamples | None = None
     """Number of images. By default one per label if there are several labels, else 100; with --prompts 8 per prompt,
-    and with --complete 4 per picture."""
+    and with --complete 4 per picture. With --start the number of videos, 4 by default."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL [LABEL ...]")] = ()
     """Class numbers or names, or the word none for no class: one for each sample, or one for all. If a class is called
     3 or none, write :3 for class number 3, and :none for no class. By default all classes in turn. With --complete one
@@ -56,6 +56,16 @@ class Sample(Rejecting, TakesPretrained, Leaves):
     or in shares of them (0.25 0.25 0.5 0.5)."""
     paste: Flag = False
     """Put the pixels that --mask leaves into the completions, with a soft seam. By default these are all decoded."""
+    start: Folder | None = None
+    """Videos to continue, with a prior over frames: exported codes of frames, or a folder of pictures, the frames of
+    one video. Writes a film (.gif) and a strip of stills for each, and futures.npz."""
+    start_at: Annotated[tuple[int, ...], Range(0), tyro.conf.arg(metavar="N [N ...]")] = ()
+    """Numbers of the frames in the codes of --start after which new ones are drawn. By default some, evenly spaced."""
+    frames: Annotated[int, Range(1, MAX_STEPS)] | None = None
+    """New frames of each video. By default as many as there are --actions if these are several, else 10."""
+    actions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ACTION [ACTION ...]|FILE")] = ()
+    """Names or numbers of the actions that lead to the new frames, one for each or one for all, or a .txt or .csv file
+    of them. By default those that follow in the codes of --start, whose frames are then shown above the drawn ones."""
     seed: Seed = 0
     """Sample i depends only on the seed and on i, whatever the batch size and the number of processes."""
     batch_size: BatchSize = 128
@@ -74,6 +84,12 @@ class Sample(Rejecting, TakesPretrained, Leaves):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("start_at", "frames", "actions"):
+            if getattr(self, name) and self.start is None:
+                raise InputError(f"`{name}` needs `start`: give it exported codes of frames, or a folder of frames")
+        for name in ("complete", "prompts", "labels", "reject_with", "format"):
+            if getattr(self, name) and self.start is not None:
+                raise InputError(f"`{name}` and `start` do not go together: leave one of them out")
         for name in ("keep_rows", "mask"):
             if getattr(self, name) and self.complete is None:
                 raise InputError(f"`{name}` needs `complete`: give it a folder of pictures")

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .maskgit.network import MaskGIT
     from .next_scale.prior import NextScalePrior
     from .pixelcnn.network import GatedPixelCNN
+    from .pixelcnn.video import VideoPrior
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
+    from .sampling.rollout import roll_out
     from .transformer.network import CausalTransformer
     from .wavenet.network import WaveNet
 
@@ -25,14 +27,16 @@ _HOMES = {
     "MaskGIT": "maskgit.network",
     "NextScalePrior": "next_scale.prior",
     "PixelSNAIL": "pixelsnail.network",
+    "VideoPrior": "pixelcnn.video",
     "WaveNet": "wavenet.network",
     "draw": "sampling.draw",
+    "roll_out": "sampling.rollout",
     "sample": "sampling.draw",
 }
 
 __all__ = [
     "CausalTransformer", "Conditions", "DiffusionPrior", "GatedPixelCNN", "MaskGIT", "NextScalePrior", "PixelSNAIL",
-    "WaveNet", "draw", "sample",
+    "VideoPrior", "WaveNet", "draw", "roll_out", "sample",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from codegrid.sampling_config import (
 )
 
 MAX_LEVELS = 8  # of a UNet
+MAX_FRAMES = 64  # that a prior is given
 
 Kernel = Annotated[int, OneOf(range(3, MAX_KERNEL + 1, 2), f"an odd number from 3 to {MAX_KERNEL}")]
 Share = Annotated[float, Range(0, below=1)]
@@ -59,8 +60,8 @@ def readers_of_texts() -> str:
 
 
 @dataclass(frozen=True)
-class PixelCNNOptions(CoarserOptions):
-    """Options of the gated PixelCNN."""
+class GatedSizes:
+    """Options that every prior made of gated layers has."""
 
     channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
     """Channels of the prior's features."""
@@ -76,6 +77,33 @@ class PixelCNNOptions(CoarserOptions):
     label_dropout: Share = 0.1
     """Share of the labels that are hidden in training, so that the prior also learns to draw without a label, as
     guidance requires. 0: every sample needs a label."""
+
+
+@dataclass(frozen=True)
+class PixelCNNOptions(GatedSizes, CoarserOptions):
+    """Options of the gated PixelCNN."""
+
+
+@dataclass(frozen=True)
+class VideoOptions(GatedSizes):
+    """Options of the prior over the next frame of a video."""
+
+    num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 8
+    """Gated layers, including the first."""
+    context_frames: Annotated[int, Range(1, MAX_FRAMES)] = 6
+    """Earlier frames, with their actions, that the prior is given."""
+    frame_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
+    """Channels of each earlier frame, as the network that reads them first sees it."""
+    condition_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 4
+    """Gated layers of the network that reads the earlier frames."""
+    condition_channels: Annotated[int, Range(1, MAX_WIDTH)] = 64
+    """Channels of the network that reads the earlier frames."""
+    coarse_dropout: Share = 0.05
+    """Share of the codes of earlier frames that are hidden in training. It teaches the prior to continue frames that it
+    drew itself, some of whose codes are mistakes."""
+    frame_dropout: Share = 0.1
+    """Share of the frames that are given fewer earlier frames in training, any number down to none, so that the prior
+    can also start from a few."""
 
 
 @dataclass(frozen=True)

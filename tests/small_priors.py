@@ -17,6 +17,10 @@ SMALL = {
     },
     "transformer": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "wavenet": {"channels": 8, "skip_channels": 16, "layers_per_cycle": 6, "num_cycles": 1, "feature_dropout": 0.0},
+    "video": {
+        "channels": 24, "num_layers": 4, "first_kernel": 5, "kernel": 5, "dropout": 0.0, "context_frames": 2,
+        "frame_channels": 6, "condition_channels": 8, "condition_blocks": 1,
+    },
     "next-scale": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "maskgit": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "diffusion": {"channels": 8, "num_layers": 1, "num_heads": 2, "num_inference_steps": 4},
@@ -55,6 +59,14 @@ def judge(prior, codes, given, noise):
 
 def random_codes(prior, count=2):
     return tuple(torch.randint(0, grid.num_embeddings, (count, *grid.shape)) for grid in prior.layout)
+
+
+def earlier_frames(prior, count):
+    """A condition of earlier frames and actions, for a prior that takes them; for others it is empty."""
+    frames = getattr(prior, "context_frames", 0)
+    codes = [random_codes(prior, count) for _ in range(frames)]
+    actions = torch.randint(0, prior.num_actions, (count, frames)) if frames and prior.num_actions else None
+    return Condition(codes=tuple(grid for frame in codes for grid in frame), actions=actions)
 
 
 @torch.no_grad()

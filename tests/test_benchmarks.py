@@ -38,6 +38,7 @@ BENCHMARKS = {
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
     "wavenet": ["--rounds", "1"],
+    "video": ["--output", "{folder}/runs"],
 }  # fmt: skip
 ELSEWHERE = {"screenshots"}  # needs a browser
 

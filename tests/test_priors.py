@@ -15,6 +15,7 @@ from small_priors import (
     build_prior,
     codes_of_later_steps,
     codes_that_see,
+    earlier_frames,
     random_codes,
 )
 
@@ -229,7 +230,8 @@ def test_what_training_hides_is_hidden_in_training_moments_alone(name):
     shares = [option for option in build_prior(name).config if option.endswith("dropout")]
     for share in shares:
         prior = build_prior(name, (8, 5), num_classes=3, **{share: 0.5}).train()
-        codes, condition = random_codes(prior, 8), given(*[0, 1, 2, 0, 1, 2, 0, 1])
+        codes, labels = random_codes(prior, 8), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+        condition = earlier_frames(prior, 8)._replace(labels=labels)
         plain = prior(codes, condition).total.item()
         assert plain == prior(codes, condition).total.item() == prior.eval()(codes, condition).total.item()
         assert losses_at(prior, codes, condition, 0) == losses_at(prior, codes, condition, 0) != plain

@@ -16,6 +16,7 @@ from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, in_order, load_batches
 from codegrid.data.splits import Subset, hold_out
+from codegrid.data.videos import see_earlier
 from codegrid.errors import InputError
 from codegrid.pipelines.evaluation.reconstruction import prior_inputs
 from codegrid.pipelines.generation.artifacts import Artifacts
@@ -58,12 +59,12 @@ class Rows(NamedTuple):
 
 def read_rows(codes: CodeRows, prior: Prior, at_most: int) -> Rows:
     """Return up to `at_most` rows of a code dataset, spread over all of it."""
-    return _as_rows(prior, codes.batch(evenly_spaced(len(codes), at_most)))
+    return _as_rows(prior, see_earlier(codes, prior).batch(evenly_spaced(len(codes), at_most)))
 
 
 def all_rows(codes: CodeRows, prior: Prior, size: int = 4096) -> Iterator[Rows]:
     """Yield all rows of a code dataset, some at a time."""
-    for batch in load_batches(codes, in_batches(range(len(codes)), size)):
+    for batch in load_batches(see_earlier(codes, prior), in_batches(range(len(codes)), size)):
         yield _as_rows(prior, batch)
 
 

@@ -12,10 +12,11 @@ from codegrid.codes import Codes, Condition
 from codegrid.data.captions import choose_captions
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import ImageBatch, to_float
+from codegrid.data.videos import WindowBatch
 from codegrid.devices import widest
 from codegrid.noise import Noise
 from codegrid.pipelines.generation.pairing import spoken_by
-from codegrid.protocols import Prior, Tokenizer
+from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.stage1_vqvae.usage import LayoutUsage
 from codegrid.stage2_prior.likelihood import measure, measure_error
 
@@ -111,15 +112,18 @@ def measure_nats(tokenizer: Tokenizer, batches: Iterable[ImageBatch], classes: S
     }
 
 
-def prior_inputs(prior: Prior, batch: CodeBatch, noise: Noise | None = None) -> tuple[Codes, Condition]:
+def prior_inputs(prior: Prior, batch: CodeBatch | WindowBatch, noise: Noise | None = None) -> tuple[Codes, Condition]:
     """Return a prior's own codes, picked from those of all grids, and its condition, on its device.
 
+    The condition is made of labels or captions, coarser grids, and what the batch itself gives, such as earlier frames.
     Of several captions, a prior over texts is given the first one, or, given noise, any at random.
     """
     conditions = prior.conditions
     captions = choose_captions(batch, noise) if conditions.num_words else None
     coarser = tuple(batch.codes[grid] for grid in prior.given_grids)
-    given = conditions.given(batch.labels, captions)._replace(codes=coarser)
+    given = conditions.given(batch.labels, captions)
+    before: Condition = getattr(batch, "given", NO_CONDITION)
+    given = given._replace(codes=(*coarser, *before.codes), actions=before.actions)
     return tuple(batch.codes[grid].to(prior.device) for grid in prior.grids), given.to(prior.device)
 
 

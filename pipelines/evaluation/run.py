@@ -30,6 +30,7 @@ from codegrid.tensors import read_json
 from .carried import measure_carried
 from .codes_of_codes import measure_lower_codes
 from .frechet import JudgedImages
+from .futures import add_futures, see_windows
 from .inputs import Inputs, load_inputs
 from .judged_codes import add_bits, add_errors, add_ranks
 from .likelihood_bound import DecoderLikelihood, fit_scales
@@ -127,6 +128,8 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     seen = mark_seen(networks_of(inputs.tokenizer), real.extractor.description) if real else {}
     likeness.add_to(metrics, inputs.reference, seen)
     if inputs.pipeline:
+        add_futures(inputs, codes, metrics)
+        codes = see_windows(inputs, codes)
         add_bits(inputs, codes, decoder, metrics)
         add_ranks(inputs, codes, metrics)
         add_errors(inputs, codes, metrics)

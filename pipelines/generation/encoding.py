@@ -5,7 +5,7 @@ Shapes: m images of a range, v views, b batch, c channels, H W image, *shape the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from codegrid.data.code_writer import missing_ranges, remove_codes, shard_ranges
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import to_float
 from codegrid.data.loading import load_batches
-from codegrid.data.manifest import CAPTIONS, FILE_COLUMN, FILES, LABELS, VIEWS, CodeHeader, is_whole
+from codegrid.data.manifest import ACTIONS, CAPTIONS, FILE_COLUMN, FILES, LABELS, VIEWS, CodeHeader, is_whole
 from codegrid.data.names import describe_data
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
@@ -79,7 +79,7 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
     with_files, places = images.files is not None, max(map(len, images.captions or ()), default=0)
     views = {name: getattr(settings, name) for name in VIEWS}
     header = make_header(
-        tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files, places
+        tokenizer, len(images), images.classes, settings.split, images.fingerprint(), with_files, places, images.columns
     )
     header = replace(header, **views)
     described = f"{describe_layout(tokenizer.layout)}{describe_views(header)}"
@@ -93,7 +93,7 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
             tokenizer, images, missing, settings.batch_size, settings.num_workers, accelerator, bar.update,
             Views(*views.values()),
         )  # fmt: skip
-        write_together(partial(_write, settings, tokenizer, header, missing), shards, accelerator)
+        write_together(partial(_write, settings, tokenizer, header, missing, list(images.actions)), shards, accelerator)
     print_once(f"{shown}: {len(images):,} images as {described}")
 
 
@@ -135,6 +135,7 @@ def encode_ranges(
             columns[FILES] = images.files[rows]
         if images.captions:
             columns[CAPTIONS] = as_column(images.captions[rows], max(map(len, images.captions)))
+        columns |= {name: column[rows] for name, column in images.columns.items()}
         yield CodeBatch(codes, columns)
 
 
@@ -146,16 +147,21 @@ def make_header(
     source: str,
     with_files: bool = False,
     captions: int = 0,
+    numbers: Mapping[str, torch.Tensor] = {},
 ) -> CodeHeader:
     """Return the header of a dataset of a tokenizer's codes, with labels if there are classes.
 
     Args:
         captions: most captions of an image.
+        numbers: further columns (n, *shape), by name.
     """
     grids = [grid.as_json() for grid in tokenizer.layout]
     columns: dict[str, dict[str, Any]] = {FILES: dict(FILE_COLUMN)} if with_files else {}
     if captions:
         columns[CAPTIONS] = {"kind": "text", "shape": [captions]}
+    for name, column in numbers.items():
+        kind = "float" if column.is_floating_point() else "int"
+        columns[name] = {"kind": kind, "shape": list(column.shape[1:])}
     return CodeHeader(num_images, grids, classes, split, tokenizer.fingerprint(), source, columns=columns)
 
 
@@ -201,10 +207,17 @@ def _find_missing(settings: ExportCodes, header: CodeHeader) -> list[range] | No
 
 
 def _write(
-    settings: ExportCodes, tokenizer: Tokenizer, header: CodeHeader, missing: list[range], shards: Iterator[CodeBatch]
+    settings: ExportCodes,
+    tokenizer: Tokenizer,
+    header: CodeHeader,
+    missing: list[range],
+    actions: list[str],
+    shards: Iterator[CodeBatch],
 ) -> None:
     """Write the shards as they come; an .npz or .parquet file is made at the end from a temporary code dataset."""
-    provenance = describe_data(str(settings.dataset), settings.data_root)
+    provenance: dict[str, Any] = describe_data(str(settings.dataset), settings.data_root)
+    if actions:
+        provenance[ACTIONS] = actions
     if settings.format == "codegrid":
         save_settings(Path(settings.output), settings)
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))

@@ -39,6 +39,7 @@ from codegrid.tensors import digest_of
 
 from .completion import Pictures, read_pictures, save_completions
 from .encoding import make_header, tables_of
+from .futures import draw_futures
 from .pipeline import TwoStagePipeline
 from .rejection import REJECTION, Rejection, Source, find_source
 from .request import Request, complete_codes, make_request
@@ -112,6 +113,9 @@ def sample(settings: Sample) -> None:
     """Draw the samples into `settings.output`, shard by shard; several processes share each batch."""
     accelerator = start_accelerator(settings)
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, accelerator.device)
+    if settings.start is not None:
+        draw_futures(settings, pipeline, accelerator)
+        return shut_down(accelerator)
     backend = backend_of(pipeline.priors, settings.backend)  # now, before a folder is begun
     pictures = None
     if settings.complete is not None:

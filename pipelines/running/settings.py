@@ -167,8 +167,8 @@ class UsesImages(ReadsData):
     dataset: Dataset | None = None
     """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; tar shards, by paths or URLs such as
     'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. speech: the recordings
-    in --data-root, folders or Debian packages. By default the one the tokenizer was trained on, or mnist5k to train a
-    tokenizer."""
+    in --data-root, folders or Debian packages; frames: the videos in it, folders of pictures. By default the one the
+    tokenizer was trained on, or mnist5k to train a tokenizer."""
     data_root: DataRoot = ()
     """Folder or file of the data set that --dataset names, of speech one or more; by default a download folder below
     $XDG_CACHE_HOME or ~/.cache. Without --dataset, the folder or file of the images themselves."""

@@ -29,6 +29,7 @@ def make_prior(
     tables: Callable[[], Tables],
     num_classes: int = 0,
     text_tokenizer: TextTokenizer | None = None,
+    num_actions: int = 0,
 ) -> Prior:
     """Return a prior of the grids that the settings choose of the whole layout, conditioned on the coarser ones.
 
@@ -38,10 +39,10 @@ def make_prior(
     Raises `InputError` if a prior of this kind cannot learn them. The message names those that can.
     """
     grids = choose_grids(settings.grid, len(whole))
-    texts = {}
+    more = {"num_actions": num_actions}
     if text_tokenizer is not None:
-        texts = {"num_words": text_tokenizer.num_words, "text_length": settings.text_length}
-    build = partial(_build, whole=whole, grids=grids, tables=tables, num_classes=num_classes, texts=texts)
+        more |= {"num_words": text_tokenizer.num_words, "text_length": settings.text_length}
+    build = partial(_build, whole=whole, grids=grids, tables=tables, num_classes=num_classes, sizes=more)
     seed_torch(settings.seed, "weights")
     try:
         prior: Any = build(settings.model, settings.options)
@@ -62,10 +63,11 @@ def _build(
     grids: tuple[int, ...],
     tables: Callable[[], Tables],
     num_classes: int,
-    texts: Mapping[str, int],
+    sizes: Mapping[str, int],
 ) -> Prior:
-    """Return the prior of a name over some grids, given all coarser ones."""
-    more, known = dict[str, Any](texts), {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
+    """Return the prior of a name over some grids, given all coarser ones; `sizes` are those of other conditions."""
+    more: dict[str, Any] = {part: size for part, size in sizes.items() if part != "num_actions" or takes(name, part)}
+    known = {"given_grids": tuple(range(grids[0])), "given_layout": whole[: grids[0]]}
     if grids[0] and not takes(name, "given_grids"):
         numbers = " ".join(map(str, grids))
         raise InputError(f"`grid` {numbers}: a {name} prior cannot be conditioned on the coarser grids")

@@ -16,6 +16,7 @@ from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced
 from codegrid.data.loading import in_batches, load_batches
 from codegrid.data.splits import hold_out, warn_of_few
+from codegrid.data.videos import names_of_actions, see_earlier
 from codegrid.data.views import each_view
 from codegrid.locks import releasing
 from codegrid.model_card import MAX_CARD_PIXELS
@@ -172,7 +173,7 @@ def train_prior(settings: TrainPrior) -> Trained | None:
 
     if not settings.dry_run:
         prepare(prior, training)
-    objective = PriorObjective(prior, each_view(training), validation, settings)
+    objective = PriorObjective(prior, each_view(see_earlier(training, prior)), see_earlier(validation, prior), settings)
     if settings.dry_run:
         found = f"{len(training):,} grids of codes{describe_views(codes.header)}; {len(validation):,} to validate on"
         plan_training(objective, settings, compute, accelerator, found)
@@ -215,7 +216,8 @@ def build_prior(
     """Return the prior to train on these codes, which a tokenizer made, with weights drawn from the seed."""
     classes = [] if settings.unconditional or texts else codes.classes
     tables = codes.tables if tokenizer is None else partial(tables_of, tokenizer)
-    prior = make_prior(settings, codes.layout, tables, len(classes), texts)
+    actions = names_of_actions(codes)
+    prior = make_prior(settings, codes.layout, tables, len(classes), texts, len(actions))
     prior.provenance = {
         "tokenizer_fingerprint": codes.header.tokenizer_fingerprint,
         "layout": [grid.as_json() for grid in codes.layout],
@@ -223,6 +225,7 @@ def build_prior(
         "classes": classes,
         "steps": settings.steps,
         **codes.header.how_viewed,
+        **({"actions": list(actions)} if getattr(prior, "num_actions", 0) else {}),
     }
     return prior
 
@@ -239,6 +242,8 @@ def what_is_learnt(prior: Prior, codes: AnyCodes) -> str:
     """Return the grids that a prior learns, and what it is given, in words."""
     classes, words = prior.conditions.num_classes, prior.conditions.num_words
     condition = f"{classes} classes" if classes else f"texts of {words:,} words" if words else "unconditional"
+    if frames := getattr(prior, "context_frames", 0):
+        condition += f", given up to {frames} earlier frame{'s' * (frames > 1)}"
     if prior.given_grids:
         condition += f", given {describe_layout(tuple(codes.layout[grid] for grid in prior.given_grids))}"
     return f"{describe_layout(prior.layout)}{describe_views(codes.header)}, {condition}"

@@ -25,7 +25,7 @@ from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.native.steps import NativeSteps
 from codegrid.stage2_prior.native.structures import PIXELCNN, SAME_BITS
-from codegrid.stage2_prior.options import PixelCNNOptions
+from codegrid.stage2_prior.options import PixelCNNOptions, VideoOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
 from codegrid.stage2_prior.site_codes import check_one_shape, embed, make_heads, read_heads
@@ -40,21 +40,26 @@ from .rows import sample_by_rows
 class PixelCNNNetwork(nn.Module):
     """The network from codes to logits, without any randomness: the part to use `torch.compile` on.
 
-    If there are coarser grids, a network of its own turns them into a map, which each layer adds to its gates.
+    If there are coarser grids, a network of its own turns them into a map, which each layer adds to its gates. Another
+    network in its place, `of_given`, makes the map (b, condition_channels, h, w) of something else.
     """
 
     def __init__(
         self,
         layout: Layout,
-        options: PixelCNNOptions,
+        options: PixelCNNOptions | VideoOptions,
         num_conditions: int,
         given_layout: Layout = (),
         given_features: int = 0,
+        of_given: nn.Module | None = None,
     ) -> None:
         super().__init__()
         channels = options.channels
-        map_channels = options.condition_channels if given_layout or given_features else 0
-        self.coarser = CoarserNetwork(given_layout, layout[0].shape, options) if given_layout else None
+        if given_layout:
+            assert isinstance(options, PixelCNNOptions)  # only those can be given coarser grids
+            of_given = CoarserNetwork(given_layout, layout[0].shape, options)
+        self.coarser = of_given
+        map_channels = options.condition_channels if of_given is not None or given_features else 0
         self.of_features = nn.Conv2d(given_features, map_channels, 1) if given_features else None
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
         self.layers = nn.ModuleList(

@@ -1,0 +1,137 @@
+"""Drawing how videos go on, into a folder: the body of `codegrid sample --start`.
+
+Shapes: n videos, m given frames, F new frames, c channels, H W image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from codegrid.codes import HIDDEN, Codes
+from codegrid.data.images import to_uint8
+from codegrid.files import write_json
+from codegrid.pipelines.drawing.sheets import as_sheet
+from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
+from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks
+from codegrid.pipelines.running.run_folder import Run, left_open
+from codegrid.pipelines.sample import Sample
+from codegrid.stage2_prior.sampling.backends import backend_of
+from codegrid.stage2_prior.sampling.rollout import roll_out
+
+from .pipeline import TwoStagePipeline
+from .starts import DEFAULT_STARTS, Starts, action_names, choose_actions, read_starts
+
+FRAMES = 10  # by default
+MILLISECONDS = 150  # of a frame
+SHOWN_SIDE = 256  # pixels of a side of a film, at least
+FACTS, ARRAYS = "futures.json", "futures.npz"
+
+
+def draw_futures(settings: Sample, pipeline: TwoStagePipeline, accelerator: Accelerator) -> None:
+    """Write a film and a strip of stills for each video into `settings.output`, and all frames as arrays."""
+    frames = settings.frames or (len(settings.actions) if len(settings.actions) > 1 else FRAMES)
+    names = action_names(pipeline)
+    count = settings.num_samples or max(DEFAULT_STARTS, len(settings.start_at))
+    starts = read_starts(str(settings.start), pipeline, frames, settings.start_at, count)
+    starts = starts.rows([video % len(starts.actions) for video in range(count)])
+    actions = choose_actions(settings.actions, starts, frames, names)
+    backend = backend_of(pipeline.priors, settings.backend)
+    if settings.dry_run:
+        return print_plan(f"{count:,} videos to continue by {frames} frames", f"backend: {backend}")
+    facts = {
+        "tokenizer": pipeline.tokenizer.fingerprint(), "priors": [prior.fingerprint() for prior in pipeline.priors],
+        "start": starts.fingerprint(), "actions": actions.tolist(), "backend": backend,
+    }  # fmt: skip
+    run = broadcast_from_main(accelerator, lambda: Run(settings.output, settings, *left_open(settings), **facts))
+    if run.finished:
+        return print_once(f"{run.shown} is finished: nothing to do")
+    broadcast_from_main(accelerator, run.start)
+    settings = replace(settings, backend=run.record["settings"]["backend"])
+
+    def draw(rows: range) -> Codes:
+        some = slice(rows.start, rows.stop)
+        return continue_videos(pipeline, starts.rows(rows), actions[some], settings, rows.start)
+
+    with resume_bar(run.shown, [range(count)], count, "drawing videos") as bar:
+        batches = list(map_across_ranks(draw, range(count), settings.batch_size, accelerator, bar.update))
+    codes = tuple(torch.cat(grids) for grids in zip(*batches, strict=True))
+    if accelerator.is_main_process:
+        told = {
+            "actions": [[names[a] if names else "" for a in row] for row in actions.tolist()],
+            "seed": settings.seed,
+        }
+        told |= {"start": list(starts.frames), "frames": frames}
+        same = not settings.actions  # as in the data, so that the real future can be compared
+        run.finish_with(lambda folder: _save(folder, pipeline, starts, codes, actions, told, same))
+    print_once(f"{run.shown}: {count:,} videos of {frames} new frames, as .gif and as strips, .png; arrays in {ARRAYS}")
+
+
+def continue_videos(
+    pipeline: TwoStagePipeline, starts: Starts, actions: torch.Tensor, settings: Any, first_index: int = 0
+) -> Codes:
+    """Return the codes (n, F, *shape) of new frames, under the action (n, F) that leads to each.
+
+    The settings give the seed, the backend, and how codes are drawn.
+    """
+    (prior,) = pipeline.priors
+    (config,) = settings.configs(1)
+    taken = torch.cat([starts.actions[:, :-1], actions], 1) if getattr(prior, "num_actions", 0) else None
+    how = {name: value for name, value in vars(config).items() if value is not None}
+    return roll_out(
+        prior, starts.codes, taken, actions.shape[1], settings.seed, first_index, settings.batch_size,
+        settings.backend, **how,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def decode_frames(pipeline: TwoStagePipeline, codes: Codes) -> torch.Tensor:
+    """Return frames (n, F, c, H, W) in [-1, 1] of codes (n, F, *shape), grey where they are not known."""
+    known = (codes[0] != HIDDEN).flatten(2).all(2)
+    flat = tuple(grid.flatten(0, 1).clamp_min(0) for grid in codes)
+    pieces = [
+        pipeline.decode(tuple(grid[first : first + 64] for grid in flat)).cpu() for first in range(0, len(flat[0]), 64)
+    ]
+    images = torch.cat(pieces).unflatten(0, known.shape)
+    return images * known[:, :, None, None, None].to(images)
+
+
+def _save(
+    folder: Path,
+    pipeline: TwoStagePipeline,
+    starts: Starts,
+    codes: Codes,
+    actions: torch.Tensor,
+    told: dict[str, Any],
+    same: bool,
+) -> None:
+    """Write the films, the strips, and all new frames; `same` says that the actions are those of the data."""
+    given, drawn = decode_frames(pipeline, starts.codes), decode_frames(pipeline, codes)
+    real = decode_frames(pipeline, starts.next_codes) if starts.next_codes and same else None
+    for video in range(len(drawn)):
+        name = f"future-{video:03d}"
+        save_film(folder / f"{name}.gif", torch.cat([given[video], drawn[video]]))
+        make_strip(given[video], drawn[video], None if real is None else real[video]).save(folder / f"{name}.png")
+    frames = to_uint8(drawn).permute(0, 1, 3, 4, 2).numpy()
+    np.savez(folder / ARRAYS, frames=frames, actions=actions.numpy())
+    write_json(folder / FACTS, told)
+
+
+def make_strip(given: torch.Tensor, drawn: torch.Tensor, real: torch.Tensor | None = None) -> Image.Image:
+    """Return a picture of the given frames (m, c, H, W) and the drawn ones (F, c, H, W), the real ones (F) above."""
+    rows = [given, drawn] if real is None else [given, real, given, drawn]
+    return as_sheet(torch.cat(rows), len(given) + len(drawn))
+
+
+def save_film(path: Path, frames: torch.Tensor) -> None:
+    """Write frames (F, c, H, W) in [-1, 1] as an animated GIF that repeats, enlarged by a whole factor if small."""
+    scale = max(1, -(-SHOWN_SIDE // max(frames.shape[2:])))
+    pixels = to_uint8(frames).expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    first, *others = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pixels]
+    first.save(path, save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
