@@ -151,12 +151,12 @@ def _read_originals(settings: Compress, tokenizer: Tokenizer, images: Any) -> Se
     """
     if tokenizer.signal.kind != "image":
         raise InputError(f"`lossless` keeps pixels, but the tokenizer is one of {tokenizer.signal.kind}: leave it out")
-    dataset, place = find_data(settings.dataset, settings.data_root)
+    dataset, places = find_data(settings.dataset, settings.data_root)
     if dataset != "imagefolder" or images.files is None:
-        own = load_images(dataset, place, settings.split, skip_unreadable=settings.skip_unreadable)
+        own = load_images(dataset, places, settings.split, skip_unreadable=settings.skip_unreadable)
         _refuse_lost(own.found.notes)
         return [own.batch([number]).images[0] for number in range(len(own))]
-    folder = load_folder(Path(str(place)).expanduser(), settings.split, None, None)
+    folder = load_folder(Path(places[0]).expanduser(), settings.split, None, None)
     paths = dict(zip(folder.files or (), folder.paths, strict=True))
     originals = []
     for path in progress_bar([paths[name] for name in images.files], "reading originals"):
