@@ -18,6 +18,7 @@ COMMANDS = {
     "train-prior": "stage 2: learn which codes follow which",
     "sample": "draw new images, or complete given ones",
     "decode-codes": "turn codes back into images",
+    "convert": "say the same in another speaker's voice",
     "evaluate": "measure tokenizer, prior and samples",
     "rank-captions": "say which of several captions fits a picture best",
     "plot": "draw reconstructions, codes, codebook, curves, samples",

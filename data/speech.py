@@ -52,7 +52,7 @@ def load_speech(
     rate = rate or RATE
     found = _read_once(root, round(rate), _stamp(root))
     if found.unreadable and not skip_unreadable:
-        raise _unreadable(found.unreadable)
+        raise unreadable(found.unreadable)
     named = name_clips(found)
     if not named:
         raise InputError(f"no sound in {root}: it needs files such as .wav, .flac and .ogg")
@@ -117,7 +117,7 @@ def _count(clips: Sequence[Clip], what: str) -> int:
     return sum(bool(getattr(clip, what)) for clip in clips)
 
 
-def _unreadable(found: dict[PurePosixPath, str]) -> InputError:
+def unreadable(found: dict[PurePosixPath, str]) -> InputError:
     """Return one error about all unreadable files: the first with its reason, the others by name."""
     first, *others = found
     more = ", ".join(map(str, others[:NAMED])) + ", …" * (len(others) > NAMED)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codegrid.errors import InputError
+
 DILATIONS = (1, 3, 9)  # of residual blocks, in turn
 
 
@@ -103,6 +105,14 @@ class WaveDecoder(nn.Module):
             rows = torch.full((len(x),), -1, device=x.device) if speakers is None else speakers
             x = x + table[rows.remainder(len(table))][..., None].to(x.dtype)
         return self.layers(x)
+
+
+def check_speakers(labels: torch.Tensor, count: int) -> None:
+    """Raise `InputError` if a label is no speaker's: they are 0 to `count` - 1, or -1 for none."""
+    known = (labels >= -1) & (labels < count)
+    if not known.all():
+        wrong = int(labels[~known][0])
+        raise InputError(f"`labels`: there is no speaker {wrong}; they are 0 to {count - 1}, or -1 for none")
 
 
 def reach_of(strides: Sequence[int], num_blocks: int) -> int:

@@ -32,6 +32,9 @@ class WaveOptions:
     --model wave. By default transposed convolutions give all samples at once."""
     reconstruction: Reconstruction = "spectral"
     """Reconstruction term, unless a prior draws the samples: then it is the prior's nats per sample."""
+    code_dropout: Annotated[float, Range(0, below=1)] = 0.1
+    """Share of the windows whose codes are hidden in training from a prior that draws the samples. It then knows how
+    likely sound is without them, and evaluate can say what the codes are worth."""
     frozen_codes: Annotated[bool, AtStart()] = False
     """Train the decoder alone, on the codes of the model that --init-from names."""
 

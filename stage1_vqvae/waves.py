@@ -7,17 +7,16 @@ Shapes: b batch, T samples, t codes (t = ⌈T / strides' product⌉), D embeddin
 decoder, C channels of the features that a prior is given; codes (b, t), one tensor for each grid of the quantizer.
 """
 
-import copy
 import math
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codegrid.codes import Codes, Condition, Grid, Latents, Layout, Losses, Moment, Sides, Signal
+from codegrid.codes import HIDDEN, Codes, Condition, Latents, Layout, Losses, Moment, Sides, Signal
 from codegrid.devices import widest
 from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES, Range, check_value, check_whole, short, split_options
@@ -25,18 +24,19 @@ from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
-from codegrid.sampling_config import SamplingConfig
 from codegrid.tensors import Rows, check_codes, check_images
 
-from .code_tokenizer import make_decoder
+from .drawn_waves import draw_clips, draw_waves, make_prior, names_of_options, prior_of, without_codes
 from .image_tokenizer import fill_in
-from .mu_law import CLASSES, from_classes, to_classes
+from .mu_law import to_classes
 from .reconstruction import RECONSTRUCTIONS
-from .wave_networks import WaveDecoder, WaveEncoder, in_windows, reach_of
+from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of
 from .wave_options import WaveOptions
 
 WINDOW = Signal("sound", 1, (8192,), 16_000)
 AT_ONCE = 2**18  # samples of a clip that pass through the networks at once
+
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class WaveVQVAE(ModelFolder, nn.Module):
@@ -82,11 +82,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         check_whole("num_classes", num_classes, 0, MAX_CLASSES)
         TABLES["quantizer"].check(quantizer)
         self.settings, others = split_options(self.options, options, "the wave tokenizer")
-        of_prior: dict[str, Any] = {}
-        if self.settings.decoder is not None:
-            TABLES["prior"].check(self.settings.decoder, "decoder")
-            names = {field.name for field in fields(TABLES["prior"].options(self.settings.decoder))}
-            of_prior = {name: others.pop(name) for name in names & others.keys()}
+        of_prior = {name: others.pop(name) for name in names_of_options(self.settings.decoder) & others.keys()}
         self.data_variance, self.num_classes = data_variance, num_classes
         self.reconstruction = RECONSTRUCTIONS[self.settings.reconstruction](1, data_variance)
         self.quantizer = TABLES["quantizer"][quantizer](**others)
@@ -114,20 +110,15 @@ class WaveVQVAE(ModelFolder, nn.Module):
         self.decoder = WaveDecoder(width, outputs, *sizes, num_speakers=0 if draws else self.num_classes)
         self.prior: Any = None
         if draws:
-            layout = (Grid(self.signal.size, CLASSES),)
-            self.prior = make_decoder(chosen.decoder, layout, outputs, {"num_classes": self.num_classes, **of_prior})
-            if self.num_classes and not self.prior.conditions.unlabelled:
-                raise InputError("`label_dropout` 0: a decoder must also learn to draw without a speaker: give more")
+            self.prior = make_prior(chosen.decoder, self.signal.size, outputs, self.num_classes, of_prior)
         if chosen.frozen_codes:
             for part in (self.encoder, self.quantizer):
                 part.requires_grad_(False)
 
     def _own(self) -> dict[str, Any]:
         """Return the options of the tokenizer and of the prior that draws, which rebuild them."""
-        if self.prior is None:
-            return asdict(self.settings)
-        names = {field.name for field in fields(TABLES["prior"].options(self.settings.decoder))}
-        return asdict(self.settings) | {k: v for k, v in self.prior.config.items() if k in names}
+        names = names_of_options(self.settings.decoder)
+        return asdict(self.settings) | {name: self.prior.config[name] for name in sorted(names)}
 
     @property
     def draws(self) -> bool:
@@ -149,7 +140,10 @@ class WaveVQVAE(ModelFolder, nn.Module):
         if self.prior is None:
             wave, term = self.reconstruction.image(outputs), self.reconstruction.loss(outputs, x)
         else:
-            term = self._prior_of(x.shape[2])(*self._drawn(x, outputs, given), moment).total
+            if moment is not None and self.settings.code_dropout:
+                hidden = moment.noise.uniforms("code dropout") < self.settings.code_dropout
+                outputs = without_codes(outputs, hidden)
+            term = prior_of(self.prior, x.shape[2])(*self._drawn(x, outputs, given), moment).total
             wave = x.new_empty(0)
         return Reconstructed(wave, codes, Losses({"reconstruction_loss": term, **losses.terms}, losses.figures))
 
@@ -183,6 +177,23 @@ class WaveVQVAE(ModelFolder, nn.Module):
         vectors = self.quantizer.look_up(tuple(grid.long() for grid in codes))
         return self._to_wave(vectors, size, given, noise)
 
+    @torch.no_grad()
+    def decode_clips(
+        self, codes: Sequence[Codes], lengths: Sequence[int], given: Condition, noise: Noise
+    ) -> list[torch.Tensor]:
+        """Return waves (1, 1, T) for the codes (1, t) of clips of different lengths T, each as if it were alone.
+
+        The speakers and the noise are those of `decode`; a decoder that draws computes all clips together.
+        """
+        outputs = []
+        for number, (grids, length) in enumerate(zip(codes, lengths, strict=True)):
+            check_codes("codes", grids, self.layout, any_size=True)
+            own = Condition(None if given.labels is None else given.labels[number : number + 1])
+            outputs.append(self._outputs(self.quantizer.look_up(grids), own)[..., :length])
+        if self.prior is None:
+            return [self.reconstruction.image(each) for each in outputs]
+        return draw_clips(self.prior, given.labels if self.num_classes else None, outputs, noise)
+
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Return x (b, 1, T) encoded and decoded again, in its own length, without a speaker."""
         return self.decode(self.encode(x), tuple(x.shape[2:]))
@@ -205,13 +216,16 @@ class WaveVQVAE(ModelFolder, nn.Module):
     def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> torch.Tensor | None:
         """Return −log p of the 256 µ-law classes of x (b, 1, T) given its codes (b, t), (b,) in nats.
 
-        Returns None if the decoder has no such likelihood, as with `l1`.
+        An item whose codes are all HIDDEN is judged without codes, which a decoder learns with `code_dropout`. Returns
+        None if the decoder has no such likelihood, as with `l1`.
         """
         if self.prior is None:
             return None
-        outputs = self._outputs(self.quantizer.look_up(codes), given)[..., : x.shape[2]]
+        hidden = (codes[0] == HIDDEN).all(1)
+        outputs = self._outputs(self.quantizer.look_up(tuple(grid.clamp_min(0) for grid in codes)), given)
+        outputs = without_codes(outputs[..., : x.shape[2]], hidden)
         classes, condition = self._drawn(x, outputs, given)
-        (nats,) = self._prior_of(x.shape[2]).nll(classes, condition)
+        (nats,) = prior_of(self.prior, x.shape[2]).nll(classes, condition)
         return cast(torch.Tensor, nats.to(widest(nats.device)).sum(1))
 
     @torch.no_grad()
@@ -249,18 +263,13 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """Return x (b, 1, T) over the spread of the data, followed by silence up to a whole code."""
         return F.pad(x, (0, -x.shape[2] % self.hop)) / self.spread
 
-    def _in_windows(
-        self, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, sizes: tuple[int, int]
-    ) -> torch.Tensor:
+    def _in_windows(self, network: Network, x: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
         return in_windows(network, x, max(1, AT_ONCE // self.hop), self.reach, sizes)
 
     def _outputs(self, vectors: torch.Tensor, given: Condition) -> torch.Tensor:
         """Return the decoder's outputs (b, n, T) of whole codes for vectors (b, D, t)."""
         if self.prior is None and given.labels is not None and self.num_classes:
-            known = (given.labels >= -1) & (given.labels < self.num_classes)
-            if not known.all():
-                number, most = int(given.labels[~known][0]), self.num_classes - 1
-                raise InputError(f"`labels`: there is no speaker {number}; they are 0 to {most}, or -1 for none")
+            check_speakers(given.labels, self.num_classes)
         speakers = None if given.labels is None else given.labels.to(self.device)
         return self._in_windows(lambda part: self.decoder(part, speakers), vectors, (1, self.hop))
 
@@ -274,10 +283,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         if self.prior is None:
             return self.reconstruction.image(outputs)
         noise = noise or Noise(0, 0, len(outputs), self.device)
-        condition = self._condition(outputs, given)
-        *_, last = self._prior_of(length).sample(condition, noise.of("wave"), SamplingConfig())
-        (classes,) = last.codes
-        return from_classes(classes)[:, None].to(outputs.dtype)
+        return draw_waves(self.prior, self._condition(outputs, given), noise)
 
     def _drawn(self, x: torch.Tensor, outputs: torch.Tensor, given: Condition) -> tuple[Codes, Condition]:
         """Return the classes (b, T) of x that a prior draws, and their condition."""
@@ -285,11 +291,3 @@ class WaveVQVAE(ModelFolder, nn.Module):
 
     def _condition(self, outputs: torch.Tensor, given: Condition) -> Condition:
         return Condition(given.labels if self.num_classes else None, features=(outputs,))
-
-    def _prior_of(self, length: int) -> Any:
-        """Return the prior that draws, for waves of this length; it shares all weights."""
-        if (length,) == self.prior.layout[-1].shape:
-            return self.prior
-        other = copy.copy(self.prior)
-        other.layout = (Grid((length,), CLASSES),)
-        return other

@@ -15,7 +15,7 @@ from codegrid.data.images import ImageBatch, to_float
 from codegrid.devices import widest
 from codegrid.noise import Noise
 from codegrid.pipelines.generation.pairing import spoken_by
-from codegrid.protocols import Prior, Tokenizer
+from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.stage1_vqvae.usage import LayoutUsage
 from codegrid.stage2_prior.likelihood import measure, measure_error
 
@@ -30,6 +30,7 @@ class Reconstruction(NamedTuple):
     labels: torch.Tensor | None  # (b,) int64
     codes: Codes  # (b, *shape) int64 for each grid
     output: torch.Tensor  # (b, c, *size), the decoder's: about [-1, 1], not clipped
+    given: Condition = NO_CONDITION  # who speaks, as the decoder was told
 
 
 @torch.no_grad()
@@ -61,48 +62,13 @@ def measure_tokenizer(
         given = spoken_by(tokenizer, Condition(batch.labels), classes)
         output = tokenizer.decode(codes, tuple(x.shape[2:]), given, noise)
         for watcher in watchers:
-            watcher(Reconstruction(images, batch.labels, codes, output))
+            watcher(Reconstruction(images, batch.labels, codes, output, given))
         errors.append(squared_errors(x, output))
         first += len(images)
     mse = torch.cat(errors)
     return {
         "reconstruction_error": float(mse.mean()) / tokenizer.data_variance,
         "psnr": mean_psnr(mse),
-        **usage.figures()._asdict(),
-        "grids": [one._asdict() for one in usage.by_grid()],
-    }
-
-
-@torch.no_grad()
-def measure_nats(tokenizer: Tokenizer, batches: Iterable[ImageBatch], classes: Sequence[str] = ()) -> dict[str, Any]:
-    """Return how likely each value is under a tokenizer's own decoder, and how much of the codebooks is used.
-
-    `nats` is the mean of a value given the item's own codes, `swapped_nats` that given the codes of the item before it:
-    as long as they are equal, the decoder ignores the codes. `nats_gap_error` is the standard error of the difference.
-
-    The tokenizer must be in eval mode, and have a likelihood; `classes` names the labels.
-    """
-    usage, last = LayoutUsage(tokenizer.layout), None
-    own: list[torch.Tensor] = []
-    others: list[torch.Tensor] = []
-    for batch in batches:
-        x = to_float(batch.images.to(tokenizer.device))
-        given = spoken_by(tokenizer, Condition(batch.labels), classes)
-        codes = tokenizer.encode(x)
-        usage.add(codes)
-        before = tuple(grid[-1:] for grid in codes) if last is None else last
-        swapped = tuple(torch.cat([first, grid[:-1]]) for first, grid in zip(before, codes, strict=True))
-        last = tuple(grid[-1:] for grid in codes)
-        for found, these in ((own, codes), (others, swapped)):
-            nats = tokenizer.nll(x, these, given)
-            assert nats is not None
-            found.append(nats.cpu().double() / x[0].numel())
-    nats, swapped_nats = torch.cat(own), torch.cat(others)
-    gaps = swapped_nats - nats
-    return {
-        "nats": float(nats.mean()),
-        "swapped_nats": float(swapped_nats.mean()),
-        "nats_gap_error": float(gaps.std() / len(gaps) ** 0.5) if len(gaps) > 1 else 0.0,
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
     }

@@ -31,12 +31,12 @@ from .outputs import RUN_FILE, clear_output, open_output, visible
 from .settings import Command, Leaves, Training, UsesImages
 
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
-
 # Where things are, and how fast they are computed, may differ when a command is run again; data has its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
     "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
-    "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
+    "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "input", "strict",
+    "shard",
 }  # fmt: skip
 
 
