@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .noise import Noise
     from .pipelines.drawing.sheets import as_sheet
     from .pipelines.generation.pipeline import TwoStagePipeline
+    from .pipelines.generation.voices import convert_voice
     from .pipelines.train_prior import TrainPrior
     from .pipelines.train_tokenizer import TrainTokenizer
     from .pipelines.training.prior import train_prior
@@ -42,7 +43,7 @@ __all__ = [
     "DiffusionPrior", "GatedPixelCNN", "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses",
     "MaskGIT", "Moment", "NextScalePrior", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig",
     "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet",
-    "WaveVQVAE", "as_images", "as_sheet", "load", "load_images", "register", "sample", "train_prior",
+    "WaveVQVAE", "as_images", "as_sheet", "convert_voice", "load", "load_images", "register", "sample", "train_prior",
     "train_tokenizer",
 ]  # fmt: skip
 
@@ -55,6 +56,7 @@ _HOMES = {
     "noise": "Noise",
     "pipelines.drawing.sheets": "as_sheet",
     "pipelines.generation.pipeline": "TwoStagePipeline",
+    "pipelines.generation.voices": "convert_voice",
     "pipelines.train_prior": "TrainPrior",
     "pipelines.train_tokenizer": "TrainTokenizer",
     "pipelines.training.prior": "train_prior",

@@ -34,6 +34,7 @@ BENCHMARKS = {
     "saving": [],
     "scripts": [],
     "sharpness": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
+    "speech": ["--output", "{folder}/runs"],
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
 }  # fmt: skip
