@@ -22,6 +22,7 @@ from codegrid.pipelines.evaluation.likelihood_bound import DecoderLikelihood
 from codegrid.pipelines.evaluation.phonemes import measure_phonemes, pairs_of, phones_of, score
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.evaluation.speaker_probe import probe_speakers
+from codegrid.stage1_vqvae.mu_law import to_classes
 
 CODE_RATE = 25.0
 PHONES = ("pau", "a", "b", "c")
@@ -129,6 +130,9 @@ def test_nats_are_told_without_codes_and_with_other_speakers():
     each = {name: tokenizer.nll(x, grids, Condition(who)) / 24 for name, (grids, who) in given.items()}
     for name, nats in each.items():
         assert found[name] == pytest.approx(float(nats.mean()), rel=1e-5)
+    silent = Condition(labels, features=(torch.zeros(6, 8, 24),))  # what the decoder itself is given of no codes
+    (of_prior,) = tokenizer.prior.nll((to_classes(x[:, 0]),), silent)
+    torch.testing.assert_close(each["hidden_nats"], of_prior.double().mean(1), check_dtype=False)
     gaps = (each["hidden_nats"] - each["nats"]).double()
     assert found["hidden_nats_error"] == pytest.approx(float(gaps.std() / 6**0.5), rel=1e-4)
     assert len({round(found[name], 6) for name in given}) == len(given)
