@@ -122,8 +122,8 @@ class WaveFiles(PngFiles):
         super().__init__(folder, shape, names)
         self.rate = rate
 
-    def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
-        """Write a file for each wave (b, 1, T) int16 of one missing range as they arrive."""
+    def write(self, numbers: range, batches: Iterable[torch.Tensor | Sequence[torch.Tensor]]) -> None:
+        """Write a file for each wave (1, T) int16 of one missing range as their batches arrive."""
         first = numbers.start
         for waves in batches:
             files = file_names(range(first, first + len(waves)), self.shape[0], self.names, self.ending)

@@ -6,7 +6,7 @@ Shapes: b batch, C channels of the features that the prior is given, T samples.
 import copy
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,4 +97,4 @@ class NoiseOfClips(Noise):
         for number, length in enumerate(self.lengths):
             own = Noise(self.seed, self.first_index + number, 1, self.device, self.purpose).uniforms(name, length)
             rows.append(F.pad(own, (0, longest - length)))
-        return cast(torch.Tensor, torch.cat(rows))
+        return torch.cat(rows)

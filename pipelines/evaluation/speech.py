@@ -37,13 +37,13 @@ def add_speech(
     if not isinstance(train, SoundDataset) or not isinstance(test, SoundDataset) or train is test:
         return
     if len(test.classes) > 1:
-        parts = [_encode(tokenizer, data.clips, MAX_PROBED, "speakers") for data in (train, test)]
-        probed = probe_speakers(*parts, tokenizer.layout, test.classes)
+        learnt, scored = (_encode(tokenizer, data.clips, MAX_PROBED, "speakers") for data in (train, test))
+        probed = probe_speakers(learnt, scored, tokenizer.layout, test.classes)
         metrics.add(probed, **measured_on, probe="logistic regression on the histogram of a clip's codes")
     if phonemes:
-        parts = [_encode(tokenizer, data.clips, len(data.clips), "phonemes") for data in (train, test)]
+        learnt, scored = (_encode(tokenizer, data.clips, len(data.clips), "phonemes") for data in (train, test))
         code_rate = tokenizer.signal.rate / tokenizer.hop
-        metrics.add(measure_phonemes(*parts, code_rate), **measured_on, codes_per_second=code_rate)
+        metrics.add(measure_phonemes(learnt, scored, code_rate), **measured_on, codes_per_second=code_rate)
 
 
 def _encode(tokenizer: Any, clips: list[Clip], at_most: int, name: str) -> list[ClipCodes]:

@@ -111,8 +111,8 @@ def convert(settings: Convert) -> None:
         for row, clip in zip(before[:, 0], clips, strict=False):
             start = _wave_of(clip)[: len(row)]
             row[: len(start)] = start
-        shown = (as_pictures(tokenizer.signal, waves) for waves in (before, again))
-        save_pairs(folder / "sounds.png", *shown, columns=COLUMNS)
+        before, again = (as_pictures(tokenizer.signal, waves) for waves in (before, again))
+        save_pairs(folder / "sounds.png", before, again, COLUMNS)
         write_json(folder / FILES_JSON, [clip.name for clip in clips])
 
     run.finish_with(write_results)
