@@ -27,22 +27,20 @@ def mel_filters(rate: int, window: int, bands: int = BANDS) -> torch.Tensor:
 def cepstra(wave: torch.Tensor, rate: int, hop: float, count: int) -> torch.Tensor:
     """Return the coefficients 0 ... count - 1 (f, d) of windows of 25 ms, `hop` seconds apart, the first at 0.
 
-    They are the orthonormal cosine transform of the log of the energy in 40 mel bands.
+    c_n is the mean over 40 mel bands of ln(amplitude) · cos, so that ln(amplitude) = c_0 + 2 Σ c_n cos.
     """
     window, step = round(WINDOW * rate), round(hop * rate)
     shape = torch.hann_window(window)
     spectra = torch.stft(wave.float(), window, step, window=shape, pad_mode="constant", return_complex=True).abs()
-    mels = (spectra.square().mT @ mel_filters(rate, window)).clamp_min(1e-8).log()
+    mels = (spectra.square().mT @ mel_filters(rate, window)).clamp_min(1e-8).log() / 2
     places = (torch.arange(BANDS) + 0.5) / BANDS
-    cosines = torch.cos(math.pi * places[:, None] * torch.arange(count)) * (2 / BANDS) ** 0.5
-    cosines[:, 0] /= 2**0.5
-    return mels @ cosines
+    return mels @ torch.cos(math.pi * places[:, None] * torch.arange(count)) / BANDS
 
 
 def loud_cepstra(wave: torch.Tensor, rate: int, count: int = 24) -> np.ndarray:
     """Return the coefficients 1 ... `count` (f, d) of each 5 ms that is not quiet: what is heard, at any loudness."""
     found = cepstra(wave, rate, 0.005, count + 1)
-    decibels = found[:, 0] * (10 / math.log(10) / BANDS**0.5)
+    decibels = found[:, 0] * (20 / math.log(10))
     return found[decibels > decibels.max() - QUIET, 1:].numpy()
 
 
