@@ -66,7 +66,7 @@ def train_voices(output: Path, common: TrainTokenizer, steps: tuple[int, int]) -
 def judge_conversions(place: str, data_root: Path, num_pairs: int) -> None:
     """Print who is heard in converted clips, and how far they are from that speaker saying the same."""
     tokenizer = load(place)
-    train_part, test_part = (load_speech(data_root, split, rate=RATE) for split in ("train", "test"))
+    train_part, test_part = (load_speech([data_root], split, rate=RATE) for split in ("train", "test"))
     means = mean_cepstra(train_part.clips, train_part.classes)
     of_text: dict[str, dict[str, Clip]] = {}
     for clip in test_part.clips:
@@ -118,7 +118,7 @@ def wave_of(clip: Clip) -> torch.Tensor:
 
 def codes_of_cepstra(data_root: Path, entries: int) -> dict[str, Any]:
     """Return how often k-means of cepstra tell the phoneme: of 13 coefficients, the mean of three windows a code."""
-    parts = [load_speech(data_root, split, rate=RATE).clips for split in ("train", "test")]
+    parts = [load_speech([data_root], split, rate=RATE).clips for split in ("train", "test")]
     features = [[frames_of(wave_of(clip)) for clip in part] for part in parts]
     everything = torch.cat(features[0])
     mean, spread = everything.mean(0), everything.std(0)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .data.sources import load_images
     from .errors import InputError
     from .noise import Noise
+    from .pipelines.compression.compressing import compress
+    from .pipelines.compression.decompressing import decompress
     from .pipelines.drawing.sheets import as_sheet
     from .pipelines.generation.pipeline import TwoStagePipeline
     from .pipelines.generation.voices import convert_voice
@@ -43,8 +45,8 @@ __all__ = [
     "DiffusionPrior", "GatedPixelCNN", "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses",
     "MaskGIT", "Moment", "NextScalePrior", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig",
     "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet",
-    "WaveVQVAE", "as_images", "as_sheet", "convert_voice", "load", "load_images", "register", "sample", "train_prior",
-    "train_tokenizer",
+    "WaveVQVAE", "as_images", "as_sheet", "compress", "convert_voice", "decompress", "load", "load_images", "register",
+    "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -54,6 +56,8 @@ _HOMES = {
     "data.sources": "load_images",
     "errors": "InputError",
     "noise": "Noise",
+    "pipelines.compression.compressing": "compress",
+    "pipelines.compression.decompressing": "decompress",
     "pipelines.drawing.sheets": "as_sheet",
     "pipelines.generation.pipeline": "TwoStagePipeline",
     "pipelines.generation.voices": "convert_voice",

@@ -124,6 +124,7 @@ class Condition(NamedTuple):
     codes: Codes = ()  # (b, *shape) coarser grids or earlier frames, oldest first; HIDDEN where unknown
     actions: Tensor | None = None  # (b, frames) int64
     features: tuple[Tensor, ...] = ()  # (b, D, *sites) with gradient
+    lengths: Tensor | None = None  # (b,) int64: samples, or codes of a grid, that count; padding follows
 
     def hidden(self) -> Condition:
         """Return the condition with labels and text hidden, for the unconditional half of guidance."""
@@ -133,10 +134,11 @@ class Condition(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Condition:
         """Return the condition with `change` applied to every tensor."""
-        labels, text, actions = (
-            part if part is None else change(part) for part in (self.labels, self.text, self.actions)
+        labels, text, actions, lengths = (
+            part if part is None else change(part) for part in (self.labels, self.text, self.actions, self.lengths)
         )
-        return Condition(labels, text, tuple(map(change, self.codes)), actions, tuple(map(change, self.features)))
+        codes, features = tuple(map(change, self.codes)), tuple(map(change, self.features))
+        return Condition(labels, text, codes, actions, features, lengths)
 
     def rows(self, index: Any) -> Condition:
         """Return the condition of some samples, selected by a slice or by indices (m,)."""

@@ -36,6 +36,8 @@ class Sequential(Prior, Protocol):
     """A prior that draws step by step: site after site, or grid after grid.
 
     One whose steps keep keys and values has a property `bytes_per_sample`: their memory for each sample.
+    One whose logits can have the same bits on every processor and in any batch, which compression to files for other
+    machines needs, has a method `same_steps(given, batch_size)`, and `why_not_same()`, which says why not here.
     One that keeps known sites roughly has a method `fit`, too: see `stage2_prior.next_scale.prior.NextScalePrior.fit`.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from .errors import InputError, reason_of
+from .pretrained import PREFIX, find_pretrained
 from .usable import MODEL_FILES
 
 HUB_PREFIX = "hf:"
@@ -23,11 +24,14 @@ def fetch(source: str | Path, below: Sequence[str] = ("",)) -> Path:
     """Return the folder that a source names; for `hf:owner/name`, download the models in it first.
 
     Args:
-        source: a folder, `hf:owner/name`, or `hf:owner/name/folder` for a folder in a repository.
+        source: a folder; `hf:owner/name`, or `hf:owner/name/folder` for a folder in a repository; or `codegrid:name`,
+            models that come with the package.
         below: patterns of the folders in it that may hold models; an empty one for the folder itself.
 
-    Raises `InputError` if the download fails.
+    Raises `InputError` if the download fails, or no such models come with the package.
     """
+    if str(source).startswith(PREFIX):
+        return find_pretrained(str(source))
     if not str(source).startswith(HUB_PREFIX):
         return Path(source)
     from huggingface_hub import snapshot_download

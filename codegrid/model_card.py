@@ -67,6 +67,21 @@ class Abilities(NamedTuple):
 ALONE = Abilities()  # nothing but samples
 
 
+def abilities_of(model: Any) -> Abilities:
+    """Return which uses the card of a prior shows; none of them for a tokenizer."""
+    if model.kind != "prior":
+        return ALONE
+    conditions, of_sound = model.conditions, len(model.layout[0].shape) == 1
+    has_rows = not of_sound and model.layout[0 if model.keeps == "first" else -1].shape[0] > 1
+    return Abilities(
+        completes=model.keeps != "none" and has_rows,
+        is_guided=conditions.unlabelled and "guidance_scale" in model.controls,
+        needs_label=conditions.is_asked and not conditions.unlabelled,
+        has_texts=conditions.num_words > 0,
+        of_sound=of_sound,
+    )
+
+
 def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilities = ALONE) -> str:
     """Return the text of README.md for the fields of a `config.json`.
 
@@ -154,6 +169,8 @@ def _read_template(name: str) -> str:
 def _training(provenance: Mapping[str, Any]) -> list[str]:
     """Return the sections that say what a model was trained on, and how well it did."""
     facts = {"data set": provenance["dataset"]} if "dataset" in provenance else {}
+    if isinstance(places := provenance.get("places"), list):
+        facts["places of the data"] = ", ".join(map(str, places[:MAX_NAMES]))
     facts |= {name: provenance[name] for name in FACTS if name in provenance}
     parts = ["## Training", _table(facts)] if facts else []
     classes = provenance.get("classes")

@@ -23,9 +23,20 @@ from .extra_files import NO_FILES, digests_of_files, read_files, write_files
 from .files import write_folder, write_json
 from .hub import HUB_PREFIX, fetch, push_folder
 from .limits import is_list_of, short
-from .model_card import ALONE, Abilities, read_picture, render_card, write_card
+from .model_card import abilities_of, read_picture, render_card, write_card
 from .registry import TABLES
-from .tensors import check_finite, digest_of, inherit_tensors, read_json, read_tensors, sha256, write_tensors
+from .tensors import (
+    MAX_HALF,
+    as_saved,
+    check_finite,
+    digest_of,
+    in_few_bytes,
+    inherit_tensors,
+    read_json,
+    read_tensors,
+    sha256,
+    write_tensors,
+)
 from .usable import CONFIG, WEIGHTS, load_usable
 
 FORMAT = "codegrid model 2"
@@ -92,18 +103,21 @@ class ModelFolder:
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
         """Write the model folder, with its card; keep a README.md there that is not a card of ours.
 
+        Weights that float16 holds exactly, as after `round_to_half`, are written in it.
+
         Args:
             picture: a PNG file that the card shows: some reconstructions, or samples of a prior.
 
         Raises `InputError` if a weight is infinite or not a number, or if a cast has rounded all weights since the
         model was created or loaded.
         """
-        name, tensors = TABLES[self.kind].name_of(type(self)), _as_saved(self.state_dict())  # type: ignore[attr-defined]
+        name, tensors = TABLES[self.kind].name_of(type(self)), as_saved(self.state_dict())  # type: ignore[attr-defined]
         check_finite(folder, tensors)
         if self._rounded and describe(tensors) == self._rounded[0]:
             raise InputError("the weights were rounded by a cast, such as `.half()`: save the model before casting it")
         with write_folder(folder, index=CONFIG) as staging:
-            checksums = {WEIGHTS: write_tensors(staging / WEIGHTS, tensors), **write_files(staging, self.files)}
+            written = write_tensors(staging / WEIGHTS, in_few_bytes(tensors))
+            checksums = {WEIGHTS: written, **write_files(staging, self.files)}
             fields = {
                 "format": FORMAT,
                 "kind": self.kind,
@@ -113,8 +127,19 @@ class ModelFolder:
                 "fingerprint": fingerprint_of(name, self.config, tensors, self.files),
             }
             write_json(staging / CONFIG, {**fields, "sha256": {**checksums, CONFIG: digest_of(fields)}})
-            text = render_card(fields, bool(picture), _abilities_of(self))
+            text = render_card(fields, bool(picture), abilities_of(self))
             write_card(staging, Path(folder), text, picture, self.kind)
+
+    @torch.no_grad()
+    def round_to_half(self) -> None:
+        """Round all weights to float16 and keep them as float32: from now on the model is saved in half the bytes.
+
+        Values too large for float16, such as counts of often used entries, become its largest one. Rounding changes
+        the fingerprint, so round a tokenizer before a prior learns its codes.
+        """
+        for tensor in self.state_dict().values():  # type: ignore[attr-defined]
+            if tensor.is_floating_point():
+                tensor.copy_(tensor.clamp(-MAX_HALF, MAX_HALF).half())
 
     def inherit(self, other: ModelFolder) -> list[str]:
         """Copy the weights of another model of this class where they fit; return, in words, what stays new."""
@@ -171,7 +196,7 @@ def describe(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Return, by name, the shape and SHA-256 of each tensor that the outputs depend on."""
     return {
         name: [list(tensor.shape), sha256(tensor.contiguous().numpy().tobytes())]
-        for name, tensor in _as_saved(tensors).items()
+        for name, tensor in as_saved(tensors).items()
         if not name.rpartition(".")[2].startswith("running_")
     }
 
@@ -188,6 +213,8 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
         raise InputError(f"no folder {folder}: give the folder of a trained {wanted}, or {HUB_PREFIX}owner/name")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
+            if (folder / "model_index.json").is_file():
+                raise InputError(f"{folder} is a pipeline of diffusers: give the folder of a {wanted} of codegrid")
             unfinished = "its training has not validated yet: wait, or run the same command again"
             runs = any((folder / trace).exists() for trace in ("state", "metrics.jsonl"))
             remedy = unfinished if runs else "train or copy it again"
@@ -242,7 +269,7 @@ def _load_folder(folder: Path, device: torch.device, kind: str, model: str) -> A
     numbers = sum(tensor.numel() for tensor in chain(outline.parameters(), outline.buffers()))
     check_memory(f"the weights of {folder}", 4 * COPIES * numbers, "load it on a larger one")
     tensors = read_tensors(folder / WEIGHTS, fields["sha256"][WEIGHTS], like=outline.state_dict())
-    check_finite(folder / WEIGHTS, _as_saved(tensors))
+    check_finite(folder / WEIGHTS, as_saved(tensors))
     files = read_files(folder, fields["sha256"])
     if fingerprint_of(fields["model"], fields["config"], tensors, files) != fields["fingerprint"]:
         raise InputError(f"{folder}: its fingerprint is not the recorded one: copy or make it again")
@@ -261,29 +288,6 @@ def _check_classes(folder: Path, fields: dict[str, Any]) -> None:
     if not is_list_of(classes, str) or not (as_many or needed == len(classes)):
         words = "names" if needed is None else f"the names of {needed} classes"
         raise InputError(f"{folder}: the classes in its provenance must be {words}: copy or make it again")
-
-
-def _abilities_of(model: Any) -> Abilities:
-    """Return which uses the card of a prior shows; none of them for a tokenizer."""
-    if model.kind != "prior":
-        return ALONE
-    conditions, of_sound = model.conditions, len(model.layout[0].shape) == 1
-    has_rows = not of_sound and model.layout[0 if model.keeps == "first" else -1].shape[0] > 1
-    return Abilities(
-        completes=model.keeps != "none" and has_rows,
-        is_guided=conditions.unlabelled and "guidance_scale" in model.controls,
-        needs_label=conditions.is_asked and not conditions.unlabelled,
-        has_texts=conditions.num_words > 0,
-        of_sound=of_sound,
-    )
-
-
-def _as_saved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors on the CPU, floats in float32: loaded models compute in it."""
-    return {
-        name: tensor.detach().to("cpu", torch.float32) if tensor.is_floating_point() else tensor.detach().cpu()
-        for name, tensor in tensors.items()
-    }
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class Noise:
         count: b, how many samples.
         device: where the tensors go. The numbers are drawn on the CPU, and are the same on every device.
         purpose: distinguishes this noise from other noise of the same seed; see `of`.
+        sites: (b, n) bool: each of these sites of a sample is a sample of its own; see `of_sites`.
 
     Examples:
         >>> alone, among_others = Noise(0, first_index=17), Noise(0, count=20)
@@ -53,10 +54,16 @@ class Noise:
     """
 
     def __init__(
-        self, seed: int, first_index: int = 0, count: int = 1, device: Device = "cpu", purpose: tuple[Purpose, ...] = ()
+        self,
+        seed: int,
+        first_index: int = 0,
+        count: int = 1,
+        device: Device = "cpu",
+        purpose: tuple[Purpose, ...] = (),
+        sites: torch.Tensor | None = None,
     ) -> None:
         self.seed, self.first_index, self.count = seed, first_index, count
-        self.device, self.purpose = device, purpose
+        self.device, self.purpose, self.sites = device, purpose, sites
 
     def uniforms(self, name: str, *shape: int) -> torch.Tensor:
         """Return (b, *shape) in [0, 1), in the `widest` type of the device.
@@ -66,6 +73,10 @@ class Noise:
         return self._draw(name, *shape).to(self.device, widest(self.device))
 
     def _draw(self, name: str, *shape: int) -> torch.Tensor:
+        if self.sites is not None:  # site by site, so that the numbers do not depend on n
+            whole = Noise(self.seed, self.first_index, self.count, purpose=self.purpose)
+            drawn = [whole.of("site", site)._draw(name, *shape) for site in range(self.sites.shape[1])]
+            return torch.stack(drawn, 1)[self.sites.cpu()]
         bits = np.random.PCG64(_key(self.seed, (*self.purpose, "sample", name, *shape)))
         # each number takes one step of the generator, so those of earlier samples can be skipped
         bits.advance(self.first_index * math.prod(shape))
@@ -78,4 +89,8 @@ class Noise:
 
     def of(self, *purpose: Purpose) -> Noise:
         """Return independent noise for the same samples and a part of the work: `of("grid", 1)`, `of("frame", 7)`."""
-        return Noise(self.seed, self.first_index, self.count, self.device, (*self.purpose, *purpose))
+        return Noise(self.seed, self.first_index, self.count, self.device, (*self.purpose, *purpose), self.sites)
+
+    def of_sites(self, sites: torch.Tensor) -> Noise:
+        """Return noise in which each of the sites that `sites` (b, n) bool marks is a sample of its own."""
+        return Noise(self.seed, self.first_index, self.count, self.device, self.purpose, sites)

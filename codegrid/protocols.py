@@ -96,6 +96,9 @@ class Model(Protocol):
     def save_pretrained(self, folder: str | Path, picture: bytes = b"") -> None:
         """Write the model folder; `picture` is a PNG file for its card."""
 
+    def round_to_half(self) -> None:
+        """Round all weights to float16, and keep them as float32."""
+
     def inherit(self, other: Any) -> list[str]:
         """Copy the weights of another model of this class where they fit; return, in words, what stays new."""
 
@@ -107,7 +110,11 @@ class Model(Protocol):
 
 
 class Tokenizer(Model, Protocol):
-    """A signal → codes → the signal. Built as `cls(signal=..., data_variance=..., quantizer=..., **options)`."""
+    """A signal → codes → the signal. Built as `cls(signal=..., data_variance=..., quantizer=..., **options)`.
+
+    One whose items may end before their window does has a method `hide_padding(codes, lengths)`, too: codes of what
+    follows the end become HIDDEN. In training it is told the lengths as `given.lengths`, and padding does not count.
+    """
 
     layout: Layout  # at the trained size
     quantizer: Codebooks  # over all of these grids

@@ -244,7 +244,8 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
 
     Args:
         source: a model folder, a folder with `tokenizer/` and `prior/` (or `prior-0/`, `prior-1/`, ...), or
-            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder in it.
+            `hf:owner/name` on the Hugging Face hub, `hf:owner/name/folder` for a folder in it; or `codegrid:digits`,
+            which comes with the package.
         device: the device to load onto.
 
     Raises `InputError` if the folder is missing, incomplete or damaged, or its model is not registered.
@@ -252,6 +253,7 @@ def load(source: str | Path, device: torch.device | str = "cpu") -> Any:
     Examples:
         >>> tokenizer = load("runs/demo/tokenizer")  # doctest: +SKIP
         >>> pipeline = load("runs/demo", device="cuda")  # doctest: +SKIP
+        >>> drawn = load("codegrid:digits").sample(16, labels=[7])  # doctest: +SKIP
     """
     folder = fetch(source, ("", *PIPELINE_FOLDERS))
     if any((folder / name).is_dir() for name in ("tokenizer", "tokenizer-0")):

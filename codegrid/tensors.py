@@ -21,6 +21,7 @@ from .strict_json import parse_json, to_json
 MAX_JSON = 2**26  # bytes
 MAX_HEADER = 100_000_000  # bytes, of a safetensors file
 FLOATS = {torch.float16, torch.float32, torch.float64}
+MAX_HALF = 65504  # the largest number of float16
 MAX_DEPTH = 100  # levels of JSON
 MAX_VALUE = 2.0  # of an image in [-1, 1]: decoders and sharp resizing go a little beyond
 Rows = tuple[list[int], list[int]]  # rows of the new tensor, and the rows of the old one to copy into them
@@ -87,6 +88,24 @@ def _check_likeness(path: Path, tensors: dict[str, torch.Tensor], like: dict[str
             raise InputError(f"{path} does not fit its config.json ({difference}): copy or make it again")
         if found.dtype != expected.dtype and not {found.dtype, expected.dtype} <= FLOATS:
             raise InputError(f"{path}: {name} holds {found.dtype}, not {expected.dtype}: copy or make it again")
+
+
+def as_saved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors on the CPU, floats in float32: loaded models compute in it."""
+    return {
+        name: tensor.detach().to("cpu", torch.float32) if tensor.is_floating_point() else tensor.detach().cpu()
+        for name, tensor in tensors.items()
+    }
+
+
+def in_few_bytes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with floats in float16 if that changes no value of any, else as they are."""
+    halves: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        halves[name] = tensor.half() if tensor.is_floating_point() else tensor
+        if not torch.equal(halves[name].to(tensor.dtype), tensor):
+            return tensors
+    return halves
 
 
 def check_finite(place: object, tensors: dict[str, torch.Tensor]) -> None:

@@ -23,6 +23,7 @@ PARTS = {
     "unet": ("config.json", "diffusion_pytorch_model.safetensors"),
     "scheduler": ("scheduler_config.json",),
 }
+AUTOENCODER = "vqvae"  # the folder of a tokenizer in a pipeline of diffusers, beside those of `PARTS`
 TRIES, PAUSE = 5, 0.3  # seconds: a folder is replaced in less
 
 Loaded = TypeVar("Loaded")

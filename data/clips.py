@@ -10,7 +10,7 @@ from .debian import PACKAGE
 from .recordings import MAX_MEMBER, read_recordings
 from .sound import Clip
 from .sound_files import read_sound
-from .speech import unreadable
+from .speech import unreadable_error
 
 
 def load_clips(place: Path, rate: int, skip_unreadable: bool = False) -> list[Clip]:
@@ -29,7 +29,7 @@ def load_clips(place: Path, rate: int, skip_unreadable: bool = False) -> list[Cl
         raise InputError(f"`input` {place}: there is no such file or folder")
     found = read_recordings(place, rate)
     if found.unreadable and not skip_unreadable:
-        raise unreadable(found.unreadable)
+        raise unreadable_error(found.unreadable)
     paths = sorted(found.waves, key=lambda path: natural_key(str(path)))
     if not paths:
         raise InputError(f"no sound in {place}: it needs files such as .wav, .flac and .ogg")

@@ -85,6 +85,7 @@ class ImageBatch(NamedTuple):
 
     images: torch.Tensor  # (b, c, H, W) uint8; of sound (b, c, T) int16
     labels: torch.Tensor | None  # (b,) int64
+    lengths: torch.Tensor | None = None  # (b,) int64 samples of sound, 1 ... T; silence follows
 
 
 class ImageDataset:

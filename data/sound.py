@@ -69,8 +69,8 @@ class SoundDataset:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> ImageBatch:
-        waves, labels = self.batch([index])
-        return ImageBatch(waves[0], None if labels is None else labels[0])
+        waves, labels, lengths = self.batch([index])
+        return ImageBatch(waves[0], None if labels is None else labels[0], lengths[0])
 
     def batch(self, indices: Indices) -> ImageBatch:
         """Return some windows (b, 1, T) int16, in the given order."""
@@ -80,7 +80,8 @@ class SoundDataset:
             clip, start, length = self.windows[number]
             row[:length] = self.clips[clip].wave[start : start + length]
         labels = None if self.labels is None else self.labels[torch.from_numpy(numbers)]
-        return ImageBatch(torch.from_numpy(waves), labels)
+        lengths = torch.tensor([self.windows[number].length for number in numbers.tolist()])
+        return ImageBatch(torch.from_numpy(waves), labels, lengths)
 
     @property
     def signal(self) -> Signal:

@@ -24,7 +24,7 @@ from .folder import FolderImages, load_folder
 from .hub import HubImages, load_hub, read_column
 from .images import ImageDataset, Size, fit
 from .listing import list_folder
-from .names import UNPACKED, download_folder, find_data, public_name
+from .names import SEVERAL, UNPACKED, download_folder, find_data, public_name
 from .sound import SoundDataset
 from .speech import load_speech
 from .splits import split_indices
@@ -49,7 +49,7 @@ Read = Callable[[Path | None, str], Arrays]  # (data_root, split) → the arrays
 
 def load_images(
     dataset: str,
-    data_root: str | Path | None = None,
+    data_root: str | Path | Sequence[str | Path] | None = None,
     split: str = "train",
     image_size: tuple[int, ...] = (),
     in_channels: int | None = None,
@@ -64,7 +64,8 @@ def load_images(
         dataset: a name in `SOURCES`; `hf:NAME`, on the Hugging Face hub or in a local folder; the path of a folder of
             pictures, an array file, a Parquet file or a Debian package; or tar shards, by a path or a URL with `*` or
             `{000..127}`.
-        data_root: where its files are. None: `codegrid` in $XDG_CACHE_HOME or ~/.cache, the folder for downloads.
+        data_root: where its files are; of recordings, perhaps several places. None: `codegrid` in $XDG_CACHE_HOME or
+            ~/.cache, the folder for downloads.
         split: `train`, `test`, or `all` for both. A source without a test part holds out a tenth of its images, or
             more if it has fewer than 1,000 (`splits.held_out_mask`).
         image_size: () for the images' own size; (size,) or (H, W) to resize and centre-crop them to it. Of sound, the
@@ -78,10 +79,13 @@ def load_images(
 
     Raises `InputError` if the data cannot be found or read.
     """
-    dataset, place = find_data(dataset, None if data_root is None else str(data_root))
-    root: Any = None if place is None else Path(place).expanduser()
+    dataset, places = find_data(dataset, data_root)
+    roots = tuple(Path(place).expanduser() for place in places)
+    root: Any = roots[0] if roots else None
+    if dataset in SEVERAL:
+        root = roots
     if dataset == "tar":  # a pattern, or a URL
-        root = place
+        root = places[0] if places else None
     if dataset in UNPACKED and root is None:
         root = download_folder()
     load = SOURCES.get(dataset) or partial(_as_images, partial(load_hub, dataset))
@@ -89,7 +93,7 @@ def load_images(
     if captions is not None or images.captions is not None:
         images = add_captions(images, dataset, root, captions)
     if not len(images):
-        raise InputError(f"the {split} part of {place or dataset} holds no images: give more")
+        raise InputError(f"the {split} part of {' '.join(places) or dataset} holds no images: give more")
     if isinstance(images, FolderImages):
         images = images.ready(skip_unreadable)
     if not images.found.part:
@@ -113,9 +117,9 @@ def _as_images(load: Callable[..., Any], root: Path | None, split: str, wanted: 
     return images
 
 
-def _speech(root: Path | None, split: str, wanted: Wanted) -> SoundDataset:
+def _speech(roots: tuple[Path, ...], split: str, wanted: Wanted) -> SoundDataset:
     length = wanted.size[0] if wanted.size else None
-    return load_speech(root, split, length, wanted.rate, wanted.shortest, wanted.skip_unreadable)
+    return load_speech(roots, split, length, wanted.rate, wanted.shortest, wanted.skip_unreadable)
 
 
 def add_captions(images: Images, dataset: str, root: Any, captions: str | Path | None) -> Images:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from codegrid.errors import InputError
-from codegrid.file_names import natural_key
+from codegrid.file_names import natural_key, printable
 from codegrid.tensors import digest_of
 
 from .debian import PACKAGE
@@ -24,20 +24,21 @@ NAMED = 10  # unreadable files named in a message
 
 
 def load_speech(
-    root: Path | None,
+    roots: Sequence[Path],
     split: str = "train",
     length: int | None = None,
     rate: float | None = None,
     shortest: int = 1,
     skip_unreadable: bool = False,
 ) -> SoundDataset:
-    """Read the clips below a folder or in a package, mono, and cut one part of them into windows.
+    """Read the clips below folders and in packages, mono, and cut one part of them into windows.
 
     A folder without parts holds out a tenth of its texts, whoever says them: all clips of a text are in one part. A
     clip without a text has its file's name in place of it.
 
     Args:
-        root: a folder, or a .deb file; see `codegrid.data.recordings`.
+        roots: folders and .deb files; see `codegrid.data.recordings`. Of several, one without folders of speakers is a
+            speaker, and speakers of the same name are the same.
         split: `train`, `test`, or `all` for both.
         length: samples of a window, by default 8,192.
         rate: samples per second that all clips are brought to, by default 16,000.
@@ -46,34 +47,64 @@ def load_speech(
 
     Raises `InputError` if there is no sound, or a file cannot be read.
     """
-    if root is None or not (root.is_dir() or (root.is_file() and root.suffix.lower() == PACKAGE)):
-        given = "is not given" if root is None else f"{root} is neither"
+    wrong = [f"{root} is neither" for root in roots if not _is_read(root)]
+    for given in wrong if roots else ["is not given"]:
         raise InputError(f"`data_root` {given}: speech needs a folder of sound files, or a Debian package (.deb)")
-    rate = rate or RATE
-    found = _read_once(root, round(rate), _stamp(root))
-    if found.unreadable and not skip_unreadable:
-        raise unreadable(found.unreadable)
-    named = name_clips(found)
+    name, rate = " ".join(map(str, roots)), rate or RATE
+    read = _read_once(tuple(roots), round(rate), tuple(map(_stamp, roots)))
+    named, unreadable = _joined(roots, read)
+    if unreadable and not skip_unreadable:
+        raise unreadable_error(unreadable)
     if not named:
-        raise InputError(f"no sound in {root}: it needs files such as .wav, .flac and .ogg")
+        raise InputError(f"no sound in {name}: it needs files such as .wav, .flac and .ogg")
     speakers = sorted({clip.speaker for clip, _ in named} - {""}, key=natural_key)
     kept, left_out = _without_bad(named, shortest)
-    left_out |= {"unreadable": Counter(map(str, found.unreadable))} if found.unreadable else {}
+    left_out |= {"unreadable": Counter(map(str, unreadable))} if unreadable else {}
     chosen = _choose_part(kept, split)
     if not chosen:
-        raise InputError(f"the {split} part of {root} holds no sound: give more than its {len(named):,} clips")
+        raise InputError(f"the {split} part of {name} holds no sound: give more than its {len(named):,} clips")
     data = SoundDataset(chosen, length or WINDOW, rate, speakers)
     minutes = sum(len(clip.wave) for clip in chosen) / rate / 60
     notes = [f"{len(chosen):,} clips of {minutes:,.1f} minutes at {rate:,g} Hz"]
     for what, count in (("texts", _count(chosen, "text")), ("phones", _count(chosen, "segments"))):
         notes += [f"{count:,} clips with {what}"] * (count > 0)
-    data.found = replace(data.found, name=str(root), part=split, left_out=left_out, notes=tuple(notes))
+    data.found = replace(data.found, name=name, part=split, left_out=left_out, notes=tuple(notes))
     return data
 
 
 @lru_cache(maxsize=1)  # both parts are read by the same command
-def _read_once(root: Path, rate: int, stamp: str) -> Recordings:
-    return read_recordings(root, rate)
+def _read_once(roots: tuple[Path, ...], rate: int, stamps: tuple[str, ...]) -> list[Recordings]:
+    return [read_recordings(root, rate) for root in roots]
+
+
+def _is_read(root: Path) -> bool:
+    return root.is_dir() or (root.is_file() and root.suffix.lower() == PACKAGE)
+
+
+def _joined(roots: Sequence[Path], read: Sequence[Recordings]) -> tuple[list[Named], dict[PurePosixPath, str]]:
+    """Return all clips, and why files cannot be read. Names of clips in several places begin with that of their place.
+
+    Raises `InputError` if one of several places holds no sound.
+    """
+    if len(roots) == 1:
+        return name_clips(read[0]), read[0].unreadable
+    joined, unreadable = list[Named](), dict[PurePosixPath, str]()
+    for root, place, found in zip(roots, _names_of(roots), read, strict=True):
+        if not found.waves and not found.unreadable:
+            raise InputError(f"no sound in {root}: it needs files such as .wav, .flac and .ogg")
+        unreadable |= {place / path: why for path, why in found.unreadable.items()}
+        for clip, part in name_clips(found):
+            clip = clip._replace(name=f"{place}/{clip.name}", speaker=clip.speaker or place)
+            joined.append(Named(clip, part))
+    return joined, unreadable
+
+
+def _names_of(roots: Sequence[Path]) -> list[str]:
+    """Return a printable name for each place, its folder's or package's; equal ones are numbered."""
+    names = [root.absolute().name.partition("_")[0] if root.is_file() else root.absolute().name for root in roots]
+    printed = [printable(name) for name in names]
+    before = [printed[:number].count(name) for number, name in enumerate(printed)]
+    return [f"{name}-{count + 1}" if count else name for name, count in zip(printed, before, strict=True)]
 
 
 def _stamp(root: Path) -> str:
@@ -97,15 +128,14 @@ def _without_bad(named: Sequence[Named], shortest: int) -> tuple[list[Named], di
 
 
 def _choose_part(named: Sequence[Named], split: str) -> list[Clip]:
-    """Return the clips of one part."""
+    """Return the clips of one part; of those that are in no folder of a part, a tenth of the texts is held out."""
     if split == "all":
         return [clip for clip, _ in named]
-    if any(part is not None for _, part in named):
-        return [clip for clip, part in named if (part == TEST) == (split == TEST)]
-    said = [_key_of(clip) for clip, _ in named]
-    texts = sorted(set(said), key=natural_key)
-    part = {texts[number] for number in split_indices(None, len(texts), split)}
-    return [clip for (clip, _), text in zip(named, said, strict=True) if text in part]
+    texts = sorted({_key_of(clip) for clip, part in named if part is None}, key=natural_key)
+    chosen = {texts[number] for number in split_indices(None, len(texts), split)} if texts else set()
+    return [
+        clip for clip, part in named if (_key_of(clip) in chosen if part is None else (part == TEST) == (split == TEST))
+    ]
 
 
 def _key_of(clip: Clip) -> str:
@@ -117,7 +147,7 @@ def _count(clips: Sequence[Clip], what: str) -> int:
     return sum(bool(getattr(clip, what)) for clip in clips)
 
 
-def unreadable(found: dict[PurePosixPath, str]) -> InputError:
+def unreadable_error(found: dict[PurePosixPath, str]) -> InputError:
     """Return one error about all unreadable files: the first with its reason, the others by name."""
     first, *others = found
     more = ", ".join(map(str, others[:NAMED])) + ", …" * (len(others) > NAMED)

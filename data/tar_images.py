@@ -23,7 +23,7 @@ from codegrid.tensors import digest_of, digest_of_file, sha256
 
 from .folder import FolderImages
 from .found import Found, count_classes
-from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced
+from .images import ImageBatch, ImageDataset, Size, affordable, evenly_spaced, of_captions
 from .listing import TEST, TRAIN
 from .loading import Indices, shuffle_within
 from .tar_index import TarIndex
@@ -134,7 +134,8 @@ class TarImages(FolderImages):
         arrays = [sha256(np.ascontiguousarray(each)) for each in (pictures.shard_of, pictures.offsets, pictures.sizes)]
         labels = "none" if self.labels is None else sha256(self.labels.numpy().tobytes())
         shape = [list(self.image_size), self.in_channels, self.classes]
-        return digest_of([lengths, digest_of(pictures.names), arrays, content, labels, shape])
+        captions = of_captions(self.captions)
+        return digest_of([lengths, digest_of(pictures.names), arrays, content, labels, shape, *captions])
 
     def ready(self, skip_unreadable: bool = False) -> ImageDataset | FolderImages:
         """Return the images in memory or on demand, as `FolderImages` does.
@@ -195,6 +196,9 @@ def load_tar(pattern: str | None, split: str, size: Size | None, channels: int |
     found = Found(len(chosen), count_classes(labels, classes), pattern, split, others, left_out, notes)
     images = TarImages(Path(), pictures.take(chosen), labels, classes, size, channels, found)
     images.damage = damage
+    captions = [texts for index in indices for texts in index.captions]
+    captions = [captions[number] for number in chosen.tolist()]
+    images.captions = captions if any(captions) else None
     return images
 
 

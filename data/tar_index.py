@@ -2,8 +2,9 @@
 
 The members of a sample follow one another, and their names are equal up to the first dot: `0001.jpg`, `0001.cls`. A
 picture is a member whose name has, after that dot, the ending of a picture file. Its class is the text of the member
-`.cls`: a number from 0, or a name. All other members are left out, as is everything that is not a plain file: links,
-devices, sparse files.
+`.cls`: a number from 0, or a name. Its captions are the text of the member `.txt`, and a text or a list of texts in the
+object in `.json`, by a name such as `caption`. All other members are left out, as is everything that is not a plain
+file: links, devices, sparse files.
 
 Shapes: n pictures of the file.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,12 +23,15 @@ import numpy as np
 from codegrid.budget import check_not_hollow
 from codegrid.errors import InputError, reason_of
 from codegrid.files import open_plain
+from codegrid.strict_json import parse_json
 
+from .captions import MAX_CAPTIONS, OF_TEXTS, Texts
 from .pictures import endings
 
 MAX_HEADER = 2**20  # bytes of a header that are read into memory: no honest name is longer
 MAX_CLASS = 1000  # bytes of a class
-CLASS = ".cls"
+MAX_TEXTS = 2**20  # bytes of a member with captions
+CLASS, TEXT, JSON = ".cls", ".txt", ".json"
 END = bytes(tarfile.BLOCKSIZE)
 NO_FILES = "links and others"
 
@@ -38,6 +43,7 @@ class TarIndex(NamedTuple):
     offsets: np.ndarray  # (n,) int64, of the first byte
     sizes: np.ndarray  # (n,) int64, bytes
     classes: list[str]  # (n) texts, empty if there is no class
+    captions: list[Texts]  # (n)
     left_out: Counter[str]  # members by their ending
     damage: str  # why reading stopped early; empty if all was read
 
@@ -50,11 +56,13 @@ class TarIndex(NamedTuple):
 def index_of_json(fields: dict[str, Any]) -> TarIndex:
     """Return the index with these fields. Raises ValueError, TypeError or KeyError if they are invalid."""
     names, classes, damage = fields["names"], fields["classes"], fields["damage"]
+    captions = [tuple(texts) for texts in fields["captions"]]
     offsets, sizes = (np.asarray(fields[name], dtype=np.int64) for name in ("offsets", "sizes"))
-    texts = [*names, *classes, damage, *fields["left_out"]]
-    if not all(type(text) is str for text in texts) or not len(names) == len(classes) == len(offsets) == len(sizes):
+    texts = [*names, *classes, *chain(*captions), damage, *fields["left_out"]]
+    lengths = {len(each) for each in (names, classes, captions, offsets, sizes)}
+    if not all(type(text) is str for text in texts) or len(lengths) > 1:
         raise ValueError("not the index of a tar file")
-    return TarIndex(names, offsets, sizes, classes, Counter(fields["left_out"]), damage)
+    return TarIndex(names, offsets, sizes, classes, captions, Counter(fields["left_out"]), damage)
 
 
 def index_tar(path: Path) -> TarIndex:
@@ -63,7 +71,7 @@ def index_tar(path: Path) -> TarIndex:
     Raises `InputError` if it is not a plain file, is mostly holes, or has several pictures in one sample.
     """
     check_not_hollow(path)
-    found: list[tuple[str, int, int, str]] = []
+    found: list[_Sample] = []
     left_out: Counter[str] = Counter()
     damage = ""
     try:
@@ -74,21 +82,32 @@ def index_tar(path: Path) -> TarIndex:
         raise InputError(f"{path}: {error}") from error
     except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
         damage = reason_of(error)
-    numbers = np.array([sample[1:3] for sample in found], dtype=np.int64).reshape(-1, 2)
-    names, classes = [sample[0] for sample in found], [sample[3] for sample in found]
-    return TarIndex(names, numbers[:, 0].copy(), numbers[:, 1].copy(), classes, left_out, damage)
+    places = np.array([(sample.offset, sample.size) for sample in found], dtype=np.int64).reshape(-1, 2)
+    names, classes = [sample.name for sample in found], [sample.text for sample in found]
+    captions = [sample.captions for sample in found]
+    return TarIndex(names, places[:, 0].copy(), places[:, 1].copy(), classes, captions, left_out, damage)
 
 
-def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[tuple[str, int, int, str]]:
-    """Yield the name, place, size and class of each picture."""
+class _Sample(NamedTuple):
+    """A picture."""
+
+    name: str
+    offset: int
+    size: int
+    text: str  # its class
+    captions: Texts
+
+
+def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[_Sample]:
+    """Yield each picture."""
     known = endings()
-    key, picture, text = "", None, ""
+    key, picture, text, captions = "", None, "", dict[str, None]()
     for member in _members(file):
         of_key, ending = _split(member.name)
         if of_key != key:
             if picture:
-                yield *picture, text
-            key, picture, text = of_key, None, ""
+                yield _Sample(*picture, text, tuple(captions)[:MAX_CAPTIONS])
+            key, picture, text, captions = of_key, None, "", {}
         if not member.isreg() or member.issparse():
             left_out[NO_FILES] += not member.isdir()
         elif PurePosixPath(member.name).name.startswith("."):
@@ -100,10 +119,29 @@ def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[tuple[str, int,
         elif ending == CLASS and member.size <= MAX_CLASS:
             file.seek(member.offset_data)
             text = file.read(member.size).decode(errors="surrogateescape").strip()
+        elif found := _read_captions(file, member, ending):
+            captions |= dict.fromkeys(found)
         else:
             left_out[ending or "no ending"] += 1
     if picture:
-        yield *picture, text
+        yield _Sample(*picture, text, tuple(captions)[:MAX_CAPTIONS])
+
+
+def _read_captions(file: BinaryIO, member: tarfile.TarInfo, ending: str) -> list[str]:
+    """Return the captions in a member, each in one line; none if it is not one with captions."""
+    if ending not in (TEXT, JSON) or member.size > MAX_TEXTS:
+        return []
+    file.seek(member.offset_data)
+    content: Any = file.read(member.size).decode(errors="replace")
+    if ending == JSON:
+        try:
+            found = parse_json(content)
+        except (ValueError, RecursionError):
+            return []
+        fields = found if isinstance(found, dict) else {}
+        content = next((fields[name] for name in OF_TEXTS if name in fields), "")
+    texts = content if isinstance(content, list) else [content]
+    return [words for text in texts if isinstance(text, str) and (words := " ".join(text.split()))]
 
 
 def _members(file: BinaryIO) -> Iterator[tarfile.TarInfo]:

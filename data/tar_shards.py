@@ -26,7 +26,7 @@ from codegrid.tensors import read_json, sha256
 from .tar_index import TarIndex, index_of_json, index_tar
 from .tar_places import is_remote, shard_name
 
-FORMAT = "codegrid shard 1"
+FORMAT = "codegrid shard 2"
 SHARD, INDEX, LOCK = "shard.tar", "index.json", ".lock"
 TRIES, PAUSE = 5, 1.0  # of a download, and seconds before the second, doubled before each further one
 TIMEOUT = 60  # seconds without a byte

@@ -1,7 +1,7 @@
 """The site's own steps: pages that are made from the sources, and links that lead out of docs/.
 
-A page for each command comes from its settings, the API from docstrings, and two files of the repository are pages as
-they stand. Nothing of it is written down twice.
+A page for each command comes from its settings, the table of recipes and the API from docstrings, and two files of the
+repository are pages as they stand. Nothing of it is written down twice.
 """
 
 import configparser
@@ -24,6 +24,7 @@ from codegrid.command import COMMANDS
 from codegrid.pipelines.running.flags import group_flags
 from codegrid.pipelines.running.options import list_options
 from codegrid.pipelines.running.settings import Command
+from codegrid.recipes.run import RECIPES
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "build" / "docs"  # where mkdocstrings reads; mkdocs.yml names it too
@@ -42,7 +43,8 @@ def on_startup(command: str, dirty: bool) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add a page for each command, and the files of the repository that are pages too."""
+    """Add a page for each command, one of all recipes, and the files of the repository that are pages too."""
+    files.append(File.generated(config, "reference/recipes.md", content=describe_recipes()))
     for name in COMMANDS:
         files.append(File.generated(config, f"reference/commands/{name}.md", content=describe_command(name)))
     for path, page in ALSO_PAGES.items():
@@ -74,6 +76,20 @@ def describe_command(name: str) -> str:
     lines = [f"# codegrid {name}", "", f"Usage: `codegrid {name} [FLAGS]`, or `codegrid-{name} [FLAGS]`", "", about, ""]
     for title, flags in group_flags(settings, list_options(settings)).items():
         lines += [f"## {_heading(title)}", "", *(line for flag in flags for line in _describe_flag(*flag))]
+    return "\n".join(lines)
+
+
+def describe_recipes() -> str:
+    """Return the page of all recipes: a table of what each makes, its command, and the figures that were measured."""
+    lines = ["# Recipes", "", "`codegrid recipe NAME` runs one from images to figures.", ""]
+    lines += ["| recipe | what it makes | command | minutes, machine | figures |", "|---|---|---|---|---|"]
+    for name, make in RECIPES.items():
+        about, _, claim = (inspect.getdoc(make) or "").partition("\nCommand: ")
+        command, _, measured = claim.partition("\n")
+        told = dict(re.findall(r"^(Machine|Minutes|Figures): (.*?)(?=^\w+: |\Z)", measured, re.DOTALL | re.MULTILINE))
+        when = f"{told['Minutes'].strip()}; {told['Machine']}" if told else "not measured"
+        cells = (f"`{name}`", about, f"`{command.partition(',')[0]}`", when, told.get("Figures", "not measured"))
+        lines.append("| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |")
     return "\n".join(lines)
 
 

@@ -5,11 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 from codegrid.limits import MAX_STEPS, MAX_VIEWS, BatchSize, Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Folder, Folders, Leaves, ReadsData
+from codegrid.pipelines.running.settings import Folder, Folders, Leaves, ReadsData, TakesPretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeCodes(ReadsData, Leaves):
+class DecodeCodes(ReadsData, TakesPretrained, Leaves):
     """Turn codes back into images. Writes a sheet, images.png, and images.npz, or with --format png the folder images/.
     Codes of sound become .wav files in the folder sounds/, with spectrograms of some in sounds.png.
 

@@ -8,13 +8,23 @@ from typing import Any
 
 from codegrid.limits import NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Flag, Folder, Folders, GivesFigures, Overwrites
+from codegrid.pipelines.running.settings import (
+    Compute,
+    DataRoot,
+    Dataset,
+    Flag,
+    Folder,
+    Folders,
+    GivesFigures,
+    Overwrites,
+    TakesPretrained,
+)
 
 SOUND = "Nothing found."  # the verdict on a run without findings or marks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor(Compute, Overwrites, GivesFigures):
+class Doctor(Compute, TakesPretrained, Overwrites, GivesFigures):
     """Say in words which stage of a run is at fault, and what to try; mark every unusual figure.
 
     The exit code is 0 whatever it finds. With --strict it is 0 only if something was checked and nothing was found or
@@ -37,7 +47,7 @@ class Doctor(Compute, Overwrites, GivesFigures):
     dataset: Dataset | None = None
     """Images to check the decoder with: a path, hf:NAME or a name. By default those that the tokenizer was trained on,
     if they are still there."""
-    data_root: Folder | None = None
+    data_root: DataRoot = ()
     """Folder or file of the data set that --dataset names; by default a download folder below
     $XDG_CACHE_HOME or ~/.cache."""
     skip_unreadable: Flag = False

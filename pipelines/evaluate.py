@@ -17,12 +17,13 @@ from codegrid.pipelines.running.settings import (
     HasCaptions,
     Leaves,
     Split,
+    TakesPretrained,
     UsesImages,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(UsesImages, HasCaptions, Rejecting, Leaves, GivesFigures):
+class Evaluate(UsesImages, HasCaptions, Rejecting, TakesPretrained, Leaves, GivesFigures):
     """Measure a tokenizer and a prior on a data set. Writes metrics.json, usage.png and reconstructions.png.
 
     codegrid evaluate --run runs/demo
@@ -70,8 +71,8 @@ class Evaluate(UsesImages, HasCaptions, Rejecting, Leaves, GivesFigures):
     def __post_init__(self) -> None:
         if self.images is not None or self.against is not None:
             object.__setattr__(self, "needs", ())
-            if self.images is None or self.against is None or self.tokenizer or self.prior:
-                raise InputError("`images` and `against`: give both, and no `tokenizer` or `prior`")
+            if self.images is None or self.against is None or self.tokenizer or self.prior or self.pretrained:
+                raise InputError("`images` and `against`: give both, and no models")
         super().__post_init__()
         if self.reject_with is not None and self.num_samples is None:
             raise InputError("`reject_with` needs `num_samples`: give the number of samples to draw")

@@ -7,11 +7,20 @@ from typing import ClassVar, Literal
 from codegrid.limits import BatchSize
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.places import PARTS
-from codegrid.pipelines.running.settings import Folder, Folders, HasCaptions, Leaves, MakesViews, Split, UsesImages
+from codegrid.pipelines.running.settings import (
+    Folder,
+    Folders,
+    HasCaptions,
+    Leaves,
+    MakesViews,
+    Split,
+    TakesPretrained,
+    UsesImages,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportCodes(UsesImages, HasCaptions, MakesViews, Leaves):
+class ExportCodes(UsesImages, HasCaptions, MakesViews, TakesPretrained, Leaves):
     """Encode a data set with a trained tokenizer. Writes a code dataset.
 
     codegrid export-codes --tokenizer runs/digits/tokenizer --dataset mnist5k --output runs/digits/codes

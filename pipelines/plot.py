@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from codegrid.limits import BatchSize, Seed
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Folder, Folders, Leaves, Split, UsesImages
+from codegrid.pipelines.running.settings import Folder, Folders, Leaves, Split, TakesPretrained, UsesImages
 
 Picture = Literal[
     "reconstructions", "comparison", "codes", "codebook", "histogram", "places", "grids", "curves", "samples"
@@ -16,7 +16,7 @@ Picture = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plot(UsesImages, Leaves):
+class Plot(UsesImages, TakesPretrained, Leaves):
     """Draw reconstructions, codes, the codebook, training curves and samples. Writes a PNG for each.
 
     codegrid plot --tokenizer runs/demo/tokenizer --prior runs/demo/prior --output runs/pictures

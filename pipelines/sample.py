@@ -9,17 +9,19 @@ from codegrid.errors import InputError
 from codegrid.limits import MAX_SIDE, MAX_STEPS, BatchSize, NumSamples, Range, Seed
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.drawing import Rejecting
-from codegrid.pipelines.running.settings import Flag, Folder, Folders, Leaves
+from codegrid.pipelines.running.settings import Flag, Folder, Folders, Leaves, TakesPretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Rejecting, Leaves):
+class Sample(Rejecting, TakesPretrained, Leaves):
     """Draw new codes from the prior and decode them.
 
     Writes samples.png, a sheet with each class below its name, and samples.npz (or several such files, or with --format
     png the folder samples/, or with --format codegrid a code dataset). With --complete they are called completions.
 
     codegrid sample --run runs/demo --output runs/sevens --labels 7
+
+    codegrid sample --pretrained digits
     """
 
     needs: ClassVar[tuple[str, ...]] = ("tokenizer", "prior")

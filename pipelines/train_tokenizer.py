@@ -55,6 +55,10 @@ class Sharpens(Command):
     """Largest λ: without a limit, it explodes when a discriminator that is sure of itself has hardly any gradient."""
     lecam_weight: Annotated[float, Range(0)] = 0.0
     """Weight of the LeCAM penalty, which keeps the discriminator of a small data set from being too sure. 0: none."""
+    diff_augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """Change all images that the discriminator sees at random, real and reconstructed ones alike (DiffAugment), so that
+    it does not learn a small data set by heart: their colours, their place, and a window that is cut out. By default
+    nothing."""
 
     def check_sharpness(self) -> None:
         """Raise `InputError` if a setting belongs to a term whose weight is 0."""

@@ -8,14 +8,16 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import Range
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Dataset, Folder, Folders
+from codegrid.pipelines.running.settings import Compute, DataRoot, Dataset, Folder, Folders, TakesPretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class View(Compute):
-    """Serve a page for the browser: encode images, edit their codes, sample, complete. Needs no network.
+class View(TakesPretrained, Compute):
+    """Serve a page for the browser: encode images or sound, edit the codes, sample, complete. Needs no network.
 
     codegrid view --run runs/demo
+
+    codegrid view --pretrained digits
     """
 
     run: Folder | None = None
@@ -26,9 +28,9 @@ class View(Compute):
     prior: Folders = ()
     """Folder of a prior, or hf:owner/name, instead of prior/, or several of these, coarse to fine."""
     dataset: Dataset | None = None
-    """Images to pick from. By default those in --data-root, or those that the tokenizer was trained on, if they are
-    on this machine."""
-    data_root: str | None = None
+    """Images or recordings to pick from. By default those in --data-root, or those that the tokenizer was trained on,
+    if they are on this machine."""
+    data_root: DataRoot = ()
     """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
     host: str = "127.0.0.1"
     """Address to listen on. By default only this machine can open the page; with 0.0.0.0 everyone on its network."""
@@ -40,7 +42,8 @@ class View(Compute):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.run is None and not self.tokenizer:
-            raise InputError("`run`: give the folder of a run, or a `tokenizer`, with or without a `prior`")
+            words = "give the folder of a run, or a `tokenizer`, with or without a `prior`, or `pretrained`"
+            raise InputError(f"`run`: {words}")
 
 
 def main() -> None:

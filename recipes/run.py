@@ -14,11 +14,12 @@ from codegrid.pipelines.running.cli import print_once
 from .digits import digits
 from .hierarchy import hierarchy
 from .paper import cifar10, faces128, imagenet128, lab84, mnist
+from .pretrained import pretrained_cifar10, pretrained_digits, pretrained_emoji
 from .whole_run import WholeRun
 
-RECIPES: dict[str, Callable[..., WholeRun]] = {
-    function.__name__: function for function in (digits, mnist, cifar10, hierarchy, faces128, imagenet128, lab84)
-}
+OF_PAPERS = (mnist, cifar10, hierarchy, faces128, imagenet128, lab84)
+SHIPPED = (pretrained_digits, pretrained_emoji, pretrained_cifar10)  # for models that come with the package
+RECIPES: dict[str, Callable[..., WholeRun]] = {make.__name__: make for make in (digits, *OF_PAPERS, *SHIPPED)}
 
 
 def run_recipe(settings: Recipe) -> dict[str, Any]:

@@ -1,25 +1,26 @@
-"""Waves that a prior inside of a tokenizer draws, and what it is given of the codes.
+"""A prior that draws waves: the 256 µ-law classes of one sample after another, given features.
 
-Shapes: b batch, C channels of the features that the prior is given, T samples.
+Shapes: b batch, C channels of the features, T samples.
 """
 
 import copy
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 
 from codegrid.budget import check_memory
-from codegrid.codes import Condition, Grid, Sides
+from codegrid.codes import Codes, Condition, Grid, Losses, Moment, Sides
 from codegrid.errors import InputError
 from codegrid.noise import Noise
+from codegrid.padding import counted
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 
 from .code_tokenizer import make_decoder
-from .mu_law import CLASSES, from_classes
+from .mu_law import CLASSES, from_classes, to_classes
 
 
 def names_of_options(decoder: str | None) -> set[str]:
@@ -41,42 +42,61 @@ def make_prior(decoder: str, size: Sides, channels: int, num_classes: int, optio
     return prior
 
 
-def prior_of(prior: Any, length: int) -> Any:
-    """Return a prior for waves of another length; it shares all weights."""
-    if (length,) == prior.layout[-1].shape:
-        return prior
-    other = copy.copy(prior)
-    other.layout = (Grid((length,), CLASSES),)
-    return other
-
-
 def without_codes(features: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     """Return what a prior is given (b, C, T) of codes, as nothing where they are hidden, (b,) bool."""
     return features.masked_fill(hidden.to(features.device)[:, None, None], 0)
 
 
-@torch.no_grad()
-def draw_waves(prior: Any, given: Condition, noise: Noise) -> torch.Tensor:
-    """Return waves (b, 1, T) drawn by a prior, given labels and features (b, C, T), at temperature 1."""
-    (features,) = given.features
-    *_, last = prior_of(prior, features.shape[2]).sample(given, noise.of("wave"), SamplingConfig())
+def drop_codes(features: torch.Tensor, share: float, moment: Moment | None) -> torch.Tensor:
+    """Hide the codes of a share of the items in training."""
+    if moment is None or not share:
+        return features
+    return without_codes(features, moment.noise.uniforms("code dropout") < share)
+
+
+def loss_of_wave(prior: Any, x: torch.Tensor, given: Condition, moment: Moment | None) -> torch.Tensor:
+    """Return the mean nats () of a sample's class, of waves x (b, 1, T) up to `given.lengths`."""
+    losses: Losses = _of_length(prior, x.shape[2])((to_classes(x[:, 0]),), given, moment)
+    return losses.total
+
+
+def nats_of_wave(prior: Any, x: torch.Tensor, given: Condition) -> torch.Tensor:
+    """Return the nats (b, T) of the class of each sample of x (b, 1, T), 0 after `given.lengths`."""
+    (nats,) = _of_length(prior, x.shape[2]).nll((to_classes(x[:, 0]),), given)
+    if given.lengths is not None:
+        nats = nats * counted(given.lengths.to(nats.device), nats.shape[1])
+    return cast(torch.Tensor, nats)
+
+
+def draw_wave(prior: Any, length: int, given: Condition, noise: Noise) -> torch.Tensor:
+    """Draw waves (b, 1, T) of this length."""
+    *_, last = _of_length(prior, length).sample(given, noise, SamplingConfig())
     (classes,) = last.codes
-    return from_classes(classes)[:, None].to(features.dtype)
+    return from_classes(classes)[:, None]
 
 
-def draw_clips(
-    prior: Any, labels: torch.Tensor | None, features: Sequence[torch.Tensor], noise: Noise
+@torch.no_grad()
+def decode_clips(
+    tokenizer: Any, codes: Sequence[Codes], lengths: Sequence[int], given: Condition, noise: Noise
 ) -> list[torch.Tensor]:
-    """Return waves (1, 1, T) of different lengths, drawn together, given features (1, C, T); each as if drawn alone.
+    """Return waves (1, 1, T) for the codes (1, t) of clips of different lengths T, each as if it were alone.
 
-    No sample depends on later ones, so shorter clips are followed by silence, which is cut off again.
+    The tokenizer is a `WaveVQVAE`; the speakers and the noise are those of its `decode`. A decoder that draws computes
+    all clips together: no sample depends on later ones, so shorter clips are followed by silence, which is cut off.
     """
-    lengths = [each.shape[2] for each in features]
-    needed = max(lengths) * sum(each.shape[1] * each.element_size() for each in features)
+    outputs = []
+    for number, (grids, length) in enumerate(zip(codes, lengths, strict=True)):
+        own = Condition(None if given.labels is None else given.labels[number : number + 1])
+        outputs.append(tokenizer.outputs(tokenizer.quantizer.look_up(grids), own)[..., :length])
+    if tokenizer.prior is None:
+        return [tokenizer.reconstruction.image(each) for each in outputs]
+    longest = max(lengths)
+    needed = longest * sum(each.shape[1] * each.element_size() for each in outputs)
     check_memory("the features of these clips", 2 * needed, "give shorter ones, or a smaller `batch_size`")
-    padded = torch.cat([F.pad(each, (0, max(lengths) - each.shape[2])) for each in features])
-    waves = draw_waves(prior, Condition(labels, features=(padded,)), NoiseOfClips(noise, lengths))
-    return [wave[None, :, :length] for wave, length in zip(waves, lengths, strict=True)]
+    features = torch.cat([F.pad(each, (0, longest - each.shape[2])) for each in outputs])
+    drawn = Condition(given.labels if tokenizer.num_classes else None, features=(features,))
+    waves = draw_wave(tokenizer.prior, longest, drawn, NoiseOfClips(noise.of("wave"), lengths))
+    return [wave[None, :, :length].to(features.dtype) for wave, length in zip(waves, lengths, strict=True)]
 
 
 class NoiseOfClips(Noise):
@@ -98,3 +118,12 @@ class NoiseOfClips(Noise):
             own = Noise(self.seed, self.first_index + number, 1, self.device, self.purpose).uniforms(name, length)
             rows.append(F.pad(own, (0, longest - length)))
         return torch.cat(rows)
+
+
+def _of_length(prior: Any, length: int) -> Any:
+    """Return a prior for waves of this length, which shares all weights."""
+    if (length,) == prior.layout[-1].shape:
+        return prior
+    other = copy.copy(prior)
+    other.layout = (Grid((length,), CLASSES),)
+    return other

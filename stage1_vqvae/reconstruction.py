@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from codegrid.devices import widest
+from codegrid.padding import counted, mean_of_counted
 
 from .mu_law import CLASSES, from_classes, to_classes
 
 SPECTRAL_WINDOWS, SPECTRAL_FLOOR = (256, 512, 1024), 1e-4  # samples; power, of the data's
+STEPS = 4  # from a window to the next
 LEVELS = 255  # the largest 8-bit value
 MARGIN = 0.1  # ε of the logit-Laplace: [0, 1] is drawn in to [ε, 1 − ε]
 # log scales: of a logistic in grey levels, of a Laplace in logits; sharper ones gain nothing, and punish surprises
@@ -43,8 +45,11 @@ class ReconstructionTerm:
         """The channels n that the decoder needs."""
         return self.channels
 
-    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Return the term to minimise () for outputs (b, n, H, W) and images (b, c, H, W) in [-1, 1]."""
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the term to minimise () for outputs (b, n, H, W) and images (b, c, H, W) in [-1, 1].
+
+        Given `lengths` (b,) of sound (b, 1, T), what follows them does not count.
+        """
         raise NotImplementedError
 
     def image(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -55,17 +60,17 @@ class ReconstructionTerm:
 class SquaredError(ReconstructionTerm):
     """‖x − x̂‖² over the variance of the data."""
 
-    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean over all values, as `ReconstructionTerm.loss`."""
-        return F.mse_loss(outputs, x) / self.data_variance
+        return mean_of_counted(F.mse_loss(outputs, x, reduction="none"), lengths) / self.data_variance
 
 
 class AbsoluteError(ReconstructionTerm):
     """|x − x̂| over the standard deviation of the data."""
 
-    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean over all values, as `ReconstructionTerm.loss`."""
-        return F.l1_loss(outputs, x) / math.sqrt(self.data_variance)
+        return mean_of_counted(F.l1_loss(outputs, x, reduction="none"), lengths) / math.sqrt(self.data_variance)
 
 
 class PixelLikelihood(ReconstructionTerm):
@@ -75,9 +80,9 @@ class PixelLikelihood(ReconstructionTerm):
         """Return −log p (b, c, H, W) of each value, in float32 at least, of outputs and images as in `loss`."""
         raise NotImplementedError
 
-    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean nats of a value, as `ReconstructionTerm.loss`."""
-        return self.nats(outputs, x).mean()
+        return mean_of_counted(self.nats(outputs, x), lengths)
 
     def nll(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return the nats (b,) of each image, of outputs and images as in `loss`."""
@@ -185,9 +190,10 @@ class MuLaw(ReconstructionTerm):
         """Logits."""
         return CLASSES * self.channels
 
-    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Return the mean nats of a value, as `ReconstructionTerm.loss`."""
-        return F.cross_entropy(_exact(self._logits(outputs)), to_classes(x))
+        nats = F.cross_entropy(_exact(self._logits(outputs)), to_classes(x), reduction="none")
+        return mean_of_counted(nats, lengths)
 
     def image(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the mean, as `ReconstructionTerm.image`."""
@@ -208,12 +214,17 @@ class SpectralDistance(AbsoluteError):
     spectra are nearly equal. The spectra are those of the last axis.
     """
 
-    def loss(self, outputs: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def loss(self, outputs: torch.Tensor, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Return the sum of both, as `ReconstructionTerm.loss`."""
+        total = super().loss(outputs, x, lengths)
+        if lengths is not None:
+            outputs = outputs * counted(lengths, x.shape[-1])[:, None]
         waves, targets = _exact(outputs).flatten(0, -2), _exact(x).flatten(0, -2)
-        total = super().loss(outputs, x)
         for window in SPECTRAL_WINDOWS:
             found, wanted = (self._magnitudes(each, window) for each in (waves, targets))
+            if lengths is not None:  # as many times as of a wave of this length
+                kept = counted(lengths // (window // STEPS) + 1, found.shape[-1])
+                found, wanted = found.mT[kept], wanted.mT[kept]
             total = total + ((found - wanted).norm() / wanted.norm() + F.l1_loss(found.log(), wanted.log())) / len(
                 SPECTRAL_WINDOWS
             )
@@ -224,7 +235,7 @@ class SpectralDistance(AbsoluteError):
         shape = torch.hann_window(window, dtype=waves.dtype, device=waves.device)
         # a floor far below what can be heard: near 0 the logarithm would count silence most
         floor = SPECTRAL_FLOOR * self.data_variance * float(shape.square().sum())
-        spectra = torch.stft(waves, window, window // 4, window=shape, pad_mode="constant", return_complex=True)
+        spectra = torch.stft(waves, window, window // STEPS, window=shape, pad_mode="constant", return_complex=True)
         return (spectra.real.square() + spectra.imag.square() + floor).sqrt()
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from codegrid.codes import Codes, Layout
+from codegrid.codes import HIDDEN, Codes, Layout
 from codegrid.devices import widest
 
 
@@ -17,6 +17,11 @@ class Usage(NamedTuple):
     perplexity: float  # exp(−Σ p_k log p_k), 1 ... K
     codebook_usage: float  # share of entries that occurred, 0 ... 1
     unused_entries: int  # number of entries that never occurred, 0 ... K
+
+
+def count(codes: torch.Tensor, num_embeddings: int) -> torch.Tensor:
+    """Return how often each code (K,) occurs; HIDDEN ones are left out."""
+    return torch.bincount(codes.flatten() - HIDDEN, minlength=num_embeddings + 1)[1:]  # HIDDEN is -1
 
 
 def perplexity(counts: torch.Tensor) -> torch.Tensor:
@@ -32,11 +37,11 @@ def usage_of(counts: torch.Tensor) -> Usage:
 
 
 def perplexities(codes: Codes, layout: Layout) -> dict[str, torch.Tensor]:
-    """Return the perplexity of a batch's codes (b, *shape) as figures: the mean over grids, and each of several."""
-    hits = (
-        torch.bincount(each.flatten(), minlength=grid.num_embeddings) for each, grid in zip(codes, layout, strict=True)
-    )
-    each = [perplexity(counts) for counts in hits]
+    """Return the perplexity of a batch's codes (b, *shape) as figures: the mean over grids, and each of several.
+
+    Codes that are HIDDEN do not count.
+    """
+    each = [perplexity(count(of_grid, grid.num_embeddings)) for of_grid, grid in zip(codes, layout, strict=True)]
     of_grids = {f"batch_perplexity_{number}": value for number, value in enumerate(each)} if len(each) > 1 else {}
     return {"batch_perplexity": torch.stack(each).mean(), **of_grids}
 
@@ -48,9 +53,9 @@ class LayoutUsage:
         self.counts = [torch.zeros(grid.num_embeddings, dtype=torch.int64) for grid in layout]  # (K,) for each grid
 
     def add(self, codes: Codes) -> None:
-        """Count codes (b, *shape), one tensor for each grid."""
+        """Count codes (b, *shape), one tensor for each grid, but none that is HIDDEN."""
         for counts, of_grid in zip(self.counts, codes, strict=True):
-            counts += torch.bincount(of_grid.flatten(), minlength=len(counts)).cpu()
+            counts += count(of_grid, len(counts)).cpu()
 
     def by_grid(self) -> list[Usage]:
         """Return the usage of each grid."""

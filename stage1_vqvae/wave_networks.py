@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codegrid.codes import Moment
 from codegrid.errors import InputError
 
 DILATIONS = (1, 3, 9)  # of residual blocks, in turn
@@ -107,14 +108,6 @@ class WaveDecoder(nn.Module):
         return self.layers(x)
 
 
-def check_speakers(labels: torch.Tensor, count: int) -> None:
-    """Raise `InputError` if a label is no speaker's: they are 0 to `count` - 1, or -1 for none."""
-    known = (labels >= -1) & (labels < count)
-    if not known.all():
-        wrong = int(labels[~known][0])
-        raise InputError(f"`labels`: there is no speaker {wrong}; they are 0 to {count - 1}, or -1 for none")
-
-
 def reach_of(strides: Sequence[int], num_blocks: int) -> int:
     """Return how many codes beyond a code, on both sides, its samples depend on, or it on them."""
     total = math.prod(strides)
@@ -122,6 +115,23 @@ def reach_of(strides: Sequence[int], num_blocks: int) -> int:
     samples = sum(before * stride for before, stride in zip(accumulate(strides, mul, initial=1), strides, strict=False))
     at_codes = 2 + sum(DILATIONS[i % len(DILATIONS)] for i in range(num_blocks))
     return -(-samples // total) + at_codes
+
+
+def shift_at_random(x: torch.Tensor, most: int, moment: Moment | None) -> torch.Tensor:
+    """Return x (b, c, T), in training each item shifted by up to `most` samples either way; silence moves in."""
+    if moment is None or not most:
+        return x
+    starts = (moment.noise.uniforms("encoder shift") * (2 * most + 1)).long().to(x.device)
+    places = starts[:, None] + torch.arange(x.shape[2], device=x.device)
+    return F.pad(x, (most, most)).gather(2, places[:, None].expand_as(x))
+
+
+def check_speakers(labels: torch.Tensor | None, count: int) -> None:
+    """Raise `InputError` if labels (b,) name a speaker who is not one of `count`, nor -1, nobody."""
+    if labels is not None and not (known := (labels >= -1) & (labels < count)).all():
+        raise InputError(
+            f"`labels`: there is no speaker {int(labels[~known][0])}; they are 0 to {count - 1}, or -1 for none"
+        )
 
 
 def in_windows(

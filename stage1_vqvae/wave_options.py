@@ -32,6 +32,9 @@ class WaveOptions:
     --model wave. By default transposed convolutions give all samples at once."""
     reconstruction: Reconstruction = "spectral"
     """Reconstruction term, unless a prior draws the samples: then it is the prior's nats per sample."""
+    encoder_shift: Annotated[int, Range(0, MAX_SIDE)] = 0
+    """Shift what the encoder hears in training at random by up to this many samples; what is to be reconstructed is not
+    shifted. Codes should then depend less on small shifts."""
     code_dropout: Annotated[float, Range(0, below=1)] = 0.1
     """Share of the windows whose codes are hidden in training from a prior that draws the samples. It then knows how
     likely sound is without them, and evaluate can say what the codes are worth."""

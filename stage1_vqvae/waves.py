@@ -8,7 +8,7 @@ decoder, C channels of the features that a prior is given; codes (b, t), one ten
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, cast
 
@@ -26,11 +26,12 @@ from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
 from codegrid.tensors import Rows, check_codes, check_images
 
-from .drawn_waves import draw_clips, draw_waves, make_prior, names_of_options, prior_of, without_codes
+from .drawn_waves import draw_wave, drop_codes, loss_of_wave, make_prior, names_of_options, nats_of_wave, without_codes
+from .gradients import checked_gradients
 from .image_tokenizer import fill_in
-from .mu_law import to_classes
+from .padded_codes import hide_padding, quantize_counted
 from .reconstruction import RECONSTRUCTIONS
-from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of
+from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of, shift_at_random
 from .wave_options import WaveOptions
 
 WINDOW = Signal("sound", 1, (8192,), 16_000)
@@ -88,13 +89,11 @@ class WaveVQVAE(ModelFolder, nn.Module):
         self.quantizer = TABLES["quantizer"][quantizer](**others)
         self.spread = data_variance**0.5  # the encoder sees samples over it
         self.hop = math.prod(self.settings.strides)  # samples of a code
-        self.factors = (self.hop,)
         self._build(self.quantizer.embedding_dim, of_prior)
         self.layout = self.layout_of(self.signal.size)
-        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in self._own().items()}
         self.config = {
             "signal": self.signal.as_json(), "data_variance": data_variance, "quantizer": quantizer,
-            "num_classes": num_classes, **settings, **getattr(self.quantizer, "config", others),
+            "num_classes": num_classes, **self._own(), **getattr(self.quantizer, "config", others),
         }  # fmt: skip
         self.provenance: dict[str, Any] = {}
 
@@ -117,8 +116,10 @@ class WaveVQVAE(ModelFolder, nn.Module):
 
     def _own(self) -> dict[str, Any]:
         """Return the options of the tokenizer and of the prior that draws, which rebuild them."""
-        names = names_of_options(self.settings.decoder)
-        return asdict(self.settings) | {name: self.prior.config[name] for name in sorted(names)}
+        own = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.settings).items()
+        }
+        return own | {name: self.prior.config[name] for name in sorted(names_of_options(self.settings.decoder))}
 
     @property
     def draws(self) -> bool:
@@ -129,23 +130,26 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """Return waves, codes and losses for x (b, 1, T) in [-1, 1], given the speakers as labels.
 
         If the decoder draws, the output is empty, and the reconstruction term is the mean nats of a sample's class.
+        Samples after `given.lengths` are padding: they are heard, but do not count, and their codes are HIDDEN.
         """
+        lengths = None if given.lengths is None else self._in_codes(given.lengths)
         if self.settings.frozen_codes:
             with torch.no_grad():
-                vectors, codes, _ = self.quantizer(self.encoder(self._whole(x)))
+                latents = self.encoder(self._whole(x))
+                vectors, codes, _ = quantize_counted(self.quantizer, latents, lengths)
             losses = Losses({}, {})
         else:
-            vectors, codes, losses = self.quantizer(self.encoder(self._whole(x)), moment)
+            latents = self.encoder(self._whole(shift_at_random(x, self.settings.encoder_shift, moment)))
+            vectors, codes, losses = quantize_counted(self.quantizer, latents, lengths, moment)
         outputs = self.decoder(vectors, given.labels)[..., : x.shape[2]]
         if self.prior is None:
-            wave, term = self.reconstruction.image(outputs), self.reconstruction.loss(outputs, x)
+            wave, term = self.reconstruction.image(outputs), self.reconstruction.loss(outputs, x, given.lengths)
         else:
-            if moment is not None and self.settings.code_dropout:
-                hidden = moment.noise.uniforms("code dropout") < self.settings.code_dropout
-                outputs = without_codes(outputs, hidden)
-            term = prior_of(self.prior, x.shape[2])(*self._drawn(x, outputs, given), moment).total
+            outputs = drop_codes(outputs, self.settings.code_dropout, moment)
+            term = loss_of_wave(self.prior, x, self._condition(outputs, given), moment)
             wave = x.new_empty(0)
-        return Reconstructed(wave, codes, Losses({"reconstruction_loss": term, **losses.terms}, losses.figures))
+        terms = {"reconstruction_loss": term, **losses.terms}
+        return Reconstructed(wave, codes, Losses(terms, losses.figures | checked_gradients(latents, terms, moment)))
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> Codes:
@@ -177,23 +181,6 @@ class WaveVQVAE(ModelFolder, nn.Module):
         vectors = self.quantizer.look_up(tuple(grid.long() for grid in codes))
         return self._to_wave(vectors, size, given, noise)
 
-    @torch.no_grad()
-    def decode_clips(
-        self, codes: Sequence[Codes], lengths: Sequence[int], given: Condition, noise: Noise
-    ) -> list[torch.Tensor]:
-        """Return waves (1, 1, T) for the codes (1, t) of clips of different lengths T, each as if it were alone.
-
-        The speakers and the noise are those of `decode`; a decoder that draws computes all clips together.
-        """
-        outputs = []
-        for number, (grids, length) in enumerate(zip(codes, lengths, strict=True)):
-            check_codes("codes", grids, self.layout, any_size=True)
-            own = Condition(None if given.labels is None else given.labels[number : number + 1])
-            outputs.append(self._outputs(self.quantizer.look_up(grids), own)[..., :length])
-        if self.prior is None:
-            return [self.reconstruction.image(each) for each in outputs]
-        return draw_clips(self.prior, given.labels if self.num_classes else None, outputs, noise)
-
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
         """Return x (b, 1, T) encoded and decoded again, in its own length, without a speaker."""
         return self.decode(self.encode(x), tuple(x.shape[2:]))
@@ -216,21 +203,24 @@ class WaveVQVAE(ModelFolder, nn.Module):
     def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> torch.Tensor | None:
         """Return −log p of the 256 µ-law classes of x (b, 1, T) given its codes (b, t), (b,) in nats.
 
-        An item whose codes are all HIDDEN is judged without codes, which a decoder learns with `code_dropout`. Returns
-        None if the decoder has no such likelihood, as with `l1`.
+        Only the first `given.lengths` samples count, if lengths are given. An item whose codes are all HIDDEN is judged
+        without codes, which a decoder learns with `code_dropout`. Returns None if the decoder has no such likelihood.
         """
         if self.prior is None:
             return None
-        hidden = (codes[0] == HIDDEN).all(1)
-        outputs = self._outputs(self.quantizer.look_up(tuple(grid.clamp_min(0) for grid in codes)), given)
-        outputs = without_codes(outputs[..., : x.shape[2]], hidden)
-        classes, condition = self._drawn(x, outputs, given)
-        (nats,) = prior_of(self.prior, x.shape[2]).nll(classes, condition)
-        return cast(torch.Tensor, nats.to(widest(nats.device)).sum(1))
+        vectors = self.quantizer.look_up(tuple(grid.clamp_min(0) for grid in codes))
+        outputs = without_codes(self.outputs(vectors, given)[..., : x.shape[2]], (codes[0] == HIDDEN).all(1))
+        nats = nats_of_wave(self.prior, x, self._condition(outputs, given))
+        return nats.to(widest(nats.device)).sum(1)
 
     @torch.no_grad()
     def preview(self, codes: Codes, drawn: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Return waves (b, 1, T) of an unfinished draw, silent where no code is drawn yet."""
+        """Return waves (b, 1, T) of an unfinished draw, silent where no code is drawn yet.
+
+        A decoder that draws takes too long for that: all is silent.
+        """
+        if self.draws:
+            return torch.zeros(len(codes[0]), 1, *self.signal.size, device=self.device)
         waves = self.decode(fill_in(self.quantizer, codes, drawn))
         known = torch.stack([F.interpolate(grid[:, None].float(), waves.shape[2:]) for grid in drawn]).amax(0)
         return torch.where(known > 0, waves, 0)
@@ -241,6 +231,10 @@ class WaveVQVAE(ModelFolder, nn.Module):
             raise InputError(f"`mask` has the shape {tuple(mask.shape)}, but sound has {self.signal.size}")
         unknown = self._whole((~mask.bool()).float()[None, None])
         return tuple(F.adaptive_max_pool1d(unknown, grid.shape[0])[0, 0] == 0 for grid in self.layout)
+
+    def hide_padding(self, codes: Codes, lengths: torch.Tensor) -> Codes:
+        """Return codes (b, t), HIDDEN where they begin after the end of sounds of `lengths` (b,) samples."""
+        return hide_padding(codes, self._in_codes(lengths))
 
     def after_step(self, step: int, seed: int) -> None:
         """Move the codebooks, once for all pieces of a step, unless they are frozen."""
@@ -259,6 +253,20 @@ class WaveVQVAE(ModelFolder, nn.Module):
         tables = ("decoder.speakers.weight", "prior.network.condition.weight")
         return {name: rows for name in tables if name in self.state_dict() and name in other.state_dict()}
 
+    def outputs(self, vectors: torch.Tensor, given: Condition) -> torch.Tensor:
+        """Return the decoder's outputs (b, n, T) of whole codes for vectors (b, D, t)."""
+        if self.prior is None and self.num_classes:
+            check_speakers(given.labels, self.num_classes)
+        speakers = None if given.labels is None else given.labels.to(self.device)
+        count, around = vectors.shape[2], 0 if self.draws else self.reach
+        vectors = F.pad(vectors, (around, around), mode="replicate")  # beyond the ends are zeros, which would click
+        outputs = self._in_windows(lambda part: self.decoder(part, speakers), vectors, (1, self.hop))
+        return outputs.narrow(2, around * self.hop, count * self.hop)
+
+    def _in_codes(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Return lengths (b,) in samples as codes, of which the last may be partly padding."""
+        return -(-lengths // self.hop)
+
     def _whole(self, x: torch.Tensor) -> torch.Tensor:
         """Return x (b, 1, T) over the spread of the data, followed by silence up to a whole code."""
         return F.pad(x, (0, -x.shape[2] % self.hop)) / self.spread
@@ -266,28 +274,17 @@ class WaveVQVAE(ModelFolder, nn.Module):
     def _in_windows(self, network: Network, x: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
         return in_windows(network, x, max(1, AT_ONCE // self.hop), self.reach, sizes)
 
-    def _outputs(self, vectors: torch.Tensor, given: Condition) -> torch.Tensor:
-        """Return the decoder's outputs (b, n, T) of whole codes for vectors (b, D, t)."""
-        if self.prior is None and given.labels is not None and self.num_classes:
-            check_speakers(given.labels, self.num_classes)
-        speakers = None if given.labels is None else given.labels.to(self.device)
-        return self._in_windows(lambda part: self.decoder(part, speakers), vectors, (1, self.hop))
-
     def _to_wave(
         self, vectors: torch.Tensor, size: Sides | None, given: Condition, noise: Noise | None
     ) -> torch.Tensor:
-        outputs = self._outputs(vectors, given)
+        outputs = self.outputs(vectors, given)
         as_trained = vectors.shape[2] == -(-self.signal.size[0] // self.hop)
         (length,) = size or (self.signal.size if as_trained else outputs.shape[2:])
         outputs = outputs[..., :length]
         if self.prior is None:
             return self.reconstruction.image(outputs)
         noise = noise or Noise(0, 0, len(outputs), self.device)
-        return draw_waves(self.prior, self._condition(outputs, given), noise)
-
-    def _drawn(self, x: torch.Tensor, outputs: torch.Tensor, given: Condition) -> tuple[Codes, Condition]:
-        """Return the classes (b, T) of x that a prior draws, and their condition."""
-        return (to_classes(x[:, 0]),), self._condition(outputs, given)
+        return draw_wave(self.prior, length, self._condition(outputs, given), noise.of("wave")).to(outputs.dtype)
 
     def _condition(self, outputs: torch.Tensor, given: Condition) -> Condition:
-        return Condition(given.labels if self.num_classes else None, features=(outputs,))
+        return Condition(given.labels if self.num_classes else None, features=(outputs,), lengths=given.lengths)

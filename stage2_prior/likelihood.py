@@ -16,6 +16,7 @@ from torch import Tensor
 from codegrid.codes import Codes, Condition, Losses
 from codegrid.devices import widest
 from codegrid.noise import Noise
+from codegrid.padding import counted
 from codegrid.protocols import Prior
 
 Batches = Iterable[tuple[Codes, Condition]]
@@ -29,10 +30,15 @@ def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
     return F.cross_entropy(rows, codes.flatten(), reduction="none").view(codes.shape)
 
 
-def mean_nats(logits: Sequence[Tensor], codes: Codes) -> Losses:
-    """Return the loss of codes (b, *shape): the mean nats per code, for logits (b, K, *shape) of each grid."""
-    nats = [cross_entropy(of_grid, grid).flatten() for of_grid, grid in zip(logits, codes, strict=True)]
-    loss = torch.cat(nats).mean()
+def mean_nats(logits: Sequence[Tensor], codes: Codes, lengths: Tensor | None = None) -> Losses:
+    """Return the loss of codes (b, *shape): the mean nats per code, for logits (b, K, *shape) of each grid.
+
+    Given `lengths` (b,), only the first codes of each grid count, in raster order.
+    """
+    nats = [cross_entropy(of_grid, grid).flatten(1) for of_grid, grid in zip(logits, codes, strict=True)]
+    if lengths is not None:
+        nats = [of_grid[counted(lengths, of_grid.shape[1])] for of_grid in nats]
+    loss = torch.cat([of_grid.flatten() for of_grid in nats]).mean()
     return Losses({"nll": loss}, {"bits_per_code": loss.detach() / math.log(2)})
 
 

@@ -181,6 +181,9 @@ class DiffusionOptions(TextOptions):
     """Channels of the prior's features; of the UNet, at the full size of the grid, and twice as many at each half."""
     num_levels: Annotated[int, Range(1, MAX_LEVELS)] = 2
     """Sizes of the grid that the UNet works at, each half the one before."""
+    one_scale: bool = False
+    """Scale all channels of the codes' vectors by one number, as the pipelines of diffusers do (export-diffusers needs
+    this), instead of each channel by its own."""
     num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 2
     """Residual blocks of the UNet at each size, on the way down; on the way up there is one more."""
     num_heads: Annotated[int, Range(1, MAX_WIDTH)] = 4

@@ -36,6 +36,11 @@ class SequentialPrior(GridPrior):
     keeps: ClassVar[Keeps] = "first"
     controls: ClassVar[frozenset[str]] = frozenset({"temperature", "top_k", "top_p"})
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Return the parts of a condition, besides labels, that this prior accepts."""
+        return (*super().takes, "lengths")
+
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, *shape) of each grid for codes (b, *shape), each from the codes before it alone."""
         raise NotImplementedError(f"{type(self).__name__} needs a method `logits`")
@@ -44,7 +49,7 @@ class SequentialPrior(GridPrior):
         """Return the loss, the mean nats per code, for codes (b, *shape) of each grid; a moment hides coarser codes."""
         if self.given_grids:
             given = given._replace(codes=self.coarser_codes(given, len(codes[0]), moment))
-        return mean_nats(self.logits(codes, given), codes)
+        return mean_nats(self.logits(codes, given), codes, given.lengths)
 
     @torch.no_grad()
     def nll(

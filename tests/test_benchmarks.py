@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = {
     "bound": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "busy": [],
+    "compression": ["--cifar", "{pictures}", "--output", "{folder}/runs"],
     "codebooks": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "demo_quality": ["--run", "{run}", "--dataset", "npz", "--data-root", "{bars}"],
     "emoji": ["--data-root", "{emoji}", "--output", "{folder}/runs"],
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "speech": ["--output", "{folder}/runs"],
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
+    "wavenet": ["--rounds", "1"],
 }  # fmt: skip
 ELSEWHERE = {"screenshots"}  # needs a browser
 

@@ -63,7 +63,8 @@ TOLD = [
     (TrainTokenizer, "--output o --network resnet --num-residual-blocks 1"),
     (
         TrainTokenizer,
-        "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1",
+        "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1"
+        " --diff-augment color cutout",
     ),
     (
         TrainTokenizer,
@@ -117,6 +118,11 @@ TOLD = [
         Convert,
         "--tokenizer t --run r --input d --speaker ann --device cpu --threads 1 --overwrite --quiet -v --dry-run",
     ),
+    (TrainTokenizer, "--output o --half"),
+    (TrainPrior, "--codes c --output o --half"),
+    *((kind, "--pretrained digits --output o ") for kind in (ExportCodes, Sample, Evaluate, Plot, Doctor)),
+    (DecodeCodes, "--pretrained digits --codes c "),
+    (View, "--pretrained digits "),
 ]
 
 

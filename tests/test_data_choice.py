@@ -20,7 +20,7 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 def here(tmp_path, monkeypatch):
     """A working folder with a folder and some files; data sets are there by name only."""
     (tmp_path / "pictures").mkdir()
-    for name in ("a.npz", "a.npy", "a.parquet", "a.zip"):
+    for name in ("a.npz", "a.npy", "a.parquet", "a.zip", "a.deb", "b.deb"):
         (tmp_path / name).write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -29,15 +29,17 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given,found",
     [
-        (("pictures", None), ("imagefolder", "pictures")),
-        (("a.npz", None), ("npz", "a.npz")),
-        (("./a.npy", None), ("npz", "a.npy")),
-        (("a.parquet", None), ("hf:./a.parquet", None)),
-        ((None, "pictures"), ("imagefolder", "pictures")),
-        ((None, "a.npz"), ("npz", "a.npz")),
-        (("mnist", "pictures"), ("mnist", "pictures")),
-        (("hf:owner/name", "pictures"), ("hf:owner/name", "pictures")),
-        (("mnist5k", None), ("mnist5k", None)),
+        (("pictures", None), ("imagefolder", ("pictures",))),
+        (("a.npz", None), ("npz", ("a.npz",))),
+        (("./a.npy", None), ("npz", ("a.npy",))),
+        (("a.parquet", None), ("hf:./a.parquet", ())),
+        ((None, "pictures"), ("imagefolder", ("pictures",))),
+        ((None, "a.npz"), ("npz", ("a.npz",))),
+        (("mnist", "pictures"), ("mnist", ("pictures",))),
+        (("hf:owner/name", "pictures"), ("hf:owner/name", ("pictures",))),
+        (("mnist5k", None), ("mnist5k", ())),
+        (("speech", ["a", "b"]), ("speech", ("a", "b"))),
+        ((None, ["a.deb", "b.deb"]), ("speech", ("a.deb", "b.deb"))),
     ],
 )
 def test_a_path_is_read_by_what_it_is_and_a_name_as_it_stands(here, given, found):
@@ -51,6 +53,10 @@ def test_a_path_is_read_by_what_it_is_and_a_name_as_it_stands(here, given, found
         (("picturse", None), "`dataset` 'picturse': there is no such folder .*hf:NAME, or one of mnist5k"),
         ((None, "picturse"), "`data_root` 'picturse': there is no such folder or file: give a folder of pictures"),
         (("pictures", "a.npz"), "leave `data_root` out"),
+        (("imagefolder", ["a", "b"]), "`data_root` a b: imagefolder takes one place: give one, or `dataset` speech"),
+        ((None, ["a.deb", "pictures"]), "`data_root` a.deb pictures: imagefolder takes one place"),
+        (("speech", ["a", "b", "./a"]), r"`data_root` \./a is given twice"),
+        (("mnist5k", ["a", "b"]), "`data_root` a b: mnist5k reads no files"),
         (("a.zip", None), "`dataset` a.zip is not read: give a folder of pictures"),
     ],
 )
@@ -62,7 +68,7 @@ def test_what_is_not_there_or_not_read_is_refused_with_the_remedy(here, given, r
 def test_training_reads_a_folder_that_is_given_in_either_way_and_says_where_digits_are_taken(here, capsys):
     for given in ({"dataset": "pictures"}, {"data_root": "pictures"}):
         settings = choose_data(TrainTokenizer(output="out", **given))
-        assert (settings.dataset, settings.data_root) == ("imagefolder", "pictures")
+        assert (settings.dataset, settings.data_root) == ("imagefolder", ("pictures",))
     assert not capsys.readouterr().out
     assert choose_data(TrainTokenizer(output="out")).dataset == "mnist5k"
     assert "no data set given: using mnist5k" in capsys.readouterr().out
@@ -77,24 +83,26 @@ def tokenizer_from(folder, data=None, **provenance):
 
 def test_the_data_of_the_training_are_found_from_elsewhere_and_below_its_folder(here):
     place = str(here / "pictures")
-    tokenizer = tokenizer_from(here, ["imagefolder", place], dataset="imagefolder")
-    assert learnt_data(tokenizer) == ("imagefolder", place)
+    tokenizer = tokenizer_from(here, ["imagefolder", [place]], dataset="imagefolder")
+    assert learnt_data(tokenizer) == ("imagefolder", (place,))
     tokenizer.loaded_from = here / "best"
-    assert learnt_data(tokenizer) == ("imagefolder", place)
+    assert learnt_data(tokenizer) == ("imagefolder", (place,))
 
 
-@pytest.mark.parametrize("data", [["imagefolder", "gone"], ["npz", "gone"], ["hf:/gone", None]])
+@pytest.mark.parametrize(
+    "data", [["imagefolder", ["gone"]], ["npz", ["gone"]], ["hf:/gone", []], ["speech", ["pictures", "gone"]]]
+)
 def test_data_that_are_gone_are_named_and_may_have_moved(here, data):
     tokenizer = tokenizer_from(here, data)
     with pytest.raises(InputError, match="gone, which is no longer there: give `dataset`"):
         learnt_data(tokenizer)
-    assert learnt_data(tokenizer, "pictures") == ("imagefolder", "pictures")
+    assert learnt_data(tokenizer, "pictures") == ("speech" if data[0] == "speech" else "imagefolder", ("pictures",))
 
 
 def test_a_model_from_elsewhere_names_public_data_and_asks_for_others(here):
-    assert learnt_data(tokenizer_from(here, dataset="mnist")) == ("mnist", None)
-    assert learnt_data(tokenizer_from(here, dataset="mnist"), "pictures") == ("mnist", "pictures")
-    assert learnt_data(tokenizer_from(here, dataset="hf:owner/name")) == ("hf:owner/name", None)
+    assert learnt_data(tokenizer_from(here, dataset="mnist")) == ("mnist", ())
+    assert learnt_data(tokenizer_from(here, dataset="mnist"), "pictures") == ("mnist", ("pictures",))
+    assert learnt_data(tokenizer_from(here, dataset="hf:owner/name")) == ("hf:owner/name", ())
     for told in ("imagefolder", "npz", "hf:name", "hf:./pictures", "hf:/etc", 3, None):
         with pytest.raises(InputError, match=r"it is unknown where the images are.*: give `dataset`"):
             learnt_data(tokenizer_from(here, dataset=told))
@@ -104,15 +112,15 @@ def test_data_are_at_hand_where_they_lie_on_this_machine(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     place = str(here / "pictures")
-    assert data_at_hand(tokenizer_from(here, dataset="mnist5k")) == ("mnist5k", None)
+    assert data_at_hand(tokenizer_from(here, dataset="mnist5k")) == ("mnist5k", ())
     for far in ("mnist", "hf:owner/name", "hf:./pictures", "imagefolder", None):
         assert data_at_hand(tokenizer_from(here, dataset=far)) is None
-    assert data_at_hand(tokenizer_from(here, ["imagefolder", place])) == ("imagefolder", place)
-    assert data_at_hand(tokenizer_from(here, [f"hf:{place}", None])) == (f"hf:{place}", None)
-    assert data_at_hand(tokenizer_from(here, ["imagefolder", f"{place} moved"])) is None
+    assert data_at_hand(tokenizer_from(here, ["imagefolder", [place]])) == ("imagefolder", (place,))
+    assert data_at_hand(tokenizer_from(here, [f"hf:{place}", []])) == (f"hf:{place}", ())
+    assert data_at_hand(tokenizer_from(here, ["imagefolder", [f"{place} moved"]])) is None
     (here / "run.json").unlink()
     (here / ".cache" / "codegrid" / "MNIST").mkdir(parents=True)
-    assert data_at_hand(tokenizer_from(here, dataset="mnist")) == ("mnist", None)
+    assert data_at_hand(tokenizer_from(here, dataset="mnist")) == ("mnist", ())
     monkeypatch.setenv("XDG_CACHE_HOME", str(here / "elsewhere"))
     assert data_at_hand(tokenizer_from(here, dataset="mnist")) is None
 
@@ -120,7 +128,7 @@ def test_data_are_at_hand_where_they_lie_on_this_machine(here, monkeypatch):
 @pytest.mark.parametrize("note", ["[]", "3", '{"command": "train-tokenizer", "data": [3, 4]}', "not JSON"])
 def test_a_note_that_is_none_is_passed_over(here, note):
     (here / "run.json").write_text(note)
-    assert learnt_data(tokenizer_from(here, dataset="mnist5k")) == ("mnist5k", None)
+    assert learnt_data(tokenizer_from(here, dataset="mnist5k")) == ("mnist5k", ())
 
 
 def test_scripts_take_the_data_that_the_tokenizer_learnt_and_say_so(small_run, bars_file, tmp_path, run_script):
@@ -134,7 +142,7 @@ def test_scripts_take_the_data_that_the_tokenizer_learnt_and_say_so(small_run, b
     assert headers[0] == headers[1]
     assert run_script("plot", *tokenizer, "--output", tmp_path / "plot", "--what", "histogram").code == 0
     inputs = load_inputs(Evaluate(tokenizer=str(small_run / "tokenizer"), output=str(tmp_path / "e")))
-    assert (inputs.settings.dataset, inputs.settings.data_root) == ("npz", str(bars_file))
+    assert (inputs.settings.dataset, inputs.settings.data_root) == ("npz", (str(bars_file),))
     assert inputs.notes() == ["only 6 held-out images: figures that are measured on them are rough"]
     found = find_artifacts("cpu", run=str(small_run))
     assert len(found.images) == 6 and found.folders["images"] == str(bars_file)

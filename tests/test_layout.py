@@ -159,14 +159,16 @@ def test_setup_names_exactly_the_packages_that_are_there():
             assert (path.parent / "__init__.py").exists(), f"{path.parent} is no package"
 
 
-def test_setup_takes_the_cards_and_the_native_sources_along():
+def test_setup_takes_the_cards_the_native_sources_and_the_trained_models_along():
     taken = set()
     for package, patterns in read_setup()["options.package_data"].items():
         inside = package.partition(".")[2]
         folder = ROOT / (inside if inside.partition(".")[0] in MAY_IMPORT else package).replace(".", "/")
         taken |= {path for pattern in patterns.split() for path in folder.glob(pattern)}
     sources = [path for package in MAY_IMPORT for ending in ("*.cpp", "*.h") for path in (ROOT / package).rglob(ending)]
-    assert sources and taken == {*(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed", *sources}
+    models = [path for path in (ROOT / GROUND / "pretrained").glob("*/**/*") if path.is_file()]
+    loose = {*(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed"}
+    assert sources and models and taken == {*loose, *sources, *models}
 
 
 def test_the_version_is_told_alike_everywhere():

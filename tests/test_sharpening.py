@@ -20,8 +20,8 @@ from small_quantizers import SMALL
 from torch import nn
 
 from codegrid import VQVAE, load
-from codegrid.codes import Moment
-from codegrid.data.images import ImageDataset
+from codegrid.codes import Losses, Moment
+from codegrid.data.images import ImageDataset, to_float
 from codegrid.errors import InputError
 from codegrid.files import write_json
 from codegrid.locks import releasing
@@ -41,6 +41,7 @@ from codegrid.pipelines.training.sharpening import Schedule, Sharpening, schedul
 from codegrid.pipelines.training.tokenizer import TokenizerObjective, facts_of, train_tokenizer
 from codegrid.pipelines.training.trainer import Trainer
 from codegrid.registry import BUILT_IN, TABLES
+from codegrid.stage1_vqvae.diff_augment import diff_augment
 from codegrid.stage1_vqvae.discriminator import (
     ADVERSARIAL_LOSSES,
     PatchDiscriminator,
@@ -74,6 +75,10 @@ def settings_of(**settings):
         "batch_size": BATCH, "precision": "fp32", "lr": 0.01, "num_workers": 0,
     }  # fmt: skip
     return TrainTokenizer(**{"output": "", **usual, **settings})
+
+
+def terms():
+    return {"reconstruction_loss": torch.tensor(1.0)}
 
 
 def bars(count=12, channels=1):
@@ -206,6 +211,19 @@ def test_the_adaptive_weight_is_the_same_in_bfloat16_but_for_rounding():
     torch.testing.assert_close(ratios.median(), torch.ones(()), rtol=0.01, atol=0)
 
 
+def test_in_bfloat16_both_players_stay_finite_over_many_steps_and_their_losses_are_in_float32():
+    settings = settings_of(steps=40, lecam_weight=0.1, diff_augment=("color", "translation", "cutout"))
+    trainer = make_trainer(settings, precision="bf16")
+    rows = take_steps(trainer, 40)
+    assert all(value.isfinite().all() for row in rows for value in row.values())
+    assert all(tensor.isfinite().all() for tensor in state_of(trainer.objective).values())
+    with autocast("bf16", torch.device("cpu")):
+        batch = trainer.objective.dataset.batch(range(BATCH))
+        for name, player in trainer.objective.players.items():
+            losses = trainer.objective.losses(name, player.module, batch, moment(9))
+            assert {term.dtype for term in losses.terms.values()} == {torch.float32}
+
+
 def test_with_a_fixed_weight_nothing_is_compared():
     objective = make_objective(settings_of(fixed_weight=True))
     batch = objective.dataset.batch(range(BATCH))
@@ -304,6 +322,7 @@ def test_both_networks_see_images_in_the_range_of_real_ones():
     "options",
     [
         {"adversarial_loss": "non-saturating"}, {"lecam_weight": 0.1}, {"fixed_weight": True}, {"accumulate": 2},
+        {"diff_augment": ("color", "translation", "cutout")},
         {"perceptual_weight": 0.0, "perceptual": "lite0"}, {"adversarial_weight": 0.0, **NO_DISCRIMINATOR},
         {"discriminator_layers": 1, "discriminator_warmup": 0, "discriminator_start": 0},
     ],
@@ -319,6 +338,47 @@ def test_every_option_trains(options):
     for name, weight in asked.items():
         assert (name in figures) == bool(getattr(trainer.settings, weight))
     assert ("discriminator_lecam_loss" in figures) == bool(trainer.settings.lecam_weight)
+
+
+# Changes of the images that the discriminator sees
+
+POLICY = ("color", "translation", "cutout")
+
+
+def test_real_and_reconstructed_images_are_changed_alike_and_differently_at_each_step():
+    objective, seen = make_objective(settings_of(diff_augment=POLICY)), []
+    discriminator = objective.players["discriminator"].module
+    discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    batch = objective.dataset.batch(range(BATCH))
+    objective.sharpening.buffers.pop("adaptive_weight")  # which needs the true last layer
+    for step in (9, 10):
+        of_step = Moment(step, 20, Noise(0, 0, BATCH, purpose=("step", step)))
+        x = objective.augment(batch.images)
+        objective.sharpening.add(Losses(terms(), {}), x.clone().requires_grad_(), x, of_step)
+        objective.sharpening.judge(discriminator)
+    (first, pair), (second, _) = seen[:2], seen[2:]
+    assert torch.equal(pair[:BATCH], pair[BATCH:]), "equal images stay equal"
+    assert torch.equal(first, pair[:BATCH]), "the tokenizer's step sees them as the discriminator's does"
+    assert not torch.equal(first, second) and not torch.equal(first, to_float(batch.images))
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_each_change_is_of_its_kind_follows_from_the_noise_of_a_sample_and_passes_gradients_on(name):
+    images = 0.2 + 0.5 * torch.rand(BATCH, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+    images.requires_grad_()
+    changed = diff_augment(images, [name], Noise(0, 0, BATCH))
+    assert changed.shape == images.shape and not torch.equal(changed, images)
+    alone = diff_augment(images[2:3], [name], Noise(0, 2, 1))
+    assert torch.allclose(alone, changed[2:3], atol=1e-6)
+    (gradient,) = torch.autograd.grad(changed.sum(), images)
+    blank = changed.detach() == 0
+    if name == "color":
+        assert gradient.any(dim=(1, 2, 3)).all() and not blank.any()
+    else:  # pixels stay as they are, or are lost
+        assert torch.isin(changed.detach(), torch.cat([images.detach().flatten(), torch.zeros(1)])).all()
+        assert gradient.sum() == (~blank).sum() and set(gradient.unique().tolist()) <= {0.0, 1.0}
+        shares = blank.float().mean(dim=(1, 2, 3))
+        assert shares.max() <= (0.25 if name == "cutout" else 1 - (14 / 16) * (21 / 24)) and shares.any()
 
 
 # Losses and network of the discriminator
@@ -556,7 +616,8 @@ def test_the_model_folder_holds_the_tokenizer_alone_and_names_what_it_was_traine
     assert tokenizer.config.keys() == plain.config.keys()
     (network,) = networks_of(tokenizer)
     assert network["name"] == settings.perceptual and network["weight"] == 0.5 and len(network["weights"]) == 64
-    assert tokenizer.provenance["adversarial"] == {"loss": "hinge", "weight": 0.5, "start": 1, "layers": 1}
+    found = {"loss": "hinge", "weight": 0.5, "start": 1, "layers": 1, "diff_augment": []}
+    assert tokenizer.provenance["adversarial"] == found
     assert "perceptual" in (folder / "README.md").read_text()
     with pytest.raises(InputError, match="discriminator_start 1, not 2"):
         train_tokenizer(replace(settings, discriminator_start=2))

@@ -150,9 +150,10 @@ def test_folders_for_training_and_test_are_parts_and_not_speakers(tmp_path):
 def test_windows_hold_every_sample_and_the_last_one_ends_with_its_clip():
     clips = [Clip("long", np.arange(1, 11, dtype=np.int16)), Clip("short", np.arange(21, 23, dtype=np.int16))]
     data = SoundDataset(clips, 4, RATE)
-    waves, labels = data.batch(range(len(data)))
+    waves, labels, lengths = data.batch(range(len(data)))
     rows = [[1, 2, 3, 4], [5, 6, 7, 8], [7, 8, 9, 10], [21, 22, 0, 0]]
     assert waves[:, 0].tolist() == rows and labels is None and data.signal.shape == (1, 4)
+    assert lengths.tolist() == [4, 4, 4, 2] and data[3].lengths == 2
     assert data.files == ["long"] * 3 + ["short"] and [window.length for window in data.windows] == [4, 4, 4, 2]
     assert torch.equal(data[2].images, waves[2])
     values = np.concatenate([clip.wave for clip in clips]) / 32767
@@ -245,3 +246,36 @@ def test_without_soundfile_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     with pytest.raises(InputError, match=r'needs the soundfile package: pip install "codegrid\[sound\]"'):
         load(tmp_path)
+
+
+def test_several_places_are_one_set_and_one_without_speakers_is_a_speaker(tmp_path):
+    write_speech(tmp_path / "first", texts=10)
+    write_clip(tmp_path / "solo" / "a.wav", tone(300)).with_suffix(".txt").write_text("text 0")
+    (tmp_path / "other" / "train" / "ann").mkdir(parents=True)
+    write_clip(tmp_path / "other" / "train" / "ann" / "x.wav", tone(300))
+    write_clip(tmp_path / "other" / "test" / "ann" / "y.wav", tone(300))
+    package = write_package(tmp_path / "x-voice_1.0_all.deb", {"usr/share/1.ogg": content_of(tone(300), "OGG")})
+    places = [tmp_path / "first", tmp_path / "solo", package, tmp_path / "other"]
+    data, train, test = (load(places, split) for split in ("all", "train", "test"))
+    assert data.classes == train.classes == test.classes == ["ann", "bob", "solo", "x-voice"]
+    assert {"first/ann/0.wav", "solo/a.wav", "x-voice/usr/share/1.ogg", "other/train/ann/x.wav"} <= set(data.files)
+    assert len(train.clips) + len(test.clips) == len(data.clips) == 24
+    # what one place holds out, and a part of another, stay what they are; a text is held out wherever it is said
+    assert "other/train/ann/x.wav" in train.files and "other/test/ann/y.wav" in test.files
+    said = [{clip.text for clip in part.clips if clip.text} for part in (train, test)]
+    assert not said[0] & said[1] and all(str(place) in data.found.name for place in places)
+
+
+def test_folders_of_the_same_name_are_told_apart_and_each_place_must_hold_sound(tmp_path):
+    for folder in ("a/wav", "b/wav"):
+        write_clip(tmp_path / folder / "1.wav", tone(300))
+    assert load([tmp_path / "a" / "wav", tmp_path / "b" / "wav"]).classes == ["wav", "wav-2"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no sound in .*empty"):
+        load([tmp_path / "a", tmp_path / "empty"])
+    with pytest.raises(InputError, match="gone is neither: speech needs a folder"):
+        load([tmp_path / "a", tmp_path / "gone"])
+    (tmp_path / "b" / "wav" / "2.wav").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match="is not a readable sound file"):
+        load([tmp_path / "a", tmp_path / "b"])
+    assert "1 unreadable (b/wav/2.wav)" in str(load([tmp_path / "a", tmp_path / "b"], skip_unreadable=True).found)

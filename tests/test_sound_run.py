@@ -92,6 +92,20 @@ def test_codes_of_sound_are_exported_decoded_and_measured(tokenizer, capsys):
     assert (tokenizer / "figures" / "reconstructions.png").stat().st_size > 0
 
 
+def test_several_places_are_read_by_every_command_and_named_in_cards(recordings, tmp_path):
+    places = (recordings / "ann", recordings / "bob")
+    call("train_tokenizer", "--model", "wave", "--dataset", "speech", "--data-root", *places, *TINY, "--run", tmp_path)
+    model = load(tmp_path / "tokenizer")
+    assert model.provenance["classes"] == model.provenance["places"] == ["ann", "bob"]
+    assert "ann, bob" in (card := (tmp_path / "tokenizer" / "README.md").read_text()) and str(recordings) not in card
+    call("export_codes", "--run", tmp_path)
+    codes = CodeDataset(tmp_path / "codes")
+    manifest = json.loads((tmp_path / "codes" / "manifest.json").read_text())
+    assert codes.classes == manifest["provenance"]["places"] == ["ann", "bob"]
+    call("evaluate", "--run", tmp_path, "--data-root", *places, "--output", tmp_path / "figures")
+    assert json.loads((tmp_path / "figures" / "metrics.json").read_text())["reconstruction_error"] > 0
+
+
 def test_a_wavenet_learns_on_the_frozen_codes_of_another_tokenizer(tokenizer, recordings, tmp_path):
     start = ("--init-from", tokenizer / "tokenizer", "--frozen-codes")
     call("train_tokenizer", "--model", "wave", *data(recordings), *TINY, *WAVENET, *start, "--output", tmp_path / "t")

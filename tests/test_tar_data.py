@@ -62,7 +62,7 @@ def test_pictures_labels_and_names_are_those_of_the_members(tmp_path, bars, memo
     assert np.array_equal(pixels_of(test), images[[18, 19, 38, 39]])  # every tenth of each class, as of a folder
     assert str(train.found) == (
         f"{tmp_path}/d/*.tar, train: 36 images in 2 classes (0 18, 1 18); test: 4 images; "
-        "left out: 40 other members (.txt); 4 shards; test is held out"
+        "4 shards; test is held out; captions: 36"
     )
     assert train.fingerprint() != test.fingerprint()
 
@@ -110,15 +110,15 @@ def test_shards_are_told_from_pictures_and_found_again_from_anywhere(tmp_path, b
 
     monkeypatch.chdir(tmp_path)
     for given in ("d", "d/*.tar", "d/shard-{000..003}.tar", "d/shard-000.tar", "https://a.org/{1..2}.tar?x=3"):
-        assert find_data(given, None) == find_data(None, given) == ("tar", given)
-        place = make_absolute("tar", given)[1]
-        assert place == (given if "://" in given else f"{tmp_path}/{given}")
+        assert find_data(given, None) == find_data(None, given) == ("tar", (given,))
+        place = make_absolute("tar", (given,))[1]
+        assert place == (given if "://" in given else f"{tmp_path}/{given}",)
         (tmp_path / "run.json").write_text(json.dumps({"command": "train-tokenizer", "data": ["tar", place]}))
         tokenizer = SimpleNamespace(loaded_from=tmp_path, provenance={})
         assert learnt_data(tokenizer) == ("tar", place)
         assert data_at_hand(tokenizer) == (None if "://" in given else ("tar", place))
     (tmp_path / "d" / "1.png").write_bytes(PNG)
-    assert find_data("d", None) == ("imagefolder", "d")
+    assert find_data("d", None) == ("imagefolder", ("d",))
     for given in ("https://a.org/x.zip", "gone.tar.gz"):
         with pytest.raises(InputError, match=r"there is no such folder or file: give .* \.tar"):
             find_data(given, None)
@@ -159,6 +159,39 @@ def test_classes_may_be_names_and_each_picture_must_have_one(tmp_path):
     write_tar(tmp_path / "none.tar", [("a.png", PNG), ("a.jpg", PNG)])
     with pytest.raises(InputError, match=r"none\.tar: one sample has a\.png and a\.jpg"):
         load_images("tar", f"{tmp_path}/none.tar", "train")
+
+
+@pytest.mark.parametrize("memory", [0, 2**31])
+def test_captions_are_in_texts_and_json_beside_the_pictures(tmp_path, memory, monkeypatch):
+    monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", memory)
+    members = {
+        "a": [(".png", PNG), (".txt", b" a red\n heart \n")],
+        "b": [(".json", b'{"width": 3, "caption": ["b", "", 7, "bee"]}'), (".txt", "grün".encode()), (".png", PNG)],
+        "c": [(".json", b'{"text": "c", "caption": "not this"}'), (".png", PNG), (".txt", b"c")],
+        "d": [(".png", PNG), (".json", b'{"width": 3}')],  # none of these holds a caption
+        "e": [(".png", PNG), (".json", b"{")],
+        "f": [(".png", PNG), (".json", b"[" * 10**5)],
+        "g": [(".png", PNG), (".txt", b" "), (".seg.txt", b"g")],
+        "h": [(".png", PNG), (".txt", b"h" * (2**20 + 1))],
+        "i": [(".json", b'{"text": ["a", "b"]}')],  # of no picture
+        "j": [(".png", PNG), (".json", json.dumps({"text": [f"{i}" for i in range(200)]}).encode())],
+    }
+    pattern = str(write_tar(tmp_path / "s.tar", [(k + ending, x) for k, each in members.items() for ending, x in each]))
+    for _ in range(2):  # the second time from the index
+        images = load_images("tar", pattern, "all")
+        assert images.captions[:3] == [("a red heart",), ("b", "bee", "grün"), ("c",)]
+        assert images.captions[3:8] == [()] * 5 and images.captions[8] == tuple(map(str, range(100)))
+    found = str(images.found)
+    assert "left out: 6 other members (.json, .seg.txt, .txt)" in found
+    assert "captions: 105, up to 100 an image; 5 images without a caption" in found
+    (train, test), other = (load_images("tar", pattern, part) for part in ("train", "test")), images.fingerprint()
+    assert [*train.captions, *test.captions] == [
+        images.captions[images.files.index(x)] for x in train.files + test.files
+    ]
+    members["a"][1] = (".txt", b" a red\n heard \n")  # as long as before
+    write_tar(tmp_path / "s.tar", [(k + ending, x) for k, each in members.items() for ending, x in each])
+    os.utime(pattern, (1, 1))
+    assert load_images("tar", pattern, "all").fingerprint() != other
 
 
 def test_what_is_no_plain_member_is_left_out_and_counted(tmp_path):

@@ -30,6 +30,7 @@ import gradio
 
 from codegrid.pipelines.viewer import actions, run
 from codegrid.pipelines.viewer.answers import Answers
+from codegrid.pipelines.viewer.media import medium_of
 from codegrid.pipelines.viewer.wording import told
 
 LAYOUTS = {"one grid": ((0,),), "two codes a site": ((0, 1),), "a prior for each grid": ((0,), (1,))}
@@ -176,11 +177,12 @@ def test_sampling_ends_when_nobody_looks_any_more(pipeline, monkeypatch):
 
 def test_a_picture_of_any_size_and_colour_is_brought_to_the_tokenizers(pipeline, tmp_path):
     Image.new("RGB", (70, 31), "white").save(tmp_path / "white.png")
-    image = actions.read_picture(pipeline.tokenizer, tmp_path / "white.png")
+    medium = medium_of(pipeline.tokenizer.signal)
+    image = medium.read(tmp_path / "white.png")
     assert image.shape == (1, 1, 12, 20) and image.min() == 1
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"^broken\.png") as told:
-        actions.read_picture(pipeline.tokenizer, tmp_path / "broken.png")
+        medium.read(tmp_path / "broken.png")
     assert str(tmp_path) not in str(told.value)
 
 
@@ -358,7 +360,8 @@ def test_the_first_grid_that_is_shown_has_several_sites_if_any_has():
 
 def test_the_psnr_is_that_of_the_reconstruction():
     image, other = torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.02)
-    assert actions.psnr(image, other) == pytest.approx(40, abs=1e-4)
+    words = medium_of(Signal("image", 1, (2, 2))).compare(image, other, None)
+    assert words == "PSNR of the reconstruction: 40.0 dB."
 
 
 def test_labels_are_asked_for_by_name_and_stand_below_what_was_drawn(monkeypatch):

@@ -39,6 +39,7 @@ class Library(NamedTuple):
 
     source: Path  # its C++ file, which may include headers beside it and those of this folder
     declare: Callable[[ctypes.CDLL], ctypes.CDLL]  # sets the argument types of its functions, and returns it
+    flags: tuple[str, ...] = ()  # that follow those of all libraries
 
 
 def load_library(library: Library, *flags: str) -> ctypes.CDLL:
@@ -49,7 +50,7 @@ def load_library(library: Library, *flags: str) -> ctypes.CDLL:
     if sys.platform == "win32":
         raise InputError("native code needs GCC or Clang, which Codegrid does not look for on Windows")
     try:
-        path = _find_or_compile(library.source, (*FLAGS, *(flags or (THIS_PROCESSOR,))))
+        path = _find_or_compile(library.source, (*FLAGS, *library.flags, *(flags or (THIS_PROCESSOR,))))
         return library.declare(ctypes.CDLL(str(path)))
     except OSError as error:  # the disk's, or the loader's
         raise InputError(f"native code cannot be kept or loaded ({reason_of(error)})") from error

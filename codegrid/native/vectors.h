@@ -7,6 +7,8 @@
 
 #if defined(__AVX512F__)
 constexpr long V = 16, TILE = 12;  // floats of a vector; rows of a tile, whose sums are 2 · TILE registers
+#elif defined(SAME_BITS)
+constexpr long V = 16, TILE = 2;  // of several registers each: sums are in the same order on every processor
 #elif defined(__AVX__)
 constexpr long V = 8, TILE = 6;
 #elif defined(__aarch64__)
@@ -32,7 +34,9 @@ INLINE vec at_most(vec x, float high) { return x > all(high) ? all(high) : x; }
 
 // Keeps a vector in a register: compilers may read it from memory at each use instead, which takes twice as long.
 INLINE vec in_register(vec x) {
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(SAME_BITS) && !defined(__AVX512F__)
+    // it takes several registers
+#elif defined(__x86_64__) || defined(__i386__)
     __asm__("" : "+v"(x));
 #elif defined(__aarch64__)
     __asm__("" : "+w"(x));

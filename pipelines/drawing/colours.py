@@ -16,6 +16,7 @@ from codegrid.protocols import Tokenizer
 
 COLOURS = "viridis"  # even steps look even, also in grey and to the colour-blind
 SIDE = 560  # pixels of the longer side of a grid's picture, about
+STRIP = 24  # pixels of the height of a single row of sites, at least
 READABLE = 28  # pixels of a site that has room for its number
 LETTERS = 48  # pixels of a number's font, at most
 
@@ -129,29 +130,29 @@ def picture_of(
     plane = as_plane(codes[None])[0].cpu().numpy()
     palette = (255 * colours).round().to(torch.uint8).numpy()
     height, width = plane.shape
-    site = _site_side((height, width))
-    picture = Image.fromarray(palette[plane]).resize((width * site, height * site), Image.Resampling.NEAREST)
+    site, tall = _site_side((height, width)), _site_height((height, width))
+    picture = Image.fromarray(palette[plane]).resize((width * site, height * tall), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
     if site >= READABLE:
         digits = len(str(len(palette) - 1))
         font = ImageFont.load_default(min(site / 2.2, 1.5 * site / digits, LETTERS))
         for row, column in np.ndindex(height, width):
             ink = "black" if palette[plane[row, column]] @ (0.299, 0.587, 0.114) > 125 else "white"
-            middle = ((column + 0.5) * site, (row + 0.5) * site)
+            middle = ((column + 0.5) * site, (row + 0.5) * tall)
             draw.text(middle, str(plane[row, column]), ink, font, anchor="mm")
     if marked is not None:
         for row, column in as_plane(marked[None])[0].nonzero().tolist():
-            _mark(draw, row, column, site)
+            _mark(draw, row, column, (site, tall))
     if selected:
-        _frame(draw, *selected, site)
+        _frame(draw, *selected, (site, tall))
     return np.asarray(picture)
 
 
 def site_at(x: int, y: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the (row, column), in the plane, of a pixel of `picture_of` a grid of this shape."""
     height, width = plane_shape(shape)
-    site = _site_side((height, width))
-    return min(y // site, height - 1), min(x // site, width - 1)
+    site, tall = _site_side((height, width)), _site_height((height, width))
+    return min(y // tall, height - 1), min(x // site, width - 1)
 
 
 def _site_side(plane: tuple[int, int]) -> int:
@@ -159,14 +160,21 @@ def _site_side(plane: tuple[int, int]) -> int:
     return max(1, SIDE // max(plane))
 
 
-def _mark(draw: ImageDraw.ImageDraw, row: int, column: int, site: int) -> None:
-    right, top, side = (column + 1) * site - 1, row * site, max(1, site // 3)
+def _site_height(plane: tuple[int, int]) -> int:
+    """Return the pixels of a site's height: those of its side, or more in a strip, which could hardly be seen."""
+    return max(_site_side(plane), STRIP) if plane[0] == 1 else _site_side(plane)
+
+
+def _mark(draw: ImageDraw.ImageDraw, row: int, column: int, sides: tuple[int, int]) -> None:
+    site, tall = sides
+    right, top, side = (column + 1) * site - 1, row * tall, max(1, site // 3)
     corner = [(right - side, top), (right, top), (right, top + side)]
     draw.polygon(corner, fill="white", outline="black", width=max(1, site // 24))  # one of them shows on any colour
 
 
-def _frame(draw: ImageDraw.ImageDraw, row: int, column: int, site: int) -> None:
-    box = (column * site, row * site, (column + 1) * site - 1, (row + 1) * site - 1)
+def _frame(draw: ImageDraw.ImageDraw, row: int, column: int, sides: tuple[int, int]) -> None:
+    site, tall = sides
+    box = (column * site, row * tall, (column + 1) * site - 1, (row + 1) * tall - 1)
     line = max(2, min(site // 12, 5))
     draw.rectangle(box, outline="black", width=line)  # two frames: one of them shows on any colour
     if site > 4 * line:

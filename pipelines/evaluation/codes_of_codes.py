@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from codegrid.codes import Codes, Condition
+from codegrid.stage1_vqvae.gradients import gradients_at
 from codegrid.stage1_vqvae.usage import LayoutUsage
 from codegrid.stage2_prior.likelihood import measure_accuracy
 
@@ -90,9 +91,4 @@ def gradient_norms(tokenizer: Any, codes: Codes) -> dict[str, float]:
     latents = tokenizer.encode_latents(x)[-1].detach().requires_grad_()
     with torch.enable_grad():
         terms = tokenizer.reconstruct_from(latents, x).losses.terms
-        norms = {}
-        for name, term in ((name, term) for name, term in terms.items() if term.requires_grad):
-            (gradient,) = torch.autograd.grad(term, latents, retain_graph=True, allow_unused=True)
-            if gradient is not None:  # a term may move the codebook alone
-                norms[f"{name.removesuffix('_loss')}_gradient"] = float(gradient.norm())
-    return norms
+        return {name: float(norm) for name, norm in gradients_at(latents, terms).items()}

@@ -20,6 +20,8 @@ from codegrid.progress import progress_bar
 from codegrid.protocols import Tokenizer
 from codegrid.stage1_vqvae.usage import LayoutUsage
 
+from .reconstruction import hide_padding
+
 Given = Callable[
     [Codes, Codes, Condition], tuple[Codes, Condition]
 ]  # own codes, another's, the speaker's → what is given
@@ -37,13 +39,16 @@ def measure_nats(
     codes and the next speaker, or none. `NAME_error` is the standard error of `NAME` - `nats`; `rate_nats` is the most
     that codes can tell of a value.
 
-    The tokenizer must be in eval mode, and have a likelihood; `classes` names the labels.
+    The tokenizer must be in eval mode, and have a likelihood; `classes` names the labels. Padding does not count.
     """
-    items, codes, usage = list[ImageBatch](), list[Codes](), LayoutUsage(tokenizer.layout)
+    items, codes, counts = list[ImageBatch](), list[Codes](), list[torch.Tensor]()
+    usage = LayoutUsage(tokenizer.layout)
     for batch in batches:
         items.append(batch)
         codes.append(tokenizer.encode(to_float(batch.images.to(tokenizer.device))))
-        usage.add(codes[-1])
+        usage.add(hide_padding(tokenizer, codes[-1], batch.lengths))
+        values = batch.images[0].numel()
+        counts.append(torch.full((len(batch.images),), values) if batch.lengths is None else batch.lengths)
     every_code = [torch.cat(grids) for grids in zip(*codes, strict=True)]
     distant = [grid.roll(len(grid) // 2, dims=0) for grid in every_code]
     ways = {"nats": as_it_is, "swapped_nats": with_other_codes, **(more_ways(tokenizer) if every else {})}
@@ -52,15 +57,16 @@ def measure_nats(
     for batch, own in zip(progress_bar(items, "nats", disable=not every), codes, strict=True):
         x = to_float(batch.images.to(tokenizer.device))
         others = tuple(grid[first : first + len(x)] for grid in distant)
-        speaker = spoken_by(tokenizer, Condition(batch.labels), classes)
+        speaker = spoken_by(tokenizer, Condition(batch.labels, lengths=batch.lengths), classes)
         for name, way in ways.items():
             nats = tokenizer.nll(x, *way(own, others, speaker))
             assert nats is not None
-            found[name].append(nats.cpu().double() / x[0].numel())
+            found[name].append(nats.cpu().double())
         first += len(x)
+    count = torch.cat(counts).double().mean()
     nats_of_codes = sum(grid.num_sites * math.log(grid.num_embeddings) for grid in tokenizer.layout)
     return {
-        **compare_nats({name: torch.cat(each) for name, each in found.items()}),
+        **compare_nats({name: torch.cat(each) / count for name, each in found.items()}),
         "rate_nats": nats_of_codes / math.prod(tokenizer.signal.shape),
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
@@ -104,9 +110,12 @@ def more_ways(tokenizer: Any) -> dict[str, Given]:
 
     def with_next_speaker(own: Codes, others: Codes, speaker: Condition) -> tuple[Codes, Condition]:
         labels = speaker.labels
-        return own, Condition(None if labels is None else torch.where(labels < 0, labels, (labels + 1) % count))
+        return own, speaker._replace(
+            labels=None if labels is None else torch.where(labels < 0, labels, (labels + 1) % count)
+        )
 
     def without_speaker(own: Codes, others: Codes, speaker: Condition) -> tuple[Codes, Condition]:
-        return own, Condition(None if speaker.labels is None else torch.full_like(speaker.labels, NO_LABEL))
+        labels = speaker.labels
+        return own, speaker._replace(labels=None if labels is None else torch.full_like(labels, NO_LABEL))
 
     return ways | {"swapped_speaker_nats": with_next_speaker, "hidden_speaker_nats": without_speaker}

@@ -4,7 +4,7 @@ Shapes: b batch, c channels, *size an image's sides, *shape the sites of each gr
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -48,26 +48,27 @@ def measure_tokenizer(
     `unused_entries` the sum; `grids` has these for each grid.
 
     The tokenizer must be in eval mode; `usage` counts the codes, and each of `watchers` is called with each batch.
-    `classes` names the labels, for a decoder that is told who speaks.
+    `classes` names the labels, for a decoder that is told who speaks. Padding does not count.
     """
     usage = usage or LayoutUsage(tokenizer.layout)
-    errors, first = [], 0
+    errors, first, weights = [], 0, []
     for batch in batches:
         images = batch.images.to(tokenizer.device)
         x = to_float(images)
         codes = tokenizer.encode(x)
-        usage.add(codes)
+        usage.add(hide_padding(tokenizer, codes, batch.lengths))
         # a stochastic decoder's noise belongs to the image, not to its place in a batch
         noise = Noise(0, first, len(images), tokenizer.device)
-        given = spoken_by(tokenizer, Condition(batch.labels), classes)
+        given = spoken_by(tokenizer, Condition(batch.labels, lengths=batch.lengths), classes)
         output = tokenizer.decode(codes, tuple(x.shape[2:]), given, noise)
         for watcher in watchers:
             watcher(Reconstruction(images, batch.labels, codes, output, given))
-        errors.append(squared_errors(x, output))
+        errors.append(squared_errors(x, output, batch.lengths))
+        weights.append(torch.ones(len(x)) if batch.lengths is None else batch.lengths)
         first += len(images)
-    mse = torch.cat(errors)
+    mse, of_each = torch.cat(errors), torch.cat(weights).double()
     return {
-        "reconstruction_error": float(mse.mean()) / tokenizer.data_variance,
+        "reconstruction_error": float((mse * of_each).sum() / of_each.sum()) / tokenizer.data_variance,
         "psnr": mean_psnr(mse),
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
@@ -102,9 +103,22 @@ def measure_prior(prior: Prior, batches: Iterable[CodeBatch]) -> dict[str, Any]:
     return {"bits_per_code": bits.per_code, "bits_per_image": bits.per_sample, "grids": grids}
 
 
-def squared_errors(images: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared errors (b,) float64 of outputs, which are clipped, (b, c, *size) each in [-1, 1]."""
-    return (output.clamp(-1, 1) - images).square().to(widest(images.device)).flatten(1).mean(1).cpu().double()
+def hide_padding(tokenizer: Tokenizer, codes: Codes, lengths: torch.Tensor | None) -> Codes:
+    """Return codes (b, *shape), HIDDEN where they stand for padding, if items are of several lengths (b,)."""
+    return codes if lengths is None else cast(Any, tokenizer).hide_padding(codes, lengths)
+
+
+def squared_errors(images: torch.Tensor, output: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean squared errors (b,) float64 of outputs, which are clipped, (b, c, *size) each in [-1, 1].
+
+    Given `lengths` (b,), of each item only as many values of its last axis.
+    """
+    squares = (output.clamp(-1, 1) - images).square().to(widest(images.device))
+    if lengths is None:
+        return squares.flatten(1).mean(1).cpu().double()
+    return (
+        torch.stack([each[..., :length].mean() for each, length in zip(squares, lengths, strict=True)]).cpu().double()
+    )
 
 
 def mean_psnr(errors: torch.Tensor) -> float:

@@ -41,10 +41,12 @@ from .likeness import Likeness
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge, mark_seen
 from .perceptual import networks_of
 from .reconstruction import Reconstruction, measure_tokenizer
+from .shifts import measure_shifts
 from .speech import add_speech
 from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
+MAX_TO_SHIFT = 256  # windows
 NUM_SHOWN = 48  # reconstructions on a sheet
 
 
@@ -73,6 +75,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
     _add_nats(inputs, metrics)
+    _add_shifts(inputs, metrics)
     _add_carried(inputs, metrics)
     _add_lower_codes(inputs, metrics)
     if len(tokenizer.stack) == 1:
@@ -154,6 +157,14 @@ def _add_nats(inputs: Inputs, metrics: Metrics) -> None:
         batches = inputs.batches(images, range(len(images)), "nats")
         found = measure_nats(tokenizer, batches, images.classes, every=True)
         metrics.add({name: found[name] for name in found if "nats" in name}, reference=inputs.reference)
+
+
+def _add_shifts(inputs: Inputs, metrics: Metrics) -> None:
+    """Add how many codes of sound stay under a shift of a few samples."""
+    if inputs.tokenizer.signal.kind == "sound":
+        numbers = evenly_spaced(len(inputs.images), MAX_TO_SHIFT)
+        found = measure_shifts(inputs.tokenizer, inputs.batches(inputs.images, numbers, "shifts"))
+        metrics.add(found, reference=inputs.reference, windows=len(numbers))
 
 
 def _add_carried(inputs: Inputs, metrics: Metrics) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from codegrid.data.code_files import CodeArray, open_codes
 from codegrid.data.codes import CodeDataset
-from codegrid.data.names import AT_HAND, find_data, kind_of
+from codegrid.data.names import AT_HAND, Places, find_data, kind_of
 from codegrid.data.sources import Images, load_images
 from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
@@ -100,7 +100,7 @@ def find_artifacts(
     codes: str | None = None,
     validation_codes: str | None = None,
     dataset: str | None = None,
-    data_root: str | None = None,
+    data_root: str | Places = (),
     skip_unreadable: bool = False,
 ) -> Artifacts:
     """Load whatever is there, whether it belongs together or not; `left_out` says what is missing.
@@ -154,7 +154,7 @@ def upper_of(folders: str | Sequence[str]) -> str:
 def load_images_for(
     tokenizer: Tokenizer,
     dataset: str,
-    data_root: str | None,
+    data_root: str | Places,
     split: str,
     skip_unreadable: bool = False,
     captions: str | None = None,
@@ -189,10 +189,10 @@ def _missing(folders: dict[str, str], has_prior: bool) -> list[str]:
 
 
 def _find_images(
-    found: Artifacts, tokenizer: Tokenizer, dataset: str | None, data_root: str | None, skip_unreadable: bool
+    found: Artifacts, tokenizer: Tokenizer, dataset: str | None, data_root: str | Places, skip_unreadable: bool
 ) -> Images | None:
     """Load the test part of the named data set, or of the tokenizer's; if it is not there, note that in `left_out`."""
-    is_named = dataset is not None or data_root is not None
+    is_named = dataset is not None or bool(data_root)
     at_hand = tokenizer.provenance.get("dataset") in AT_HAND or recorded_data(tokenizer) is not None
     if not is_named and not at_hand:  # download nothing that nobody asked for
         learnt = tokenizer.provenance.get("dataset")
@@ -200,14 +200,14 @@ def _find_images(
         found.left_out.append(f"no images (give {name}, and their place as `data_root`): the decoder is not checked")
         return None
     try:
-        chosen, place = find_data(dataset, data_root) if dataset else learnt_data(tokenizer, data_root)
+        chosen, places = find_data(dataset, data_root) if dataset else learnt_data(tokenizer, data_root)
         skip = skip_unreadable or (not dataset and skips_unreadable(tokenizer))
-        images = load_images_for(tokenizer, chosen, place, "test", skip)
+        images = load_images_for(tokenizer, chosen, places, "test", skip)
     except InputError as error:
         if is_named:
             raise
         found.left_out.append(f"no images ({error}): the decoder is not checked")
         return None
-    found.folders["images"] = place or chosen
+    found.folders["images"] = " ".join(places) or chosen
     found.left_out += warn_of_few(len(images), "images")
     return images

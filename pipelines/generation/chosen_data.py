@@ -11,6 +11,7 @@ from codegrid.data.names import (
     DOWNLOADS,
     PATHS,
     TOLD_BY_NAME,
+    Places,
     download_folder,
     find_data,
     is_local,
@@ -43,19 +44,19 @@ def choose_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Setti
     if named:
         dataset, data_root = find_data(settings.dataset, settings.data_root)
     elif tokenizer is None:
-        dataset, data_root = AT_HAND[0], None
+        dataset, data_root = AT_HAND[0], ()
         print_once(f"no data set given: using {dataset}, handwritten digits (--dataset PATH: pictures of your own)")
     else:
         dataset, data_root = learnt_data(tokenizer, settings.data_root)
-        print_once(f"data set of the tokenizer: {' '.join(filter(None, (dataset, data_root)))}")
+        print_once(f"data set of the tokenizer: {' '.join((dataset, *data_root))}")
         settings = replace(settings, skip_unreadable=settings.skip_unreadable or skips_unreadable(tokenizer))
     return replace(settings, dataset=dataset, data_root=data_root)
 
 
 def learnt_data(
-    tokenizer: Tokenizer, data_root: str | None = None, remedy: str = f"give `dataset`, {PATHS}, or a name"
-) -> tuple[str, str | None]:
-    """Return the data set that a tokenizer was trained on, and its place: `data_root`, if that is given.
+    tokenizer: Tokenizer, data_root: str | Places = (), remedy: str = f"give `dataset`, {PATHS}, or a name"
+) -> tuple[str, Places]:
+    """Return the data set that a tokenizer was trained on, and its places: `data_root`, if that is given.
 
     `remedy` ends the messages: what to give in place of the data set.
 
@@ -64,31 +65,31 @@ def learnt_data(
     recorded = recorded_data(tokenizer)
     told = tokenizer.provenance.get("dataset")
     name = recorded[0] if recorded else told
-    if data_root is not None:
+    if data_root:
         return find_data(name if name in TOLD_BY_NAME else None, data_root)
     if recorded:
-        place = recorded[0].removeprefix(HUB_PREFIX) if is_local(recorded[0]) else recorded[1]
-        if place is not None and not is_remote(place) and not is_there(place):
-            raise InputError(f"the tokenizer was trained on {place}, which is no longer there: {remedy}")
+        for place in (recorded[0].removeprefix(HUB_PREFIX),) if is_local(recorded[0]) else recorded[1]:
+            if not is_remote(place) and not is_there(place):
+                raise InputError(f"the tokenizer was trained on {place}, which is no longer there: {remedy}")
         return recorded
     is_on_hub = isinstance(told, str) and told.startswith(HUB_PREFIX) and "/" in told and not is_local(told)
     if is_on_hub or told in AT_HAND + DOWNLOADS:
-        return find_data(told, None)
+        return find_data(told, ())
     known = f" ({short(told)}, elsewhere)" if isinstance(told, str) else ""
     raise InputError(f"it is unknown where the images are that the tokenizer was trained on{known}: {remedy}")
 
 
-def data_at_hand(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
-    """Return the data set that a tokenizer was trained on, and its place; None if it is not on this machine."""
+def data_at_hand(tokenizer: Tokenizer) -> tuple[str, Places] | None:
+    """Return the data set that a tokenizer was trained on, and its places; None if it is not on this machine."""
     recorded = recorded_data(tokenizer)
-    name, place = recorded or (str(tokenizer.provenance.get("dataset")), None)
+    name, places = recorded or (str(tokenizer.provenance.get("dataset")), ())
     if name in AT_HAND:
-        return name, None
+        return name, ()
     if name in DOWNLOADED:
-        place = str(Path(place or download_folder()) / DOWNLOADED[name])
+        places = (str(Path(places[0] if places else download_folder()) / DOWNLOADED[name]),)
     elif recorded and is_local(name):
-        place = name.removeprefix(HUB_PREFIX)
-    return learnt_data(tokenizer) if place is not None and is_there(place) else None
+        places = (name.removeprefix(HUB_PREFIX),)
+    return learnt_data(tokenizer) if places and all(map(is_there, places)) else None
 
 
 def skips_unreadable(tokenizer: Tokenizer) -> bool:
@@ -98,7 +99,7 @@ def skips_unreadable(tokenizer: Tokenizer) -> bool:
     return any(record.get("skip_unreadable") is True for record in records)
 
 
-def recorded_data(tokenizer: Tokenizer) -> tuple[str, str | None] | None:
+def recorded_data(tokenizer: Tokenizer) -> tuple[str, Places] | None:
     """Return the data set that run.json in a tokenizer's folder, or in its parent, records; None if neither does."""
     folder: Path | None = getattr(tokenizer, "loaded_from", None)
     return None if folder is None else read_data(folder) or read_data(folder.parent)

@@ -25,7 +25,7 @@ from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import to_float
 from codegrid.data.loading import load_batches
 from codegrid.data.manifest import CAPTIONS, FILE_COLUMN, FILES, LABELS, VIEWS, CodeHeader, is_whole
-from codegrid.data.names import public_name
+from codegrid.data.names import describe_data
 from codegrid.data.npz import write_npz
 from codegrid.data.parquet import write_parquet
 from codegrid.data.shards import Column, smallest_dtype
@@ -204,7 +204,7 @@ def _write(
     settings: ExportCodes, tokenizer: Tokenizer, header: CodeHeader, missing: list[range], shards: Iterator[CodeBatch]
 ) -> None:
     """Write the shards as they come; an .npz or .parquet file is made at the end from a temporary code dataset."""
-    provenance = {"dataset": public_name(str(settings.dataset))}
+    provenance = describe_data(str(settings.dataset), settings.data_root)
     if settings.format == "codegrid":
         save_settings(Path(settings.output), settings)
         return write_codes(settings.output, header, missing, shards, provenance, tables_of(tokenizer))

@@ -67,7 +67,8 @@ class TwoStagePipeline(Drawer):
 
     @classmethod
     def from_pretrained(cls, folder: Source, device: str | torch.device = "cpu") -> Self:
-        """Load a folder that `save_pretrained` or a run wrote, or a repository of the hub as `hf:owner/name`.
+        """Load a folder that `save_pretrained` or a run wrote, or a repository of the hub as `hf:owner/name`,
+        or models that come with the package as `codegrid:digits`.
 
         It holds `tokenizer/` and `prior/`, or `prior-0/`, `prior-1/`, ... coarse to fine. `tokenizer-0/` and
         `tokenizer-1/` are a tokenizer and one over its codes.

@@ -30,6 +30,7 @@ from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
+from codegrid.stage1_vqvae.drawn_waves import decode_clips
 from codegrid.tensors import digest_of, sha256
 
 from .tokenizers import load_tokenizer
@@ -65,7 +66,7 @@ def convert_voice(
         codes = [tokenizer.encode(wave.expand(1, 1, -1) if wave.ndim == 1 else wave) for wave in some]
         noise = Noise(seed, first_index + rows[0], len(rows), tokenizer.device)
         lengths, given = [len(wave) for wave in some], Condition(torch.full((len(rows),), label))
-        converted += [wave[0, 0].cpu() for wave in tokenizer.decode_clips(codes, lengths, given, noise)]
+        converted += [wave[0, 0].cpu() for wave in decode_clips(tokenizer, codes, lengths, given, noise)]
     return converted
 
 

@@ -15,15 +15,22 @@ from codegrid.files import CLASSIFIER, SETTINGS_FILE, STAGING
 from codegrid.limits import short
 from codegrid.locks import LOCK, OWNER, hold
 from codegrid.tensors import read_json
-from codegrid.usable import PARTS
+from codegrid.usable import AUTOENCODER, PARTS
 
-from .places import RUNS
 from .settings import Leaves
 
 RUN_FILE = "run.json"
 HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
 SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".parquet", ".safetensors"}
-FOLDERS = {"state", "best", "last", CLASSIFIER, *PARTS}  # of files with these suffixes, and folders of them
+FOLDERS = {
+    "state",
+    "best",
+    "last",
+    "pictures",
+    CLASSIFIER,
+    AUTOENCODER,
+    *PARTS,
+}  # of files with these suffixes, and folders of them
 PICTURES = ("samples", "completions", "images")  # folders of numbered pictures
 NUMBERED = {*PICTURES, "sounds"}
 LOGS = "logs"  # written by other packages
@@ -35,12 +42,12 @@ Opened = TypeVar("Opened")
 def open_output(settings: Leaves, open_folder: Callable[[Path], Opened]) -> Opened:
     """Return the result of `open_folder` for `output` or, if it was left out, for the first folder it does not refuse.
 
-    It tries runs/samples, runs/samples-2 and so on, or such folders below `run`.
+    It tries samples, samples-2 and so on below `settings.home`.
     """
     settings.check_output()
     if settings.output:
         return open_folder(Path(settings.output))
-    first = Path(settings.run or RUNS) / settings.place
+    first = settings.home / settings.place
     for number in count(1):
         try:
             return open_folder(first if number == 1 else first.with_name(f"{first.name}-{number}"))

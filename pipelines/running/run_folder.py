@@ -15,10 +15,10 @@ import torch
 from codegrid.command import COMMANDS
 from codegrid.data.code_writer import find_lost, missing_ranges, reopen
 from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
-from codegrid.data.names import make_absolute
+from codegrid.data.names import Places, as_places, make_absolute
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, write_folder, write_json
-from codegrid.limits import MAX_THREADS, short
+from codegrid.limits import MAX_THREADS, is_list_of, short
 from codegrid.locks import hold, real_path
 from codegrid.tensors import digest_of, read_json
 
@@ -31,12 +31,13 @@ from .outputs import RUN_FILE, clear_output, open_output, visible
 from .settings import Command, Leaves, Training, UsesImages
 
 PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
+
 # Where things are, and how fast they are computed, may differ when a command is run again; data has its own digest.
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
     "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
     "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "input", "strict",
-    "shard",
+    "shard", "pretrained",
 }  # fmt: skip
 
 
@@ -113,8 +114,7 @@ class Run:
             raise InputError(f"{path} is damaged (it holds no settings): choose another `output`")
         if earlier.get("command") != self.record["command"]:
             raise InputError(f"{self.folder} holds a run of {short(earlier.get('command'))}: choose another `output`")
-        was_finished = earlier.get("finished") is True
-        before = earlier["settings"]
+        was_finished, before = earlier.get("finished") is True, earlier["settings"]
         now = {**self.record["settings"], **{name: before[name] for name in self._left_open if name in before}}
         longer = _is_longer(before, now)
         before = {**before, "steps": now["steps"]} if longer else before
@@ -223,12 +223,12 @@ def read_record(folder: Path, command: str) -> dict[str, Any]:
     return record if record.get("command") == command else {}
 
 
-def read_data(folder: Path) -> tuple[str, str | None] | None:
-    """Return the name and the place of the images that the tokenizer in a folder learns; None if not recorded."""
+def read_data(folder: Path) -> tuple[str, Places] | None:
+    """Return the name and the places of the images that the tokenizer in a folder learns; None if not recorded."""
     data = read_record(folder, "train-tokenizer").get("data")
     if not isinstance(data, list) or len(data) != 2 or not isinstance(data[0], str):
         return None
-    return data[0], data[1] if isinstance(data[1], str) else None
+    return data[0], as_places(data[1]) if isinstance(data[1], str) or is_list_of(data[1], str) else ()
 
 
 def _command_line() -> str:

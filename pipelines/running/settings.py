@@ -21,10 +21,12 @@ from codegrid.limits import (
     Seed,
     check_fields,
 )
+from codegrid.pretrained import PREFIX, PRETRAINED, check_pretrained
 
-from .places import MADE_BY, find_part
+from .places import MADE_BY, RUNS, find_part
 
 Dataset = Annotated[str, tyro.conf.arg(metavar="PATH|hf:NAME|{" + ",".join(NAMES) + "}")]
+DataRoot = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")]
 Split = Literal["train", "test"]
 Device = Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,cuda:1,mps,...}")]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -50,7 +52,7 @@ class Command:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            if hint == tuple[str, ...] and isinstance(value := getattr(self, name), str):
+            if hint == tuple[str, ...] and isinstance(value := getattr(self, name), str | None):
                 object.__setattr__(self, name, (value,) if value else ())  # one of several is given by itself
         check_fields(self)
 
@@ -103,6 +105,11 @@ class Leaves(Overwrites):
         for name in (name for name in self.needs if not getattr(self, name)):
             raise self.lacks(name)
 
+    @property
+    def home(self) -> Path:
+        """Folder below which results go if no `output` is given."""
+        return Path(self.run or Path(RUNS, getattr(self, "pretrained", None) or ""))
+
     def lacks(self, name: str) -> InputError:
         """Return the error for a part that was neither given nor found below `run`."""
         if self.run is None:
@@ -114,6 +121,25 @@ class Leaves(Overwrites):
         """Raise `InputError` if there is no folder for the results."""
         if not self.output and not self.is_numbered:
             raise InputError("`output`: give a folder for the results, or `run`, the folder of a whole run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakesPretrained(Command):
+    """Settings of commands that can use the models that come with the package, in place of `tokenizer` and `prior`."""
+
+    pretrained: Annotated[str | None, tyro.conf.arg(metavar="{" + ",".join(PRETRAINED) + "}")] = None
+    """Use the tokenizer and the prior of this name, which come with the package. Results go below runs/NAME by
+    default."""
+
+    def __post_init__(self) -> None:
+        if self.pretrained is not None:
+            check_pretrained(self.pretrained)
+            if getattr(self, "run", None) is not None:
+                raise InputError(f"`pretrained` {self.pretrained} stands in for a `run`: give only one of them")
+            for name in ("tokenizer", "prior"):
+                if getattr(self, name, None) == ():
+                    object.__setattr__(self, name, (f"{PREFIX}{self.pretrained}/{name}",))
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +167,10 @@ class UsesImages(ReadsData):
     dataset: Dataset | None = None
     """A folder of pictures, a file of arrays (.npz, .npy) or in Parquet; tar shards, by paths or URLs such as
     'https://host/{000..127}.tar'; a data set of the Hugging Face hub, or hf:./folder; or a name. speech: the recordings
-    in --data-root, a folder or a Debian package. By default the one the tokenizer was trained on, or mnist5k to train a
+    in --data-root, folders or Debian packages. By default the one the tokenizer was trained on, or mnist5k to train a
     tokenizer."""
-    data_root: str | None = None
-    """Folder or file of the data set that --dataset names; by default a download folder below
+    data_root: DataRoot = ()
+    """Folder or file of the data set that --dataset names, of speech one or more; by default a download folder below
     $XDG_CACHE_HOME or ~/.cache. Without --dataset, the folder or file of the images themselves."""
     skip_unreadable: Flag = False
     """Skip files that cannot be read, instead of stopping and naming them. Later commands that read the tokenizer's
@@ -223,6 +249,9 @@ class Training(ReadsData, Leaves):
     """Steps between validations, each of which writes OUTPUT/last and OUTPUT/best. By default a tenth of --steps."""
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two saved training states. By default one is saved about every ten seconds."""
+    half: Flag = False
+    """Round the weights of the finished model to float16, so that its folder takes half the space. Codes of the rounded
+    tokenizer are those that its priors learn."""
     finish_now: Flag = False
     """Finish a stopped run early: take one more step and keep its model. SIGUSR1 does the same to a running one."""
     log_with: Tracker = "none"

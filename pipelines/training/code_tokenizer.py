@@ -27,6 +27,7 @@ from codegrid.pipelines.running.device import choose_compute, place, start_accel
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.protocols import Tokenizer
 from codegrid.registry import TABLES
+from codegrid.stage1_vqvae.gradients import TOO_STRONG, is_too_strong
 from codegrid.stage1_vqvae.usage import perplexities
 
 from .first_stage import train_to_the_end
@@ -42,7 +43,6 @@ WEIGHED = 64  # items that gradients are compared on
 MAX_NORM = 1.0  # of the gradient, as a prior's: the decoder is one
 SHOWN, COLUMNS = 16, 8  # grids in a picture
 PAINTED = 8  # pixels of a code's side
-TOO_STRONG = 100  # commitment gradient over that of the other terms: the encoder is pulled to a point
 
 
 class CodesObjective:
@@ -181,9 +181,7 @@ def save_with_metrics(objective: CodesObjective, settings: TrainTokenizer, folde
         f"{metrics['swapped_bits_per_image']:.1f} given those of another image\n"
         f"  (at most {metrics['capacity']:.0f} bits come through); {metrics['distinct']:,} different codes"
     )
-    last = tokenizer.provenance["history"][-1]
-    others = max(last.get("reconstruction_gradient", 0.0), last.get("auxiliary_gradient", 0.0))
-    if last.get("commitment_gradient", 0.0) > TOO_STRONG * others:
+    if is_too_strong(tokenizer.provenance["history"][-1]):
         print_once(
             f"the gradient of the commitment loss at the latents is over {TOO_STRONG} times that of the others: train "
             "with a larger --reconstruction-weight or a smaller --commitment-cost"

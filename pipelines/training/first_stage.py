@@ -41,6 +41,8 @@ def train_to_the_end(
     if not accelerator.is_main_process:
         return None
     objective.tokenizer.eval()
+    if settings.half:
+        objective.tokenizer.round_to_half()
     objective.save(run.folder, history)  # first: measuring may meet an unreadable image
     save_with_metrics()
     return finish(run, keep_state=settings.lr_schedule == "constant")

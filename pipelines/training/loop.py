@@ -136,7 +136,7 @@ class Watch(NamedTuple):
     def look(self, done: int, figures: Figures, is_end: bool) -> None:
         """Note the figures every few steps, and validate when it is time or at the end."""
         row: Metrics = {}
-        if done % EVERY == 0 or is_end:
+        if done % EVERY == 0 or is_end or done - 1 in getattr(self.trainer.objective, "noted", ()):
             row = {**_as_numbers(figures), **self.trainer.learning_rates(done)}
             self.log.bar.set_postfix({name: short(row[name]) for name in list(figures)[:1]}, refresh=False)
             self.log.track(done, row, "train")

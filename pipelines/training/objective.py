@@ -121,6 +121,8 @@ class Objective(Protocol):
     `losses` is called for each player in turn, for each piece of a step's batch. It uses other players' modules
     unwrapped, through `players[name].module`, and no gradient reaches their parameters. All players see a piece at the
     same `Moment`, so that random draws such as dropout are the same for each.
+
+    An objective may name steps as `noted`: their figures are logged besides those of every 20th step.
     """
 
     players: dict[str, Player]

@@ -256,6 +256,8 @@ def save(
     if objective.keep_best:
         metrics = min(history, key=lambda each: each[objective.criterion])
     kept.provenance |= {"step": metrics["step"], "history": history}
+    if settings.half:
+        kept.round_to_half()
     kept.save_pretrained(folder)  # first: a picture may fail
     if tokenizer is not None:
         is_whole = tuple(kept.grids) == tuple(range(len(tokenizer.layout)))

@@ -21,11 +21,13 @@ from torch import nn
 from codegrid.codes import Losses, Moment
 from codegrid.data.images import to_float
 from codegrid.errors import InputError
+from codegrid.noise import Noise
 from codegrid.pipelines.evaluation.perceptual import PERCEPTUAL, Perceptual
 from codegrid.pipelines.evaluation.reconstruction import Reconstruction
 from codegrid.pipelines.running.device import channels_last, place
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.protocols import Tokenizer
+from codegrid.stage1_vqvae.diff_augment import diff_augment
 from codegrid.stage1_vqvae.discriminator import ADVERSARIAL_LOSSES, PatchDiscriminator, lecam_loss
 from codegrid.stage1_vqvae.quantizers.collective import all_gather
 
@@ -72,7 +74,8 @@ class Sharpening:
         self.players: dict[str, Player] = {}
         self.buffers: dict[str, torch.Tensor] = {}
         self.loss = ADVERSARIAL_LOSSES[settings.adversarial_loss]
-        self._pair: tuple[torch.Tensor, torch.Tensor] | None = None  # real and reconstructed images of a piece
+        # real and reconstructed images of a piece, and the noise that changes both
+        self._pair: tuple[torch.Tensor, torch.Tensor, Noise] | None = None
         self._gradients: list[torch.Tensor] = []  # of W by both terms, (2, *W) for each piece
         self._logits: list[torch.Tensor] = []  # means of real and reconstructed, (2,) for each piece
         if perceptual is not None:
@@ -101,7 +104,7 @@ class Sharpening:
             self.buffers["mean_logits"] = torch.zeros(2, device=device)
         self.tokenizer.provenance[ADVERSARIAL] = {
             "loss": settings.adversarial_loss, "weight": settings.adversarial_weight, "start": self.schedule.start,
-            "layers": network.num_layers,
+            "layers": network.num_layers, "diff_augment": list(settings.diff_augment),
         }  # fmt: skip
 
     def compilable(self) -> list[nn.Module]:
@@ -140,9 +143,10 @@ class Sharpening:
             terms["perceptual_loss"] = KnownGradient.apply(output, distance.detach(), of_distance)
         if self.schedule is None or moment.step < self.schedule.start:
             return Losses(terms, figures)
-        self._pair = x, in_range(image.detach())
+        self._pair = x, in_range(image.detach()), moment.noise
         if moment.step >= self.schedule.joins:
-            logits = self.players[DISCRIMINATOR].module(in_range(image)).float()
+            shown = self._change(in_range(image), moment.noise)
+            logits = self.players[DISCRIMINATOR].module(shown).float()
             displeasure = self.loss.of_tokenizer(logits)
             of_displeasure = _gradient(displeasure, image)
             weight = torch.tensor(self.settings.adversarial_weight * self.schedule.ramp(moment.step))
@@ -166,6 +170,10 @@ class Sharpening:
             (judged,) = torch.autograd.grad(output, last, adversarial, retain_graph=True)
         self._gradients.append(torch.stack([wanted, judged]).detach())
 
+    def _change(self, images: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Return images as the discriminator sees them."""
+        return diff_augment(images, self.settings.diff_augment, noise)
+
     def watch(self, distances: list[torch.Tensor]) -> Callable[[Reconstruction], None]:
         """Return a function that adds the perceptual distances (b,) of reconstructions to a list, if there are any."""
 
@@ -178,7 +186,8 @@ class Sharpening:
     def judge(self, wrapped: nn.Module) -> Losses:
         """Return the discriminator's losses for the piece that the tokenizer has just reconstructed."""
         assert self._pair is not None
-        (real, drawn), self._pair = self._pair, None
+        (real, drawn, noise), self._pair = self._pair, None
+        real, drawn = (self._change(images, noise) for images in (real, drawn))  # both in the same way
         # in one pass: several processes must not begin a second one before the gradient of the first
         of_real, of_drawn = wrapped(channels_last(torch.cat([real, drawn]))).float().split(len(real))
         terms = {"adversarial_loss": self.loss.of_discriminator(of_real, of_drawn)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 from codegrid.codes import Condition, Losses, Moment
 from codegrid.data.images import ImageBatch, evenly_spaced, to_float
 from codegrid.data.loading import in_batches, load_batches
-from codegrid.data.names import public_name
+from codegrid.data.names import describe_data
 from codegrid.data.sources import Images, load_images
 from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
@@ -29,6 +29,7 @@ from codegrid.pipelines.running.device import choose_compute, place, start_accel
 from codegrid.pipelines.running.options import resolve_options
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.registry import TABLES
+from codegrid.stage1_vqvae.gradients import CHECKED, TOO_STRONG, is_too_strong
 from codegrid.stage1_vqvae.usage import perplexities
 
 from .first_stage import train_to_the_end
@@ -65,12 +66,15 @@ class SoundObjective:
             )
         }
         self.buffers: dict[str, torch.Tensor] = {}
+        self.noted = CHECKED
+        self._warned = False
 
     def losses(self, player: str, wrapped: nn.Module, batch: ImageBatch, moment: Moment) -> Losses:
         """Return the tokenizer's losses for a batch of windows and their speakers."""
-        given = Condition(batch.labels).to(self.tokenizer.device)
+        given = Condition(batch.labels, lengths=batch.lengths).to(self.tokenizer.device)
         _, codes, losses = wrapped(to_float(batch.images.to(self.tokenizer.device)), given, moment)
         usage = perplexities(codes, self.tokenizer.layout) if self.has_whole_batches else {}
+        self._warn_of_collapse(losses.figures, moment.step)
         return losses._replace(figures=losses.figures | usage)
 
     def after_step(self, step: int, seed: int) -> None:
@@ -93,6 +97,17 @@ class SoundObjective:
         """Write the tokenizer as it is now."""
         self.tokenizer.provenance |= {"step": history[-1]["step"], "history": history}
         self.tokenizer.save_pretrained(folder)
+
+    def _warn_of_collapse(self, figures: Mapping[str, torch.Tensor], step: int) -> None:
+        """Say once if the commitment term pulls the latents much harder than all others."""
+        if step not in CHECKED or self._warned:
+            return
+        self._warned = is_too_strong({name: float(norm) for name, norm in figures.items()})
+        if self._warned:
+            print_once(
+                f"step {step}: the gradient of the commitment loss at the latents is over {TOO_STRONG} times that of\n"
+                "  the others: the codes may collapse to a few; give a lower --commitment-cost"
+            )
 
     def batches(self, at_most: int) -> Iterator[ImageBatch]:
         """Yield up to `at_most` validation windows."""
@@ -150,7 +165,7 @@ def build_tokenizer(settings: TrainTokenizer, sound: Images) -> Any:
     if all(grid.num_sites == 1 for grid in tokenizer.layout):
         raise InputError("a window would become a single code: choose a longer `window`, or fewer `strides`")
     tokenizer.provenance = {
-        "dataset": public_name(str(settings.dataset)), "classes": sound.classes, "steps": settings.steps,
+        **describe_data(str(settings.dataset), settings.data_root), "classes": sound.classes, "steps": settings.steps,
     }  # fmt: skip
     return tokenizer
 

@@ -4,34 +4,31 @@ Shapes: n samples, c channels, H W image, *shape the sites of each grid, h w a g
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from codegrid.codes import Codes, Layout
-from codegrid.data.folder import FolderImages
-from codegrid.data.images import to_float
-from codegrid.errors import InputError
+from codegrid.codes import NO_LABEL, Codes, Condition, Layout
+from codegrid.file_names import printable
 from codegrid.limits import NumSamples, check_value, check_whole
 from codegrid.pipelines.drawing.colours import index_of, plane_shape
-from codegrid.pipelines.evaluation.reconstruction import mean_psnr, squared_errors
 from codegrid.pipelines.generation.kept_part import Masks, keep_pixels, top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, complete_codes, make_request
-from codegrid.protocols import Prior, Tokenizer
+from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
 from codegrid.sampling_config import SamplingConfig
 
 MAX_PICTURES = 32  # previews of unfinished samples
 
 
 class Encoded(NamedTuple):
-    """An image with its original codes and its edited ones."""
+    """An image, or sound, with its original codes and its edited ones."""
 
-    image: torch.Tensor  # (1, c, H, W) in [-1, 1]
-    reconstruction: torch.Tensor  # (1, c, H, W) in [-1, 1]
+    image: torch.Tensor  # (1, c, *size) in [-1, 1]
+    reconstruction: torch.Tensor  # (1, c, *size) in [-1, 1]
     original: Codes  # (1, *shape) int64
     codes: Codes  # (1, *shape) int64, edited
+    speaker: int = NO_LABEL  # who is to say what the edited codes stand for
 
     @property
     def edits(self) -> tuple[torch.Tensor, ...]:
@@ -54,34 +51,28 @@ class Partial(NamedTuple):
         return self.done > 1 - 1e-6  # thirds do not add up to 1
 
 
-def read_picture(tokenizer: Tokenizer, path: str | Path) -> torch.Tensor:
-    """Read a picture's file as (1, c, H, W) in [-1, 1], converted to the tokenizer's size and channels.
-
-    Raises `InputError`, with the file's name as the user knows it, if it cannot be read.
-    """
-    path, channels = Path(path), tokenizer.signal.channels
-    height, width = tokenizer.signal.size
-    try:
-        images = FolderImages(path.parent, [path], None, [], (height, width), channels).batch([0]).images
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), path.name)) from error
-    return to_float(images)
-
-
-def encode(tokenizer: Tokenizer, image: torch.Tensor) -> Encoded:
-    """Encode an image (1, c, H, W) in [-1, 1]."""
+def encode(tokenizer: Tokenizer, image: torch.Tensor, speaker: int = NO_LABEL) -> Encoded:
+    """Encode an image or sound (1, c, *size) in [-1, 1]; `speaker` is who speaks, if that is known."""
     codes = tuple(grid.cpu() for grid in tokenizer.encode(image.to(tokenizer.device)))
-    return Encoded(image, decode(tokenizer, codes), codes, codes)
+    return Encoded(image, decode(tokenizer, codes, speaker), codes, codes, speaker)
 
 
-def decode(tokenizer: Tokenizer, codes: Codes) -> torch.Tensor:
-    """Return the images (n, c, H, W) in [-1, 1] of codes (n, *shape), on the CPU."""
-    return tokenizer.decode(tuple(grid.to(tokenizer.device) for grid in codes)).clamp(-1, 1).cpu()
+def decode(tokenizer: Tokenizer, codes: Codes, speaker: int = NO_LABEL) -> torch.Tensor:
+    """Return the images or sounds (n, c, *size) in [-1, 1] of codes (n, *shape), on the CPU.
+
+    `speaker` is a label of a tokenizer that knows speakers, by default nobody in particular.
+    """
+    codes = tuple(grid.to(tokenizer.device) for grid in codes)
+    given = NO_CONDITION
+    if speakers_of(tokenizer):
+        given = Condition(torch.full((len(codes[0]),), speaker, device=tokenizer.device))
+    return tokenizer.decode(codes, given=given).clamp(-1, 1).cpu()
 
 
-def psnr(image: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the PSNR between two images in [-1, 1], in dB."""
-    return mean_psnr(squared_errors(image, other))
+def speakers_of(tokenizer: Tokenizer) -> list[str]:
+    """Return the names of the speakers that a decoder tells apart, in the order of their labels; often none."""
+    names, count = tokenizer.provenance.get("classes", []), getattr(tokenizer, "num_classes", 0)
+    return [printable(names[number]) if number < len(names) else str(number) for number in range(count)]
 
 
 def edit(layout: Layout, codes: Codes, number: int, row: int, column: int, code: int) -> Codes:

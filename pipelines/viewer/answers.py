@@ -8,18 +8,20 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from codegrid.codes import NO_LABEL, Codes
 from codegrid.data.npz import code_names
 from codegrid.errors import InputError
 from codegrid.file_names import printable
 from codegrid.limits import short
-from codegrid.pipelines.drawing.colours import as_plane, colours_of, picture_of, plane_shape, site_at
+from codegrid.pipelines.drawing.colours import as_plane, colours_of, paint, picture_of, plane_shape, site_at
 from codegrid.pipelines.drawing.images import class_names
 from codegrid.pipelines.generation.kept_part import check_keeps, keepable_rows, top_rows
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
@@ -29,10 +31,10 @@ from codegrid.sampling_config import SamplingConfig, choices_of
 from . import actions
 from .actions import Encoded, Partial
 from .examples import Examples
-from .pictures import as_link, figure_of, figures_of, png_of
+from .media import medium_of
+from .pictures import as_link
 
-COLUMNS = 10  # of a sheet of samples that is downloaded
-NO_CLASS = "no class"
+NO_CLASS, NOBODY = "no class", "nobody in particular"
 OWN = "prior's own"  # what an empty control means
 STALE = "The codes or the part to keep have changed since: draw the completions again."
 
@@ -45,7 +47,8 @@ class Answers:
 
     def __init__(self, tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples: Examples) -> None:
         self.tokenizer, self.pipeline, self.examples = tokenizer, pipeline, examples
-        self.layout = tokenizer.layout
+        self.layout, self.medium = tokenizer.layout, medium_of(tokenizer.signal)
+        self.speakers = actions.speakers_of(tokenizer)
         self.colours = colours_of(tokenizer)
         self.first = next((number for number, grid in enumerate(self.layout) if grid.num_sites > 1), 0)  # that is shown
         priors = () if pipeline is None else pipeline.priors
@@ -57,23 +60,36 @@ class Answers:
         """Pick an example. Returns the values of `show`, and the example's label."""
         labels, names = self.examples.labels, self.examples.names
         label = gr.skip() if labels is None or not self.classes else int(labels[number])
-        return *self.show(self.examples.images[number : number + 1], names[number] if names else ""), label
+        speaker = NO_LABEL if self.examples.speakers is None else int(self.examples.speakers[number])
+        return *self.show(self.examples.images[number : number + 1], names[number] if names else "", speaker), label
 
     def upload(self, path: str) -> tuple:
-        """Read an uploaded picture. Returns the values of `show`."""
-        return self.show(actions.read_picture(self.tokenizer, path))
+        """Read an uploaded file. Returns the values of `show`."""
+        return self.show(self.medium.read(Path(path)))
 
-    def show(self, image: torch.Tensor, name: str = "") -> tuple:
-        """Encode (1, c, H, W). Returns the `Encoded`, input, reconstruction, grid, values of `choose`, image, text."""
-        encoded = actions.encode(self.tokenizer, image)
+    def show(self, image: torch.Tensor, name: str = "", speaker: int = NO_LABEL) -> tuple:
+        """Encode (1, c, *size), said by a speaker.
+
+        Returns the `Encoded`, input, reconstruction, grid, values of `choose`, image, text; and the speaker, if the
+        tokenizer knows any.
+        """
+        encoded = actions.encode(self.tokenizer, image, speaker)
+        drawn = ", drawn" * getattr(self.tokenizer, "draws", False)
+        strip = self._strip(encoded.original)
         return (
             encoded,
-            figure_of(image, f"Input: {name}" if name else "Input"),
-            figure_of(encoded.reconstruction, "Reconstruction" + ", drawn" * getattr(self.tokenizer, "draws", False)),
+            self.medium.figure(image, f"Input: {name}" if name else "Input", strip),
+            self.medium.figure(encoded.reconstruction, f"Reconstruction{drawn}", strip),
             self.first,
             *self.choose(encoded, self.first),
             *self._edited(encoded),
+            *([speaker] if self.speakers else []),
         )
+
+    def speak(self, encoded: Encoded, speaker: int) -> tuple:
+        """Let another speaker say what the codes stand for. Returns the `Encoded`, what is said, and a text."""
+        encoded = encoded._replace(speaker=speaker)
+        return encoded, *self._edited(encoded)
 
     def choose(self, encoded: Encoded, number: int) -> tuple:
         """Choose a grid. Returns row, column and code, with the grid's ranges, and the grid's picture."""
@@ -151,18 +167,18 @@ class Answers:
         return f"Stopped: {progress}" if under_way else progress
 
     def download_image(self, encoded: Encoded) -> str:
-        """Return the image after all edits as a PNG file that the browser saves."""
-        return as_link(png_of(actions.decode(self.tokenizer, encoded.codes)))
+        """Return the image, or sound, after all edits as a file that the browser saves."""
+        return as_link(*self.medium.content(actions.decode(self.tokenizer, encoded.codes, encoded.speaker)))
 
     def download_edited(self, encoded: Encoded) -> str:
         """Return the codes after all edits as an npz file that the browser saves."""
         return _as_npz(encoded.codes, None)
 
     def download_sheet(self, drawn: Partial | None) -> str:
-        """Return the drawn images as a PNG file that the browser saves."""
+        """Return the drawn images, or sounds, as a file that the browser saves."""
         if drawn is None:
             raise InputError("nothing is drawn yet: draw first")
-        return as_link(png_of(drawn.images, min(len(drawn.images), COLUMNS)))
+        return as_link(*self.medium.contents(drawn.images))
 
     def download_codes(self, drawn: Partial | None) -> str:
         """Return the codes of the drawn images as an npz file that the browser saves."""
@@ -175,6 +191,10 @@ class Answers:
         numbered = [(name, number) for number, name in enumerate(self.classes)]
         unlabelled = bool(numbered) and self._drawing().conditions.unlabelled
         return [*numbered, (NO_CLASS, NO_LABEL)] if unlabelled else numbered
+
+    def speaker_choices(self) -> list[tuple[str, int]]:
+        """Return the choices of who speaks: the speakers by name, and nobody in particular."""
+        return [*((name, number) for number, name in enumerate(self.speakers)), (NOBODY, NO_LABEL)]
 
     @property
     def reads_texts(self) -> bool:
@@ -197,6 +217,8 @@ class Answers:
         If one hidden pixel leaves no code to keep, as with codes for a whole image, there is nothing to choose.
         """
         if self.pipeline is None or not all(prior.keeps in ("any", "roughly") for prior in self.pipeline.priors):
+            return False
+        if len(self.tokenizer.signal.size) != 2:
             return False
         known = torch.ones(self.tokenizer.signal.size, dtype=torch.bool, device=self.tokenizer.device)
         known[0, 0] = False
@@ -222,24 +244,30 @@ class Answers:
         return picture_of(codes, self.colours[number], (row, column), edits)
 
     def _edited(self, encoded: Encoded) -> tuple[str, str]:
-        image = actions.decode(self.tokenizer, encoded.codes)
+        image = actions.decode(self.tokenizer, encoded.codes, encoded.speaker)
         counts = [int(edits.sum()) for edits in encoded.edits]
         sites = sum(grid.num_sites for grid in self.layout)
-        words = f"PSNR of the reconstruction: {actions.psnr(encoded.image, encoded.reconstruction):.1f} dB"
+        words = self.medium.compare(encoded.image, encoded.reconstruction, image if any(counts) else None)
         if any(counts):
-            after = actions.psnr(encoded.image, image)
             by_grid = ", ".join(f"grid {number}: {count}" for number, count in enumerate(counts) if count)
             where = f" ({by_grid})" if len(counts) > 1 else ""
-            words += f"; after your edits: {after:.1f} dB. {sum(counts)} of {sites} codes edited{where}, "
-            words += "marked by a corner."
-        return figure_of(image, "After your edits"), words
+            words += f" {sum(counts)} of {sites} codes edited{where}, marked by a corner."
+        said = dict(map(reversed, self.speaker_choices()))[encoded.speaker] if self.speakers else ""
+        name = f"After your edits, said by {said}" if said else "After your edits"
+        return self.medium.figure(image, name, self._strip(encoded.codes)), words.strip()
+
+    def _strip(self, codes: Codes) -> torch.Tensor:
+        """Return codes (1, t) of all grids in colours, (3, grids, t); of grids in the plane nothing that is shown."""
+        finest = max(grid.num_sites for grid in self.layout)
+        painted = (paint(grid.flatten(1), its) for grid, its in zip(codes, self.colours, strict=True))
+        return torch.cat([F.interpolate(row, (1, finest)) for row in painted], 2)[0]
 
     def _drawn(self, partial: Partial, what: str) -> tuple[str, Partial, str]:
         labels = [NO_LABEL] * len(partial.images) if partial.labels is None else partial.labels.tolist()
         names = list(map(printable, partial.prompts)) or [
             "" if label == NO_LABEL else self.classes[label] for label in labels
         ]
-        return figures_of(partial.images, names, what), partial, f"{partial.done:.0%} drawn"
+        return self.medium.figures(partial.images, names, what), partial, f"{partial.done:.0%} drawn"
 
 
 def read_control(name: str, value: Any) -> Any:

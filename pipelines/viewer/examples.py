@@ -9,17 +9,20 @@ from typing import NamedTuple
 
 import torch
 
+from codegrid.codes import Condition
 from codegrid.data.images import evenly_spaced, to_float
-from codegrid.data.names import public_name
+from codegrid.data.names import Places, as_places, public_name
 from codegrid.data.npz import read_npz
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.images import class_names
 from codegrid.pipelines.generation.artifacts import load_images_for
 from codegrid.pipelines.generation.chosen_data import data_at_hand, learnt_data
+from codegrid.pipelines.generation.pairing import spoken_by
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
 
 from .actions import decode
+from .media import medium_of
 
 COUNT = 20
 
@@ -31,6 +34,7 @@ class Examples(NamedTuple):
     source: str  # in words
     labels: torch.Tensor | None = None  # (n,) int64, as the priors number the classes
     names: list[str] | None = None  # of each image's class
+    speakers: torch.Tensor | None = None  # (n,) int64, as the tokenizer numbers those who speak
 
 
 def find_examples(
@@ -38,7 +42,7 @@ def find_examples(
     pipeline: TwoStagePipeline | None,
     run: Path | None,
     dataset: str | None = None,
-    data_root: str | None = None,
+    data_root: str | Places = (),
     count: int = COUNT,
 ) -> Examples:
     """Return up to `count` images of the tokenizer's size. Only a data set that is asked for may be downloaded.
@@ -48,7 +52,7 @@ def find_examples(
     """
     if dataset is not None:
         return _held_out(tokenizer, pipeline, dataset, data_root, count)
-    if data_root is not None:
+    if data_root:
         return _held_out(tokenizer, pipeline, *learnt_data(tokenizer, data_root), count)
     with suppress(InputError):  # damaged or moved: use the next best
         if (at_hand := data_at_hand(tokenizer)) is not None:
@@ -60,16 +64,17 @@ def find_examples(
         drawn = pipeline.sample(count, seed=0, progress=False)
         names = class_names(pipeline.priors)
         of_each = None if drawn.labels is None else [names[label] for label in drawn.labels.tolist()]
-        return Examples(drawn.images, "samples of the prior", drawn.labels, of_each)
+        speakers = spoken_by(tokenizer, Condition(drawn.labels), names).labels
+        return Examples(drawn.images, "samples of the prior", drawn.labels, of_each, speakers)
     random = torch.Generator().manual_seed(0)
     codes = tuple(
         torch.randint(grid.num_embeddings, (count, *grid.shape), generator=random) for grid in tokenizer.layout
     )
-    return Examples(decode(tokenizer, codes), "pictures of random codes")
+    return Examples(decode(tokenizer, codes), f"{medium_of(tokenizer.signal).items} made of random codes")
 
 
 def _held_out(
-    tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | None, count: int
+    tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | Places, count: int
 ) -> Examples:
     """Return held-out images of a data set."""
     images = load_images_for(tokenizer, dataset, data_root, "test")
@@ -78,8 +83,10 @@ def _held_out(
     names = None
     if chosen.labels is not None and images.classes:
         names = [images.classes[label] for label in chosen.labels.tolist()]
-    source = f"held-out images of {public_name(dataset) if data_root is None else Path(data_root).name}"
-    return Examples(to_float(chosen.images), source, chosen.labels if known else None, names)
+    places = ", ".join(Path(place).name for place in as_places(data_root))
+    source = f"held-out {medium_of(tokenizer.signal).items} of {places or public_name(dataset)}"
+    speakers = spoken_by(tokenizer, Condition(chosen.labels), images.classes).labels
+    return Examples(to_float(chosen.images), source, chosen.labels if known else None, names, speakers)
 
 
 def _samples_of(tokenizer: Tokenizer, path: Path, count: int) -> Examples:

@@ -37,6 +37,16 @@ CSS = """
 .pictures > *, .gradio-container figure { min-width: 0 !important; margin: 0; }
 @media (max-width: 1000px) { .pictures { grid-template-columns: 1fr 1fr; } }
 @media (max-width: 640px) { .pictures > .wide { grid-column: 1 / -1; } }
+.pictures.of-sound { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
+.of-sound > .wide { grid-column: 1 / -1; }
+.of-sound #grid :is(.image-frame, img) { width: 100% !important; object-fit: contain !important; }
+.sound audio { width: 100%; height: 40px; display: block; }
+.sound .waveform { width: 100%; height: 64px; display: block; }
+.waveform path { stroke: var(--primary-500); stroke-width: 2px; vector-effect: non-scaling-stroke; }
+.gradio-container .sound .spectrogram { height: 128px; display: block; image-rendering: auto; }
+.gradio-container .sound .codes { height: 18px; display: block; margin-top: 4px; }
+.sheet .sound :is(audio, .waveform) { height: 32px; }
+.gradio-container .sheet .sound .spectrogram { height: 80px; }
 .gradio-container figure img { image-rendering: pixelated; width: 100%; margin: 0; }
 .gradio-container figcaption { color: var(--body-text-color); font-size: 14px; }
 .sheet {

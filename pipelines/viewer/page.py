@@ -5,7 +5,6 @@ import gradio as gr
 from codegrid.codes import describe_layout
 from codegrid.file_names import printable
 from codegrid.model_card import escape
-from codegrid.pipelines.drawing.sheets import make_sheet, to_pixels
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.protocols import Tokenizer
 
@@ -25,7 +24,7 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
     with gr.Blocks(title=f"Codegrid: {title}", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(f"# Codegrid\n{_describe(answers, title)}")
         with gr.Column(elem_classes="section"):
-            gallery, upload = _add_pictures_to_pick(examples)
+            gallery, upload = _add_pictures_to_pick(answers)
             editor, code, undo = _add_editor(answers)
         if pipeline is not None:
             with gr.Column(elem_classes="section"):
@@ -40,7 +39,7 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
             return answers.pick(event.index)[: len(chosen)]
 
         def fill() -> tuple:
-            return [to_pixels(make_sheet(image[None])) for image in examples.images], *answers.pick(0)[: len(chosen)]
+            return answers.medium.thumbnails(examples.images), *answers.pick(0)[: len(chosen)]
 
         chosen = editor if label is None else [*editor, label]
         gallery.select(told(pick), None, chosen, **QUIET)
@@ -56,19 +55,21 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
 
 
 def _describe(answers: Answers, title: str) -> str:
-    size, classes = answers.tokenizer.signal.size, len(answers.classes)
+    classes = len(answers.classes)
     asked = "asked in words" if answers.reads_texts else f"{classes or 'no'} classes"
     knows = "no prior, so no samples" if answers.pipeline is None else asked
-    return f"{escape(title)}: images of {'×'.join(map(str, size))} pixels, {describe_layout(answers.layout)}, {knows}"
+    return f"{escape(title)}: {answers.medium.describe()}, {describe_layout(answers.layout)}, {knows}"
 
 
-def _add_pictures_to_pick(examples: Examples) -> tuple[gr.Gallery, gr.UploadButton]:
-    gr.Markdown(f"## Image → codes → image\nPick one of the {escape(printable(examples.source))}, or upload a picture.")
+def _add_pictures_to_pick(answers: Answers) -> tuple[gr.Gallery, gr.UploadButton]:
+    examples, medium = answers.examples, answers.medium
+    source, upload = escape(printable(examples.source)), medium.upload
+    gr.Markdown(f"## {medium.heading}\nPick one of the {source}, or {upload[0].lower()}{upload[1:]}.")
     gallery = gr.Gallery(
         columns=len(examples.images), height="auto", allow_preview=False, interactive=False, show_label=False,
         buttons=[], format="png", elem_id="examples", object_fit="contain", label="Pictures to pick from",
     )  # fmt: skip
-    return gallery, gr.UploadButton("Upload a picture", file_types=["image"], size="sm")
+    return gallery, gr.UploadButton(upload, file_types=medium.file_types, size="sm")
 
 
 def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
@@ -76,8 +77,8 @@ def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
 
     Returns its parts in the order of the values of `Answers.show`, then the parts that make and undo edits.
     """
-    encoded = gr.State()
-    with gr.Row(elem_classes="pictures"):
+    encoded, noun = gr.State(), answers.medium.noun
+    with gr.Row(elem_classes=f"pictures of-{noun}"):
         image, reconstruction = gr.HTML(elem_id="input"), gr.HTML(elem_id="reconstruction")
         edited = gr.HTML(elem_id="edited")
         with gr.Column(elem_classes="wide"):
@@ -87,6 +88,10 @@ def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
             )
     words = gr.Markdown(elem_id="words")
     with gr.Row():
+        speaker = gr.Dropdown(
+            answers.speaker_choices(), label=CONTROLS["speaker"], info="another one converts the voice",
+            visible=bool(answers.speakers), min_width=NARROW,
+        )  # fmt: skip
         choices = [(f"{number}: {grid}", number) for number, grid in enumerate(answers.layout)]
         grid = gr.Dropdown(
             choices, value=answers.first, label=CONTROLS["grid"], info="coarse to fine", visible=len(choices) > 1,
@@ -96,11 +101,11 @@ def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
         column = gr.Number(label=CONTROLS["column"], precision=0, min_width=NARROW)
         code = gr.Slider(
             0, answers.layout[answers.first].num_embeddings - 1, step=1, label=CONTROLS["code"],
-            info="change it and watch the image", scale=2, buttons=[],
+            info=f"change it, and the {noun} follows", scale=2, buttons=[],
         )  # fmt: skip
     with gr.Row():
         undo = gr.Button("Undo all edits", min_width=NARROW)
-        add_download("Download edited image", answers.download_image, encoded, "image.png")
+        add_download(f"Download edited {noun}", answers.download_image, encoded, answers.medium.file)
         add_download("Download edited codes", answers.download_edited, encoded, "codes.npz")
 
     def click(shown: Encoded, number: int, event: gr.SelectData) -> tuple:
@@ -113,8 +118,10 @@ def _add_editor(answers: Answers) -> tuple[list, gr.Slider, gr.Button]:
         number.input(told(answers.point), [encoded, grid, row, column], [code, picture], **latest)
     site = [encoded, grid, row, column]
     code.input(told(answers.edit), [*site, code], [encoded, picture, edited, words], **latest)
+    speaker.input(told(answers.speak), [encoded, speaker], [encoded, edited, words], **QUIET)
     undo.click(told(answers.undo), site, [encoded, code, picture, edited, words], **QUIET)
-    return [encoded, image, reconstruction, grid, row, column, code, picture, edited, words], code, undo
+    parts = [encoded, image, reconstruction, grid, row, column, code, picture, edited, words]
+    return parts + [speaker] * bool(answers.speakers), code, undo
 
 
 def _let_draw(answers: Answers, drawing: Drawing, filled: gr.events.Dependency) -> list:

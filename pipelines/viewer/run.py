@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from codegrid.errors import InputError, import_extra
 from codegrid.hub import HUB_PREFIX
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
-from codegrid.pipelines.generation.tokenizers import load_tokenizer, need_images
+from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.outputs import RUN_FILE, visible
 from codegrid.pipelines.running.places import PARTS, find_priors, find_tokenizers
 from codegrid.pipelines.training.checkpoints import STATES
+from codegrid.pretrained import PREFIX
 from codegrid.protocols import Tokenizer
 from codegrid.registry import load
 from codegrid.usable import CONFIG, WEIGHTS
@@ -72,12 +73,13 @@ def serve(settings: View) -> Iterator[Served]:
     # imported here: they import gradio
     from .examples import find_examples
     from .guard import Trusted
+    from .media import medium_of
     from .page import build_page
     from .server import listen, private_folder, serve_page
 
     with listen(settings.host, settings.port) as listener, private_folder() as folder:
         tokenizer, pipeline = load_models(settings)
-        need_images(tokenizer, "the viewer shows")
+        medium_of(tokenizer.signal)  # refuses what it cannot show
         run = None if settings.run is None else Path(settings.run)
         examples = find_examples(tokenizer, pipeline, run, settings.dataset, settings.data_root)
         page = build_page(tokenizer, pipeline, examples, settings.run or " ".join(settings.tokenizer))
@@ -107,7 +109,7 @@ def load_models(settings: View) -> tuple[Tokenizer, TwoStagePipeline | None]:
 
 def _check_holds_a_model(run: str) -> None:
     """Raise `InputError` if a folder without tokenizer/ is no model's own folder, nor one that is being trained."""
-    if run.startswith(HUB_PREFIX) or visible(Path(run)) & {CONFIG, WEIGHTS, RUN_FILE, STATES}:
+    if run.startswith((HUB_PREFIX, PREFIX)) or visible(Path(run)) & {CONFIG, WEIGHTS, RUN_FILE, STATES}:
         return
     words = f"it holds no {PARTS['tokenizer']}/" if Path(run).is_dir() else "there is no such folder"
     raise InputError(f"`run` {run}: {words}: give one with tokenizer/ and, for samples, prior/")

@@ -9,7 +9,8 @@ from codegrid.file_names import printable
 from codegrid.pipelines.generation.kept_part import default_rows
 from codegrid.sampling_config import choices_of
 
-from .answers import COLUMNS, OWN, Answers
+from .answers import OWN, Answers
+from .media import COLUMNS
 from .wording import CONTROLS, told
 
 NARROW = 150  # pixels below which a part moves to the next row: two fit side by side on a phone
@@ -45,7 +46,7 @@ def add_drawing(answers: Answers, act: Callable, words: str, name: str, inputs: 
         button = gr.Button(words, variant="primary", min_width=NARROW)
         stop = gr.Button(f"Stop {name}", min_width=NARROW)
         drawn = gr.State()
-        add_download(f"Download {name}", answers.download_sheet, drawn, f"{name}.png")
+        add_download(f"Download {name}", answers.download_sheet, drawn, f"{name}{answers.medium.files}")
         add_download(f"Download codes of {name}", answers.download_codes, drawn, f"{name}.npz")
     progress = gr.Markdown(elem_classes="progress")
     outputs = [gr.HTML(elem_id=name), drawn, progress]
@@ -68,7 +69,7 @@ def add_sampling(answers: Answers) -> tuple[list, Drawing]:
     choices = answers.label_choices()
     several = len(answers.pipeline.priors) > 1 if answers.pipeline else False
     by = "by several priors, coarse to fine" if several else "by the prior"
-    gr.Markdown(f"## New images\nDrawn {by}.")
+    gr.Markdown(f"## New {answers.medium.noun}s\nDrawn {by}.")
     with gr.Row():
         labels = _add_prompts(answers) if answers.reads_texts else gr.Dropdown(
             choices, multiselect=True, label=f"{CONTROLS['labels']}, used in turn (none chosen: all classes)",
@@ -90,7 +91,7 @@ def add_completion(
     Returns its sliders of the part to keep, its label, and its drawing.
     """
     choices, fills_any = answers.label_choices(), answers.fills_any()
-    kept = "All codes outside of a box of pixels" if fills_any else "The upper rows of the codes above"
+    kept = "All codes outside of a box of pixels" if fills_any else answers.medium.kept
     words = f"{kept} are kept, including edits, and the rest is drawn."
     if answers.keeps_roughly():
         words = "The image outside of a box of pixels is kept, but only roughly, and the rest is drawn."
@@ -118,7 +119,7 @@ def _add_prompts(answers: Answers) -> gr.Textbox:
 def _add_rows(answers: Answers, rows: range) -> gr.Slider:
     shapes = len({grid.shape for grid in answers.layout})
     return gr.Slider(
-        rows.start, max(rows.start + 1, rows[-1]), default_rows(answers.layout), step=1, label=CONTROLS["keep_rows"],
+        rows.start, max(rows.start + 1, rows[-1]), default_rows(answers.layout), step=1, label=answers.medium.rows,
         info="counted in the finest grid" if shapes > 1 else None, scale=2, min_width=2 * NARROW,
     )  # fmt: skip
 

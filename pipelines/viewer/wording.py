@@ -38,6 +38,7 @@ CONTROLS = {
     "row": "Row",
     "column": "Column",
     "code": "Code there",
+    "speaker": "Speaker",
 }
 
 

@@ -96,7 +96,7 @@ class DiffusionPrior(HidesLabels):
             entries = random_entries(self.layout, embedding_dim)
         else:
             entries = entries_of(tables, self.grids, self.layout)
-        self.vectors = CodeVectors(entries)
+        self.vectors = CodeVectors(entries, self.chosen.one_scale)
         self.config["embedding_dim"] = dim = self.vectors.embedding_dim
         self.scheduler = import_diffusers().DDPMScheduler(**NOISE_LEVELS, clip_sample=False)
         self.network = DenoisingNetwork(dim, self.layout[-1].shape, self.chosen, self.num_conditions, **texts)
@@ -107,7 +107,7 @@ class DiffusionPrior(HidesLabels):
         return SamplingConfig(num_inference_steps=self.chosen.num_inference_steps, solver=self.chosen.solver)
 
     def prepare(self, batches: Iterable[Codes]) -> None:
-        """Take the mean and the standard deviation of each channel from training codes (b, h, w) of each grid."""
+        """Take the mean of each channel, and the standard deviations, from training codes (b, h, w) of each grid."""
         self.vectors.standardise(batches)
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:

@@ -27,13 +27,15 @@ class CodeVectors(nn.Module):
 
     Args:
         entries: the vectors (K, D) of the codes of each grid.
+        one_scale: bring only the mean of the variances of all channels to 1.
     """
 
     mean: Tensor  # (D,)
     spread: Tensor  # (D,)
 
-    def __init__(self, entries: Sequence[Tensor]) -> None:
+    def __init__(self, entries: Sequence[Tensor], one_scale: bool = False) -> None:
         super().__init__()
+        self.one_scale = one_scale
         self.count, self.embedding_dim = len(entries), entries[0].shape[1]
         for number, table in enumerate(entries):
             self.register_buffer(f"entries_{number}", table)
@@ -59,7 +61,10 @@ class CodeVectors(nn.Module):
             count, total, squares = count + rows.shape[1], total + rows.sum(1), squares + rows.square().sum(1)
         if not count:
             return
-        spread = (squares / count - (total / count).square()).clamp_min(0).sqrt()
+        variance = (squares / count - (total / count).square()).clamp_min(0)
+        if self.one_scale:
+            variance = variance.mean().expand_as(variance)
+        spread = variance.sqrt()
         self.mean.copy_(total / count)
         self.spread.copy_(torch.where(spread > CONSTANT * spread.max(), spread, 1.0))
 

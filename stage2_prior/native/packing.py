@@ -31,7 +31,7 @@ def pack(network: PixelCNNNetwork, library: ctypes.CDLL) -> PackedNetwork:
     """Return a network's packed weights, cached until a weight changes."""
     digest = _digest(network, library)
     known = _packed.get(network)
-    if known is None or known[0] != digest:
+    if known is None or known[0] != digest or known[1].library is not library:
         known = _packed[network] = (digest, PackedNetwork(network, library))
     return known[1]
 

@@ -93,7 +93,7 @@ class NextScalePrior(LabelledPrior):
         """Return the loss, the mean nats per code, for codes (b, *shape); a moment drops features and hides labels."""
         rows = self.condition_rows(given, len(codes[0]), moment)
         dropout = 0.0 if moment is None else self.chosen.feature_dropout
-        return mean_nats(self.network(self.network.sums_of(codes), rows, dropout), codes)
+        return mean_nats(self.network(self.network.sums_of(codes), rows, dropout), codes, given.lengths)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, *shape) of each grid for codes (b, *shape), each from coarser grids alone."""

@@ -14,15 +14,17 @@ from typing_extensions import Self
 
 from codegrid.codes import Codes, Condition, Known, Layout, Losses, Moment, Progress
 from codegrid.drawn_priors import Steps
+from codegrid.errors import InputError
 from codegrid.native.build import library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION
+from codegrid.same_bits import SameBits
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.coarser import CoarserNetwork, Conditioning, site_map_of
 from codegrid.stage2_prior.labelled import GivenPrior
 from codegrid.stage2_prior.likelihood import mean_nats
 from codegrid.stage2_prior.native.steps import NativeSteps
-from codegrid.stage2_prior.native.structures import PIXELCNN
+from codegrid.stage2_prior.native.structures import PIXELCNN, SAME_BITS
 from codegrid.stage2_prior.options import PixelCNNOptions
 from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, sample_sequential, site_by_site
@@ -160,7 +162,7 @@ class GatedPixelCNN(GivenPrior):
         shown = None
         if moment is not None and self.chosen.dropout:
             shown = tuple(torch.rand(grid.shape, device=grid.device) >= self.chosen.dropout for grid in codes)
-        return mean_nats(self.network(codes, conditions, shown, coarser, features), codes)
+        return mean_nats(self.network(codes, conditions, shown, coarser, features), codes, given.lengths)
 
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> tuple[Tensor, ...]:
         """Return logits (b, K, h, w) of each grid for codes (b, h, w), each from the codes drawn before it alone."""
@@ -179,6 +181,20 @@ class GatedPixelCNN(GivenPrior):
                 return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
         library = library_or_reason(PIXELCNN)
         return library if isinstance(library, str) else ""
+
+    def why_not_same(self) -> str:
+        """Return the reason why there are no `same_steps` here; empty if there are."""
+        return self.why_not_native() or (found if isinstance(found := library_or_reason(SAME_BITS), str) else "")
+
+    def same_steps(self, given: Condition, batch_size: int) -> Steps:
+        """Return native steps whose logits have the same bits on every processor and in any batch."""
+        with SameBits():
+            conditioning = self.conditioning(given, batch_size)
+        library = library_or_reason(SAME_BITS)
+        if isinstance(library, str):
+            raise InputError(library)
+        site_map = conditioning.site_map
+        return NativeSteps(self.network, self.layout, batch_size, conditioning.rows, site_map, library)
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits code by code: cached, or by `logits` with the backend `plain`."""

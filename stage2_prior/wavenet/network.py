@@ -187,7 +187,9 @@ class WaveNet(GivenPrior):
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
         """Return the loss, the mean nats per code, for codes (b, *shape); a moment drops features and hides labels."""
         dropout = 0.0 if moment is None else self.chosen.feature_dropout
-        return mean_nats(self.network(codes, *self.condition_inputs(given, len(codes[0]), moment), dropout), codes)
+        return mean_nats(
+            self.network(codes, *self.condition_inputs(given, len(codes[0]), moment), dropout), codes, given.lengths
+        )
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
         """Return the steps that compute logits code by code: with queues, or by `logits` with the backend `plain`."""

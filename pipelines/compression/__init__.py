@@ -1,0 +1,1 @@
+"""Compression: images or codes into a file, and back."""

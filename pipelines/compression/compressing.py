@@ -1,0 +1,192 @@
+"""Images or exported codes → a compressed file: the body of `codegrid compress`, and `compress`, its Python function.
+
+Shapes: n images, b batch, c channels, H W image, *shape the sites of each grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from codegrid.codes import NO_LABEL, describe_layout
+from codegrid.data.code_files import files_of, open_codes
+from codegrid.data.conversion import as_images
+from codegrid.data.folder import load_folder
+from codegrid.data.images import to_float
+from codegrid.data.loading import in_batches, load_batches
+from codegrid.data.names import find_data
+from codegrid.data.pictures import DEEP, INKS, SEVERAL, TRANSPARENT, look_at, read_picture
+from codegrid.data.sources import load_images
+from codegrid.errors import InputError
+from codegrid.files import write_folder
+from codegrid.limits import BatchSize, check_value
+from codegrid.pipelines.compress import Compress
+from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
+from codegrid.pipelines.generation.chosen_data import choose_data
+from codegrid.pipelines.generation.drawer import Drawer
+from codegrid.pipelines.generation.samples import Images as Given
+from codegrid.pipelines.running.cli import print_once, print_plan
+from codegrid.pipelines.running.device import choose_device
+from codegrid.progress import progress_bar
+from codegrid.protocols import Prior, Tokenizer
+from codegrid.stage2_prior.coding.coding import choose_coding
+from codegrid.stage2_prior.coding.streams import import_constriction
+from codegrid.stage2_prior.conditions import conditions_of
+
+from .packing import Content, pack
+
+LOST = (DEEP, INKS, SEVERAL, TRANSPARENT)  # notes on pictures that reading changes
+
+
+def compress(
+    pipeline: Drawer,
+    images: Given,
+    labels: Sequence[int] | torch.Tensor | None = None,
+    names: Sequence[str] | None = None,
+    lossless: bool = False,
+    backend: str = "auto",
+    batch_size: int = 256,
+) -> bytes:
+    """Compress images with a tokenizer and its priors; `decompress` turns the bytes into images again.
+
+    Args:
+        pipeline: such as `TwoStagePipeline.from_pretrained` loads it.
+        images: (n, c, H, W) uint8, or anything else that `codegrid.as_images` accepts.
+        labels: (n,) classes, for priors that learnt some; None: none in particular.
+        names: (n) of the images' files, to be kept.
+        lossless: keep everything, so that the images come back bit for bit.
+        backend: native (the same bits on every machine), torch or plain; auto: native if the priors have it.
+        batch_size: images computed at once.
+
+    Raises `InputError` if a prior cannot drive a coder, or the images do not fit the tokenizer.
+    """
+    check_value("batch_size", batch_size, BatchSize)
+    tokenizer = pipeline.tokenizer
+    given = images if isinstance(images, torch.Tensor) and images.dtype == torch.uint8 else None
+    if given is None and lossless:
+        raise InputError("`lossless` needs `images` as a tensor (n, c, H, W) uint8: give one")
+    floats = (
+        to_float(given) if given is not None else as_images(images, tokenizer.signal.size, tokenizer.signal.channels)
+    )
+    if tuple(floats.shape[1:]) != tokenizer.signal.shape:
+        raise InputError(
+            f"`images` of shape {tuple(floats.shape)}: this tokenizer takes (n, *{tokenizer.signal.shape})"
+        )
+    if names is not None and len(names) != len(floats):
+        raise InputError(f"`names`: {len(names)} for {len(floats)} images: give one for each")
+    with torch.no_grad():
+        batches = [tokenizer.encode(some.to(tokenizer.device)) for some in floats.split(batch_size)]
+    codes = tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
+    own = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+    content = Content(codes, own, None if names is None else list(names), given if lossless else None)
+    return pack(tokenizer, pipeline.priors, content, backend, batch_size)
+
+
+def compress_data(settings: Compress) -> None:
+    """Write the compressed file `settings.output`."""
+    import_constriction()  # now, not after everything is encoded
+    settings.check_output()
+    output = Path(settings.output)
+    if output.is_dir():
+        raise InputError(f"`output` {output} is a folder: give the name of a file")
+    if output.exists() and not settings.overwrite:
+        raise InputError(f"`output` {output} is already there: choose another name, or give `overwrite`")
+    found = load_artifacts(choose_device(settings), settings.tokenizer, settings.prior)
+    tokenizer, priors = found.tokenizer, found.priors
+    assert tokenizer is not None
+    backend = choose_coding(priors, settings.backend)
+    content = _read(settings, tokenizer, priors)
+    count = len(content.codes[0]) if content.codes else 0
+    if settings.dry_run:
+        return print_plan(f"{count or 'all'} images as {describe_layout(tokenizer.layout)} to compress by {backend}")
+    packed = pack(tokenizer, priors, content, backend, settings.batch_size)
+    with write_folder(output.parent) as staging:
+        (staging / output.name).write_bytes(packed)
+    where = "on every machine" if backend == "native" else "on this kind of machine only"
+    print_once(
+        f"{output}: {count:,} images in {len(packed):,} bytes, {len(packed) / count:,.1f} each; it can be decompressed "
+        f"{where}"
+    )
+
+
+def _read(settings: Compress, tokenizer: Tokenizer, priors: Sequence[Prior]) -> Content:
+    """Return the codes to compress: those of `settings.codes`, or of the images of the data set."""
+    if settings.codes is not None:
+        exported = open_codes(settings.codes, tokenizer)
+        batch = exported.batch(range(len(exported)))
+        return Content(
+            batch.codes,
+            _labels_for(priors, batch.labels, getattr(exported, "classes", [])),
+            files_of(exported, range(len(exported))),
+        )
+    settings = choose_data(settings, tokenizer)
+    place = str(settings.dataset), settings.data_root, settings.split
+    images = load_images_for(tokenizer, *place, settings.skip_unreadable)
+    print_once(str(images.found))
+    originals = _read_originals(settings, tokenizer, images) if settings.lossless else None
+    if settings.dry_run:
+        return Content(())
+    encoded = []
+    labels: list[torch.Tensor] = []
+    loads = in_batches(range(len(images)), settings.batch_size)
+    for batch in progress_bar(load_batches(images, loads, settings.num_workers), "encoding", len(loads)):
+        with torch.no_grad():
+            encoded.append([grid.cpu() for grid in tokenizer.encode(to_float(batch.images).to(tokenizer.device))])
+        if batch.labels is not None:
+            labels.append(batch.labels)
+    codes = tuple(torch.cat(grids) for grids in zip(*encoded, strict=True))
+    of_all = torch.cat(labels) if labels else None
+    files = getattr(images, "files", None)
+    return Content(codes, _labels_for(priors, of_all, images.classes), files, originals)
+
+
+def _read_originals(settings: Compress, tokenizer: Tokenizer, images: Any) -> Sequence[torch.Tensor]:
+    """Return the images (c, H, W) uint8 as they are stored, each in its own size.
+
+    Raises `InputError` if they are not 8-bit grey or RGB pictures: these would not come back bit for bit.
+    """
+    if tokenizer.signal.kind != "image":
+        raise InputError(f"`lossless` keeps pixels, but the tokenizer is one of {tokenizer.signal.kind}: leave it out")
+    dataset, place = find_data(settings.dataset, settings.data_root)
+    if dataset != "imagefolder" or images.files is None:
+        own = load_images(dataset, place, settings.split, skip_unreadable=settings.skip_unreadable)
+        _refuse_lost(own.found.notes)
+        return [own.batch([number]).images[0] for number in range(len(own))]
+    folder = load_folder(Path(str(place)).expanduser(), settings.split, None, None)
+    paths = dict(zip(folder.files or (), folder.paths, strict=True))
+    originals = []
+    for path in progress_bar([paths[name] for name in images.files], "reading originals"):
+        look = look_at(path)
+        picture = read_picture(path, 1 if look and look[0] else 3)
+        _refuse_lost([f"{path} is a picture {words}" for words in picture.told])
+        pixels = np.array(picture.image)
+        originals.append(torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()))
+    return originals
+
+
+def _refuse_lost(notes: Sequence[str]) -> None:
+    lost = next((note for note in notes if any(words in note for words in LOST)), "")
+    if lost:
+        raise InputError(f"`lossless`: {lost}: save them as 8-bit grey or RGB pictures first")
+
+
+def _labels_for(priors: Sequence[Prior], labels: torch.Tensor | None, classes: Sequence[str]) -> torch.Tensor | None:
+    """Return labels as the priors know them, by the names of the classes; None if no prior knows any."""
+    known = conditions_of(priors)
+    if not known.num_classes:
+        return None
+    if labels is None or (known.classes and not set(known.classes) & set(classes)):
+        if not known.unlabelled:
+            raise InputError(f"`prior`: {known.learnt_only}, or compress images of the classes that it learnt")
+        return None
+    if not known.classes:
+        return labels
+    numbers = [known.classes.index(name) if name in known.classes else NO_LABEL for name in classes]
+    found = torch.from_numpy(np.array([*numbers, NO_LABEL]))[labels]  # NO_LABEL, -1, is the last one
+    if not known.unlabelled and bool((found == NO_LABEL).any()):
+        raise InputError(f"`prior`: {known.learnt_only}, or compress images of the classes that it learnt")
+    return found

@@ -1,0 +1,1 @@
+"""Entropy coding of codes, with priors as its models."""
