@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .pipelines.drawing.sheets import as_sheet
     from .pipelines.exporting.run import export_model
     from .pipelines.generation.pipeline import TwoStagePipeline
+    from .pipelines.generation.voices import convert_voice
     from .pipelines.importing.run import import_model
     from .pipelines.train_prior import TrainPrior
     from .pipelines.train_tokenizer import TrainTokenizer
@@ -46,8 +47,8 @@ __all__ = [
     "DiffusionPrior", "GatedPixelCNN", "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses",
     "MaskGIT", "Moment", "NextScalePrior", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig",
     "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet",
-    "WaveVQVAE", "as_images", "as_sheet", "compress", "decompress", "export_model", "import_model", "load",
-    "load_images", "register", "sample", "train_prior", "train_tokenizer",
+    "WaveVQVAE", "as_images", "as_sheet", "compress", "convert_voice", "decompress", "export_model", "import_model",
+    "load", "load_images", "register", "sample", "train_prior", "train_tokenizer",
 ]  # fmt: skip
 
 _HOMES = {
@@ -62,6 +63,7 @@ _HOMES = {
     "pipelines.drawing.sheets": "as_sheet",
     "pipelines.exporting.run": "export_model",
     "pipelines.generation.pipeline": "TwoStagePipeline",
+    "pipelines.generation.voices": "convert_voice",
     "pipelines.importing.run": "import_model",
     "pipelines.train_prior": "TrainPrior",
     "pipelines.train_tokenizer": "TrainTokenizer",

@@ -22,6 +22,7 @@ COMMANDS = {
     "decode-codes": "turn codes back into images",
     "compress": "images into a file smaller than PNG, with a prior as the model",
     "decompress": "such a file back into images",
+    "convert": "say the same in another speaker's voice",
     "evaluate": "measure tokenizer, prior and samples",
     "rank-captions": "say which of several captions fits a picture best",
     "export-diffusers": "write a diffusion prior and its tokenizer as a pipeline of diffusers",

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import pad
 
 from codegrid.codes import NO_LABEL
 from codegrid.errors import InputError
@@ -121,8 +122,8 @@ class WaveFiles(PngFiles):
         super().__init__(folder, shape, names)
         self.rate = rate
 
-    def write(self, numbers: range, batches: Iterable[torch.Tensor]) -> None:
-        """Write a file for each wave (b, 1, T) int16 of one missing range as they arrive."""
+    def write(self, numbers: range, batches: Iterable[torch.Tensor | Sequence[torch.Tensor]]) -> None:
+        """Write a file for each wave (1, T) int16 of one missing range as their batches arrive."""
         first = numbers.start
         for waves in batches:
             files = file_names(range(first, first + len(waves)), self.shape[0], self.names, self.ending)
@@ -141,6 +142,28 @@ class WaveFiles(PngFiles):
         try:
             return read_wave(path).shape == self.shape[1:]
         except Exception:  # damage raises many types of errors: write the file again
+            return False
+
+
+class ClipFiles(WaveFiles):
+    """Sounds (1, T) of different lengths numbered 0 ... n-1, one .wav file each; has the methods of `NpzFiles`."""
+
+    def __init__(self, folder: Path, lengths: Sequence[int], names: Names, rate: float) -> None:
+        super().__init__(folder, (len(lengths), 1, max(lengths)), names, rate)
+        self.lengths = lengths
+
+    def read_first(self, count: int) -> torch.Tensor:
+        """Return the first `count` sounds, or all if there are fewer, with silence after shorter ones: (n, 1, T)."""
+        found = dict(self._found())
+        waves = [read_wave(found[number]) for number in range(min(count, len(self.lengths)))]
+        longest = max(wave.shape[1] for wave in waves)
+        return to_float(torch.stack([pad(wave, (0, longest - wave.shape[1])) for wave in waves]))
+
+    def _is_whole(self, path: Path) -> bool:
+        match = NUMBER.fullmatch(path.name)
+        try:
+            return match is not None and read_wave(path).shape == (1, self.lengths[int(match[1])])
+        except Exception:  # as above
             return False
 
 

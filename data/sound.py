@@ -68,6 +68,7 @@ class SoundDataset(Described):
 
     def __getitem__(self, index: int) -> ImageBatch:
         waves, labels, lengths = self.batch([index])
+        assert lengths is not None
         return ImageBatch(waves[0], None if labels is None else labels[0], lengths[0])
 
     def batch(self, indices: Indices) -> ImageBatch:

@@ -54,7 +54,7 @@ def load_speech(
     read = _read_once(tuple(roots), round(rate), tuple(map(_stamp, roots)))
     named, unreadable = _joined(roots, read)
     if unreadable and not skip_unreadable:
-        raise _unreadable(unreadable)
+        raise unreadable_error(unreadable)
     if not named:
         raise InputError(f"no sound in {name}: it needs files such as .wav, .flac and .ogg")
     speakers = sorted({clip.speaker for clip, _ in named} - {""}, key=natural_key)
@@ -147,7 +147,7 @@ def _count(clips: Sequence[Clip], what: str) -> int:
     return sum(bool(getattr(clip, what)) for clip in clips)
 
 
-def _unreadable(found: dict[PurePosixPath, str]) -> InputError:
+def unreadable_error(found: dict[PurePosixPath, str]) -> InputError:
     """Return one error about all unreadable files: the first with its reason, the others by name."""
     first, *others = found
     more = ", ".join(map(str, others[:NAMED])) + ", …" * (len(others) > NAMED)

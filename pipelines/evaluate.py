@@ -10,6 +10,7 @@ from codegrid.limits import BatchSize, NumSamples, Seed
 from codegrid.pipelines.running.cli import run_command
 from codegrid.pipelines.running.drawing import Rejecting
 from codegrid.pipelines.running.settings import (
+    Flag,
     Folder,
     Folders,
     GivesFigures,
@@ -59,6 +60,9 @@ class Evaluate(UsesImages, HasCaptions, Rejecting, TakesPretrained, Leaves, Give
     num_samples: NumSamples | None = None
     """Number of images to draw from the prior, all classes in turn or for captions of the data set, and judge by
     --features. By default none."""
+    phonemes: Flag = False
+    """Of a tokenizer of sound: also measure how often a code tells the phoneme. Each code stands for the one that it
+    meets most often in the training part; recordings need label files (.lab)."""
     seed: Seed = 0
     """Sample i depends only on the seed and on i."""
     batch_size: BatchSize = 256

@@ -35,6 +35,9 @@ class WaveOptions:
     encoder_shift: Annotated[int, Range(0, MAX_SIDE)] = 0
     """Shift what the encoder hears in training at random by up to this many samples; what is to be reconstructed is not
     shifted. Codes should then depend less on small shifts."""
+    code_dropout: Annotated[float, Range(0, below=1)] = 0.1
+    """Share of the windows whose codes are hidden in training from a prior that draws the samples. It then knows how
+    likely sound is without them, and evaluate can say what the codes are worth."""
     frozen_codes: Annotated[bool, AtStart()] = False
     """Train the decoder alone, on the codes of the model that --init-from names."""
 

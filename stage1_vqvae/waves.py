@@ -9,14 +9,14 @@ decoder, C channels of the features that a prior is given; codes (b, t), one ten
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codegrid.codes import Codes, Condition, Grid, Latents, Layout, Losses, Moment, Sides, Signal
+from codegrid.codes import HIDDEN, Codes, Condition, Latents, Layout, Losses, Moment, Sides, Signal
 from codegrid.devices import widest
 from codegrid.errors import InputError
 from codegrid.limits import MAX_CLASSES, Range, check_value, check_whole, short, split_options
@@ -26,11 +26,9 @@ from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
 from codegrid.tensors import Rows, check_codes, check_images
 
-from .code_tokenizer import make_decoder
-from .drawn_waves import draw_wave, loss_of_wave, nats_of_wave
+from .drawn_waves import draw_wave, drop_codes, loss_of_wave, make_prior, names_of_options, nats_of_wave, without_codes
 from .gradients import checked_gradients
 from .image_tokenizer import fill_in
-from .mu_law import CLASSES
 from .padded_codes import hide_padding, quantize_counted
 from .reconstruction import RECONSTRUCTIONS
 from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of, shift_at_random
@@ -38,6 +36,8 @@ from .wave_options import WaveOptions
 
 WINDOW = Signal("sound", 1, (8192,), 16_000)
 AT_ONCE = 2**18  # samples of a clip that pass through the networks at once
+
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class WaveVQVAE(ModelFolder, nn.Module):
@@ -83,10 +83,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         check_whole("num_classes", num_classes, 0, MAX_CLASSES)
         TABLES["quantizer"].check(quantizer)
         self.settings, others = split_options(self.options, options, "the wave tokenizer")
-        of_prior: dict[str, Any] = {}
-        if self.settings.decoder is not None:
-            TABLES["prior"].check(self.settings.decoder, "decoder")
-            of_prior = {name: others.pop(name) for name in self._options_of_prior() & others.keys()}
+        of_prior = {name: others.pop(name) for name in names_of_options(self.settings.decoder) & others.keys()}
         self.data_variance, self.num_classes = data_variance, num_classes
         self.reconstruction = RECONSTRUCTIONS[self.settings.reconstruction](1, data_variance)
         self.quantizer = TABLES["quantizer"][quantizer](**others)
@@ -112,10 +109,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         self.decoder = WaveDecoder(width, outputs, *sizes, num_speakers=0 if draws else self.num_classes)
         self.prior: Any = None
         if draws:
-            layout = (Grid(self.signal.size, CLASSES),)
-            self.prior = make_decoder(chosen.decoder, layout, outputs, {"num_classes": self.num_classes, **of_prior})
-            if self.num_classes and not self.prior.conditions.unlabelled:
-                raise InputError("`label_dropout` 0: a decoder must also learn to draw without a speaker: give more")
+            self.prior = make_prior(chosen.decoder, self.signal.size, outputs, self.num_classes, of_prior)
         if chosen.frozen_codes:
             for part in (self.encoder, self.quantizer):
                 part.requires_grad_(False)
@@ -125,12 +119,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         own = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.settings).items()
         }
-        if self.prior is None:
-            return own
-        return own | {k: v for k, v in self.prior.config.items() if k in self._options_of_prior()}
-
-    def _options_of_prior(self) -> set[str]:
-        return {field.name for field in fields(TABLES["prior"].options(self.settings.decoder))}
+        return own | {name: self.prior.config[name] for name in sorted(names_of_options(self.settings.decoder))}
 
     @property
     def draws(self) -> bool:
@@ -156,6 +145,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         if self.prior is None:
             wave, term = self.reconstruction.image(outputs), self.reconstruction.loss(outputs, x, given.lengths)
         else:
+            outputs = drop_codes(outputs, self.settings.code_dropout, moment)
             term = loss_of_wave(self.prior, x, self._condition(outputs, given), moment)
             wave = x.new_empty(0)
         terms = {"reconstruction_loss": term, **losses.terms}
@@ -213,12 +203,13 @@ class WaveVQVAE(ModelFolder, nn.Module):
     def nll(self, x: torch.Tensor, codes: Codes, given: Condition = NO_CONDITION) -> torch.Tensor | None:
         """Return −log p of the 256 µ-law classes of x (b, 1, T) given its codes (b, t), (b,) in nats.
 
-        Only the first `given.lengths` samples count, if lengths are given. Returns None if the decoder has no such
-        likelihood, as with `l1`.
+        Only the first `given.lengths` samples count, if lengths are given. An item whose codes are all HIDDEN is judged
+        without codes, which a decoder learns with `code_dropout`. Returns None if the decoder has no such likelihood.
         """
         if self.prior is None:
             return None
-        outputs = self._outputs(self.quantizer.look_up(codes), given)[..., : x.shape[2]]
+        vectors = self.quantizer.look_up(tuple(grid.clamp_min(0) for grid in codes))
+        outputs = without_codes(self.outputs(vectors, given)[..., : x.shape[2]], (codes[0] == HIDDEN).all(1))
         nats = nats_of_wave(self.prior, x, self._condition(outputs, given))
         return nats.to(widest(nats.device)).sum(1)
 
@@ -262,6 +253,16 @@ class WaveVQVAE(ModelFolder, nn.Module):
         tables = ("decoder.speakers.weight", "prior.network.condition.weight")
         return {name: rows for name in tables if name in self.state_dict() and name in other.state_dict()}
 
+    def outputs(self, vectors: torch.Tensor, given: Condition) -> torch.Tensor:
+        """Return the decoder's outputs (b, n, T) of whole codes for vectors (b, D, t)."""
+        if self.prior is None and self.num_classes:
+            check_speakers(given.labels, self.num_classes)
+        speakers = None if given.labels is None else given.labels.to(self.device)
+        count, around = vectors.shape[2], 0 if self.draws else self.reach
+        vectors = F.pad(vectors, (around, around), mode="replicate")  # beyond the ends are zeros, which would click
+        outputs = self._in_windows(lambda part: self.decoder(part, speakers), vectors, (1, self.hop))
+        return outputs.narrow(2, around * self.hop, count * self.hop)
+
     def _in_codes(self, lengths: torch.Tensor) -> torch.Tensor:
         """Return lengths (b,) in samples as codes, of which the last may be partly padding."""
         return -(-lengths // self.hop)
@@ -270,25 +271,14 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """Return x (b, 1, T) over the spread of the data, followed by silence up to a whole code."""
         return F.pad(x, (0, -x.shape[2] % self.hop)) / self.spread
 
-    def _in_windows(
-        self, network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, sizes: tuple[int, int]
-    ) -> torch.Tensor:
+    def _in_windows(self, network: Network, x: torch.Tensor, sizes: tuple[int, int]) -> torch.Tensor:
         return in_windows(network, x, max(1, AT_ONCE // self.hop), self.reach, sizes)
-
-    def _outputs(self, vectors: torch.Tensor, given: Condition) -> torch.Tensor:
-        """Return the decoder's outputs (b, n, T) of whole codes for vectors (b, D, t)."""
-        if self.prior is None and self.num_classes:
-            check_speakers(given.labels, self.num_classes)
-        speakers = None if given.labels is None else given.labels.to(self.device)
-        return self._in_windows(lambda part: self.decoder(part, speakers), vectors, (1, self.hop))
 
     def _to_wave(
         self, vectors: torch.Tensor, size: Sides | None, given: Condition, noise: Noise | None
     ) -> torch.Tensor:
-        count, around = vectors.shape[2], 0 if self.draws else self.reach
-        vectors = F.pad(vectors, (around, around), mode="replicate")  # beyond the ends are zeros, which would click
-        outputs = self._outputs(vectors, given).narrow(2, around * self.hop, count * self.hop)
-        as_trained = count == -(-self.signal.size[0] // self.hop)
+        outputs = self.outputs(vectors, given)
+        as_trained = vectors.shape[2] == -(-self.signal.size[0] // self.hop)
         (length,) = size or (self.signal.size if as_trained else outputs.shape[2:])
         outputs = outputs[..., :length]
         if self.prior is None:

@@ -61,6 +61,7 @@ BAD = {
         ("{data} --window 0 --output {new}", "--window 0"),
         ("{data} --model wave --encoder-shift -1 --output {new}", "--encoder-shift -1"),
         ("{data} --model wave --strides 1 4 --output {new}", "--strides 1"),
+        ("{data} --model wave --decoder wavenet --code-dropout 1 --output {new}", "--code-dropout 1"),
         ("{data} --quantizer multiscale --phi-share 2 --output {new}", "--phi-share 2"),
         ("{data} --residual-channels 0 --output {new}", "--residual-channels 0"),
         ("{data} --num-residual-blocks -1 --output {new}", "--num-residual-blocks -1"),
@@ -423,6 +424,12 @@ BAD = {
     "demo": [
         ("--output {bars}", "part of the path is a file"),
         ("--output {used}", "already holds other files"),
+    ],
+    "convert": [
+        ("--tokenizer {run}/tokenizer --input {bars} --speaker ann --output {new}", "is one of images: give one"),
+        ("--tokenizer {new} --input {bars} --speaker ann --output {new}", "no folder"),
+        ("--tokenizer {run}/tokenizer --input {bars} --output {new}", "--speaker: give the name of a speaker"),
+        ("--tokenizer {run}/tokenizer --speaker ann --output {new}", "--input: give a recording, or a folder"),
     ],
     "view": [
         ("--run {new}", "there is no such folder: give one with tokenizer/"),

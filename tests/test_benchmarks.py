@@ -35,6 +35,7 @@ BENCHMARKS = {
     "saving": [],
     "scripts": [],
     "sharpness": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
+    "speech": ["--output", "{folder}/runs"],
     "training": ["--picture", "{folder}/growth.png", "--quality", "--data-root", "{pictures}",
                  "--output", "{folder}/runs", "--minutes", "0.01"],
     "wavenet": ["--rounds", "1"],

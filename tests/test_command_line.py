@@ -17,6 +17,7 @@ import pytest
 
 from codegrid import InputError, command, progress
 from codegrid.limits import Range
+from codegrid.pipelines.convert import Convert
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.demo import Demo
 from codegrid.pipelines.doctor import Doctor
@@ -37,7 +38,7 @@ from codegrid.pipelines.view import View
 from codegrid.progress import progress_bar
 
 SETTINGS = (
-    TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Evaluate, Plot, Doctor, View, Demo, Recipe,
+    TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Convert, Evaluate, Plot, Doctor, View, Demo, Recipe,
     ImportModel, ExportModel,
 )  # fmt: skip
 
@@ -120,6 +121,12 @@ TOLD = [
     (TrainTokenizer, "--output o --model wave --dataset speech --data-root d --sampling-rate 8000 --window 4096 "),
     (TrainTokenizer, "--output o --model wave --strides 4 4 2 --decoder wavenet --num-cycles 1 --frozen-codes"),
     (DecodeCodes, "--tokenizer t --codes c --output o --format wav"),
+    (Evaluate, "--tokenizer t --output o --phonemes"),
+    (Convert, "--tokenizer t --input a.wav --speaker ann --output o --seed 1 --batch-size 4 --skip-unreadable"),
+    (
+        Convert,
+        "--tokenizer t --run r --input d --speaker ann --device cpu --threads 1 --overwrite --quiet -v --dry-run",
+    ),
     (TrainTokenizer, "--output o --half"),
     (TrainPrior, "--codes c --output o --half"),
     *((kind, "--pretrained digits --output o ") for kind in (ExportCodes, Sample, Evaluate, Plot, Doctor)),

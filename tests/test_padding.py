@@ -13,7 +13,8 @@ from codegrid.codes import HIDDEN, Condition, Grid
 from codegrid.data.images import ImageBatch, to_int16
 from codegrid.noise import Noise
 from codegrid.padding import counted, mean_of_counted
-from codegrid.pipelines.evaluation.reconstruction import measure_nats, measure_tokenizer
+from codegrid.pipelines.evaluation.cross_entropy import measure_nats
+from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
 from codegrid.registry import TABLES
 from codegrid.stage1_vqvae.usage import LayoutUsage, perplexities
 

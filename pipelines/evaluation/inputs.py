@@ -27,6 +27,7 @@ from codegrid.protocols import Prior, Tokenizer
 from codegrid.stage2_prior.conditions import conditions_of
 
 from .features import Extractor, check_features, learns, make_extractor
+from .speech import check_phonemes
 
 
 @dataclass
@@ -95,6 +96,8 @@ def load_inputs(settings: Evaluate) -> Inputs:
     found = load_artifacts(choose_device(settings), settings.tokenizer, settings.prior)
     tokenizer, pipeline = found.tokenizer, found.pipeline if found.priors else None
     assert tokenizer is not None
+    if settings.phonemes:
+        check_phonemes(tokenizer, settings.split)
     request = _make_request(settings, found.priors)  # before images are read: it can fail without them
     labels = None if request is None else request.labels
     settings = choose_data(settings, tokenizer)
@@ -118,7 +121,8 @@ def load_inputs(settings: Evaluate) -> Inputs:
     if settings.features != "none" and len(images) < 2:
         raise InputError(f"the {settings.split} part holds a single image: `features` needs at least 2")
     train = None
-    if learns(settings.features) or settings.reject_with is not None or (pipeline and settings.split != "train"):
+    probed = settings.phonemes or (tokenizer.signal.kind == "sound" and len(images.classes) > 1)
+    if learns(settings.features) or settings.reject_with or ((pipeline or probed) and settings.split != "train"):
         train = images if settings.split == "train" else load("train")
     source = None
     if settings.reject_with is not None and request is not None:

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from codegrid.codes import Codes
+from codegrid.codes import Codes, Condition
 from codegrid.data.images import to_float
-from codegrid.protocols import Tokenizer
+from codegrid.protocols import NO_CONDITION, Tokenizer
 from codegrid.stage1_vqvae.reconstruction import logistic_nats
 
 MIN_SCALE, MAX_SCALE = 0.01, 1000.0  # in grey levels
@@ -107,15 +107,15 @@ class DecoderLikelihood:
         self.nats, self.count = 0.0, 0
 
     @torch.no_grad()
-    def add(self, images: torch.Tensor, codes: Codes, outputs: torch.Tensor) -> None:
-        """Add images (b, c, *size) uint8, their codes, and the decoder's outputs for these."""
+    def add(self, images: torch.Tensor, codes: Codes, outputs: torch.Tensor, given: Condition = NO_CONDITION) -> None:
+        """Add images (b, c, *size) uint8, their codes, the decoder's outputs for these, and what it was given."""
         x = to_float(images)
         if self.upper:  # what was decoded was drawn: the images have codes of their own
             codes = self.tokenizer.encode(x)
             outputs = self.tokenizer.decode(codes, tuple(x.shape[2:]))
             self.nats += nats_of_codes(codes, self.upper)
         if self.scales is None:
-            nats = self.tokenizer.nll(x, codes)
+            nats = self.tokenizer.nll(x, codes, given)
             assert nats is not None, "a tokenizer without a likelihood of its own needs scales"
         else:
             nats = image_nll(images, outputs, self.scales)

@@ -31,6 +31,7 @@ class Reconstruction(NamedTuple):
     labels: torch.Tensor | None  # (b,) int64
     codes: Codes  # (b, *shape) int64 for each grid
     output: torch.Tensor  # (b, c, *size), the decoder's: about [-1, 1], not clipped
+    given: Condition = NO_CONDITION  # who speaks, as the decoder was told
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def measure_tokenizer(
         given = spoken_by(tokenizer, Condition(batch.labels, lengths=batch.lengths), classes)
         output = tokenizer.decode(codes, tuple(x.shape[2:]), given, noise)
         for watcher in watchers:
-            watcher(Reconstruction(images, batch.labels, codes, output))
+            watcher(Reconstruction(images, batch.labels, codes, output, given))
         errors.append(squared_errors(x, output, batch.lengths))
         weights.append(torch.ones(len(x)) if batch.lengths is None else batch.lengths)
         first += len(images)
@@ -70,43 +71,6 @@ def measure_tokenizer(
     return {
         "reconstruction_error": float((mse * of_each).sum() / of_each.sum()) / tokenizer.data_variance,
         "psnr": mean_psnr(mse),
-        **usage.figures()._asdict(),
-        "grids": [one._asdict() for one in usage.by_grid()],
-    }
-
-
-@torch.no_grad()
-def measure_nats(tokenizer: Tokenizer, batches: Iterable[ImageBatch], classes: Sequence[str] = ()) -> dict[str, Any]:
-    """Return how likely each value is under a tokenizer's own decoder, and how much of the codebooks is used.
-
-    `nats` is the mean of a value given the item's own codes, `swapped_nats` that given the codes of the item before it:
-    as long as they are equal, the decoder ignores the codes. `nats_gap_error` is the standard error of the difference.
-
-    The tokenizer must be in eval mode, and have a likelihood; `classes` names the labels. Padding does not count.
-    """
-    usage, last = LayoutUsage(tokenizer.layout), None
-    own: list[torch.Tensor] = []
-    others: list[torch.Tensor] = []
-    counts: list[torch.Tensor] = []  # values of each item
-    for batch in batches:
-        x = to_float(batch.images.to(tokenizer.device))
-        given = spoken_by(tokenizer, Condition(batch.labels, lengths=batch.lengths), classes)
-        codes = tokenizer.encode(x)
-        usage.add(hide_padding(tokenizer, codes, batch.lengths))
-        counts.append(torch.full((len(x),), x[0].numel()) if batch.lengths is None else batch.lengths)
-        before = tuple(grid[-1:] for grid in codes) if last is None else last
-        swapped = tuple(torch.cat([first, grid[:-1]]) for first, grid in zip(before, codes, strict=True))
-        last = tuple(grid[-1:] for grid in codes)
-        for found, these in ((own, codes), (others, swapped)):
-            nats = tokenizer.nll(x, these, given)
-            assert nats is not None
-            found.append(nats.cpu().double())
-    nats, swapped_nats, count = torch.cat(own), torch.cat(others), torch.cat(counts).double().mean()
-    gaps = (swapped_nats - nats) / count
-    return {
-        "nats": float(nats.mean() / count),
-        "swapped_nats": float(swapped_nats.mean() / count),
-        "nats_gap_error": float(gaps.std() / len(gaps) ** 0.5) if len(gaps) > 1 else 0.0,
         **usage.figures()._asdict(),
         "grids": [one._asdict() for one in usage.by_grid()],
     }

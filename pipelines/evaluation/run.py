@@ -1,11 +1,13 @@
 """The body of `codegrid evaluate`: metrics of reconstructions, codes and samples, and what each was measured on."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from codegrid.codes import Condition
 from codegrid.data.captions import as_column
 from codegrid.data.codes import CodeBatch
 from codegrid.data.images import evenly_spaced, to_float, to_uint8
@@ -18,6 +20,7 @@ from codegrid.pipelines.drawing.codebook import save_usage
 from codegrid.pipelines.drawing.sheets import save_pairs
 from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.generation.pairing import spoken_by
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request
 from codegrid.pipelines.running.cli import print_once, print_plan
@@ -29,6 +32,7 @@ from codegrid.tensors import read_json
 
 from .carried import measure_carried
 from .codes_of_codes import measure_lower_codes
+from .cross_entropy import measure_nats
 from .frechet import JudgedImages
 from .futures import add_futures, see_windows
 from .inputs import Inputs, load_inputs
@@ -37,8 +41,9 @@ from .likelihood_bound import DecoderLikelihood, fit_scales
 from .likeness import Likeness
 from .metrics import METRICS_FILE, Metrics, add_agreement, add_distance, mark_judge, mark_seen
 from .perceptual import networks_of
-from .reconstruction import Reconstruction, measure_nats, measure_tokenizer
+from .reconstruction import Reconstruction, measure_tokenizer
 from .shifts import measure_shifts
+from .speech import add_speech
 from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
@@ -74,11 +79,12 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
     _add_shifts(inputs, metrics)
     _add_carried(inputs, metrics)
     _add_lower_codes(inputs, metrics)
+    if len(tokenizer.stack) == 1:
+        add_speech(tokenizer, inputs.train, images, settings.phonemes, metrics, reference=inputs.reference)
     if real is not None and inputs.pipeline is not None and inputs.request is not None:
         measure_samples(inputs, inputs.pipeline, inputs.request, real, metrics)
     numbers = evenly_spaced(len(images), NUM_SHOWN)
-    shown = to_float(images.batch(numbers).images)
-    again = tokenizer.reconstruct(shown.to(tokenizer.device))
+    shown, again = reconstruct_some(inputs, numbers)
     shown, again = (as_pictures(tokenizer.signal, x) for x in (shown, again))
 
     described = {"images": len(images), "split": settings.split, **inputs.depends_on}
@@ -112,7 +118,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
                 columns[CAPTIONS] = [next(captions) for _ in batch.images]
             codes.append(CodeBatch(tuple(grid.cpu() for grid in batch.codes), columns))
         if decoder:
-            decoder.add(batch.images, batch.codes, batch.output)
+            decoder.add(batch.images, batch.codes, batch.output, batch.given)
         if real and again:
             real.add(batch.images, batch.labels)
             again.add(to_uint8(batch.output), batch.labels)
@@ -139,14 +145,21 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     return real
 
 
+def reconstruct_some(inputs: Inputs, numbers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return some images (n, c, *size) in [-1, 1], and what becomes of them."""
+    tokenizer, batch = inputs.tokenizer, inputs.images.batch(numbers)
+    x = to_float(batch.images)
+    given = spoken_by(tokenizer, Condition(batch.labels), inputs.images.classes)
+    return x, tokenizer.decode(tokenizer.encode(x.to(tokenizer.device)), tuple(x.shape[2:]), given)
+
+
 def _add_nats(inputs: Inputs, metrics: Metrics) -> None:
     """Add how likely the data are under a decoder that draws them, given their own codes and those of others."""
     tokenizer, images = inputs.tokenizer, inputs.images
     if len(tokenizer.stack) == 1 and getattr(tokenizer, "draws", False):
         batches = inputs.batches(images, range(len(images)), "nats")
-        found = measure_nats(tokenizer, batches, images.classes)
-        names = ("nats", "swapped_nats", "nats_gap_error")
-        metrics.add({name: found[name] for name in names}, reference=inputs.reference)
+        found = measure_nats(tokenizer, batches, images.classes, every=True)
+        metrics.add({name: found[name] for name in found if "nats" in name}, reference=inputs.reference)
 
 
 def _add_shifts(inputs: Inputs, metrics: Metrics) -> None:

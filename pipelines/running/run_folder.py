@@ -36,8 +36,8 @@ PACKAGES = ("codegrid", "torch", "torchvision", "numpy")
 NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
     "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
-    "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "strict", "shard",
-    "pretrained",
+    "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "input", "strict",
+    "shard", "pretrained",
 }  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.sheets import make_pairs, to_png
 from codegrid.pipelines.drawing.shown import as_pictures
-from codegrid.pipelines.evaluation.reconstruction import measure_nats, measure_tokenizer
+from codegrid.pipelines.evaluation.cross_entropy import measure_nats
+from codegrid.pipelines.evaluation.reconstruction import measure_tokenizer
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.device import choose_compute, place, start_accelerator, without_compiling

@@ -252,7 +252,7 @@ class Answers:
             by_grid = ", ".join(f"grid {number}: {count}" for number, count in enumerate(counts) if count)
             where = f" ({by_grid})" if len(counts) > 1 else ""
             words += f" {sum(counts)} of {sites} codes edited{where}, marked by a corner."
-        said = dict(map(reversed, self.speaker_choices()))[encoded.speaker] if self.speakers else ""
+        said = {number: name for name, number in self.speaker_choices()}[encoded.speaker] if self.speakers else ""
         name = f"After your edits, said by {said}" if said else "After your edits"
         return self.medium.figure(image, name, self._strip(encoded.codes)), words.strip()
 
