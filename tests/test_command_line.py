@@ -96,7 +96,7 @@ TOLD = [
     (Sample, "--tokenizer t --prior p --output o --complete c --mask 8 8 12 12 --paste --prompts heart cat"),
     (Sample, f"{PARTS} --complete c --keep-rows 4 --shard-size 10 --compile --reject-with r --reject-keep 0.5"),
     (Sample, "--tokenizer t u --prior p q r --output o --temperature 1 0.9 0.8 --backend plain"),
-    (Sample, "--run r --start codes --start-at 3 --frames 4 --actions left 2 "),
+    (Sample, "--tokenizer t --prior p --output o --start codes --start-at 3 --frames 4 --actions left 2"),
     (ExportCodes, f"--tokenizer t --output o --dataset pictures --captions c.csv --split all {VIEWS}"),
     (DecodeCodes, "--tokenizer t --codes c --output o --format png --shard-size 10 --device cpu --threads 1 --dry-run"),
     (DecodeCodes, "--tokenizer t --codes c --run r --batch-size 8 --view 3 --overwrite --quiet"),
