@@ -1,4 +1,4 @@
-"""Bytes of an image: its codes packed plainly, entropy coded by a prior, and with what the decoder misses.
+"""Bytes per image: its codes packed plainly, entropy coded by a prior, and with what the decoder misses.
 
 python -m benchmarks.compression --mnist MNIST --cifar CIFAR --emoji PACKAGES --output runs/compression
 
@@ -149,7 +149,7 @@ def compare(row: Row, root: str, folder: Path, count: int) -> dict[str, float]:
 
 
 def draw(found: dict[str, dict[str, float]], path: Path) -> None:
-    """Draw the bytes of an image as bars, a panel for each data set."""
+    """Draw the bytes per image as bars, a panel for each data set."""
     figure = Figure(figsize=(4.2 * len(found), 3.6), layout="constrained")
     for place, (name, at) in enumerate(found.items(), 1):
         axes = figure.add_subplot(1, len(found), place)
@@ -158,7 +158,7 @@ def draw(found: dict[str, dict[str, float]], path: Path) -> None:
         axes.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=9)
         axes.invert_yaxis()
         axes.margins(x=0.18)
-        axes.set_title(f"{name}: bytes an image", fontsize=11)
+        axes.set_title(f"{name}: bytes per image", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         if place > 1:
             axes.set_yticklabels([])

@@ -4,12 +4,12 @@ python -m benchmarks.emoji --data-root EMOJI --output runs/emoji
 python -m benchmarks.emoji --data-root EMOJI --steps-tokenizer 6000 --steps-prior 12000 --channels 256 --num-layers 8
 
 EMOJI holds the two packages of docs/how-to/text.md. Trains a tokenizer, a prior over texts, and three judges on real
-pictures of the training part: of the category, the skin tone and the role. Prints how often the own caption of a
-held-out picture is the likeliest of 100, and of those of its role in each tone that are known; how often judges see
-in samples what their prompts asked for, beside real pictures and reconstructions; and how many samples are copies.
+pictures of the training part: of the category, the skin tone and the role. Prints how often a held-out picture's
+own caption is the likeliest of 100, and its own tone the likeliest of those of its role; how often judges see in
+samples what their prompts asked for, beside real pictures and reconstructions; and how many samples are copies.
 Each judge only sees pictures whose answer is known: tones of a single person, roles of the held-out part. Leaves
 prompts.png: held-out prompts, and the real picture, its reconstruction and samples of each. Finished parts are not
-computed again. Training lasts for minutes, or for numbers of steps.
+computed again. Training lasts for given minutes, or given steps.
 """
 
 import argparse

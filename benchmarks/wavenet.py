@@ -74,7 +74,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of every contender")
-    parser.add_argument("--toy", action="store_true", help="a smoke test in seconds")
+    parser.add_argument("--toy", action="store_true", help="a quick check that it runs")
     flags = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'size, batch':24} {'forward ms':>11} {'drawn ms':>9} {'passes':>7} {'ms a sample':>12} {'sound s/s':>10}")

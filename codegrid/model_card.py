@@ -68,7 +68,7 @@ ALONE = Abilities()  # nothing but samples
 
 
 def abilities_of(model: Any) -> Abilities:
-    """Return which uses the card of a prior shows; none of them for a tokenizer."""
+    """Return which uses the card of a prior shows; for a tokenizer, none."""
     if model.kind != "prior":
         return ALONE
     conditions, of_sound = model.conditions, len(model.layout[0].shape) == 1

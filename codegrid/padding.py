@@ -12,7 +12,7 @@ def counted(lengths: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def mean_of_counted(values: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """Return the mean () of values (b, ..., n), of each item only as many as its length; None: of all."""
+    """Return the mean () of values (b, ..., n); only those within the lengths (b,) count, or all if it is None."""
     if lengths is None:
         return values.mean()
     kept = counted(lengths, values.shape[-1]).view(len(values), *[1] * (values.ndim - 2), -1).expand_as(values)

@@ -84,7 +84,7 @@ def find_episodes(root: Path) -> list[Episode]:
         if not (root / TABLE).is_file() and own.is_file():
             taken |= read_actions(own, {name: frames[name]})
     if taken and (lacking := [name for name in frames if name not in taken]):
-        words = f"no actions of {printable(lacking[0])}, but of {printable(next(iter(taken)))}"
+        words = f"actions for {printable(next(iter(taken)))}, but none for {printable(lacking[0])}"
         raise InputError(f"{root} has {words}: give each episode its {TABLE}, or none")
     return [Episode(name, paths, taken.get(name, [])) for name, paths in frames.items()]
 

@@ -126,7 +126,7 @@ def public_name(dataset: str) -> str:
 
 
 def describe_data(dataset: str, places: Places) -> dict[str, Any]:
-    """Return what a model or a code dataset tells of its data: the name, and the names of several places' folders.
+    """Return what a model or a code dataset says of its data: the name, and if it has several places, their names.
 
     Paths are not published.
     """

@@ -69,7 +69,7 @@ class Windows(IndexedCodes):
             )
         if codes.views > 1:
             raise InputError(
-                f"`views` {codes.views}: the views of a frame move in other ways than those before it: use 1"
+                f"`views` {codes.views}: each view of a frame is shifted differently from the frames before: use 1"
             )
         self.episodes, self.numbers, self.actions = episodes, numbers, codes.column(ACTIONS)
 

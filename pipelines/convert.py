@@ -1,4 +1,4 @@
-"""Say the same in another voice: `codegrid convert --tokenizer T --input RECORDINGS --speaker ann --output O`."""
+"""Repeat recordings in another voice: `codegrid convert --tokenizer T --input RECORDINGS --speaker ann --output O`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -16,8 +16,8 @@ class Convert(ReadsData, Leaves):
     """Convert recordings to the voice of a speaker that the tokenizer has learnt.
 
     Writes a .wav file for each recording, of the recording's length, into the folder sounds/; the names of the
-    recordings, in order, in files.json; and sounds.png, spectrograms of some recordings above what they became. Whoever
-    speaks in the recordings need not be known.
+    recordings, in order, in files.json; and sounds.png, spectrograms of some recordings above what they became. It need
+    not be known who speaks in the recordings.
 
     codegrid convert --tokenizer runs/voices/tokenizer --input RECORDINGS --speaker ann --output runs/ann
     """
@@ -32,7 +32,7 @@ class Convert(ReadsData, Leaves):
     input: Annotated[str, tyro.conf.arg(metavar="FILE|FOLDER")] = ""
     """Recordings: a file, a folder with files at any depth, or a Debian package. Long ones are computed in windows."""
     speaker: str = ""
-    """Name of the speaker who shall be heard."""
+    """Name of the speaker to be heard."""
     output: Folder = ""
     """Folder for the sound. By default converted/ in --run or runs/, or converted-2/ and so on."""
     seed: Seed = 0

@@ -12,7 +12,7 @@ from codegrid.pipelines.running.settings import Compute, Folder, Folders, Leaves
 
 @dataclass(frozen=True, kw_only=True)
 class Decompress(Compute, Leaves):
-    """Turn a file of compress into images again, with the models that it was made with. Needs codegrid[compress].
+    """Turn a file that compress wrote into images again, with the same models. Needs codegrid[compress].
 
     codegrid decompress --run runs/demo --file digits.cgz --output runs/digits
 

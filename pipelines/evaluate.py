@@ -61,8 +61,8 @@ class Evaluate(UsesImages, HasCaptions, Rejecting, TakesPretrained, Leaves, Give
     """Number of images to draw from the prior, all classes in turn or for captions of the data set, and judge by
     --features. By default none."""
     phonemes: Flag = False
-    """Of a tokenizer of sound: also measure how often a code tells the phoneme. Each code stands for the one that it
-    meets most often in the training part; recordings need label files (.lab)."""
+    """For a tokenizer of sound, also measure how often a code tells the phoneme. Each code stands for the phoneme that
+    it occurs with most often in the training part; recordings need label files (.lab)."""
     seed: Seed = 0
     """Sample i depends only on the seed and on i."""
     batch_size: BatchSize = 256

@@ -56,7 +56,7 @@ class Sharpens(Command):
     lecam_weight: Annotated[float, Range(0)] = 0.0
     """Weight of the LeCAM penalty, which keeps the discriminator of a small data set from being too sure. 0: none."""
     diff_augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
-    """Change all images that the discriminator sees at random, real and reconstructed ones alike (DiffAugment), so that
+    """Change at random all images that the discriminator sees, real and reconstructed ones alike (DiffAugment), so that
     it does not learn a small data set by heart: their colours, their place, and a window that is cut out. By default
     nothing."""
 

@@ -1,7 +1,7 @@
 """Recipes of models that are small enough to come with the package: `codegrid sample --pretrained digits`.
 
-Both models of a pair are rounded to float16, the tokenizer before the prior learns its codes (`half`). What is copied
-into `codegrid/pretrained/` is `config.json` and `model.safetensors` of each. Only the digits have been so far.
+Both models of a pair are rounded to float16, the tokenizer before the prior learns its codes (`half`). Those that
+come with the package are in `codegrid/pretrained/`, as `config.json` and `model.safetensors`: so far only the digits.
 """
 
 from pathlib import Path

@@ -43,7 +43,7 @@ def make_prior(decoder: str, size: Sides, channels: int, num_classes: int, optio
 
 
 def without_codes(features: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Return what a prior is given (b, C, T) of codes, as nothing where they are hidden, (b,) bool."""
+    """Return the features (b, C, T) of codes that a prior is given, 0 for items whose codes are hidden, (b,) bool."""
     return features.masked_fill(hidden.to(features.device)[:, None, None], 0)
 
 

@@ -1,4 +1,4 @@
-"""How hard each term of the loss pulls at the latents: a commitment that outweighs the others collapses the codes.
+"""The pull of each loss term at the latents: a commitment that outweighs the others collapses the codes.
 
 Shapes: b batch, D embedding_dim, *sites of the latents.
 """

@@ -17,7 +17,7 @@ class PaperOptions:
     residual_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
     """Channels inside a residual block of --network paper."""
     num_residual_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 2
-    """Residual blocks in the encoder, and as many in the decoder. --network resnet has so many at each of its sizes,
+    """Residual blocks in the encoder, and as many in the decoder. --network resnet has that many at each of its sizes,
     and one more in the decoder."""
 
 
@@ -58,9 +58,9 @@ class VQGANOptions(ResNetOptions):
     middle_attention: bool = True
     """Whether --network vqgan has attention between its two middle blocks."""
     latent_channels: Annotated[int, Range(1, MAX_WIDTH)] = 256
-    """Channels of --network vqgan beside the convolutions that stand before and after the codes."""
+    """Channels of --network vqgan between its encoder or decoder and the convolutions next to the codes."""
     latent_kernel: Annotated[int, OneOf((1, 3), "1 or 3")] = 1
-    """Kernel size of these convolutions."""
+    """Kernel size of the convolutions next to the codes in --network vqgan."""
     norm_groups: Annotated[int, Range(1, MAX_WIDTH)] | None = None
     """Groups of channels in the normalizations of --network vqgan. By default 32, or fewer if there are few
     channels."""

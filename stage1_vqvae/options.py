@@ -39,7 +39,7 @@ class ImageOptions:
     """Encoder and decoder. paper: those of the VQ-VAE paper, small and fast; resnet: those of VQ-GAN, larger, with
     normalization, attention over all sites, and no transposed convolutions; vqgan: the same with all sizes free;
     notebook: the paper's as public notebooks compute them; dalle: those of DALL·E's
-    discrete VAE. Checkpoints of others need these three."""
+    discrete VAE. The last three are for checkpoints of other projects."""
     hidden_channels: Annotated[int, Range(2, MAX_WIDTH)] = 128
     """Channels of the encoder and the decoder; fewer where there are more pixels than codes."""
     reconstruction: Reconstruction = "mse"

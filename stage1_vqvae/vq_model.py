@@ -44,7 +44,7 @@ def as_vq_model(tokenizer: VQVAE, entries: torch.Tensor, mean: torch.Tensor, sca
         entries: vectors (K, D) of the codes.
         mean: of the vectors (D,). The model's codebook is the entries less the mean, and the convolution behind it adds
             the mean again.
-        scale: by which a UNet's latents are divided to be the model's latents.
+        scale: the number that a UNet's latents are divided by to become the model's.
     """
     encoder: Any = tokenizer.encoder
     channels = tokenizer.signal.channels

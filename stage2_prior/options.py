@@ -93,7 +93,7 @@ class VideoOptions(GatedSizes):
     context_frames: Annotated[int, Range(1, MAX_FRAMES)] = 6
     """Earlier frames, with their actions, that the prior is given."""
     frame_channels: Annotated[int, Range(1, MAX_WIDTH)] = 32
-    """Channels of each earlier frame, as the network that reads them first sees it."""
+    """Channels of the embedding of each earlier frame."""
     condition_blocks: Annotated[int, Range(0, MAX_LAYERS)] = 4
     """Gated layers of the network that reads the earlier frames."""
     condition_channels: Annotated[int, Range(1, MAX_WIDTH)] = 64

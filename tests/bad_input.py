@@ -359,7 +359,7 @@ BAD = {
     "import_model": [
         ("--output {new}", "--from: give the file or folder of a checkpoint"),
         ("--from {new} --output {new}", "there is no such file or folder"),
-        ("--from {bars} --output {new}", "is no checkpoint known here: it holds"),
+        ("--from {bars} --output {new}", "is not a checkpoint of a known project: it holds"),
         ("--from {bars} --source vq --output {new}", "--source 'vq': choose one of taming, "),
         ("--from {bars} --size 0 --output {new}", "--size 0"),
         ("--from {bars} --output {used}", "already holds other files"),

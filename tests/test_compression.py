@@ -195,7 +195,7 @@ def test_predicted_pixels_that_differ_are_refused(pipeline, bars, monkeypatch):
     packed = compress(pipeline, bars[0], lossless=True)
     decode = type(pipeline.tokenizer).decode
     monkeypatch.setattr(type(pipeline.tokenizer), "decode", lambda *args, **given: decode(*args, **given) + 0.02)
-    with pytest.raises(InputError, match="the predicted pixels came out otherwise"):
+    with pytest.raises(InputError, match="the predicted pixels are not those that went in"):
         decompress(pipeline, packed)
 
 

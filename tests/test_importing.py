@@ -132,7 +132,7 @@ def test_the_source_and_the_size_can_be_told(tmp_path):
     path = saved(tmp_path, make(Taming).state_dict())
     assert import_model(path).signal.size == (256, 256)
     assert import_model(path, source="taming", size=(8, 12)).signal.size == (8, 12)
-    with pytest.raises(InputError, match=r"is no checkpoint known here: .* not encoder\.conv_blocks"):
+    with pytest.raises(InputError, match=r"is not a checkpoint of a known project: .* not encoder\.conv_blocks"):
         import_model(path, source="llamagen")
     with pytest.raises(InputError, match="`source` 'vqgan': choose one of taming, "):
         import_model(path, source="vqgan")

@@ -96,8 +96,8 @@ def spoil(path, content):
 
 BAD = {
     "cut": (lambda folder, whole: spoil(folder / "a.ckpt", whole[: len(whole) // 2]), "is damaged or cut off"),
-    "empty": (lambda folder, whole: spoil(folder / "a.ckpt", b""), "is no checkpoint"),
-    "text": (lambda folder, whole: spoil(folder / "a.ckpt", b"hello"), "is no checkpoint"),
+    "empty": (lambda folder, whole: spoil(folder / "a.ckpt", b""), "is not a checkpoint"),
+    "text": (lambda folder, whole: spoil(folder / "a.ckpt", b"hello"), "is not a checkpoint"),
     "cut-safetensors": (lambda folder, whole: spoil(folder / "a.safetensors", b"\x08" + bytes(20)), "is damaged"),
     "missing": (lambda folder, whole: folder / "none.ckpt", "no file or folder"),
     "folder": (lambda folder, whole: folder, "is a folder that holds neither config.json and"),
@@ -106,7 +106,7 @@ BAD = {
     "no-weights": (lambda folder, whole: saved(folder, {"epoch": 3}), "holds no weights"),
     "nan": (lambda folder, whole: saved(folder, {"a.b": torch.full((1,), torch.nan)}), "a.b holds nan"),
     "program": (lambda folder, whole: script(folder / "a.pt"), "is a program of TorchScript"),
-    "claim": (lambda folder, whole: saved(folder, {"a": Claim()}), "is damaged, cut off, or no checkpoint"),
+    "claim": (lambda folder, whole: saved(folder, {"a": Claim()}), "is damaged, cut off, or not a checkpoint"),
     "view": (lambda folder, whole: saved(folder, {"a": torch.zeros(1).expand(10**6, 10**8)}), "would take"),
 }  # fmt: skip
 

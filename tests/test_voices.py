@@ -78,7 +78,7 @@ def test_a_long_clip_is_converted_in_windows(monkeypatch):
 @pytest.mark.parametrize(
     "make,speaker,reason",
     [
-        (voices, "eve", "`speaker` 'eve': this tokenizer does not know it, but ann, bob: give one of these"),
+        (voices, "eve", "`speaker` 'eve': this tokenizer knows only ann, bob: give one of these"),
         (build, "ann", "`tokenizer` knows no speakers: give one that was trained on a folder for each speaker"),
     ],
     ids=["unknown", "nobody"],
@@ -138,7 +138,7 @@ def test_the_command_names_what_is_missing(saved, recordings, run_script, tmp_pa
     done = run_script("convert", *flags)
     assert done.code == 2 and "--speaker: give the name of a speaker" in done.err
     done = run_script("convert", *flags, "--speaker", "eve")
-    assert done.code == 2 and "--speaker 'eve': this tokenizer does not know it, but ann, bob" in done.err
+    assert done.code == 2 and "--speaker 'eve': this tokenizer knows only ann, bob" in done.err
     done = run_script("convert", *flags, "--speaker", "ann", "--dry-run")
     assert done.code == 0 and "3 recordings" in done.out and not (tmp_path / "out").exists()
 

@@ -54,7 +54,7 @@ def compress(
     """Compress images with a tokenizer and its priors; `decompress` turns the bytes into images again.
 
     Args:
-        pipeline: such as `TwoStagePipeline.from_pretrained` loads it.
+        pipeline: as `TwoStagePipeline.from_pretrained` returns it.
         images: (n, c, H, W) uint8, or anything else that `codegrid.as_images` accepts.
         labels: (n,) classes, for priors that learnt some; None: none in particular.
         names: (n) of the images' files, to be kept.

@@ -22,7 +22,7 @@ LENGTH = 4  # bytes of a length
 MOST_IMAGES = 10**8
 MOST_TOLD = 2**30  # bytes of JSON, unpacked
 
-CHANGED = "came out otherwise than they went in: decompress on the kind of machine where it was made"
+CHANGED = "are not those that went in: decompress it on the kind of machine where it was made"
 
 Coefficient = Annotated[int, Range(-(2**20), 2**20)]
 
@@ -92,7 +92,7 @@ def split(content: bytes, source: str) -> Parts:
         header: Header = make_options(Header, _unsqueeze(body[begin:middle]), "a compressed file")
         return Parts(header, *_read_told(body[middle:end], header.images), body[end:])
     except Exception as error:  # forged: strange JSON raises many types of errors
-        raise InputError(f"{source} is damaged (its header is not one): make it again") from error
+        raise InputError(f"{source} is damaged (its header cannot be read): make it again") from error
 
 
 def _squeeze(value: object) -> bytes:

@@ -60,7 +60,7 @@ def decompress(pipeline: Drawer, packed: bytes, batch_size: int | None = None, s
 def _with_images(content: Content, tokenizer: Tokenizer, priors: Sequence[Prior], batch_size: int = 256) -> Content:
     """Return content with the images that its codes stand for."""
     values = len(content.codes[0]) * torch.Size(tokenizer.signal.shape).numel()
-    check_memory(f"{len(content.codes[0]):,} images", 2 * values, "this machine is too small for this file")
+    check_memory(f"{len(content.codes[0]):,} images", 2 * values, "use one with more memory")
     classes = conditions_of(priors).classes
     images = predict(tokenizer, content.codes, content.labels, classes, batch_size, same_bits=False)
     return content._replace(images=images)

@@ -99,7 +99,7 @@ def unpack(
     _check_models(source, header, tokenizer, priors)
     choose_coding(priors, header.backend)
     sites = sum(grid.num_sites for grid in tokenizer.layout)
-    check_memory(f"{header.images:,} images", 8 * header.images * sites, "this machine is too small for this file")
+    check_memory(f"{header.images:,} images", 8 * header.images * sites, "use one with more memory")
     batch, conditions, reader = batch_size or header.batch_size, conditions_of(priors), Reader(stream)
     labels = _code_labels(reader, conditions.num_classes, header.images) if header.labels else None
     given, backend = Condition(labels), header.backend
@@ -126,7 +126,7 @@ def _labels_to_keep(conditions: Conditions, labels: torch.Tensor | None, count: 
 
 
 def _code_labels(stream: Stream, num_classes: int, count: int, labels: torch.Tensor | None = None) -> torch.Tensor:
-    """Write or read labels (n,), all equally likely, and none as likely as each."""
+    """Write or read labels (n,): all classes, and no label, are equally likely."""
     even = share_out(np.ones((count, num_classes + 1), np.float32))
     own = None if labels is None else (labels.numpy() - NO_LABEL).astype(np.int32)
     return torch.from_numpy(stream.code(even, own).astype(np.int64)) + NO_LABEL

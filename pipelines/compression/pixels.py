@@ -57,7 +57,7 @@ def read_pixels(
         raise InputError(f"{source}: the predicted pixels {CHANGED}")
     groups = groups_of(shapes or [guess.shape[1:]] * len(guess))
     values = sum(int(np.prod(shape)) * len(numbers) for shape, numbers in groups.items())
-    check_memory(f"{len(guess):,} images", 2 * values, "this machine is too small for this file")
+    check_memory(f"{len(guess):,} images", 2 * values, "use one with more memory")
     kinds = sorted({shape[0] for shape in groups})
     counts = [[count_features(channel) for channel in range(channels)] for channels in kinds]
     if len(header.coefficients) != sum(map(sum, counts)):

@@ -1,4 +1,4 @@
-"""The pixels that a decoder predicts, by operations of the same bits on every machine as far as its layers have them.
+"""The pixels that a decoder predicts, with the same bits on every machine if its layers allow it.
 
 Shapes: n images, c channels, H W image, *shape the sites of each grid.
 """

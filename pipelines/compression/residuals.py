@@ -1,8 +1,8 @@
 """Pixels as symbols of an entropy coder, given a prediction of them: what a decoder misses, bit for bit.
 
 A pixel is predicted once more, linearly: from the prediction around it, and from the errors of the prediction at pixels
-that are coded already. How far it is off is counted for each channel, and apart for each degree of unrest around it;
-these counts are the model. All numbers are whole, so that they are the same on every machine.
+that are coded already. How far it is off is counted for each channel, and for each degree of
+unrest around it; these counts are the model. All numbers are whole, so that they are the same on every machine.
 
 Shapes: n images, c channels, H W image, f features of a pixel.
 """

@@ -161,7 +161,7 @@ def _site_side(plane: tuple[int, int]) -> int:
 
 
 def _site_height(plane: tuple[int, int]) -> int:
-    """Return the pixels of a site's height: those of its side, or more in a strip, which could hardly be seen."""
+    """Return the height of a site in pixels: its side, or more in a strip, which could hardly be seen."""
     return max(_site_side(plane), STRIP) if plane[0] == 1 else _site_side(plane)
 
 

@@ -26,7 +26,9 @@ class ClipCodes(NamedTuple):
 def encode_clips(tokenizer: Any, clips: Iterable[Clip]) -> list[ClipCodes]:
     """Encode each clip as a whole. Raises `InputError` if the tokenizer's grids are not all of one size."""
     if len({grid.shape for grid in tokenizer.layout}) > 1:
-        raise InputError("codes of several sizes do not stand for one moment each: give a tokenizer with one size")
+        raise InputError(
+            "a code of grids of several sizes does not stand for one moment: use a tokenizer with one size"
+        )
     found = []
     for clip in clips:
         wave = to_float(torch.from_numpy(clip.wave)).to(tokenizer.device)

@@ -1,4 +1,4 @@
-"""Judgements of a prior over frames: how its continuations differ from what really followed, and whether actions count.
+"""Figures of a prior over frames: how its continuations differ from what really followed, and whether actions count.
 
 Shapes: n videos, b batch, m given frames, F new frames, c channels, H W image.
 """

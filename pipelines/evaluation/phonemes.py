@@ -1,4 +1,4 @@
-"""How well codes tell phonemes: each code stands for the phoneme that it meets most often (1711.00937, section 4.3).
+"""Phonemes told from codes: each code stands for the phoneme that it occurs with most often (1711.00937, section 4.3).
 
 The mapping is fitted on some recordings and scored on others: on those that it was fitted on, a code for each frame
 would know everything. Pauses, a fifth of speech, are easy; so everything is also measured without them.

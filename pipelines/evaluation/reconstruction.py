@@ -115,7 +115,7 @@ def hide_padding(tokenizer: Tokenizer, codes: Codes, lengths: torch.Tensor | Non
 def squared_errors(images: torch.Tensor, output: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Return the mean squared errors (b,) float64 of outputs, which are clipped, (b, c, *size) each in [-1, 1].
 
-    Given `lengths` (b,), of each item only as many values of its last axis.
+    Given `lengths` (b,), only so many values of each item's last axis count.
     """
     squares = (output.clamp(-1, 1) - images).square().to(widest(images.device))
     if lengths is None:

@@ -163,7 +163,7 @@ def _add_nats(inputs: Inputs, metrics: Metrics) -> None:
 
 
 def _add_shifts(inputs: Inputs, metrics: Metrics) -> None:
-    """Add how many codes of sound stay under a shift of a few samples."""
+    """Add the share of codes of sound that stay the same under a shift of a few samples."""
     if inputs.tokenizer.signal.kind == "sound":
         numbers = evenly_spaced(len(inputs.images), MAX_TO_SHIFT)
         found = measure_shifts(inputs.tokenizer, inputs.batches(inputs.images, numbers, "shifts"))

@@ -1,4 +1,4 @@
-"""How many codes of sound stay under a shift of a few samples.
+"""The share of codes of sound that stay the same under a shift of a few samples.
 
 Shapes: b batch, T samples, t codes.
 """

@@ -1,4 +1,4 @@
-"""Who speaks, told from codes: how much of the voice they hold, which a conversion then cannot change.
+"""The speaker, told from codes: how much of the voice they hold, which a conversion then cannot change.
 
 Shapes: n clips, t codes of a clip, q grids, V entries of all grids, s speakers.
 """

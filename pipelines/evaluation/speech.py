@@ -1,4 +1,4 @@
-"""What codes of speech tell: phonemes, and who speaks."""
+"""Phonemes and speakers, told from codes of speech."""
 
 from __future__ import annotations
 

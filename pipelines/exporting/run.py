@@ -20,11 +20,11 @@ from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.run_folder import Run
 
 FORMS = {"diffusers": "vq_model:write", "onnx": "programs:write_onnx", "torch": "programs:write_torch"}
-ABOUT = "model.json"  # what the files take and give
+ABOUT = "model.json"  # what the files take and return
 
 
 def export_model(tokenizer: Any, to: str, folder: str | Path) -> None:
-    """Write a tokenizer of images in the form of another library, and model.json, which says what it takes and gives.
+    """Write a tokenizer of images in the form of another library, and model.json, which says what they take and return.
 
     Args:
         to: `diffusers`, `onnx` or `torch`.
@@ -39,7 +39,7 @@ def export_model(tokenizer: Any, to: str, folder: str | Path) -> None:
 def _write(tokenizer: Any, to: str, folder: Path) -> None:
     check_name("to", to, tuple(FORMS))
     if not hasattr(tokenizer, "to_outputs"):
-        raise InputError("`tokenizer`: only tokenizers of images can be exported, alone and not over others")
+        raise InputError("`tokenizer`: only a single tokenizer of images can be exported, not one over another's codes")
     module, _, function = FORMS[to].partition(":")
     getattr(import_module(f"{__package__}.{module}"), function)(tokenizer.eval(), folder)
     about = {

@@ -73,7 +73,9 @@ def check_pipeline(pipeline: TwoStagePipeline) -> None:
     """Raise `InputError` if diffusers has no pipeline like this one."""
     if len(pipeline.priors) > 1 or len(pipeline.tokenizer.stack) > 1:
         what = "priors" if len(pipeline.priors) > 1 else "tokenizers"
-        raise InputError(f"`{what[:-1]}`: several {what}: {CLASS} of diffusers has one: give a single one")
+        raise InputError(
+            f"`{what[:-1]}`: there are several {what}, but {CLASS} of diffusers has one: give a single one"
+        )
     check_prior(pipeline.priors[0])
     check_tokenizer(pipeline.tokenizer)
 

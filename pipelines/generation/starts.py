@@ -63,7 +63,7 @@ def read_starts(
         place: a code dataset of this pipeline's tokenizer, or a folder of pictures, the frames of one video.
         start_at: numbers of the last given frames in the code dataset. By default some, evenly spaced, that all given
             frames come before, and all new ones follow.
-        at_most: how many, unless they are named.
+        at_most: how many, without `start_at`.
 
     Raises `InputError` if the place holds neither, or there are no such frames.
     """
@@ -76,7 +76,7 @@ def read_starts(
     if not Path(place).is_dir():
         raise InputError(f"`start` {place}: there is no such folder: give exported codes, or a folder of frames")
     if start_at:
-        raise InputError("`start_at` names frames of exported codes; leave it out: all these frames are given")
+        raise InputError("`start_at` goes with exported codes: leave it out, as all frames of a folder are given")
     return _read_pictures(Path(place), pipeline, length)
 
 
@@ -164,8 +164,10 @@ def number_of(action: str, names: Sequence[str]) -> int:
         return names.index(action)
     if action.isascii() and action.isdigit() and len(action) < 9 and int(action) < len(names):
         return int(action)
-    known = f"0 to {len(names) - 1} ({', '.join(names[:20])})" if names else "none: this prior was trained without any"
-    raise InputError(f"`actions` {short(action)}: the actions are {known}")
+    known = (
+        f"the actions are 0 to {len(names) - 1} ({', '.join(names[:20])})" if names else "this prior knows no actions"
+    )
+    raise InputError(f"`actions` {short(action)}: {known}")
 
 
 def choose_actions(written: Sequence[str], starts: Starts, frames: int, names: Sequence[str]) -> Tensor:

@@ -52,8 +52,8 @@ def convert_voice(
 
     Args:
         tokenizer: one of sound that was trained on several speakers.
-        waves: clips (T,) of any lengths, in [-1, 1], at the tokenizer's sampling rate; by whomever.
-        speaker: the name of the speaker who shall be heard.
+        waves: clips (T,) of any lengths, in [-1, 1], at the tokenizer's sampling rate; by any speaker.
+        speaker: the name of the speaker to be heard.
         seed: of a decoder that draws.
         first_index: number of the first clip; what is drawn for clip i depends only on the seed and on i.
         batch_size: clips that a decoder that draws computes at once; each is what it would be alone.
@@ -79,7 +79,7 @@ def number_of(tokenizer: Any, speaker: str) -> int:
         raise InputError("`tokenizer` knows no speakers: give one that was trained on a folder for each speaker")
     if speaker not in names:
         known = ", ".join(map(printable, names[:NAMED])) + ", ..." * (len(names) > NAMED)
-        raise InputError(f"`speaker` {short(speaker)}: this tokenizer does not know it, but {known}: give one of these")
+        raise InputError(f"`speaker` {short(speaker)}: this tokenizer knows only {known}: give one of these")
     return int(names.index(speaker))
 
 

@@ -31,7 +31,7 @@ class Source(NamedTuple):
 def make_tokenizer(
     checkpoint: Checkpoint, model: str, tensors: Mapping[str, Tensor], size: Sides, channels: int, **options: Any
 ) -> Any:
-    """Return a tokenizer with weights by our names; what counts uses of a codebook may be missing.
+    """Return a tokenizer with weights by our names; counters of the uses of a codebook may be missing.
 
     Args:
         model: its name in the table of tokenizers.

@@ -93,7 +93,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return _guarded(path, lambda place: load_safetensors(read_plain(place, size)))
     if start != ZIP and start[:1] != PICKLE:
-        raise InputError(f"{path} is no checkpoint: it must be a file of torch.save, .safetensors or .npz")
+        raise InputError(f"{path} is not a checkpoint: it must be a file of torch.save, .safetensors or .npz")
     return _weights_in(path, read_pickled(path))
 
 

@@ -36,7 +36,9 @@ def recognise(checkpoint: Checkpoint, name: str = "") -> tuple[str, Source, Chec
                 return each, source, view
     keys = find_source(name).keys if name else [f"{find_source(each).keys[0]} ({each})" for each in names]
     held = _some(checkpoint.tensors)
-    raise InputError(f"{checkpoint.path} is no checkpoint known here: it holds {held}, not {', '.join(keys)}")
+    raise InputError(
+        f"{checkpoint.path} is not a checkpoint of a known project: it holds {held}, not {', '.join(keys)}"
+    )
 
 
 def _some(tensors: dict[str, Any]) -> str:

@@ -143,7 +143,9 @@ def read_pickled(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged, cut off, or no checkpoint ({reason_of(error)}): copy or download it again")
+    return InputError(
+        f"{path} is damaged, cut off, or not a checkpoint ({reason_of(error)}): copy or download it again"
+    )
 
 
 def tensors_of(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:

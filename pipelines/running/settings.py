@@ -250,8 +250,8 @@ class Training(ReadsData, Leaves):
     save_every: Annotated[int, Range(1, MAX_STEPS)] | None = None
     """Steps between two saved training states. By default one is saved about every ten seconds."""
     half: Flag = False
-    """Round the weights of the finished model to float16, so that its folder takes half the space. Codes of the rounded
-    tokenizer are those that its priors learn."""
+    """Round the weights of the finished model to float16, so that its folder takes half the space. Priors then
+    learn the codes of the rounded tokenizer."""
     finish_now: Flag = False
     """Finish a stopped run early: take one more step and keep its model. SIGUSR1 does the same to a running one."""
     log_with: Tracker = "none"

@@ -68,7 +68,7 @@ class Answers:
         return self.show(self.medium.read(Path(path)))
 
     def show(self, image: torch.Tensor, name: str = "", speaker: int = NO_LABEL) -> tuple:
-        """Encode (1, c, *size), said by a speaker.
+        """Encode an image, or a sound by a speaker, (1, c, *size).
 
         Returns the `Encoded`, input, reconstruction, grid, values of `choose`, image, text; and the speaker, if the
         tokenizer knows any.

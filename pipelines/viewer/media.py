@@ -1,4 +1,4 @@
-"""What differs on the page between kinds of signals: how items are read, shown and saved, and what they are called.
+"""Kinds of signals on the page: how their items are read, shown and saved, and what they are called.
 
 Shapes: n items, c channels, H W image.
 """

@@ -19,8 +19,8 @@ from .layers import gated
 class FramesNetwork(nn.Module):
     """Earlier frames and actions → features (b, s, h, w) of the frame to draw.
 
-    The embedded frames lie behind one another, so that each site sees how they moved. Each layer adds an embedding of
-    the actions before its gate: they decide which of the motions that it knows come through.
+    The embedded frames are stacked along the channels, so that each site sees how they moved. Each layer adds an
+    embedding of the actions before its gate: they decide which of the motions that it knows come through.
 
     Args:
         layout: the grids of a frame, one for each code of a site.
