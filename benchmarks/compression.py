@@ -57,7 +57,10 @@ ROWS = {
     ),
 }  # fmt: skip
 QUALITIES = range(1, 101)  # of a JPEG
-BARS = ("codes, plain", "codes, coded", "codes and pixels", "PNG", "WebP lossless", "JPEG", "JPEG, no header")
+BARS = (
+    "codes, packed", "codes, entropy coded", "codes and pixels, lossless",
+    "PNG", "WebP, lossless", "JPEG of equal error", "the same, no header",
+)  # fmt: skip
 BATCH = 256
 
 

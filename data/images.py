@@ -89,7 +89,7 @@ class ImageBatch(NamedTuple):
 
 
 class Described:
-    """What may be known of the images of a data set, besides their labels."""
+    """Facts that may be known of the images of a data set, besides their labels."""
 
     captions: Sequence[tuple[str, ...]] | None = None  # (n) the texts of each
     columns: Mapping[str, torch.Tensor] = {}  # (n, ...) int64 or float32, by name

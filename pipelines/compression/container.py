@@ -29,7 +29,7 @@ Coefficient = Annotated[int, Range(-(2**20), 2**20)]
 
 @dataclass(frozen=True)
 class Header:
-    """What a stream depends on, and what it must come out as. What has its default is not written."""
+    """Facts that a stream depends on, and digests of its content. Fields with their default are not written."""
 
     images: Annotated[int, Range(1, MOST_IMAGES)]
     tokenizer: str  # the beginning of its fingerprint

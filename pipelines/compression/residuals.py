@@ -1,8 +1,8 @@
 """Pixels as symbols of an entropy coder, given a prediction of them: what a decoder misses, bit for bit.
 
 A pixel is predicted once more, linearly: from the prediction around it, and from the errors of the prediction at pixels
-that are coded already. How far it is off is counted for each channel, and for each degree of
-unrest around it; these counts are the model. All numbers are whole, so that they are the same on every machine.
+that are coded already. How far it is off is counted for each channel, and for each degree of unrest around it; these
+counts are the model. All numbers are whole, so that they are the same on every machine.
 
 Shapes: n images, c channels, H W image, f features of a pixel.
 """
@@ -173,7 +173,7 @@ class PixelCoder:
     def _look_for_flat_parts(
         self, place: Place, guess: np.ndarray, errors: np.ndarray, center: np.ndarray, unrest: np.ndarray
     ) -> None:
-        """Where all pixels before one are equal, take their value for the likeliest (n,), and another class (n,)."""
+        """Take the value of all pixels before one for the likeliest (n,) if they are equal, and another class (n,)."""
         left, *others = (place.at(guess, *offset) + place.at(errors, *offset) for offset in RESTLESS)
         flat = (left == others[0]) & (left == others[1]) & (left == others[2])
         off = np.abs(left - center)[flat]
