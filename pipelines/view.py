@@ -24,7 +24,7 @@ class View(TakesPretrained, Compute):
     """Folder that holds tokenizer/ and, for samples, prior/ (or prior-0/, prior-1/, ...); or hf:owner/name."""
     tokenizer: Folders = ()
     """Folder of a trained tokenizer, or hf:owner/name, instead of tokenizer/; or of several, each over the codes of the
-    one before. It is enough to encode and edit."""
+    one before. A tokenizer alone is enough to encode and edit."""
     prior: Folders = ()
     """Folder of a prior, or hf:owner/name, instead of prior/, or several of these, coarse to fine."""
     dataset: Dataset | None = None
