@@ -64,7 +64,7 @@ def test_a_part_that_is_given_comes_before_that_of_the_run(run):
         (lambda run: parse(TrainTokenizer, []), "`output`: give a folder for the results, or `run`"),
         (lambda run: Run("", TrainTokenizer()), "`output`: give a folder for the results, or `run`"),
         (lambda run: Evaluate(images="a"), "`images` and `against`: give both"),
-        (lambda run: Evaluate(images="a", against="b", tokenizer="t"), "no `tokenizer` or `prior`"),
+        (lambda run: Evaluate(images="a", against="b", tokenizer="t"), "and no models"),
     ],
 )
 def test_what_is_missing_is_named(make, reason, run):

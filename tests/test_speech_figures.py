@@ -180,7 +180,6 @@ def test_evaluate_measures_phonemes_and_speakers(labelled, tmp_path, run_script)
     tokenizer.save_pretrained(tmp_path / "t")
     flags = {"tokenizer": str(tmp_path / "t"), "dataset": "speech", "data_root": str(labelled), "device": "cpu"}
     found = evaluate(Evaluate(**flags, output=str(tmp_path / "figures"), phonemes=True))
-    assert any("held-out windows" in note for note in found["notes"])
     assert found["phoneme_frames"] == 2 * 107 and 0 < found["commonest_phoneme"] <= found["phoneme_accuracy"] <= 1
     assert found["commonest_speaker"] == 0.5 and 0 <= found["speaker_accuracy"] <= 1
     assert found["hidden_nats"] > 0 and found["measured_on"]["phoneme_accuracy"]["codes_per_second"] == RATE / 6
