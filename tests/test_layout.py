@@ -166,7 +166,7 @@ def test_setup_takes_the_cards_the_native_sources_and_the_trained_models_along()
         folder = ROOT / (inside if inside.partition(".")[0] in MAY_IMPORT else package).replace(".", "/")
         taken |= {path for pattern in patterns.split() for path in folder.glob(pattern)}
     sources = [path for package in MAY_IMPORT for ending in ("*.cpp", "*.h") for path in (ROOT / package).rglob(ending)]
-    models = [path for path in (ROOT / GROUND / "pretrained").glob("*/**/*") if path.is_file()]
+    models = [path for path in (ROOT / GROUND / "pretrained").glob("[!_]*/**/*") if path.is_file()]
     loose = {*(ROOT / GROUND / "cards").iterdir(), ROOT / GROUND / "py.typed"}
     assert sources and models and taken == {*loose, *sources, *models}
 
