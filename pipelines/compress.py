@@ -8,11 +8,11 @@ import tyro
 from codegrid.errors import InputError
 from codegrid.limits import BatchSize
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Flag, Folder, Folders, Leaves, Split, UsesImages
+from codegrid.pipelines.running.settings import Flag, Folder, Folders, Leaves, Split, TakesPretrained, UsesImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compress(UsesImages, Leaves):
+class Compress(UsesImages, TakesPretrained, Leaves):
     """Compress images into one file, with the prior as the model of an entropy coder. Needs codegrid[compress].
 
     codegrid compress --run runs/demo --dataset mnist5k --output digits.cgz

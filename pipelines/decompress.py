@@ -7,11 +7,11 @@ import tyro
 
 from codegrid.limits import BatchSize
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Compute, Folder, Folders, Leaves
+from codegrid.pipelines.running.settings import Compute, Folder, Folders, Leaves, TakesPretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decompress(Compute, Leaves):
+class Decompress(Compute, TakesPretrained, Leaves):
     """Turn a file that compress wrote into images again, with the same models. Needs codegrid[compress].
 
     codegrid decompress --run runs/demo --file digits.cgz --output runs/digits

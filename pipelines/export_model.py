@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from codegrid.pipelines.running.cli import run_command
-from codegrid.pipelines.running.settings import Folder, Folders, Leaves
+from codegrid.pipelines.running.settings import Folder, Folders, Leaves, TakesPretrained
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportModel(Leaves):
+class ExportModel(TakesPretrained, Leaves):
     """Write a tokenizer of images in the form of another library.
 
     codegrid export-model --tokenizer runs/sharp/tokenizer --to diffusers --output runs/sharp/vq_model

@@ -17,15 +17,19 @@ import pytest
 
 from codegrid import InputError, command, progress
 from codegrid.limits import Range
+from codegrid.pipelines.compress import Compress
 from codegrid.pipelines.convert import Convert
 from codegrid.pipelines.decode_codes import DecodeCodes
+from codegrid.pipelines.decompress import Decompress
 from codegrid.pipelines.demo import Demo
 from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.export_diffusers import ExportDiffusers
 from codegrid.pipelines.export_model import ExportModel
 from codegrid.pipelines.import_model import ImportModel
 from codegrid.pipelines.plot import Plot
+from codegrid.pipelines.rank_captions import RankCaptions
 from codegrid.pipelines.recipe import Recipe
 from codegrid.pipelines.running.cli import Stopped, print_once, run_command
 from codegrid.pipelines.running.flags import name_of, parse
@@ -39,7 +43,7 @@ from codegrid.progress import progress_bar
 
 SETTINGS = (
     TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Convert, Evaluate, Plot, Doctor, View, Demo, Recipe,
-    ImportModel, ExportModel,
+    ImportModel, ExportModel, Compress, Decompress, RankCaptions, ExportDiffusers,
 )  # fmt: skip
 
 POSITIONAL = ("name",)  # settings that are words and no flags
@@ -130,8 +134,14 @@ TOLD = [
     ),
     (TrainTokenizer, "--output o --half"),
     (TrainPrior, "--codes c --output o --half"),
-    *((kind, "--pretrained digits --output o ") for kind in (ExportCodes, Sample, Evaluate, Plot, Doctor)),
-    (DecodeCodes, "--pretrained digits --codes c "),
+    *((kind, "--pretrained digits --output o ") for kind in (ExportCodes, Sample, Evaluate, Plot, Doctor, ExportModel)),
+    *((kind, "--pretrained digits --codes c --output o ") for kind in (DecodeCodes, Compress)),
+    (Compress, f"{PARTS} {DATA} --split all --lossless --backend plain --batch-size 8"),
+    (Decompress, f"{PARTS} --file f --format codes --batch-size 8"),
+    (Sample, "--tokenizer t --prior p --output o --start c --start-at 1 5 --frames 3 --actions forward "),
+    (Decompress, "--pretrained digits --file f --output o "),
+    (RankCaptions, f"{PARTS} --images d --captions heart car --seed 1 --batch-size 8 --dry-run"),
+    (ExportDiffusers, f"{PARTS} --dry-run"),
     (View, "--pretrained digits "),
 ]
 
@@ -156,6 +166,10 @@ def test_every_setting_is_a_flag_that_some_command_line_above_gives(settings_typ
     for field in fields(settings_type):
         if field.name not in ("options", "plugin", "verbose", "device", "quiet", *POSITIONAL):
             assert f"{flag_of(field.name)} " in given + " "
+
+
+def test_no_command_is_left_out_of_these_tests():
+    assert {name_of(settings_type) for settings_type in SETTINGS} == set(command.COMMANDS)
 
 
 def test_values_arrive_with_their_types():

@@ -4,12 +4,20 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from codegrid import TwoStagePipeline, load
 from codegrid.errors import InputError
+from codegrid.pipelines.compress import Compress
+from codegrid.pipelines.compression.compressing import compress_data
+from codegrid.pipelines.compression.decompressing import decompress_file
+from codegrid.pipelines.decompress import Decompress
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.run import evaluate
+from codegrid.pipelines.export_model import ExportModel
+from codegrid.pipelines.exporting.run import export_into
 from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.view import View
@@ -86,6 +94,25 @@ def test_a_run_and_what_comes_with_the_package_are_not_both_used():
 def test_the_viewer_opens_what_comes_with_the_package():
     tokenizer, pipeline = load_models(View(pretrained="digits", device="cpu"))
     assert pipeline is not None and tokenizer.fingerprint() == load("codegrid:digits/tokenizer").fingerprint()
+
+
+def test_what_comes_with_the_package_compresses_and_decompresses(tmp_path):
+    pytest.importorskip("constriction", reason="the extra `compress` is not installed")
+    digits = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), dtype=np.uint8)
+    np.savez(tmp_path / "digits.npz", images=digits)
+    of_both = {"pretrained": "digits", "device": "cpu"}
+    file, place = str(tmp_path / "digits.cgz"), str(tmp_path / "digits.npz")
+    compress_data(Compress(**of_both, output=file, dataset=place, lossless=True))
+    decompress_file(Decompress(**of_both, file=file, output=str(tmp_path / "again")))
+    pictures = sorted((tmp_path / "again" / "pictures").iterdir())
+    for picture, digit in zip(pictures, digits, strict=True):
+        assert np.array_equal(np.asarray(Image.open(picture)), digit[..., 0])
+
+
+def test_what_comes_with_the_package_is_exported_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "encoder.pt2" in export_into(ExportModel(pretrained="digits"))["files"]
+    assert Path("runs/digits/exported/decoder.pt2").exists()
 
 
 @pytest.mark.slow

@@ -574,7 +574,7 @@ class Killed(Exception):
 
 
 def test_a_killed_run_ends_with_the_bits_of_both_players_of_one_that_never_stopped(tmp_path, monkeypatch):
-    settings = settings_of(steps=6, save_every=3, validate_every=6, lecam_weight=0.1)
+    settings = settings_of(steps=6, save_every=3, validate_every=6, lecam_weight=0.1, diff_augment=("color", "cutout"))
     whole, history = train_objective(tmp_path / "whole", settings)
     update = Trainer.update
 

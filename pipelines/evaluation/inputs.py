@@ -60,7 +60,7 @@ class Inputs:
 
     def notes(self) -> list[str]:
         """Return sentences on what weakens the metrics."""
-        notes = warn_of_few(len(self.images), "images") if self.settings.split == "test" else []
+        notes = warn_of_few(len(self.images), f"{self.images.found.item}s") if self.settings.split == "test" else []
         if any(prior.conditions.num_words for prior in self.priors) and not self.images.captions:
             notes.append("bits and samples are those without a text: give --captions to measure with them")
         learnt = [prior.provenance.get("split") for prior in self.priors]

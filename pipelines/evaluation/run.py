@@ -64,7 +64,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         print_once(f"{run.shown} is finished: nothing to do")
         return read_json(run.folder / METRICS_FILE)
     if settings.dry_run:
-        print_plan(f"{len(inputs.images):,} images to measure on; {len(inputs.priors)} priors")
+        print_plan(f"{len(inputs.images):,} {inputs.images.found.item}s to measure on; {len(inputs.priors)} priors")
         return {}
     inputs.settings = replace(settings, backend=run.record["settings"].get("backend", settings.backend))
     run.start()
