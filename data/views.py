@@ -68,10 +68,12 @@ class EachView:
 
     Args:
         codes: n images with v views of each.
+        until: the images that are read from several views, counted over the epochs; after them each epoch has view 0 of
+            each image, the image itself. None: no such change.
     """
 
-    def __init__(self, codes: AnyCodes | Subset) -> None:
-        self.codes = codes
+    def __init__(self, codes: AnyCodes | Subset, until: int | None = None) -> None:
+        self.codes, self.until = codes, until
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -80,13 +82,16 @@ class EachView:
         """Return the rows (n,) of an epoch; the view of an image follows from (seed, epoch, image)."""
         count, views = len(self.codes), self.codes.views
         images = rng(seed, "epoch", epoch).permutation(count)
-        return images * views + (rng(seed, "views").integers(views, size=count)[images] + epoch) % views
+        chosen = (rng(seed, "views").integers(views, size=count)[images] + epoch) % views
+        if self.until is not None:
+            chosen[max(0, self.until - epoch * count) :] = 0
+        return images * views + chosen
 
     def batch(self, indices: Indices) -> CodeBatch:
         """Return some rows, in the given order."""
         return self.codes.batch(*np.divmod(item_numbers(indices), self.codes.views))
 
 
-def each_view(codes: AnyCodes | Subset) -> AnyCodes | Subset | EachView:
-    """Return codes as training reads them: one view of each image in an epoch."""
-    return codes if codes.views == 1 else EachView(codes)
+def each_view(codes: AnyCodes | Subset, until: int | None = None) -> AnyCodes | Subset | EachView:
+    """Return codes as training reads them: one view of each image in an epoch, and view 0 after `until` images."""
+    return codes if codes.views == 1 else EachView(codes, until)

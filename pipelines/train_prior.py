@@ -49,6 +49,9 @@ class TrainPrior(HasCaptions, MakesViews, Training):
     """Grids per step, over all processes together."""
     lr: Annotated[float, Range(above=0)] = 1e-3
     """Peak learning rate."""
+    views_until: Annotated[float, Range(0, 1)] = 1.0
+    """Share of the steps after which the prior learns from the images themselves alone, if there are several views of
+    each. With 1 it learns from all views to the end, and its samples are shifted as these are."""
     weight_decay: Annotated[float, Range(0)] | None = None
     """Weight decay, as in AdamW, of the weights of linear layers and convolutions. By default that of the kind of
     prior: 0.05 for those made of transformer layers, 0 for the others."""

@@ -210,6 +210,16 @@ def test_an_epoch_shows_one_view_of_each_image_and_several_in_a_row_show_each_on
     assert each_view(alone) is alone
 
 
+def test_after_a_share_of_the_training_only_the_images_themselves_are_seen(tmp_path):
+    codes = written(tmp_path / "codes")[0]
+    every, until = each_view(codes), each_view(codes, 60)  # 25 images: in the middle of the third epoch
+    orders = [(every.order(3, epoch), until.order(3, epoch)) for epoch in range(4)]
+    assert all(np.array_equal(*order) for order in orders[:2])
+    (as_ever, changed), (_, last) = orders[2:]
+    assert np.array_equal(changed[:10], as_ever[:10]) and (as_ever[10:] % 3).any()
+    assert np.array_equal(changed // 3, as_ever // 3) and not (changed[10:] % 3).any() and not (last % 3).any()
+
+
 def test_a_step_sees_the_same_views_when_training_goes_on_and_in_several_processes(tmp_path):
     trained = each_view(written(tmp_path / "codes")[0])
 
@@ -226,8 +236,8 @@ def asked(monkeypatch):
     """The codes that each training reads."""
     made = []
 
-    def note(codes):
-        made.append(each_view(codes))
+    def note(*codes):
+        made.append(each_view(*codes))
         return made[-1]
 
     for module in ("prior", "code_tokenizer"):
@@ -253,6 +263,8 @@ def test_a_prior_learns_all_views_and_is_measured_on_the_images_as_they_are(thre
         train_prior(replace(settings, **{**THREE, "shift": 1}))
     with pytest.raises(InputError, match=r"`views` 2: .*codes has others \(one of each image\)"):
         train_prior(replace(settings, codes=str(small_run / "codes"), views=2, flip=True))
+    with pytest.raises(InputError, match=r"`views_until` 0.5: .*codes has one view of each image: leave it out"):
+        train_prior(replace(settings, codes=str(small_run / "codes"), output=str(tmp_path / "p"), views_until=0.5))
 
 
 def test_a_tokenizer_over_codes_learns_and_makes_all_views(three, asked, export_bars, small_run, bars_file, tmp_path):

@@ -61,9 +61,14 @@ def export_missing(
 def views_of(codes: AnyCodes, settings: TrainPrior) -> dict[str, Any]:
     """Return how the views of these codes were made, by the names of the settings, for the record of the training.
 
-    Raises `InputError` if the settings ask for other ones.
+    Raises `InputError` if the settings ask for other ones, or for the end of views where there is one of each image.
     """
     views = {name: getattr(codes.header, name) for name in VIEWS}
+    if settings.views_until < 1 and codes.views == 1:
+        raise InputError(
+            f"`views_until` {settings.views_until:g}: {settings.codes} has one view of each image: leave it out, or "
+            "export several (`views`)"
+        )
     if settings.views > 1 and any(getattr(settings, name) != value for name, value in views.items()):
         held = ", ".join(f"{name} {value}" for name, value in codes.header.how_viewed.items()) or "one of each image"
         raise InputError(

@@ -173,7 +173,9 @@ def train_prior(settings: TrainPrior) -> Trained | None:
 
     if not settings.dry_run:
         prepare(prior, training)
-    objective = PriorObjective(prior, each_view(see_earlier(training, prior)), see_earlier(validation, prior), settings)
+    until = None if settings.views_until == 1 else round(settings.views_until * settings.steps) * settings.batch_size
+    seen = each_view(see_earlier(training, prior), until)
+    objective = PriorObjective(prior, seen, see_earlier(validation, prior), settings)
     if settings.dry_run:
         found = f"{len(training):,} grids of codes{describe_views(codes.header)}; {len(validation):,} to validate on"
         plan_training(objective, settings, compute, accelerator, found)
