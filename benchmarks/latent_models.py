@@ -24,7 +24,7 @@ from codegrid.noise import Noise
 from codegrid.pipelines.running.device import channels_last, choose_compute, place, start_accelerator
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.loop import finish, open_run, train
-from codegrid.pipelines.training.objective import Metrics, Pages, Player, peak_lr
+from codegrid.pipelines.training.objective import Metrics, Pages, Player
 from codegrid.pipelines.training.trainer import fused_adam, seed_torch
 from codegrid.stage1_vqvae.networks import PaperNetwork
 from codegrid.stage1_vqvae.options import VQVAEOptions
@@ -184,7 +184,7 @@ class BoundObjective:
     def __init__(self, model: LatentModel, images: Images, validation: Images, settings: TrainTokenizer) -> None:
         self.model, self.dataset, self.validation = model, images, validation
         self.num_workers, self.buffers = settings.num_workers, dict[str, torch.Tensor]()
-        self.players = {"model": Player(model, fused_adam, peak_lr(model, settings.lr))}
+        self.players = {"model": Player(model, fused_adam, settings.lr)}
 
     def losses(self, player: str, wrapped: nn.Module, batch: ImageBatch, moment: Moment) -> Losses:
         return wrapped(channels_last(to_float(batch.images.to(self.model.device))), moment)

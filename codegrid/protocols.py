@@ -114,7 +114,6 @@ class Tokenizer(Model, Protocol):
 
     One whose items may end before their window does has a method `hide_padding(codes, lengths)`, too: codes of what
     follows the end become HIDDEN. In training it is told the lengths as `given.lengths`, and padding does not count.
-    One that learns best at another peak rate than most has an attribute `peak_lr`.
     """
 
     layout: Layout  # at the trained size

@@ -132,8 +132,8 @@ class TrainTokenizer(Sharpens, UsesImages, Training):
     """Optimizer steps."""
     batch_size: BatchSize = 128
     """Images per step, over all processes together."""
-    lr: Annotated[float, Range(above=0)] | None = None
-    """Peak learning rate. By default that of the kind of tokenizer: 0.001 for vqvae2, 0.002 for the others."""
+    lr: Annotated[float, Range(above=0)] = 2e-3
+    """Peak learning rate."""
     shuffle_buffer: Annotated[int, Range(1, 10**9)] = 10_000
     """Number of images that are shuffled together, for tar shards that do not fit in memory."""
     flip: Flag = False

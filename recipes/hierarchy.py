@@ -6,8 +6,8 @@ coarser one of half of those; a top prior with attention, 8 heads in 4 layers, a
 finer grid, and a dropout of 0.1 in both.
 
 Our own, because the paper's images are 256×256 and its priors have 20 layers of 512 channels: the steps, the sizes of
-the priors, a gated PixelCNN for the finer grid, and the options that keep the top grid in use (`finer_start` and
-`finer_dropout`, at their defaults). The average that was best on the codes of the test part is kept.
+the priors, a gated PixelCNN for the finer grid, and the option that keeps the top grid in use (`finer_dropout`, at its
+default). The average that was best on the codes of the test part is kept.
 """
 
 from pathlib import Path

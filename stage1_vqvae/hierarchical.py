@@ -41,8 +41,8 @@ class HierarchicalVQVAE(ImageTokenizer):
         data_variance: variance of the training images, in the range [-1, 1]; scales the reconstruction term.
         quantizer: a name in `QUANTIZERS`, for all levels unless `level_quantizers` names others.
         options: `levels`, factors from the image on: (4, 2) makes grids of an eighth and a quarter of its sides;
-            `level_quantizers`, `level_embeddings`, one for each level, coarse to fine; `finer_start`, `finer_dropout`;
-            `network`, its options and `reconstruction`, as for `VQVAE`; and those of the quantizers.
+            `level_quantizers`, `level_embeddings`, one for each level, coarse to fine; `finer_dropout`; `network`,
+            its options and `reconstruction`, as for `VQVAE`; and those of the quantizers.
 
     Raises `InputError` if an option is unknown or a value is out of range, or if a level would not be coarser than the
     one before.
@@ -54,7 +54,6 @@ class HierarchicalVQVAE(ImageTokenizer):
     """
 
     options: ClassVar[type] = HierarchicalOptions
-    peak_lr = 1e-3  # at 0.002 one of several seeds lost its encoders for good, and others wasted thousands of steps
 
     def __init__(
         self, signal: Signal | dict[str, Any] = RGB, data_variance: float = 1.0, quantizer: str = "ema", **options: Any
@@ -101,8 +100,7 @@ class HierarchicalVQVAE(ImageTokenizer):
         codes: Codes = ()
         terms: dict[str, torch.Tensor] = {}
         figures: dict[str, torch.Tensor] = {}
-        joined = self._joined(moment)
-        shown = self._shown(moment, joined)
+        shown = self._shown(moment)
 
         def quantize(number: int, latents: torch.Tensor) -> torch.Tensor:
             nonlocal codes
@@ -110,7 +108,7 @@ class HierarchicalVQVAE(ImageTokenizer):
             found = self.quantizer[number](latents, own)
             codes += found.codes
             for name, term in found.losses.terms.items():
-                terms[name] = terms.get(name, 0) + term * float(number < joined)
+                terms[name] = terms.get(name, 0) + term
             figures.update((f"{name}_{number}", value) for name, value in found.losses.figures.items())
             # not left out: every weight must have a gradient, be it zero, or training in several processes stops
             return found.vectors if shown is None else found.vectors * (shown > number).view(-1, 1, 1, 1)
@@ -172,21 +170,14 @@ class HierarchicalVQVAE(ImageTokenizer):
         """Join the vectors (b, D, h, w) of a level with those of all coarser ones, enlarged to its size."""
         return torch.cat([vectors, crop(self.enlargers[number - 1](context), vectors.shape[2:])], 1)
 
-    def _joined(self, moment: Moment | None) -> int:
-        """Return how many levels, from the coarsest on, take part at this step."""
-        count, start = len(self.steps), self.settings.finer_start
-        if moment is None or not start:
-            return count
-        return min(count, 1 + int(moment.step * (count - 1) / (start * moment.steps)))
-
-    def _shown(self, moment: Moment | None, joined: int) -> torch.Tensor | None:
-        """Return how many levels the decoder sees of each image (b,), from 1 to `joined`; None if it sees all."""
+    def _shown(self, moment: Moment | None) -> torch.Tensor | None:
+        """Return how many levels the decoder sees of each image (b,), coarse to fine; None if it sees all."""
         count, dropout = len(self.steps), self.settings.finer_dropout
-        if moment is None or (joined == count and not dropout):
+        if moment is None or not dropout:
             return None
         drops, numbers = moment.noise.uniforms("finer_dropout", 2).unbind(1)
         few = 1 + (numbers * (count - 1)).long().clamp(max=max(0, count - 2))
-        return torch.where(drops < dropout, few, count).clamp(max=joined)
+        return torch.where(drops < dropout, few, count)
 
     def _check_sizes(self) -> None:
         """Refuse a level that is not coarser than the next finer one."""

@@ -76,9 +76,6 @@ class HierarchicalOptions(ImageOptions):
     """Quantizer of each level, coarse to fine. By default all have --quantizer."""
     level_embeddings: tuple[Annotated[int, Range(1, MAX_ENTRIES)], ...] | None = None
     """Number K of codebook entries of each level, coarse to fine. By default all have --num-embeddings."""
-    finer_start: Annotated[float, Range(0, 1)] = 0.05
-    """Share of the training steps at whose end all grids take part: until then the decoder sees the coarsest one alone,
-    and then one finer grid after the other."""
     finer_dropout: Annotated[float, Range(0, 1)] = 0.05
     """Share of the images of a training step of which the decoder sees only the coarsest grids, a random number of
     them. Without it the finest grid takes over, and the coarse ones mean nothing to the decoder."""

@@ -100,7 +100,7 @@ BAD = {
         ("{data} --model vqvae2 --levels 4 3 --output {new}", "--levels 3"),
         ("{data} --model vqvae2 --level-embeddings 0 8 --output {new}", "--level-embeddings 0"),
         ("{data} --model vqvae2 --level-embeddings 8 --output {new}", "2 are needed, one for each of the --levels 4 2"),
-        ("{data} --model vqvae2 --finer-start 2 --output {new}", "--finer-start 2"),
+        ("{data} --model vqvae2 --finer-dropout 2 --output {new}", "--finer-dropout 2"),
         ("{data} --model vqvae2 --finer-dropout -1 --output {new}", "--finer-dropout -1"),
         ("{data} --levels 4 2 --output {new}", "--levels: the vqvae tokenizer has no such option"),
         ("--over {run}/codes --model codes --num-latents 0 --output {new}", "--num-latents 0"),

@@ -12,7 +12,7 @@ from conftest import draw_bars
 from safetensors.torch import load_file
 from small_quantizers import SMALL
 
-from codegrid import VQVAE, HierarchicalVQVAE, Moment, Noise, Signal, TrainTokenizer, load, train_tokenizer
+from codegrid import HierarchicalVQVAE, Moment, Noise, Signal, TrainTokenizer, load, train_tokenizer
 from codegrid.data.images import ImageDataset, to_float
 from codegrid.errors import InputError
 from codegrid.pipelines.diagnosis.codebook import find_idle
@@ -179,23 +179,6 @@ def vectors_of(tokenizer, images):
     return [level.look_up((grid,)) for level, grid in zip(tokenizer.quantizer, tokenizer.encode(images), strict=True)]
 
 
-def test_finer_levels_join_one_after_the_other():
-    tokenizer, images = build(levels=(2, 2, 2), finer_start=0.5).train(), draw_images()
-    for step, joined in [(0, 1), (24, 1), (25, 2), (49, 2), (50, 3)]:
-        result = tokenizer(images, moment=moment_at(step))
-        latents = tokenizer.encode_latents(images)
-        with torch.no_grad():
-            vectors = [tokenizer.quantizer[0](latents[0]).vectors]
-            assert torch.equal(result.codes[0], tokenizer.encode(images)[0])
-        commitment = 0.25 * (latents[0] - vectors[0]).square().mean()
-        assert (result.losses.terms["commitment_loss"] > commitment * 1.01) == (joined > 1)
-        tokenizer.zero_grad(set_to_none=True)
-        result.losses.total.backward()
-        weights = [layer.weight.grad for layer in tokenizer.to_latents]
-        assert [bool(gradient.any()) for gradient in weights] == [True, joined > 1, joined > 2]
-    assert torch.equal(pass_of(tokenizer, images, moment_at(50)).output, pass_of(tokenizer, images).output)
-
-
 def test_some_images_are_decoded_from_their_coarse_codes_alone():
     tokenizer, images = build((16, 16), (2, 2), finer_dropout=0.5).train(), draw_images((16, 16), 8)
     drawn, seen = pass_of(tokenizer, images, moment_at(9, 8)).output, pass_of(tokenizer, images).output
@@ -288,17 +271,6 @@ def test_codes_and_latents_of_sizes_that_do_not_belong_together_are_refused():
     assert tokenizer.decode((codes[0][..., :5], codes[1])).shape == (1, 3, 32, 40)
 
 
-@pytest.mark.parametrize(
-    ("model", "given", "expected"), [("vqvae2", None, 1e-3), ("vqvae", None, 2e-3), ("vqvae2", 0.5, 0.5)]
-)
-def test_a_hierarchy_learns_at_a_lower_rate_than_a_single_grid_unless_one_is_given(model, given, expected):
-    tokenizer = build() if model == "vqvae2" else VQVAE(Signal(channels=3, size=(30, 46)), **TINY)
-    images = ImageDataset(torch.zeros(4, 3, 30, 46, dtype=torch.uint8))
-    settings = TrainTokenizer(output="", dataset="npz", model=model, lr=given)
-    objective = TokenizerObjective(tokenizer, images, images, settings)
-    assert objective.players["tokenizer"].lr == expected
-
-
 class Stop(BaseException):
     """Something that ends a run at once."""
 
@@ -309,7 +281,7 @@ def test_a_stopped_run_ends_as_one_that_never_stopped_and_says_what_each_grid_ca
     options = {**TINY, **SMALL_BOOKS, "levels": (4, 2), "level_quantizers": ("ema", "gradient"), "finer_dropout": 0.3}
     settings = TrainTokenizer(
         output=str(tmp_path / "whole"), dataset="npz", data_root=str(bars_file), model="vqvae2", steps=4, batch_size=8,
-        precision="fp32", accumulate=2, save_every=3, validate_every=4, options=options | {"finer_start": 0.6},
+        precision="fp32", accumulate=2, save_every=3, validate_every=4, options=options,
     )  # fmt: skip
     whole, stopped = train_tokenizer(settings), replace(settings, output=str(tmp_path / "stopped"))
     assert "higher with another image's codes in one grid" in capsys.readouterr().out
@@ -337,7 +309,7 @@ def test_a_stopped_run_ends_as_one_that_never_stopped_and_says_what_each_grid_ca
 def test_two_processes_train_the_hierarchy_that_one_trains(bars_file, tmp_path):
     flags = [
         *f"--dataset npz --data-root {bars_file} --model vqvae2 --steps 4 --batch-size 8 --precision fp32".split(),
-        *("--hidden-channels", "8", "--num-embeddings", "8", "--finer-start", "0.6", "--finer-dropout", "0.3"),
+        *("--hidden-channels", "8", "--num-embeddings", "8", "--finer-dropout", "0.3"),
     ]
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, launch in (("one", []), ("two", two)):

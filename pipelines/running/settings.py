@@ -230,7 +230,7 @@ class Training(ReadsData, Leaves):
     """Optimizer steps."""
     batch_size: BatchSize
     """Items per step, over all processes together."""
-    lr: Annotated[float, Range(above=0)] | None
+    lr: Annotated[float, Range(above=0)]
     """Peak learning rate."""
     lr_schedule: Literal["cosine", "constant"] = "cosine"
     """cosine: warm up to --lr, then fall to 0 along a cosine; constant: --lr at every step."""

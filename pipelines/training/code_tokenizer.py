@@ -34,7 +34,7 @@ from .first_stage import train_to_the_end
 from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, open_run, read_trained
-from .objective import Batches, Metrics, Pages, Player, peak_lr
+from .objective import Batches, Metrics, Pages, Player
 from .trainer import fused_adam, seed_torch
 
 VALIDATED = 1000  # items while training; at the end all
@@ -65,7 +65,7 @@ class CodesObjective:
             "tokenizer": Player(
                 cast(nn.Module, tokenizer),
                 fused_adam,
-                peak_lr(tokenizer, settings.lr),
+                settings.lr,
                 max_norm=MAX_NORM,
                 to_compile=[part for part in (tokenizer.encoder, tokenizer.decoder, tokenizer.auxiliary) if part],
             )

@@ -22,7 +22,6 @@ from .sharding import in_one_piece, own_share, shard
 
 Metrics = dict[str, float]
 Pages = dict[str, torch.Tensor]  # (3, H, W), 0 ... 1, by name
-PEAK_LR = 2e-3  # of tokenizers that have none of their own
 
 
 @dataclass
@@ -98,11 +97,6 @@ class Player:
             value = in_one_piece(tensor)
             if name in copy:
                 copy[name].copy_(value)
-
-
-def peak_lr(tokenizer: object, given: float | None) -> float:
-    """Return the peak learning rate of a tokenizer: the one that is given, or that of its kind (`peak_lr`)."""
-    return getattr(tokenizer, "peak_lr", PEAK_LR) if given is None else given
 
 
 class Batches(Protocol):

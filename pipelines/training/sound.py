@@ -36,7 +36,7 @@ from .first_stage import train_to_the_end
 from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, open_run, read_trained
-from .objective import Metrics, Pages, Player, peak_lr
+from .objective import Metrics, Pages, Player
 from .trainer import fused_adam, seed_torch
 
 VALIDATED, BATCH = 256, 32  # windows while training, and at once
@@ -60,7 +60,7 @@ class SoundObjective:
             "tokenizer": Player(
                 cast(nn.Module, tokenizer),
                 fused_adam,
-                peak_lr(tokenizer, settings.lr),
+                settings.lr,
                 max_norm=MAX_NORM if tokenizer.draws else math.inf,
                 to_compile=[part for part in parts if part is not None],
             )

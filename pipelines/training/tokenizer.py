@@ -41,7 +41,7 @@ from .first_stage import train_to_the_end
 from .initial import check_codebook, load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, open_run, read_trained
-from .objective import Metrics, Pages, Player, peak_lr
+from .objective import Metrics, Pages, Player
 from .sharpening import DISCRIMINATOR, Sharpening, schedule_of
 from .sound import train_on_sound
 from .trainer import fused_adam, seed_torch
@@ -72,8 +72,9 @@ class TokenizerObjective:
         self.sharpening = Sharpening(tokenizer, settings, perceptual)
         # a discriminator raises the error: the model with the lowest one is that from before it began
         self.criterion = "" if self.sharpening.players else "reconstruction_error"
-        rate = peak_lr(tokenizer, settings.lr)
-        of_tokenizer = Player(cast(nn.Module, tokenizer), fused_adam, rate, to_compile=self.sharpening.compilable())
+        of_tokenizer = Player(
+            cast(nn.Module, tokenizer), fused_adam, settings.lr, to_compile=self.sharpening.compilable()
+        )
         self.players = {"tokenizer": of_tokenizer, **self.sharpening.players}
         self.buffers = self.sharpening.buffers
 
