@@ -4,7 +4,7 @@ A label is written as the name of a class, as its number, or as `none` for no pa
 ambiguous, because a class is called `3` or `none`, is refused: `:3` is always a number, and `:none` always no class.
 In Python, 3 and NO_LABEL (-1) are never ambiguous.
 
-A prior over texts accepts prompts instead, of any words.
+A prior over texts accepts prompts, of any words; one that has learnt both accepts labels and prompts.
 
 Shapes: n samples, b batch.
 """
@@ -39,12 +39,12 @@ EXACTLY = ":"  # before a number, or none, that is not a name
 
 @dataclass(frozen=True)
 class Conditions:
-    """Classes or words that a prior knows; turns labels or prompts that a user writes into a `Condition`.
+    """Classes and words that a prior knows; turns labels and prompts that a user writes into a `Condition`.
 
     Args:
         num_classes: labels are 0 ... num_classes-1; 0 for a prior without classes.
         classes: their names; empty if they have none.
-        unlabelled: whether the prior was also trained without labels, or without texts.
+        unlabelled: whether the prior was also trained without labels and texts; always if it knows both.
         num_words: the size of the vocabulary, PAD included; 0 for a prior without texts.
         text_length: the most words of a text.
         tokenizer: turns texts into words.
@@ -81,11 +81,11 @@ class Conditions:
         first_index: int = 0,
         prompts: Prompts | None = None,
     ) -> Condition:
-        """Return the condition of samples for labels that a user wrote.
+        """Return the condition of samples for labels and prompts that a user wrote.
 
         Args:
             labels: numbers or names of classes, `"none"` or NO_LABEL for no particular one, `":3"` and `":none"` if a
-                class has such a name; one for each sample or one for all. None: all classes in turn.
+                class has such a name; one for each sample or one for all. None: all in turn; with prompts, none.
             num_samples: n.
             of: what the samples are called in messages.
             first_index: number of the first sample, which decides its class if they go in turn.
@@ -96,17 +96,16 @@ class Conditions:
         written = _as_list(labels)
         if written and not self.num_classes:
             raise InputError(f"`labels`: {OF_TEXTS if self.num_words else UNCONDITIONAL}")
+        text = torch.full((num_samples, self.text_length), PAD) if self.num_words else None
         if prompts is not None:
-            return Condition(text=self._resolve_prompts(prompts, num_samples, of))
-        if self.num_words:
-            return Condition(text=torch.full((num_samples, self.text_length), PAD))
+            text = self._resolve_prompts(prompts, num_samples, of)
         if not self.num_classes:
-            return Condition()
-        if not written:
-            return Condition(torch.arange(first_index, first_index + num_samples) % self.num_classes)
-        _check_count("labels", len(written), num_samples, of)
-        numbers = torch.tensor([self._number(label) for label in written])
-        return Condition(numbers.expand(num_samples).clone())
+            return Condition(text=text)
+        if not written and prompts is None:
+            return Condition(torch.arange(first_index, first_index + num_samples) % self.num_classes, text)
+        numbers = torch.tensor([self._number(label) for label in written or [NO_LABEL]])
+        _check_count("labels", len(numbers), num_samples, of)
+        return Condition(numbers.expand(num_samples).clone(), text)
 
     def _resolve_prompts(self, prompts: Prompts, num_samples: int, of: str) -> Tensor:
         """Return the words (n, text_length) of prompts; refuse what cannot be read whole."""
@@ -146,9 +145,10 @@ class Conditions:
 
         A caption that is too long is cut; one that is empty is no text.
         """
+        text = None
         if self.num_words and captions is not None:
-            return Condition(text=pad_texts(self.tokenized(captions), self.text_length))
-        return Condition(labels if self.num_classes else None)
+            text = pad_texts(self.tokenized(captions), self.text_length)
+        return Condition(labels if self.num_classes else None, text)
 
     def words(self, given: Condition, batch_size: int, device: torch.device) -> Tensor:
         """Return the words (b, text_length) of each sample's text, all PAD where there is none.
@@ -177,17 +177,17 @@ class Conditions:
         if not self.unlabelled:
             raise InputError(f"`guidance_scale` {guidance_scale}: {self.learnt_only}")
         if not self.names_any(given):
-            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `{self.asked_by}` to guide to")
+            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs {self.asked_by} to guide to")
 
     @property
     def asked_by(self) -> str:
-        """The name of the parameter by which samples are asked for."""
-        return "prompts" if self.num_words else "labels"
+        """The names of the parameters by which samples are asked for, in words."""
+        return " or ".join(["`prompts`"] * (self.num_words > 0) + ["`labels`"] * (self.num_classes > 0))
 
     def names_any(self, given: Condition) -> bool:
         """Return whether a condition has a text or a particular class for any sample."""
-        part, none = (given.text, PAD) if self.num_words else (given.labels, NO_LABEL)
-        return part is not None and bool((part != none).any())
+        parts = [(given.text, PAD)] * (self.num_words > 0) + [(given.labels, NO_LABEL)] * (self.num_classes > 0)
+        return any(part is not None and bool((part != none).any()) for part, none in parts)
 
     def check_unlabelled(self, given: Condition) -> None:
         """Raise `InputError` if a sample has no label or text, but the prior was not trained without them."""
@@ -262,7 +262,7 @@ class Conditions:
 
 
 def conditions_of(priors: Sequence[Prior]) -> Conditions:
-    """Return the conditions that labels and prompts are read by: those of the first prior that has any.
+    """Return the conditions that labels and prompts are read by: those of the first prior that has most of both.
 
     Raises `InputError` if several priors read texts, and not in the same words.
     """
@@ -273,7 +273,7 @@ def conditions_of(priors: Sequence[Prior]) -> Conditions:
             "`prior`: these priors do not read texts in the same words: train them on the same captions, with the same "
             "`num_words` and `text_length`"
         )
-    return next((one for one in each if one.is_asked), each[0])
+    return max(each, key=lambda one: (one.num_classes > 0) + (one.num_words > 0))
 
 
 def _as_list(labels: Labels | Prompts | None) -> list[object]:

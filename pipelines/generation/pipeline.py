@@ -61,7 +61,8 @@ class TwoStagePipeline(Drawer):
         lines[0] += describe_layout(self.layout)
         for name, prior in zip(prior_names(len(self.priors)), self.priors, strict=True):
             lines.append(f"{name}: {type(prior).__name__}, {describe_layout(prior.layout)}")
-        lines += [f"texts of {words:,} words"] if words else [f"classes: {classes or 'none'}"]
+        lines += [f"texts of {words:,} words"] * (words > 0)
+        lines += [f"classes: {classes or 'none'}"] * (classes > 0 or not words)
         lines.append(f"device: {self.device}")
         return "\n  ".join([f"{type(self).__name__}(", *lines]) + "\n)"
 
@@ -137,7 +138,7 @@ class TwoStagePipeline(Drawer):
         Args:
             num_samples: n.
             labels: numbers or names of classes, or `none`; one for each sample or one for all. None: all classes in
-                turn.
+                turn, or with prompts no particular one.
             seed: sample i depends only on (seed, i). None: a new one at each call, which the result records.
             batch_size: samples drawn at once.
             reject_with: a classifier that keeps the best draw of several, the likeliest to show its class: a loaded
