@@ -65,7 +65,8 @@ class Inputs:
             notes.append("bits and samples are those without a text: give --captions to measure with them")
         learnt = [prior.provenance.get("split") for prior in self.priors]
         if self.settings.split == "test" and ("all" in learnt or "test" in learnt):
-            notes.append("bits are not those of unseen images: the prior was trained on codes of the test part")
+            unseen = f"unseen {self.images.found.item}s"
+            notes.append(f"bits are not those of {unseen}: the prior was trained on codes of the test part")
         return notes
 
     def batches(self, images: Images, numbers: Sequence[int], name: str) -> Iterator[ImageBatch]:

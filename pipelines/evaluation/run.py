@@ -74,7 +74,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         extractor.keep(run.folder)
     inputs.need_rejection(run.folder)
     tokenizer, images = inputs.tokenizer, inputs.images
-    metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
+    metrics, usage = Metrics(notes=inputs.notes(), item=tokenizer.signal.item), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
     _add_nats(inputs, metrics)
     _add_shifts(inputs, metrics)
