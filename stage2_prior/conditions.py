@@ -12,7 +12,7 @@ Shapes: n samples, b batch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +25,12 @@ from codegrid.protocols import Prior
 
 from .options import readers_of_texts
 from .text_tokenizer import TextTokenizer, pad_texts
+from .written import Labels, Prompts, as_list, check_count
 
 LEARNT_NONE_WITHOUT = "this prior was only trained with labels: train it with `label_dropout` 0.1"
 LEARNT_ONLY_TEXTS = "this prior was only trained with texts: train it with `caption_dropout` 0.1"
 OF_TEXTS = "this prior is conditioned on texts, not on classes: give `prompts` instead"
 UNCONDITIONAL = "this prior is unconditional; leave them out"
-Labels = Sequence[int | str] | Tensor | int | str
-Prompts = Sequence[str] | str
 NONE = "none"
 NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 EXACTLY = ":"  # before a number, or none, that is not a name
@@ -93,7 +92,7 @@ class Conditions:
 
         Raises `InputError` if the prior does not accept them.
         """
-        written = _as_list(labels)
+        written = as_list(labels)
         if written and not self.num_classes:
             raise InputError(f"`labels`: {OF_TEXTS if self.num_words else UNCONDITIONAL}")
         text = torch.full((num_samples, self.text_length), PAD) if self.num_words else None
@@ -104,28 +103,35 @@ class Conditions:
         if not written and prompts is None:
             return Condition(torch.arange(first_index, first_index + num_samples) % self.num_classes, text)
         numbers = torch.tensor([self._number(label) for label in written or [NO_LABEL]])
-        _check_count("labels", len(numbers), num_samples, of)
+        check_count("labels", len(numbers), num_samples, of)
         return Condition(numbers.expand(num_samples).clone(), text)
 
     def _resolve_prompts(self, prompts: Prompts, num_samples: int, of: str) -> Tensor:
-        """Return the words (n, text_length) of prompts; refuse what cannot be read whole."""
+        """Return the words (n, text_length) of prompts: one for each of n samples, or one for all."""
         if not self.num_words:
             instead = "give `labels` instead" if self.num_classes else "leave them out"
             raise InputError(f"`prompts`: this prior is not conditioned on texts ({readers_of_texts()}); {instead}")
-        written, texts = _as_list(prompts), list[str]()
-        _check_count("prompts", len(written), num_samples, of)
-        for text in written:
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"`prompts` {short(text)}: write some words in each, or leave `prompts` out")
-            texts.append(text)
+        written = as_list(prompts)
+        check_count("prompts", len(written), num_samples, of)
+        return self.read(written, "prompts").expand(num_samples, -1).clone()
+
+    def read(self, written: Sequence[object], name: str) -> Tensor:
+        """Return the words (n, text_length) of n texts, at least one.
+
+        Raises `InputError`, naming the parameter `name`, if one has no words, or too many to be read whole.
+        """
+        texts = [text for text in written if isinstance(text, str) and text.strip()]
+        if len(texts) < len(written):
+            empty = next(text for text in written if text not in texts)
+            raise InputError(f"`{name}` {short(empty)}: write some words in each, or leave it out")
         rows = self.tokenized(texts)
         longest = max(range(len(rows)), key=lambda number: len(rows[number]))
         if len(rows[longest]) > self.text_length:
             raise InputError(
-                f"`prompts` {short(texts[longest])}: {len(rows[longest])} pieces of words, but this prior reads "
+                f"`{name}` {short(texts[longest])}: {len(rows[longest])} pieces of words, but this prior reads "
                 f"{self.text_length}: write less"
             )
-        return pad_texts(rows, self.text_length).expand(num_samples, -1).clone()
+        return pad_texts(rows, self.text_length)
 
     def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the words of texts, however many. Raises `InputError` without a text tokenizer, or with another's."""
@@ -274,22 +280,6 @@ def conditions_of(priors: Sequence[Prior]) -> Conditions:
             "`num_words` and `text_length`"
         )
     return max(each, key=lambda one: (one.num_classes > 0) + (one.num_words > 0))
-
-
-def _as_list(labels: Labels | Prompts | None) -> list[object]:
-    """Return labels as a list, whatever holds them; a single text or number is one label."""
-    if labels is None:
-        return []
-    if hasattr(labels, "tolist"):  # a tensor or an array, even with no axes
-        labels = labels.tolist()
-    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
-        return [labels]
-    return [label.item() if hasattr(label, "item") else label for label in labels]
-
-
-def _check_count(name: str, count: int, num_samples: int, of: str) -> None:
-    if count not in (1, num_samples):
-        raise InputError(f"`{name}`: {count} {name} for {num_samples} {of}: give one for each, or one for all")
 
 
 def refuse_parts(given: Condition, takes: Sequence[str]) -> None:

@@ -25,18 +25,17 @@ from codegrid.pipelines.running.places import find_priors, find_tokenizers, list
 from codegrid.progress import progress_bar
 from codegrid.protocols import Classifier
 from codegrid.sampling_config import DrawingSettings, sampling_configs
-from codegrid.stage2_prior.conditions import Labels, Prompts
-from codegrid.stage2_prior.ranking import check_likelihood
+from codegrid.stage2_prior.written import Labels, Prompts
 
 from .drawer import Drawer
 from .kept_part import Keep, choose_part
 from .pairing import prior_names
 from .paste import make_paste
-from .ranking import Ranking, nats_of_texts
+from .ranking import Ranking, nats_of_texts, words_to_rank
 from .rejection import add_rejection
 from .request import Request, complete_codes, make_request
 from .samples import Images, OutputType, Samples, as_output
-from .tokenizers import load_tokenizer, need_images
+from .tokenizers import encode_batches, load_tokenizer, need_images
 
 Source = str | Path
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -246,9 +245,7 @@ class TwoStagePipeline(Drawer):
 
         Raises `InputError` if they have another size, or are not images.
         """
-        given = self._of_size(images)
-        batches = [self.tokenizer.encode(batch.to(self.device)) for batch in given.split(batch_size)]
-        return tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
+        return encode_batches(self.tokenizer, self._of_size(images).split(batch_size))
 
     def reconstruct(self, images: Images, output_type: OutputType = "pt") -> Any:
         """Encode and decode images, given as for `encode` but of any size. Returns the reconstructions on the CPU."""
@@ -266,9 +263,7 @@ class TwoStagePipeline(Drawer):
 
         Raises `InputError` if no prior reads texts, or one that does has no likelihood.
         """
-        texts = self.conditions.resolve(None, len(captions), "captions", prompts=captions).text
-        assert texts is not None
-        check_likelihood(self.priors)  # now, not after everything is encoded
+        texts = words_to_rank(self.priors, captions)  # now, not after everything is encoded
         codes = self.encode(images, batch_size)
         return Ranking(tuple(captions), nats_of_texts(self.priors, codes, texts, batch_size, seed))
 

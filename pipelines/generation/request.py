@@ -17,7 +17,8 @@ from codegrid.errors import InputError
 from codegrid.limits import NumSamples, Seed, check_value
 from codegrid.protocols import Prior
 from codegrid.sampling_config import SamplingConfig, sampling_configs
-from codegrid.stage2_prior.conditions import Labels, Prompts, conditions_of
+from codegrid.stage2_prior.conditions import conditions_of
+from codegrid.stage2_prior.written import Labels, Prompts
 
 from .kept_part import Masks, check_keeps
 

@@ -18,7 +18,8 @@ from codegrid.limits import BatchSize, NumSamples, Seed, check_value
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
 from codegrid.sampling_config import DrawingSettings, SamplingConfig, sampling_configs
-from codegrid.stage2_prior.conditions import Prompts, conditions_of
+from codegrid.stage2_prior.conditions import conditions_of
+from codegrid.stage2_prior.written import Prompts
 
 from .checks import spread_known, start_grids
 
