@@ -21,7 +21,9 @@ from codegrid.tensors import read_json
 
 Settings = TypeVar("Settings", TrainPrior, TrainTokenizer)
 CORES = 2
-TIMED = 12  # steps that tell how many fit
+TIMED = 12  # steps that tell how many fit, if they take long enough
+CLEAR = 0.25  # by what share a run of twice as many steps must take longer: what differs by less may be noise
+MOST = 2**10 * TIMED  # steps; if they make no clear difference even then, the smallest clear one is assumed
 
 
 def train_for(
@@ -43,13 +45,20 @@ def train_for(
 
 
 def minutes_of_a_step(train: Callable[[Settings], object], settings: Settings) -> float:
-    """Return the minutes that a step takes, from two short runs: what does not depend on steps cancels out."""
+    """Return the minutes that a step takes, from two short runs: what does not depend on steps cancels out.
+
+    They become longer until they differ by more than noise.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        train(replace(settings, output=f"{folder}/0", steps=1))  # what only the first run of a process does
-        once, twice = (
-            _minutes(train, replace(settings, output=f"{folder}/{number}", steps=number * TIMED)) for number in (1, 2)
-        )
-    return max(twice - once, 1e-5) / TIMED
+
+        def run(steps: int) -> float:
+            return _minutes(train, replace(settings, output=f"{folder}/{steps}", steps=steps))
+
+        run(1)  # what only the first run of a process does
+        steps, once, twice = TIMED, run(TIMED), run(2 * TIMED)
+        while twice < (1 + CLEAR) * once and steps < MOST:
+            steps, once, twice = 2 * steps, twice, run(4 * steps)
+    return max(twice - once, CLEAR * once) / steps
 
 
 def _minutes(train: Callable[[Settings], object], settings: Settings) -> float:

@@ -111,6 +111,11 @@ class Signal:
         """(c, *size), without the batch."""
         return (self.channels, *self.size)
 
+    @property
+    def item(self) -> str:
+        """What one item of such data is called: `image`, or `window` of sound."""
+        return "window" if self.kind == "sound" else self.kind
+
     def as_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, from which `Signal(**fields)` rebuilds the signal."""
         return {"kind": self.kind, "channels": self.channels, "size": list(self.size), "rate": self.rate}

@@ -61,6 +61,7 @@ class Abilities(NamedTuple):
     is_guided: bool = False  # by a label
     needs_label: bool = False  # for each completion
     has_texts: bool = False  # is asked in words
+    has_both: bool = False  # is asked in words, for classes, and for both
     of_sound: bool = False  # draws sequences, which stand for sound
 
 
@@ -78,6 +79,7 @@ def abilities_of(model: Any) -> Abilities:
         is_guided=conditions.unlabelled and "guidance_scale" in model.controls,
         needs_label=conditions.is_asked and not conditions.unlabelled,
         has_texts=conditions.num_words > 0,
+        has_both=conditions.num_words > 0 and conditions.num_classes > 0,
         of_sound=of_sound,
     )
 
@@ -141,8 +143,8 @@ def _use_of_prior(fields: Mapping[str, Any], abilities: Abilities) -> dict[str, 
     asked = f'--prompts "{prompt}"' if abilities.has_texts else "--labels :0"
     commands = [f"{models}{f' {asked}' * abilities.has_texts} --output samples"]
     if abilities.is_guided:
-        commands.append(f"{models} {asked} --guidance-scale 2 --output guided")
-        if not abilities.has_texts:
+        commands.append(f"{models} {asked}{' --labels :0' * abilities.has_both} --guidance-scale 2 --output guided")
+        if abilities.has_both or not abilities.has_texts:
             names.append("`:0` is class number 0.")
     if abilities.completes:
         commands.append(f"{models} --complete PICTURES{f' {asked}' * abilities.needs_label} --output completed")

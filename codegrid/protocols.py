@@ -193,7 +193,8 @@ class Prior(Model, Protocol):
 
     If it can be conditioned on texts, it takes `num_words`, the size of the vocabulary, and `text_length`, the most
     words of a text, both 0 without texts; and its `text_tokenizer` may be set, which its folder then holds. What
-    follows the end of a text in `Condition.text` has no effect. A prior has either classes or texts.
+    follows the end of a text in `Condition.text` has no effect. If its options have `label_dropout` and
+    `caption_dropout`, it may have classes and texts at once; otherwise it has one of them.
 
     One over frames of videos has an attribute `context_frames`, how many earlier frames it is given as
     `Condition.codes`, and takes `num_actions`, the number of actions of which it is given one for each.

@@ -119,20 +119,30 @@ def check_finite(place: object, tensors: dict[str, torch.Tensor]) -> None:
                     )
 
 
-def check_images(name: str, images: torch.Tensor) -> None:
-    """Raise `InputError` if the values of images, called `name`, cannot be floats in [-1, 1].
+def check_signal(name: str, images: torch.Tensor, made: str = "") -> tuple[float, float]:
+    """Return the least and the largest value of images or sound, called `name`; 0 and 0 if there are none.
 
-    A decoder's output may go a little beyond. Images in 0 ... 1 only cause a warning: they could be very bright ones.
+    Raises `InputError` if they cannot be floats in [-1, 1]; a decoder's output may go a little beyond. `made` says what
+    makes such values.
     """
     if not images.is_floating_point():
         kind = str(images.dtype).removeprefix("torch.")
-        raise InputError(f"`{name}` holds {kind}: it must hold floats in [-1, 1], as codegrid.as_images makes them")
+        raise InputError(f"`{name}` holds {kind}: it must hold floats in [-1, 1]{made}")
     if not images.numel():
-        return
+        return 0.0, 0.0
     least, largest = (float(value) for value in images.detach().aminmax())
     if not -MAX_VALUE <= least <= largest <= MAX_VALUE:  # true if one is not a number, too
-        remedy = "they must be in [-1, 1], as codegrid.as_images makes them"
+        remedy = f"they must be in [-1, 1]{made}"
         raise InputError(f"`{name}` holds values from {least:.3g} to {largest:.3g}: {remedy}")
+    return least, largest
+
+
+def check_images(name: str, images: torch.Tensor) -> None:
+    """Raise `InputError` if the values of images, called `name`, cannot be floats in [-1, 1].
+
+    Images in 0 ... 1 only cause a warning: they could be very bright ones.
+    """
+    least, largest = check_signal(name, images, ", as codegrid.as_images makes them")
     if 0 <= least < largest <= 1:
         remedy = f"if these are images in 0 ... 1, use 2 * {name} - 1, which is in [-1, 1]"
         warnings.warn(f"`{name}` holds values from {least:.3g} to {largest:.3g}: {remedy}", stacklevel=3)

@@ -61,7 +61,7 @@ class SoundDataset(Described):
         self.labels = None if labels is None else torch.tensor([labels[window.clip] for window in self.windows])
         self.files: list[str] | None = [self.clips[window.clip].name for window in self.windows]
         of_classes = count_classes(self.labels, self.classes)
-        self.found = found or Found(len(self), of_classes, item="window")
+        self.found = found or Found(len(self), of_classes, item=self.signal.item)
 
     def __len__(self) -> int:
         return len(self.windows)

@@ -132,6 +132,7 @@ def hold_out(codes: AnyCodes, validation_codes: str | None) -> tuple[AnyCodes | 
     splits = (codes.header.split, other.header.split)
     if codes.header.source == other.header.source or splits in (("all", "train"), ("all", "test")):
         raise InputError(
-            f"{validation_codes} has images that {codes.folder} also has: leave `validation_codes` out, or give others"
+            f"{validation_codes} has images that {codes.folder} also has: export them again, one as the part train and "
+            "one as the part test, or give other `validation_codes`"
         )
     return codes, other

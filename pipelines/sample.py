@@ -37,12 +37,13 @@ class Sample(Rejecting, TakesPretrained, Leaves):
     """Folder for the samples. By default samples/ in --run or runs/, or samples-2/ and so on. Run the same command
     again to continue a stopped run."""
     num_samples: NumSamples | None = None
-    """Number of images. By default one per label if there are several labels, else 100; with --prompts 8 per prompt,
-    and with --complete 4 per picture. With --start the number of videos, 4 by default."""
+    """Number of images. By default one per label if there are several labels, else 100; with --prompts 8 per prompt
+    (per prompt and label if both are given), and with --complete 4 per picture. With --start the number of videos, 4 by
+    default."""
     labels: Annotated[tuple[str, ...], tyro.conf.arg(metavar="LABEL [LABEL ...]")] = ()
     """Class numbers or names, or the word none for no class: one for each sample, or one for all. If a class is called
-    3 or none, write :3 for class number 3, and :none for no class. By default all classes in turn. With --complete one
-    for each picture, by default none."""
+    3 or none, write :3 for class number 3, and :none for no class. By default all classes in turn. With --prompts each
+    prompt is drawn with each label, by default none. With --complete one for each picture, by default none."""
     prompts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")] = ()
     """Texts that say what to draw, for priors that learnt captions, such as "a red heart" "a cat"; --num-samples of
     each. With --complete one for each picture, or one for all."""

@@ -63,10 +63,12 @@ class TrainPrior(HasCaptions, MakesViews, Training):
     max_norm: Annotated[float, Range(above=0)] = 1.0
     """Clip the gradient to this norm."""
     unconditional: Flag = False
-    """Ignore labels and captions of the codes. Otherwise the prior is conditioned on the captions, if there are any and
-    this kind of prior can be asked in words, or else on the labels, if there are any."""
+    """Ignore labels and captions of the codes. Otherwise the prior is conditioned on the labels, if there are any, and
+    on the captions, if there are any and this kind of prior can be asked in words."""
     ignore_captions: Flag = False
-    """Ignore the captions of the codes, and learn their labels."""
+    """Ignore the captions of the codes."""
+    ignore_labels: Flag = False
+    """Ignore the labels of the codes."""
     num_words: Annotated[int, Range(258, MAX_WORDS)] = 1024
     """Most words that the prior knows: the pieces that are most frequent in the captions that it learns. Every byte is
     one, so that all texts can be read."""

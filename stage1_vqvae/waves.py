@@ -24,7 +24,7 @@ from codegrid.model_folder import ModelFolder
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
-from codegrid.tensors import Rows, check_codes, check_images
+from codegrid.tensors import Rows, check_codes, check_signal
 
 from .drawn_waves import draw_wave, drop_codes, loss_of_wave, make_prior, names_of_options, nats_of_wave, without_codes
 from .gradients import checked_gradients
@@ -158,7 +158,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         A clip shorter than a code, or that does not end with one, is followed by silence. A long one passes through the
         encoder in windows. Raises `InputError` if x is not a batch of waves in this range.
         """
-        check_images("x", x)
+        check_signal("x", x)
         (latents,) = self.encode_latents(x.to(next(self.parameters()).dtype))
         return cast(Codes, self.quantizer.encode(latents))
 

@@ -4,7 +4,7 @@ A label is written as the name of a class, as its number, or as `none` for no pa
 ambiguous, because a class is called `3` or `none`, is refused: `:3` is always a number, and `:none` always no class.
 In Python, 3 and NO_LABEL (-1) are never ambiguous.
 
-A prior over texts accepts prompts instead, of any words.
+A prior over texts accepts prompts, of any words; one that has learnt both accepts labels and prompts.
 
 Shapes: n samples, b batch.
 """
@@ -12,7 +12,7 @@ Shapes: n samples, b batch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +25,12 @@ from codegrid.protocols import Prior
 
 from .options import readers_of_texts
 from .text_tokenizer import TextTokenizer, pad_texts
+from .written import Labels, Prompts, as_list, check_count
 
 LEARNT_NONE_WITHOUT = "this prior was only trained with labels: train it with `label_dropout` 0.1"
 LEARNT_ONLY_TEXTS = "this prior was only trained with texts: train it with `caption_dropout` 0.1"
 OF_TEXTS = "this prior is conditioned on texts, not on classes: give `prompts` instead"
 UNCONDITIONAL = "this prior is unconditional; leave them out"
-Labels = Sequence[int | str] | Tensor | int | str
-Prompts = Sequence[str] | str
 NONE = "none"
 NUMBER = re.compile("0|[1-9][0-9]{0,8}")
 EXACTLY = ":"  # before a number, or none, that is not a name
@@ -39,12 +38,12 @@ EXACTLY = ":"  # before a number, or none, that is not a name
 
 @dataclass(frozen=True)
 class Conditions:
-    """Classes or words that a prior knows; turns labels or prompts that a user writes into a `Condition`.
+    """Classes and words that a prior knows; turns labels and prompts that a user writes into a `Condition`.
 
     Args:
         num_classes: labels are 0 ... num_classes-1; 0 for a prior without classes.
         classes: their names; empty if they have none.
-        unlabelled: whether the prior was also trained without labels, or without texts.
+        unlabelled: whether the prior was also trained without labels and texts; always if it knows both.
         num_words: the size of the vocabulary, PAD included; 0 for a prior without texts.
         text_length: the most words of a text.
         tokenizer: turns texts into words.
@@ -81,11 +80,11 @@ class Conditions:
         first_index: int = 0,
         prompts: Prompts | None = None,
     ) -> Condition:
-        """Return the condition of samples for labels that a user wrote.
+        """Return the condition of samples for labels and prompts that a user wrote.
 
         Args:
             labels: numbers or names of classes, `"none"` or NO_LABEL for no particular one, `":3"` and `":none"` if a
-                class has such a name; one for each sample or one for all. None: all classes in turn.
+                class has such a name; one for each sample or one for all. None: all in turn; with prompts, none.
             num_samples: n.
             of: what the samples are called in messages.
             first_index: number of the first sample, which decides its class if they go in turn.
@@ -93,40 +92,46 @@ class Conditions:
 
         Raises `InputError` if the prior does not accept them.
         """
-        written = _as_list(labels)
+        written = as_list(labels)
         if written and not self.num_classes:
             raise InputError(f"`labels`: {OF_TEXTS if self.num_words else UNCONDITIONAL}")
+        text = torch.full((num_samples, self.text_length), PAD) if self.num_words else None
         if prompts is not None:
-            return Condition(text=self._resolve_prompts(prompts, num_samples, of))
-        if self.num_words:
-            return Condition(text=torch.full((num_samples, self.text_length), PAD))
+            text = self._resolve_prompts(prompts, num_samples, of)
         if not self.num_classes:
-            return Condition()
-        if not written:
-            return Condition(torch.arange(first_index, first_index + num_samples) % self.num_classes)
-        _check_count("labels", len(written), num_samples, of)
-        numbers = torch.tensor([self._number(label) for label in written])
-        return Condition(numbers.expand(num_samples).clone())
+            return Condition(text=text)
+        if not written and prompts is None:
+            return Condition(torch.arange(first_index, first_index + num_samples) % self.num_classes, text)
+        numbers = torch.tensor([self._number(label) for label in written or [NO_LABEL]])
+        check_count("labels", len(numbers), num_samples, of)
+        return Condition(numbers.expand(num_samples).clone(), text)
 
     def _resolve_prompts(self, prompts: Prompts, num_samples: int, of: str) -> Tensor:
-        """Return the words (n, text_length) of prompts; refuse what cannot be read whole."""
+        """Return the words (n, text_length) of prompts: one for each of n samples, or one for all."""
         if not self.num_words:
             instead = "give `labels` instead" if self.num_classes else "leave them out"
             raise InputError(f"`prompts`: this prior is not conditioned on texts ({readers_of_texts()}); {instead}")
-        written, texts = _as_list(prompts), list[str]()
-        _check_count("prompts", len(written), num_samples, of)
-        for text in written:
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"`prompts` {short(text)}: write some words in each, or leave `prompts` out")
-            texts.append(text)
+        written = as_list(prompts)
+        check_count("prompts", len(written), num_samples, of)
+        return self.read(written, "prompts").expand(num_samples, -1).clone()
+
+    def read(self, written: Sequence[object], name: str) -> Tensor:
+        """Return the words (n, text_length) of n texts, at least one.
+
+        Raises `InputError`, naming the parameter `name`, if one has no words, or too many to be read whole.
+        """
+        texts = [text for text in written if isinstance(text, str) and text.strip()]
+        if len(texts) < len(written):
+            empty = next(text for text in written if text not in texts)
+            raise InputError(f"`{name}` {short(empty)}: write some words in each, or leave it out")
         rows = self.tokenized(texts)
         longest = max(range(len(rows)), key=lambda number: len(rows[number]))
         if len(rows[longest]) > self.text_length:
             raise InputError(
-                f"`prompts` {short(texts[longest])}: {len(rows[longest])} pieces of words, but this prior reads "
+                f"`{name}` {short(texts[longest])}: {len(rows[longest])} pieces of words, but this prior reads "
                 f"{self.text_length}: write less"
             )
-        return pad_texts(rows, self.text_length).expand(num_samples, -1).clone()
+        return pad_texts(rows, self.text_length)
 
     def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the words of texts, however many. Raises `InputError` without a text tokenizer, or with another's."""
@@ -146,9 +151,10 @@ class Conditions:
 
         A caption that is too long is cut; one that is empty is no text.
         """
+        text = None
         if self.num_words and captions is not None:
-            return Condition(text=pad_texts(self.tokenized(captions), self.text_length))
-        return Condition(labels if self.num_classes else None)
+            text = pad_texts(self.tokenized(captions), self.text_length)
+        return Condition(labels if self.num_classes else None, text)
 
     def words(self, given: Condition, batch_size: int, device: torch.device) -> Tensor:
         """Return the words (b, text_length) of each sample's text, all PAD where there is none.
@@ -177,17 +183,17 @@ class Conditions:
         if not self.unlabelled:
             raise InputError(f"`guidance_scale` {guidance_scale}: {self.learnt_only}")
         if not self.names_any(given):
-            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs `{self.asked_by}` to guide to")
+            raise InputError(f"`guidance_scale` {guidance_scale}: guidance needs {self.asked_by} to guide to")
 
     @property
     def asked_by(self) -> str:
-        """The name of the parameter by which samples are asked for."""
-        return "prompts" if self.num_words else "labels"
+        """The names of the parameters by which samples are asked for, in words."""
+        return " or ".join(["`prompts`"] * (self.num_words > 0) + ["`labels`"] * (self.num_classes > 0))
 
     def names_any(self, given: Condition) -> bool:
         """Return whether a condition has a text or a particular class for any sample."""
-        part, none = (given.text, PAD) if self.num_words else (given.labels, NO_LABEL)
-        return part is not None and bool((part != none).any())
+        parts = [(given.text, PAD)] * (self.num_words > 0) + [(given.labels, NO_LABEL)] * (self.num_classes > 0)
+        return any(part is not None and bool((part != none).any()) for part, none in parts)
 
     def check_unlabelled(self, given: Condition) -> None:
         """Raise `InputError` if a sample has no label or text, but the prior was not trained without them."""
@@ -262,7 +268,7 @@ class Conditions:
 
 
 def conditions_of(priors: Sequence[Prior]) -> Conditions:
-    """Return the conditions that labels and prompts are read by: those of the first prior that has any.
+    """Return the conditions that labels and prompts are read by: those of the first prior that has most of both.
 
     Raises `InputError` if several priors read texts, and not in the same words.
     """
@@ -273,23 +279,7 @@ def conditions_of(priors: Sequence[Prior]) -> Conditions:
             "`prior`: these priors do not read texts in the same words: train them on the same captions, with the same "
             "`num_words` and `text_length`"
         )
-    return next((one for one in each if one.is_asked), each[0])
-
-
-def _as_list(labels: Labels | Prompts | None) -> list[object]:
-    """Return labels as a list, whatever holds them; a single text or number is one label."""
-    if labels is None:
-        return []
-    if hasattr(labels, "tolist"):  # a tensor or an array, even with no axes
-        labels = labels.tolist()
-    if isinstance(labels, str | bytes) or not isinstance(labels, Iterable):
-        return [labels]
-    return [label.item() if hasattr(label, "item") else label for label in labels]
-
-
-def _check_count(name: str, count: int, num_samples: int, of: str) -> None:
-    if count not in (1, num_samples):
-        raise InputError(f"`{name}`: {count} {name} for {num_samples} {of}: give one for each, or one for all")
+    return max(each, key=lambda one: (one.num_classes > 0) + (one.num_words > 0))
 
 
 def refuse_parts(given: Condition, takes: Sequence[str]) -> None:

@@ -52,6 +52,7 @@ class GridPrior(ModelFolder, nn.Module):
     called: ClassVar[str] = ""  # in messages about options; by default the name of the class
     given_grids: tuple[int, ...] = ()
     given_layout: Layout = ()
+    label_dropout: float = 0.0  # the share of the labels that training hides
 
     def __init__(
         self,
@@ -126,9 +127,15 @@ class GridPrior(ModelFolder, nn.Module):
             raise InputError(f"`num_words`: a {name} cannot be conditioned on texts: {readers_of_texts()}")
         check_whole("num_words", self.num_words, FEWEST, MAX_WORDS)
         check_whole("text_length", self.text_length, 1, MAX_TEXT)
-        if self.num_classes:
-            raise InputError("`num_words` and `num_classes`: a prior is conditioned on texts or on classes; give one")
+        self._check_hides_both()
         self.config |= {"num_words": self.num_words, "text_length": self.text_length}
+
+    def _check_hides_both(self) -> None:
+        """Raise `InputError` if a prior of labels and texts does not also learn to draw without each of them."""
+        for name in ("label_dropout", "caption_dropout") if self.num_classes else ():
+            if not (share := getattr(self.chosen, name, 0.0)):
+                words = "a prior of labels and texts must also learn to draw without them: give 0.1"
+                raise InputError(f"`{name}` {share}: {words}, or learn only one (`ignore_labels`, `ignore_captions`)")
 
     @property
     def text_tokenizer(self) -> TextTokenizer | None:
@@ -142,14 +149,11 @@ class GridPrior(ModelFolder, nn.Module):
     @property
     def conditions(self) -> Conditions:
         """Return the conditions that this prior accepts."""
-        if self.num_words:
-            return Conditions(
-                unlabelled=self.chosen.caption_dropout > 0,
-                num_words=self.num_words,
-                text_length=self.text_length,
-                tokenizer=self.text_tokenizer,
-            )
-        return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())))
+        hides = self.chosen.caption_dropout > 0 if self.num_words else self.label_dropout > 0
+        classes = tuple(self.provenance.get("classes", ()))
+        return Conditions(
+            self.num_classes, classes, hides, self.num_words, self.text_length, tokenizer=self.text_tokenizer
+        )
 
     @property
     def takes(self) -> tuple[str, ...]:

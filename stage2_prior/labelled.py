@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from codegrid.codes import Codes, Condition, Grid, Moment
+from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION
 from codegrid.tensors import Rows
 
 from .coarser import Conditioning
-from .conditions import Conditions
 from .grid_prior import GridPrior
 from .sequential_prior import SequentialPrior
 
@@ -46,13 +46,6 @@ class HidesLabels(GridPrior):
         """The number of classes, and one more, the last, if labels may be hidden."""
         return self.num_classes + (self.label_dropout > 0)
 
-    @property
-    def conditions(self) -> Conditions:
-        """Return the conditions that this prior accepts."""
-        if self.num_words:
-            return super().conditions
-        return Conditions(self.num_classes, tuple(self.provenance.get("classes", ())), self.label_dropout > 0)
-
     def condition_rows(self, given: Condition, batch_size: int, moment: Moment | None = None) -> Tensor | None:
         """Return the row (b,) of each sample in tables of conditions, None without classes; a moment hides some labels.
 
@@ -61,8 +54,17 @@ class HidesLabels(GridPrior):
         rows = self.conditions.rows(given, batch_size, self.device, self.takes)
         if moment is None or rows is None or not self.label_dropout:
             return rows
-        hidden = moment.noise.uniforms("label dropout").to(rows.device) < self.label_dropout
-        return rows.masked_fill(hidden, self.num_classes)
+        return rows.masked_fill(self._hidden_labels(moment.noise).to(rows.device), self.num_classes)
+
+    def _hidden_labels(self, noise: Noise) -> Tensor:
+        """Return which labels (b,) training hides. Half of them, if there are texts, are hidden with their texts.
+
+        So it learns what guidance needs, which hides both, as well as labels alone and texts alone.
+        """
+        if not self.num_words:
+            return noise.uniforms("label dropout") < self.label_dropout
+        of_texts = noise.uniforms("caption dropout")  # hidden below `caption_dropout`
+        return (of_texts + self.label_dropout / 2) % 1 < self.label_dropout
 
     def condition_inputs(self, given: Condition, batch_size: int, moment: Moment | None = None) -> tuple[Any, ...]:
         """Return the row of each sample in tables of conditions, and the coarser codes; a moment hides some of both."""

@@ -28,6 +28,7 @@ from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.artifacts import Artifacts
 from codegrid.pipelines.generation.encoding import export_codes
+from codegrid.pipelines.generation.request import make_request
 from codegrid.pipelines.generation.sampling import sample
 from codegrid.pipelines.plot import Plot
 from codegrid.pipelines.sample import Sample
@@ -182,6 +183,14 @@ def run(pictures):
     )  # fmt: skip
     train_prior(training(pictures))
     return pictures
+
+
+@pytest.fixture(scope="module")
+def both(run):
+    """The same, with a prior that has learnt the captions and the classes."""
+    sizes = {"channels": 8, "num_layers": 1, "num_heads": 2, "text_layers": 1}
+    train_prior(training(run, output=str(run / "both"), model="transformer", options=sizes))
+    return run
 
 
 def training(run, **changes):
@@ -340,6 +349,80 @@ def test_the_card_of_a_prior_over_texts_shows_how_to_ask(run):
     assert 'codegrid sample --tokenizer TOKENIZER --prior MODEL --prompts "a lying bar"' in card
     assert 'pipeline(16, prompts="a lying bar", output_type="pil")' in card
     assert "A row for each of: a lying bar; an upright bar" in card and "text-to-image" in card
+
+
+def test_a_prior_that_can_learns_captions_and_classes_at_once_and_either_alone(both, tmp_path, capsys):
+    prior = load(both / "both")
+    assert (prior.num_classes, prior.num_words > 0) == (2, True) and prior.conditions.unlabelled
+    codes = CodeDataset(both / "codes").batch([0, 1])
+    given = prior_inputs(prior, codes)[1]
+    assert torch.equal(given.labels, codes.labels) and given.text.any()
+    for changes, told in (
+        ({}, "2 classes and texts of"), ({"ignore_labels": True}, ", texts of"),
+        ({"ignore_captions": True}, ", 2 classes;"),
+        ({"ignore_labels": True, "ignore_captions": True}, "unconditional"),
+    ):  # fmt: skip
+        train_prior(training(both, output=str(tmp_path), model="transformer", dry_run=True, **changes))
+        assert told in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"`label_dropout` 0.0: a prior of labels and texts .* .`ignore_labels`"):
+        train_prior(training(both, output=str(tmp_path), model="transformer", options={"label_dropout": 0.0}))
+    card = (both / "both" / "README.md").read_text()
+    assert '--prompts "a lying bar" --labels :0 --guidance-scale 2' in card and "`:0` is class number 0" in card
+
+
+def test_each_prompt_is_drawn_with_each_label(both, tmp_path):
+    asked = {"prior": str(both / "both"), "prompts": ("a bar", "no bar"), "labels": ("upright", "none")}
+    sample(sampling(both, tmp_path / "a", **asked, num_samples=2, guidance_scale=(2.0,)))
+    prompts = ["a bar"] * 4 + ["no bar"] * 4
+    assert json.loads((tmp_path / "a" / "prompts.json").read_text()) == prompts
+    drawn = np.load(tmp_path / "a" / "samples.npz")
+    upright = load(both / "both").provenance["classes"].index("upright")
+    assert drawn["arr_1"].tolist() == [upright, upright, -1, -1] * 2
+    pipeline = TwoStagePipeline.from_parts(both / "tokenizer", both / "both")
+    again = pipeline.sample(8, drawn["arr_1"], 0, prompts=prompts, guidance_scale=2.0)
+    assert np.array_equal(drawn["arr_0"], ((again.images + 1) * 127.5).round().permute(0, 2, 3, 1).byte().numpy())
+    request = make_request(pipeline.priors, 4, ["upright", "none"] * 2, 0, prompts=["a", "a", "b", "b"])
+    numbers, names = request.headings(pipeline.classes)
+    assert [names[number] for number in numbers] == ["a, upright", "a", "b, upright", "b"]
+    sample(sampling(both, tmp_path / "b", **{**asked, "labels": ("lying", "upright")}, format="codegrid"))
+    codes = CodeDataset(tmp_path / "b").batch([0, 3])
+    assert codes.labels.tolist() == [1 - upright, upright] and codes.columns["captions"] == [["a bar"]] * 2
+
+
+def test_the_viewer_has_a_class_for_all_prompts(both):
+    pipeline = TwoStagePipeline.from_parts(both / "tokenizer", both / "both")
+    examples = Examples(torch.zeros(1, 1, 12, 20), "pictures", torch.tensor([1]))
+    answers = Answers(pipeline.tokenizer, pipeline, examples)
+    page = build_page(pipeline.tokenizer, pipeline, examples, "both")
+    (chosen,) = (part for part in page.blocks.values() if getattr(part, "label", None) == "Class")
+    assert chosen.choices == answers.label_choices() and chosen.value == -1
+    *_, (html, drawn, _) = answers.sample("a bar", 2, 1, 1.0, 0, 1.0, 2.0, 0)
+    again = pipeline.sample(2, labels=[1], prompts="a bar", seed=0, guidance_scale=2.0)
+    assert all(map(torch.equal, drawn.codes, again.codes)) and f"a bar, {pipeline.classes[1]}" in html
+    encoded = answers.show(examples.images)[0]
+    *_, (html, completed, _) = answers.complete(encoded, 1, 2, "", 1, 1.0, 0, 1.0, 2.0, 0)
+    assert completed.labels.tolist() == [1, 1] and completed.prompts == () and pipeline.classes[1] in html
+    assert answers.pick(0)[-1] == gr.skip()
+
+
+def test_captions_are_ranked_by_a_prior_that_knows_classes_too(both):
+    pipeline = TwoStagePipeline.from_parts(both / "tokenizer", both / "both")
+    images = load_images(str(both / "pictures")).batch([0, 1]).images
+    assert pipeline.rank_captions(images, ["an upright bar", "a lying bar"]).nats.shape == (2, 2)
+
+
+@pytest.mark.slow
+def test_both_are_given_to_a_prior_that_is_evaluated(both, tmp_path):
+    data = {"tokenizer": str(both / "tokenizer"), "prior": str(both / "both"), "dataset": str(both / "pictures")}
+    (tmp_path / "flattened.py").write_text("import torch\n\ndef make():\n    return torch.nn.Flatten()\n")
+    data |= {"num_samples": 4, "features": f"{tmp_path / 'flattened.py'}:make", "split": "train"}
+    told = evaluate(Evaluate(**data, captions=str(both / "captions.csv"), output=str(tmp_path / "a")))
+    silent = evaluate(Evaluate(**data, output=str(tmp_path / "b")))
+    measured = [one["measured_on"] for one in (told, silent)]
+    assert [one["bits_per_code"]["given_texts"] for one in measured] == [True, False]
+    assert all(one["bits_per_code"]["given_labels"] for one in measured)
+    of_samples = [one["gfid"]["samples"] for one in measured]
+    assert [one["labels"] for one in of_samples] == ["of the reference", "all classes in turn"]
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ TOLD = [
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --weight-decay 0"),
     (TrainPrior, f"--codes c.npz --tokenizer t --output o --grid 1 2 --shard --verbose {VIEWS}"),
     (TrainPrior, "--codes c --tokenizer t --output o --model pixelcnn --overwrite --captions c.jsonl --unconditional"),
-    (TrainPrior, "--codes c --output o --num-words 2048 --text-length 24 --ignore-captions"),
+    (TrainPrior, "--codes c --output o --num-words 2048 --text-length 24 --ignore-captions --ignore-labels"),
     (
         Sample,
         f"{PARTS} {DRAWING} --num-samples 3 --labels 7 cat none :3 --seed 1 --batch-size 8 --format codegrid --dry-run",

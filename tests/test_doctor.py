@@ -464,6 +464,18 @@ def test_a_bound_that_rests_on_another_metric_needs_it():
     assert Table("t", rows, {"other": math.nan}).figures()[0].mark == HIGH
 
 
+@pytest.mark.parametrize(
+    ("metrics", "usual"),
+    [
+        ({"sample_copies": 0.9, "held_out_copies": 0.97}, ["", ""]),
+        ({"sample_copies": 0.1, "held_out_copies": 0.2}, ["at most 25.0%", ""]),
+        ({"sample_distance": 0.9, "held_out_distance": 0.9}, ["at least 72.0%", ""]),
+    ],
+)
+def test_no_share_is_said_to_be_usual_beyond_all(metrics, usual):
+    assert [figure.usual for figure in Table("t", samples.ROWS, metrics).figures()] == usual
+
+
 def history_of(*figures, name="reconstruction_error"):
     return [{"step": 100 * number, name: figure} for number, figure in enumerate(figures, 1)]
 

@@ -154,6 +154,14 @@ def test_evaluate_says_how_often_an_image_has_the_likeliest_caption(folder, tmp_
     assert "caption_ranked_first: the image's own among 6; at random 0.1667" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("captions", [["a bar", " "], ["bar " * 99], []])
+def test_captions_that_cannot_be_ranked_are_named_by_the_setting_that_gives_them(folder, captions):
+    pipeline = TwoStagePipeline.from_pretrained(folder)
+    with pytest.raises(InputError, match="`captions`") as error:
+        pipeline.rank_captions(np.zeros((1, 12, 20), np.uint8), captions)
+    assert "prompts" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -169,5 +177,5 @@ def test_a_ranking_needs_models_pictures_and_captions(settings, words):
 
 
 def test_captions_are_ranked_only_by_priors_that_read_them():
-    with pytest.raises(InputError, match="`prompts`: this prior is not conditioned on texts"):
+    with pytest.raises(InputError, match="`prior`: it is not conditioned on texts"):
         make_pipeline().rank_captions(np.zeros((1, 12, 20), np.uint8), ["a bar"])

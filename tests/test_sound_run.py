@@ -120,7 +120,9 @@ def test_a_wavenet_learns_on_the_frozen_codes_of_another_tokenizer(tokenizer, re
     assert "--frozen-codes" not in (tmp_path / "t" / "README.md").read_text()
 
 
-def test_a_prior_over_codes_of_sound_draws_wav_files_of_each_speaker(tokenizer, tmp_path):
+def test_a_prior_over_codes_of_sound_draws_wav_files_of_each_speaker_and_no_word_is_of_images(
+    tokenizer, tmp_path, capsys
+):
     call("export_codes", "--run", tokenizer, "--output", tmp_path / "codes")
     call(
         "train_prior", "--codes", tmp_path / "codes", "--tokenizer", tokenizer / "tokenizer", "--model", "wavenet",
@@ -136,6 +138,11 @@ def test_a_prior_over_codes_of_sound_draws_wav_files_of_each_speaker(tokenizer, 
     assert 0 < figures["bits_per_code"] < 4 and "no bound_bits_per_dim: this decoder" in figures["left_out"][-1]
     wave, rate = soundfile.read(tmp_path / "s" / "samples" / names[1])
     assert (len(wave), rate) == (160, RATE) and (tmp_path / "prior" / "samples.png").stat().st_size > 0
+    call("compress", *parts, "--output", tmp_path / "packed.cgz")
+    call("decompress", *parts, "--file", tmp_path / "packed.cgz", "--format", "codes", "--output", tmp_path / "back")
+    told = capsys.readouterr().out.replace("bits_per_image", "")
+    assert "packed.cgz: 48 windows in" in told and "back: 48 windows as codes" in told
+    assert "codes: 44 windows as 10 codes out of 8" in told and "image" not in told
 
 
 def test_training_that_starts_from_a_model_freezes_no_codes_unless_it_is_told_to():

@@ -7,11 +7,11 @@ import copy
 
 import pytest
 import torch
-from small_priors import ALL, LAYOUTS, MASKED, NAMES, TEXTUAL, build_prior, random_codes
+from small_priors import ALL, LAYOUTS, MASKED, NAMES, TEXTUAL, build_prior, judge, random_codes
 from small_quantizers import LargestTensor
 
 from codegrid import InputError, Known, load
-from codegrid.codes import HIDDEN, PAD, Condition, Grid, Moment
+from codegrid.codes import HIDDEN, NO_LABEL, PAD, Condition, Grid, Moment
 from codegrid.noise import Noise
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
@@ -298,6 +298,41 @@ def test_a_saved_one_draws_the_same_and_one_without_texts_has_none_of_their_weig
     plain = build_prior(name, layout=GRIDS)
     assert not [key for key in plain.state_dict() if "words" in key or "crossing" in key]
     assert {"text_layers", "caption_dropout", "num_words", "text_length"}.isdisjoint(plain.config)
+
+
+@pytest.mark.parametrize("name", TEXTUAL)
+@torch.no_grad()
+def test_one_that_knows_classes_too_hears_both_and_guidance_leads_away_from_neither(name):
+    prior = build(name, num_classes=3, label_dropout=0.2)
+    codes, (text, other) = random_codes(prior, 1), texts([7, 3, 9], [4])
+    given = {
+        (label, word): Condition(torch.tensor([label]), row[None])
+        for label in (0, 1, NO_LABEL) for word, row in (("text", text), ("other", other), ("none", text * 0))
+    }  # fmt: skip
+    found = {pair: judge(prior, codes, one, Noise(0))[0].sum().item() for pair, one in given.items()}
+    assert len({round(value, 6) for value in found.values()}) == 9
+    assert found[NO_LABEL, "none"] == judge(prior, codes, Condition(), Noise(0))[0].sum().item()
+    scaled = {
+        (pair, scale): drawn_by(prior, given[pair], 1, backend="auto", guidance_scale=scale)
+        for pair in ((0, "text"), (0, "none"), (NO_LABEL, "text"), (NO_LABEL, "none"))
+        for scale in (0.0, 4.0)
+    }
+    nothing = drawn_by(prior, Condition(), 1, backend="auto")
+    assert all(same(drawn, nothing) == (scale == 0 or pair == (NO_LABEL, "none"))
+               for (pair, scale), drawn in scaled.items())  # fmt: skip
+    assert len({str(scaled[pair, 4.0]) for pair, _ in scaled}) == 4
+
+
+def test_half_of_the_labels_that_training_hides_are_hidden_with_their_texts():
+    count = 20_000
+    prior = build("transformer", num_classes=3, label_dropout=0.2, caption_dropout=0.3)
+    given = Condition(torch.arange(count) % 3, texts([7, 3, 9]).expand(count, -1))
+    of_label, _, _, of_text = prior.condition_inputs(given, count, Moment(0, 10, Noise(0, count=count)))
+    no_label, no_text = of_label == prior.num_classes, (of_text == PAD).all(1)
+    shares = [share.double().mean().item() for share in (no_label, no_text, no_label & no_text)]
+    assert shares == pytest.approx([0.2, 0.3, 0.1], abs=0.01)
+    rows, *_, words = prior.condition_inputs(given, count)
+    assert torch.equal(rows, given.labels) and torch.equal(words, given.text)
 
 
 @torch.no_grad()

@@ -1,17 +1,18 @@
 """Texts as a condition: their tokenizer, the checks of prompts, samples, guidance, and model folders."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from toy_texts import CAPTIONS, ToyTextPrior, build_text_prior
 
-from codegrid.codes import PAD, Condition, Grid, Moment
+from codegrid.codes import NO_LABEL, PAD, Condition, Grid, Moment
 from codegrid.errors import InputError
 from codegrid.extra_files import TEXT_TOKENIZER
 from codegrid.noise import Noise
 from codegrid.registry import load
-from codegrid.stage2_prior import GatedPixelCNN, sample
+from codegrid.stage2_prior import CausalTransformer, GatedPixelCNN, sample
 from codegrid.stage2_prior.text_tokenizer import TextTokenizer, pad_texts
 
 LEARNT = TextTokenizer.learn(CAPTIONS, 300)
@@ -124,12 +125,27 @@ def test_a_share_of_the_captions_is_hidden_in_training_and_none_after_it():
     assert prior(codes, given, moment).total == prior(codes, without).total
 
 
-def test_a_prior_has_texts_or_classes_and_only_with_options_for_them():
+@pytest.mark.parametrize(("asked", "labels", "has_text"), [
+    ({}, [0, 1, 2, 0], False),
+    ({"labels": ["b"]}, [1] * 4, False),
+    ({"prompts": "a red car"}, [NO_LABEL] * 4, True),
+    ({"prompts": "a red car", "labels": [2, "none", 0, 1]}, [2, NO_LABEL, 0, 1], True),
+])  # fmt: skip
+def test_of_labels_and_prompts_what_is_left_out_is_not_asked_for(asked, labels, has_text):
+    known = build_text_prior().conditions
+    given = replace(known, num_classes=3, classes=("a", "b", "c")).resolve(num_samples=4, **{"labels": None, **asked})
+    assert given.labels.tolist() == labels and bool((given.text != PAD).any()) == has_text
+    assert given.text.shape == (4, known.text_length)
+
+
+def test_a_prior_has_texts_only_with_options_for_them_and_classes_too_only_if_it_hides_both():
     grids = [Grid((3, 4), 6)]
     with pytest.raises(InputError, match="`num_words`: a GatedPixelCNN cannot be conditioned on texts: transformer, "):
         GatedPixelCNN(grids, num_words=300, text_length=8, channels=4, num_layers=2)
-    with pytest.raises(InputError, match=r"`num_words` and `num_classes`: .* give one"):
+    with pytest.raises(InputError, match=r"`label_dropout` 0.0: a prior of labels and texts must also learn to draw"):
         ToyTextPrior(grids, num_classes=2, num_words=300, text_length=8)
+    with pytest.raises(InputError, match=r"`caption_dropout` 0.0: a prior of labels and texts .*, `ignore_captions`"):
+        CausalTransformer(grids, num_classes=2, num_words=300, text_length=8, caption_dropout=0.0)
     with pytest.raises(InputError, match="`text_length` 0"):
         ToyTextPrior(grids, num_words=300)
     assert "caption_dropout" not in ToyTextPrior(grids).config

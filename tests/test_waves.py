@@ -4,6 +4,7 @@ Shapes: T samples, t codes.
 """
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -289,3 +290,11 @@ def test_a_decoder_that_draws_must_also_learn_to_do_without_a_speaker():
     with pytest.raises(InputError, match="`label_dropout` 0: a decoder must also learn to draw without a speaker"):
         build(num_classes=2, **WAVENET, label_dropout=0.0)
     assert build(**WAVENET, label_dropout=0.0).draws
+
+
+def test_sound_that_is_never_below_0_is_no_image_in_0_to_1():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build().encode(sound(1, 24).abs())
+    with pytest.raises(InputError, match=r"must be in \[-1, 1\]$"):
+        build().encode(sound(1, 24) * 999)

@@ -17,7 +17,7 @@ from codegrid.data.code_files import files_of, open_codes
 from codegrid.data.conversion import as_images
 from codegrid.data.folder import load_folder
 from codegrid.data.images import to_float
-from codegrid.data.loading import in_batches, load_batches
+from codegrid.data.loading import in_order, load_batches
 from codegrid.data.names import find_data
 from codegrid.data.pictures import DEEP, INKS, SEVERAL, TRANSPARENT, look_at, read_picture
 from codegrid.data.sources import load_images
@@ -29,6 +29,7 @@ from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_
 from codegrid.pipelines.generation.chosen_data import choose_data
 from codegrid.pipelines.generation.drawer import Drawer
 from codegrid.pipelines.generation.samples import Images as Given
+from codegrid.pipelines.generation.tokenizers import encode_batches
 from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.progress import progress_bar
@@ -78,9 +79,7 @@ def compress(
         )
     if names is not None and len(names) != len(floats):
         raise InputError(f"`names`: {len(names)} for {len(floats)} images: give one for each")
-    with torch.no_grad():
-        batches = [tokenizer.encode(some.to(tokenizer.device)) for some in floats.split(batch_size)]
-    codes = tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
+    codes = encode_batches(tokenizer, floats.split(batch_size))
     own = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
     content = Content(codes, own, None if names is None else list(names), given if lossless else None)
     return pack(tokenizer, pipeline.priors, content, backend, batch_size)
@@ -100,16 +99,16 @@ def compress_data(settings: Compress) -> None:
     assert tokenizer is not None
     backend = choose_coding(priors, settings.backend)
     content = _read(settings, tokenizer, priors)
-    count = len(content.codes[0]) if content.codes else 0
+    count, items = len(content.codes[0]) if content.codes else 0, f"{tokenizer.signal.item}s"
     if settings.dry_run:
-        return print_plan(f"{count or 'all'} images as {describe_layout(tokenizer.layout)} to compress by {backend}")
+        return print_plan(f"{count or 'all'} {items} as {describe_layout(tokenizer.layout)} to compress by {backend}")
     packed = pack(tokenizer, priors, content, backend, settings.batch_size)
     with write_folder(output.parent) as staging:
         (staging / output.name).write_bytes(packed)
     where = "on every machine" if backend == "native" else "on this kind of machine only"
     print_once(
-        f"{output}: {count:,} images in {len(packed):,} bytes, {len(packed) / count:,.1f} each; it can be decompressed "
-        f"{where}"
+        f"{output}: {count:,} {items} in {len(packed):,} bytes, {len(packed) / count:,.1f} each; it can be "
+        f"decompressed {where}"
     )
 
 
@@ -130,18 +129,10 @@ def _read(settings: Compress, tokenizer: Tokenizer, priors: Sequence[Prior]) -> 
     originals = _read_originals(settings, tokenizer, images) if settings.lossless else None
     if settings.dry_run:
         return Content(())
-    encoded = []
-    labels: list[torch.Tensor] = []
-    loads = in_batches(range(len(images)), settings.batch_size)
-    for batch in progress_bar(load_batches(images, loads, settings.num_workers), "encoding", len(loads)):
-        with torch.no_grad():
-            encoded.append([grid.cpu() for grid in tokenizer.encode(to_float(batch.images).to(tokenizer.device))])
-        if batch.labels is not None:
-            labels.append(batch.labels)
-    codes = tuple(torch.cat(grids) for grids in zip(*encoded, strict=True))
-    of_all = torch.cat(labels) if labels else None
-    files = getattr(images, "files", None)
-    return Content(codes, _labels_for(priors, of_all, images.classes), files, originals)
+    loads = in_order(len(images), settings.batch_size)
+    batches = progress_bar(load_batches(images, loads, settings.num_workers), "encoding", len(loads))
+    codes = encode_batches(tokenizer, (to_float(batch.images) for batch in batches))
+    return Content(codes, _labels_for(priors, images.labels, images.classes), images.files, originals)
 
 
 def _read_originals(settings: Compress, tokenizer: Tokenizer, images: Any) -> Sequence[torch.Tensor]:
@@ -181,12 +172,12 @@ def _labels_for(priors: Sequence[Prior], labels: torch.Tensor | None, classes: S
         return None
     if labels is None or (known.classes and not set(known.classes) & set(classes)):
         if not known.unlabelled:
-            raise InputError(f"`prior`: {known.learnt_only}, or compress images of the classes that it learnt")
+            raise InputError(f"`prior`: {known.learnt_only}, or compress only the classes that it learnt")
         return None
     if not known.classes:
         return labels
     numbers = [known.classes.index(name) if name in known.classes else NO_LABEL for name in classes]
     found = torch.from_numpy(np.array([*numbers, NO_LABEL]))[labels]  # NO_LABEL, -1, is the last one
     if not known.unlabelled and bool((found == NO_LABEL).any()):
-        raise InputError(f"`prior`: {known.learnt_only}, or compress images of the classes that it learnt")
+        raise InputError(f"`prior`: {known.learnt_only}, or compress only the classes that it learnt")
     return found

@@ -98,7 +98,7 @@ def decompress_file(settings: Decompress) -> None:
         else:
             _write_codes(staging, content, tokenizer, list(classes))
     exact = ", bit for bit" if is_png and is_exact else ""
-    print_once(f"{output}: {len(content.codes[0]):,} images as {settings.format}{exact}")
+    print_once(f"{output}: {len(content.codes[0]):,} {tokenizer.signal.item}s as {settings.format}{exact}")
 
 
 def _write_pictures(folder: Path, content: Content, classes: Sequence[str]) -> None:

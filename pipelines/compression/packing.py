@@ -99,7 +99,7 @@ def unpack(
     _check_models(source, header, tokenizer, priors)
     choose_coding(priors, header.backend)
     sites = sum(grid.num_sites for grid in tokenizer.layout)
-    check_memory(f"{header.images:,} images", 8 * header.images * sites, "use one with more memory")
+    check_memory(f"{header.images:,} {tokenizer.signal.item}s", 8 * header.images * sites, "use one with more memory")
     batch, conditions, reader = batch_size or header.batch_size, conditions_of(priors), Reader(stream)
     labels = _code_labels(reader, conditions.num_classes, header.images) if header.labels else None
     given, backend = Condition(labels), header.backend

@@ -15,6 +15,7 @@ from codegrid.codes import Codes
 from codegrid.data.images import evenly_spaced, to_float
 from codegrid.data.loading import in_batches, in_order, load_batches
 from codegrid.pipelines.generation.artifacts import Artifacts
+from codegrid.pipelines.generation.tokenizers import encode_batches
 from codegrid.protocols import Tokenizer
 
 MAX_IMAGES = 2000  # used, however many there are
@@ -47,11 +48,7 @@ class Material:
     @cached_property
     def codes(self) -> Codes:
         """The codes (n, *shape) of these images."""
-        pieces = [
-            self.tokenizer.encode(to_float(piece).to(self.artifacts.device))
-            for piece in self.images.split(self.batch_size)
-        ]
-        return tuple(torch.cat(grid).cpu() for grid in zip(*pieces, strict=True))
+        return encode_batches(self.tokenizer, map(to_float, self.images.split(self.batch_size)))
 
     def code_batches(self) -> Iterator[Codes]:
         """Yield the codes (b, *shape) that are counted: those that were given, or those of the images."""

@@ -65,7 +65,8 @@ class Inputs:
             notes.append("bits and samples are those without a text: give --captions to measure with them")
         learnt = [prior.provenance.get("split") for prior in self.priors]
         if self.settings.split == "test" and ("all" in learnt or "test" in learnt):
-            notes.append("bits are not those of unseen images: the prior was trained on codes of the test part")
+            unseen = f"unseen {self.images.found.item}s"
+            notes.append(f"bits are not those of {unseen}: the prior was trained on codes of the test part")
         return notes
 
     def batches(self, images: Images, numbers: Sequence[int], name: str) -> Iterator[ImageBatch]:
@@ -155,11 +156,13 @@ def _ask_for_captions(
 ) -> tuple[Request, torch.Tensor | None]:
     """Return a request for the first captions of the images in turn, evenly spaced, and the classes of these images.
 
-    Without captions, it asks for nothing.
+    A prior that knows classes, too, is asked for both. Without captions, it is asked for all classes in turn, or
+    nothing.
     """
     count, configs = settings.num_samples or 0, settings.configs(len(pipeline.priors))
     if not images.captions:
-        return make_request(pipeline.priors, count, None, settings.seed, configs), None
+        request = make_request(pipeline.priors, count, None, settings.seed, configs)
+        return request, request.labels
     first = [texts[0] if texts else "" for texts in images.captions or ()]
     readable = list(compress(range(len(images)), pipeline.conditions.reads(first)))
     if not readable:
@@ -167,8 +170,9 @@ def _ask_for_captions(
     chosen = [readable[number] for number in evenly_spaced(len(readable), count)]
     chosen = [chosen[number % len(chosen)] for number in range(count)]
     prompts = [first[number] for number in chosen]
-    request = make_request(pipeline.priors, count, None, settings.seed, configs, prompts=prompts)
-    return request, None if images.labels is None else images.labels[chosen]
+    labels = None if images.labels is None else images.labels[chosen]
+    asked = labels if pipeline.conditions.num_classes else None
+    return make_request(pipeline.priors, count, asked, settings.seed, configs, prompts=prompts), labels
 
 
 def _make_request(settings: Evaluate, priors: Sequence[Prior]) -> Request | None:

@@ -30,12 +30,14 @@ class Likeness:
         self.similarities: list[torch.Tensor] = []
         self.distances: list[torch.Tensor] = []
         self.network: Perceptual | None = None
+        self.of_pictures = False  # else of sound
         if extractor is not None and isinstance(extractor.network, Lite0):
             self.network = Perceptual(FeatureDistance(extractor.network).eval(), extractor.description)
 
     def add(self, batch: Reconstruction) -> None:
         """Add a batch, whose outputs are clipped to [-1, 1]."""
         images, output = to_float(batch.images), batch.output.clamp(-1, 1)
+        self.of_pictures = images.ndim == 4
         similarity = structural_similarity(images, output)
         if similarity is not None:
             self.similarities.append(similarity.cpu())
@@ -51,7 +53,7 @@ class Likeness:
         if self.similarities:
             in_detail = {"data_range": DATA_RANGE, "pixel_range": [-1, 1], "torchmetrics": version("torchmetrics")}
             metrics.add({"ssim": _mean(self.similarities)}, reference=reference, **in_detail)
-        else:
+        elif self.of_pictures:
             metrics.left_out.append(f"no ssim: it needs images of at least {WINDOW}×{WINDOW} pixels")
         if self.distances and self.network is not None:
             described = {"extractor": self.network.description, **seen}

@@ -19,6 +19,7 @@ class Metrics:
     grids: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # sentences
     notes: list[str] = field(default_factory=list)  # sentences on what weakens the metrics
+    item: str = "image"  # what is measured, in words
 
     def add(self, values: dict[str, Any], /, **measured_on: Any) -> None:
         """Add metrics that were measured on the same things."""
@@ -36,7 +37,7 @@ class Metrics:
         for name, value in self.values.items():
             if isinstance(value, int | float):
                 lines.append(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
-        lines += [_describe_grid(grid) for grid in self.grids if len(self.grids) > 1]
+        lines += [_describe_grid(grid, self.item) for grid in self.grids if len(self.grids) > 1]
         for name, details in self.measured_on.items():
             if details.get("rank_deficient"):
                 fewest, dimensions = min(details["images_compared"]), details["feature_dimensions"]
@@ -87,12 +88,12 @@ def _describe_steps(details: dict[str, Any]) -> str:
     return f", for codes drawn in a random order in {' and '.join(map(str, known))} steps" if known else ""
 
 
-def _describe_grid(grid: dict[str, Any]) -> str:
+def _describe_grid(grid: dict[str, Any], item: str) -> str:
     """Say in one line how a grid is used, and what it carries."""
     words = f"perplexity {grid['perplexity']:.1f} of {grid['num_embeddings']:,}"
     if "bits_per_code" in grid:
-        words += f", {grid['bits_per_code']:.4f} bits per code, {grid['bits_per_image']:.1f} per image"
-    words += f"; error {grid['error_rise']:+.4f} with another image's codes" if "error_rise" in grid else ""
+        words += f", {grid['bits_per_code']:.4f} bits per code, {grid['bits_per_image']:.1f} per {item}"
+    words += f"; error {grid['error_rise']:+.4f} with another {item}'s codes" if "error_rise" in grid else ""
     return f"{'grid ' + str(grid['grid']):24} {words}"
 
 

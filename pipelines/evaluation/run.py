@@ -48,6 +48,7 @@ from .two_sets import compare_pictures
 
 MAX_TO_FIT = 1000  # training images that the decoder's scales, one number per channel, are fitted to
 MAX_TO_SHIFT = 256  # windows
+OF_REFERENCE = "of the reference"
 NUM_SHOWN = 48  # reconstructions on a sheet
 
 
@@ -73,7 +74,7 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
         extractor.keep(run.folder)
     inputs.need_rejection(run.folder)
     tokenizer, images = inputs.tokenizer, inputs.images
-    metrics, usage = Metrics(notes=inputs.notes()), LayoutUsage(tokenizer.layout)
+    metrics, usage = Metrics(notes=inputs.notes(), item=tokenizer.signal.item), LayoutUsage(tokenizer.layout)
     real = measure_reconstructions(inputs, usage, metrics)
     _add_nats(inputs, metrics)
     _add_shifts(inputs, metrics)
@@ -223,8 +224,9 @@ def measure_samples(
             drawn.add(to_uint8(some.images).to(pipeline.device), labels)
             bar.update(len(rows))
     samples: dict[str, Any] = {
-        "images": request.num_samples, "labels": None if request.labels is None else "all classes in turn",
-        "prompts": "captions of the reference" if request.prompts else None,
+        "images": request.num_samples,
+        "labels": None if request.labels is None else OF_REFERENCE if request.prompts else "all classes in turn",
+        "prompts": f"captions {OF_REFERENCE}" if request.prompts else None,
         "seed": request.seed, "configs": [asdict(config) for config in request.configs],
         "priors": inputs.depends_on["priors"],
     }  # fmt: skip

@@ -29,7 +29,7 @@ from .kept_part import Part, check_keeps, default_rows, describe_kept, keep_pixe
 from .masks import read_masks
 from .paste import Paste, make_paste
 from .request import Request
-from .tokenizers import need_images
+from .tokenizers import encode_batches, need_images
 
 SHOWN = 12  # pictures, and completions of each
 BATCH_SIZE = 64  # pictures that are encoded at once
@@ -88,11 +88,8 @@ def read_pictures(
     for prior in drawer.priors:
         check_keeps(prior, part.masks)  # now, before all pictures are read
     numbers = in_order(len(images), BATCH_SIZE)
-    batches = [
-        tokenizer.encode(part.rows(rows).of_known(to_float(batch.images)).to(tokenizer.device))
-        for rows, batch in zip(numbers, load_batches(images, numbers), strict=True)
-    ]
-    codes = tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
+    pairs = zip(numbers, load_batches(images, numbers), strict=True)
+    codes = encode_batches(tokenizer, (part.rows(rows).of_known(to_float(batch.images)) for rows, batch in pairs))
     some = range(min(len(images), SHOWN))
     shown = part.rows(some).hide(to_float(images.batch(some).images))
     given = (*codes, shown, *part.masks, *(() if part.known is None else (part.known,)))

@@ -83,8 +83,9 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
     )
     header = replace(header, **views)
     described = f"{describe_layout(tokenizer.layout)}{describe_views(header)}"
+    count = f"{len(images):,} {images.found.item}s"
     if settings.dry_run:
-        return print_plan(f"{len(images):,} images to encode as {described}", expected_size(header))
+        return print_plan(f"{count} to encode as {described}", expected_size(header))
     missing = broadcast_from_main(accelerator, lambda: _find_missing(settings, header))
     if missing is None:
         return print_once(f"{shown} is finished: nothing to do")
@@ -94,7 +95,7 @@ def export_with(tokenizer: Tokenizer, settings: ExportCodes, accelerator: Accele
             Views(*views.values()),
         )  # fmt: skip
         write_together(partial(_write, settings, tokenizer, header, missing, list(images.actions)), shards, accelerator)
-    print_once(f"{shown}: {len(images):,} images as {described}")
+    print_once(f"{shown}: {count} as {described}")
 
 
 def encode_ranges(

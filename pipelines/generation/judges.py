@@ -88,7 +88,7 @@ class PriorJudge:
                 raise InputError(f"`reject_with` likelihood: {prior.conditions.learnt_only}")
         conditions = conditions_of(priors)
         if not conditions.names_any(given):
-            raise InputError(f"`reject_with` likelihood: without `{conditions.asked_by}` all draws fit: give some")
+            raise InputError(f"`reject_with` likelihood: without {conditions.asked_by} all draws fit: give some")
 
     def scores(self, samples: Samples, request: Request, rows: range) -> torch.Tensor:
         """Return ln p(codes | label or prompt) − ln p(codes | none) (b,), or an estimate of it from two bounds."""

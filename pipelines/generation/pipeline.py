@@ -25,18 +25,17 @@ from codegrid.pipelines.running.places import find_priors, find_tokenizers, list
 from codegrid.progress import progress_bar
 from codegrid.protocols import Classifier
 from codegrid.sampling_config import DrawingSettings, sampling_configs
-from codegrid.stage2_prior.conditions import Labels, Prompts
-from codegrid.stage2_prior.ranking import check_likelihood
+from codegrid.stage2_prior.written import Labels, Prompts
 
 from .drawer import Drawer
 from .kept_part import Keep, choose_part
 from .pairing import prior_names
 from .paste import make_paste
-from .ranking import Ranking, nats_of_texts
+from .ranking import Ranking, nats_of_texts, words_to_rank
 from .rejection import add_rejection
 from .request import Request, complete_codes, make_request
 from .samples import Images, OutputType, Samples, as_output
-from .tokenizers import load_tokenizer, need_images
+from .tokenizers import encode_batches, load_tokenizer, need_images
 
 Source = str | Path
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -61,7 +60,8 @@ class TwoStagePipeline(Drawer):
         lines[0] += describe_layout(self.layout)
         for name, prior in zip(prior_names(len(self.priors)), self.priors, strict=True):
             lines.append(f"{name}: {type(prior).__name__}, {describe_layout(prior.layout)}")
-        lines += [f"texts of {words:,} words"] if words else [f"classes: {classes or 'none'}"]
+        lines += [f"texts of {words:,} words"] * (words > 0)
+        lines += [f"classes: {classes or 'none'}"] * (classes > 0 or not words)
         lines.append(f"device: {self.device}")
         return "\n  ".join([f"{type(self).__name__}(", *lines]) + "\n)"
 
@@ -137,7 +137,7 @@ class TwoStagePipeline(Drawer):
         Args:
             num_samples: n.
             labels: numbers or names of classes, or `none`; one for each sample or one for all. None: all classes in
-                turn.
+                turn, or with prompts no particular one.
             seed: sample i depends only on (seed, i). None: a new one at each call, which the result records.
             batch_size: samples drawn at once.
             reject_with: a classifier that keeps the best draw of several, the likeliest to show its class: a loaded
@@ -245,9 +245,7 @@ class TwoStagePipeline(Drawer):
 
         Raises `InputError` if they have another size, or are not images.
         """
-        given = self._of_size(images)
-        batches = [self.tokenizer.encode(batch.to(self.device)) for batch in given.split(batch_size)]
-        return tuple(torch.cat(grids).cpu() for grids in zip(*batches, strict=True))
+        return encode_batches(self.tokenizer, self._of_size(images).split(batch_size))
 
     def reconstruct(self, images: Images, output_type: OutputType = "pt") -> Any:
         """Encode and decode images, given as for `encode` but of any size. Returns the reconstructions on the CPU."""
@@ -265,9 +263,7 @@ class TwoStagePipeline(Drawer):
 
         Raises `InputError` if no prior reads texts, or one that does has no likelihood.
         """
-        texts = self.conditions.resolve(None, len(captions), "captions", prompts=captions).text
-        assert texts is not None
-        check_likelihood(self.priors)  # now, not after everything is encoded
+        texts = words_to_rank(self.priors, captions)  # now, not after everything is encoded
         codes = self.encode(images, batch_size)
         return Ranking(tuple(captions), nats_of_texts(self.priors, codes, texts, batch_size, seed))
 

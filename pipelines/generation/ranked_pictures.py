@@ -17,11 +17,10 @@ from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.progress import progress_bar
-from codegrid.stage2_prior.ranking import check_likelihood
 
 from .completion import pictures_in
 from .pipeline import TwoStagePipeline
-from .ranking import Ranking, nats_of_texts
+from .ranking import Ranking, nats_of_texts, words_to_rank
 
 RANKING_FILE = "ranking.json"
 SHOWN = 20  # pictures whose likeliest caption is printed
@@ -35,9 +34,7 @@ def rank_captions(settings: RankCaptions) -> None:
     """
     pipeline = TwoStagePipeline.from_parts(settings.tokenizer, settings.prior, choose_device(settings))
     count = len(settings.captions)
-    texts = pipeline.conditions.resolve(None, count, "captions", prompts=settings.captions).text
-    assert texts is not None
-    check_likelihood(pipeline.priors)
+    texts = words_to_rank(pipeline.priors, settings.captions)
     images = pictures_in(settings.images, pipeline.tokenizer, "images")
     facts = {"tokenizer": pipeline.tokenizer.fingerprint(), "images_found": images.fingerprint()}
     run = Run(settings.output, settings, **facts, priors=[prior.fingerprint() for prior in pipeline.priors])

@@ -12,9 +12,12 @@ import torch
 
 from codegrid.codes import Codes, Condition
 from codegrid.data.loading import in_order
+from codegrid.errors import InputError
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
-from codegrid.stage2_prior.ranking import total_nats
+from codegrid.stage2_prior.conditions import conditions_of
+from codegrid.stage2_prior.options import readers_of_texts
+from codegrid.stage2_prior.ranking import check_likelihood, total_nats
 
 
 class Ranking(NamedTuple):
@@ -32,6 +35,20 @@ class Ranking(NamedTuple):
     def best(self) -> list[str]:
         """The likeliest caption of each image."""
         return [self.captions[number] for number in self.order[:, 0].tolist()]
+
+
+def words_to_rank(priors: Sequence[Prior], captions: Sequence[str]) -> torch.Tensor:
+    """Return the words (m, t) of captions that priors of one tokenizer are to rank.
+
+    Raises `InputError` if no prior reads texts, one that does has no likelihood, or a caption cannot be read whole.
+    """
+    conditions = conditions_of(priors)
+    if not conditions.num_words:
+        raise InputError(f"`prior`: it is not conditioned on texts ({readers_of_texts()}): give one that is")
+    check_likelihood(priors)
+    if not captions:
+        raise InputError("`captions`: give the texts to rank")
+    return conditions.read(captions, "captions")
 
 
 def nats_of_texts(

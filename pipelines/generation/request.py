@@ -17,7 +17,8 @@ from codegrid.errors import InputError
 from codegrid.limits import NumSamples, Seed, check_value
 from codegrid.protocols import Prior
 from codegrid.sampling_config import SamplingConfig, sampling_configs
-from codegrid.stage2_prior.conditions import Labels, Prompts, conditions_of
+from codegrid.stage2_prior.conditions import conditions_of
+from codegrid.stage2_prior.written import Labels, Prompts
 
 from .kept_part import Masks, check_keeps
 
@@ -47,12 +48,15 @@ class Request(NamedTuple):
         return self.condition.labels
 
     def headings(self, classes: Sequence[str]) -> tuple[np.ndarray | None, Sequence[str]]:
-        """Return a number (n,) of each sample's prompt or class, and what these are called; None with neither."""
-        if self.prompts:
-            names = list(dict.fromkeys(self.prompts))
-            numbers = {name: number for number, name in enumerate(names)}
-            return np.array([numbers[prompt] for prompt in self.prompts]), names
-        return None if self.labels is None else self.labels.numpy(), classes
+        """Return a number (n,) of each sample's prompt, class or both, and what these are called; None with neither."""
+        labels = None if self.labels is None else self.labels.numpy()
+        if not self.prompts:
+            return labels, classes
+        of_class = [""] * len(self.prompts) if labels is None else [_after_prompt(label, classes) for label in labels]
+        each = [prompt + name for prompt, name in zip(self.prompts, of_class, strict=True)]
+        names = list(dict.fromkeys(each))
+        numbers = {name: number for number, name in enumerate(names)}
+        return np.array([numbers[name] for name in each]), names
 
     @property
     def num_known(self) -> int:
@@ -79,6 +83,11 @@ class Request(NamedTuple):
         return torch.arange(rows.start, rows.stop) // self.of_each
 
 
+def _after_prompt(label: int, classes: Sequence[str]) -> str:
+    """Return what a heading says of a class after the prompt; nothing of no particular class."""
+    return "" if label == NO_LABEL else f", {classes[label] if classes else label}"
+
+
 def make_request(
     priors: Sequence[Prior],
     num_samples: int = 1,
@@ -94,7 +103,7 @@ def make_request(
         priors: of one tokenizer, coarse to fine.
         num_samples: how many.
         labels: numbers or names of classes, or `none`, as `Conditions.resolve` reads them: one for each sample, or one
-            for all. None: all classes in turn.
+            for all. None: all classes in turn, or with prompts no particular one.
         seed: sample i depends only on (seed, i). None: a new one, which the request records.
         configs: how each prior draws; empty: from its unchanged distribution.
         of: what messages call the samples.

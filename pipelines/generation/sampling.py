@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -138,11 +139,13 @@ def sample(settings: Sample) -> None:
 
 def _ask(settings: Sample, pipeline: TwoStagePipeline, pictures: Pictures | None) -> Request:
     """Return the request that the settings make."""
-    configs, labels = settings.configs(len(pipeline.priors)), settings.labels or None
+    configs, labels = settings.configs(len(pipeline.priors)), list(settings.labels) or None
     if pictures is None and settings.prompts:
         of_each = DEFAULT_OF_PROMPT if settings.num_samples is None else settings.num_samples
-        prompts = [prompt for prompt in settings.prompts for _ in range(of_each)]
-        return make_request(pipeline.priors, len(prompts), labels, settings.seed, configs, prompts=prompts)
+        pairs = [pair for pair in product(settings.prompts, labels or [""]) for _ in range(of_each)]
+        prompts, of_class = ([pair[place] for pair in pairs] for place in range(2))
+        labels = of_class if labels else None
+        return make_request(pipeline.priors, len(pairs), labels, settings.seed, configs, prompts=prompts)
     if pictures is None:
         default = len(settings.labels) if len(settings.labels) > 1 else DEFAULT_SAMPLES
         num_samples = default if settings.num_samples is None else settings.num_samples

@@ -1,12 +1,18 @@
-"""Loading a tokenizer: one folder, or several of which each encodes the codes of the one before."""
+"""Loading a tokenizer, from one folder, or several of which each encodes the codes of the one before; encoding with it.
+
+Shapes: n images, b batch, c channels, *shape the sites of each grid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from codegrid.codes import Codes
 from codegrid.devices import Device
 from codegrid.errors import InputError
 from codegrid.model_config import read_model_config
@@ -37,6 +43,13 @@ def load_tokenizer(sources: str | Path | Sequence[str | Path], device: Device = 
             )
         loaded.insert(0, load_model(lower, device, "tokenizer"))
     return reduce(StackedTokenizer, loaded)
+
+
+@torch.no_grad()
+def encode_batches(tokenizer: Tokenizer, batches: Iterable[torch.Tensor]) -> Codes:
+    """Return the codes (n, *shape), on the CPU, of images or sound (b, c, *size) in [-1, 1] that come in batches."""
+    encoded = [[grid.cpu() for grid in tokenizer.encode(batch.to(tokenizer.device))] for batch in batches]
+    return tuple(torch.cat(grids) for grids in zip(*encoded, strict=True))
 
 
 def need_images(tokenizer: Tokenizer, use: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ def make_prior(
     """Return a prior of the grids that the settings choose of the whole layout, conditioned on the coarser ones.
 
     `tables` returns those of the codes, and is called only for a prior that takes them. A text tokenizer makes a prior
-    over texts in place of classes.
+    over texts.
 
     Raises `InputError` if a prior of this kind cannot learn them. The message names those that can.
     """
@@ -83,6 +84,11 @@ def _build(
 def takes(name: str, part: str) -> bool:
     """Return whether the prior of a name is built from a part, such as `given_grids` or `num_words`."""
     return part in inspect.signature(TABLES["prior"][name]).parameters
+
+
+def takes_both(name: str) -> bool:
+    """Return whether the prior of a name can learn labels and texts at once: it must be able to hide each."""
+    return {"label_dropout", "caption_dropout"} <= {option.name for option in fields(TABLES["prior"].options(name))}
 
 
 def _able(build: Callable[[str, Mapping[str, Any]], Prior]) -> list[str]:

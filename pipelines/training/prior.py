@@ -37,7 +37,7 @@ from codegrid.protocols import AdamSettings, Prior, Tokenizer
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior.text_tokenizer import TextTokenizer
 
-from .chosen_prior import make_prior
+from .chosen_prior import make_prior, takes_both
 from .initial import load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, finish, open_run, read_trained, train
@@ -216,7 +216,8 @@ def build_prior(
     settings: TrainPrior, codes: AnyCodes, tokenizer: Tokenizer | None = None, texts: TextTokenizer | None = None
 ) -> Prior:
     """Return the prior to train on these codes, which a tokenizer made, with weights drawn from the seed."""
-    classes = [] if settings.unconditional or texts else codes.classes
+    only_texts = texts is not None and not takes_both(settings.model)
+    classes = [] if settings.unconditional or settings.ignore_labels or only_texts else codes.classes
     tables = codes.tables if tokenizer is None else partial(tables_of, tokenizer)
     actions = names_of_actions(codes)
     prior = make_prior(settings, codes.layout, tables, len(classes), texts, len(actions))
@@ -243,7 +244,8 @@ def prepare(prior: Prior, training: Batches) -> None:
 def what_is_learnt(prior: Prior, codes: AnyCodes) -> str:
     """Return the grids that a prior learns, and what it is given, in words."""
     classes, words = prior.conditions.num_classes, prior.conditions.num_words
-    condition = f"{classes} classes" if classes else f"texts of {words:,} words" if words else "unconditional"
+    learnt = [f"{classes} classes"] * (classes > 0) + [f"texts of {words:,} words"] * (words > 0)
+    condition = " and ".join(learnt) or "unconditional"
     if frames := getattr(prior, "context_frames", 0):
         condition += f", given up to {frames} earlier frame{'s' * (frames > 1)}"
     if prior.given_grids:
@@ -284,9 +286,9 @@ def rows_on_card(tokenizer: Tokenizer) -> int:
 
 
 def draw_samples(prior: Prior, tokenizer: Tokenizer, seed: int) -> bytes:
-    """Return a sheet of samples as a PNG file, a row for each of the first classes, or of the prompts that it names."""
+    """Return a sheet of samples as a PNG file, a row for each prompt that the prior names, or else for each class."""
     prompts = prior.provenance.get("prompts", []) if prior.conditions.num_words else []
-    classes = prior.conditions.num_classes
+    classes = 0 if prompts else prior.conditions.num_classes
     rows = min(classes or len(prompts) or 2, rows_on_card(tokenizer))
     labels = [label for label in range(rows) for _ in range(COLUMNS)] if classes else None
     asked = [prompt for prompt in prompts for _ in range(COLUMNS)] or None

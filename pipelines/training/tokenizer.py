@@ -242,7 +242,7 @@ def save_with_metrics(tokenizer: Tokenizer, validation: Images, settings: TrainT
         for grid, rise in zip(metrics["grids"], carried.rises, strict=True):
             grid["error_rise"] = rise
         rises = f"{min(carried.rises):.4f} to {max(carried.rises):.4f}"
-        swapped = f",\n  error {rises} higher with another image's codes in one grid"
+        swapped = f",\n  error {rises} higher with another {tokenizer.signal.item}'s codes in one grid"
     tokenizer.provenance["metrics"] = {"images": len(validation), **metrics}
     tokenizer.save_pretrained(folder, picture)
     each = [grid["perplexity"] for grid in metrics["grids"]]

@@ -107,22 +107,29 @@ def configs_for(pipeline: TwoStagePipeline, values: dict[str, Any]) -> list[Samp
 
 
 def sample(
-    pipeline: TwoStagePipeline, num_samples: int, labels: Sequence[int | str] = (), seed: int = 0, **values: Any
+    pipeline: TwoStagePipeline,
+    num_samples: int,
+    labels: Sequence[int | str] = (),
+    seed: int = 0,
+    of_class: int | None = None,
+    **values: Any,
 ) -> Iterator[Partial]:
     """Draw new images, and yield their progress. Labels are used in turn; if there are none, all classes.
 
-    Of priors over texts, `labels` are prompts; if there are none, no text. Raises `InputError` at once if that cannot
-    be drawn.
+    Of priors over texts, `labels` are prompts; if there are none, no text; `of_class` is the label of all, if they know
+    classes, too. Raises `InputError` at once if that cannot be drawn.
     """
     check_value("num_samples", num_samples, NumSamples)
     in_turn = [labels[i % len(labels)] for i in range(num_samples)] if labels else None
-    configs, asked = configs_for(pipeline, values), asked_for(pipeline, in_turn)
+    configs, asked = configs_for(pipeline, values), asked_for(pipeline, in_turn, of_class)
     return watch(pipeline, make_request(pipeline.priors, num_samples, seed=seed, configs=configs, **asked))
 
 
-def asked_for(pipeline: TwoStagePipeline, asked: Sequence[int | str] | None) -> dict[str, Any]:
-    """Return what is asked for, labels or prompts, by the name of the parameter that takes it."""
-    return {"prompts" if pipeline.conditions.num_words else "labels": asked}
+def asked_for(
+    pipeline: TwoStagePipeline, asked: Sequence[int | str] | None, of_class: int | None = None
+) -> dict[str, Any]:
+    """Return what is asked for, labels or prompts and a label for all, by the names of the parameters."""
+    return {"prompts": asked, "labels": of_class} if pipeline.conditions.num_words else {"labels": asked}
 
 
 def complete(
@@ -132,14 +139,15 @@ def complete(
     num_completions: int,
     label: int | str | None = None,
     seed: int = 0,
+    of_class: int | None = None,
     **values: Any,
 ) -> Iterator[Partial]:
-    """Keep the upper rows of codes (1, *shape), draw the others, and yield their progress.
+    """Keep the upper rows of codes (1, *shape), draw the others, and yield their progress. `label` may be a prompt.
 
     Raises `InputError` at once if that cannot be drawn.
     """
     masks = top_rows(pipeline.layout, keep_rows, "keep_rows")
-    return _complete(pipeline, codes, masks, num_completions, label, seed, values)
+    return _complete(pipeline, codes, masks, num_completions, (label, of_class), seed, values)
 
 
 def _complete(
@@ -147,11 +155,13 @@ def _complete(
     codes: Codes,
     masks: Masks,
     num_completions: int,
-    label: int | str | None,
+    labels: tuple[int | str | None, int | None],
     seed: int,
     values: dict[str, Any],
 ) -> Iterator[Partial]:
-    configs, asked = configs_for(pipeline, values), asked_for(pipeline, None if label in (None, "") else [label])
+    label, of_class = labels
+    asked = asked_for(pipeline, None if label in (None, "") else [label], of_class)
+    configs = configs_for(pipeline, values)
     request = complete_codes(pipeline.priors, codes, masks, num_completions, seed=seed, configs=configs, **asked)
     return watch(pipeline, request)
 
@@ -163,6 +173,7 @@ def fill_in(
     num_completions: int,
     label: int | str | None = None,
     seed: int = 0,
+    of_class: int | None = None,
     **values: Any,
 ) -> Iterator[Partial]:
     """Hide a box of the image, (top, left, height, width) in pixels, draw its codes anew, and yield their progress.
@@ -175,7 +186,7 @@ def fill_in(
     part = keep_pixels(pipeline.tokenizer, known, "box")
     found = pipeline.encode(part.of_known(encoded.image))
     codes = tuple(map(torch.where, encoded.edits, encoded.codes, found))
-    return _complete(pipeline, codes, part.masks, num_completions, label, seed, values)
+    return _complete(pipeline, codes, part.masks, num_completions, (label, of_class), seed, values)
 
 
 def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:

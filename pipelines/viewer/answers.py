@@ -35,6 +35,7 @@ from .media import medium_of
 from .pictures import as_link
 
 NO_CLASS, NOBODY = "no class", "nobody in particular"
+OF_CLASS = "of_class"  # the control of a prior that is asked in words, and knows classes, too
 OWN = "prior's own"  # what an empty control means
 STALE = "The codes or the part to keep have changed since: draw the completions again."
 
@@ -55,11 +56,14 @@ class Answers:
         self.classes = class_names(priors)
         there = {name for prior in priors for name in actions.controls_of(prior)}
         self.controls = [field.name for field in fields(SamplingConfig) if field.name in there]
+        if self.reads_texts and self.classes:
+            self.controls.insert(0, OF_CLASS)
 
     def pick(self, number: int) -> tuple:
         """Pick an example. Returns the values of `show`, and the example's label."""
         labels, names = self.examples.labels, self.examples.names
-        label = gr.skip() if labels is None or not self.classes else int(labels[number])
+        is_known = self.classes and not self.reads_texts
+        label = gr.skip() if labels is None or not is_known else int(labels[number])
         speaker = NO_LABEL if self.examples.speakers is None else int(self.examples.speakers[number])
         return *self.show(self.examples.images[number : number + 1], names[number] if names else "", speaker), label
 
@@ -264,9 +268,9 @@ class Answers:
 
     def _drawn(self, partial: Partial, what: str) -> tuple[str, Partial, str]:
         labels = [NO_LABEL] * len(partial.images) if partial.labels is None else partial.labels.tolist()
-        names = list(map(printable, partial.prompts)) or [
-            "" if label == NO_LABEL else self.classes[label] for label in labels
-        ]
+        of_class = ["" if label == NO_LABEL else self.classes[label] for label in labels]
+        prompts = list(map(printable, partial.prompts)) or [""] * len(labels)
+        names = [", ".join(filter(None, pair)) for pair in zip(prompts, of_class, strict=True)]
         return self.medium.figures(partial.images, names, what), partial, f"{partial.done:.0%} drawn"
 
 

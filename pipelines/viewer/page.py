@@ -56,7 +56,8 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
 
 def _describe(answers: Answers, title: str) -> str:
     classes = len(answers.classes)
-    asked = "asked in words" if answers.reads_texts else f"{classes or 'no'} classes"
+    ways = ["asked in words"] * answers.reads_texts + [f"{classes} classes"] * (classes > 0)
+    asked = ", ".join(ways) or "no classes"
     knows = "no prior, so no samples" if answers.pipeline is None else asked
     return f"{escape(title)}: {answers.medium.describe()}, {describe_layout(answers.layout)}, {knows}"
 

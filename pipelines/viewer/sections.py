@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from codegrid.codes import NO_LABEL
 from codegrid.file_names import printable
 from codegrid.pipelines.generation.kept_part import default_rows
 from codegrid.sampling_config import choices_of
 
-from .answers import OWN, Answers
+from .answers import OF_CLASS, OWN, Answers
 from .media import COLUMNS
 from .wording import CONTROLS, told
 
@@ -159,6 +160,8 @@ def _add_controls(answers: Answers) -> list:
 
 def _add_control(answers: Answers, name: str) -> Any:
     label = CONTROLS[name]
+    if name == OF_CLASS:
+        return gr.Dropdown(answers.label_choices(), value=NO_LABEL, label=label, **CONTROL)
     if name not in RANGES and choices_of(name):
         return gr.Dropdown([(OWN, ""), *choices_of(name)], value="", label=label, **CONTROL)
     if name not in RANGES:  # a text: a number that is not given would become 0

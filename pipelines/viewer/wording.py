@@ -15,6 +15,7 @@ from codegrid.errors import InputError
 CONTROLS = {
     "labels": "Labels",
     "prompts": "Prompts",
+    "of_class": "Class",
     "num_samples": "Number",
     "num_completions": "Number",
     "keep_rows": "Rows of codes to keep",

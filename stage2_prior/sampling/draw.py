@@ -18,7 +18,8 @@ from codegrid.limits import BatchSize, NumSamples, Seed, check_value
 from codegrid.noise import Noise
 from codegrid.protocols import Prior
 from codegrid.sampling_config import DrawingSettings, SamplingConfig, sampling_configs
-from codegrid.stage2_prior.conditions import Prompts, conditions_of
+from codegrid.stage2_prior.conditions import conditions_of
+from codegrid.stage2_prior.written import Prompts
 
 from .checks import spread_known, start_grids
 
@@ -43,7 +44,7 @@ def sample(
         prior: a prior in eval mode, or several priors of one tokenizer, coarse to fine.
         num_samples: n.
         labels: numbers or names of classes, or `"none"`; one for each sample or one for all; by default all classes
-            in turn.
+            in turn, or with prompts no particular one.
         seed, first_index: sample i follows from (seed, first_index + i) alone.
         batch_size: samples drawn at once.
         known: sites to keep, and their codes, for each grid that is drawn.
