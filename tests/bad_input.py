@@ -244,6 +244,7 @@ BAD = {
         ("--codes {run}/codes --output {new} --dropout -0.1", "--dropout -0.1"),
         ("--codes {pyramid_codes} --output {new} --grid 1 --coarse-dropout 1", "--coarse-dropout 1"),
         ("--codes {pyramid_codes} --output {new} --grid 1 --condition-blocks -1", "--condition-blocks -1"),
+        ("--codes {run}/codes --output {new} --views-until 2", "--views-until 2"),
         ("--codes {run}/codes --output {new} --model video --context-frames 65", "--context-frames 65"),
         ("--codes {run}/codes --output {new} --model video --frame-channels 0", "--frame-channels 0"),
         ("--codes {run}/codes --output {new} --model video --frame-dropout 1", "--frame-dropout 1"),

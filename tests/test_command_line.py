@@ -90,7 +90,7 @@ TOLD = [
     (ExportCodes, "--tokenizer t --run r --device cpu --threads 3 --verbose"),
     (TrainPrior, f"--codes c --output o --validation-codes v {TRAINING} --channels 8 --num-layers 2 --dropout 0.2"),
     (TrainPrior, "--codes c --output o --label-dropout 0 --ema-decay 0.9 --keep last --max-norm 2 --weight-decay 0"),
-    (TrainPrior, f"--codes c.npz --tokenizer t --output o --grid 1 2 --shard --verbose {VIEWS}"),
+    (TrainPrior, f"--codes c.npz --tokenizer t --output o --grid 1 2 --shard --verbose --views-until 0.5 {VIEWS}"),
     (TrainPrior, "--codes c --tokenizer t --output o --model pixelcnn --overwrite --captions c.jsonl --unconditional"),
     (TrainPrior, "--codes c --output o --num-words 2048 --text-length 24 --ignore-captions --ignore-labels"),
     (

@@ -76,3 +76,8 @@ def views_of(codes: AnyCodes, settings: TrainPrior) -> dict[str, Any]:
             "export the codes again with `codegrid export-codes`"
         )
     return views
+
+
+def end_of_views(settings: TrainPrior) -> int | None:
+    """Return how many images training reads until it leaves all views but the images themselves; None: to the end."""
+    return None if settings.views_until == 1 else round(settings.views_until * settings.steps) * settings.batch_size

@@ -41,7 +41,7 @@ from .chosen_prior import make_prior, takes_both
 from .initial import load_initial, start_from
 from .log import tracker_options
 from .loop import Trained, finish, open_run, read_trained, train
-from .missing_codes import export_missing, missing_codes, views_of
+from .missing_codes import end_of_views, export_missing, missing_codes, views_of
 from .objective import Batches, Metrics, Pages, Player
 from .plan import plan_training
 from .sharding import check_can_shard
@@ -170,11 +170,9 @@ def train_prior(settings: TrainPrior) -> Trained | None:
         check_can_shard(accelerator.device)
     elif settings.shard:
         print_once("--shard: one process holds all the weights; start several, for example with torchrun")
-
     if not settings.dry_run:
         prepare(prior, training)
-    until = None if settings.views_until == 1 else round(settings.views_until * settings.steps) * settings.batch_size
-    seen = each_view(see_earlier(training, prior), until)
+    seen = each_view(see_earlier(training, prior), end_of_views(settings))
     objective = PriorObjective(prior, seen, see_earlier(validation, prior), settings)
     if settings.dry_run:
         found = f"{len(training):,} grids of codes{describe_views(codes.header)}; {len(validation):,} to validate on"
