@@ -119,6 +119,10 @@ def _as_images(load: Callable[..., Any], root: Path | None, split: str, wanted: 
     return images
 
 
+def _frames(root: Path | None, split: str, wanted: Wanted) -> Images:
+    return _as_images(partial(load_frames, skip_unreadable=wanted.skip_unreadable), root, split, wanted)
+
+
 def _speech(roots: tuple[Path, ...], split: str, wanted: Wanted) -> SoundDataset:
     length = wanted.size[0] if wanted.size else None
     return load_speech(roots, split, length, wanted.rate, wanted.shortest, wanted.skip_unreadable)
@@ -252,6 +256,6 @@ SOURCES: dict[str, Callable[[Any, str, Wanted], Images]] = {
     "imagefolder": partial(_as_images, load_folder),
     "npz": partial(_as_images, partial(_in_memory, _npz)),
     "tar": partial(_as_images, load_tar),
-    "frames": partial(_as_images, load_frames),
+    "frames": _frames,
     "speech": _speech,
 }

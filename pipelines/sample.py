@@ -58,8 +58,8 @@ class Sample(Rejecting, TakesPretrained, Leaves):
     paste: Flag = False
     """Put the pixels that --mask leaves into the completions, with a soft seam. By default these are all decoded."""
     start: Folder | None = None
-    """Videos to continue, with a prior over frames: exported codes of frames, or a folder of pictures, the frames of
-    one video. Writes a film (.gif) and a strip of stills for each, and futures.npz."""
+    """Videos to continue, with a prior over frames: exported codes of frames, or one video, a file or a folder of
+    pictures. Writes a film (.gif, and with --format mp4 also .mp4) and a strip of stills for each, and futures.npz."""
     start_at: Annotated[tuple[int, ...], Range(0), tyro.conf.arg(metavar="N [N ...]")] = ()
     """Numbers of the frames in the codes of --start after which new ones are drawn. By default some, evenly spaced."""
     frames: Annotated[int, Range(1, MAX_STEPS)] | None = None
@@ -71,9 +71,10 @@ class Sample(Rejecting, TakesPretrained, Leaves):
     """Sample i depends only on the seed and on i, whatever the batch size and the number of processes."""
     batch_size: BatchSize = 128
     """Images drawn at once, in each process."""
-    format: Literal["npz", "png", "wav", "codegrid"] | None = None
+    format: Literal["npz", "png", "wav", "codegrid", "mp4"] | None = None
     """npz: images as arrays; png: a file for each image; wav: a file for each window of sound; codegrid: only codes, as
-    a code dataset that decode-codes and train-prior read. By default npz, and wav for sound."""
+    a code dataset that decode-codes and train-prior read. By default npz, and wav for sound. mp4: of --start, films in
+    this form, too."""
     shard_size: Annotated[int, Range(1, MAX_STEPS)] = 10_000
     """Images per .npz file; more are split over several files."""
     compile: Flag = False
@@ -88,9 +89,11 @@ class Sample(Rejecting, TakesPretrained, Leaves):
         for name in ("start_at", "frames", "actions"):
             if getattr(self, name) and self.start is None:
                 raise InputError(f"`{name}` needs `start`: give it exported codes of frames, or a folder of frames")
-        for name in ("complete", "prompts", "labels", "reject_with", "format"):
+        for name in ("complete", "prompts", "labels", "reject_with", *["format"] * (self.format != "mp4")):
             if getattr(self, name) and self.start is not None:
                 raise InputError(f"`{name}` and `start` do not go together: leave one of them out")
+        if self.format == "mp4" and self.start is None:
+            raise InputError("`format` mp4 needs `start`: choose another one")
         for name in ("keep_rows", "mask"):
             if getattr(self, name) and self.complete is None:
                 raise InputError(f"`{name}` needs `complete`: give it a folder of pictures")

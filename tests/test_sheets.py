@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 from untrained import make_pipeline
 
 from codegrid.codes import NO_LABEL
 from codegrid.pipelines.drawing.blocks import Block, arrange_by_class, draw_blocks, heading_of, save_by_class
+from codegrid.pipelines.drawing.films import make_strip
 from codegrid.pipelines.drawing.letters import drawable, fit, load_font
 from codegrid.pipelines.generation.completion import Pictures, save_completions
 from codegrid.pipelines.generation.kept_part import Part, top_rows
@@ -145,3 +146,24 @@ def test_completions_stand_under_headings_with_the_class_where_one_was_asked_for
     changed = np.nonzero((drawn[0] != drawn[1]).any(axis=(0, 2)))[0]
     middle = drawn[0].shape[1] / 2
     assert {"left" if column < middle else "right" for column in changed.tolist()} == sides
+
+
+def test_each_frame_of_a_strip_stands_beside_its_name_and_below_its_distance():
+    frames = colours(8)
+    rows = {"real": frames[:4], "drawn": frames[4:]}
+    strip = make_strip(rows, given=2)
+    boxes = places(strip, frames)
+    assert [box[0] for box in boxes[:4]] == [box[0] for box in boxes[4:]] == sorted({box[0] for box in boxes})
+    assert {box[1] for box in boxes[:4]} < {box[1] for box in boxes} and boxes[0][3] < boxes[4][1]
+
+    def changed(other):
+        """Where another strip differs: left, top, right, bottom."""
+        assert other.size == strip.size
+        return ImageChops.difference(strip, other).getbbox()
+
+    left, top, right, bottom = changed(make_strip({"real": frames[:4], "drown": frames[4:]}, given=2))
+    assert right < boxes[4][0] and boxes[4][1] <= top < bottom <= boxes[4][3]
+    left, top, right, bottom = changed(make_strip(rows, given=3))  # the third frame is given, the fourth is +1
+    assert boxes[2][0] <= left < right <= boxes[3][2] and bottom < boxes[0][1]
+    pixels = np.asarray(make_strip(rows, 2, gamma=0.5))
+    assert pixels[boxes[1][1], boxes[1][0]].tolist() == [0, round(255 * (1 / 7) ** 0.5), round(255 * 0.75**0.5)]

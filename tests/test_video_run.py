@@ -1,6 +1,7 @@
 """Videos through the commands: training on folders of frames, export, continuing under actions, figures."""
 
 import json
+import sys
 from importlib import import_module
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from codegrid import load
 from codegrid.codes import Grid
 from codegrid.data.codes import CodeDataset
 from codegrid.data.splits import hold_out
+from codegrid.data.video_files import read_video
 from codegrid.data.videos import FramesInMemory, Windows
 from codegrid.pipelines.evaluation.reconstruction import prior_inputs
 from codegrid.stage2_prior import VideoPrior
@@ -85,6 +87,20 @@ def test_users_choose_actions_by_name_number_or_file_and_start_from_pictures(run
     assert by_name["actions"].tolist() == [[1, 0, 1]] * 2 == by_file["actions"].tolist()
     assert (by_name["frames"] == by_file["frames"]).all()
     assert draw("pictures", "--start", walks / "walk 0", "--actions", "0")["frames"].shape == (2, 10, 8, 8, 1)
+    film = tmp_path / "names" / "future-000.gif"
+    assert draw("film", "--start", film, "--actions", "0", "--frames", 2)["frames"].shape == (2, 2, 8, 8, 1)
+
+
+def test_films_are_written_as_mp4_too_if_that_is_asked_for(run, run_script, tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    asked = ("--run", run, "--start", run / "codes_test", "--num-samples", 1, "--frames", 2, "--format", "mp4")
+    assert run_script("sample", *asked, "--output", tmp_path / "films").code == 0
+    assert read_video(tmp_path / "films" / "future-000.mp4", None, 1).shape == (3 + 2, 1, 256, 256)
+    assert (tmp_path / "films" / "future-000.gif").is_file()
+    monkeypatch.setitem(sys.modules, "av", None)
+    refused = run_script("sample", *asked, "--output", tmp_path / "new")
+    assert refused.code == 2 and '--format mp4 needs the av package: pip install "codegrid[video]"' in refused.err
+    assert not (tmp_path / "new").exists()
 
 
 REFUSED = [

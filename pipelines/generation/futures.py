@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from codegrid.codes import HIDDEN, Codes
 from codegrid.data.images import to_uint8
+from codegrid.data.video_files import FILM, pyav, write_film
 from codegrid.files import write_json
-from codegrid.pipelines.drawing.sheets import as_sheet
+from codegrid.pipelines.drawing.films import MILLISECONDS, make_film, make_strip, to_gif
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks
 from codegrid.pipelines.running.run_folder import Run, left_open
@@ -29,13 +29,14 @@ from .pipeline import TwoStagePipeline
 from .starts import DEFAULT_STARTS, Starts, action_names, choose_actions, read_starts
 
 FRAMES = 10  # by default
-MILLISECONDS = 150  # of a frame
-SHOWN_SIDE = 256  # pixels of a side of a film, at least
 FACTS, ARRAYS = "futures.json", "futures.npz"
 
 
 def draw_futures(settings: Sample, pipeline: TwoStagePipeline, accelerator: Accelerator) -> None:
     """Write a film and a strip of stills for each video into `settings.output`, and all frames as arrays."""
+    mp4 = settings.format == "mp4"
+    if mp4:
+        pyav(f"`format` {settings.format}")  # before anything is drawn
     frames = settings.frames or (len(settings.actions) if len(settings.actions) > 1 else FRAMES)
     names = action_names(pipeline)
     count = settings.num_samples or max(DEFAULT_STARTS, len(settings.start_at))
@@ -69,8 +70,9 @@ def draw_futures(settings: Sample, pipeline: TwoStagePipeline, accelerator: Acce
         }
         told |= {"start": list(starts.frames), "frames": frames}
         same = not settings.actions  # as in the data, so that the real future can be compared
-        run.finish_with(lambda folder: _save(folder, pipeline, starts, codes, actions, told, same))
-    print_once(f"{run.shown}: {count:,} videos of {frames} new frames, as .gif and as strips, .png; arrays in {ARRAYS}")
+        run.finish_with(lambda folder: _save(folder, pipeline, starts, codes, actions, told, same, mp4))
+    films = f".gif, {FILM}" if mp4 else ".gif"
+    print_once(f"{run.shown}: {count:,} videos of {frames} new frames, as {films} and strips, .png; arrays in {ARRAYS}")
 
 
 def continue_videos(
@@ -110,28 +112,22 @@ def _save(
     actions: torch.Tensor,
     told: dict[str, Any],
     same: bool,
+    mp4: bool,
 ) -> None:
-    """Write the films, the strips, and all new frames; `same` says that the actions are those of the data."""
+    """Write the films, the strips, and all new frames.
+
+    `same` says that the actions are those of the data, and `mp4` that films are written in this form, too.
+    """
     given, drawn = decode_frames(pipeline, starts.codes), decode_frames(pipeline, codes)
     real = decode_frames(pipeline, starts.next_codes) if starts.next_codes and same else None
     for video in range(len(drawn)):
-        name = f"future-{video:03d}"
-        save_film(folder / f"{name}.gif", torch.cat([given[video], drawn[video]]))
-        make_strip(given[video], drawn[video], None if real is None else real[video]).save(folder / f"{name}.png")
+        path, film = folder / f"future-{video:03d}", make_film([torch.cat([given[video], drawn[video]])])
+        path.with_suffix(".gif").write_bytes(to_gif(film))
+        if mp4:
+            write_film(path.with_suffix(FILM), film, MILLISECONDS)
+        rows = {"drawn": drawn[video]} if real is None else {"real": real[video], "drawn": drawn[video]}
+        rows = {name: torch.cat([given[video], frames]) for name, frames in rows.items()}
+        make_strip(rows, len(given[video])).save(path.with_suffix(".png"))
     frames = to_uint8(drawn).permute(0, 1, 3, 4, 2).numpy()
     np.savez(folder / ARRAYS, frames=frames, actions=actions.numpy())
     write_json(folder / FACTS, told)
-
-
-def make_strip(given: torch.Tensor, drawn: torch.Tensor, real: torch.Tensor | None = None) -> Image.Image:
-    """Return a picture of the given frames (m, c, H, W) and the drawn ones (F, c, H, W), the real ones (F) above."""
-    rows = [given, drawn] if real is None else [given, real, given, drawn]
-    return as_sheet(torch.cat(rows), len(given) + len(drawn))
-
-
-def save_film(path: Path, frames: torch.Tensor) -> None:
-    """Write frames (F, c, H, W) in [-1, 1] as an animated GIF that repeats, enlarged by a whole factor if small."""
-    scale = max(1, -(-SHOWN_SIDE // max(frames.shape[2:])))
-    pixels = to_uint8(frames).expand(-1, 3, -1, -1).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    first, *others = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in pixels]
-    first.save(path, save_all=True, append_images=others, duration=MILLISECONDS, loop=0)

@@ -1,4 +1,4 @@
-"""Videos to continue: frames of a code dataset or of a folder of pictures, and the actions taken at them.
+"""Videos to continue: frames of a code dataset, a folder of pictures or a video file, and the actions taken at them.
 
 Shapes: n videos, m given frames, F new frames, *shape the sites of a grid, c channels, H W image.
 """
@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from codegrid.codes import HIDDEN, Codes
 from codegrid.data.codes import CodeDataset
-from codegrid.data.frame_folders import TABLE, list_frames, read_actions
+from codegrid.data.folder import FolderImages
+from codegrid.data.frame_folders import TABLE, list_frames, read_actions, table_of
 from codegrid.data.images import evenly_spaced, to_float
 from codegrid.data.manifest import ACTIONS, is_whole
+from codegrid.data.video_files import ENDINGS, read_video
 from codegrid.data.videos import Windows
 from codegrid.errors import InputError
 from codegrid.files import read_plain
@@ -60,7 +62,7 @@ def read_starts(
     """Return the videos to continue by `frames` frames.
 
     Args:
-        place: a code dataset of this pipeline's tokenizer, or a folder of pictures, the frames of one video.
+        place: a code dataset of this pipeline's tokenizer, or one video: a folder of pictures, or a file.
         start_at: numbers of the last given frames in the code dataset. By default some, evenly spaced, that all given
             frames come before, and all new ones follow.
         at_most: how many, without `start_at`.
@@ -73,11 +75,13 @@ def read_starts(
         if codes.header.tokenizer_fingerprint != pipeline.tokenizer.fingerprint():
             raise InputError(f"`start` {place}: these codes are of another tokenizer: export them with this one")
         return read_from_codes(codes, length, frames, start_at, at_most)
-    if not Path(place).is_dir():
-        raise InputError(f"`start` {place}: there is no such folder: give exported codes, or a folder of frames")
+    path = Path(place)
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in ENDINGS):
+        words = f"give exported codes, a folder of frames, or a video ({', '.join(ENDINGS)})"
+        raise InputError(f"`start` {place}: there is no such folder or video: {words}")
     if start_at:
-        raise InputError("`start_at` goes with exported codes: leave it out, as all frames of a folder are given")
-    return _read_pictures(Path(place), pipeline, length)
+        raise InputError("`start_at` goes with exported codes: leave it out, as all frames of a video are given")
+    return _read_one(path, pipeline, length)
 
 
 def context_frames(pipeline: TwoStagePipeline) -> int:
@@ -139,21 +143,23 @@ def read_from_codes(
     return Starts(own, actions, following, led, numbers_of)
 
 
-def _read_pictures(folder: Path, pipeline: TwoStagePipeline, length: int) -> Starts:
-    """Return the frames in a folder as one video, encoded; the actions in its table, if there is one."""
-    paths = list_frames(folder)
-    if not paths:
-        raise InputError(f"`start` {folder}: it holds neither exported codes nor pictures: give one of them")
-    from codegrid.data.folder import FolderImages
-
+def _read_one(place: Path, pipeline: TwoStagePipeline, length: int) -> Starts:
+    """Return the last frames of one video, encoded; the actions in its table, if there is one."""
     signal = pipeline.tokenizer.signal
     size = signal.size[0], signal.size[1]
-    pictures = FolderImages(folder, paths[-length:], None, [], size, signal.channels)
-    images = pictures.batch(range(len(pictures))).images
+    if place.is_file():
+        every: Any = read_video(place, size, signal.channels)
+        table, images = table_of(place), every[-length:]
+    else:
+        every, table = list_frames(place), place / TABLE
+        if not every:
+            raise InputError(f"`start` {place}: it holds neither exported codes nor pictures: give one of them")
+        pictures = FolderImages(place, every[-length:], None, [], size, signal.channels)
+        images = pictures.batch(range(len(pictures))).images
     codes = pipeline.tokenizer.encode(to_float(images).to(pipeline.device))
     actions = torch.full((1, len(images)), HIDDEN)
-    if (folder / TABLE).is_file():
-        written = read_actions(folder / TABLE, {folder.name: paths})[folder.name][-length:]
+    if table.is_file():
+        written = read_actions(table, {place.name: every})[place.name][-length:]
         actions = torch.tensor([[number_of(action, action_names(pipeline)) for action in written]])
     return Starts(tuple(grid[None].cpu() for grid in codes), actions, (), None)
 
