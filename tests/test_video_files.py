@@ -106,12 +106,19 @@ def cut(path, share):
 def test_unreadable_videos_are_listed_or_left_out(tmp_path):
     root = write_walks(tmp_path / "walks")
     cut(root / "walk 0.mp4", 0.5)
-    (root / "walk 2.avi").write_text("#EXTM3U\n#EXTINF:1,\nwalk 1.gif\n")  # a playlist is not followed
+    (root / "walk 2.avi").write_text("no video")
     with pytest.raises(InputError, match=r"walk 0\.mp4 .*; 1 more cannot be read: walk 2\.avi"):
         load_images("frames", root, "all")
     left = load_images("frames", root, "all", skip_unreadable=True)
     assert len(left) == 4 and left.actions == ("left", "right")
     assert "2 unreadable (walk 0.mp4, walk 2.avi)" in str(left.found)
+
+
+def test_a_playlist_under_the_name_of_a_video_is_not_followed(tmp_path):
+    write_video(tmp_path / "a.mp4", shades_of(2))
+    (tmp_path / "b.avi").write_text("ffconcat version 1.0\nfile 'a.mp4'\n")
+    with pytest.raises(InputError, match=r"b\.avi is not a readable video"):
+        read_video(tmp_path / "b.avi", None, None)
 
 
 BAD = {

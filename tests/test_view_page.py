@@ -36,7 +36,7 @@ def served(small_run):
 
 
 @contextmanager
-def serve_parts(tokenizer, pipeline, count=2):
+def serve_parts(tokenizer, pipeline, count=2, starts=None):
     """A viewer of models that are in memory: its page."""
     from codegrid.pipelines.viewer.examples import find_examples
     from codegrid.pipelines.viewer.guard import Trusted
@@ -46,7 +46,7 @@ def serve_parts(tokenizer, pipeline, count=2):
     port = free_port()
     with listen("127.0.0.1", port) as listener, private_folder() as folder:
         examples = find_examples(tokenizer, pipeline, None, count=count)
-        page = build_page(tokenizer, pipeline, examples, "two grids")
+        page = build_page(tokenizer, pipeline, examples, "two grids", starts)
         with serve_page(page, listener, Trusted.of("127.0.0.1"), folder):
             yield page, f"http://127.0.0.1:{port}"
     assert not folder.exists()

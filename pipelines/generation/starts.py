@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from codegrid.codes import HIDDEN, Codes
-from codegrid.data.codes import CodeDataset
+from codegrid.data.codes import CodeBatch, CodeDataset, IndexedCodes
 from codegrid.data.folder import FolderImages
 from codegrid.data.frame_folders import TABLE, list_frames, read_actions, table_of
 from codegrid.data.images import evenly_spaced, to_float
+from codegrid.data.loading import Indices
 from codegrid.data.manifest import ACTIONS, is_whole
 from codegrid.data.video_files import ENDINGS, read_video
 from codegrid.data.videos import Windows
@@ -54,6 +55,33 @@ class Starts(NamedTuple):
         """Return a digest of everything that videos depend on."""
         parts = [*self.codes, self.actions, *self.next_codes]
         return digest_of([sha256(part.contiguous().cpu().numpy()) for part in parts])
+
+
+class EncodedFrames(IndexedCodes):
+    """Codes of the frames of a data set, encoded when they are read.
+
+    Args:
+        images: the data set.
+        pipeline: the tokenizer, and a prior over frames. If it knows other actions, the frames have none.
+    """
+
+    def __init__(self, images: Any, pipeline: TwoStagePipeline) -> None:
+        self.images, self.tokenizer = images, pipeline.tokenizer
+        self.layout, self.classes = pipeline.layout, list(images.classes)
+        known = list(images.actions) == action_names(pipeline)
+        self.columns = {name: column for name, column in images.columns.items() if known or name != ACTIONS}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, indices: Indices, view: int | Indices = 0) -> CodeBatch:
+        """Return some frames, in the given order."""
+        images = to_float(self.images.batch(indices).images).to(self.tokenizer.device)
+        return CodeBatch(tuple(grid.cpu() for grid in self.tokenizer.encode(images)), {})
+
+    def column(self, name: str) -> np.ndarray | None:
+        """Return a column (n, ...); None if there is none of this name."""
+        return self.columns[name].numpy() if name in self.columns else None
 
 
 def read_starts(

@@ -137,14 +137,14 @@ class Answers:
         Yields, again and again, their HTML, the `Partial` for downloads, and the progress.
         """
         labels = [line for line in asked.splitlines() if line.strip()] if isinstance(asked, str) else asked
-        for partial in actions.sample(self._drawing(), num_samples, labels, **self._named(values)):
+        for partial in actions.sample(self._drawing(), num_samples, labels, **self.named(values)):
             yield self._drawn(partial, "sample")
 
     def complete(
         self, encoded: Encoded, keep_rows: int, num_completions: int, label: int | str | None, *values: Any
     ) -> Iterator[tuple]:
         """Complete the codes below their upper rows. Yields the values of `sample`."""
-        pipeline, named = self._drawing(), self._named(values)
+        pipeline, named = self._drawing(), self.named(values)
         for partial in actions.complete(pipeline, encoded.codes, keep_rows, num_completions, label, **named):
             yield self._drawn(partial, "completion")
 
@@ -154,7 +154,7 @@ class Answers:
         Its four numbers come first, then the number of completions, the label and the values of the controls.
         """
         box, (number, label), controls = values[:4], values[4:6], values[6:]
-        for partial in actions.fill_in(self._drawing(), encoded, box, number, label, **self._named(controls)):
+        for partial in actions.fill_in(self._drawing(), encoded, box, number, label, **self.named(controls)):
             yield self._drawn(partial, "completion")
 
     def new_seed(self) -> int:
@@ -232,16 +232,16 @@ class Answers:
         """Return whether kept codes may become others that show as much of the image."""
         return self.pipeline is not None and any(prior.keeps == "roughly" for prior in self.pipeline.priors)
 
-    def _drawing(self) -> TwoStagePipeline:
-        if self.pipeline is None:
-            raise InputError("only a prior draws codes: start the viewer with one")
-        return self.pipeline
-
-    def _named(self, values: tuple) -> dict[str, Any]:
+    def named(self, values: tuple) -> dict[str, Any]:
         """Return the values of the page's controls, followed by the seed, as arguments of `sample`."""
         named = dict(zip([*self.controls, "seed"], values, strict=True))
         named = {name: read_control(name, value) for name, value in named.items() if value not in (None, "")}
         return {"seed": 0, **named}
+
+    def _drawing(self) -> TwoStagePipeline:
+        if self.pipeline is None:
+            raise InputError("only a prior draws codes: start the viewer with one")
+        return self.pipeline
 
     def _picture(self, encoded: Encoded, number: int, row: int, column: int) -> np.ndarray:
         codes, edits = encoded.codes[number][0], encoded.edits[number][0]

@@ -56,13 +56,19 @@ CSS = """
 }
 .gradio-container .html-container { padding: 0 !important; }
 .sheet figcaption { text-align: center; overflow-wrap: anywhere; }
+.video .film { max-width: 300px; margin-bottom: 12px !important; }
+.video .film.of-2 { max-width: 600px; }
+.video .strip { overflow-x: auto; }
+.gradio-container .video .strip img { min-width: 900px; image-rendering: auto; }
 #grid img { cursor: crosshair; }
-#examples, #examples .grid-wrap { height: auto !important; min-height: 0 !important; }
-#examples .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(56px, 8.6%), 1fr)) !important; }
-#examples .grid-container { grid-template-rows: none !important; grid-auto-rows: auto !important; }
-#examples .gallery-item, #examples .thumbnail-item { width: 100%; height: auto; min-height: 0; }
-#examples .thumbnail-item { aspect-ratio: 1; }
-#examples img { image-rendering: pixelated; }
+:is(#examples, #starts), :is(#examples, #starts) .grid-wrap { height: auto !important; min-height: 0 !important; }
+:is(#examples, #starts) .grid-container {
+    grid-template-columns: repeat(auto-fill, minmax(max(56px, 8.6%), 1fr)) !important;
+    grid-template-rows: none !important; grid-auto-rows: auto !important;
+}
+:is(#examples, #starts) :is(.gallery-item, .thumbnail-item) { width: 100%; height: auto; min-height: 0; }
+:is(#examples, #starts) .thumbnail-item { aspect-ratio: 1; }
+:is(#examples, #starts) img { image-rendering: pixelated; }
 .control [data-testid="block-info"] { white-space: nowrap; padding-right: 8px; }
 footer { display: none !important; }
 """

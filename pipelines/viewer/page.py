@@ -6,19 +6,30 @@ from codegrid.codes import describe_layout
 from codegrid.file_names import printable
 from codegrid.model_card import escape
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
+from codegrid.pipelines.generation.starts import Starts
 from codegrid.protocols import Tokenizer
 
 from .actions import Encoded
 from .answers import Answers
 from .examples import Examples
-from .sections import NARROW, QUIET, Drawing, add_completion, add_download, add_sampling
+from .sections import NARROW, QUIET, Drawing, add_completion, add_download, add_gallery, add_sampling, add_videos
+from .videos import Videos
 from .wording import CONTROLS, told
 
 HOUR = 3600  # seconds after which gradio deletes pictures that it has shown; at the end it deletes all
 
 
-def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples: Examples, title: str) -> gr.Blocks:
-    """Build the page. When it is opened, it fills with the first example, its codes, samples and completions."""
+def build_page(
+    tokenizer: Tokenizer,
+    pipeline: TwoStagePipeline | None,
+    examples: Examples,
+    title: str,
+    starts: Starts | None = None,
+) -> gr.Blocks:
+    """Build the page. When it is opened, it fills with the first example, its codes, samples and completions.
+
+    If there are `starts`, they can be continued as videos.
+    """
     answers, title = Answers(tokenizer, pipeline, examples), printable(title)  # a folder's name may not be UTF-8
     label, drawings = None, []
     with gr.Blocks(title=f"Codegrid: {title}", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
@@ -30,6 +41,9 @@ def build_page(tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, examples
             with gr.Column(elem_classes="section"):
                 controls, sampling = add_sampling(answers)
             drawings.append(sampling)
+        if pipeline is not None and starts is not None:
+            with gr.Column(elem_classes="section"):
+                drawings.append(add_videos(Videos(answers, pipeline, starts), controls))
         if (rows := answers.rows_to_keep()) or answers.fills_any():
             with gr.Column(elem_classes="section"):
                 keep, label, completion = add_completion(answers, rows, editor[0], controls)
@@ -66,10 +80,7 @@ def _add_pictures_to_pick(answers: Answers) -> tuple[gr.Gallery, gr.UploadButton
     examples, medium = answers.examples, answers.medium
     source, upload = escape(printable(examples.source)), medium.upload
     gr.Markdown(f"## {medium.heading}\nPick one of the {source}, or {upload[0].lower()}{upload[1:]}.")
-    gallery = gr.Gallery(
-        columns=len(examples.images), height="auto", allow_preview=False, interactive=False, show_label=False,
-        buttons=[], format="png", elem_id="examples", object_fit="contain", label="Pictures to pick from",
-    )  # fmt: skip
+    gallery = add_gallery(None, len(examples.images), "Pictures to pick from", "examples")
     return gallery, gr.UploadButton(upload, file_types=medium.file_types, size="sm")
 
 

@@ -76,13 +76,15 @@ def serve(settings: View) -> Iterator[Served]:
     from .media import medium_of
     from .page import build_page
     from .server import listen, private_folder, serve_page
+    from .videos import find_starts
 
     with listen(settings.host, settings.port) as listener, private_folder() as folder:
         tokenizer, pipeline = load_models(settings)
         medium_of(tokenizer.signal)  # refuses what it cannot show
         run = None if settings.run is None else Path(settings.run)
         examples = find_examples(tokenizer, pipeline, run, settings.dataset, settings.data_root)
-        page = build_page(tokenizer, pipeline, examples, settings.run or " ".join(settings.tokenizer))
+        starts = find_starts(pipeline, run, settings.dataset, settings.data_root)
+        page = build_page(tokenizer, pipeline, examples, settings.run or " ".join(settings.tokenizer), starts)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         with serve_page(page, listener, Trusted.of(settings.host, settings.trusted_hosts), folder):
             yield Served(f"http://{host}:{settings.port}", page, folder)

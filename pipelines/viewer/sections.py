@@ -7,11 +7,13 @@ import gradio as gr
 
 from codegrid.codes import NO_LABEL
 from codegrid.file_names import printable
+from codegrid.pipelines.generation.futures import FRAMES
 from codegrid.pipelines.generation.kept_part import default_rows
 from codegrid.sampling_config import choices_of
 
 from .answers import OF_CLASS, OWN, Answers
 from .media import COLUMNS
+from .videos import MOST, Videos
 from .wording import CONTROLS, told
 
 NARROW = 150  # pixels below which a part moves to the next row: two fit side by side on a phone
@@ -21,6 +23,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private",
 CONTROL: dict[str, Any] = {"min_width": NARROW, "elem_classes": "control"}
 IN_A_ROW = 5  # controls
 MAX_PROMPTS = 10_000  # characters
+BUTTONS = 12  # actions that have one; others are written
 LARGE = 256  # codes of a sample: only a few larger samples are drawn when the page is opened
 RANGES: dict[str, tuple[float, float, float, float, str]] = {  # lowest, highest, initial value, step, meaning of 0
     "temperature": (0, 2, 1, 0.05, ""),
@@ -41,13 +44,19 @@ class Drawing(NamedTuple):
     outputs: list  # the parts that a drawing changes, in the order of the values of `Answers.sample`
 
 
-def add_drawing(answers: Answers, act: Callable, words: str, name: str, inputs: list) -> Drawing:
-    """Add a button that draws, one that stops it, downloads, the progress and the drawn images."""
+def add_drawing(
+    answers: Answers, act: Callable, words: str, name: str, inputs: list, save: tuple[Callable, str] | None = None
+) -> Drawing:
+    """Add a button that draws, one that stops it, downloads, the progress and the drawn images.
+
+    `save` is what makes the file of a download, and its ending; by default all images in one file.
+    """
+    make, ending = save or (answers.download_sheet, answers.medium.files)
     with gr.Row():
         button = gr.Button(words, variant="primary", min_width=NARROW)
         stop = gr.Button(f"Stop {name}", min_width=NARROW)
         drawn = gr.State()
-        add_download(f"Download {name}", answers.download_sheet, drawn, f"{name}{answers.medium.files}")
+        add_download(f"Download {name}", make, drawn, f"{name}{ending}")
         add_download(f"Download codes of {name}", answers.download_codes, drawn, f"{name}.npz")
     progress = gr.Markdown(elem_classes="progress")
     outputs = [gr.HTML(elem_id=name), drawn, progress]
@@ -106,6 +115,51 @@ def add_completion(
     inputs = [encoded, *keep, number, label, *controls]
     act = answers.fill_in if fills_any else answers.complete
     return keep, label, add_drawing(answers, act, "Complete", "completions", inputs)
+
+
+def add_gallery(pictures: list | None, count: int, words: str, name: str) -> gr.Gallery:
+    """Add pictures to pick one from; without any, they are filled in when the page is opened."""
+    return gr.Gallery(
+        pictures, columns=count, height="auto", allow_preview=False, interactive=False, show_label=False, buttons=[],
+        format="png", elem_id=name, object_fit="contain", label=words,
+    )  # fmt: skip
+
+
+def add_videos(videos: Videos, controls: list) -> Drawing:
+    """Add the section that continues videos, with a field of actions and a button for each. Returns its drawing."""
+    count, given = len(videos.starts.actions), videos.starts.actions.shape[1]
+    follows = " What really followed is shown, too." if videos.starts.next_codes else ""
+    gr.Markdown(
+        f"## Videos\nPick what to continue: these are the last of {given} given frames of test videos. The prior draws "
+        f"those that come after.{follows}"
+    )
+    starts, number = add_gallery(videos.thumbnails(), count, "Videos to pick from", "starts"), gr.State(0)
+
+    def pick(event: gr.SelectData) -> int:
+        return event.index
+
+    starts.select(pick, None, number, **QUIET)
+    with gr.Row():
+        known = "; none: those that were really taken" if videos.starts.next_actions is not None else ""
+        written = gr.Textbox(
+            "", label=CONTROLS["actions"], info=f"one for each new frame, or one for all{known}", max_lines=2,
+            max_length=MAX_PROMPTS, placeholder=", ".join(videos.names[:3]), scale=3, min_width=2 * NARROW,
+            visible=bool(videos.names),
+        )  # fmt: skip
+        frames = gr.Slider(
+            1, MOST, FRAMES, step=1, label=CONTROLS["frames"], info="if not told by several actions", scale=1,
+            min_width=NARROW,
+        )  # fmt: skip
+    with gr.Row(visible=bool(videos.names)):
+        for action in videos.names[:BUTTONS]:
+
+            def add(before: str, action: str = action) -> str:
+                return videos.add(before, action)
+
+            gr.Button(f"+ {action}", size="sm", min_width=NARROW // 2).click(add, written, written, **QUIET)
+        gr.Button("Clear actions", size="sm", min_width=NARROW // 2).click(str, None, written, **QUIET)
+    inputs, save = [number, written, frames, *controls], (videos.download, ".gif")
+    return add_drawing(videos.answers, videos.roll_out, "Continue", "videos", inputs, save)
 
 
 def _add_prompts(answers: Answers) -> gr.Textbox:

@@ -40,6 +40,9 @@ CONTROLS = {
     "column": "Column",
     "code": "Code there",
     "speaker": "Speaker",
+    "start": "Start",
+    "frames": "New frames",
+    "actions": "Actions",
 }
 
 
