@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from codegrid.codes import HIDDEN, Codes
-from codegrid.data.names import Places
+from codegrid.data.names import Places, as_places
 from codegrid.data.videos import Windows
 from codegrid.errors import InputError
 from codegrid.file_names import printable
@@ -63,8 +63,9 @@ def find_starts(
     if pipeline is None or not length:
         return None
     with suppress(InputError):
-        asked = learnt_data(pipeline.tokenizer, data_root) if data_root and dataset is None else None
-        asked = (dataset, data_root) if dataset is not None else asked
+        asked = None if dataset is None else (dataset, as_places(data_root))
+        if asked is None and data_root:
+            asked = learnt_data(pipeline.tokenizer, data_root)
         if asked is None and run is not None and (exported := find_part(run, "validation_codes")):
             return read_starts(str(exported), pipeline, FRAMES, at_most=COUNT)
         if (chosen := asked or data_at_hand(pipeline.tokenizer)) is not None:
