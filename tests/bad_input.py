@@ -361,11 +361,12 @@ BAD = {
         ("--output {new}", "--from: give the file or folder of a checkpoint"),
         ("--from {new} --output {new}", "there is no such file or folder"),
         ("--from {bars} --output {new}", "is not a checkpoint of a known project: it holds"),
-        ("--from {bars} --source vq --output {new}", "--source 'vq': choose one of taming, "),
+        ("--from {bars} --source vq --output {new}", "--source 'vq': choose one of net2net, taming, "),
         ("--from {bars} --size 0 --output {new}", "--size 0"),
         ("--from {bars} --output {used}", "already holds other files"),
     ],
     "decode_codes": [
+        ("--from {bars} --model-config {new} --output {new}", "there is no such file or folder"),
         ("--tokenizer {other} --codes {run}/codes --output {new}", "another tokenizer"),
         ("--tokenizer {run}/tokenizer --codes {run}/codes --output {new} --view 1", "holds only view 0"),
         ("--tokenizer {run}/tokenizer --codes {new}.npz --output {new}", "no file"),

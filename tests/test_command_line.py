@@ -73,7 +73,10 @@ TOLD = [
     (TrainTokenizer, "--output o --network dalle --start-channels 64"),
     (TrainTokenizer, "--output o --network notebook --rectified-skips first"),
     (ExportModel, "--tokenizer t --to onnx --run r --output o --overwrite --quiet"),
-    (ImportModel, "--from a.ckpt --source taming --size 256 --run r --output o --overwrite --quiet"),
+    (
+        ImportModel,
+        "--from a.ckpt --source taming --size 256 --model-config c.yaml --run r --output o --overwrite --quiet",
+    ),
     (
         TrainTokenizer,
         "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1"
