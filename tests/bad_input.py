@@ -356,6 +356,9 @@ BAD = {
         ("--tokenizer {run}/tokenizer --to keras --output {new}", "--to"),
         ("--tokenizer {run}/tokenizer --to diffusers --output {new}", "must be resnet or vqgan"),
         ("--tokenizer {run}/tokenizer --to diffusers --output {used}", "already holds other files"),
+        ("--run {run} --prior {run}/prior --to onnx --output {new}", "--prior: the form onnx is of a tokenizer alone"),
+        ("--run {run} --prior {run}/prior --to diffusers --output {new}", "diffusers needs one"),
+        ("--run {run} --prior {new} --to diffusers --output {new}", "no folder"),
     ],
     "import_model": [
         ("--output {new}", "--from: give the file or folder of a checkpoint"),
@@ -363,10 +366,10 @@ BAD = {
         ("--from {bars} --output {new}", "is not a checkpoint of a known project: it holds"),
         ("--from {bars} --source vq --output {new}", "--source 'vq': choose one of net2net, taming, "),
         ("--from {bars} --size 0 --output {new}", "--size 0"),
+        ("--from {bars} --model-config {new} --output {new}", "there is no such file or folder"),
         ("--from {bars} --output {used}", "already holds other files"),
     ],
     "decode_codes": [
-        ("--from {bars} --model-config {new} --output {new}", "there is no such file or folder"),
         ("--tokenizer {other} --codes {run}/codes --output {new}", "another tokenizer"),
         ("--tokenizer {run}/tokenizer --codes {run}/codes --output {new} --view 1", "holds only view 0"),
         ("--tokenizer {run}/tokenizer --codes {new}.npz --output {new}", "no file"),
