@@ -39,11 +39,12 @@ if TYPE_CHECKING:
     from .stage2_prior.pixelsnail.network import PixelSNAIL
     from .stage2_prior.sampling.draw import sample
     from .stage2_prior.sequential_prior import SequentialPrior
+    from .stage2_prior.transformer.gpt import GPT
     from .stage2_prior.transformer.network import CausalTransformer
     from .stage2_prior.wavenet.network import WaveNet
 
 __all__ = [
-    "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition",
+    "GPT", "HIDDEN", "NO_LABEL", "VQVAE", "CausalTransformer", "CodeDataset", "CodeTokenizer", "Condition",
     "DiffusionPrior", "GatedPixelCNN", "Grid", "HierarchicalVQVAE", "InputError", "Known", "Layout", "Losses",
     "MaskGIT", "Moment", "NextScalePrior", "Noise", "PixelSNAIL", "Progress", "Quantized", "SamplingConfig",
     "SequentialPrior", "Signal", "StackedTokenizer", "TrainPrior", "TrainTokenizer", "TwoStagePipeline", "WaveNet",
@@ -84,6 +85,7 @@ _HOMES = {
     "stage2_prior.pixelsnail.network": "PixelSNAIL",
     "stage2_prior.sampling.draw": "sample",
     "stage2_prior.sequential_prior": "SequentialPrior",
+    "stage2_prior.transformer.gpt": "GPT",
     "stage2_prior.transformer.network": "CausalTransformer",
     "stage2_prior.wavenet.network": "WaveNet",
 }

@@ -27,8 +27,7 @@ COMMANDS = {
     "decompress": "turn such a file back into images",
     "convert": "repeat recordings in another speaker's voice",
     "import-model": "turn a checkpoint of another project into a model",
-    "export-model": "write a tokenizer in the form of another library",
-    "export-diffusers": "write a diffusion prior and its tokenizer as a pipeline of diffusers",
+    "export-model": "write a tokenizer, or both stages, in the form of another library",
 }
 
 # For bash. Each command is asked for its flags when they are first needed; exit code 124 makes bash try again.

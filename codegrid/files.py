@@ -38,30 +38,44 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
 
     Yields an empty staging folder. When the block ends, its files are flushed to disk and moved into `folder` one by
     one, the one named `index` last: a folder without its index is incomplete. An old index is removed before the first
-    file is replaced. Without an index, each file is independent of the others. If the block raises, `folder` is as it
-    was.
+    file is replaced. Without an index, each file is independent of the others. Files in folders are moved into folders
+    of the same names. If the block raises, `folder` is as it was.
 
     Raises `InputError` if the folder belongs to a run, and someone has removed it or replaced it by a link.
     """
     folder = Path(folder)
     staging = folder / STAGING
     check_held(folder)
+    was_made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     _remove(staging)  # what a killed writer left
     staging.mkdir()
     try:
         yield staging
-        names = sorted(path.name for path in staging.iterdir())
+        names = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if not path.is_dir())
         for name in names:
             _flush(staging / name)
         if index and len(names) > 1 and (folder / index).exists():
             (folder / index).unlink()
             _flush(folder)
         for name in sorted(names, key=lambda name: name == index):
-            os.replace(staging / name, folder / name)
-        _flush(folder)
+            _move(staging, folder, name)
+        for place in {(folder / name).parent for name in names} | {folder}:
+            _flush(place)
     finally:
         _remove(staging)
+        if was_made:
+            with suppress(OSError):  # it is not empty, unless the block raised
+                folder.rmdir()
+
+
+def _move(source: Path, target: Path, name: str) -> None:
+    """Move a file between folders, and replace what is there."""
+    parent = (target / name).parent
+    if parent != target:
+        check_held(parent)  # a link could lead out of it
+        parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source / name, target / name)
 
 
 def remove_folder(folder: Path, names: Iterable[str]) -> None:

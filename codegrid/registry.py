@@ -67,6 +67,7 @@ BUILT_IN: dict[str, dict[str, tuple[str, str]]] = {
         "transformer": (
             "stage2_prior.transformer.network:CausalTransformer", "stage2_prior.options:TransformerOptions",
         ),
+        "gpt": ("stage2_prior.transformer.gpt:GPT", "stage2_prior.options:GPTOptions"),
         "wavenet": ("stage2_prior.wavenet.network:WaveNet", "stage2_prior.options:WaveNetOptions"),
         "video": ("stage2_prior.pixelcnn.video:VideoPrior", "stage2_prior.options:VideoOptions"),
         "next-scale": ("stage2_prior.next_scale.prior:NextScalePrior", "stage2_prior.options:NextScaleOptions"),

@@ -1,4 +1,4 @@
-"""Write a tokenizer in the form of another library: `codegrid export-model --run runs/mine --to onnx`."""
+"""Write models in the form of another library: `codegrid export-model --run runs/mine --to onnx`."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -9,7 +9,7 @@ from codegrid.pipelines.running.settings import Folder, Folders, Leaves, TakesPr
 
 @dataclass(frozen=True, kw_only=True)
 class ExportModel(TakesPretrained, Leaves):
-    """Write a tokenizer of images in the form of another library.
+    """Write a tokenizer of images, or for diffusers also a prior over its codes, in the form of another library.
 
     codegrid export-model --tokenizer runs/sharp/tokenizer --to diffusers --output runs/sharp/vq_model
     """
@@ -21,6 +21,10 @@ class ExportModel(TakesPretrained, Leaves):
     """Folder that holds tokenizer/."""
     tokenizer: Folders = ()
     """Folder of a trained tokenizer of images, or hf:owner/name."""
+    prior: Folder | None = None
+    """Folder of a diffusion prior over its codes, or hf:owner/name, for --to diffusers: a whole LDMPipeline is written,
+    which draws what `codegrid sample --solver ddim` draws from the same noise. The prior must be --unconditional and
+    --one-scale."""
     to: Literal["diffusers", "onnx", "torch"] = "torch"
     """Form. diffusers: the folder of a VQModel, for --network resnet or vqgan with a single codebook; onnx: the files
     encoder.onnx and decoder.onnx; torch: encoder.pt2 and decoder.pt2, programs of torch.export. The last two take any

@@ -16,6 +16,8 @@ from codegrid.pipelines.running.settings import Folder, Leaves
 class ImportModel(Leaves):
     """Turn a checkpoint of another project into a model folder, which every command takes. Nothing in it is run.
 
+    If the checkpoint holds a tokenizer and a prior, their folders go into --output, as in that of a run.
+
     codegrid import-model --from vqgan_imagenet_f16_1024.ckpt --output runs/vqgan/tokenizer
     """
 
@@ -25,6 +27,9 @@ class ImportModel(Leaves):
     """Checkpoint: a file of torch.save, .safetensors or .npz; or a folder of diffusers, or of DALL·E's two files."""
     source: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(SOURCES) + "}")] = ""
     """Project that it comes from. By default it is found by the names of the tensors."""
+    model_config: Annotated[str, tyro.conf.arg(metavar="FILE")] = ""
+    """YAML or JSON file with the configuration of the model, if the checkpoint does not tell enough. By default the one
+    that lies where the project puts it."""
     size: tuple[Annotated[int, Range(1, MAX_SIDE)], ...] = ()
     """Side of the images, or their height and width. By default that of the checkpoint's config, or the one that the
     project trains on."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .pixelsnail.network import PixelSNAIL
     from .sampling.draw import draw, sample
     from .sampling.rollout import roll_out
+    from .transformer.gpt import GPT
     from .transformer.network import CausalTransformer
     from .wavenet.network import WaveNet
 
@@ -23,6 +24,7 @@ _HOMES = {
     "CausalTransformer": "transformer.network",
     "Conditions": "conditions",
     "DiffusionPrior": "diffusion.prior",
+    "GPT": "transformer.gpt",
     "GatedPixelCNN": "pixelcnn.network",
     "MaskGIT": "maskgit.network",
     "NextScalePrior": "next_scale.prior",
@@ -35,8 +37,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CausalTransformer", "Conditions", "DiffusionPrior", "GatedPixelCNN", "MaskGIT", "NextScalePrior", "PixelSNAIL",
-    "VideoPrior", "WaveNet", "draw", "roll_out", "sample",
+    "GPT", "CausalTransformer", "Conditions", "DiffusionPrior", "GatedPixelCNN", "MaskGIT", "NextScalePrior",
+    "PixelSNAIL", "VideoPrior", "WaveNet", "draw", "roll_out", "sample",
 ]  # fmt: skip
 
 

@@ -130,6 +130,14 @@ class TransformerOptions(TransformerSizes, CoarserOptions, TextOptions):
 
 
 @dataclass(frozen=True)
+class GPTOptions(TransformerSizes, CoarserOptions):
+    """Options of the prior with the layers of GPT-2."""
+
+    feature_dropout: Share = 0.1
+    """Share of the features that are dropped in training: of the embedded codes, and of what each layer adds."""
+
+
+@dataclass(frozen=True)
 class PixelSNAILOptions(CoarserOptions):
     """Options of PixelSNAIL."""
 
@@ -210,7 +218,7 @@ class DiffusionOptions(TextOptions):
     num_levels: Annotated[int, Range(1, MAX_LEVELS)] = 2
     """Sizes of the grid that the UNet works at, each half the one before."""
     one_scale: bool = False
-    """Scale all channels of the codes' vectors by one number, as the pipelines of diffusers do (export-diffusers needs
+    """Scale all channels of the codes' vectors by one number, as the pipelines of diffusers do (export-model needs
     this), instead of each channel by its own."""
     num_layers: Annotated[int, Range(1, MAX_LAYERS)] = 2
     """Residual blocks of the UNet at each size, on the way down; on the way up there is one more."""

@@ -16,6 +16,7 @@ SMALL = {
         "feature_dropout": 0.0,
     },
     "transformer": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
+    "gpt": {"channels": 16, "num_layers": 2, "num_heads": 2, "feature_dropout": 0.0},
     "wavenet": {"channels": 8, "skip_channels": 16, "layers_per_cycle": 6, "num_cycles": 1, "feature_dropout": 0.0},
     "video": {
         "channels": 24, "num_layers": 4, "first_kernel": 5, "kernel": 5, "dropout": 0.0, "context_frames": 2,

@@ -25,7 +25,6 @@ from codegrid.pipelines.demo import Demo
 from codegrid.pipelines.doctor import Doctor
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.export_diffusers import ExportDiffusers
 from codegrid.pipelines.export_model import ExportModel
 from codegrid.pipelines.import_model import ImportModel
 from codegrid.pipelines.plot import Plot
@@ -43,7 +42,7 @@ from codegrid.progress import progress_bar
 
 SETTINGS = (
     TrainTokenizer, ExportCodes, TrainPrior, Sample, DecodeCodes, Convert, Evaluate, Plot, Doctor, View, Demo, Recipe,
-    ImportModel, ExportModel, Compress, Decompress, RankCaptions, ExportDiffusers,
+    ImportModel, ExportModel, Compress, Decompress, RankCaptions,
 )  # fmt: skip
 
 POSITIONAL = ("name",)  # settings that are words and no flags
@@ -72,8 +71,11 @@ TOLD = [
     (TrainTokenizer, "--output o --network vqgan --channel-multipliers 1 2 4 --attention-sizes 0 1 --norm-groups 8"),
     (TrainTokenizer, "--output o --network dalle --start-channels 64"),
     (TrainTokenizer, "--output o --network notebook --rectified-skips first"),
-    (ExportModel, "--tokenizer t --to onnx --run r --output o --overwrite --quiet"),
-    (ImportModel, "--from a.ckpt --source taming --size 256 --run r --output o --overwrite --quiet"),
+    (ExportModel, "--tokenizer t --to onnx --prior p --run r --output o --overwrite --quiet"),
+    (
+        ImportModel,
+        "--from a.ckpt --source taming --size 256 --model-config c.yaml --run r --output o --overwrite --quiet",
+    ),
     (
         TrainTokenizer,
         "--output o --perceptual-weight 1 --perceptual m.py:f --adversarial-weight 0.5 --lecam-weight 0.1"
@@ -141,7 +143,6 @@ TOLD = [
     (Sample, "--tokenizer t --prior p --output o --start c --start-at 1 5 --frames 3 --actions forward "),
     (Decompress, "--pretrained digits --file f --output o "),
     (RankCaptions, f"{PARTS} --images d --captions heart car --seed 1 --batch-size 8 --dry-run"),
-    (ExportDiffusers, f"{PARTS} --dry-run"),
     (View, "--pretrained digits "),
 ]
 

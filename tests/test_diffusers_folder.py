@@ -3,23 +3,23 @@
 Shapes: b batch, D embedding_dim.
 """
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from codegrid import VQVAE, load
+from codegrid import VQVAE, export_model, load
 from codegrid.codes import Signal
 from codegrid.errors import InputError
 from codegrid.noise import Noise
-from codegrid.pipelines.export_diffusers import ExportDiffusers
-from codegrid.pipelines.generation.diffusers_folder import export_diffusers, save_diffusers
+from codegrid.pipelines.export_model import ExportModel
+from codegrid.pipelines.exporting.run import export_into
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.registry import TABLES
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusion` is not installed")
 STEPS, SAMPLES = 4, 3
+NETWORKS = {"resnet": {}, "vqgan": {"network": "vqgan", "channel_multipliers": [1, 2], "latent_channels": 3}}
 SMALL_NETWORK = {"network": "resnet", "hidden_channels": 16, "num_residual_blocks": 1}
 
 
@@ -51,11 +51,15 @@ def pair_of(tokenizer, **options):
     return TwoStagePipeline(tokenizer, make_prior(tokenizer, **options))
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def export(pipeline, folder):
+    export_model(pipeline.tokenizer, "diffusers", folder, pipeline.priors[0])
+
+
+@pytest.fixture(scope="module", params=["resnet", "vqgan"])
+def exported(request, tmp_path_factory):
     """A pipeline, and the folder of it that diffusers reads."""
-    pipeline, folder = pair_of(make_tokenizer()), tmp_path_factory.mktemp("exported")
-    save_diffusers(pipeline, folder)
+    pipeline, folder = pair_of(make_tokenizer(**NETWORKS[request.param])), tmp_path_factory.mktemp("exported")
+    export(pipeline, folder)
     return pipeline, folder
 
 
@@ -101,7 +105,7 @@ def test_all_channels_have_one_scale_and_mean_0_if_that_is_asked_for():
 def test_the_folder_can_be_written_again_and_grey_images_too(tmp_path):
     pipeline = pair_of(make_tokenizer(channels=1))
     for _ in range(2):
-        save_diffusers(pipeline, tmp_path)
+        export(pipeline, tmp_path)
     assert draw_with_diffusers(tmp_path, torch.zeros(1)).shape == (1, 16, 16, 1)
 
 
@@ -112,15 +116,16 @@ REFUSED = {
     "another prior": (TOKENIZER, {"kind": "maskgit"}, "`prior`: a MaskGIT.*: train one with `model` diffusion"),
     "own scales": (TOKENIZER, {"one_scale": False}, "`prior`: its channels have scales of their own.*`one_scale`"),
     "paper network": (
-        make_tokenizer(network="paper", residual_channels=4), {}, "`tokenizer`: network paper: .*`network` resnet",
+        make_tokenizer(network="paper", residual_channels=4), {}, "its `network` must be resnet or vqgan",
     ),
     "an oblong grid": (make_tokenizer((16, 24)), {}, "`tokenizer`: 4×6 .*needs one grid, and a square one"),
     "an odd grid": (make_tokenizer((12, 12)), {}, "`prior`: grids 3 wide: LDMPipeline needs a multiple of 2"),
     "several codes": (
         make_tokenizer(quantizer="residual", num_quantizers=2), {}, "`tokenizer`: .*needs one grid, and a square one",
     ),
+    "a wide convolution": (make_tokenizer(network="vqgan", latent_kernel=3), {}, "beside the codes must be 1×1"),
     "half sites": (make_tokenizer((14, 14)), {}, "`tokenizer`: images of 14×14 are not whole sites"),
-    "a likelihood": (make_tokenizer(reconstruction="logistic"), {}, "its decoder returns a likelihood, logistic"),
+    "a likelihood": (make_tokenizer(reconstruction="logistic"), {}, "its decoder must make images"),
 }  # fmt: skip
 
 
@@ -128,23 +133,26 @@ REFUSED = {
 def test_what_diffusers_has_no_pipeline_for_is_refused_in_one_line(name, tmp_path):
     tokenizer, options, words = REFUSED[name]
     with pytest.raises(InputError, match=words) as caught:
-        save_diffusers(pair_of(tokenizer, **options), tmp_path / "out")
+        export(pair_of(tokenizer, **options), tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_the_command_finds_both_models_and_refuses_a_folder_of_another_pipeline(tmp_path):
+def test_the_command_takes_a_prior_for_diffusers_alone_and_one_of_this_tokenizer(tmp_path):
     pair_of(make_tokenizer()).save_pretrained(tmp_path / "run")
-    settings = ExportDiffusers(run=str(tmp_path / "run"))
-    export_diffusers(settings)
-    assert draw_with_diffusers(tmp_path / "run" / "diffusers", torch.zeros(1)).shape == (1, 16, 16, 3)
-    place = str(tmp_path / "run" / "diffusers")
-    export_diffusers(replace(settings, output=place, overwrite=True))
-    assert (tmp_path / "run" / "diffusers" / "model_index.json").is_file()
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(InputError, match="holds a StableDiffusionPipeline of diffusers: choose another folder"):
-        export_diffusers(replace(settings, output=str(other)))
-    for folder in (other, tmp_path / "run" / "diffusers"):
-        with pytest.raises(InputError, match="is a pipeline of diffusers: give the folder of a model of codegrid"):
-            load(folder)
+    settings = ExportModel(run=str(tmp_path / "run"), to="diffusers", prior=str(tmp_path / "run" / "prior"))
+    assert "unet/config.json" in export_into(settings)["files"]
+    place = tmp_path / "run" / "exported"
+    assert draw_with_diffusers(place, torch.zeros(1)).shape == (1, 16, 16, 3) and (place / "model.json").is_file()
+    assert export_into(replace(settings, output=str(place))) == {}  # finished
+    assert export_into(replace(settings, output=str(place), overwrite=True))
+    assert (place / "model_index.json").is_file()
+    make_tokenizer(num_embeddings=16).save_pretrained(tmp_path / "other")
+    for changed, reason in (
+        ({"to": "torch"}, "`prior`: the form torch is of a tokenizer alone"),
+        ({"tokenizer": (str(tmp_path / "other"),)}, "another tokenizer"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            export_into(replace(settings, output=str(tmp_path / "none"), **changed))
+        assert not (tmp_path / "none").exists()
+    with pytest.raises(InputError, match="is a pipeline of diffusers: give the folder of a model of codegrid"):
+        load(place)

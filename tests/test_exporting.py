@@ -25,7 +25,7 @@ def draw(*shape, seed=1):
 
 OF_DIFFUSERS = [
     {"network": "resnet", "downsampling": 4},
-    {"network": "resnet", "downsampling": 1, "quantizer": "gradient"},
+    {"network": "resnet", "downsampling": 1, "quantizer": "sim"},
     {"network": "vqgan", "channel_multipliers": [1, 2, 3], "attention_sizes": [0, 2], "latent_channels": 5},
     {"network": "vqgan", "middle_attention": False, "attention_sizes": [], "downsampling": 2},
 ]
@@ -67,7 +67,7 @@ def test_diffusers_gives_the_same_codes_and_pictures(options, tmp_path):
 def test_what_diffusers_cannot_hold_is_refused(options, reason, tmp_path):
     with pytest.raises(InputError, match=reason):
         export_model(make(**options), "diffusers", tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 PROGRAMS = [{}, {"levels": [2, 2], "size": (10, 12), "quantizer": "residual"}]
@@ -120,7 +120,7 @@ def test_the_command_writes_a_folder_that_says_what_it_holds(tmp_path):
     make().save_pretrained(paper)
     with pytest.raises(InputError, match="must be resnet or vqgan"):
         export_into(ExportModel(tokenizer=str(paper), to="diffusers", output=str(tmp_path / "none")))
-    assert not list((tmp_path / "none").glob("*.json"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_without_onnx_it_says_what_to_install(tmp_path, monkeypatch):

@@ -134,7 +134,7 @@ def test_the_source_and_the_size_can_be_told(tmp_path):
     assert import_model(path, source="taming", size=(8, 12)).signal.size == (8, 12)
     with pytest.raises(InputError, match=r"is not a checkpoint of a known project: .* not encoder\.conv_blocks"):
         import_model(path, source="llamagen")
-    with pytest.raises(InputError, match="`source` 'vqgan': choose one of taming, "):
+    with pytest.raises(InputError, match="`source` 'vqgan': choose one of net2net, taming, "):
         import_model(path, source="vqgan")
     with pytest.raises(InputError, match="`size` 1 2 3: give one side"):
         import_model(path, size=(1, 2, 3))
@@ -154,7 +154,7 @@ def test_an_imported_folder_is_a_model_like_any_other(tmp_path):
     save_file(weights, tmp_path / "a.safetensors")
     settings = ImportModel(from_=str(tmp_path / "a.safetensors"), output=str(tmp_path / "t"), size=(16, 16))
     found = import_into(settings)
-    assert found["imported_from"].endswith("(taming)") and import_into(settings) == {}  # finished
+    assert found["tokenizer"]["imported_from"].endswith("(taming)") and import_into(settings) == {}  # finished
     again, direct = load(tmp_path / "t"), import_model(tmp_path / "a.safetensors", size=16)
     assert again.fingerprint() == direct.fingerprint() and again.provenance["sha256"].keys() == {"a.safetensors"}
     assert "taming" in (tmp_path / "t" / "README.md").read_text()

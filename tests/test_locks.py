@@ -39,6 +39,18 @@ def write(folder, name="new", index=""):
         (staging / name).write_text("new")
 
 
+def test_files_in_folders_are_written_beside_what_is_there_and_a_failure_leaves_no_folder(tmp_path):
+    write(tmp_path / "a" / "inner", "old")
+    with write_folder(tmp_path / "a") as staging:
+        (staging / "inner").mkdir()
+        (staging / "inner" / "new").write_text("new")
+    assert sorted(path.name for path in (tmp_path / "a" / "inner").iterdir()) == ["new", "old"]
+    with pytest.raises(ZeroDivisionError), write_folder(tmp_path / "b") as staging:
+        (staging / "new").write_text("new")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_folder_is_free_again_when_the_function_that_held_it_has_ended(tmp_path):
     @releasing()
     def work(folder, fails):

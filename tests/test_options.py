@@ -68,8 +68,8 @@ def test_flags_become_options(flags, options):
         (TrainPrior(codes="c", output="o", options={"channels": 0}), "`channels` 0: it must be"),
         (TrainTokenizer(output="o", quantizer="vq"), "`quantizer` 'vq': no quantizer has this name: choose one of ema"),
         (
-            TrainPrior(codes="c", output="o", model="gpt"),
-            "`model` 'gpt': no prior has this name: choose one of pixelcnn",
+            TrainPrior(codes="c", output="o", model="rnn"),
+            "`model` 'rnn': no prior has this name: choose one of pixelcnn",
         ),
     ],
     ids=str,

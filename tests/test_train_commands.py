@@ -248,11 +248,12 @@ EACH = "train one for each grid: with `grid` 0, then with `grid` 1, and so on to
 
 
 @pytest.mark.parametrize("model,grid,tables,words,able", [
-    ("pixelcnn", (), {}, f"{EACH} learns them together: ", {"transformer", "wavenet", "maskgit"}),
-    ("pixelsnail", (), TABLES_OF_SCALES, EACH, {"transformer", "wavenet", "maskgit", "next-scale"}),
-    ("next-scale", (), {}, "have no scales: .*; choose a `model` that learns", {"transformer", "wavenet", "maskgit"}),
+    ("pixelcnn", (), {}, f"{EACH} learns them together: ", {"transformer", "gpt", "wavenet", "maskgit"}),
+    ("pixelsnail", (), TABLES_OF_SCALES, EACH, {"transformer", "gpt", "wavenet", "maskgit", "next-scale"}),
+    ("next-scale", (), {}, "have no scales: .*; choose a `model` that learns",
+     {"transformer", "gpt", "wavenet", "maskgit"}),
     ("next-scale", (1,), {}, "`grid` 1: a next-scale prior cannot be conditioned on the coarser grids; choose a "
-     "`model` that learns them: ", {"pixelcnn", "pixelsnail", "transformer", "wavenet", "maskgit"}),
+     "`model` that learns them: ", {"pixelcnn", "pixelsnail", "transformer", "gpt", "wavenet", "maskgit"}),
 ])  # fmt: skip
 def test_a_prior_that_cannot_learn_some_grids_names_all_that_can(model, grid, tables, words, able):
     settings = TrainPrior(codes="codes", output="prior", model=model, grid=grid)

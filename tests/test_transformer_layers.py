@@ -15,10 +15,8 @@ from codegrid.stage2_prior.transformer.layers import (
     Positions,
     RMSNorm,
     initialise,
-    rotate,
-    rotation_at,
-    site_coordinates,
 )
+from codegrid.stage2_prior.transformer.rotations import rotate, rotation_at, site_coordinates
 
 WIDTH, HEADS, SITES = 24, 2, 12
 

@@ -102,7 +102,7 @@ BAD = {
     "missing": (lambda folder, whole: folder / "none.ckpt", "no file or folder"),
     "folder": (lambda folder, whole: folder, "is a folder that holds neither config.json and"),
     "unknown": (lambda folder, whole: saved(folder, {"layer.weight": torch.zeros(2)}),
-                r"holds 1 tensors, such as layer.weight, not encoder\.down\.0.*\(taming\).*\(llamagen\)"),
+                r"holds 1 tensors, such as layer.weight, not .*encoder\.down\.0.*\(taming\).*\(llamagen\)"),
     "no-weights": (lambda folder, whole: saved(folder, {"epoch": 3}), "holds no weights"),
     "nan": (lambda folder, whole: saved(folder, {"a.b": torch.full((1,), torch.nan)}), "a.b holds nan"),
     "program": (lambda folder, whole: script(folder / "a.pt"), "is a program of TorchScript"),

@@ -1,6 +1,7 @@
-"""A tokenizer in the form of another library: the body of `codegrid export-model`.
+"""A tokenizer, alone or with a prior, in the form of another library: the body of `codegrid export-model`.
 
-A new form is a function that writes files of a tokenizer into a folder, and a line in `FORMS`.
+A new form is a function that writes files of a tokenizer into a folder, and a line in `FORMS`. If the form can also
+hold a prior, there is a second function, of a tokenizer and a prior.
 """
 
 from __future__ import annotations
@@ -14,55 +15,76 @@ from codegrid.errors import InputError
 from codegrid.files import write_folder, write_json
 from codegrid.limits import check_name
 from codegrid.locks import releasing
+from codegrid.model_folder import load_model
 from codegrid.pipelines.export_model import ExportModel
+from codegrid.pipelines.generation.pairing import check_pairing
 from codegrid.pipelines.generation.tokenizers import load_tokenizer
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.run_folder import Run
 
-FORMS = {"diffusers": "vq_model:write", "onnx": "programs:write_onnx", "torch": "programs:write_torch"}
+# form → what writes a tokenizer, and what writes a tokenizer and a prior
+FORMS = {
+    "diffusers": ("vq_model:write", "ldm_pipeline:write"),
+    "onnx": ("programs:write_onnx", ""),
+    "torch": ("programs:write_torch", ""),
+}
 ABOUT = "model.json"  # what the files take and return
 
 
-def export_model(tokenizer: Any, to: str, folder: str | Path) -> None:
+def export_model(tokenizer: Any, to: str, folder: str | Path, prior: Any = None) -> None:
     """Write a tokenizer of images in the form of another library, and model.json, which says what they take and return.
 
     Args:
         to: `diffusers`, `onnx` or `torch`.
         folder: for the files; others of these names are replaced.
+        prior: a diffusion prior over its codes, for `diffusers`: a whole pipeline is written.
 
-    Raises `InputError` if the form does not exist, or the tokenizer cannot have it.
+    Raises `InputError` if the form does not exist, or the tokenizer or the prior cannot have it.
     """
-    with write_folder(folder) as staging:
-        _write(tokenizer, to, staging)
+    _write(tokenizer, prior, to, Path(folder))
 
 
-def _write(tokenizer: Any, to: str, folder: Path) -> None:
+def _write(tokenizer: Any, prior: Any, to: str, folder: Path) -> list[str]:
+    """Write all files, or none if the models are refused. Returns their names."""
     check_name("to", to, tuple(FORMS))
     if not hasattr(tokenizer, "to_outputs"):
         raise InputError("`tokenizer`: only a single tokenizer of images can be exported, not one over another's codes")
-    module, _, function = FORMS[to].partition(":")
-    getattr(import_module(f"{__package__}.{module}"), function)(tokenizer.eval(), folder)
+    alone, paired = FORMS[to]
+    models = [tokenizer.eval()]
+    if prior is not None:
+        if not paired:
+            raise InputError(f"`prior`: the form {to} is of a tokenizer alone: leave it out")
+        check_pairing(tokenizer, [prior])
+        models.append(prior.eval())
+    module, _, function = (alone if prior is None else paired).partition(":")
     about = {
         "images": tokenizer.signal.as_json(),
         "range": [-1, 1],
         "codes": [{"shape": list(grid.shape), "num_embeddings": grid.num_embeddings} for grid in tokenizer.layout],
         "fingerprint": tokenizer.fingerprint(),
     }
-    write_json(folder / ABOUT, about)
+    with write_folder(folder) as staging:
+        getattr(import_module(f"{__package__}.{module}"), function)(*models, staging)
+        write_json(staging / ABOUT, about)
+        return sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
 
 
 @releasing()
 def export_into(settings: ExportModel) -> dict[str, Any]:
     """Write the files into a folder. Returns the names of the files."""
     tokenizer = load_tokenizer(settings.tokenizer, "cpu")
-    run = Run(settings.output, settings, tokenizer=tokenizer.fingerprint())
+    prior = load_model(settings.prior, "cpu", "prior") if settings.prior else None
+    run = Run(
+        settings.output,
+        settings,
+        tokenizer=tokenizer.fingerprint(),
+        priors=[] if prior is None else [prior.fingerprint()],
+    )
     if run.finished:
         print_once(f"{run.shown} is finished: nothing to do")
         return {}
-    with write_folder(run.folder) as staging:
-        _write(tokenizer, settings.to, staging)
-        names = sorted(path.name for path in staging.iterdir())
-    run.start()  # only now: a tokenizer that is refused leaves no record of a run
+    names = _write(tokenizer, prior, settings.to, run.folder)
+    run.start()  # only now: models that are refused leave no record of a run
     run.finish_with(written=names)
     print_once(f"{run.shown}: {', '.join(names)}, for {describe_layout(tokenizer.layout)}")
     return {"files": names}

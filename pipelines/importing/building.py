@@ -24,32 +24,44 @@ class Source(NamedTuple):
     about: str  # what it is, for people
     keys: tuple[str, ...]  # names of tensors by which its checkpoints are known
     size: Sides  # of the images that its models were trained on, unless the checkpoint tells
-    convert: Callable[[Checkpoint, Sides | None], Any]  # the checkpoint and the size of images → the model
+    # the checkpoint and the size of images → the tokenizer, or the tokenizer and the priors over its codes
+    convert: Callable[[Checkpoint, Sides | None], Any]
     look: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint  # makes the names that keys are sought in
 
 
 def make_tokenizer(
     checkpoint: Checkpoint, model: str, tensors: Mapping[str, Tensor], size: Sides, channels: int, **options: Any
 ) -> Any:
-    """Return a tokenizer with weights by our names; counters of the uses of a codebook may be missing.
+    """Return a tokenizer with weights by our names.
 
     Args:
         model: its name in the table of tokenizers.
-        channels: of the images, 1 or 3.
+        size, channels: of the images; 1 or 3 channels.
         options: its other options.
+
+    Raises `InputError` as `make_model` does.
+    """
+    return make_model(checkpoint, "tokenizer", model, tensors, signal=Signal(channels=channels, size=size), **options)
+
+
+def make_model(checkpoint: Checkpoint, kind: str, name: str, tensors: Mapping[str, Tensor], **options: Any) -> Any:
+    """Return a model with weights by our names; counters of the uses of a codebook may be missing.
+
+    Args:
+        kind, name: its table, and its name there.
+        options: what it is built from.
 
     Raises `InputError` if a tensor is missing, left over, or of another shape than the others need.
     """
-    signal = Signal(channels=channels, size=size)
     try:
         with torch.device("meta"):
-            outline = TABLES["tokenizer"][model](signal=signal, **options)
+            outline = TABLES[kind][name](**options)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: this version has no such model ({error})") from error
     check_fit(checkpoint, tensors, outline.state_dict())
-    tokenizer = TABLES["tokenizer"][model](signal=signal, **options)
-    tokenizer.load_state_dict(tensors, strict=False)
-    return tokenizer.eval()
+    model = TABLES[kind][name](**options)
+    model.load_state_dict(tensors, strict=False)
+    return model.eval()
 
 
 def check_fit(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> None:

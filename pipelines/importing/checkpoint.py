@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy
 import torch
+import yaml
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from codegrid.tensors import check_finite, read_json
 from .unpickling import Inert, read_pickled, tensors_of
 
 COPIES = 3  # of the weights: the file, its tensors, the model
+MAX_CONFIG = 2**20  # bytes
 ZIP, PICKLE, NPZ = b"PK", b"\x80", ".npz"
 DIFFUSERS = ("config.json", "diffusion_pytorch_model.safetensors")
 PAIR = ("encoder.pkl", "decoder.pkl")  # of DALL·E
@@ -58,12 +60,36 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
 
 
-def read_checkpoint(source: str | Path) -> Checkpoint:
+def read_checkpoint(source: str | Path, model_config: str | Path = "") -> Checkpoint:
     """Read a file of torch.save, safetensors or NumPy, or a folder of diffusers or of DALL·E's two files.
+
+    Args:
+        source: the file or folder.
+        model_config: a file with the configuration of the model, in place of the one beside it.
 
     Raises `InputError` if there is no such file, it is damaged or holds code, or would not fit in memory.
     """
-    path = Path(source)
+    found = _read(Path(source))
+    return Checkpoint(found.path, found.tensors, read_model_config(model_config)) if model_config else found
+
+
+def read_model_config(source: str | Path) -> dict[str, Any]:
+    """Read the configuration of another project's model, a YAML or JSON file.
+
+    Raises `InputError` if it cannot be read, or does not map names to values.
+    """
+    try:
+        found = yaml.safe_load(read_plain(source, MAX_CONFIG))  # JSON is YAML, too
+    except OSError as error:
+        raise InputError(f"`model_config` {source}: {error.strerror or error}: give a YAML or JSON file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"`model_config` {source}: it cannot be read ({reason_of(error)}): correct it") from error
+    if not isinstance(found, dict):
+        raise InputError(f"`model_config` {source}: it must map names to values")
+    return {str(name): value for name, value in found.items()}
+
+
+def _read(path: Path) -> Checkpoint:
     if not path.exists():
         raise InputError(f"no file or folder {path}: give a checkpoint")
     if not path.is_dir():

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from codegrid.codes import Sides
 
-from .building import Source, make_tokenizer, of_shape
+from .building import Source
 from .checkpoint import Checkpoint
-from .residual import ATTENTION, BLOCKS, networks_of, placed, rename
+from .residual import ATTENTION, BLOCKS, make_vqgan, rename
 
 SIZE = (256, 256)
 RULES = (
@@ -31,13 +31,8 @@ RULES = (
 def convert(checkpoint: Checkpoint, size: Sides | None) -> Any:
     """Return the tokenizer: entries are stored with unit length, and the nearest is that of the smallest angle."""
     tensors = rename(checkpoint.below(""), RULES)
-    entries, width = of_shape(checkpoint, "quantize.embedding.weight", 2)
-    books = {"quantizer": "gradient", "num_embeddings": entries, "embedding_dim": width, "distance": "cosine"}
-    codebook = F.normalize(tensors["quantize.embedding.weight"], dim=1)
-    weights = placed(tensors) | {"quantizer.codebook": codebook}
-    channels = of_shape(checkpoint, "encoder.conv_in.weight", 4)[1]
-    options = networks_of(checkpoint, tensors)
-    return make_tokenizer(checkpoint, "vqvae", weights, size or SIZE, channels, **options, **books)
+    codes = {"quantizer.codebook": F.normalize(checkpoint.take("quantize.embedding.weight"), dim=1)}
+    return make_vqgan(checkpoint, tensors, codes, size or SIZE, quantizer="gradient", distance="cosine")
 
 
 SOURCE = Source(

@@ -5,6 +5,7 @@ A new source is a file with a `SOURCE`, and a line here.
 
 # the first one that knows all of its keys in a checkpoint takes it
 SOURCES = {
+    "net2net": "net2net",
     "taming": "taming",
     "diffusers": "vq_model",
     "llamagen": "llamagen",

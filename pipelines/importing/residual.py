@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from codegrid.codes import Sides
 from codegrid.errors import InputError
 
-from .building import count
+from .building import count, make_tokenizer, of_shape
 from .checkpoint import Checkpoint
 
 # linear layers over channels, which other projects write as 1×1 convolutions
@@ -66,6 +67,33 @@ def networks_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor], groups: i
         "norm_groups": groups,
         "downsampling": 2 ** (sizes - 1),
     }
+
+
+def make_vqgan(
+    checkpoint: Checkpoint,
+    tensors: Mapping[str, Tensor],
+    codes: Mapping[str, Tensor],
+    size: Sides,
+    groups: int = GROUPS,
+    **quantizer: Any,
+) -> Any:
+    """Return a tokenizer with `network` vqgan.
+
+    Args:
+        tensors: of its networks, by their names.
+        codes: of its quantizer, by our names; the first one is the codebook (K, D).
+        size: of the images.
+        groups: of all normalizations.
+        quantizer: its options, but for those that the codebook tells.
+
+    Raises `InputError` if tensors are missing, left over, or do not fit.
+    """
+    book = next(iter(codes.values()))
+    if book.ndim != 2:
+        raise InputError(f"{checkpoint.path}: its codebook has {book.ndim} axes, not 2: it is another variant")
+    options = networks_of(checkpoint, tensors, groups) | {"num_embeddings": len(book), "embedding_dim": book.shape[1]}
+    channels = of_shape(checkpoint, "encoder.conv_in.weight", 4)[1]
+    return make_tokenizer(checkpoint, "vqvae", {**placed(tensors), **codes}, size, channels, **options, **quantizer)
 
 
 def placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

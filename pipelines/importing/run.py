@@ -10,6 +10,7 @@ from codegrid.devices import Device, find_device
 from codegrid.errors import InputError, reason_of
 from codegrid.limits import check_sides
 from codegrid.locks import releasing
+from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.import_model import ImportModel
 from codegrid.pipelines.running.cli import print_once
 from codegrid.pipelines.running.run_folder import Run
@@ -21,9 +22,15 @@ from .sources import recognise
 
 
 def import_model(
-    path: str | Path, source: str = "", size: int | Sequence[int] | None = None, device: Device = "cpu"
+    path: str | Path,
+    source: str = "",
+    size: int | Sequence[int] | None = None,
+    device: Device = "cpu",
+    model_config: str | Path = "",
 ) -> Any:
     """Load a checkpoint of another project as a model of this one, in eval mode. Nothing in it is run.
+
+    It is a tokenizer or, if the checkpoint also holds a prior, a `TwoStagePipeline`.
 
     Args:
         path: a file of torch.save, .safetensors or .npz; or a folder, of diffusers' `VQModel`.
@@ -31,6 +38,8 @@ def import_model(
         size: sides of the images, one number or (height, width). By default those of the config, or those that the
             project trains on; the networks take others, too.
         device: the device to load onto.
+        model_config: a YAML or JSON file with the configuration of the model. By default the one that lies where the
+            project puts it.
 
     Raises `InputError` if no source knows the checkpoint, it is damaged or holds code, or its shapes do not fit.
 
@@ -39,15 +48,18 @@ def import_model(
         >>> tokenizer.save_pretrained("runs/vqgan/tokenizer")  # doctest: +SKIP
     """
     place, sides = find_device(device), _sides(size)
-    name, known, checkpoint = recognise(read_checkpoint(path), source)
+    name, known, checkpoint = recognise(read_checkpoint(path, model_config), source)
     try:
-        model = known.convert(checkpoint, sides)
+        made = known.convert(checkpoint, sides)
     except InputError:
         raise
     except Exception as error:  # shapes of all kinds can fail in all places
         raise InputError(f"{path}: it is another variant of this model ({reason_of(error)})") from error
-    model.provenance = {"imported_from": f"{known.about} ({name})", "file": Path(path).name}
-    return model.to(place).eval()
+    models = made if isinstance(made, tuple) else (made,)
+    for model in models:
+        model.provenance |= {"imported_from": f"{known.about} ({name})", "file": Path(path).name}
+        model.to(place).eval()
+    return TwoStagePipeline(*models) if len(models) > 1 else models[0]
 
 
 def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
@@ -63,26 +75,35 @@ def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 @releasing()
 def import_into(settings: ImportModel) -> dict[str, Any]:
-    """Write the model into a folder. Returns what it is: its source, kind, name and sizes."""
-    path = Path(settings.from_)
-    digests = {each.name: digest_of_file(each) for each in _files_of(path)}
+    """Write the model into a folder, or several into folders in it. Returns what each is: its source and config."""
+    path, config = Path(settings.from_), settings.model_config
+    files = _files_of(path, "from_") + (_files_of(Path(config), "model_config") if config else [])
+    digests = {each.name: digest_of_file(each) for each in files}
     run = Run(settings.output, settings, files=digests)
     if run.finished:
         print_once(f"{run.shown} is finished: nothing to do")
         return {}
-    model = import_model(path, settings.source, settings.size or None)
-    model.provenance["sha256"] = digests
+    model = import_model(path, settings.source, settings.size or None, model_config=config)
+    parts = parts_of(model)
+    for part in parts.values():
+        part.provenance["sha256"] = digests
     run.start()
     model.save_pretrained(run.folder)
-    run.finish_with(written=(CONFIG, WEIGHTS))
-    found = {"imported_from": model.provenance["imported_from"], "kind": model.kind, "config": model.config}
-    print_once(f"{run.shown}: {describe(model)}")
-    return found
+    run.finish_with(written=[f"{place}{file}" for place in parts for file in (CONFIG, WEIGHTS)])
+    print_once(f"{run.shown}: {' and '.join(map(describe, parts.values()))}")
+    return {
+        part.kind: {"imported_from": part.provenance["imported_from"], "config": part.config} for part in parts.values()
+    }
 
 
-def _files_of(path: Path) -> list[Path]:
+def parts_of(model: Any) -> dict[str, Any]:
+    """Return the models of an imported one, by the prefix of their files' names in its folder."""
+    return {"tokenizer/": model.tokenizer, "prior/": model.priors[0]} if hasattr(model, "priors") else {"": model}
+
+
+def _files_of(path: Path, parameter: str) -> list[Path]:
     if not path.exists():
-        raise InputError(f"`from_` {path}: there is no such file or folder")
+        raise InputError(f"`{parameter}` {path}: there is no such file or folder")
     return sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
 
 

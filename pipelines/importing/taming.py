@@ -6,9 +6,9 @@ from typing import Any
 
 from codegrid.codes import Sides
 
-from .building import Source, make_tokenizer, of_shape
+from .building import Source
 from .checkpoint import Checkpoint
-from .residual import ATTENTION, BLOCKS, networks_of, placed, rename
+from .residual import ATTENTION, BLOCKS, make_vqgan, rename
 
 SIZE = (256, 256)
 LOGITS = "quantize.proj.weight"  # of the variant that draws codes in training
@@ -39,15 +39,11 @@ def convert(checkpoint: Checkpoint, size: Sides | None) -> Any:
     named = {from_image_on(name, sizes): each.float() for name, each in checkpoint.tensors.items()}
     tensors = rename(named, RULES)
     kind, book = ("gumbel", "quantize.embed.weight") if LOGITS in tensors else ("gradient", "quantize.embedding.weight")
-    entries, width = of_shape(checkpoint, book, 2)
-    books = {"quantizer": kind, "num_embeddings": entries, "embedding_dim": width}
-    weights = placed(tensors) | {"quantizer.codebook": tensors[book]}
+    codes = {"quantizer.codebook": checkpoint.take(book)}
     if LOGITS in tensors:
-        weights["quantizer.to_logits.weight"] = tensors[LOGITS].flatten(1)
-        weights["quantizer.to_logits.bias"] = checkpoint.take("quantize.proj.bias")
-    channels = of_shape(checkpoint, "encoder.conv_in.weight", 4)[1]
-    options = networks_of(checkpoint, tensors)
-    return make_tokenizer(checkpoint, "vqvae", weights, size or SIZE, channels, **options, **books)
+        codes["quantizer.to_logits.weight"] = tensors[LOGITS].flatten(1)
+        codes["quantizer.to_logits.bias"] = checkpoint.take("quantize.proj.bias")
+    return make_vqgan(checkpoint, tensors, codes, size or SIZE, quantizer=kind)
 
 
 SOURCE = Source(

@@ -13,9 +13,9 @@ import torch
 from codegrid.codes import Sides
 from codegrid.errors import InputError
 
-from .building import Source, count, make_tokenizer, of_shape
+from .building import Source, count, of_shape
 from .checkpoint import Checkpoint
-from .residual import networks_of, placed, rename
+from .residual import make_vqgan, rename
 from .taming import RULES, SIZE, from_image_on
 
 SCALES = {16: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), 32: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}  # by the side of the codes
@@ -33,22 +33,16 @@ def convert(checkpoint: Checkpoint, size: Sides | None) -> Any:
         parts = tensor.chunk(3) if ".qkv." in name else (tensor,)
         split.update({name.replace(".qkv.", f".{one}."): part for one, part in zip("qkv", parts, strict=False)})
     tensors = rename(split, RULES)
-    options = networks_of(checkpoint, tensors)
-    size = size or SIZE
-    scales = _scales(checkpoint, max(-(-side // options["downsampling"]) for side in size))
-    entries, width = of_shape(checkpoint, "quantize.embedding.weight", 2)
+    size, factor = size or SIZE, 2 ** (sizes - 1)
+    scales = _scales(checkpoint, max(-(-side // factor) for side in size))
     own = [_phi_name(checkpoint, number, len(scales)) for number in range(len(scales))]
-    books = {
-        "quantizer": "multiscale", "codebook": "gradient", "scales": list(scales), "num_phi": len(scales),
-        "num_embeddings": entries, "embedding_dim": width,
-    }  # fmt: skip
-    weights = placed(tensors) | {
-        "quantizer.book.codebook": tensors["quantize.embedding.weight"],
+    codes = {
+        "quantizer.book.codebook": checkpoint.take("quantize.embedding.weight"),
         "quantizer.phi_weight": torch.stack([checkpoint.take(f"{name}weight") for name in own]),
         "quantizer.phi_bias": torch.stack([checkpoint.take(f"{name}bias") for name in own]),
     }
-    channels = of_shape(checkpoint, "encoder.conv_in.weight", 4)[1]
-    return make_tokenizer(checkpoint, "vqvae", weights, size, channels, **options, **books)
+    own_options: dict[str, Any] = {"codebook": "gradient", "scales": list(scales), "num_phi": len(scales)}
+    return make_vqgan(checkpoint, tensors, codes, size, quantizer="multiscale", **own_options)
 
 
 def _scales(checkpoint: Checkpoint, side: int) -> tuple[int, ...]:

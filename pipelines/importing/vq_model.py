@@ -8,9 +8,9 @@ from codegrid.codes import Sides
 from codegrid.errors import InputError
 from codegrid.limits import short
 
-from .building import Source, make_tokenizer, of_shape
+from .building import Source
 from .checkpoint import Checkpoint
-from .residual import GROUPS, networks_of, placed, rename
+from .residual import GROUPS, make_vqgan, rename
 
 SIZE = (32, 32)
 # names of attention in older versions
@@ -35,12 +35,8 @@ def convert(checkpoint: Checkpoint, size: Sides | None) -> Any:
         if type(number) is not int or number < 1:
             raise InputError(f"{checkpoint.path}: its {name} is {short(number)}: it must be a whole number above 0")
     tensors = rename(checkpoint.below(""), RULES)
-    entries, width = of_shape(checkpoint, "quantize.embedding.weight", 2)
-    books = {"quantizer": "gradient", "num_embeddings": entries, "embedding_dim": width}
-    weights = placed(tensors) | {"quantizer.codebook": tensors["quantize.embedding.weight"]}
-    channels = of_shape(checkpoint, "encoder.conv_in.weight", 4)[1]
-    options = networks_of(checkpoint, tensors, groups)
-    return make_tokenizer(checkpoint, "vqvae", weights, size or (side, side), channels, **options, **books)
+    codes = {"quantizer.codebook": checkpoint.take("quantize.embedding.weight")}
+    return make_vqgan(checkpoint, tensors, codes, size or (side, side), groups, quantizer="gradient")
 
 
 SOURCE = Source(

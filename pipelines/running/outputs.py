@@ -85,17 +85,30 @@ def _check_own(folder: Path) -> None:
     """Raise `InputError` if a folder holds anything that no run leaves there."""
     if not _is_of_a_run(folder):
         raise InputError(f"{folder} is not a run's folder, and `overwrite` empties no other: choose another `output`")
+    folders = FOLDERS | _recorded_folders(folder)
     for path in folder.rglob("*"):
         inside = path.relative_to(folder).parts
-        if not _is_ours(path, inside):
+        if not _is_ours(path, inside, folders):
             raise InputError(
                 f"{folder} also holds {short('/'.join(inside))}, which no run leaves there: move that elsewhere, or "
                 "choose another `output`"
             )
 
 
-def _is_ours(path: Path, inside: tuple[str, ...]) -> bool:
-    """Return whether runs leave such a file or folder. `inside` is its path below the run's folder."""
+def _recorded_folders(folder: Path) -> set[str]:
+    """Return the names of the folders that a finished run records to have written files into."""
+    try:
+        files = read_json(folder / RUN_FILE).get("files")
+    except (InputError, OSError):
+        return set()
+    return {name.partition("/")[0] for name in files if "/" in name} if isinstance(files, dict) else set()
+
+
+def _is_ours(path: Path, inside: tuple[str, ...], folders: set[str]) -> bool:
+    """Return whether runs leave such a file or folder. `inside` is its path below the run's folder.
+
+    Folders of files of known kinds have the names `folders`.
+    """
     if path.is_symlink():
         return False
     if inside[0] in HIDDEN or inside[0] == LOGS:
@@ -103,7 +116,7 @@ def _is_ours(path: Path, inside: tuple[str, ...]) -> bool:
     if inside[0] in NUMBERED:
         return path.is_dir() or NUMBER.fullmatch(path.name) is not None
     if path.is_dir() or len(inside) > 1:
-        return inside[0] in FOLDERS and (path.is_dir() or path.suffix in SUFFIXES)
+        return inside[0] in folders and (path.is_dir() or path.suffix in SUFFIXES)
     return path.suffix in SUFFIXES
 
 

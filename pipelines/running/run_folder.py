@@ -37,7 +37,7 @@ NEUTRAL = {
     "output", "run", "data_root", "tokenizer", "prior", "codes", "validation_codes", "over", "complete", "mask",
     "device", "backend", "compile", "threads", "num_workers", "save_every", "finish_now", "log_with", "verbose",
     "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "input", "strict",
-    "shard", "pretrained",
+    "shard", "pretrained", "model_config",
 }  # fmt: skip
 
 

@@ -20,9 +20,8 @@ from codegrid.stage2_prior.transformer.layers import (
     Positions,
     RMSNorm,
     initialise,
-    rotation_at,
-    site_coordinates,
 )
+from codegrid.stage2_prior.transformer.rotations import rotation_at, site_coordinates
 
 HEAD_SPREAD = 0.02  # of a new head's weights, in those of a usual layer: the first loss is that of chance
 

@@ -65,8 +65,7 @@ class TransformerSteps:
         """Pass new positions (b, m, d) through all layers."""
         first = max(0, self.cache.length - self.ahead)
         here = slice(first, first + x.shape[1])
-        queries, keys = self.turned
-        turned = queries[:, here], keys[:, here]
+        turned = self.turned and (self.turned[0][:, here], self.turned[1][:, here])
         x = x + self.at_sites[:, here]
         if self.compiled and x.shape[1] == 1 and self.words is None:
             place = torch.tensor([self.ahead + first], device=x.device)

@@ -30,7 +30,7 @@ class PlacedCache(KeyValueCache):
 
 
 def one_position(
-    blocks: nn.ModuleList, x: Tensor, turned: tuple[Tensor, Tensor], tensor: Tensor, place: Tensor
+    blocks: nn.ModuleList, x: Tensor, turned: tuple[Tensor, Tensor] | None, tensor: Tensor, place: Tensor
 ) -> Tensor:
     """Pass a new position (b, 1, d) through all layers."""
     cache = PlacedCache(tensor, place)

@@ -6,7 +6,7 @@ Shapes: b batch, n positions, m new positions, t words, d width, d_h width of a 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,11 @@ from codegrid.codes import Sides
 from codegrid.errors import InputError
 from codegrid.protocols import AdamSettings
 
+from .rotations import rotate
+
 EPSILON = 1e-5
 SPREAD = 0.02  # standard deviation of new weights
 ADAM = AdamSettings((0.9, 0.95), 0.05)  # as for LlamaGen and VAR
-SLOWEST = 100.0  # sites after which the slowest pair of rotated channels has turned by one radian
 HIDING = 8  # channels that hide keys; kernels want them in eights
 UNSEEN = -1e4  # in these channels of a hidden key
 
@@ -111,17 +112,20 @@ class Attention(nn.Module):
         after_words: whether there are texts in front, which all positions see. Queries, keys and values are wider by
             `HIDING` channels then, in which the keys after the end of a text are hidden: a mask would take memory for
             each sample and each pair of positions.
+        bias: whether its linear layers have biases.
 
     Raises `InputError` if the width is not `num_heads` times an even number.
     """
 
-    def __init__(self, width: int, num_heads: int, normalise: bool = False, after_words: bool = False) -> None:
+    def __init__(
+        self, width: int, num_heads: int, normalise: bool = False, after_words: bool = False, bias: bool = False
+    ) -> None:
         super().__init__()
         if width % (2 * num_heads):
             raise InputError(f"`channels` {width}: it must be a multiple of {2 * num_heads}, twice `num_heads`")
         self.num_heads = num_heads
-        self.inward = nn.Linear(width, 3 * width, bias=False)
-        self.outward = nn.Linear(width, width, bias=False)
+        self.inward = nn.Linear(width, 3 * width, bias=bias)
+        self.outward = nn.Linear(width, width, bias=bias)
         self.norms = nn.ModuleList(RMSNorm(width // num_heads) for _ in range(2 * normalise))
         self.of_words = nn.Linear(width, 2 * width, bias=False) if after_words else None
 
@@ -178,19 +182,25 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """A layer of a transformer: x + attention, then x + feed-forward, each of the normalised features.
 
+    A subclass may have another normalisation and feed-forward network, built from the width, and biases.
+
     Args:
         width, num_heads, normalise, after_words: those of the attention.
         condition_width: width of a vector (b, ·) that scales, shifts and gates both halves (adaLN-zero, Peebles and
             Xie 2022, arXiv 2212.09748); 0: none. A new block lets none of them through.
     """
 
+    norm_class: ClassVar[type[nn.Module]] = RMSNorm
+    feed_forward_class: ClassVar[type[nn.Module]] = FeedForward
+    bias: ClassVar[bool] = False
+
     def __init__(
         self, width: int, num_heads: int, normalise: bool = False, condition_width: int = 0, after_words: bool = False
     ) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(RMSNorm(width) for _ in range(2))
-        self.attention = Attention(width, num_heads, normalise, after_words)
-        self.feed_forward = FeedForward(width)
+        self.norms = nn.ModuleList(self.norm_class(width) for _ in range(2))
+        self.attention = Attention(width, num_heads, normalise, after_words, self.bias)
+        self.feed_forward = self.feed_forward_class(width)
         self.modulation = nn.Linear(condition_width, 6 * width) if condition_width else None
 
     def forward(
@@ -253,35 +263,6 @@ class Positions(nn.Module):
             numbers = torch.arange(side, device=device)
             total = total + table(numbers).view(side, *[1] * (len(shape) - 1 - axis), -1)
         return total.flatten(0, -2)
-
-
-def site_coordinates(shape: Sides, finest: Sides | None = None, device: torch.device | None = None) -> Tensor:
-    """Return the coordinates (n, axes) float64 of all sites in raster order, in sites of the `finest` grid, if given.
-
-    The middle of a site of a coarser grid is the middle of the sites that it covers.
-    """
-    sides = zip(shape, shape if finest is None else finest, strict=True)
-    axes = [(torch.arange(own, dtype=torch.float64, device=device) + 0.5) * (fine / own) - 0.5 for own, fine in sides]
-    return torch.cartesian_prod(*axes).view(math.prod(shape), len(shape))
-
-
-def rotation_at(coordinates: Tensor, head_width: int, like: Tensor) -> Tensor:
-    """Return cosines and sines (2, n, d_h/2) by which `rotate` turns pairs of channels, for coordinates (n, axes).
-
-    The axes take turns in the pairs, from the fastest to the slowest (Su et al. 2021, arXiv 2104.09864, by axis).
-    """
-    axes, pairs = coordinates.shape[1], head_width // 2
-    turns = torch.arange(pairs, device=coordinates.device)
-    speeds = SLOWEST ** -((turns // axes).double() * axes / max(1, pairs))
-    angles = coordinates[:, turns % axes] * speeds
-    return torch.stack([angles.cos(), angles.sin()]).to(like)
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each pair of channels of x (..., n, d_h) by its angle at each position."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = rotation.to(x.dtype)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
 @torch.no_grad()

@@ -33,11 +33,9 @@ from .layers import (
     Block,
     KeyValueCache,
     Positions,
-    RMSNorm,
     initialise,
-    rotation_at,
-    site_coordinates,
 )
+from .rotations import rotation_at, site_coordinates
 from .words import WordEncoder
 
 
@@ -48,6 +46,8 @@ class TransformerNetwork(nn.Module):
     stands at two sites: its keys are turned by the site of the code that it holds, and its queries by that of the code
     that it predicts, whose learnt position, and map of coarser grids, are added to its features.
     """
+
+    block_class: ClassVar[type[Block]] = Block
 
     def __init__(
         self,
@@ -68,12 +68,13 @@ class TransformerNetwork(nn.Module):
         self.condition = nn.Embedding(num_conditions, channels) if num_conditions else None
         self.start = None if num_conditions else nn.Parameter(torch.randn(channels) * SPREAD)
         self.embeddings = nn.ModuleList(nn.Embedding(grid.num_embeddings, channels) for grid in layout)
-        self.positions = nn.ModuleList(Positions(grid.shape, channels) for grid in layout)
+        self.positions = nn.ModuleList(self.make_positions(grid, channels) for grid in layout)
         self.blocks = nn.ModuleList(
-            Block(channels, heads, after_words=num_words > 0) for _ in range(options.num_layers)
+            self.block_class(channels, heads, after_words=num_words > 0) for _ in range(options.num_layers)
         )
+        norm = self.block_class.norm_class
         self.heads = nn.ModuleList(
-            nn.Sequential(RMSNorm(channels), nn.Linear(channels, grid.num_embeddings)) for grid in layout
+            nn.Sequential(norm(channels), nn.Linear(channels, grid.num_embeddings)) for grid in layout
         )
         initialise(self, options.num_layers)
         for head in self.heads:
@@ -86,6 +87,10 @@ class TransformerNetwork(nn.Module):
         if num_words:
             self.words = WordEncoder(num_words, text_length, channels, heads, options.text_layers)
             initialise(self.words, options.text_layers)
+
+    def make_positions(self, grid: Grid, channels: int) -> nn.Module:
+        """Return a module without inputs that makes the vectors (n, d) of the sites of a grid."""
+        return Positions(grid.shape, channels)
 
     def conditioning(
         self,
@@ -123,8 +128,8 @@ class TransformerNetwork(nn.Module):
             parts = [part + of_grid for part, of_grid in zip(parts, maps, strict=True)]
         return self._in_order(parts)
 
-    def rotations(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rotations of the queries and of the keys, (2, N, d_h/2) each, of the type of `like`."""
+    def rotations(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the rotations of the queries and of the keys, (2, N, d_h/2) each, of the type of `like`; or none."""
         finest = tuple(map(max, zip(*(grid.shape for grid in self.layout), strict=True)))
         sites = [site_coordinates(grid.shape, finest, like.device)[None] for grid in self.layout]
         predicted = self._in_order(sites)[0]
@@ -209,6 +214,7 @@ class CausalTransformer(GivenPrior):
     called: ClassVar[str] = "the transformer prior"
     can_compile: ClassVar[bool] = True
     adam: ClassVar[AdamSettings] = ADAM
+    network_class: ClassVar[type[TransformerNetwork]] = TransformerNetwork
     network: TransformerNetwork
 
     def __init__(
@@ -229,13 +235,14 @@ class CausalTransformer(GivenPrior):
     def make_network(self) -> TransformerNetwork:
         """Return a new network of this prior's sizes."""
         given_too = self.given_layout, self.given_features, self.num_words, self.text_length
-        return TransformerNetwork(self.layout, self.chosen, self.num_conditions, *given_too)
+        return self.network_class(self.layout, self.chosen, self.num_conditions, *given_too)
 
     def check_layout(self) -> None:
         """Raise `InputError` if this prior cannot learn its layout."""
         if len({len(grid.shape) for grid in self.layout}) != 1:
             words = describe_layout(self.layout) if self.layout else "no grid"
-            raise InputError(f"`layout` of {words}: a transformer prior learns grids with the same number of axes")
+            what = self.called.removeprefix("the ")
+            raise InputError(f"`layout` of {words}: a {what} learns grids with the same number of axes")
 
     @property
     def bytes_per_sample(self) -> int:
