@@ -9,19 +9,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-BANDS = 40
-WINDOW = 0.025  # seconds
+from codegrid.stage1_vqvae.cepstra import BANDS, WINDOW, mel_filters
+
+filters_of = lru_cache(maxsize=8)(mel_filters)
 QUIET = 30.0  # decibels below a clip's loudest frame: quieter frames are not compared
-
-
-@lru_cache(maxsize=8)
-def mel_filters(rate: int, window: int, bands: int = BANDS) -> torch.Tensor:
-    """Return triangular filters (window // 2 + 1, m), evenly spaced on the mel scale up to half the rate."""
-    top = 2595 * math.log10(1 + rate / 2 / 700)
-    edges = 700 * (10 ** (torch.linspace(0, top, bands + 2) / 2595) - 1)
-    pitches = torch.linspace(0, rate / 2, window // 2 + 1)[:, None]
-    low, mid, high = edges[:-2], edges[1:-1], edges[2:]
-    return torch.minimum((pitches - low) / (mid - low), (high - pitches) / (high - mid)).clamp_min(0)
 
 
 def cepstra(wave: torch.Tensor, rate: int, hop: float, count: int) -> torch.Tensor:
@@ -32,7 +23,7 @@ def cepstra(wave: torch.Tensor, rate: int, hop: float, count: int) -> torch.Tens
     window, step = round(WINDOW * rate), round(hop * rate)
     shape = torch.hann_window(window)
     spectra = torch.stft(wave.float(), window, step, window=shape, pad_mode="constant", return_complex=True).abs()
-    mels = (spectra.square().mT @ mel_filters(rate, window)).clamp_min(1e-8).log() / 2
+    mels = (spectra.square().mT @ filters_of(rate, window)).clamp_min(1e-8).log() / 2
     places = (torch.arange(BANDS) + 0.5) / BANDS
     return mels @ torch.cos(math.pi * places[:, None] * torch.arange(count)) / BANDS
 

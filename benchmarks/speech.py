@@ -6,8 +6,8 @@ Both are Debian packages (`apt-get download gcin-voice festvox-ru`), read as the
 two speakers train a tokenizer with transposed convolutions, and then a WaveNet on its frozen codes. Held-out syllables
 are converted to the other speaker; the nearest mean cepstrum says who is heard, and the mel-cepstral distance, after a
 warping of time, how near the result is to that speaker saying the syllable. The sentences of festvox-ru train a
-tokenizer of 25 codes per second; its codes name phonemes, as do k-means of cepstra. Finished parts are not computed
-again.
+tokenizer of 25 codes per second, which reads cepstra; its codes name phonemes, as do k-means of cepstra. Finished parts
+are not computed again.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from .cepstra import cepstra, cepstral_distance, k_means, loud_cepstra, nearest_
 RATE, CODES_PER_SECOND, ENTRIES = 16_000, 25, 128
 PAIRS = 60  # syllables by both speakers
 STRIDES = (5, 4, 4, 4, 2)  # 640 samples
+OF_PHONEMES = {"encoder_input": "cepstra", "cepstral_weight": 1.0}
 
 
 def train(settings: TrainTokenizer) -> str:
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="tones, a few steps and narrow networks: only to see it run")
     flags = parser.parse_args()
     common = TrainTokenizer(output="", model="wave", dataset="speech", steps=1, batch_size=16, lr=1e-3)
-    steps, voices, phonemes = (800, 600, 3000), flags.voices, flags.phonemes
+    steps, voices, phonemes = (800, 600, 1600), flags.voices, flags.phonemes
     if flags.toy:
         voices, phonemes = write_toys(flags.output / "toys")
         small = {"hidden_channels": 8, "num_residual_blocks": 1, "embedding_dim": 4}
@@ -186,7 +187,13 @@ def main() -> None:
     if phonemes is not None:
         entries = 8 if flags.toy else ENTRIES
         print_phonemes(f"k-means of cepstra, K {entries}", codes_of_cepstra(phonemes, entries))
-        options = {**common.options, "num_embeddings": entries, "strides": STRIDES}
+        options = {
+            "num_residual_blocks": 1,
+            **common.options,
+            **OF_PHONEMES,
+            "num_embeddings": entries,
+            "strides": STRIDES,
+        }
         window = {"window": common.window or 10_240}
         settings = replace(common, data_root=str(phonemes), steps=steps[2], options=options, **window)
         place = train(replace(settings, output=str(flags.output / "phonemes")))

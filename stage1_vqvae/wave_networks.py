@@ -15,6 +15,8 @@ from torch import nn
 from codegrid.codes import Moment
 from codegrid.errors import InputError
 
+from .cepstra import COEFFICIENTS, Cepstra
+
 DILATIONS = (1, 3, 9)  # of residual blocks, in turn
 
 
@@ -73,8 +75,29 @@ class WaveEncoder(nn.Sequential):
         layers: list[nn.Module] = []
         for stride in strides:
             layers += [Shrink(hidden if layers else in_channels, hidden, stride), nn.ReLU()]
-        layers += [nn.Conv1d(hidden, hidden, 3, padding=1), *residual_blocks(hidden, residual, num_blocks), nn.ReLU()]
+        first = nn.Conv1d(hidden if layers else in_channels, hidden, 3, padding=1)
+        layers += [first, *residual_blocks(hidden, residual, num_blocks), nn.ReLU()]
         super().__init__(*layers, nn.Conv1d(hidden, out_channels, 1))
+
+
+def make_encoder(
+    reads: str,
+    rate: float | None,
+    out_channels: int,
+    hidden: int,
+    residual: int,
+    num_blocks: int,
+    strides: Sequence[int],
+) -> nn.Sequential:
+    """Return a new encoder, (b, 1, T) → (b, n, t), that reads the "wave" itself, or its "cepstra" in its first layer.
+
+    Raises `InputError` if cepstra are to be read of sound of an unknown rate.
+    """
+    if reads == "wave":
+        return WaveEncoder(1, out_channels, hidden, residual, num_blocks, strides)
+    first = Cepstra(rate, strides)
+    rest = strides[first.num_strides :]
+    return nn.Sequential(first, *WaveEncoder(COEFFICIENTS, out_channels, hidden, residual, num_blocks, rest))
 
 
 class WaveDecoder(nn.Module):
@@ -108,11 +131,15 @@ class WaveDecoder(nn.Module):
         return self.layers(x)
 
 
-def reach_of(strides: Sequence[int], num_blocks: int) -> int:
-    """Return how many codes beyond a code, on both sides, its samples depend on, or it on them."""
+def reach_of(strides: Sequence[int], num_blocks: int, window: int = 0) -> int:
+    """Return how many codes beyond a code, on both sides, its samples depend on, or it on them.
+
+    If an encoder reads cepstra, the frames of these see `window` samples.
+    """
     total = math.prod(strides)
     # a strided convolution sees s of its own inputs further, on either side
     samples = sum(before * stride for before, stride in zip(accumulate(strides, mul, initial=1), strides, strict=False))
+    samples += window // 2
     at_codes = 2 + sum(DILATIONS[i % len(DILATIONS)] for i in range(num_blocks))
     return -(-samples // total) + at_codes
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from codegrid.errors import InputError
 from codegrid.limits import MAX_LAYERS, MAX_SIDE, MAX_WIDTH, AtStart, Range, check_fields
@@ -32,6 +32,12 @@ class WaveOptions:
     --model wave. By default transposed convolutions give all samples at once."""
     reconstruction: Reconstruction = "spectral"
     """Reconstruction term, unless a prior draws the samples: then it is the prior's nats per sample."""
+    encoder_input: Literal["wave", "cepstra"] = "wave"
+    """Input of the encoder: the samples, or 15 mel-cepstral coefficients of each 10 ms, which do not tell how loud the
+    sound is, and hardly its pitch. Then the codes can say more of what is said."""
+    cepstral_weight: Annotated[float, Range(0)] = 0.0
+    """Weight of an auxiliary head that tells the mel-cepstra of a code's samples from its vector alone. 0: no such
+    head."""
     encoder_shift: Annotated[int, Range(0, MAX_SIDE)] = 0
     """Shift what the encoder hears in training at random by up to this many samples; what is to be reconstructed is not
     shifted. Codes should then depend less on small shifts."""

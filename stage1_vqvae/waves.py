@@ -26,12 +26,13 @@ from codegrid.protocols import NO_CONDITION, Reconstructed
 from codegrid.registry import TABLES
 from codegrid.tensors import Rows, check_codes, check_signal
 
+from .cepstra import CepstralHead
 from .drawn_waves import draw_wave, drop_codes, loss_of_wave, make_prior, names_of_options, nats_of_wave, without_codes
 from .gradients import checked_gradients
 from .image_tokenizer import fill_in
 from .padded_codes import hide_padding, quantize_counted
 from .reconstruction import RECONSTRUCTIONS
-from .wave_networks import WaveDecoder, WaveEncoder, check_speakers, in_windows, reach_of, shift_at_random
+from .wave_networks import WaveDecoder, check_speakers, in_windows, make_encoder, reach_of, shift_at_random
 from .wave_options import WaveOptions
 
 WINDOW = Signal("sound", 1, (8192,), 16_000)
@@ -101,8 +102,9 @@ class WaveVQVAE(ModelFolder, nn.Module):
         """Make the networks: the encoder, the decoder, and the prior that draws, if there is one."""
         chosen = self.settings
         sizes = (chosen.hidden_channels, chosen.residual_channels, chosen.num_residual_blocks, chosen.strides)
-        self.reach = reach_of(chosen.strides, chosen.num_residual_blocks)
-        self.encoder = WaveEncoder(1, width, *sizes)
+        self.encoder = make_encoder(chosen.encoder_input, self.signal.rate, width, *sizes)
+        window = getattr(self.encoder[0], "window", 0)
+        self.reach = reach_of(chosen.strides, chosen.num_residual_blocks, window)
         draws = chosen.decoder is not None
         outputs = chosen.hidden_channels if draws else self.reconstruction.outputs
         # a prior that draws is told itself who speaks
@@ -110,6 +112,9 @@ class WaveVQVAE(ModelFolder, nn.Module):
         self.prior: Any = None
         if draws:
             self.prior = make_prior(chosen.decoder, self.signal.size, outputs, self.num_classes, of_prior)
+        self.head = None
+        if chosen.cepstral_weight and not chosen.frozen_codes:
+            self.head = CepstralHead(width, self.signal.rate, chosen.strides)
         if chosen.frozen_codes:
             for part in (self.encoder, self.quantizer):
                 part.requires_grad_(False)
@@ -149,6 +154,8 @@ class WaveVQVAE(ModelFolder, nn.Module):
             term = loss_of_wave(self.prior, x, self._condition(outputs, given), moment)
             wave = x.new_empty(0)
         terms = {"reconstruction_loss": term, **losses.terms}
+        if self.head is not None:
+            terms["cepstral_loss"] = self.settings.cepstral_weight * self.head(vectors, self._whole(x), lengths)
         return Reconstructed(wave, codes, Losses(terms, losses.figures | checked_gradients(latents, terms, moment)))
 
     @torch.no_grad()

@@ -60,6 +60,8 @@ BAD = {
         ("{data} --sampling-rate 10 --output {new}", "--sampling-rate 10"),
         ("{data} --window 0 --output {new}", "--window 0"),
         ("{data} --model wave --encoder-shift -1 --output {new}", "--encoder-shift -1"),
+        ("{data} --model wave --cepstral-weight -1 --output {new}", "--cepstral-weight -1"),
+        ("{data} --model wave --encoder-input noise --output {new}", "--encoder-input"),
         ("{data} --model wave --strides 1 4 --output {new}", "--strides 1"),
         ("{data} --model wave --decoder wavenet --code-dropout 1 --output {new}", "--code-dropout 1"),
         ("{data} --quantizer multiscale --phi-share 2 --output {new}", "--phi-share 2"),

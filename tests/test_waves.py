@@ -30,10 +30,10 @@ WAVENET = {"decoder": "wavenet", "channels": 6, "skip_channels": 8, "layers_per_
 each_decoder = pytest.mark.parametrize("decoder", [{}, WAVENET], ids=["transposed", "wavenet"])
 
 
-def build(length=24, num_classes=0, quantizer="ema", **options):
+def build(length=24, num_classes=0, quantizer="ema", rate=16_000, **options):
     torch.manual_seed(0)
     of_quantizer = QUANTIZERS[quantizer]
-    signal = Signal("sound", 1, (length,), 16_000)
+    signal = Signal("sound", 1, (length,), rate)
     tokenizer = TABLES["tokenizer"]["wave"](
         signal=signal, quantizer=quantizer, num_classes=num_classes, **SMALL, **of_quantizer, **options
     )
