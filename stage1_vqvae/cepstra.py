@@ -40,6 +40,10 @@ class Cepstra(nn.Module):
         torch.Size([1, 15, 20])
     """
 
+    shape: torch.Tensor  # of a frame
+    filters: torch.Tensor
+    cosines: torch.Tensor
+
     def __init__(self, rate: float | None, strides: Sequence[int]) -> None:
         super().__init__()
         if rate is None:

@@ -112,7 +112,7 @@ class WaveVQVAE(ModelFolder, nn.Module):
         self.prior: Any = None
         if draws:
             self.prior = make_prior(chosen.decoder, self.signal.size, outputs, self.num_classes, of_prior)
-        self.head = None
+        self.head: CepstralHead | None = None
         if chosen.cepstral_weight and not chosen.frozen_codes:
             self.head = CepstralHead(width, self.signal.rate, chosen.strides)
         if chosen.frozen_codes:
