@@ -179,8 +179,14 @@ BAD = {
         ("--dataset imagefolder --data-root {bomb} --output {new}", "bomb.png is not a readable picture"),
         ("--dataset fashion-mnist --data-root {picture} --output {new}", "is a file"),
         ("--dataset cifar10 --data-root {picture} --output {new}", "is a file"),
-        ("--dataset frames --output {new}", "no folder is given: --data-root must hold a folder of frames for each"),
-        ("--dataset frames --data-root {empty} --output {new}", "no folder in it holds frames: give each episode a f"),
+        (
+            "--dataset frames --output {new}",
+            "no folder is given: --data-root must hold a folder of frames, or a video file, for each",
+        ),
+        (
+            "--dataset frames --data-root {empty} --output {new}",
+            "no folder in it holds frames, and no video can be read: give each",
+        ),
         ("--dataset vizdoom --data-root {empty} --output {new}", "vizdoom reads no files: leave out --data-root"),
         ("--dataset emoji --data-root {empty} --output {new}", "run `npm pack emoji-datasource-google@16.0.0 emoji"),
         ("--dataset {new} --output {new}/out", "there is no such folder or file: give a folder of pictures"),
