@@ -120,8 +120,9 @@ def read_plain(path: str | Path, at_most: int) -> bytes:
     Raises `InputError` if it is longer than `at_most` bytes, or not a plain file.
     """
     with open_plain(path) as file:
-        content, size = file.read(at_most + 1), os.fstat(file.fileno()).st_size
-    if len(content) > at_most:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(size, at_most) + 1)  # memory for all of it is taken at once, however short the file
+    if len(content) > min(size, at_most):
         raise InputError(f"{path} is damaged ({size:,} bytes, at most {at_most:,} are read): copy or make it again")
     return content
 

@@ -208,5 +208,6 @@ def test_a_pipe_that_takes_a_files_place_at_the_last_moment_is_not_waited_for(tm
 def test_a_file_is_read_up_to_a_length(tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     assert read_plain(Path(tmp_path / "file"), 5) == b"12345"
+    assert read_plain(tmp_path / "file", 2**50) == b"12345", "memory is taken for all that may be read"
     with pytest.raises(InputError, match="at most 4 are read"):
         read_plain(tmp_path / "file", 4)
