@@ -48,7 +48,8 @@ def followed_by(pipeline: TwoStagePipeline, start: Starts, actions: torch.Tensor
     """Return some given frames and those that come after, (m + F, c, H, W): drawn under actions (1, F), or real."""
     after = start.next_codes
     if actions is not None:
-        after = roll_out(pipeline.priors[0], start.codes, torch.cat([start.actions[:, :-1], actions], 1), FRAMES)
+        (prior,) = pipeline.priors
+        after = roll_out(prior, start.codes, start.taken(prior, actions), FRAMES)
     given = tuple(grid[:, -SHOWN:] for grid in start.codes)
     return decode_frames(pipeline, tuple(torch.cat(grids, 1) for grids in zip(given, after, strict=True)))[0]
 

@@ -84,7 +84,7 @@ def continue_videos(
     """
     (prior,) = pipeline.priors
     (config,) = settings.configs(1)
-    taken = torch.cat([starts.actions[:, :-1], actions], 1) if getattr(prior, "num_actions", 0) else None
+    taken = starts.taken(prior, actions)
     how = {name: value for name, value in vars(config).items() if value is not None}
     return roll_out(
         prior, starts.codes, taken, actions.shape[1], settings.seed, first_index, settings.batch_size,

@@ -51,6 +51,13 @@ class Starts(NamedTuple):
         taken = None if self.next_actions is None else self.next_actions[own]
         return Starts(codes, self.actions[own], following, taken, tuple(self.frames[i] for i in own if self.frames))
 
+    def taken(self, prior: Any, actions: Tensor) -> Tensor | None:
+        """Return the actions (n, m + F - 1) at all frames but the last, if `actions` (n, F) lead to the new ones.
+
+        None for a prior that knows no actions.
+        """
+        return torch.cat([self.actions[:, :-1], actions], 1) if getattr(prior, "num_actions", 0) else None
+
     def fingerprint(self) -> str:
         """Return a digest of everything that videos depend on."""
         parts = [*self.codes, self.actions, *self.next_codes]

@@ -170,7 +170,7 @@ def continue_video(
     """
     (prior,), (config,) = pipeline.priors, configs_for(pipeline, values)
     count = actions.shape[1]
-    taken = torch.cat([start.actions[:, :-1], actions], 1) if getattr(prior, "num_actions", 0) else None
+    taken = start.taken(prior, actions)
     noise, frames = Noise(seed, 0, 1, prior.device), list[Codes]()
     images: list[torch.Tensor] = []
     for codes in next_frames(prior, start.codes, taken, count, noise, config):
