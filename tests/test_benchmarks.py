@@ -25,6 +25,7 @@ BENCHMARKS = {
     "gpu": [],
     "hierarchies": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "liveness": ["--dataset", "npz", "--data-root", "{bars}", "--output", "{folder}/runs", "--batch-sizes", "32"],
+    "places": ["--output", "{folder}/runs"],
     "priors": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "quantizer": [],
     "quantizer_steps": [],
