@@ -65,6 +65,9 @@ class Abilities(NamedTuple):
     of_sound: bool = False  # draws sequences, which stand for sound
 
 
+TRAINED = "It was trained with Codegrid."
+IMPORTED = "It was trained with other software; its weights were imported into Codegrid."
+
 ALONE = Abilities()  # nothing but samples
 
 
@@ -99,6 +102,7 @@ def render_card(fields: Mapping[str, Any], with_picture: bool, abilities: Abilit
         _use_of_prior(fields, abilities) if kind == "prior" else {},
         title=title.removeprefix("# "),
         about=about.strip(),
+        origin=IMPORTED if "imported_from" in fields["provenance"] else TRAINED,
         picture=f"![{caption}{_shown(kind)}\n\n*{caption}*" if with_picture else "",
         settings=_table(fields["config"]),
         training="\n\n".join(_training(fields["provenance"])),

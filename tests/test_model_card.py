@@ -44,6 +44,14 @@ def card_of(model, folder, picture=b""):
 
 
 @pytest.mark.parametrize(
+    "provenance,told", [({}, "was trained with Codegrid"), ({"imported_from": "a hub"}, "imported")]
+)
+def test_a_card_tells_whether_a_model_was_trained_here_or_imported(tmp_path, provenance, told):
+    card = card_of(build_tokenizer(**provenance), tmp_path)
+    assert told in card and ("trained with Codegrid" in card) == (not provenance)
+
+
+@pytest.mark.parametrize(
     "build,task",
     [
         (build_tokenizer, None),
