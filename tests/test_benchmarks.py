@@ -22,6 +22,7 @@ BENCHMARKS = {
     "emoji": ["--data-root", "{emoji}", "--output", "{folder}/runs"],
     "export": ["--data-root", "{pictures}"],
     "faults": [],
+    "fidelity": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "gpu": [],
     "hierarchies": ["--data-root", "{pictures}", "--output", "{folder}/runs"],
     "liveness": ["--dataset", "npz", "--data-root", "{bars}", "--output", "{folder}/runs", "--batch-sizes", "32"],

@@ -1,0 +1,128 @@
+"""How near to real images does an hour of two cores come, beside the usual assembly of public parts?
+
+python -m benchmarks.fidelity --data-root CIFAR --output runs/fidelity
+python -m benchmarks.fidelity --data-root PICTURES --image-size 64 --output runs/fidelity-64
+
+CIFAR, or any folder of pictures, holds train/CLASS/* and test/CLASS/*. `codegrid` is our recipe; `public` an EMA
+tokenizer as in the notebooks and a masked PixelCNN, in float32, trained by plain loops for the same time. Both are
+judged by one `evaluate`: error of reconstructions, bits, Fréchet distances by lite0 and by a classifier, and how many
+samples it names as asked, at the guidance with the least distance, if a contender has guidance at all. Leaves a sheet
+of samples of each. What is finished is not computed again.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from codegrid import CodeDataset, load_images
+from codegrid.pipelines.evaluate import Evaluate
+from codegrid.pipelines.evaluation.run import evaluate
+from codegrid.pipelines.export_codes import ExportCodes
+from codegrid.pipelines.generation.encoding import export_codes
+from codegrid.pipelines.generation.sampling import sample
+from codegrid.pipelines.sample import Sample
+from codegrid.pipelines.train_prior import TrainPrior
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.pipelines.training.tokenizer import train_tokenizer
+from codegrid.tensors import read_json
+
+from .minutes import train_for
+from .public_parts import train_public_prior, train_public_tokenizer
+
+NAMES = ("codegrid", "public")
+FEATURES = ("benchmarks.judges:classifier", "lite0")
+GUIDANCE = (1.0, 1.5, 2.0, 3.0)
+SAMPLES, ON_SHEET = 2000, 100
+VIEWS = {"views": 2, "flip": True}  # of our recipe
+
+
+def export(folder: Path, images: dict[str, Any], views: dict[str, Any]) -> None:
+    """Write the codes of both parts."""
+    for split, name in (("train", "codes"), ("test", "codes_test")):
+        more = views if split == "train" else {}
+        export_codes(ExportCodes(
+            dataset=images["dataset"], data_root=images["data_root"], tokenizer=(str(folder / "tokenizer"),),
+            split=split, output=str(folder / name), **more,
+        ))  # fmt: skip
+
+
+def train_ours(folder: Path, images: dict[str, Any], minutes: tuple[float, float], toy: bool) -> list[int]:
+    """Train both stages by our recipe, and return their steps."""
+    least = 12 if toy else 100
+    narrow = {"hidden_channels": 16} if toy else {}
+    first = train_for(minutes[0], TrainTokenizer(
+        **images, output=str(folder / "tokenizer"), batch_size=32, steps=100, options=narrow,
+    ), least, train_tokenizer)  # fmt: skip
+    export(folder, images, VIEWS)
+    second = train_for(minutes[1], TrainPrior(
+        model="pixelsnail", codes=str(folder / "codes"), validation_codes=str(folder / "codes_test"),
+        output=str(folder / "prior"), batch_size=8 if toy else 64, steps=100,
+        options={"channels": 8} if toy else {"dropout": 0.1},
+    ), least)  # fmt: skip
+    return [int(trained["steps"]) for trained in (first, second)]
+
+
+def train_public(folder: Path, images: dict[str, Any], minutes: tuple[float, float], toy: bool) -> list[int]:
+    """Train both stages by plain loops, unless they are there, and return their steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    small = {"channels": 8, "num_layers": 2} if toy else {}
+    if not (folder / "tokenizer" / "config.json").exists():
+        training = load_images(images["dataset"], images["data_root"], image_size=images["image_size"])
+        train_public_tokenizer(training, folder / "tokenizer", minutes[0], 16 if toy else 128, images["dataset"])
+    export(folder, images, {})
+    if not (folder / "prior" / "config.json").exists():
+        train_public_prior(CodeDataset(folder / "codes"), folder / "prior", minutes[1], small)
+    return [read_json(folder / stage / "config.json")["provenance"]["steps"] for stage in ("tokenizer", "prior")]
+
+
+def judge(folder: Path, images: dict[str, Any], scales: tuple[float, ...], num: int, by: tuple[str, ...]) -> Any:
+    """Return the figures at the guidance scale with the least distance by the first features, and leave a sheet."""
+    models: dict[str, Any] = {"tokenizer": (str(folder / "tokenizer"),), "prior": (str(folder / "prior"),)}
+    data = {name: images[name] for name in ("dataset", "data_root")}
+
+    def measured(features: str, scale: float) -> dict[str, Any]:
+        guided = {"guidance_scale": (scale,)} if scale != 1 else {}
+        return evaluate(Evaluate(
+            **data, **models, **guided, features=features, num_samples=num,
+            output=str(folder / f"{scale:g}-by-{features.partition(':')[0]}"),
+        ))  # fmt: skip
+
+    places = {scale: measured(by[0], scale) for scale in scales}
+    best = min(places, key=lambda scale: places[scale]["gfid"])
+    guided = {"guidance_scale": (best,)} if best != 1 else {}
+    sample(Sample(**models, **guided, num_samples=ON_SHEET, output=str(folder / "samples")))
+    others = {f"{kind}, {features}": found[kind] for features in by[1:] for found in (measured(features, best),)
+              for kind in ("rfid", "gfid")}  # fmt: skip
+    return {**places[best], **others, "scale": best}
+
+
+def main() -> None:
+    """Train what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", required=True, help="folder with train/ and test/")
+    parser.add_argument("--output", type=Path, default=Path("runs/fidelity"), help="folder of the runs")
+    parser.add_argument("--image-size", type=int, nargs="+", default=[], help="resize pictures to this size")
+    parser.add_argument("--minutes", type=float, nargs=2, default=(20.0, 40.0), help="of tokenizer and prior")
+    parser.add_argument("--rows", nargs="+", choices=NAMES, default=NAMES, help="contenders")
+    parser.add_argument("--toy", action="store_true", help="a few steps of narrow networks, to check that it runs")
+    flags = parser.parse_args()
+    images = {"dataset": "imagefolder", "data_root": flags.data_root, "image_size": tuple(flags.image_size)}
+    minutes = (0.0, 0.0) if flags.toy else tuple(flags.minutes)
+    by, num = (("lite0",), 20) if flags.toy else (FEATURES, SAMPLES)
+    print(
+        f"{'':10} {'steps':>15} {'error':>7} {'bits':>7} {'guidance':>8} {'named':>7}  rFID and gFID by {', '.join(by)}"
+    )
+    for name in flags.rows:
+        folder = flags.output / name
+        trained = (train_ours if name == "codegrid" else train_public)(folder, images, minutes, flags.toy)
+        scales = GUIDANCE[: 2 if flags.toy else None] if name == "codegrid" else (1.0,)
+        at = judge(folder, images, scales, num, by)
+        distances = [at["rfid"], at["gfid"], *(at[f"{kind}, {features}"] for features in by[1:]
+                                               for kind in ("rfid", "gfid"))]  # fmt: skip
+        print(f"{name:10} {'{:,} {:,}'.format(*trained):>15} {at['reconstruction_error']:7.4f} "
+              f"{at['bits_per_image']:7.1f} {at['scale']:8} {100 * at.get('class_agreement', float('nan')):5.1f} % ",
+              *(f"{distance:8.2f}" for distance in distances))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
