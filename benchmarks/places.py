@@ -15,7 +15,7 @@ import torch
 
 from codegrid import CodeDataset
 from codegrid.data.videos import POSITION
-from codegrid.pipelines.evaluation.speaker_probe import fit_linear, with_bias
+from codegrid.pipelines.evaluation.speaker_probe import fit_linear, histogram, with_bias
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.encoding import export_codes
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
@@ -31,16 +31,12 @@ TOY_SECOND = {"channels": 8, "num_layers": 1, "num_embeddings": 16}
 def read_part(folder: Path) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return how often each code occurs in each frame, (n, V) float64 square roots of shares, and what to tell."""
     batch = (codes := CodeDataset(folder)).batch(range(len(codes)))
-    counts = []
-    for grid, of_grid in zip(batch.codes, codes.layout, strict=True):
-        sites = grid.flatten(1)
-        empty = torch.zeros(len(sites), of_grid.num_embeddings, dtype=torch.float64)
-        ones = torch.ones(sites.shape, dtype=torch.float64)
-        counts.append((empty.scatter_add(1, sites, ones) / sites.shape[1]).sqrt())
+    frames = zip(*(grid.flatten(1) for grid in batch.codes), strict=True)
+    shares = torch.stack([histogram(sites, codes.layout) for sites in frames])
     x, y, angle = torch.as_tensor(batch.columns[POSITION]).double().unbind(1)
     row, column = (y / SQUARE).floor().long(), (x / SQUARE).floor().long()
     sector = ((angle * SECTORS / 360).round() % SECTORS).long()
-    return torch.cat(counts, 1), {"square": 1000 * row + column, "direction": sector}
+    return shares, {"square": 1000 * row + column, "direction": sector}
 
 
 def probe(folder: Path) -> dict[str, tuple[float, float]]:

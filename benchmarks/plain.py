@@ -43,19 +43,26 @@ class PlainQuantizer(nn.Module):
 
 
 class PlainVQVAE(nn.Module):
-    """Encoder, quantizer, decoder; `quantizer=None` leaves the middle out."""
+    """Encoder, quantizer, decoder of images with c channels; `quantizer=None` leaves the middle out."""
 
-    def __init__(self, quantizer: nn.Module | None) -> None:
+    def __init__(
+        self,
+        quantizer: nn.Module | None,
+        network: PaperNetwork | None = None,
+        channels: int = 3,
+        variance: float = 0.25,
+    ) -> None:
         super().__init__()
-        network = PaperNetwork()
-        self.encoder, self.decoder, self.quantizer = network.encoder(3, 64, 4), network.decoder(64, 3, 4), quantizer
+        network = network or PaperNetwork()
+        self.encoder, self.decoder = network.encoder(channels, 64, 4), network.decoder(64, channels, 4)
+        self.quantizer, self.variance = quantizer, variance
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the loss of images (b, 3, H, W)."""
+        """Return the loss of images (b, c, H, W)."""
         latents, loss = self.encoder(images), 0.0
         if self.quantizer is not None:
             latents, loss, _ = self.quantizer(latents)
-        return F.mse_loss(self.decoder(latents), images) / 0.25 + loss
+        return F.mse_loss(self.decoder(latents), images) / self.variance + loss
 
 
 class MaskedConv(nn.Conv2d):

@@ -23,7 +23,7 @@ from codegrid.protocols import NO_CONDITION
 from codegrid.stage1_vqvae.notebook import NotebookNetwork
 
 from .minutes import CORES
-from .plain import PlainPrior, PlainQuantizer
+from .plain import PlainPrior, PlainQuantizer, PlainVQVAE
 
 LR_TOKENIZER, LR_PRIOR = 1e-3, 3e-4  # as in the notebooks, and in public code for the prior
 SAVED = 200  # steps between two states on the disk
@@ -54,21 +54,6 @@ class PublicPrior(SequentialPrior):
 
 
 register("prior", "public", PublicPrior)
-
-
-class NotebookVQVAE(nn.Module):
-    """Encoder, EMA codebook and decoder as in the notebooks, for images (b, c, H, W) in [-1, 1]."""
-
-    def __init__(self, channels: int, hidden_channels: int, variance: float) -> None:
-        super().__init__()
-        network = NotebookNetwork(hidden_channels)
-        self.encoder, self.decoder = network.encoder(channels, 64, 4), network.decoder(64, channels, 4)
-        self.quantizer, self.variance = PlainQuantizer(), variance
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a batch."""
-        vectors, loss, _ = self.quantizer(self.encoder(images))
-        return F.mse_loss(self.decoder(vectors), images) / self.variance + loss
 
 
 def train_for_minutes(
@@ -106,7 +91,7 @@ def train_public_tokenizer(images: Images, folder: Path, minutes: float, hidden_
     """Train a tokenizer, and save it as a VQVAE; return its steps."""
     torch.manual_seed(0)
     signal, variance = images.signal, float(images.variance())
-    model = NotebookVQVAE(signal.channels, hidden_channels, variance).train()
+    model = PlainVQVAE(PlainQuantizer(), NotebookNetwork(hidden_channels), signal.channels, variance).train()
 
     def loss(noise: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(images), (32,), generator=noise)

@@ -21,13 +21,14 @@ STEPS = 200  # of the optimizer, at most
 
 def histograms(found: Sequence[ClipCodes], layout: Layout) -> torch.Tensor:
     """Return how often each clip has each code: (n, V) float64, the square roots of shares, for each grid."""
-    rows = []
-    for _, codes in found:
-        counts = [
-            codes[:, number].bincount(minlength=grid.num_embeddings).double() for number, grid in enumerate(layout)
-        ]
-        rows.append(torch.cat([(each / each.sum()).sqrt() for each in counts]))
-    return torch.stack(rows)
+    return torch.stack([histogram(codes.unbind(1), layout) for _, codes in found])
+
+
+def histogram(codes: Sequence[torch.Tensor], layout: Layout) -> torch.Tensor:
+    """Return how often each code occurs in the sites (t,) of each grid: (V,) float64, the square roots of shares."""
+    pairs = zip(codes, layout, strict=True)
+    counts = [sites.bincount(minlength=grid.num_embeddings).double() for sites, grid in pairs]
+    return torch.cat([(each / each.sum()).sqrt() for each in counts])
 
 
 def probe_speakers(
