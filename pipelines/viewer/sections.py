@@ -106,8 +106,9 @@ def add_completion(
     if answers.keeps_roughly():
         words = "The image outside of a box of pixels is kept, but only roughly, and the rest is drawn."
     gr.Markdown(f"## Completions\n{words}")
+    box = _add_box(answers) if fills_any else []
     with gr.Row():
-        keep = _add_box(answers) if fills_any else [_add_rows(answers, rows)]
+        keep = box or [_add_rows(answers, rows)]
         number = gr.Slider(1, 100, _few(answers, COLUMNS), step=1, label=CONTROLS["num_completions"], **CONTROL)
         label = gr.Textbox("", label="Prompt", max_lines=1, min_width=NARROW) if answers.reads_texts else gr.Dropdown(
             choices, value=choices[-1][1] if choices else None, label="Label", visible=bool(choices), min_width=NARROW
@@ -180,16 +181,17 @@ def _add_rows(answers: Answers, rows: range) -> gr.Slider:
 
 
 def _add_box(answers: Answers) -> list[gr.Slider]:
-    """Add the sliders of a box, at first the middle of the image."""
+    """Add a row of the sliders of a box, at first the middle of the image."""
     height, width = answers.tokenizer.signal.size
-    corner = [
-        gr.Slider(0, side - 1, side // 4, step=1, label=CONTROLS[name], **CONTROL)
-        for name, side in (("top", height), ("left", width))
-    ]
-    sides = [
-        gr.Slider(1, side, side // 2, step=1, label=CONTROLS[name], **CONTROL)
-        for name, side in (("height", height), ("width", width))
-    ]
+    with gr.Row():
+        corner = [
+            gr.Slider(0, side - 1, side // 4, step=1, label=CONTROLS[name], **CONTROL)
+            for name, side in (("top", height), ("left", width))
+        ]
+        sides = [
+            gr.Slider(1, side, side // 2, step=1, label=CONTROLS[name], **CONTROL)
+            for name, side in (("height", height), ("width", width))
+        ]
     return corner + sides
 
 
