@@ -89,7 +89,10 @@ def make_codes(folder: Path, codes: Codes, data_root: str, quantizer: str, toy: 
 
 
 def judge(folder: Path, prior: Path, row: Row, codes: Codes, images: dict[str, Any], scale: float, num: int) -> Any:
-    """Return the figures of a prior's samples at a guidance scale; without samples, its bits alone."""
+    """Return the figures of a prior's samples at a guidance scale, without guidance also its bits.
+
+    Without samples these are its bits alone.
+    """
     note = folder / f"{scale}.json"
     settings = {name: (value,) for name, value in row.sampling.items()}
     if not note.exists():
@@ -98,9 +101,9 @@ def judge(folder: Path, prior: Path, row: Row, codes: Codes, images: dict[str, A
             of_samples = {"features": features, "num_samples": num} if num else {}
             metrics = evaluate(Evaluate(
                 **images, prior=(str(prior),), output=str(folder / f"{scale}-by-{features.partition(':')[0]}"),
-                guidance_scale=(scale,), **settings, **of_samples,
+                guidance_scale=(scale,), skip_likelihood=scale != 1.0 or bool(found), **settings, **of_samples,
             ))  # fmt: skip
-            found = {**metrics, **{name: found[name] for name in ("class_agreement",) if name in found}}
+            found = {**metrics, **found, **{name: metrics[name] for name in ("gfid",) if name in metrics}}
             if not num:
                 break
         write_json(note, found)

@@ -60,6 +60,9 @@ class Evaluate(UsesImages, HasCaptions, Rejecting, TakesPretrained, Leaves, Give
     num_samples: NumSamples | None = None
     """Number of images to draw from the prior, all classes in turn or for captions of the data set, and judge by
     --features. By default none."""
+    skip_likelihood: Flag = False
+    """Leave out what the prior's likelihood or error gives, such as bits per code: to judge samples again, for example
+    at another guidance scale."""
     phonemes: Flag = False
     """For a tokenizer of sound, also measure how often a code tells the phoneme. Each code stands for the phoneme that
     it occurs with most often in the training part; recordings need label files (.lab)."""

@@ -129,6 +129,7 @@ TOLD = [
     (TrainTokenizer, "--output o --model wave --strides 4 4 2 --decoder wavenet --num-cycles 1 --frozen-codes"),
     (DecodeCodes, "--tokenizer t --codes c --output o --format wav"),
     (Evaluate, "--tokenizer t --output o --phonemes"),
+    (Evaluate, "--tokenizer t --prior p --output o --features lite0 --num-samples 8 --skip-likelihood"),
     (Convert, "--tokenizer t --input a.wav --speaker ann --output o --seed 1 --batch-size 4 --skip-unreadable"),
     (
         Convert,

@@ -407,6 +407,16 @@ def test_a_network_of_ones_own_takes_colours(measured, own_module):
     assert "class_agreement" not in metrics  # nothing there names classes
 
 
+def test_samples_are_judged_alike_without_the_likelihood_of_the_prior(measured, own_module):
+    whole, alone = (
+        measured(f"skip-{skip}", features="my_features:means", num_samples=8, skip_likelihood=skip)
+        for skip in (False, True)
+    )
+    assert alone["gfid"] == whole["gfid"] and alone["rfid"] == whole["rfid"]
+    of_likelihood = {"bits_per_code", "bits_per_image", "decoder_bits_per_image", "bound_bits_per_dim"}
+    assert set(whole["measured_on"]) - set(alone["measured_on"]) == of_likelihood
+
+
 def test_a_function_with_a_parameter_is_given_the_training_images_and_its_network_may_name_classes(
     measured, bars_file, own_module
 ):

@@ -87,7 +87,7 @@ def add_futures(inputs: Inputs, codes: list[CodeBatch], metrics: Metrics) -> Non
         future = continue_videos(pipeline, starts, taken, inputs.settings)
         measured |= _compare(name, decode_frames(pipeline, future), future, real, starts)
     metrics.add(measured, reference=inputs.reference, videos=len(starts.actions), given_frames=windows.frames)
-    if "shuffled" in drawn:
+    if "shuffled" in drawn and not inputs.settings.skip_likelihood:
         metrics.add(_gain_of_actions(prior, windows), reference=inputs.reference)
 
 

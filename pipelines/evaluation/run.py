@@ -105,7 +105,8 @@ def evaluate(settings: Evaluate) -> dict[str, Any]:
 
 def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics) -> JudgedImages | None:
     """Add the metrics of reconstructions and of codes; return the real images as the extractor sees them."""
-    decoder = _make_decoder_likelihood(inputs) if inputs.pipeline else None
+    by_likelihood = inputs.pipeline is not None and not inputs.settings.skip_likelihood
+    decoder = _make_decoder_likelihood(inputs) if by_likelihood else None
     real, again = (JudgedImages(inputs.extractor), JudgedImages(inputs.extractor)) if inputs.extractor else (None, None)
     codes: list[CodeBatch] = []
     likeness = Likeness(inputs.extractor)
@@ -136,6 +137,7 @@ def measure_reconstructions(inputs: Inputs, usage: LayoutUsage, metrics: Metrics
     likeness.add_to(metrics, inputs.reference, seen)
     if inputs.pipeline:
         add_futures(inputs, codes, metrics)
+    if by_likelihood:
         codes = see_windows(inputs, codes)
         add_bits(inputs, codes, decoder, metrics)
         add_ranks(inputs, codes, metrics)
