@@ -13,12 +13,13 @@ drawing. Finished parts are not computed again; only seconds and memory are.
 
 import argparse
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from codegrid import load, sample
+from codegrid import TwoStagePipeline, load, sample
 from codegrid.files import write_json
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.run import evaluate
@@ -31,6 +32,7 @@ from codegrid.tensors import read_json
 
 from . import digits
 from .interleaved import Contender, Here, Timing, measure
+from .judges import Reference
 from .minutes import train_for
 
 
@@ -88,24 +90,25 @@ def make_codes(folder: Path, codes: Codes, data_root: str, quantizer: str, toy: 
     return images
 
 
-def judge(folder: Path, prior: Path, row: Row, codes: Codes, images: dict[str, Any], scale: float, num: int) -> Any:
-    """Return the figures of a prior's samples at a guidance scale, without guidance also its bits.
-
-    Without samples these are its bits alone.
-    """
+def judge(
+    folder: Path,
+    prior: Path,
+    row: Row,
+    images: dict[str, Any],
+    scale: float,
+    num: int,
+    reference: Callable[[], Reference],
+) -> Any:
+    """Return the figures of a prior's samples at a guidance scale; without guidance also its bits."""
     note = folder / f"{scale}.json"
-    settings = {name: (value,) for name, value in row.sampling.items()}
     if not note.exists():
         found: dict[str, Any] = {}
-        for features in dict.fromkeys((codes.agreement, codes.distance)):
-            of_samples = {"features": features, "num_samples": num} if num else {}
-            metrics = evaluate(Evaluate(
-                **images, prior=(str(prior),), output=str(folder / f"{scale}-by-{features.partition(':')[0]}"),
-                guidance_scale=(scale,), skip_likelihood=scale != 1.0 or bool(found), **settings, **of_samples,
-            ))  # fmt: skip
-            found = {**metrics, **found, **{name: metrics[name] for name in ("gfid",) if name in metrics}}
-            if not num:
-                break
+        if scale == 1.0:
+            settings = {name: (value,) for name, value in row.sampling.items()}
+            found = evaluate(Evaluate(**images, prior=(str(prior),), output=str(folder / "bits"), **settings))
+        if num:
+            pipeline = TwoStagePipeline.from_parts(images["tokenizer"][0], prior)
+            found |= reference().judge(pipeline.sample(num, seed=0, guidance_scale=scale, **row.sampling))
         write_json(note, found)
     return read_json(note)
 
@@ -141,6 +144,7 @@ def compare(name: str, flags: argparse.Namespace) -> dict[str, tuple[float, floa
     told: dict[str, tuple[dict[str, float], list[Any]]] = {}
     contenders: dict[str, Contender | Here] = {}
     kind = Here if flags.toy else Contender
+    reference = cache(partial(Reference, codes.dataset, data_root, (codes.agreement, codes.distance)))
     for row_name in flags.rows:
         row = ROWS[row_name]
         folder = flags.output / name / row.quantizer
@@ -153,7 +157,9 @@ def compare(name: str, flags: argparse.Namespace) -> dict[str, tuple[float, floa
         scales = [1.0, *flags.guidance] if flags.num_samples else [1.0]
         place = folder / row_name
         place.mkdir(exist_ok=True)
-        figures = [judge(place, folder / row.model, row, codes, images, scale, flags.num_samples) for scale in scales]
+        figures = [
+            judge(place, folder / row.model, row, images, scale, flags.num_samples, reference) for scale in scales
+        ]
         told[row_name] = trained, figures
         contenders[row_name] = kind(drawer, str(folder / row.model), 20 if flags.toy else TIMED, row.sampling)
     timings = {} if flags.untimed else measure(contenders, rounds=1 if flags.toy else 3, steps=1)
