@@ -5,10 +5,11 @@ python -m benchmarks.priors --data-root CIFAR --output runs/priors --codes cifar
     pixelsnail --num-samples 0
 
 CIFAR holds train/CLASS/* and test/CLASS/*, MNIST holds MNIST/raw. The tokenizers are trained first. Bits are those of
-the test images, given their labels; next-scale learns the codes of a tokenizer of its own, so its bits are those of
-other codes, and diffusion has none. Samples are judged without guidance and at each scale of --guidance, by a
-classifier and, for CIFAR, by the features of lite0. Leaves quality.png, the Fréchet distance over the seconds of
-drawing. Finished parts are not computed again; only seconds and memory are.
+the codes of the test images, given their labels, and bits/dim bound those of the images under both stages. next-scale
+learns the codes of a tokenizer of its own, so only its bits/dim are shown; diffusion has neither. Samples are judged
+without guidance and at each scale of --guidance, by a classifier and, for CIFAR, by the features of lite0. Leaves
+quality.png, the Fréchet distance over the seconds of drawing. Finished parts are not computed again; only seconds and
+memory are.
 """
 
 import argparse
@@ -46,12 +47,15 @@ class Codes(NamedTuple):
     distance: str  # features of the Fréchet distance
 
 
+SHARED = "ema"  # the quantizer of the codes that all rows learn but those with another
+
+
 class Row(NamedTuple):
     """A prior, and how it is drawn from."""
 
     model: str
     sampling: dict[str, Any]
-    quantizer: str = "ema"
+    quantizer: str = SHARED
 
 
 OF_DIGITS, OF_CLASSES = "benchmarks.digits:classifier", "benchmarks.judges:classifier"
@@ -179,7 +183,10 @@ def print_row(
     plain = figures[0]
     best = min(range(len(figures)), key=lambda number: _distance(figures[number]))
     kind = plain["measured_on"].get("bits_per_image", {}).get("likelihood", "none")
-    text = f"{codes:12} {row:15} {plain.get('bits_per_image', float('nan')):7.1f} {kind:6} {trained['steps']:6}"
+    shared = ROWS[row].quantizer == SHARED  # else its bits tell nothing beside those of the others
+    bits = plain.get("bits_per_image", float("nan")) if shared else float("nan")
+    per_dim = plain.get("bound_bits_per_dim", float("nan"))
+    text = f"{codes:12} {row:15} {bits:7.1f} {kind:6} {per_dim:8.3f} {trained['steps']:6}"
     for number in (0, best):
         agreement = 100 * figures[number].get("class_agreement", float("nan"))
         text += f" {scales[number]:6} {agreement:6.1f} % {_distance(figures[number]):8.2f}"
@@ -204,8 +211,8 @@ def main() -> None:
         digits.STEPS, flags.codes, flags.guidance, flags.num_samples = 20, ["cifar-8x8"], [1.5], 20
         torch.set_num_threads(1)
     print(
-        f"{'codes':12} {'prior':15} {'bits':>7} {'':6} {'steps':>6} {'scale':>6} {'agreed':>8} {'distance':>8} "
-        f"{'best':>6} {'agreed':>8} {'distance':>8} {'seconds':>8} {'MB':>7}"
+        f"{'codes':12} {'prior':15} {'bits':>7} {'':6} {'bits/dim':>8} {'steps':>6} {'scale':>6} {'agreed':>8} "
+        f"{'distance':>8} {'best':>6} {'agreed':>8} {'distance':>8} {'seconds':>8} {'MB':>7}"
     )
     points = {name: compare(name, flags) for name in flags.codes}
     if not flags.untimed:
