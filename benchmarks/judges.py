@@ -3,7 +3,8 @@
 `--features benchmarks.judges:classifier` is the network of `--features classifier`, which every `evaluate` trains anew.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import repeat
 
 from codegrid.data.images import ImageBatch, to_uint8
 from codegrid.data.loading import in_order
@@ -30,21 +31,21 @@ def classifier(images: Images) -> SmallClassifier:
 class Reference:
     """Test images as networks see them: computed once, where each `evaluate` would compute them again."""
 
-    def __init__(self, dataset: str, data_root: str, features: Sequence[str]) -> None:
-        """Take the data and the names of the networks as in the settings of `evaluate`."""
+    def __init__(self, dataset: str, data_root: str, agreement: str, distance: str) -> None:
+        """Take the data and the features that tell classes and measure distances, by their names in `evaluate`."""
         train, test = (load_images(dataset, data_root, split) for split in ("train", "test"))
-        device = find_device("auto")
-        self._extractors = {name: make_extractor(name, train, 0, device) for name in features}
-        self._real = self._look((test.batch(rows) for rows in in_order(len(test), BATCH_SIZE)), len(test))
+        self._agreement, self._distance, self._device = agreement, distance, find_device("auto")
+        self._extractors = {name: make_extractor(name, train, 0, self._device) for name in {agreement, distance}}
+        batches = (test.batch(rows) for rows in in_order(len(test), BATCH_SIZE))
+        self._real = self._look(batches, len(test))[distance]
 
     def judge(self, samples: Samples) -> dict[str, float]:
-        """Return the `class_agreement` of samples by the first network, and their `gfid` by the last."""
-        rows = in_order(len(samples.images), BATCH_SIZE)
-        labels = [None if samples.labels is None else samples.labels[some] for some in map(list, rows)]
-        images = (to_uint8(samples.images[list(some)]) for some in rows)
-        drawn = self._look(map(ImageBatch, images, labels), len(samples.images))
-        agreement, last = next(iter(drawn.values())).agreement, list(drawn)[-1]
-        found = {"gfid": frechet_distance(drawn[last].statistics, self._real[last].statistics)}
+        """Return the `gfid` of samples and, if they have classes, their `class_agreement`."""
+        labels = repeat(None) if samples.labels is None else samples.labels.split(BATCH_SIZE)
+        batches = map(ImageBatch, map(to_uint8, samples.images.split(BATCH_SIZE)), labels)
+        drawn = self._look(batches, len(samples.images))
+        found = {"gfid": frechet_distance(drawn[self._distance].statistics, self._real.statistics)}
+        agreement = drawn[self._agreement].agreement
         return found | ({} if agreement is None else {"class_agreement": agreement})
 
     def _look(self, batches: Iterable[ImageBatch], count: int) -> dict[str, JudgedImages]:
@@ -52,6 +53,6 @@ class Reference:
         with progress_bar(desc="judged", total=count, unit="img") as bar:
             for batch in batches:
                 for judged in seen.values():
-                    judged.add(batch.images.to(find_device("auto")), batch.labels)
+                    judged.add(batch.images.to(self._device), batch.labels)
                 bar.update(len(batch.images))
         return seen

@@ -148,7 +148,7 @@ def compare(name: str, flags: argparse.Namespace) -> dict[str, tuple[float, floa
     told: dict[str, tuple[dict[str, float], list[Any]]] = {}
     contenders: dict[str, Contender | Here] = {}
     kind = Here if flags.toy else Contender
-    reference = cache(partial(Reference, codes.dataset, data_root, (codes.agreement, codes.distance)))
+    reference = cache(partial(Reference, codes.dataset, data_root, codes.agreement, codes.distance))
     for row_name in flags.rows:
         row = ROWS[row_name]
         folder = flags.output / name / row.quantizer
