@@ -2,8 +2,8 @@
 
 python -m benchmarks.video --output runs/video
 
-Trains a tokenizer of frames and a prior over the next frame for `--minutes` each, continues test videos by ten frames,
-and prints a table: PSNR and share of equal codes some frames ahead, beside a copy of the last given frame, and under
+Trains a tokenizer of frames and a prior over the next frame for `--minutes`, continues test videos by ten frames, and
+prints a table: PSNR and share of equal codes some frames ahead, beside a copy of the last given frame, and under
 the actions of other videos. Leaves films and strips in `futures/`, under the true actions, and in `forward/` and so on,
 under one action that is held. `--dataset frames --data-root FOLDER` takes videos of your own. Finished parts are not
 computed again.
@@ -54,8 +54,9 @@ def main() -> None:
     parser.add_argument("--dataset", default="vizdoom", help="vizdoom, or frames")
     parser.add_argument("--data-root", help="folder of videos, with --dataset frames")
     parser.add_argument("--output", type=Path, default=Path("runs/video"), help="folder of the runs")
-    parser.add_argument("--minutes", type=float, default=15.0, help="of each training")
+    parser.add_argument("--minutes", type=float, nargs=2, default=(5.0, 15.0), help="of the two trainings")
     parser.add_argument("--image-size", type=int, nargs="+", default=[], help="resize frames to this size")
+    parser.add_argument("--downsampling", type=int, default=4, help="pixels of a code in each direction")
     parser.add_argument("--toy", action="store_true", help="a few steps on a toy world, to check that it runs")
     flags = parser.parse_args()
     out, root = flags.output, flags.data_root or ()
@@ -63,13 +64,13 @@ def main() -> None:
         flags.dataset, root = "frames", str(out / "world")
         write_toy_world(out / "world")
     places = {"tokenizer": str(out / "tokenizer"), "prior": (str(out / "prior"),)}
-    minutes, least = (0.0, 12) if flags.toy else (flags.minutes, 100)
+    minutes, least = ((0.0, 0.0), 12) if flags.toy else (flags.minutes, 100)
     options = TOY if flags.toy else {"hidden_channels": 64, "num_embeddings": 256}
     common = TrainTokenizer(
         output=places["tokenizer"], dataset=flags.dataset, data_root=root, image_size=tuple(flags.image_size),
-        batch_size=32, steps=100, options=options,
+        batch_size=32, steps=100, options={**options, "downsampling": flags.downsampling},
     )  # fmt: skip
-    train_for(minutes, common, least, train_tokenizer)
+    train_for(minutes[0], common, least, train_tokenizer)
     for split, name in (("train", "codes"), ("test", "codes_test")):
         export_codes(ExportCodes(
             tokenizer=places["tokenizer"], dataset=flags.dataset, data_root=root, split=split, output=str(out / name)
@@ -78,7 +79,7 @@ def main() -> None:
         model="video", codes=str(out / "codes"), validation_codes=str(out / "codes_test"), output=places["prior"][0],
         tokenizer=places["tokenizer"], batch_size=32, steps=100, ema_decay=0.99, options=TOY_PRIOR if flags.toy else {},
     )  # fmt: skip
-    train_for(minutes, settings, least)
+    train_for(minutes[1], settings, least)
     found = evaluate(Evaluate(**places, dataset=flags.dataset, data_root=root, output=str(out / "figures")))
     gain = f"{found['action_gain']:.4f} ± {found['action_gain_error']:.4f}"
     print(f"{found['bits_per_code']:.3f} bits per code, and {gain} more under the actions of other frames")
