@@ -126,14 +126,19 @@ def drawer(prior: str, count: int, settings: dict[str, Any]) -> Callable[[], obj
 def save_quality(path: Path, points: dict[str, dict[str, tuple[float, float]]]) -> None:
     """Plot the Fréchet distance of each row's samples over the seconds of drawing them, a panel for each codes."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure = Figure(figsize=(5.5 * len(points), 4.2), layout="constrained")
+    figure = Figure(figsize=(6.5 * len(points), 4.2), layout="constrained")
     for axes, (name, rows) in zip(figure.subplots(1, len(points), squeeze=False)[0], points.items(), strict=True):
-        for number, (row, (seconds, distance)) in enumerate(rows.items()):
-            axes.plot(seconds, distance, "o", color=f"C{number % 10}")
-            axes.annotate(row, (seconds, distance), xytext=(6, 4), textcoords="offset points", fontsize=9)
-        axes.set(title=name, xlabel=f"seconds for {TIMED:,} samples", ylabel="Fréchet distance", xscale="log")
-        axes.margins(x=0.2, y=0.12)
+        for number, (row, place) in enumerate(sorted(rows.items(), key=lambda item: item[1])):
+            axes.plot(*place, "o", color=f"C{list(rows).index(row) % 10}")
+            # above and below in turn, or the names of neighbours would meet
+            axes.annotate(row, place, xytext=(0, (-15, 7)[number % 2]), textcoords="offset points", ha="center", size=9)
+        axes.set(title=name, xlabel=f"seconds for {TIMED:,} samples", ylabel="Fréchet distance at the best guidance")
+        axes.set(xscale="log")
+        axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:g}"))
+        axes.xaxis.set(minor_locator=NullLocator())
+        axes.margins(x=0.15, y=0.12)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
