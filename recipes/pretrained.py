@@ -51,11 +51,11 @@ def pretrained_emoji(output: str = "runs/pretrained-emoji", data_root: str | Non
         output,
         {"dataset": "emoji", "data_root": data_root},
         {
-            "steps": 1500, "batch_size": 32, "lr": 2e-3, "perceptual_weight": 1.0,
+            "steps": 6000, "batch_size": 32, "lr": 2e-3, "perceptual_weight": 1.0,
             "options": {"downsampling": 8, "hidden_channels": 96},
         },
-        {"steps": 4000, "batch_size": 64, "lr": 2e-3, "options": {"num_layers": 8, "dropout": 0.2}},
-        guidance_scale=1.5,
+        {"steps": 8000, "batch_size": 64, "lr": 2e-3, "options": {"num_layers": 8, "dropout": 0.2}},
+        guidance_scale=2.0,
         split="train",
         views={"views": 8, "shift": 3},
     )  # fmt: skip
@@ -73,9 +73,10 @@ def pretrained_cifar10(output: str = "runs/pretrained-cifar10", data_root: str |
     return _pair(
         output,
         {"dataset": "imagefolder", "data_root": data_root},
-        {"steps": 2500, "batch_size": 64, "lr": 2e-3, "perceptual_weight": 1.0},
-        {"steps": 4000, "batch_size": 64, "lr": 2e-3, "options": {"num_layers": 8, "dropout": 0.2}},
-        guidance_scale=1.5,
+        {"steps": 6000, "batch_size": 64, "lr": 2e-3, "perceptual_weight": 1.0},
+        {"steps": 7000, "batch_size": 64, "lr": 2e-3, "options": {"num_layers": 8, "channels": 96, "dropout": 0.1}},
+        guidance_scale=2.0,
+        views={"views": 2, "flip": True},
     )
 
 
