@@ -134,8 +134,8 @@ def save_quality(path: Path, points: dict[str, dict[str, tuple[float, float]]]) 
             axes.plot(*place, "o", color=f"C{list(rows).index(row) % 10}")
             # above and below in turn, or the names of neighbours would meet
             axes.annotate(row, place, xytext=(0, (-15, 7)[number % 2]), textcoords="offset points", ha="center", size=9)
-        axes.set(title=name, xlabel=f"seconds for {TIMED:,} samples", ylabel="Fréchet distance at the best guidance")
-        axes.set(xscale="log")
+        axes.set(title=name, xlabel=f"seconds for {TIMED:,} samples without guidance", xscale="log")
+        axes.set(ylabel="Fréchet distance at the best guidance")
         axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=StrMethodFormatter("{x:g}"))
         axes.xaxis.set(minor_locator=NullLocator())
         axes.margins(x=0.15, y=0.12)
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="priors to compare")
     parser.add_argument("--minutes", type=float, default=10, help="of training, for each prior")
     parser.add_argument("--guidance", nargs="*", type=float, default=[1.5, 2.0, 3.0], help="scales beside 1")
-    parser.add_argument("--num-samples", type=int, default=SAMPLES, help="judged at each scale; 0: none")
+    parser.add_argument("--num-samples", type=int, default=SAMPLES, help="judged at each scale; 0: no picture either")
     parser.add_argument("--untimed", action="store_true", help="leave out seconds, memory and the picture")
     parser.add_argument("--toy", action="store_true", help="a few steps of narrow networks, to check that it runs")
     flags = parser.parse_args()
@@ -220,7 +220,7 @@ def main() -> None:
         f"{'distance':>8} {'best':>6} {'agreed':>8} {'distance':>8} {'seconds':>8} {'MB':>7}"
     )
     points = {name: compare(name, flags) for name in flags.codes}
-    if not flags.untimed:
+    if flags.num_samples and not flags.untimed:  # without samples there are no distances
         save_quality(flags.output / "quality.png", points)
 
 

@@ -2,11 +2,11 @@
 
 python -m benchmarks.video --output runs/video
 
-Trains a tokenizer of frames and a prior over the next frame for `--minutes`, continues test videos by ten frames, and
-prints a table: PSNR and share of equal codes some frames ahead, beside a copy of the last given frame, and under
-the actions of other videos. Leaves films and strips in `futures/`, under the true actions, and in `forward/` and so on,
-under one action that is held. `--dataset frames --data-root FOLDER` takes videos of your own. Finished parts are not
-computed again.
+Trains a tokenizer of frames and a prior over the next frame, each for its own `--minutes`, continues test videos by ten
+frames, and prints a table: PSNR and share of equal codes some frames ahead, beside a copy of the last given frame, and
+under the actions of other videos. Leaves films and strips in `futures/`, under the true actions, and in `forward/` and
+so on, under one action that is held. `--dataset frames --data-root FOLDER` takes videos of your own. Minutes are those
+of two cores. Finished parts are not computed again.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="vizdoom", help="vizdoom, or frames")
     parser.add_argument("--data-root", help="folder of videos, with --dataset frames")
     parser.add_argument("--output", type=Path, default=Path("runs/video"), help="folder of the runs")
-    parser.add_argument("--minutes", type=float, nargs=2, default=(5.0, 15.0), help="of the two trainings")
+    parser.add_argument("--minutes", type=float, nargs=2, default=(5.0, 15.0), help="of each training")
     parser.add_argument("--image-size", type=int, nargs="+", default=[], help="resize frames to this size")
     parser.add_argument("--downsampling", type=int, default=4, help="pixels of a code in each direction")
     parser.add_argument("--toy", action="store_true", help="a few steps on a toy world, to check that it runs")
