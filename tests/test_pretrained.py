@@ -26,7 +26,7 @@ from codegrid.pretrained import PRETRAINED, find_pretrained
 from codegrid.recipes.run import RECIPES, SHIPPED
 from codegrid.recipes.whole_run import WholeRun
 
-MOST = 4e6  # bytes of a pair
+MOST = {"cifar10": 6e6}  # bytes of a pair; of others 4 MB
 
 
 def test_there_is_a_recipe_for_all_models_that_come_with_the_package():
@@ -45,7 +45,7 @@ def test_models_that_come_with_the_package_draw_pictures_of_the_classes_that_are
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_models_that_come_with_the_package_are_small_and_say_what_they_were_made_from(name):
     folder = find_pretrained(f"codegrid:{name}")
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < MOST.get(name, 4e6)
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert re.search("^## Licence", card, re.MULTILINE) and f"codegrid recipe pretrained_{name}" in card
     recipe = RECIPES[f"pretrained_{name}"]()

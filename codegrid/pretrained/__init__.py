@@ -10,7 +10,7 @@ from codegrid.errors import InputError
 from codegrid.limits import short
 
 PREFIX = "codegrid:"
-PRETRAINED = ("digits",)
+PRETRAINED = ("digits", "emoji", "cifar10")
 
 
 def find_pretrained(source: str) -> Path:
