@@ -11,10 +11,13 @@ of samples of each. What is finished is not computed again.
 """
 
 import argparse
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from codegrid import CodeDataset, load_images
+from codegrid import CodeDataset, TwoStagePipeline, load_images
+from codegrid.files import write_json
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
@@ -26,6 +29,7 @@ from codegrid.pipelines.train_tokenizer import TrainTokenizer
 from codegrid.pipelines.training.tokenizer import train_tokenizer
 from codegrid.tensors import read_json
 
+from .judges import Judgement, Reference
 from .minutes import train_for
 from .public_parts import train_public_prior, train_public_tokenizer
 
@@ -75,25 +79,25 @@ def train_public(folder: Path, images: dict[str, Any], minutes: tuple[float, flo
     return [read_json(folder / stage / "config.json")["provenance"]["steps"] for stage in ("tokenizer", "prior")]
 
 
-def judge(folder: Path, images: dict[str, Any], scales: tuple[float, ...], num: int, by: tuple[str, ...]) -> Any:
-    """Return the figures at the guidance scale with the least distance by the first features, and leave a sheet."""
-    models: dict[str, Any] = {"tokenizer": (str(folder / "tokenizer"),), "prior": (str(folder / "prior"),)}
+def reconstruct(folder: Path, images: dict[str, Any], by: tuple[str, ...]) -> tuple[dict[str, Any], list[float]]:
+    """Return what `evaluate` says of both stages without samples, and the rFID by each of the features."""
+    models: dict[str, Any] = {"tokenizer": (str(folder / "tokenizer"),)}
     data = {name: images[name] for name in ("dataset", "data_root")}
+    stages = evaluate(Evaluate(**data, **models, prior=(str(folder / "prior"),), output=str(folder / "stages")))
+    again = [
+        evaluate(Evaluate(**data, **models, features=name, output=str(folder / f"again-by-{name.partition(':')[0]}")))
+        for name in by
+    ]
+    return stages, [found["rfid"] for found in again]
 
-    def measured(features: str, scale: float) -> dict[str, Any]:
-        guided = {"guidance_scale": (scale,)} if scale != 1 else {}
-        return evaluate(Evaluate(
-            **data, **models, **guided, features=features, num_samples=num,
-            output=str(folder / f"{scale:g}-by-{features.partition(':')[0]}"),
-        ))  # fmt: skip
 
-    places = {scale: measured(by[0], scale) for scale in scales}
-    best = min(places, key=lambda scale: places[scale]["gfid"])
-    guided = {"guidance_scale": (best,)} if best != 1 else {}
-    sample(Sample(**models, **guided, num_samples=ON_SHEET, output=str(folder / "samples")))
-    others = {f"{kind}, {features}": found[kind] for features in by[1:] for found in (measured(features, best),)
-              for kind in ("rfid", "gfid")}  # fmt: skip
-    return {**places[best], **others, "scale": best}
+def draw(folder: Path, scale: float, num: int, reference: Callable[[], Reference]) -> Judgement:
+    """Draw samples at a guidance scale, and judge them."""
+    note = folder / f"{scale:g}.json"
+    if not note.exists():
+        pipeline = TwoStagePipeline.from_parts(folder / "tokenizer", folder / "prior")
+        write_json(note, reference().judge(pipeline.sample(num, seed=0, guidance_scale=scale))._asdict())
+    return Judgement(**read_json(note))
 
 
 def main() -> None:
@@ -109,19 +113,27 @@ def main() -> None:
     images = {"dataset": "imagefolder", "data_root": flags.data_root, "image_size": tuple(flags.image_size)}
     minutes = (0.0, 0.0) if flags.toy else tuple(flags.minutes)
     by, num = (("lite0",), 20) if flags.toy else (FEATURES, SAMPLES)
+    data = str(images["dataset"]), flags.data_root
+    reference = cache(partial(Reference, *data, by[0], *by, image_size=images["image_size"]))
     print(
         f"{'':10} {'steps':>15} {'error':>7} {'bits':>7} {'guidance':>8} {'named':>7}  rFID and gFID by {', '.join(by)}"
     )
     for name in flags.rows:
         folder = flags.output / name
         trained = (train_ours if name == "codegrid" else train_public)(folder, images, minutes, flags.toy)
+        stages, rfids = reconstruct(folder, images, by)
         scales = GUIDANCE[: 2 if flags.toy else None] if name == "codegrid" else (1.0,)
-        at = judge(folder, images, scales, num, by)
-        distances = [at["rfid"], at["gfid"], *(at[f"{kind}, {features}"] for features in by[1:]
-                                               for kind in ("rfid", "gfid"))]  # fmt: skip
-        print(f"{name:10} {'{:,} {:,}'.format(*trained):>15} {at['reconstruction_error']:7.4f} "
-              f"{at['bits_per_image']:7.1f} {at['scale']:8} {100 * at.get('class_agreement', float('nan')):5.1f} % ",
-              *(f"{distance:8.2f}" for distance in distances))  # fmt: skip
+        drawn = {scale: draw(folder, scale, num, reference) for scale in scales}
+        best = min(drawn, key=lambda scale: drawn[scale].distances[0])
+        sample(Sample(
+            tokenizer=(str(folder / "tokenizer"),), prior=(str(folder / "prior"),), guidance_scale=(best,),
+            num_samples=ON_SHEET, output=str(folder / "samples"),
+        ))  # fmt: skip
+        agreement, gfids = drawn[best]
+        named = "" if agreement is None else f"{100 * agreement:.1f} %"
+        print(f"{name:10} {'{:,} {:,}'.format(*trained):>15} {stages['reconstruction_error']:7.4f} "
+              f"{stages['bits_per_image']:7.1f} {best:8} {named:>7} ",
+              *(f"{rfid:8.2f} {gfid:8.2f}" for rfid, gfid in zip(rfids, gfids, strict=True)))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterable
 from itertools import repeat
+from typing import NamedTuple
 
 from codegrid.data.images import ImageBatch, to_uint8
 from codegrid.data.loading import in_order
@@ -28,25 +29,35 @@ def classifier(images: Images) -> SmallClassifier:
     return _TRAINED[name]
 
 
+class Judgement(NamedTuple):
+    """What networks say of samples."""
+
+    agreement: float | None  # share that is named as asked; None without classes
+    distances: list[float]  # Fréchet distances to test images, one for each of the features
+
+
 class Reference:
     """Test images as networks see them: computed once, where each `evaluate` would compute them again."""
 
-    def __init__(self, dataset: str, data_root: str, agreement: str, distance: str) -> None:
+    def __init__(
+        self, dataset: str, data_root: str, agreement: str, *distances: str, image_size: tuple[int, ...] = ()
+    ) -> None:
         """Take the data and the features that tell classes and measure distances, by their names in `evaluate`."""
-        train, test = (load_images(dataset, data_root, split) for split in ("train", "test"))
-        self._agreement, self._distance, self._device = agreement, distance, find_device("auto")
-        self._extractors = {name: make_extractor(name, train, 0, self._device) for name in {agreement, distance}}
+        train, test = (load_images(dataset, data_root, split, image_size) for split in ("train", "test"))
+        self._agreement, self._distances, self._device = agreement, distances, find_device("auto")
+        self._extractors = {name: make_extractor(name, train, 0, self._device) for name in {agreement, *distances}}
         batches = (test.batch(rows) for rows in in_order(len(test), BATCH_SIZE))
-        self._real = self._look(batches, len(test))[distance]
+        self._real = self._look(batches, len(test))
 
-    def judge(self, samples: Samples) -> dict[str, float]:
-        """Return the `gfid` of samples and, if they have classes, their `class_agreement`."""
+    def judge(self, samples: Samples) -> Judgement:
+        """Compare samples with the test images."""
         labels = repeat(None) if samples.labels is None else samples.labels.split(BATCH_SIZE)
         batches = map(ImageBatch, map(to_uint8, samples.images.split(BATCH_SIZE)), labels)
         drawn = self._look(batches, len(samples.images))
-        found = {"gfid": frechet_distance(drawn[self._distance].statistics, self._real.statistics)}
-        agreement = drawn[self._agreement].agreement
-        return found | ({} if agreement is None else {"class_agreement": agreement})
+        return Judgement(
+            drawn[self._agreement].agreement,
+            [frechet_distance(drawn[name].statistics, self._real[name].statistics) for name in self._distances],
+        )
 
     def _look(self, batches: Iterable[ImageBatch], count: int) -> dict[str, JudgedImages]:
         seen = {name: JudgedImages(extractor) for name, extractor in self._extractors.items()}

@@ -112,7 +112,8 @@ def judge(
             found = evaluate(Evaluate(**images, prior=(str(prior),), output=str(folder / "bits"), **settings))
         if num:
             pipeline = TwoStagePipeline.from_parts(images["tokenizer"][0], prior)
-            found |= reference().judge(pipeline.sample(num, seed=0, guidance_scale=scale, **row.sampling))
+            judged = reference().judge(pipeline.sample(num, seed=0, guidance_scale=scale, **row.sampling))
+            found |= {"class_agreement": judged.agreement, "gfid": judged.distances[0]}
         write_json(note, found)
     return read_json(note)
 
