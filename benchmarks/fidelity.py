@@ -6,18 +6,20 @@ python -m benchmarks.fidelity --data-root PICTURES --image-size 64 --output runs
 CIFAR, or any folder of pictures, holds train/CLASS/* and test/CLASS/*. `codegrid` is our recipe; `public` an EMA
 tokenizer as in the notebooks and a masked PixelCNN, in float32, trained by plain loops for the same time. Both are
 judged by one `evaluate`: error of reconstructions, bits, Fréchet distances by lite0 and by a classifier, and how many
-samples it names as asked, at the guidance with the least distance, if a contender has guidance at all. Leaves a sheet
-of samples of each. What is finished is not computed again.
+samples it names as asked, at the guidance with the least distance, if a contender has guidance at all. Leaves
+samples.png: real images and samples of each. What is finished is not computed again.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from codegrid import CodeDataset, TwoStagePipeline, load_images
+from codegrid.data.images import evenly_spaced, to_float
 from codegrid.files import write_json
+from codegrid.pipelines.drawing.blocks import Block, draw_blocks
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.evaluation.run import evaluate
 from codegrid.pipelines.export_codes import ExportCodes
@@ -36,7 +38,7 @@ from .public_parts import train_public_prior, train_public_tokenizer
 NAMES = ("codegrid", "public")
 FEATURES = ("benchmarks.judges:classifier", "lite0")
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)
-SAMPLES, ON_SHEET = 2000, 100
+SAMPLES, ON_SHEET, ACROSS = 2000, 60, 6
 VIEWS = {"views": 2, "flip": True}  # of our recipe
 
 
@@ -100,6 +102,15 @@ def draw(folder: Path, scale: float, num: int, reference: Callable[[], Reference
     return Judgement(**read_json(note))
 
 
+def save_sheet(path: Path, images: dict[str, Any], folders: Sequence[Path]) -> None:
+    """Save real images and the samples of each contender beside each other."""
+    real = load_images(**images, split="test")
+    shown = {"real": real.batch(evenly_spaced(len(real), ON_SHEET))}
+    for folder in folders:
+        shown[folder.name] = load_images(str(folder / "samples" / "samples.npz"), split="all").batch(range(ON_SHEET))
+    draw_blocks([[Block(name, to_float(batch.images), ACROSS) for name, batch in shown.items()]]).save(path)
+
+
 def main() -> None:
     """Train what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,6 +145,7 @@ def main() -> None:
         print(f"{name:10} {'{:,} {:,}'.format(*trained):>15} {stages['reconstruction_error']:7.4f} "
               f"{stages['bits_per_image']:7.1f} {best:8} {named:>7} ",
               *(f"{rfid:8.2f} {gfid:8.2f}" for rfid, gfid in zip(rfids, gfids, strict=True)))  # fmt: skip
+    save_sheet(flags.output / "samples.png", images, [flags.output / name for name in flags.rows])
 
 
 if __name__ == "__main__":
