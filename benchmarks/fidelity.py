@@ -61,9 +61,8 @@ def train_ours(folder: Path, images: dict[str, Any], minutes: tuple[float, float
     ), least, train_tokenizer)  # fmt: skip
     export(folder, images, VIEWS)
     second = train_for(minutes[1], TrainPrior(
-        model="pixelsnail", codes=str(folder / "codes"), validation_codes=str(folder / "codes_test"),
-        output=str(folder / "prior"), batch_size=8 if toy else 64, steps=100,
-        options={"channels": 8} if toy else {"dropout": 0.1},
+        model="transformer", codes=str(folder / "codes"), validation_codes=str(folder / "codes_test"),
+        output=str(folder / "prior"), batch_size=8 if toy else 64, steps=100, options={"channels": 8} if toy else {},
     ), least)  # fmt: skip
     return [int(trained["steps"]) for trained in (first, second)]
 
