@@ -26,6 +26,9 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
         model: the model's name in the table, if it must be that.
     """
     wanted = f"{model} {kind}".strip() or "model"
+    if folder.is_file():
+        words = f"give the folder of a trained {wanted}; `codegrid import-model` makes one of another project's file"
+        raise InputError(f"{folder} is a file: {words}")
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: give the folder of a trained {wanted}, or {HUB_PREFIX}owner/name")
     for name in (CONFIG, WEIGHTS):

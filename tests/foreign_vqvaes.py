@@ -37,7 +37,9 @@ class Stack(nn.Module):
 
 
 class MishaLaskin(nn.Module):
-    def __init__(self, hidden=16, inside=6, blocks=2, entries=20, dim=5):
+    """Its decoder begins with a transposed convolution; with `first`, as in the first version, with a convolution."""
+
+    def __init__(self, hidden=16, inside=6, blocks=2, entries=20, dim=5, first=False):
         super().__init__()
         half = hidden // 2
 
@@ -52,7 +54,7 @@ class MishaLaskin(nn.Module):
         self.encoder = named(conv_stack=nn.Sequential(*down, stack()))
         self.pre_quantization_conv = nn.Conv2d(hidden, dim, 1)
         self.vector_quantization = named(embedding=nn.Embedding(entries, dim))
-        start = nn.Conv2d(dim, hidden, 3, 1, 1)
+        start = (nn.Conv2d if first else nn.ConvTranspose2d)(dim, hidden, 3, 1, 1)
         self.decoder = named(inverse_conv_stack=nn.Sequential(start, stack(), *up))
 
     def latents(self, x):

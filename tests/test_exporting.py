@@ -62,6 +62,7 @@ def test_diffusers_gives_the_same_codes_and_pictures(options, tmp_path):
         ({"network": "resnet", "distance": "cosine"}, "the euclidean `distance`"),
         ({"network": "resnet", "reconstruction": "logistic"}, "its decoder must make images"),
         ({"network": "vqgan", "latent_kernel": 3}, "beside the codes must be 1×1"),
+        ({"network": "resnet", "size": (18, 21)}, "images of 18×21 are not whole sites"),
     ],
 )
 def test_what_diffusers_cannot_hold_is_refused(options, reason, tmp_path):

@@ -10,15 +10,21 @@ from foreign_checkpoints import draw, make, saved
 from foreign_sonnet import Sonnet
 from foreign_vqgans import VAR, LlamaGen, Taming, TamingGumbel
 from foreign_vqvaes import DallE, MishaLaskin, Rosinality, Zalando
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from codegrid import InputError, import_model, load
+from codegrid import VQVAE, InputError, Signal, export_model, import_model, load
 from codegrid.pipelines.import_model import ImportModel
 from codegrid.pipelines.importing.names import SOURCES
 from codegrid.pipelines.importing.run import import_into
 from codegrid.pipelines.importing.sources import find_source
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def blind(model):
+    for part in (model.encoder, model.decoder):
+        part.mid.attn_1 = torch.nn.Identity()
+    return model
 
 
 # project → a model of its kind, how its checkpoint wraps the weights, and the sides of images
@@ -29,6 +35,7 @@ MODELS = {
         lambda weights: {f"first_stage_model.{name}": each for name, each in weights.items()},
         (16, 24),
     ),
+    "taming-without-any-attention": (lambda: blind(make(Taming, attends=())), dict, (16, 24)),
     "taming-with-gumbel": (lambda: make(TamingGumbel), lambda weights: {"state_dict": weights}, (16, 24)),
     "llamagen": (lambda: make(LlamaGen), lambda weights: {"model": weights}, (16, 24)),
     "var": (lambda: make(VAR), dict, (32, 32)),
@@ -40,6 +47,8 @@ MODELS = {
         (24, 16),
     ),
     "rosinality-without-blocks": (lambda: make(Rosinality, blocks=0), dict, (24, 16)),
+    "mishalaskin-with-as-many-channels": (lambda: make(MishaLaskin, entries=200, dim=16), dict, (24, 16)),
+    "mishalaskin-with-first-decoder": (lambda: make(MishaLaskin, first=True), dict, (24, 16)),
     "mishalaskin": (lambda: make(MishaLaskin), lambda weights: {"model": weights, "results": {"n": 1}}, (24, 16)),
     "zalando": (lambda: make(Zalando, entries=200), dict, (24, 16)),
     "zalando-without-averages": (lambda: make(Zalando, entries=200, blocks=1, moves=False), dict, (24, 16)),
@@ -134,7 +143,7 @@ def test_the_source_and_the_size_can_be_told(tmp_path):
     assert import_model(path, source="taming", size=(8, 12)).signal.size == (8, 12)
     with pytest.raises(InputError, match=r"is not a checkpoint of a known project: .* not encoder\.conv_blocks"):
         import_model(path, source="llamagen")
-    with pytest.raises(InputError, match="`source` 'vqgan': choose one of net2net, taming, "):
+    with pytest.raises(InputError, match="`source` 'vqgan': choose one of net2net, var, taming, "):
         import_model(path, source="vqgan")
     with pytest.raises(InputError, match="`size` 1 2 3: give one side"):
         import_model(path, size=(1, 2, 3))
@@ -147,6 +156,54 @@ def test_averaged_weights_come_before_the_others(tmp_path):
     path = saved(tmp_path, {"model": last.state_dict(), "ema": averaged.state_dict()})
     images = draw(1, 3, 16, 16)
     torch.testing.assert_close(import_model(path).encode_latents(images)[0], averaged.latents(images), **CLOSE)
+
+
+WRAPPED = {
+    "an empty average": lambda weights: {"ema": {}, "state_dict": weights},
+    "an average that only counts": lambda weights: {"ema": {"steps": torch.tensor(3)}, "state_dict": weights},
+    "names of two wrappers": lambda weights: {f"module._orig_mod.{name}": each for name, each in weights.items()},
+    "a wrapper of an average": lambda weights: {f"ema_model.{name}": each for name, each in weights.items()},
+    "a key of its own": lambda weights: {"trainer": {"vae_local": weights}, "steps": 3},
+    "a loss that is not finite": lambda weights: {**weights, "loss.logvar": torch.tensor(torch.nan)},
+    "eight bits": lambda weights: {"state_dict": weights, "scales": torch.zeros(2).to(torch.float8_e4m3fn)},
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_weights_are_found_however_a_trainer_wrapped_them(case, tmp_path):
+    weights = make(Taming).state_dict()
+    ours = import_model(saved(tmp_path, WRAPPED[case](weights)), size=16)
+    assert torch.equal(ours.quantizer.codebook, weights["quantize.embedding.weight"])
+
+
+def test_the_config_beside_a_file_of_diffusers_is_read_in_every_form(tmp_path):
+    tokenizer = VQVAE(
+        Signal(channels=3, size=(12, 12)), network="vqgan", hidden_channels=32, num_embeddings=20, norm_groups=16
+    )
+    export_model(tokenizer, "diffusers", tmp_path / "theirs")
+    weights = tmp_path / "theirs" / "diffusion_pytorch_model.safetensors"
+    expected = tokenizer.encode_latents(images := draw(1, 3, 12, 12))
+    torch.save(load_file(weights), tmp_path / "theirs" / "diffusion_pytorch_model.bin")
+    save_file(load_file(weights), tmp_path / "theirs" / "diffusion_pytorch_model.fp16.safetensors")
+    for name in (weights.name, "diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"):
+        for place in (tmp_path / "theirs" / name, tmp_path / "theirs"):
+            again = import_model(place)
+            assert again.signal.size == (12, 12)
+            torch.testing.assert_close(again.encode_latents(images), expected, **CLOSE)
+        (tmp_path / "theirs" / name).unlink()
+
+
+def test_a_checkpoint_that_is_refused_costs_no_finished_model(tmp_path):
+    path = saved(tmp_path, make(Taming).state_dict())
+    import_into(ImportModel(from_=str(path), output=str(tmp_path / "t"), size=(16, 16)))
+    held = {each.name for each in (tmp_path / "t").iterdir()}
+    (tmp_path / "bad.ckpt").write_bytes(path.read_bytes()[:1000])
+    inside = tmp_path / "t" / "theirs.safetensors"
+    save_file(make(Taming).state_dict(), inside)
+    for source, words in ((tmp_path / "bad.ckpt", "is damaged"), (inside, r"`overwrite` would empty .*`from_` is")):
+        with pytest.raises(InputError, match=words):
+            import_into(ImportModel(from_=str(source), output=str(tmp_path / "t"), overwrite=True))
+    assert held <= {each.name for each in (tmp_path / "t").iterdir()} and load(tmp_path / "t")
 
 
 def test_an_imported_folder_is_a_model_like_any_other(tmp_path):

@@ -19,6 +19,8 @@ from codegrid.pipelines.sample import Sample
 from codegrid.pipelines.train_prior import TrainPrior
 from codegrid.pipelines.train_tokenizer import TrainTokenizer
 
+SETTINGS = Sample(tokenizer="t", prior=("p",), output="o")
+
 
 @pytest.fixture(autouse=True)
 def no_locks_are_left():
@@ -149,7 +151,7 @@ def old(tmp_path):
 
 
 def test_the_folder_of_a_run_is_emptied(old):
-    clear_output(old)
+    clear_output(old, SETTINGS)
     assert {path.name for path in old.iterdir()} <= {".lock", ".lock-owner"}
 
 
@@ -167,8 +169,17 @@ def test_a_folder_that_holds_something_else_too_is_left_as_it_is(name, old):
     (old / name).parent.mkdir(exist_ok=True)
     (old / name).write_text("mine")
     with pytest.raises(InputError, match=f"also holds .*{name.split('/')[0]}.*, which no run leaves there"):
-        clear_output(old)
+        clear_output(old, SETTINGS)
     assert (old / name).read_text() == "mine" and (old / "samples.npz").exists()
+
+
+def test_a_folder_that_holds_an_input_is_left_as_it_is(old, tmp_path):
+    (tmp_path / "link").symlink_to(old)
+    for place in (old, tmp_path / "link", old / "samples.npz"):
+        settings = Sample(tokenizer="t", prior=("p", str(place)), output=str(old), overwrite=True)
+        with pytest.raises(InputError, match=r"`overwrite` would empty .*, where `prior` is: choose another `output`"):
+            Run(settings.output, settings)
+    assert (old / "samples.npz").exists() and (old / "run.json").exists()
 
 
 @pytest.mark.parametrize("place", ["linked", "state/linked"])
@@ -177,7 +188,7 @@ def test_no_link_is_followed(place, old, tmp_path):
     (tmp_path / "mine" / "a.png").write_text("mine")
     (old / place).symlink_to(tmp_path / "mine")
     with pytest.raises(InputError, match="also holds"):
-        clear_output(old)
+        clear_output(old, SETTINGS)
     assert (tmp_path / "mine" / "a.png").exists()
 
 
@@ -192,5 +203,5 @@ def test_a_folder_that_no_run_has_left_is_not_emptied(files, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="is not a run's folder, and `overwrite` empties no other"):
-        clear_output(tmp_path)
+        clear_output(tmp_path, SETTINGS)
     assert {path.name for path in tmp_path.iterdir()} == files.keys()

@@ -16,6 +16,7 @@ from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.model_card import PNG
+from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.generation.completion import pictures_in
 from codegrid.pipelines.generation.rejection import find_source
@@ -216,10 +217,10 @@ def test_sounds_that_a_run_left_are_overwritten_and_others_are_not(tmp_path):
     (tmp_path / "run.json").write_text('{"command": "decode-codes"}')
     song = write_clip(tmp_path / "sounds" / "song.wav", tone(400))
     with releasing(), pytest.raises(InputError, match=r"also holds 'sounds/song\.wav', which no run leaves there"):
-        clear_output(tmp_path)
+        clear_output(tmp_path, DecodeCodes(tokenizer="t", codes="c", output="o"))
     song.rename(song.with_name("00000-ann.wav"))
     with releasing():
-        clear_output(tmp_path)
+        clear_output(tmp_path, DecodeCodes(tokenizer="t", codes="c", output="o"))
     assert not song.parent.exists()
 
 

@@ -2,11 +2,14 @@
 
 import os
 import pickle
+import re
 import sys
 import types
-from collections import OrderedDict
+import uuid
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from foreign_checkpoints import draw, make, saved
@@ -75,7 +78,7 @@ def test_what_a_trainer_left_in_a_checkpoint_is_passed_over(tmp_path, monkeypatc
     module.ModelCheckpoint = trainer
     monkeypatch.setitem(sys.modules, "tests_of_a_trainer", module)
     left = trainer()
-    left.best = [Path("last.ckpt"), {trainer: {1}}]
+    left.best = [Path("last.ckpt"), {trainer: {1}}, defaultdict(int), re.compile("a"), range(3), uuid.UUID(int=1), ...]
     path = saved(tmp_path, {"state_dict": original.state_dict(), "callbacks": {trainer: left}})
     monkeypatch.delitem(sys.modules, "tests_of_a_trainer")
     assert len(import_model(path, size=16).state_dict()) > 50
@@ -104,11 +107,45 @@ BAD = {
     "unknown": (lambda folder, whole: saved(folder, {"layer.weight": torch.zeros(2)}),
                 r"holds 1 tensors, such as layer.weight, not .*encoder\.down\.0.*\(taming\).*\(llamagen\)"),
     "no-weights": (lambda folder, whole: saved(folder, {"epoch": 3}), "holds no weights"),
-    "nan": (lambda folder, whole: saved(folder, {"a.b": torch.full((1,), torch.nan)}), "a.b holds nan"),
+    "nan": (lambda folder, whole: saved(folder, change() | {"encoder.conv_in.bias": torch.full((32,), torch.nan)}),
+            "conv_in.bias holds nan"),
+    "too-large": (lambda folder, whole: saved(
+        folder, change() | {"encoder.conv_in.bias": torch.full((32,), 1e300, dtype=torch.float64)}),
+        "conv_in.bias holds inf"),
+    "no-tensors": (lambda folder, whole: npz(folder / "a.npz"), "holds no weights"),
+    "in-itself": (lambda folder, whole: saved(folder, of_itself()), "holds no weights"),
+    "module-in-itself": (lambda folder, whole: saved(folder, module_of_itself()), "more than 100,000 modules"),
+    "no-state": (lambda folder, whole: saved(folder, {"model": Stateless()}), "holds no weights"),
+    "far-memo": (lambda folder, whole: spoil(folder / "a.pkl", FAR), "Invalid magic number"),  # it was read
+    "long-key": (lambda folder, whole: saved(folder, {10**5000: torch.zeros(1)}), "holds no weights"),
     "program": (lambda folder, whole: script(folder / "a.pt"), "is a program of TorchScript"),
     "claim": (lambda folder, whole: saved(folder, {"a": Claim()}), "is damaged, cut off, or not a checkpoint"),
     "view": (lambda folder, whole: saved(folder, {"a": torch.zeros(1).expand(10**6, 10**8)}), "would take"),
 }  # fmt: skip
+
+
+class Stateless:
+    """An object without attributes."""
+
+
+FAR = b"\x80\x02]r\x00\x00\x00\x7f."  # an empty list, kept at the place 2**31 - 2**24 of a memo
+
+
+def npz(path):
+    numpy.savez(path, name=numpy.array("text"))
+    return path
+
+
+def of_itself():
+    held = {"epoch": 3}
+    held["state_dict"] = held["model"] = held
+    return held
+
+
+def module_of_itself():
+    module = torch.nn.Module()
+    module._modules.update(a=module, b=module)
+    return module
 
 
 def script(path):

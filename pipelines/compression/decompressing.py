@@ -88,7 +88,7 @@ def decompress_file(settings: Decompress) -> None:
     if settings.format == "png" and not is_exact:
         content = _with_images(content, tokenizer, priors, settings.batch_size or 256)
     if visible(output):
-        clear_output(output)
+        clear_output(output, settings)
     classes, is_png = conditions_of(priors).classes, settings.format == "png"
     with write_folder(output, index=SETTINGS_FILE if is_png else MANIFEST) as staging:
         text = describe_settings(settings, name_of(type(settings)), output)

@@ -15,7 +15,7 @@ from codegrid.files import write_json
 from codegrid.stage2_prior.diffusion.unet_model import as_unet_model, check_prior
 from codegrid.usable import AUTOENCODER
 
-from .vq_model import as_vq_model
+from .vq_model import as_vq_model, check_whole_sites
 
 INDEX = "model_index.json"
 PARTS = {AUTOENCODER: "VQModel", "unet": "UNet2DModel", "scheduler": "DDIMScheduler"}
@@ -41,10 +41,9 @@ def write(tokenizer: Any, prior: Any, folder: Path) -> None:
 
 def check_grid(tokenizer: Any) -> None:
     """Raise `InputError` if diffusers cannot draw the codes of a tokenizer."""
-    shape, size = tokenizer.layout[0].shape, "×".join(map(str, tokenizer.signal.size))
+    shape = tokenizer.layout[0].shape
     if len(tokenizer.layout) > 1 or shape[0] != shape[1]:
         raise InputError(
             f"`tokenizer`: {describe_layout(tokenizer.layout)}: diffusers needs one grid, and a square one"
         )
-    if tuple(tokenizer.downsampling * side for side in shape) != tokenizer.signal.size:
-        raise InputError(f"`tokenizer`: images of {size} are not whole sites, and diffusers cannot crop: resize them")
+    check_whole_sites(tokenizer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from codegrid.codes import describe_layout
@@ -74,6 +75,9 @@ def export_into(settings: ExportModel) -> dict[str, Any]:
     """Write the files into a folder. Returns the names of the files."""
     tokenizer = load_tokenizer(settings.tokenizer, "cpu")
     prior = load_model(settings.prior, "cpu", "prior") if settings.prior else None
+    if settings.overwrite:  # the folder must not be emptied for models that are refused
+        with TemporaryDirectory() as trial:
+            _write(tokenizer, prior, settings.to, Path(trial))
     run = Run(
         settings.output,
         settings,

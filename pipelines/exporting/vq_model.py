@@ -40,7 +40,16 @@ def write(tokenizer: Any, folder: Path) -> None:
     """
     if getattr(tokenizer.quantizer, "distance", "") != "euclidean":
         raise InputError("`to` diffusers: the tokenizer must have one codebook and the euclidean `distance`")
+    check_whole_sites(tokenizer)
     as_vq_model(tokenizer, tokenizer.quantizer.entries(0)).write(folder)
+
+
+def check_whole_sites(tokenizer: Any) -> None:
+    """Raise `InputError` if a grid covers more than the images."""
+    size = tokenizer.signal.size
+    if tuple(tokenizer.downsampling * sites for sites in tokenizer.layout[0].shape) != size:
+        words = f"images of {'×'.join(map(str, size))} are not whole sites"
+        raise InputError(f"`tokenizer`: {words}, and diffusers cannot crop: resize them")
 
 
 def as_vq_model(

@@ -14,6 +14,7 @@ from torch import Tensor
 from codegrid.codes import Sides, Signal
 from codegrid.errors import InputError
 from codegrid.registry import TABLES
+from codegrid.tensors import check_finite
 
 from .checkpoint import Checkpoint
 
@@ -51,7 +52,7 @@ def make_model(checkpoint: Checkpoint, kind: str, name: str, tensors: Mapping[st
         kind, name: its table, and its name there.
         options: what it is built from.
 
-    Raises `InputError` if a tensor is missing, left over, or of another shape than the others need.
+    Raises `InputError` if a tensor is missing, left over, infinite, or of another shape than the others need.
     """
     try:
         with torch.device("meta"):
@@ -59,6 +60,7 @@ def make_model(checkpoint: Checkpoint, kind: str, name: str, tensors: Mapping[st
     except InputError as error:
         raise InputError(f"{checkpoint.path}: this version has no such model ({error})") from error
     check_fit(checkpoint, tensors, outline.state_dict())
+    check_finite(checkpoint.path, dict(tensors))
     model = TABLES[kind][name](**options)
     model.load_state_dict(tensors, strict=False)
     return model.eval()

@@ -1,4 +1,7 @@
-"""The VQ-VAE of MishaLaskin/vqvae, over images in [-1, 1]."""
+"""The VQ-VAE of MishaLaskin/vqvae, over images in [-1, 1].
+
+Its decoder begins with a transposed convolution; in the project's first version that was a convolution.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,16 @@ def convert(checkpoint: Checkpoint, size: Sides | None) -> Any:
     inner = [f"stack.{block}.res_block.{layer}" for block in range(blocks) for layer in (1, 3)]
     down = [*(f"{DOWN}.{layer}" for layer in (0, 2, 4)), *(f"{DOWN}.5.{name}" for name in inner)]
     up = [f"{UP}.0", *(f"{UP}.1.{name}" for name in inner), f"{UP}.2", f"{UP}.4"]
+    entries, width = of_shape(checkpoint, "vector_quantization.embedding.weight", 2)
+    first, *others = (pair(checkpoint, name) for name in up)
+    if first[0].shape[0] == width:  # transposed; where inputs and outputs are equally many, nothing tells
+        first = first[0].transpose(0, 1).flip(2, 3), first[1]
     weights = {
         **numbered([pair(checkpoint, name) for name in (*down, "pre_quantization_conv")], "encoder.",
                    encoder_plan(2, blocks)),
-        **numbered([pair(checkpoint, name) for name in up], "decoder.", decoder_plan(2, blocks)),
+        **numbered([first, *others], "decoder.", decoder_plan(2, blocks)),
         "quantizer.codebook": checkpoint.take("vector_quantization.embedding.weight"),
     }  # fmt: skip
-    entries, width = of_shape(checkpoint, "vector_quantization.embedding.weight", 2)
     books = {"quantizer": "gradient", "num_embeddings": entries, "embedding_dim": width}
     channels = of_shape(checkpoint, f"{DOWN}.0.weight", 4)[1]
     sizes = {"network": "notebook", **sizes_of(weights, blocks, 5)}

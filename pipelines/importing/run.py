@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from codegrid.devices import Device, find_device
 from codegrid.errors import InputError, reason_of
@@ -66,11 +68,12 @@ def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     """Return (height, width). Raises `InputError` if these are not one or two sides of an image."""
     if size is None:
         return None
-    sides = [size] if isinstance(size, int) else list(size)
-    if len(sides) not in (1, 2):
+    sides = [size] if not isinstance(size, Sequence) else list(size)
+    if len(sides) not in (1, 2) or not all(isinstance(side, SupportsIndex) for side in sides):
         raise InputError(f"`size` {' '.join(map(str, sides)) or 'of none'}: give one side, or height and width")
-    check_sides("size", [sides[0], sides[-1]])
-    return sides[0], sides[-1]
+    height, width = index(sides[0]), index(sides[-1])
+    check_sides("size", [height, width])
+    return height, width
 
 
 @releasing()
@@ -78,12 +81,14 @@ def import_into(settings: ImportModel) -> dict[str, Any]:
     """Write the model into a folder, or several into folders in it. Returns what each is: its source and config."""
     path, config = Path(settings.from_), settings.model_config
     files = _files_of(path, "from_") + (_files_of(Path(config), "model_config") if config else [])
+    convert = partial(import_model, path, settings.source, settings.size or None, model_config=config)
+    model = convert() if settings.overwrite else None  # no folder must be emptied for a checkpoint that is refused
     digests = {each.name: digest_of_file(each) for each in files}
     run = Run(settings.output, settings, files=digests)
     if run.finished:
         print_once(f"{run.shown} is finished: nothing to do")
         return {}
-    model = import_model(path, settings.source, settings.size or None, model_config=config)
+    model = model or convert()
     parts = parts_of(model)
     for part in parts.values():
         part.provenance["sha256"] = digests

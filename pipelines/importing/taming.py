@@ -48,7 +48,7 @@ def convert(checkpoint: Checkpoint, size: Sides | None) -> Any:
 
 SOURCE = Source(
     "VQ-GAN of taming-transformers, VQ models of latent diffusion",
-    ("encoder.down.0.block.0.norm1.weight", "encoder.mid.attn_1.q.weight", "quant_conv.weight"),
+    ("encoder.down.0.block.0.norm1.weight", "encoder.mid.block_1.norm1.weight", "quant_conv.weight"),
     SIZE,
     convert,
 )

@@ -10,8 +10,7 @@ from __future__ import annotations
 import pickle
 import sys
 import warnings
-from _compat_pickle import IMPORT_MAPPING
-from collections import OrderedDict
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,16 +23,16 @@ from codegrid.errors import InputError, reason_of
 from codegrid.files import open_plain
 from codegrid.limits import short
 
-MAX_DEPTH = 100  # of modules in one another
+MAX_MODULES = 100_000
 PARTS = ("_parameters", "_buffers", "_modules")  # of a module
 # of the standard library, what checkpoints hold that are no attacks
 HARMLESS = {
-    "argparse", "builtins", "collections", "copyreg", "datetime", "decimal", "enum", "functools", "pathlib", "types",
-    "typing", "_codecs",
+    "argparse", "builtins", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum", "fractions",
+    "functools", "logging", "math", "pathlib", "re", "time", "types", "typing", "uuid", "_codecs",
 }  # fmt: skip
 DATA = {
-    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "set", "slice",
-    "str", "tuple", "type",
+    "Ellipsis", "NotImplemented", "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list",
+    "object", "range", "set", "slice", "str", "tuple", "type",
 }  # fmt: skip
 
 
@@ -44,12 +43,11 @@ class Refused(Exception):
 class Inert:
     """Stand-in for an object of another class: it keeps its state, and does nothing."""
 
+    state: Any = None
+
     def __new__(cls, *args: Any, **options: Any) -> Inert:
         """Take any arguments."""
         return super().__new__(cls)
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         """Keep the state as it is."""
@@ -65,15 +63,26 @@ class Inert:
         """Ignore items."""
 
 
-class Unpickler(pickle.Unpickler):
-    """An unpickler that makes tensors and plain data, and an `Inert` of everything else."""
+class Items(dict[Any, Any]):
+    """Stand-in for a dict with attributes of its own, which are left out: they could replace its methods."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the attributes."""
+
+
+class Unpickler(pickle._Unpickler):
+    """An unpickler that makes tensors and plain data, and an `Inert` of everything else.
+
+    It is the one written in Python: the other allocates whatever a file claims to refer to.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what makes a tensor or plain data, or else an inert class of that name.
 
         Raises `Refused` if it is part of the standard library, and not one of the classes that data are made of.
         """
-        module = IMPORT_MAPPING.get(module, module)  # files are written with the names of Python 2
+        # files are written with the names of Python 2
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         maker = MAKERS.get((module, name))
         if maker is not None:
             return maker
@@ -101,7 +110,7 @@ def _pass_on(tensor: Any, *_: Any) -> Any:
 
 
 MAKERS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): Items,
     ("torch._utils", "_rebuild_tensor"): lambda *args: _rebuild(*args),
     ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _rebuild(*args),
     ("torch._utils", "_rebuild_parameter"): lambda *args: _pass_on(*args),
@@ -148,15 +157,22 @@ def _damaged(path: Path, error: Exception) -> InputError:
     )
 
 
-def tensors_of(module: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Return the tensors of a module that was pickled as a whole, by the names that its state dict has."""
-    state = module.state if isinstance(module, Inert) else None
-    if not isinstance(state, dict) or depth > MAX_DEPTH:
-        return
-    for part in PARTS:
-        held = state.get(part)
-        for name, value in held.items() if isinstance(held, dict) else ():
-            if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value
-            elif part == "_modules":
-                yield from tensors_of(value, f"{prefix}{name}.", depth + 1)
+def tensors_of(module: Inert) -> Iterator[tuple[str, Tensor]]:
+    """Return the tensors of a module that was pickled as a whole, by the names that its state dict has.
+
+    Raises `InputError` if it holds more modules than any has: a file may put one into itself.
+    """
+    pending: list[tuple[str, Any]] = [("", module)]
+    for _ in range(MAX_MODULES):
+        if not pending:
+            return
+        prefix, found = pending.pop()
+        state = found.state if isinstance(found, Inert) else None
+        parts = [state.get(part) for part in PARTS] if isinstance(state, dict) else []
+        for held in parts:
+            for name, value in dict.items(held) if isinstance(held, dict) else ():
+                if isinstance(value, Tensor):
+                    yield f"{prefix}{name}", value
+                elif held is parts[-1]:
+                    pending.append((f"{prefix}{name}.", value))
+    raise InputError(f"a checkpoint holds more than {MAX_MODULES:,} modules in one another, as no model has")

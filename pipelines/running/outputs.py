@@ -1,7 +1,9 @@
 """Output folders: choosing one if none was named, and emptying one that an earlier run left."""
 
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +19,7 @@ from codegrid.locks import LOCK, OWNER, hold
 from codegrid.tensors import read_json
 from codegrid.usable import AUTOENCODER, PARTS
 
-from .settings import Leaves
+from .settings import Command, Leaves
 
 RUN_FILE = "run.json"
 HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
@@ -62,15 +64,26 @@ def visible(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
 
 
-def clear_output(folder: Path) -> None:
+def _check_inputs(folder: Path, settings: Command) -> None:
+    """Raise `InputError` if a setting names something in a folder that `overwrite` is about to empty."""
+    for name, value in asdict(settings).items():
+        for each in value if isinstance(value, tuple | list) else [value]:
+            is_input = isinstance(each, str) and each and name not in ("output", "run") and os.path.exists(each)
+            if is_input and Path(each).resolve().is_relative_to(folder):
+                raise InputError(f"`overwrite` would empty {folder}, where `{name}` is: choose another `output`")
+
+
+def clear_output(folder: Path, settings: Command) -> None:
     """Remove what an earlier run left in a folder, and lock it against other processes.
 
-    Raises `InputError`, and removes nothing, if the folder is not a run's, or holds anything else as well.
+    Raises `InputError`, and removes nothing, if the folder is not a run's, or holds anything else as well, or one of
+    the things that the settings name.
     """
     folder = folder.resolve()
     if not visible(folder):
         return
     _check_own(folder)
+    _check_inputs(folder, settings)
     hold(folder)
     _check_own(folder)  # again: something may have appeared before the lock was taken
     marks = {RUN_FILE, MANIFEST, SETTINGS_FILE}

@@ -55,7 +55,7 @@ class Run:
     A run whose results are gone is not finished. A training at a constant learning rate may continue for more steps:
     `is_longer` says that it had finished with fewer.
 
-    Raises `InputError` if another run uses the folder or has used it.
+    Raises `InputError` if another run uses the folder or has used it, or it holds an input that would go with it.
     """
 
     def __init__(self, folder: str | Path, settings: Command, *left_open: str, **facts: Any) -> None:
@@ -91,7 +91,7 @@ class Run:
         acts = is_main_process() and not getattr(self.settings, "dry_run", False)
         if getattr(self.settings, "overwrite", False):
             if acts:
-                clear_output(self.folder)
+                clear_output(self.folder, self.settings)
                 hold(self.folder)
             return
         self._compare()
@@ -254,7 +254,7 @@ def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str
     def open_folder(folder: Path) -> OpenCodes:
         real = real_path(folder)
         if settings.overwrite:
-            clear_output(real)
+            clear_output(real, settings)
         return OpenCodes(real, folder, _missing_codes(real, header, provenance or {}))
 
     return open_output(settings, open_folder)
