@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,8 +59,12 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
         if index and len(names) > 1 and (folder / index).exists():
             (folder / index).unlink()
             _flush(folder)
+        for place in sorted(staging.iterdir()):
+            if place.is_dir() and not os.path.lexists(folder / place.name):
+                os.replace(place, folder / place.name)  # a whole folder at once, so that it never is half there
         for name in sorted(names, key=lambda name: name == index):
-            _move(staging, folder, name)
+            if (staging / name).exists():
+                _move(staging, folder, name)
         for place in {(folder / name).parent for name in names} | {folder}:
             _flush(place)
     finally:
@@ -67,6 +72,29 @@ def write_folder(folder: str | Path, index: str = "") -> Iterator[Path]:
         if was_made:
             with suppress(OSError):  # it is not empty, unless the block raised
                 folder.rmdir()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that no reader ever finds half of it, and nothing else in its folder is touched."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o666 & ~_umask())
+        _flush(Path(name))
+        os.replace(name, path)
+        _flush(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _move(source: Path, target: Path, name: str) -> None:

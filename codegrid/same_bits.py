@@ -19,6 +19,12 @@ from torch.overrides import TorchFunctionMode
 EXACT_BITS = 52  # of a whole number in float64
 BIAS = 1023  # of the exponent of a float64
 TRANSPOSED = {torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d}
+# sums and functions whose bits depend on the processor, by name
+INEXACT = {
+    "batch_norm", "bmm", "cos", "einsum", "elu", "exp", "gelu", "group_norm", "instance_norm", "layer_norm", "log",
+    "log_softmax", "matmul", "mean", "mish", "mm", "norm", "normalize", "rms_norm", "rsqrt",
+    "scaled_dot_product_attention", "sigmoid", "silu", "sin", "softmax", "softplus", "sum", "tanh",
+}  # fmt: skip
 COMPUTED = {torch.conv1d, torch.conv2d, torch.conv3d, F.linear, *TRANSPOSED}
 
 
@@ -26,7 +32,7 @@ class SameBits(TorchFunctionMode):
     """A context in which convolutions and linear layers in float32 on a CPU have the same bits on every machine.
 
     Everything that only adds, multiplies, compares or moves numbers one by one has the same bits anyway. Other sums,
-    as in attention and normalization, and functions such as exp do not.
+    as in attention and normalization, and functions such as exp do not: `holds` tells whether there were none.
 
     Examples:
         >>> layer, x = torch.nn.Conv2d(3, 8, 3), torch.randn(2, 3, 5, 5)
@@ -36,12 +42,15 @@ class SameBits(TorchFunctionMode):
         True
     """
 
+    holds = True
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute a layer exactly, if it is one, and everything else as ever."""
         if func in COMPUTED and args[0].device.type == "cpu" and args[0].dtype == torch.float32:
             return _compute(func, *args, **(kwargs or {}))
+        self.holds = self.holds and func.__name__.strip("_") not in INEXACT and func not in COMPUTED
         return func(*args, **(kwargs or {}))
 
 

@@ -56,6 +56,12 @@ def read_images(path: Path) -> dict[str, LabelledImages]:
     return {part: LabelledImages(_as_bytes(images[part], scale), numbers[part], classes) for part in names}
 
 
+def holds_floats(path: Path) -> bool:
+    """Return whether the images of an array file, .npz or .npy, are not stored as whole numbers."""
+    arrays = {"": read_npy(path)} if path.suffix.lower() == ".npy" else read_npz(path)
+    return any(arrays[name].dtype.kind == "f" for name, _ in _choose_names(path, arrays).values())
+
+
 def names_left_out(path: Path) -> Counter[str]:
     """Return the names of the arrays in a file, .npz or .npy, that `read_images` does not read."""
     if path.suffix.lower() == ".npy":

@@ -45,6 +45,7 @@ DEEP = "with more than 8 bits (the upper 8 are kept)"
 SEVERAL = "with several pages or frames (the first is read)"
 TRANSPARENT = "with transparent parts (laid on white)"
 INKS = "in CMYK (converted to RGB)"
+LAB = "in LAB (converted to RGB)"
 
 
 class Unreadable(InputError):
@@ -182,7 +183,8 @@ def _check_bands(path: Any, picture: Image.Image) -> list[str]:
         words = "and does not say that they are transparency (near infrared?): save it with 1 or 3 bands"
         raise Unreadable(f"{path} has more bands than colours, {words}")
     several = getattr(picture, "is_animated", False) and picture.format not in FRAMED
-    return [DEEP] * (bits > 8) + [SEVERAL] * several + [INKS] * (picture.mode == "CMYK")
+    inks, lab = (picture.mode == mode for mode in ("CMYK", "LAB"))
+    return [DEEP] * (bits > 8) + [SEVERAL] * several + [INKS] * inks + [LAB] * lab
 
 
 def _as_8_bit(path: Any, picture: Image.Image, file_format: str | None) -> Image.Image:

@@ -48,8 +48,8 @@ class Compress(UsesImages, TakesPretrained, Leaves):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("dataset", "data_root", "lossless") if self.codes else ():
-            if getattr(self, name):
+        for name in ("dataset", "data_root", "lossless", "split") if self.codes else ():
+            if getattr(self, name) not in ("", (), False, None, "all"):
                 raise InputError(f"`{name}` goes with images, but `codes` are given: leave one of them out")
 
 

@@ -1,7 +1,6 @@
 """Encode a data set with a trained tokenizer: `codegrid export-codes --run runs/digits`."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from codegrid.limits import BatchSize
@@ -45,8 +44,8 @@ class ExportCodes(UsesImages, HasCaptions, MakesViews, TakesPretrained, Leaves):
     """Images encoded at once."""
 
     def __post_init__(self) -> None:
-        if self.run is not None and not self.output and self.split == "test":
-            object.__setattr__(self, "output", str(Path(self.run) / PARTS["validation_codes"]))
+        if (self.run is not None or self.pretrained) and not self.output and self.split == "test":
+            object.__setattr__(self, "output", str(self.home / PARTS["validation_codes"]))
         super().__post_init__()
 
 

@@ -28,10 +28,10 @@ class View(TakesPretrained, Compute):
     prior: Folders = ()
     """Folder of a prior, or hf:owner/name, instead of prior/, or several of these, coarse to fine."""
     dataset: Dataset | None = None
-    """Images or recordings to pick from. By default those in --data-root, or those that the tokenizer was trained on,
-    if they are on this machine."""
+    """Images or recordings to pick from: a folder of your own, for example. By default those that the tokenizer was
+    trained on, if they are on this machine."""
     data_root: DataRoot = ()
-    """Folder of pictures (or .npz file) to pick from, or folder of the data set."""
+    """Folder or file of the data set, if it is not where the tokenizer's training found it."""
     host: str = "127.0.0.1"
     """Address to listen on. By default only this machine can open the page; with 0.0.0.0 everyone on its network."""
     port: Annotated[int, Range(1, 65535)] = 7860

@@ -10,9 +10,10 @@ from conftest import draw_bars
 from PIL import Image
 from small_priors import CONDITIONED, NAMES, build_prior, random_codes
 
-from codegrid import InputError, TwoStagePipeline, compress, decompress, load
+from codegrid import VQVAE, GatedPixelCNN, InputError, Signal, TwoStagePipeline, compress, decompress, load
 from codegrid.codes import Condition, Grid
 from codegrid.native.build import load_library
+from codegrid.pipelines.compression.packing import unpack
 from codegrid.pipelines.compression.residuals import PixelCoder, fit_coefficients
 from codegrid.same_bits import SameBits
 from codegrid.stage2_prior.coding.coding import choose_coding, code_chunk
@@ -199,11 +200,31 @@ def test_predicted_pixels_that_differ_are_refused(pipeline, bars, monkeypatch):
         decompress(pipeline, packed)
 
 
+def test_pixels_that_depend_on_the_machine_are_decompressed_on_such_a_machine_alone(pipeline, monkeypatch):
+    torch.manual_seed(0)
+    tokenizer = VQVAE(Signal("image", 1, (12, 20)), network="resnet", hidden_channels=32, num_embeddings=16).eval()
+    prior = GatedPixelCNN(tokenizer.layout, channels=8, num_layers=2).eval()
+    prior.provenance = {"tokenizer_fingerprint": tokenizer.fingerprint()}
+    models, images = TwoStagePipeline(tokenizer, prior), torch.randint(0, 256, (3, 1, 12, 20), dtype=torch.uint8)
+    packed = compress(models, images, lossless=True)
+    assert torch.equal(torch.stack(list(decompress(models, packed).images)), images)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ABACUS")
+    with pytest.raises(InputError, match=r"and this is .*ABACUS.*: the results would differ"):
+        decompress(models, packed)
+    assert len(unpack(packed, tokenizer, [prior], with_images=False).codes[0]) == 3  # of the same bits everywhere
+
+
 def test_labels_and_names_that_do_not_fit_are_refused(pipeline, bars):
     with pytest.raises(InputError, match="`labels` 2: there are classes 0 to 1"):
         compress(pipeline, bars[0][:2], [0, 2])
-    with pytest.raises(InputError, match="40 samples need one label each"):
+    with pytest.raises(InputError, match="`labels`: 2 labels for 40 images"):
         compress(pipeline, bars[0], [0, 1])
+    with pytest.raises(InputError, match="`images`: there are none"):
+        compress(pipeline, bars[0][:0])
+    with pytest.raises(InputError, match="`backend` 'compiled': choose one of auto, native, torch, plain"):
+        compress(pipeline, bars[0], backend="compiled")
+    with pytest.raises(InputError, match="give a text for each"):
+        compress(pipeline, bars[0][:2], names=[Path("a"), Path("b")])
     with pytest.raises(InputError, match="`names`: 1 for 40 images"):
         compress(pipeline, bars[0], names=["a"])
 
@@ -266,6 +287,45 @@ def test_transparent_pictures_are_not_said_to_come_back(small_run, pictures, tmp
     packed = tmp_path / "packed.cgz"
     done = run_script("compress", "--run", small_run, "--dataset", pictures, "--lossless", "--output", packed)
     assert done.code == 2 and "save them as 8-bit" in done.err and not packed.exists()
+
+
+def test_only_a_compressed_file_is_overwritten_and_nothing_beside_it_touched(small_run, pictures, tmp_path, run_script):
+    flags = ("compress", "--run", small_run, "--dataset", pictures, "--overwrite", "--output")
+    done = run_script(*flags, source := pictures / "a" / "x.png")
+    assert done.code == 2 and "`--overwrite` replaces no other" in done.err.replace("--overwrite", "`--overwrite`", 1)
+    assert Image.open(source).size == (20, 12)
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / "link.cgz").symlink_to(tmp_path / "packed.cgz")
+    for _ in range(2):
+        assert run_script(*flags, tmp_path / "link.cgz").code == 0
+    assert (tmp_path / ".partial").is_dir() and (tmp_path / "link.cgz").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {".partial", "link.cgz", "packed.cgz", "pictures"}
+
+
+def test_arrays_of_floats_are_not_said_to_come_back(small_run, tmp_path, run_script):
+    np.savez(tmp_path / "floats.npz", np.random.default_rng(0).random((4, 12, 20), np.float32))
+    flags = ("--run", small_run, "--dataset", tmp_path / "floats.npz", "--output", tmp_path / "a.cgz")
+    done = run_script("compress", *flags, "--lossless")
+    assert done.code == 2 and "holds floats, which would be rounded" in done.err
+    assert run_script("compress", *flags).code == 0
+
+
+def test_codes_of_classes_that_the_prior_does_not_know_lose_their_labels(small_run, pictures, tmp_path, run_script):
+    (pictures / "b").rename(pictures / "0")  # the prior knows this one, and not a
+    packed, out = tmp_path / "packed.cgz", tmp_path / "out"
+    assert run_script("compress", "--run", small_run, "--dataset", pictures, "--output", packed).code == 0
+    done = run_script("decompress", "--run", small_run, "--file", packed, "--output", out, "--format", "codes")
+    assert done.code == 0 and "2 images are of no class that the prior learnt" in done.out
+
+
+def test_every_picture_gets_a_name_of_its_own_that_every_disk_takes():
+    from codegrid.pipelines.compression.decompressing import picture_names
+    from codegrid.pipelines.compression.packing import Content
+
+    names = ["a/X.PNG", "a/x.png", "a/y.png", "k/a.png/1.png", "k/a.bmp", "日" * 83 + ".png", "日" * 83 + ".bmp"]
+    found = picture_names(Content((torch.zeros(7, 1, 1),), names=names), [])
+    assert found[:5] == ["a/X.PNG.png", "a/x.png-1.png", "a/y.png", "k/a.png/1.png", "k/a.bmp.png"]
+    assert len(set(found)) == 7 and max(len(part.encode()) for name in found for part in name.split("/")) < 255
 
 
 def test_untrusted_names_lead_nowhere_else():

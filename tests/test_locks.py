@@ -51,6 +51,24 @@ def test_files_in_folders_are_written_beside_what_is_there_and_a_failure_leaves_
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_new_folder_of_files_is_never_half_there(tmp_path, monkeypatch):
+    move, moved = os.replace, []
+
+    def stopped(source, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        move(source, target)
+
+    with pytest.raises(KeyboardInterrupt), write_folder(tmp_path / "a", "index.json") as staging:
+        (staging / "pictures" / "cat").mkdir(parents=True)
+        for name in ("pictures/1.png", "pictures/cat/2.png", "index.json"):
+            (staging / name).write_text(name)
+        monkeypatch.setattr(os, "replace", stopped)
+    found = {path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*.*")}
+    assert found == {"pictures/1.png", "pictures/cat/2.png"}  # no index: it is not complete
+
+
 def test_a_folder_is_free_again_when_the_function_that_held_it_has_ended(tmp_path):
     @releasing()
     def work(folder, fails):

@@ -6,6 +6,7 @@ import pytest
 
 from codegrid import InputError
 from codegrid.locks import releasing
+from codegrid.pipelines.compress import Compress
 from codegrid.pipelines.decode_codes import DecodeCodes
 from codegrid.pipelines.evaluate import Evaluate
 from codegrid.pipelines.export_codes import ExportCodes
@@ -48,6 +49,13 @@ def test_everything_is_found_below_the_folder_of_a_run(run):
     assert (drawn.tokenizer, drawn.prior, drawn.output) == (tokenizer, priors, "")
     assert DecodeCodes(run=run).codes == Plot(run=run).codes == f"{run}/codes"
     assert Evaluate(run=run).prior == priors
+
+
+def test_results_of_models_that_come_with_the_package_have_a_folder_of_their_own():
+    export, held_out = (ExportCodes(pretrained="digits", split=split) for split in ("train", "test"))
+    assert (export.output, held_out.output) == ("runs/digits/codes", "runs/digits/codes_test")
+    assert Compress(pretrained="digits").output == "runs/digits/images.cgz"
+    assert Compress(pretrained="digits", output="a.cgz").output == "a.cgz"
 
 
 def test_a_part_that_is_given_comes_before_that_of_the_run(run):

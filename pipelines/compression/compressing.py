@@ -13,17 +13,19 @@ import numpy as np
 import torch
 
 from codegrid.codes import NO_LABEL, describe_layout
+from codegrid.data.arrays import holds_floats
 from codegrid.data.code_files import files_of, open_codes
 from codegrid.data.conversion import as_images
 from codegrid.data.folder import load_folder
 from codegrid.data.images import to_float
 from codegrid.data.loading import in_order, load_batches
 from codegrid.data.names import find_data
-from codegrid.data.pictures import DEEP, INKS, SEVERAL, TRANSPARENT, look_at, read_picture
+from codegrid.data.pictures import DEEP, INKS, LAB, SEVERAL, TRANSPARENT, look_at, read_picture
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
-from codegrid.files import write_folder
-from codegrid.limits import BatchSize, check_value
+from codegrid.files import open_plain, write_file
+from codegrid.limits import BatchSize, check_name, check_value, is_list_of
+from codegrid.locks import real_path
 from codegrid.pipelines.compress import Compress
 from codegrid.pipelines.generation.artifacts import load_artifacts, load_images_for
 from codegrid.pipelines.generation.chosen_data import choose_data
@@ -34,19 +36,21 @@ from codegrid.pipelines.running.cli import print_once, print_plan
 from codegrid.pipelines.running.device import choose_device
 from codegrid.progress import progress_bar
 from codegrid.protocols import Prior, Tokenizer
-from codegrid.stage2_prior.coding.coding import choose_coding
+from codegrid.stage2_prior.coding.coding import BACKENDS, choose_coding
 from codegrid.stage2_prior.coding.streams import import_constriction
 from codegrid.stage2_prior.conditions import conditions_of
+from codegrid.stage2_prior.written import Labels, as_list, check_count
 
+from .container import MAGIC, split
 from .packing import Content, pack
 
-LOST = (DEEP, INKS, SEVERAL, TRANSPARENT)  # notes on pictures that reading changes
+LOST = (DEEP, INKS, LAB, SEVERAL, TRANSPARENT)  # notes on pictures that reading changes
 
 
 def compress(
     pipeline: Drawer,
     images: Given,
-    labels: Sequence[int] | torch.Tensor | None = None,
+    labels: Labels | None = None,
     names: Sequence[str] | None = None,
     lossless: bool = False,
     backend: str = "auto",
@@ -57,7 +61,7 @@ def compress(
     Args:
         pipeline: as `TwoStagePipeline.from_pretrained` returns it.
         images: (n, c, H, W) uint8, or anything else that `codegrid.as_images` accepts.
-        labels: (n,) classes, for priors that learnt some; None: none in particular.
+        labels: (n,) numbers or names of classes, or one for all, for priors that learnt some; None: none in particular.
         names: (n) of the images' files, to be kept.
         lossless: keep everything, so that the images come back bit for bit.
         backend: native (the same bits on every machine), torch or plain; auto: native if the priors have it.
@@ -66,6 +70,7 @@ def compress(
     Raises `InputError` if a prior cannot drive a coder, or the images do not fit the tokenizer.
     """
     check_value("batch_size", batch_size, BatchSize)
+    check_name("backend", backend, BACKENDS)
     tokenizer = pipeline.tokenizer
     given = images if isinstance(images, torch.Tensor) and images.dtype == torch.uint8 else None
     if given is None and lossless:
@@ -77,10 +82,15 @@ def compress(
         raise InputError(
             f"`images` of shape {tuple(floats.shape)}: this tokenizer takes (n, *{tokenizer.signal.shape})"
         )
-    if names is not None and len(names) != len(floats):
-        raise InputError(f"`names`: {len(names)} for {len(floats)} images: give one for each")
+    if not len(floats):
+        raise InputError("`images`: there are none")
+    if names is not None and (len(names) != len(floats) or not is_list_of(list(names), str)):
+        raise InputError(f"`names`: {len(names)} for {len(floats)} images: give a text for each")
+    own, known = None, conditions_of(pipeline.priors)
+    if labels is not None and known.num_classes:
+        check_count("labels", len(as_list(labels)), len(floats), "images")
+        own = known.resolve(labels, len(floats), "images").labels
     codes = encode_batches(tokenizer, floats.split(batch_size))
-    own = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
     content = Content(codes, own, None if names is None else list(names), given if lossless else None)
     return pack(tokenizer, pipeline.priors, content, backend, batch_size)
 
@@ -90,10 +100,7 @@ def compress_data(settings: Compress) -> None:
     import_constriction()  # now, not after everything is encoded
     settings.check_output()
     output = Path(settings.output)
-    if output.is_dir():
-        raise InputError(f"`output` {output} is a folder: give the name of a file")
-    if output.exists() and not settings.overwrite:
-        raise InputError(f"`output` {output} is already there: choose another name, or give `overwrite`")
+    _check_place(output, settings.overwrite)
     found = load_artifacts(choose_device(settings), settings.tokenizer, settings.prior)
     tokenizer, priors = found.tokenizer, found.priors
     assert tokenizer is not None
@@ -103,13 +110,26 @@ def compress_data(settings: Compress) -> None:
     if settings.dry_run:
         return print_plan(f"{count or 'all'} {items} as {describe_layout(tokenizer.layout)} to compress by {backend}")
     packed = pack(tokenizer, priors, content, backend, settings.batch_size)
-    with write_folder(output.parent) as staging:
-        (staging / output.name).write_bytes(packed)
-    where = "on every machine" if backend == "native" else "on this kind of machine only"
+    write_file(real_path(output), packed)
+    where = "on this kind of machine only" if split(packed, str(output)).header.machine else "on every machine"
     print_once(
         f"{output}: {count:,} {items} in {len(packed):,} bytes, {len(packed) / count:,.1f} each; it can be "
         f"decompressed {where}"
     )
+
+
+def _check_place(output: Path, overwrite: bool) -> None:
+    """Raise `InputError` if a compressed file cannot be written there, or would replace anything but another one."""
+    if output.is_dir():
+        raise InputError(f"`output` {output} is a folder: give the name of a file")
+    if not output.exists():
+        return
+    with open_plain(output) as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            words = "is there, and no file that compress wrote, and `overwrite` replaces no other"
+            raise InputError(f"`output` {output} {words}: choose another name")
+    if not overwrite:
+        raise InputError(f"`output` {output} is already there: choose another name, or give `overwrite`")
 
 
 def _read(settings: Compress, tokenizer: Tokenizer, priors: Sequence[Prior]) -> Content:
@@ -144,6 +164,8 @@ def _read_originals(settings: Compress, tokenizer: Tokenizer, images: Any) -> Se
         raise InputError(f"`lossless` keeps pixels, but the tokenizer is one of {tokenizer.signal.kind}: leave it out")
     dataset, places = find_data(settings.dataset, settings.data_root)
     if dataset != "imagefolder" or images.files is None:
+        if dataset == "npz" and holds_floats(Path(places[0]).expanduser()):
+            raise InputError(f"`lossless`: {places[0]} holds floats, which would be rounded: save it as uint8")
         own = load_images(dataset, places, settings.split, skip_unreadable=settings.skip_unreadable)
         _refuse_lost(own.found.notes)
         return [own.batch([number]).images[0] for number in range(len(own))]

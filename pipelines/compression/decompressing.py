@@ -5,12 +5,15 @@ Shapes: n images, c channels, H W image, *shape the sites of each grid.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import torch
 
 from codegrid.budget import check_memory, machine_memory
+from codegrid.codes import NO_LABEL
 from codegrid.data.code_writer import shard_ranges, write_codes
 from codegrid.data.codes import CodeBatch
 from codegrid.data.image_files import file_names, names_of_labels, to_pictures
@@ -38,7 +41,7 @@ from .packing import Content, unpack
 from .predicting import predict
 
 PICTURES = "pictures"  # the folder of the images
-MAX_NAME = 200  # characters of a part of a path
+MAX_NAME = 200  # bytes of a part of a path, without the ending
 
 
 def decompress(pipeline: Drawer, packed: bytes, batch_size: int | None = None, source: str = "these bytes") -> Content:
@@ -62,7 +65,7 @@ def _with_images(content: Content, tokenizer: Tokenizer, priors: Sequence[Prior]
     values = len(content.codes[0]) * torch.Size(tokenizer.signal.shape).numel()
     check_memory(f"{len(content.codes[0]):,} images", 2 * values, "use one with more memory")
     classes = conditions_of(priors).classes
-    images = predict(tokenizer, content.codes, content.labels, classes, batch_size, same_bits=False)
+    images = predict(tokenizer, content.codes, content.labels, classes, batch_size, None)
     return content._replace(images=images)
 
 
@@ -83,13 +86,14 @@ def decompress_file(settings: Decompress) -> None:
     assert tokenizer is not None
     if settings.format == "png":
         need_images(tokenizer, "`format` png shows")
-    content = unpack(read_plain(path, machine_memory()), tokenizer, priors, str(path), settings.batch_size)
+    packed, is_png = read_plain(path, machine_memory()), settings.format == "png"
+    content = unpack(packed, tokenizer, priors, str(path), settings.batch_size, is_png)
     is_exact = content.images is not None
-    if settings.format == "png" and not is_exact:
+    if is_png and not is_exact:
         content = _with_images(content, tokenizer, priors, settings.batch_size or 256)
     if visible(output):
         clear_output(output, settings)
-    classes, is_png = conditions_of(priors).classes, settings.format == "png"
+    classes = conditions_of(priors).classes
     with write_folder(output, index=SETTINGS_FILE if is_png else MANIFEST) as staging:
         text = describe_settings(settings, name_of(type(settings)), output)
         (staging / SETTINGS_FILE).write_text(text, encoding="utf-8")
@@ -117,21 +121,28 @@ def picture_names(content: Content, classes: Sequence[str]) -> list[str]:
         labels = None if content.labels is None else content.labels.tolist()
         of_labels = names_of_labels(labels, classes, count)
         return file_names(range(count), count, lambda rows: of_labels[rows.start : rows.stop], ".png")
-    plain = [_safe(name) for name in content.names]
-    renamed = [str(PurePosixPath(name).with_suffix(".png")) for name in plain]
-    taken: dict[str, int] = {}
-    for name in renamed:
-        taken[name.casefold()] = taken.get(name.casefold(), 0) + 1
-    # x.jpg beside x.png
-    chosen = [new if taken[new.casefold()] == 1 else f"{old}.png" for old, new in zip(plain, renamed, strict=True)]
-    if len({name.casefold() for name in chosen}) < count:
-        return [f"{number:05d}/{name}" for number, name in enumerate(chosen)]
+    plain = [PurePosixPath(_safe(name)) for name in content.names]
+    renamed = [str(name.with_suffix(".png")) for name in plain]
+    folders = {str(parent).casefold() for name in plain for parent in name.parents}
+    taken = Counter(folders) + Counter(name.casefold() for name in renamed)
+    chosen = []
+    for old, new in zip(plain, renamed, strict=True):
+        if taken[new.casefold()] > 1:  # x.jpg beside x.png, or X.png, as not every disk tells them apart
+            others = (
+                str(old.with_name(f"{old.name}{f'-{number}' * (number > 0)}.png")) for number in itertools.count()
+            )
+            new = next(other for other in others if not taken[other.casefold()])
+            taken[new.casefold()] = 1
+        chosen.append(new)
     return chosen
 
 
 def _safe(name: str) -> str:
     """Return an untrusted path that leads nowhere but below the folder that it is used in."""
-    parts = [part[-MAX_NAME:] for part in name.replace("\\", "/").split("/") if part.strip(". ")]
+    parts = [
+        part.encode()[-MAX_NAME:].decode(errors="ignore") for part in name.replace("\\", "/").split("/")
+        if part.strip(". ")
+    ]  # fmt: skip
     kept = "/".join(
         "".join(letter if letter.isprintable() and letter != ":" else "_" for letter in part) for part in parts
     )
@@ -141,6 +152,10 @@ def _safe(name: str) -> str:
 def _write_codes(folder: Path, content: Content, tokenizer: Tokenizer, classes: list[str]) -> None:
     count = len(content.codes[0])
     known = classes if content.labels is not None else []
+    strangers = 0 if content.labels is None else int((content.labels == NO_LABEL).sum())
+    if strangers:  # a code dataset has a label for each image, or none
+        print_once(f"{strangers:,} images are of no class that the prior learnt: the labels are left out")
+        known = []
     header = make_header(tokenizer, count, known, "all", "", content.names is not None)
 
     def batch_of(rows: range) -> CodeBatch:

@@ -24,7 +24,7 @@ def this_machine(device: torch.device) -> str:
 
 @contextmanager
 def as_it_was(source: str, header: Header, device: torch.device, batch_size: int | None) -> Iterator[None]:
-    """Compute as when a file was made, with as many threads, within the context, if its probabilities depend on that.
+    """Compute as when a file was made, with as many threads, within the context, if its content depends on that.
 
     Raises `InputError` if that was on another kind of machine, or in other batches.
     """
@@ -33,7 +33,7 @@ def as_it_was(source: str, header: Header, device: torch.device, batch_size: int
         return
     made = f"{source} was compressed by `backend` {header.backend}"
     if (here := this_machine(device)) != header.machine:
-        words = f"{made} on {header.machine}, and this is {here}: the probabilities would differ"
+        words = f"{made} on {header.machine}, and this is {here}: the results would differ"
         raise InputError(f"{words}: decompress it on such a machine")
     if batch_size not in (None, header.batch_size):
         raise InputError(f"`batch_size` {batch_size}: {made} in batches of {header.batch_size}: leave it out")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from codegrid.errors import InputError
 from codegrid.pipelines.generation.pairing import check_pairing
 from codegrid.progress import progress_bar
 from codegrid.protocols import Prior, Tokenizer
+from codegrid.same_bits import SameBits
 from codegrid.stage2_prior.coding.coding import SAME, choose_coding, code_chunk
 from codegrid.stage2_prior.coding.frequencies import share_out
 from codegrid.stage2_prior.coding.streams import Reader, Stream, Writer
@@ -63,13 +65,13 @@ def pack(
     if labels is not None:
         _code_labels(stream, conditions.num_classes, count, labels)
     _code_all(priors, Condition(labels), count, stream, content.codes, backend, batch_size, chunk)
-    fields, shapes = {}, None
+    fields, shapes, same_bits = {}, None, SameBits()
     if content.images is not None:
-        guess = predict(tokenizer, content.codes, labels, conditions.classes, batch_size, same_bits=True).numpy()
+        guess = predict(tokenizer, content.codes, labels, conditions.classes, batch_size, same_bits).numpy()
         fields = write_pixels(stream, guess, [image.numpy() for image in content.images])
         shapes = [tuple(image.shape) for image in content.images]
         shapes = None if set(shapes) == {tokenizer.signal.shape} else shapes
-    if backend != SAME:
+    if backend != SAME or not same_bits.holds:
         fields |= {"machine": this_machine(priors[0].device), "threads": torch.get_num_threads()}
     header = Header(
         images=count, tokenizer=short(tokenizer.fingerprint()), labels=labels is not None, chunk=chunk,
@@ -85,12 +87,14 @@ def unpack(
     priors: Sequence[Prior],
     source: str = "this",
     batch_size: int | None = None,
+    with_images: bool = True,
 ) -> Content:
     """Decompress what `pack` returned. Without pixels, the result has no images.
 
     Args:
         source: what was packed, for messages.
         batch_size: images computed at once; None: as many as when it was packed.
+        with_images: read the pixels, too, if there are any.
 
     Raises `InputError` if it is damaged, was made with other models, or on a machine of another kind if that matters.
     """
@@ -103,14 +107,16 @@ def unpack(
     batch, conditions, reader = batch_size or header.batch_size, conditions_of(priors), Reader(stream)
     labels = _code_labels(reader, conditions.num_classes, header.images) if header.labels else None
     given, backend = Condition(labels), header.backend
+    if not with_images and backend == SAME:
+        header = replace(header, machine="")  # only pixels depend on it
+    images = None
     with as_it_was(source, header, priors[0].device, batch_size):
         codes = _code_all(priors, given, header.images, reader, None, backend, batch, header.chunk)
-    if short(_digest_of_codes(codes, labels)) != header.codes:
-        raise InputError(f"{source}: its codes {CHANGED}")
-    images = None
-    if header.predicted:
-        guess = predict(tokenizer, codes, labels, conditions.classes, batch, same_bits=True).numpy()
-        images = list(map(torch.from_numpy, read_pixels(reader, guess, shapes, header, source)))
+        if short(_digest_of_codes(codes, labels)) != header.codes:
+            raise InputError(f"{source}: its codes {CHANGED}")
+        if header.predicted and with_images:
+            guess = predict(tokenizer, codes, labels, conditions.classes, batch, SameBits()).numpy()
+            images = list(map(torch.from_numpy, read_pixels(reader, guess, shapes, header, source)))
     return Content(codes, labels, names, images)
 
 

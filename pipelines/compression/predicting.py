@@ -26,15 +26,15 @@ def predict(
     labels: torch.Tensor | None,
     classes: Sequence[str],
     batch_size: int,
-    same_bits: bool,
+    same_bits: SameBits | None,
     tell: Callable[[int], object] = lambda images: None,
 ) -> torch.Tensor:
     """Return the images (n, c, H, W) uint8, or sound, that codes (n, *shape) stand for, on the CPU.
 
     Args:
         labels: (n,) of these classes, for a decoder that is given them.
-        same_bits: take several times as long, and get the same pixels in any batch and on other machines, if the
-            decoder has nothing but convolutions, linear layers and what works on single values.
+        same_bits: take several times as long, and get the same pixels in any batch and on other machines, if this
+            `holds`: if the decoder has nothing but convolutions, linear layers and what works on single values.
         tell: called with the images that are done since the last call.
     """
     predicted = []
@@ -42,7 +42,7 @@ def predict(
         here = tuple(grid[rows.start : rows.stop].to(tokenizer.device) for grid in codes)
         given = Condition(None if labels is None else labels[rows.start : rows.stop])
         noise = Noise(0, rows.start, len(rows), tokenizer.device)  # for a decoder that draws
-        with SameBits() if same_bits else nullcontext():
+        with same_bits or nullcontext():
             decoded = tokenizer.decode(here, given=spoken_by(tokenizer, given, classes), noise=noise)
         predicted.append(to_stored(tokenizer.signal.kind, decoded.cpu()))
         tell(len(rows))

@@ -102,6 +102,8 @@ class Leaves(Overwrites):
                 found["output"] = str(Path(self.run) / self.place)
             for name in filter(found.get, found):
                 object.__setattr__(self, name, found[name])
+        elif getattr(self, "pretrained", None) and not self.output and not self.is_numbered:
+            object.__setattr__(self, "output", str(self.home / self.place))
         for name in (name for name in self.needs if not getattr(self, name)):
             raise self.lacks(name)
 
@@ -171,7 +173,8 @@ class UsesImages(ReadsData):
     tokenizer was trained on, or mnist5k to train a tokenizer."""
     data_root: DataRoot = ()
     """Folder or file of the data set that --dataset names, of speech one or more; by default a download folder below
-    $XDG_CACHE_HOME or ~/.cache. Without --dataset, the folder or file of the images themselves."""
+    $XDG_CACHE_HOME or ~/.cache. Without --dataset, the place of the tokenizer's data set; or, if that has no name, the
+    folder or file of the images themselves."""
     skip_unreadable: Flag = False
     """Skip files that cannot be read, instead of stopping and naming them. Later commands that read the tokenizer's
     data set do as its training did."""

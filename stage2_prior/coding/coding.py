@@ -27,6 +27,9 @@ from .streams import Stream
 SAME = "native"  # the backend whose logits have the same bits on every processor and in any batch
 
 
+BACKENDS = ("auto", SAME, "torch", "plain")
+
+
 def choose_coding(priors: Sequence[Prior], backend: str = "auto") -> str:
     """Return the backend that codes: `native` if all priors have steps of the same bits everywhere, else `torch`.
 

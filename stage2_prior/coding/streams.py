@@ -56,6 +56,8 @@ class Reader:
 
     def __init__(self, content: bytes) -> None:
         package = import_constriction()
+        if len(content) % np.dtype(WORD).itemsize:
+            raise InputError("the compressed stream is damaged (it is no number of words): make it again")
         words = np.frombuffer(content, WORD).astype(np.uint32)
         self._coder, self._model = package.stream.queue.RangeDecoder(words), _model(package)
 
