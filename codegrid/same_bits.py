@@ -50,7 +50,7 @@ class SameBits(TorchFunctionMode):
         """Compute a layer exactly, if it is one, and everything else as ever."""
         if func in COMPUTED and args[0].device.type == "cpu" and args[0].dtype == torch.float32:
             return _compute(func, *args, **(kwargs or {}))
-        self.holds = self.holds and func.__name__.strip("_") not in INEXACT and func not in COMPUTED
+        self.holds = self.holds and func not in COMPUTED and getattr(func, "__name__", "").strip("_") not in INEXACT
         return func(*args, **(kwargs or {}))
 
 

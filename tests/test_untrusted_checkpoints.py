@@ -7,6 +7,7 @@ import sys
 import types
 import uuid
 from collections import OrderedDict, defaultdict
+from functools import reduce
 from pathlib import Path
 
 import numpy
@@ -113,6 +114,8 @@ BAD = {
         folder, change() | {"encoder.conv_in.bias": torch.full((32,), 1e300, dtype=torch.float64)}),
         "conv_in.bias holds inf"),
     "no-tensors": (lambda folder, whole: npz(folder / "a.npz"), "holds no weights"),
+    "deep": (lambda folder, whole: saved(folder, reduce(lambda inner, _: {"model": inner}, range(200), change())),
+             "holds no weights"),
     "in-itself": (lambda folder, whole: saved(folder, of_itself()), "holds no weights"),
     "module-in-itself": (lambda folder, whole: saved(folder, module_of_itself()), "more than 100,000 modules"),
     "no-state": (lambda folder, whole: saved(folder, {"model": Stateless()}), "holds no weights"),

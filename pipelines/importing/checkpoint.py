@@ -23,6 +23,7 @@ from .unpickling import Inert, read_pickled, tensors_of
 
 COPIES = 3  # of the weights: the file, its tensors, the model
 MAX_CONFIG = 2**20  # bytes
+MAX_DEPTH = 20  # of dicts in one another
 ZIP, PICKLE, NPZ, SAFETENSORS = b"PK", b"\x80", ".npz", ".safetensors"
 # of diffusers: the config, and the names that the weights beside it may have
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model."
@@ -174,23 +175,23 @@ def _check_zip(path: Path) -> None:
         raise InputError(f"{path} is a program of TorchScript, not weights: save its state_dict() with torch.save")
 
 
-def _sets_in(found: Any, seen: set[int]) -> Iterator[Tensors]:
+def _sets_in(found: Any, seen: set[int], depth: int = 0) -> Iterator[Tensors]:
     """Yield the sets of tensors of what a file holds: those of a module, or a dict's own and those inside of it.
 
     `seen` are the dicts that were looked into: a file may put one into itself.
     """
     if isinstance(found, Inert):
         yield dict(tensors_of(found))
-    if not isinstance(found, dict) or id(found) in seen:
+    if not isinstance(found, dict) or id(found) in seen or depth > MAX_DEPTH:
         return
     seen.add(id(found))
     held = {name: each for name, each in dict.items(found) if isinstance(name, str)}
     inner = [name for name, each in held.items() if isinstance(each, dict | Inert)]
     for name in (name for name in KEYS if name in inner):
-        yield from _sets_in(held[name], seen)
+        yield from _sets_in(held[name], seen, depth + 1)
     yield {name: each for name, each in held.items() if isinstance(each, Tensor)}
     for name in (name for name in inner if name not in KEYS):
-        yield from _sets_in(held[name], seen)
+        yield from _sets_in(held[name], seen, depth + 1)
 
 
 def _usable(path: Path, tensors: Tensors) -> Tensors:
