@@ -5,8 +5,8 @@ python -m benchmarks.fidelity --data-root PICTURES --image-size 64 --output runs
 
 CIFAR, or any folder of pictures, holds train/CLASS/* and test/CLASS/*. `codegrid` is our recipe; `public` an EMA
 tokenizer as in the notebooks and a masked PixelCNN, in float32, trained by plain loops for the same time. Both are
-judged by one `evaluate`: error of reconstructions, bits, Fréchet distances by lite0 and by a classifier, and how many
-samples it names as asked, at the guidance with the least distance, if a contender has guidance at all. Leaves
+judged alike: error of reconstructions, bits, Fréchet distances by a classifier and by lite0, and how many samples the
+classifier names as asked, at the guidance with the least distance by it, if a contender has guidance at all. Leaves
 samples.png: real images and samples of each. What is finished is not computed again.
 """
 

@@ -30,7 +30,7 @@ def classifier(images: Images) -> SmallClassifier:
 
 
 class Judgement(NamedTuple):
-    """What networks say of samples."""
+    """How often samples are of the class that was asked for, and how far they are from the test images."""
 
     agreement: float | None  # share that is named as asked; None without classes
     distances: list[float]  # Fréchet distances to test images, one for each of the features

@@ -13,7 +13,7 @@ from codegrid.data.digests import DIGESTS
 from codegrid.data.image_files import NUMBER
 from codegrid.data.manifest import MANIFEST
 from codegrid.errors import InputError
-from codegrid.files import CLASSIFIER, SETTINGS_FILE, STAGING
+from codegrid.files import CLASSIFIER, SETTINGS_FILE, STAGING, is_below
 from codegrid.limits import short
 from codegrid.locks import LOCK, OWNER, hold
 from codegrid.tensors import read_json
@@ -69,7 +69,7 @@ def _check_inputs(folder: Path, settings: Command) -> None:
     for name, value in asdict(settings).items():
         for each in value if isinstance(value, tuple | list) else [value]:
             is_input = isinstance(each, str) and each and name not in ("output", "run") and os.path.exists(each)
-            if is_input and Path(each).resolve().is_relative_to(folder):
+            if is_input and is_below(each, folder):
                 raise InputError(f"`overwrite` would empty {folder}, where `{name}` is: choose another `output`")
 
 

@@ -25,8 +25,6 @@ from .frequencies import frequencies
 from .streams import Stream
 
 SAME = "native"  # the backend whose logits have the same bits on every processor and in any batch
-
-
 BACKENDS = ("auto", SAME, "torch", "plain")
 
 
