@@ -18,9 +18,11 @@ from codegrid import VQVAE, CodeDataset, SequentialPrior, register
 from codegrid.codes import Codes, Condition
 from codegrid.data.images import to_float
 from codegrid.data.sources import Images
+from codegrid.drawn_priors import Steps
 from codegrid.progress import progress_bar
 from codegrid.protocols import NO_CONDITION
 from codegrid.stage1_vqvae.notebook import NotebookNetwork
+from codegrid.stage2_prior.sampling.sequential import PlainSteps, site_by_site
 
 from .minutes import CORES
 from .plain import PlainPrior, PlainQuantizer, PlainVQVAE
@@ -38,7 +40,8 @@ class PublicOptions:
 
 
 class PublicPrior(SequentialPrior):
-    """The masked gated PixelCNN of `benchmarks.plain` as a prior of Codegrid: it has no cache to draw with."""
+    """The masked gated PixelCNN of `benchmarks.plain` as a prior of Codegrid: it has no cache to draw with, only
+    fewer rows."""
 
     options = PublicOptions
 
@@ -51,6 +54,19 @@ class PublicPrior(SequentialPrior):
     def logits(self, codes: Codes, given: Condition = NO_CONDITION) -> Codes:
         """Return the logits (b, K, h, w) of codes (b, h, w)."""
         return (self.network(codes[0], self.label_rows(given, len(codes[0]))),)
+
+    def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
+        """Return steps with a forward pass for each code."""
+        return RowsSoFar(self, given, batch_size, site_by_site(self.layout))
+
+
+class RowsSoFar(PlainSteps):
+    """Steps of a prior of one grid of two axes, whose passes leave out the rows below: a causal network sees none."""
+
+    def next_logits(self) -> torch.Tensor:
+        """Return the logits (b, 1, K) of the next step."""
+        row, column = divmod(self.position, self.codes[0].shape[-1])
+        return self.prior.logits((self.codes[0][:, : row + 1],), self.given)[0][:, None, :, row, column]
 
 
 register("prior", "public", PublicPrior)
