@@ -35,10 +35,9 @@ def read_model_config(folder: Path, kind: str = "", model: str = "") -> dict[str
         if not (folder / name).is_file():
             if (folder / "model_index.json").is_file():
                 raise InputError(f"{folder} is a pipeline of diffusers: give the folder of a {wanted} of codegrid")
-            if inner := [
-                str(folder / part) for part in KINDS if kind in ("", part) and (folder / part / name).is_file()
-            ]:
-                raise InputError(f"{folder} is the folder of a whole run: give {' or '.join(inner)}")
+            if inner := [f"/{part}" for part in KINDS if kind in ("", part) and (folder / part / name).is_file()]:
+                # not the whole path: it may have been given as a name, such as codegrid:digits
+                raise InputError(f"{folder} is the folder of a whole run: append {' or '.join(inner)}")
             unfinished = "its training has not validated yet: wait, or run the same command again"
             runs = any((folder / trace).exists() for trace in ("state", "metrics.jsonl"))
             remedy = unfinished if runs else "train or copy it again"

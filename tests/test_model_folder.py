@@ -181,11 +181,9 @@ def test_an_incomplete_folder_is_named_with_what_it_lacks(folder, name):
         VQVAE.from_pretrained(folder)
 
 
-@pytest.mark.parametrize(
-    "kind,words", [("", ".*tokenizer or .*digits/prior$"), ("tokenizer", "[^ ]*digits/tokenizer$")]
-)
+@pytest.mark.parametrize("kind,words", [("", "/tokenizer or /prior$"), ("tokenizer", "/tokenizer$")])
 def test_a_folder_of_a_whole_run_is_answered_with_those_of_its_models(kind, words):
-    with pytest.raises(InputError, match=f"digits is the folder of a whole run: give {words}"):
+    with pytest.raises(InputError, match=f"digits is the folder of a whole run: append {words}"):
         load_model("codegrid:digits", kind=kind)
 
 
