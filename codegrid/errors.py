@@ -44,13 +44,14 @@ def remedy_for(error: BaseException) -> str:
     return found and f"{found} ({reason_of(error)})"
 
 
-def import_extra(module: str, use: str, extra: str) -> ModuleType:
+def import_extra(module: str, use: str, extra: str = "") -> ModuleType:
     """Import a module that only some uses need.
 
-    If it is missing, raises `InputError` saying what `use` needs and which extra of this package installs it.
+    If it is missing, raises `InputError` saying what `use` needs and which extra of this package, if any, installs it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0].replace("_", "-")
-        raise InputError(f'{use} needs the {package} package: pip install "codegrid[{extra}]"') from error
+        name = f'"codegrid[{extra}]"' if extra else package
+        raise InputError(f"{use} needs the {package} package: pip install {name}") from error

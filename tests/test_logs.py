@@ -123,10 +123,10 @@ def test_a_run_may_continue_without_its_log(tokenizer_settings, tmp_path, monkey
     assert (tmp_path / "model.safetensors").exists() and "log_with" in NEUTRAL
 
 
-@pytest.mark.parametrize("name,package", [("tensorboard", "tensorboard"), ("wandb", "wandb")])
-def test_a_missing_tracker_is_one_line_and_leaves_no_folder(name, package, tokenizer_settings, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name,install", [("tensorboard", '"codegrid\\[log]"'), ("wandb", "wandb$")])
+def test_a_missing_tracker_is_one_line_and_leaves_no_folder(name, install, tokenizer_settings, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, name, None)
-    with pytest.raises(InputError, match=f"`log_with` {name} needs the {package} package: pip install"):
+    with pytest.raises(InputError, match=f"`log_with` {name} needs the {name} package: pip install {install}"):
         train_tokenizer(replace(tokenizer_settings, output=str(tmp_path / "new"), log_with=name))
     assert not (tmp_path / "new").exists()
 

@@ -40,7 +40,7 @@ def tracker_options(settings: Training) -> dict[str, Any]:
     name = settings.log_with
     if name == "none":
         return {}
-    import_extra(name, f"`log_with` {name}", "log" if name == "tensorboard" else name)
+    import_extra(name, f"`log_with` {name}", "log" if name == "tensorboard" else "")
     folder = real_path(settings.output)
     return {"log_with": name, "project_config": ProjectConfiguration(str(folder), logging_dir=str(folder / FOLDER))}
 
