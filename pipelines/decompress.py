@@ -14,7 +14,7 @@ from codegrid.pipelines.running.settings import Compute, Folder, Folders, Leaves
 class Decompress(Compute, TakesPretrained, Leaves):
     """Turn a file that compress wrote into images again, with the same models. Needs codegrid[compress].
 
-    codegrid decompress --run runs/demo --file digits.cgz --output runs/digits
+    codegrid decompress --run runs/demo --file digits.cgz
 
     Writes the folder pictures/, with a PNG file for each image, under the names of the original files if they had any.
     """

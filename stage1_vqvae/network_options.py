@@ -56,7 +56,7 @@ class VQGANOptions(ResNetOptions):
     attention_sizes: tuple[Annotated[int, Range(0, 13)], ...] = (0,)
     """Sizes at which attention follows each block of --network vqgan, counted from that of the code grid, 0."""
     middle_attention: bool = True
-    """Whether --network vqgan has attention between its two middle blocks."""
+    """Attention between the two middle blocks of --network vqgan."""
     latent_channels: Annotated[int, Range(1, MAX_WIDTH)] = 256
     """Channels of --network vqgan between its encoder or decoder and the convolutions next to the codes."""
     latent_kernel: Annotated[int, OneOf((1, 3), "1 or 3")] = 1
