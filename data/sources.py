@@ -33,6 +33,7 @@ from .splits import split_indices
 from .tar_images import load_tar
 
 Images = ImageDataset | FolderImages | SoundDataset
+Root = str | Path | Sequence[str | Path] | None
 Arrays = tuple[np.ndarray, np.ndarray | None, list[str]]  # images NHWC uint8, labels, names of the classes
 
 
@@ -51,7 +52,7 @@ Read = Callable[[Path | None, str], Arrays]  # (data_root, split) → the arrays
 
 def load_images(
     dataset: str,
-    data_root: str | Path | Sequence[str | Path] | None = None,
+    data_root: Root = None,
     split: str = "train",
     image_size: tuple[int, ...] = (),
     in_channels: int | None = None,
@@ -81,17 +82,8 @@ def load_images(
 
     Raises `InputError` if the data cannot be found or read.
     """
-    dataset, places = find_data(dataset, data_root)
-    roots = tuple(Path(place).expanduser() for place in places)
-    root: Any = roots[0] if roots else None
-    if dataset in SEVERAL:
-        root = roots
-    if dataset == "tar":  # a pattern, or a URL
-        root = places[0] if places else None
-    if dataset in UNPACKED and root is None:
-        root = download_folder()
-    load = SOURCES.get(dataset) or partial(_as_images, partial(load_hub, dataset))
-    images = load(root, split, Wanted(image_size, in_channels, skip_unreadable, rate, shortest))
+    dataset, places, root = _locate(dataset, data_root)
+    images = _load(dataset, root, split, Wanted(image_size, in_channels, skip_unreadable, rate, shortest))
     if captions is not None or images.captions is not None:
         images = add_captions(images, dataset, root, captions)
     if not len(images):
@@ -104,6 +96,32 @@ def load_images(
         name = str(root) if dataset == "npz" else public_name(dataset)
         images.found = replace(images.found, name=name, part=split, left_out=left_out)
     return images
+
+
+def find_images(dataset: str, data_root: Root, split: str) -> Images:
+    """Return one part of a data set in the order of `load_images`, but in its own form, with what is damaged.
+
+    Pictures are not decoded yet, and may differ in size and channels.
+    """
+    dataset, _, root = _locate(dataset, data_root)
+    return _load(dataset, root, split, Wanted())
+
+
+def _locate(dataset: str, data_root: Root) -> tuple[str, tuple[str, ...], Any]:
+    """Return the name of a data set, its places, and what its reader is given: one of them, all, or a pattern."""
+    dataset, places = find_data(dataset, data_root)
+    roots = tuple(Path(place).expanduser() for place in places)
+    if dataset in SEVERAL:
+        return dataset, places, roots
+    if dataset == "tar":  # a pattern, or a URL
+        return dataset, places, places[0] if places else None
+    root = roots[0] if roots else None
+    return dataset, places, download_folder() if dataset in UNPACKED and root is None else root
+
+
+def _load(dataset: str, root: Any, split: str, wanted: Wanted) -> Images:
+    load = SOURCES.get(dataset) or partial(_as_images, partial(load_hub, dataset))
+    return load(root, split, wanted)
 
 
 def _as_images(load: Callable[..., Any], root: Path | None, split: str, wanted: Wanted) -> Images:

@@ -1,5 +1,7 @@
 """Compression: codes and pixels go into a file and come back, whatever the batches, or one line says why not."""
 
+import tarfile
+import tracemalloc
 from itertools import chain
 from pathlib import Path
 
@@ -147,6 +149,16 @@ def test_pixels_come_back_whatever_was_predicted(channels):
     assert (again == images).all()
 
 
+def test_of_a_large_picture_only_some_pixels_are_fitted():
+    image = np.zeros((1, 1, 1200, 1200), np.uint8)
+    tracemalloc.start()
+    try:
+        fit_coefficients(image, image)
+        assert tracemalloc.get_traced_memory()[1] < 200 * image.size
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("backend", ["native", "torch"])
 def test_images_come_back_bit_for_bit_with_their_labels_and_names(pipeline, bars, backend):
     images, labels = bars
@@ -257,6 +269,18 @@ def test_a_folder_of_pictures_comes_back_with_names_and_sizes(small_run, picture
         assert (np.array(Image.open(path)) == np.array(Image.open(original))).all()
 
 
+def test_pictures_of_a_tar_file_keep_their_colours_and_sizes_too(small_run, pictures, tmp_path, run_script):
+    packed, out, shard = tmp_path / "packed.cgz", tmp_path / "out", tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted((pictures / "b").iterdir()):
+            tar.add(path, path.name)
+    flags = ("compress", "--run", small_run, "--dataset", shard, "--lossless", "--output", packed)
+    assert run_script(*flags).code == 0
+    assert run_script("decompress", "--run", small_run, "--file", packed, "--output", out).code == 0
+    for path in (pictures / "b").iterdir():
+        assert (np.array(Image.open(out / "pictures" / "shard" / path.name)) == np.array(Image.open(path))).all()
+
+
 def test_codes_come_back_as_a_code_dataset(small_run, tmp_path, run_script):
     packed, out, codes = tmp_path / "packed.cgz", tmp_path / "out", small_run / "codes"
     assert run_script("compress", "--run", small_run, "--codes", codes, "--output", packed).code == 0
@@ -286,7 +310,7 @@ def test_transparent_pictures_are_not_said_to_come_back(small_run, pictures, tmp
     Image.fromarray(np.zeros((12, 20, 4), np.uint8)).save(pictures / "a" / "clear.png")
     packed = tmp_path / "packed.cgz"
     done = run_script("compress", "--run", small_run, "--dataset", pictures, "--lossless", "--output", packed)
-    assert done.code == 2 and "save them as 8-bit" in done.err and not packed.exists()
+    assert done.code == 2 and "save it as an 8-bit" in done.err and not packed.exists()
 
 
 def test_only_a_compressed_file_is_overwritten_and_nothing_beside_it_touched(small_run, pictures, tmp_path, run_script):
@@ -332,7 +356,7 @@ def test_untrusted_names_lead_nowhere_else():
     from codegrid.pipelines.compression.decompressing import picture_names
     from codegrid.pipelines.compression.packing import Content
 
-    names = ["../../x.png", "/etc/y", "C:\\z\\..\\v.png", "", "a/b\n.png"]
-    found = picture_names(Content((torch.zeros(5, 1, 1),), names=names), [])
-    assert found == ["x.png", "etc/y.png", "C_/z/v.png", "picture.png", "a/b_.png"]
+    names = ["../../x.png", "/etc/y", "C:\\z\\..\\v.png", "", "a/b\n.png", "caf\udce9.png"]
+    found = picture_names(Content((torch.zeros(6, 1, 1),), names=names), [])
+    assert found == ["x.png", "etc/y.png", "C__z_.._v.png", "picture.png", "a/b_.png", "caf_.png"]
     assert not any(".." in Path(name).parts for name in found)

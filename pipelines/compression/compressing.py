@@ -16,12 +16,12 @@ from codegrid.codes import NO_LABEL, describe_layout
 from codegrid.data.arrays import holds_floats
 from codegrid.data.code_files import files_of, open_codes
 from codegrid.data.conversion import as_images
-from codegrid.data.folder import load_folder
+from codegrid.data.folder import FolderImages
 from codegrid.data.images import to_float
 from codegrid.data.loading import in_order, load_batches
 from codegrid.data.names import find_data
-from codegrid.data.pictures import DEEP, INKS, LAB, SEVERAL, TRANSPARENT, look_at, read_picture
-from codegrid.data.sources import load_images
+from codegrid.data.pictures import DEEP, INKS, LAB, SEVERAL, TRANSPARENT, Unreadable, look_at, read_picture
+from codegrid.data.sources import find_images
 from codegrid.errors import InputError
 from codegrid.files import open_plain, write_file
 from codegrid.limits import BatchSize, check_name, check_value, is_list_of
@@ -163,28 +163,30 @@ def _read_originals(settings: Compress, tokenizer: Tokenizer, images: Any) -> Se
     if tokenizer.signal.kind != "image":
         raise InputError(f"`lossless` keeps pixels, but the tokenizer is one of {tokenizer.signal.kind}: leave it out")
     dataset, places = find_data(settings.dataset, settings.data_root)
-    if dataset != "imagefolder" or images.files is None:
-        if dataset == "npz" and holds_floats(Path(places[0]).expanduser()):
-            raise InputError(f"`lossless`: {places[0]} holds floats, which would be rounded: save it as uint8")
-        own = load_images(dataset, places, settings.split, skip_unreadable=settings.skip_unreadable)
-        _refuse_lost(own.found.notes)
+    if dataset == "npz" and holds_floats(Path(places[0]).expanduser()):
+        raise InputError(f"`lossless`: {places[0]} holds floats, which would be rounded: save it as uint8")
+    own, originals = find_images(dataset, places, settings.split), list[torch.Tensor]()
+    if not isinstance(own, FolderImages):
         return [own.batch([number]).images[0] for number in range(len(own))]
-    folder = load_folder(Path(places[0]).expanduser(), settings.split, None, None)
-    paths = dict(zip(folder.files or (), folder.paths, strict=True))
-    originals = []
-    for path in progress_bar([paths[name] for name in images.files], "reading originals"):
-        look = look_at(path)
-        picture = read_picture(path, 1 if look and look[0] else 3)
-        _refuse_lost([f"{path} is a picture {words}" for words in picture.told])
-        pixels = np.array(picture.image)
-        originals.append(torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()))
+    for number in progress_bar(range(len(own)), "reading originals"):
+        try:
+            originals.append(_read_original(own.paths[number]))
+        except Unreadable:
+            if not settings.skip_unreadable:
+                raise
+    if len(originals) != len(images):
+        raise InputError(f"{settings.dataset} changed while it was read: compress it again")
     return originals
 
 
-def _refuse_lost(notes: Sequence[str]) -> None:
-    lost = next((note for note in notes if any(words in note for words in LOST)), "")
-    if lost:
-        raise InputError(f"`lossless`: {lost}: save them as 8-bit grey or RGB pictures first")
+def _read_original(path: Any) -> torch.Tensor:
+    """Return a picture (c, H, W) uint8 as it is stored. Raises `InputError` if that is not 8-bit grey or RGB."""
+    look = look_at(path)
+    picture = read_picture(path, 1 if look and look[0] else 3)
+    if lost := next((words for words in picture.told if any(kind in words for kind in LOST)), ""):
+        raise InputError(f"`lossless`: {path} is a picture {lost}: save it as an 8-bit grey or RGB picture first")
+    pixels = np.array(picture.image)
+    return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
 def _labels_for(priors: Sequence[Prior], labels: torch.Tensor | None, classes: Sequence[str]) -> torch.Tensor | None:

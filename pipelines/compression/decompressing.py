@@ -139,14 +139,9 @@ def picture_names(content: Content, classes: Sequence[str]) -> list[str]:
 
 def _safe(name: str) -> str:
     """Return an untrusted path that leads nowhere but below the folder that it is used in."""
-    parts = [
-        part.encode()[-MAX_NAME:].decode(errors="ignore") for part in name.replace("\\", "/").split("/")
-        if part.strip(". ")
-    ]  # fmt: skip
-    kept = "/".join(
-        "".join(letter if letter.isprintable() and letter != ":" else "_" for letter in part) for part in parts
-    )
-    return kept or "picture"
+    kept = "".join(letter if letter.isprintable() and letter not in ":\\" else "_" for letter in name)
+    parts = (part.encode()[-MAX_NAME:].decode(errors="ignore") for part in kept.split("/") if part.strip(". "))
+    return "/".join(parts) or "picture"
 
 
 def _write_codes(folder: Path, content: Content, tokenizer: Tokenizer, classes: list[str]) -> None:

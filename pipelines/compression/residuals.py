@@ -61,14 +61,15 @@ def fit_coefficients(images: np.ndarray, predicted: np.ndarray) -> Coefficients:
     some = np.s_[:: min(step, max(1, len(images) // 16))]
     truth, guess = (_with_margin(each[some], mode) for each, mode in ((images, "edge"), (predicted, "edge")))
     errors = _with_margin(images[some].astype(np.int32) - predicted[some], "constant")
-    return [_fit(channel, truth, guess, errors) for channel in range(images.shape[1])]
+    every = max(1, images[some][:, 0].size // FITTED)  # rows: of few large images not all are needed
+    return [_fit(channel, truth, guess, errors, every) for channel in range(images.shape[1])]
 
 
-def _fit(channel: int, truth: np.ndarray, guess: np.ndarray, errors: np.ndarray) -> list[int]:
+def _fit(channel: int, truth: np.ndarray, guess: np.ndarray, errors: np.ndarray, every: int) -> list[int]:
     def shifted(numbers: np.ndarray, down: int, right: int, of: int = channel) -> np.ndarray:
         height, width = numbers.shape[1] - 2 * MARGIN, numbers.shape[2] - 2 * MARGIN
         top, left = MARGIN + down, MARGIN + right
-        return numbers[of, top : top + height, left : left + width].ravel().astype(np.float64)
+        return numbers[of, top : top + height : every, left : left + width].ravel().astype(np.float64)
 
     of_others = [shifted(errors, *place, other) for other in range(channel) for place in OF_OTHERS]
     around = [shifted(guess, *place) - shifted(guess, 0, 0) for place in AROUND]
