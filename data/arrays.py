@@ -94,9 +94,10 @@ def _choose_names(path: Path, arrays: Collection[str]) -> dict[str, tuple[str, s
 def _check_shape(said: str, images: np.ndarray) -> np.ndarray:
     """Return images as (n, H, W, c)."""
     shape = images.shape
-    if images.ndim == 3 and shape[2] not in (3, 4):
+    has_pixels = 0 not in shape[1:]
+    if images.ndim == 3 and has_pixels and shape[2] not in (3, 4):
         return images[..., None]
-    if images.ndim == 4 and 0 not in shape[1:]:
+    if images.ndim == 4 and has_pixels:
         last, first = shape[3] in CHANNELS, shape[1] in CHANNELS
         if last and not (first and shape[3] == shape[1] == 3):
             return images
@@ -160,7 +161,7 @@ def _number_labels(
         named, together = np.unique(together, return_inverse=True)
         classes = named.tolist()
     else:
-        classes = [str(number) for number in range(int(together.max(initial=-1)) + 1)]
+        classes = [str(number) for number in range(int(together.max()) + 1 if len(together) else 0)]
     cuts = np.cumsum([len(labels) for labels in there.values()])[:-1]
     return classes, dict(zip(there, np.split(together.astype(np.int64), cuts), strict=True))
 

@@ -35,7 +35,9 @@ MEDMNIST = ("train_images", "train_labels", "test_images", "test_labels")
 KERAS = ("x_train", "y_train", "x_test", "y_test")
 
 
-@pytest.mark.parametrize("names,labels", [(MEDMNIST, LABELS[:, None]), (KERAS, LABELS)], ids=["MedMNIST", "Keras"])
+@pytest.mark.parametrize(
+    "names,labels", [(MEDMNIST, LABELS[:, None]), (KERAS, LABELS.astype(np.uint8))], ids=["MedMNIST", "Keras"]
+)
 def test_the_parts_of_known_files_are_their_own(tmp_path, names, labels):
     parts = (GREY, labels + 1, GREY[:7] // 2, labels[:7])
     np.savez(tmp_path / "a.npz", **dict(zip(names, parts, strict=True)), val_images=GREY[:3], val_labels=labels[:3])
@@ -74,6 +76,7 @@ REFUSED = {
     "complex numbers": ({"x": GREY.astype(complex)}, "of type complex128"),
     "parts of two types": ({"x_train": GREY, "x_test": GREY / 255}, "of different types"),
     "a single picture": ({"x": COLOUR[0]}, "may be a single picture"),
+    "pictures without height": ({"x": GREY[:, :0]}, r"has the shape \(20, 0, "),
     "four bands": ({"x": GREY.reshape(20, 3, 4, 4)[:, :2]}, r"has the shape \(20, 2, 4, 4\)"),
     "channels at both ends": ({"x": GREY.reshape(20, 3, 4, 4)[..., :3]}, r"has the shape \(20, 3, 4, 3\)"),
     "unknown names": ({"a": GREY, "b": LABELS}, "holds a, b: name the images one of arr_0, images"),
