@@ -87,7 +87,7 @@ def _read_table(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _read_json(path: Path, text: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

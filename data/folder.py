@@ -192,8 +192,8 @@ class FolderImages(Described):
 
     def _without(self, numbers: list[int]) -> FolderImages:
         """Return a copy without some of the pictures."""
-        rest = copy.copy(self)
-        kept = np.delete(np.arange(len(self)), numbers)
+        rest, kept = copy.copy(self), np.delete(np.arange(len(self)), numbers)
+        rest.__dict__.pop("files", None)  # those of all, if they were asked for before
         left_out = Counter(self._name(number) for number in numbers)
         rest.paths = self._paths_of(kept)
         rest.labels = None if self.labels is None else self.labels[torch.from_numpy(kept)]

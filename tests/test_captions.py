@@ -64,6 +64,7 @@ def pictures(tmp_path_factory):
     ("a.tsv", "id\tpath\tprompt\n1\ta.png\tone,  two\n2\ta.png\tthree\n\n"),
     ("a.jsonl", '{"file_name": "a.png", "text": ["one, two", "three", "three"]}\n\n'),
     ("a.jsonl", '{"image": "a.png", "caption": "one, two"}\n{"image": "a.png", "caption": "three"}'),
+    ("a.jsonl", '{"image": "a.png", "caption": ["one,\u2028two", "three"]}\r\n'),  # no end of a line in JSON
 ])  # fmt: skip
 def test_a_table_gives_each_file_its_captions(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
@@ -139,6 +140,7 @@ def test_captions_of_pictures_that_are_left_out_go_with_them(pictures, tmp_path)
         "file_name,text\n" + "\n".join(f"{number}.png,text {number}" for number in range(5))
     )
     images = load_images(str(root), split="all", skip_unreadable=True, captions=tmp_path / "a.csv")
+    assert images.files == [f"{number}.png" for number in (0, 1, 3, 4)]
     assert images.captions == [(f"text {number}",) for number in (0, 1, 3, 4)]
     assert images.images[:, 0, 0, 0].tolist() == [0, 1, 3, 4]
 
