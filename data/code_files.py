@@ -158,7 +158,7 @@ def open_codes(source: str | Path, tokenizer: Tokenizer) -> AnyCodes:
     arrays, header = _read_plain(path)
     if header:
         check_fingerprint(path, header.tokenizer_fingerprint, tokenizer)
-    return CodeArray(path, arrays, tokenizer.layout)
+    return CodeArray(path, arrays, tokenizer.layout, header or NOTHING)
 
 
 def open_to_learn(source: str | Path, assumed: Assumed = NOTHING) -> AnyCodes:

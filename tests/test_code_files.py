@@ -208,6 +208,8 @@ def test_fingerprints_follow_the_arrays(tmp_path):
 
 
 def test_the_header_travels_with_a_parquet_file(tmp_path):
+    opened = open_codes(write(tmp_path / "codes", LAYOUTS["residual"], "parquet"), tokenizer_of(LAYOUTS["residual"]))
+    assert opened.classes == ["ant", "bee"]
     arrays, header = read_parquet(write(tmp_path / "codes", LAYOUTS["residual"], "parquet"))
     assert arrays.keys() == {"codes.0", "codes.1", "labels"} and header == replace(HEADER, grids=LAYOUTS["residual"])
     assert arrays["codes.0"].dtype == np.uint8
