@@ -216,14 +216,11 @@ def name_actions(root: Path, episodes: Sequence[Episode]) -> tuple[str, ...]:
     Raises `InputError` if there are too many.
     """
     written = {action for episode in episodes for action in episode.actions}
-    if written and all(action.isascii() and action.isdigit() and len(action) < 9 for action in written):
-        names = [str(number) for number in range(max(map(int, written)) + 1)]
-        written = set(map(str, map(int, written)))
-    else:
-        names = sorted(written, key=natural_key)
-    if len(names) > MAX_ACTIONS:
-        raise InputError(f"{root} has {len(names)} actions: {MAX_ACTIONS} at most, named or numbered from 0")
-    return tuple(names)
+    are_numbers = bool(written) and all(action.isascii() and action.isdigit() and len(action) < 9 for action in written)
+    count = max(map(int, written)) + 1 if are_numbers else len(written)
+    if count > MAX_ACTIONS:
+        raise InputError(f"{root} has {count:,} actions: {MAX_ACTIONS:,} at most, named or numbered from 0")
+    return tuple(map(str, range(count))) if are_numbers else tuple(sorted(written, key=natural_key))
 
 
 def as_columns(episodes: Sequence[Episode], names: Sequence[str]) -> dict[str, torch.Tensor]:

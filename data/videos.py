@@ -31,7 +31,7 @@ MAX_ACTIONS = 1000
 def numbered(episodes: torch.Tensor) -> torch.Tensor:
     """Return the number (n,) of each frame in its episode, for the episodes (n,) of frames in order."""
     _, lengths = torch.unique_consecutive(episodes, return_counts=True)
-    return torch.cat([torch.arange(length) for length in lengths.tolist()])
+    return torch.cat([torch.arange(length) for length in (0, *lengths.tolist())])
 
 
 class WindowBatch(NamedTuple):

@@ -63,6 +63,9 @@ BAD = {
     "an unknown episode": (
         lambda root: (root / "actions.csv").open("a").write("\nwalk 9,left"), "the episode walk 9, but there is no such"
     ),
+    "an action beyond all numbers": (
+        lambda root: replace_in(root / "actions.csv", "left", "1", "right", "99999999"), "has 100,000,000 actions"
+    ),
     "no column of actions": (
         lambda root: (root / "actions.csv").write_text("a,b\n1,2"), "row 2: it needs episode and action"
     ),
@@ -70,6 +73,13 @@ BAD = {
         lambda root: Image.new("L", (9, 9)).save(root / "walk 0" / "1.png"), "is 9×9, others are 8×8: give `image_size`"
     ),
 }  # fmt: skip
+
+
+def replace_in(path, *pairs):
+    text = path.read_text()
+    for old, new in zip(pairs[::2], pairs[1::2], strict=True):
+        text = text.replace(old, new)
+    path.write_text(text)
 
 
 def cut_last_line(path):
@@ -82,6 +92,13 @@ def test_tables_and_frames_that_do_not_match_are_refused_in_a_line(tmp_path, dam
     damage(root)
     with pytest.raises(InputError, match=reason):
         load_images("frames", root, "all")
+
+
+def test_an_episode_alone_leaves_none_to_hold_out(tmp_path):
+    root = write_frames(tmp_path / "walks", (3,))
+    assert len(load_images("frames", root, "train")) == 3
+    with pytest.raises(InputError, match=r"the test part of .* holds no images"):
+        load_images("frames", root, "test")
 
 
 def test_a_folder_without_episodes_is_refused(tmp_path):
