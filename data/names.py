@@ -110,7 +110,7 @@ def is_there(place: str) -> bool:
     """Return whether a path or a pattern names something on this machine."""
     try:
         return not is_remote(place) and bool(Path(place).expanduser().exists() or find_shards(place))
-    except InputError:
+    except (InputError, OSError):  # such as a folder that this user may not enter
         return False
 
 

@@ -61,7 +61,8 @@ class Shard:
 
     def __init__(self, place: str) -> None:
         self.place, self.name, self.is_remote = place, shard_name(place), is_remote(place)
-        self.folder = cache_folder() / sha256((place if self.is_remote else os.path.abspath(place)).encode())[:32]
+        whole = place if self.is_remote else os.path.abspath(place)
+        self.folder = cache_folder() / sha256(os.fsencode(whole))[:32]
         self.path = self.folder / SHARD if self.is_remote else Path(place)
         self.stamp: Stamp = []
 

@@ -1,6 +1,7 @@
 """The data set of a command: named, given by its path, or the one that the tokenizer was trained on; never another."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,10 @@ def test_a_model_from_elsewhere_names_public_data_and_asks_for_others(here):
             learnt_data(tokenizer_from(here, dataset=told))
 
 
+def refuse(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 def test_data_are_at_hand_where_they_lie_on_this_machine(here, monkeypatch):
     monkeypatch.setenv("HOME", str(here))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -118,6 +123,9 @@ def test_data_are_at_hand_where_they_lie_on_this_machine(here, monkeypatch):
     assert data_at_hand(tokenizer_from(here, ["imagefolder", [place]])) == ("imagefolder", (place,))
     assert data_at_hand(tokenizer_from(here, [f"hf:{place}", []])) == (f"hf:{place}", ())
     assert data_at_hand(tokenizer_from(here, ["imagefolder", [f"{place} moved"]])) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", refuse)
+        assert data_at_hand(tokenizer_from(here, ["imagefolder", [place]])) is None
     (here / "run.json").unlink()
     (here / ".cache" / "codegrid" / "MNIST").mkdir(parents=True)
     assert data_at_hand(tokenizer_from(here, dataset="mnist")) == ("mnist", ())

@@ -119,6 +119,8 @@ def test_shards_are_told_from_pictures_and_found_again_from_anywhere(tmp_path, b
         assert data_at_hand(tokenizer) == (None if "://" in given else ("tar", place))
     (tmp_path / "d" / "1.png").write_bytes(PNG)
     assert find_data("d", None) == ("imagefolder", ("d",))
+    (tmp_path / "d" / "shard-000.tar").rename(tmp_path / "caf\udce9.tar")  # a name that is not UTF-8
+    assert len(load_images(str(tmp_path / "caf\udce9.tar"), None, "all")) > 0
     for given in ("https://a.org/x.zip", "gone.tar.gz"):
         with pytest.raises(InputError, match=r"there is no such folder or file: give .* \.tar"):
             find_data(given, None)
