@@ -86,6 +86,15 @@ def test_samples_are_played_and_saved_as_wav_files(answers):
     assert archive.namelist() == ["00000.wav", "00001.wav", "00002.wav"]
 
 
+def test_samples_are_said_by_the_speaker_whose_name_the_prior_knows():
+    tokenizer, _ = make()
+    prior = WaveNet(tokenizer.layout, num_classes=1, channels=4, layers_per_cycle=2).eval()
+    prior.provenance = {"tokenizer_fingerprint": tokenizer.fingerprint(), "classes": ["bob"]}  # 0 here, and 1 there
+    pipeline = TwoStagePipeline(tokenizer, prior)
+    *_, last = actions.sample(pipeline, 2, ["bob"], 3)
+    assert torch.equal(last.images, pipeline.sample(2, labels=["bob"], seed=3).images)
+
+
 def test_a_decoder_that_draws_is_heard_at_the_end_only():
     tokenizer, pipeline = make(**WAVENET)
     answers = Answers(tokenizer, pipeline, find_examples(tokenizer, None, None, count=1))

@@ -248,6 +248,9 @@ def test_own_pictures_are_picked_from_their_folder_or_file(bars_file, tmp_path, 
         Image.new("L", (31, 17), 3 * number).save(folder / f"{number}.png")
     examples = examples_of(pipeline, None, None, str(tmp_path), count=4)
     assert tmp_path.name in examples.source and set(examples.names) == {"kind 0", "kind 1"}
+    (alone := tmp_path / "alone").mkdir()
+    Image.new("L", (31, 17)).save(alone / "1.png")
+    assert len(examples_of(pipeline, None, None, str(alone), count=4).images) == 1  # none is held out
     examples = examples_of(pipeline, None, None, str(bars_file), count=4)
     assert "bars.npz" in examples.source and examples.labels is not None  # its classes are those of the prior
 

@@ -76,15 +76,19 @@ def find_examples(
 def _held_out(
     tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | Places, count: int
 ) -> Examples:
-    """Return held-out images of a data set."""
-    images = load_images_for(tokenizer, dataset, data_root, "test")
+    """Return held-out images of a data set, or some of all if it is too small to hold any out."""
+    held_out = "held-out "
+    try:
+        images = load_images_for(tokenizer, dataset, data_root, "test")
+    except InputError:
+        images, held_out = load_images_for(tokenizer, dataset, data_root, "all"), ""
     chosen = images.batch(evenly_spaced(len(images), count))
     known = pipeline is not None and bool(images.classes) and pipeline.classes == images.classes
     names = None
     if chosen.labels is not None and images.classes:
         names = [images.classes[label] for label in chosen.labels.tolist()]
     places = ", ".join(Path(place).name for place in as_places(data_root))
-    source = f"held-out {medium_of(tokenizer.signal).items} of {places or public_name(dataset)}"
+    source = f"{held_out}{medium_of(tokenizer.signal).items} of {places or public_name(dataset)}"
     speakers = spoken_by(tokenizer, Condition(chosen.labels), images.classes).labels
     return Examples(to_float(chosen.images), source, chosen.labels if known else None, names, speakers)
 
