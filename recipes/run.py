@@ -55,7 +55,7 @@ def make_recipe(settings: Recipe) -> WholeRun:
         meant = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(RECIPES)}"
         raise InputError(f"there is no recipe {settings.name}: {meant}")
     make = RECIPES[settings.name]
-    given = {name: value for name in ("output", "data_root") if (value := getattr(settings, name)) is not None}
+    given = {name: value for name in ("output", "data_root") if (value := getattr(settings, name))}
     if "data_root" in given and "data_root" not in inspect.signature(make).parameters:
         raise InputError(f"`data_root`: the recipe {settings.name} comes with its images: leave it out")
     return make(**given)

@@ -116,7 +116,7 @@ REFUSED = {
     "another prior": (TOKENIZER, {"kind": "maskgit"}, "`prior`: a MaskGIT.*: train one with `model` diffusion"),
     "own scales": (TOKENIZER, {"one_scale": False}, "`prior`: its channels have scales of their own.*`one_scale`"),
     "paper network": (
-        make_tokenizer(network="paper", residual_channels=4), {}, "its `network` must be resnet or vqgan",
+        make_tokenizer(network="paper", residual_channels=4), {}, "network must be resnet or vqgan",
     ),
     "an oblong grid": (make_tokenizer((16, 24)), {}, "`tokenizer`: 4×6 .*needs one grid, and a square one"),
     "an odd grid": (make_tokenizer((12, 12)), {}, "`prior`: grids 3 wide: LDMPipeline needs a multiple of 2"),

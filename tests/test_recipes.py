@@ -43,6 +43,10 @@ def test_the_steps_of_a_recipe_fit_together(name):
     assert len(images) == 1 and all(step.output.startswith("somewhere/") for step in recipe.steps())
 
 
+def test_an_empty_output_is_the_default_and_not_the_folder_one_is_in():
+    assert make_recipe(Recipe(name="digits", output="")).tokenizer.output == "runs/demo/tokenizer"
+
+
 def test_the_prior_of_the_demo_can_be_guided_and_asked_without_a_label():
     recipe = RECIPES["digits"]()
     assert resolve_options(recipe.priors[0])["label_dropout"] > 0 and recipe.samples.guidance_scale > (1.0,)

@@ -71,7 +71,7 @@ def as_vq_model(
     # in the network vqgan there are convolutions beside the codes; resnet ends without
     parts = {OURS.sub(r"\2.", name): tensor for name, tensor in state.items() if not name.startswith("quantizer.")}
     if "encoder.mid_block.resnets.0.conv1.weight" not in parts:
-        raise InputError("`to` diffusers: its `network` must be resnet or vqgan")
+        raise InputError("`to` diffusers: the tokenizer's network must be resnet or vqgan")
     for name in ("quant_conv", "post_quant_conv"):
         parts.setdefault(f"{name}.weight", torch.eye(len(mean))[:, :, None, None])
         parts.setdefault(f"{name}.bias", torch.zeros(len(mean)))
