@@ -72,7 +72,7 @@ def compress(
     check_value("batch_size", batch_size, BatchSize)
     check_name("backend", backend, BACKENDS)
     tokenizer = pipeline.tokenizer
-    given = images if isinstance(images, torch.Tensor) and images.dtype == torch.uint8 else None
+    given = images.cpu() if isinstance(images, torch.Tensor) and images.dtype == torch.uint8 else None
     if given is None and lossless:
         raise InputError("`lossless` needs `images` as a tensor (n, c, H, W) uint8: give one")
     floats = (
