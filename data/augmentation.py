@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from codegrid.errors import InputError
+from codegrid.noise import Noise
 
 from .images import to_float
 
@@ -29,8 +30,8 @@ def move(images: torch.Tensor, moves: torch.Tensor, mirrored: torch.Tensor) -> t
         mirrored: (b,) bool, whether the moved image is mirrored from left to right.
     """
     height, width = images.shape[2:]
-    rows = (torch.arange(height) + moves[0, :, None]).clamp(0, height - 1)  # (b, H)
-    columns = (torch.arange(width) + moves[1, :, None]).clamp(0, width - 1)  # (b, W)
+    rows = (torch.arange(height, device=moves.device) + moves[0, :, None]).clamp(0, height - 1)  # (b, H)
+    columns = (torch.arange(width, device=moves.device) + moves[1, :, None]).clamp(0, width - 1)  # (b, W)
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
     rows, columns = rows.to(images.device), columns.to(images.device)
     each = torch.arange(len(images), device=images.device)[:, None, None]
@@ -51,26 +52,27 @@ class Augmentation:
     shift: int = 0
     crop: float = 1.0
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Turn (b, c, H, W) uint8 into floats of that shape; all randomness comes from the generator."""
+    def __call__(self, images: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Turn (b, c, H, W) uint8 into floats of that shape. Each image changes by the noise of its own sample."""
         if self.flip or self.shift:
-            images = self._flip_and_shift(images, generator)
+            images = self._flip_and_shift(images, noise)
         floats = to_float(images)
-        return self._crop(floats, generator) if self.crop < 1 else floats
+        return self._crop(floats, noise) if self.crop < 1 else floats
 
-    def _flip_and_shift(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        batch = len(images)
-        moves = torch.randint(-self.shift, self.shift + 1, (2, batch), generator=generator)
-        chance = torch.rand(batch, generator=generator) if self.flip else torch.ones(batch)
-        return move(images, moves, chance < 0.5)
+    def _flip_and_shift(self, images: torch.Tensor, noise: Noise) -> torch.Tensor:
+        moves = (noise.uniforms("moves", 2) * (2 * self.shift + 1)).long() - self.shift
+        mirrored = noise.uniforms("mirrored") < (0.5 if self.flip else 0)
+        return move(images, moves.T, mirrored)
 
-    def _crop(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    def _crop(self, images: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Crop by bilinear interpolation at a grid of places in each image, which spans -1 ... 1 on both axes."""
-        share = 1 - (1 - self.crop) * torch.rand(len(images), 1, generator=generator)
+        sides, *centres = noise.uniforms("crop", 3).to(images.dtype).T[..., None]  # (b, 1)
+        share = 1 - (1 - self.crop) * sides
         places = []
-        for length in reversed(images.shape[2:]):  # x, then y
-            centre = (2 * torch.rand(len(images), 1, generator=generator) - 1) * (1 - share)
-            places.append(centre + share * ((2 * torch.arange(length) + 1) / length - 1))  # (b, length)
+        for length, uniform in zip(reversed(images.shape[2:]), centres, strict=True):  # x, then y
+            centre = (2 * uniform - 1) * (1 - share)
+            middles = (2 * torch.arange(length, device=share.device) + 1) / length - 1
+            places.append(centre + share * middles)  # (b, length)
         x, y = places[0][:, None, :], places[1][:, :, None]
         grid = torch.stack(torch.broadcast_tensors(x, y), dim=-1)  # (b, H, W, 2)
         return F.grid_sample(images, grid.to(images.device), padding_mode="border", align_corners=False)

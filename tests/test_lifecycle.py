@@ -206,6 +206,17 @@ def test_more_steps_at_a_constant_rate_end_as_a_longer_run(stage, tmp_path, monk
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "run")
 
 
+def test_a_quantizer_that_cools_over_the_run_is_not_trained_for_more_steps(bars_file, tmp_path):
+    options = {"hidden_channels": 8, "embedding_dim": 4, "num_embeddings": 8}
+    its = TrainTokenizer(
+        dataset="npz", data_root=str(bars_file), output=str(tmp_path), options=options, quantizer="gumbel", steps=2,
+        lr_schedule="constant",
+    )  # fmt: skip
+    train_tokenizer(its)
+    with pytest.raises(InputError, match="made with quantizer_steps 2, not 4"):
+        train_tokenizer(replace(its, steps=4))
+
+
 def test_more_steps_on_a_cosine_are_refused_and_so_is_another_rate(tmp_path):
     train_toy(tmp_path, Toy(), steps=2)
     for change, words in (({"steps": 9}, r"steps 2, not 9 \(unless `lr_schedule` is constant"), ({"lr": 0.5}, "lr")):

@@ -151,7 +151,7 @@ def test_images_are_changed_by_the_step_and_their_place_in_it_alone(settings, ba
         return tokenizer(x)
 
     for step, first in ((5, 0), (5, 0), (6, 0), (5, 4)):
-        objective.losses("tokenizer", look, batch, Moment(step, 10, Noise(0, first, 4)))
+        objective.losses("tokenizer", look, batch, Moment(step, 10, Noise(0, first, 4, purpose=("step", step))))
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2]) and not torch.equal(seen[0], seen[3])
 

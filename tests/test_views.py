@@ -267,6 +267,13 @@ def test_a_prior_learns_all_views_and_is_measured_on_the_images_as_they_are(thre
         train_prior(replace(settings, codes=str(small_run / "codes"), output=str(tmp_path / "p"), views_until=0.5))
 
 
+def test_a_training_that_leaves_its_views_at_a_share_of_its_steps_is_no_start_of_a_longer_one(three, tmp_path):
+    settings = TrainPrior(codes=three, output=str(tmp_path), views_until=0.5, lr_schedule="constant", **TINY)
+    train_prior(settings)
+    with pytest.raises(InputError, match="made with images_as_views"):
+        train_prior(replace(settings, steps=2 * settings.steps))
+
+
 def test_a_tokenizer_over_codes_learns_and_makes_all_views(three, asked, export_bars, small_run, bars_file, tmp_path):
     small = {"num_embeddings": 4, "embedding_dim": 2, "hidden_channels": 4, "channels": 4, "num_layers": 1}
     upper = str(tmp_path / "upper")

@@ -63,7 +63,7 @@ def views_of(codes: AnyCodes, settings: TrainPrior) -> dict[str, Any]:
 
     Raises `InputError` if the settings ask for other ones, or for the end of views where there is one of each image.
     """
-    views = {name: getattr(codes.header, name) for name in VIEWS}
+    views: dict[str, Any] = {name: getattr(codes.header, name) for name in VIEWS}
     if settings.views_until < 1 and codes.views == 1:
         raise InputError(
             f"`views_until` {settings.views_until:g}: {settings.codes} has one view of each image: leave it out, or "
@@ -75,6 +75,8 @@ def views_of(codes: AnyCodes, settings: TrainPrior) -> dict[str, Any]:
             f"`views` {settings.views}: {settings.codes} has others ({held}): leave `views` out to train on these, or "
             "export the codes again with `codegrid export-codes`"
         )
+    if settings.lr_schedule == "constant" and (until := end_of_views(settings)) is not None:
+        views["images_as_views"] = until  # a longer run would leave the views later
     return views
 
 

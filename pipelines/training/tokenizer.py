@@ -21,7 +21,6 @@ from codegrid.data.splits import warn_of_few
 from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.model_card import MAX_CARD_PIXELS
-from codegrid.noise import torch_rng
 from codegrid.pipelines.drawing.sheets import make_pairs, pairs_png
 from codegrid.pipelines.evaluation.carried import measure_carried
 from codegrid.pipelines.evaluation.perceptual import PERCEPTUAL, Perceptual, check_perceptual, load_perceptual
@@ -82,9 +81,7 @@ class TokenizerObjective:
         """Return the tokenizer's losses for augmented images, or the discriminator's for their reconstructions."""
         if player == DISCRIMINATOR:
             return self.sharpening.judge(wrapped)
-        # the first sample's number differs between processes and pieces
-        generator = torch_rng(moment.noise.seed, "augment", moment.step, moment.noise.first_index)
-        x = channels_last(self.augment(batch.images.to(self.tokenizer.device), generator))
+        x = channels_last(self.augment(batch.images.to(self.tokenizer.device), moment.noise.of("augment")))
         output, codes, losses = wrapped(x, moment=moment)
         losses = self.sharpening.add(losses, output, x, moment)
         # a piece uses fewer codes than a batch: that would look like a dying codebook
@@ -175,6 +172,11 @@ def facts_of(settings: TrainTokenizer, perceptual: Perceptual | None) -> dict[st
     """
     schedule = schedule_of(settings)
     steps = {} if schedule is None else {f"discriminator_{name}": value for name, value in schedule._asdict().items()}
+    names = (settings.quantizer, *(settings.options.get("level_quantizers") or ()))
+    if settings.lr_schedule == "constant" and any(
+        getattr(TABLES["quantizer"][name], "anneals", False) for name in names
+    ):
+        steps["quantizer_steps"] = settings.steps
     return steps | ({} if perceptual is None else {PERCEPTUAL: perceptual.description})
 
 

@@ -53,6 +53,7 @@ class GumbelQuantizer(nn.Module):
     """
 
     options: ClassVar[type] = GumbelOptions
+    anneals: ClassVar[bool] = True  # each step depends on how many the run has
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
