@@ -69,6 +69,8 @@ def load_frames(
         raise InputError(f"no folder {root or 'is given'}: {words}")
     form, left_out = Form(size, channels, skip_unreadable), dict[str, Counter[str]]()
     parts = {part: find_episodes(root / part, form, left_out) for part in (TRAIN, TEST) if (root / part).is_dir()}
+    if parts.keys() == {TRAIN, TEST} and (root / TABLE).is_file():
+        raise InputError(f"{root / TABLE} is beside the folders for training and test: put a table into each of them")
     if parts.keys() != {TRAIN, TEST}:
         every = find_episodes(root, form, left_out)
         places = {part: split_indices(None, len(every), part) for part in (TRAIN, TEST)}

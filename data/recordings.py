@@ -131,7 +131,7 @@ def _members(root: Path) -> Iterator[Member]:
             path = Path(folder, name)
             if name.lower().endswith(PACKAGE):
                 yield from read_package(path, _most)
-            elif most := _most(PurePosixPath(name)):
+            elif (most := _most(PurePosixPath(name))) and path.is_file():  # and no link to what is gone
                 yield Member(PurePosixPath(path.relative_to(root).as_posix()), read_plain(path, most))
 
 
@@ -168,6 +168,9 @@ def _places(paths: list[PurePosixPath]) -> list[tuple[str, str | None]]:
     if has_parts and None in parts:
         raise InputError(f"{paths[parts.index(None)]} is beside the folders for training and test: move it into one")
     inside = [PurePosixPath(*path.parts[1:]) for path in below] if has_parts else below
+    deeper = _without_common(inside)
+    if any(len(path.parts) > 1 for path in deeper):  # otherwise the folder that all are in is that of the only speaker
+        inside = deeper
     speakers = [path.parts[0] if len(path.parts) > 1 else "" for path in inside]
     return [(speaker, part if has_parts else None) for speaker, part in zip(speakers, parts, strict=True)]
 

@@ -137,9 +137,11 @@ def test_a_text_is_held_out_with_all_who_say_it_and_windows_of_a_clip_stay_toget
     assert train.classes == test.classes and train.fingerprint() != test.fingerprint()
 
 
-def test_folders_for_training_and_test_are_parts_and_not_speakers(tmp_path):
-    write_speech(tmp_path / "train", texts=3)
-    write_speech(tmp_path / "test", texts=1)
+@pytest.mark.parametrize("inside", ["", "wavs"])
+def test_folders_for_training_and_test_are_parts_and_not_speakers(inside, tmp_path):
+    write_speech(tmp_path / "train" / inside, texts=3)
+    write_speech(tmp_path / "test" / inside, texts=1)
+    (tmp_path / "train" / inside / "ann" / "gone.wav").symlink_to(tmp_path / "nowhere")
     train, test = load(tmp_path, "train"), load(tmp_path, "test")
     assert (len(train.clips), len(test.clips)) == (6, 2) and train.classes == test.classes == ["ann", "bob"]
     write_clip(tmp_path / "loose.wav", tone(300))

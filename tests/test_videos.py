@@ -94,6 +94,15 @@ def test_tables_and_frames_that_do_not_match_are_refused_in_a_line(tmp_path, dam
         load_images("frames", root, "all")
 
 
+def test_a_table_beside_folders_of_both_parts_is_not_passed_over(tmp_path):
+    for part in ("train", "test"):
+        write_frames(tmp_path / part)
+    assert load_images("frames", tmp_path, "train").actions == ("left", "right")
+    (tmp_path / "train" / "actions.csv").rename(tmp_path / "actions.csv")
+    with pytest.raises(InputError, match=r"actions.csv is beside the folders for training and test"):
+        load_images("frames", tmp_path, "train")
+
+
 def test_an_episode_alone_leaves_none_to_hold_out(tmp_path):
     root = write_frames(tmp_path / "walks", (3,))
     assert len(load_images("frames", root, "train")) == 3
