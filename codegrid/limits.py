@@ -38,7 +38,8 @@ class Range:
 
     def holds(self, value: float) -> bool:
         """Return whether a value is in the range."""
-        return math.isfinite(value) and self.low <= value <= self.high and self.above < value < self.below
+        is_finite = isinstance(value, int) or math.isfinite(value)  # a whole number may be too large for a float
+        return is_finite and self.low <= value <= self.high and self.above < value < self.below
 
     def words(self, whole: bool) -> str:
         """Return the range in words, for `it must be ...`."""

@@ -74,6 +74,7 @@ class Evaluate(UsesImages, HasCaptions, Rejecting, TakesPretrained, Leaves, Give
     def __post_init__(self) -> None:
         if self.images is not None or self.against is not None:
             object.__setattr__(self, "needs", ())
+            object.__setattr__(self, "uses", ())
             if self.images is None or self.against is None or self.tokenizer or self.prior or self.pretrained:
                 raise InputError("`images` and `against`: give both, and no models")
         super().__post_init__()

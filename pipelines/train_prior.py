@@ -81,10 +81,11 @@ class TrainPrior(HasCaptions, MakesViews, Training):
     def __post_init__(self) -> None:
         if self.run is not None and not self.codes:
             tokenizer = self.tokenizer or find_part(self.run, "tokenizer")
-            if not tokenizer and not find_part(self.run, "codes"):
+            codes = find_part(self.run, "codes")
+            if not tokenizer and not codes:
                 raise self.lacks("tokenizer")  # which makes the codes
             object.__setattr__(self, "tokenizer", tokenizer)
-            object.__setattr__(self, "codes", str(Path(self.run) / PARTS["codes"]))
+            object.__setattr__(self, "codes", codes or str(Path(self.run) / PARTS["codes"]))
         if self.run is not None and not self.output:
             object.__setattr__(self, "output", str(Path(self.run) / prior_of(self.grid)))
         super().__post_init__()

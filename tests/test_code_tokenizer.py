@@ -196,6 +196,9 @@ def test_codes_in_use_are_counted_alone_and_together():
     assert measured["joint_bits"] == pytest.approx(float(-(shares * shares.log2()).sum()))
     assert len(measured["grids"]) == 3 and 0 <= measured["accuracy"] <= 1
     assert measured["bits_per_code"] == pytest.approx(measured["bits_per_image"] / 6)
+    others = tuple(grid.roll(1, 0) for grid in tokenizer.encode(twice))
+    swapped = float(tokenizer.nll(twice, others).mean()) / np.log(2)
+    assert measured["swapped_bits_per_image"] == pytest.approx(swapped, rel=1e-5)
 
 
 def test_an_unfinished_draw_is_shown_by_what_its_first_codes_allow():

@@ -102,6 +102,12 @@ def test_similarity_is_one_for_equal_images_and_less_for_others():
     assert similarity[[0, 2]].tolist() == pytest.approx([1, 1], abs=1e-6) and similarity[1] < 0.99
 
 
+def test_similarity_compares_amounts_of_light_so_that_a_little_more_of_it_costs_little():
+    grey = torch.full((1, 1, 20, 20), 127.0) + 6 * torch.randn(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    (similarity,) = structural_similarity(*(values / 127.5 - 1 for values in (grey, grey + 8))).tolist()
+    assert similarity > 0.99
+
+
 def test_similarity_is_left_out_where_the_window_is_larger_than_the_images():
     assert structural_similarity(torch.zeros(2, 1, 10, 30), torch.zeros(2, 1, 10, 30)) is None
 
@@ -148,7 +154,7 @@ def test_every_metric_says_what_it_was_measured_on(measured, bars_file, short_tr
     assert agreement["samples"] == gfid["samples"] and 0 <= agreement["accuracy_on_reference"] <= 1
     assert metrics["class_agreement"] == pytest.approx(np.mean(metrics["class_agreement_by_class"]))
     assert gfid["rank_deficient"] and rfid["rank_deficient"] and "rank deficient" in capsys.readouterr().out
-    assert -1 <= metrics["ssim"] <= 1 and measured_on["ssim"]["data_range"] == 2
+    assert -1 <= metrics["ssim"] <= 1 and measured_on["ssim"]["pixel_range"] == [0, 1]
     assert metrics["rfid"] >= 0 and metrics["gfid"] > 0 and 0 <= metrics["class_agreement"] <= 1
 
 

@@ -23,6 +23,10 @@ def train_tokenizer(*flags):
     return parse(TrainTokenizer, ["--output", "out", *flags])
 
 
+def test_a_number_too_large_for_a_float_is_in_no_range():
+    assert not Range(0, 5).holds(10**400) and not Range(0, 5).holds(float("nan")) and Range(0).holds(10**400)
+
+
 def test_an_option_that_is_not_given_is_left_to_the_model():
     assert train_tokenizer().options == {}
     assert resolve_options(train_tokenizer())["num_embeddings"] == 512

@@ -1,6 +1,7 @@
 """Folders of results: found below `run`, numbered where none is named, emptied where that is asked for."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,18 @@ def test_everything_is_found_below_the_folder_of_a_run(run):
     assert (drawn.tokenizer, drawn.prior, drawn.output) == (tokenizer, priors, "")
     assert DecodeCodes(run=run).codes == Plot(run=run).codes == f"{run}/codes"
     assert Evaluate(run=run).prior == priors
+
+
+def test_codes_that_were_exported_as_arrays_are_a_file_in_the_folder_of_codes(run):
+    for folder, name in (("codes", "codes.npz"), ("codes_test", "codes.parquet")):
+        Path(run, folder, name).touch()
+    prior = TrainPrior(run=run)
+    assert (prior.codes, prior.validation_codes) == (f"{run}/codes/codes.npz", f"{run}/codes_test/codes.parquet")
+    assert Plot(run=run).codes == f"{run}/codes/codes.npz"
+
+
+def test_a_comparison_of_two_sets_takes_no_models_of_the_run(run):
+    assert Evaluate(run=run, images="a", against="b").prior == ()
 
 
 def test_results_of_models_that_come_with_the_package_have_a_folder_of_their_own():
@@ -171,7 +184,17 @@ def test_a_dry_run_empties_nothing(old):
 
 
 @pytest.mark.parametrize(
-    "name", ["notes.txt", "mine/picture.png", ".git/config", "state/mine.txt", "prior/run.json", "samples/a.png"]
+    "name",
+    [
+        "notes.txt",
+        "notes.md",
+        "my-photo.png",
+        "mine/picture.png",
+        ".git/config",
+        "state/mine.txt",
+        "prior/run.json",
+        "samples/a.png",
+    ],
 )
 def test_a_folder_that_holds_something_else_too_is_left_as_it_is(name, old):
     (old / name).parent.mkdir(exist_ok=True)

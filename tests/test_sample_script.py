@@ -90,9 +90,12 @@ def test_every_control_reaches_the_sampler(name, value, draw, pipeline):
     assert torch.equal(codes, plain) == (name == "backend")
 
 
-def test_none_asks_for_no_particular_class(draw):
+def test_none_asks_for_no_particular_class(draw, capsys):
     assert np.load(draw("s", labels=("none", "1")) / "samples.npz")["arr_1"].tolist() == [-1, 1]
     assert CodeDataset(draw("codes", labels=("none",), num_samples=3, format="codegrid")).labels is None
+    assert "the labels are left out" not in capsys.readouterr().out
+    assert CodeDataset(draw("mixed", labels=("none", "1", "1"), num_samples=3, format="codegrid")).labels is None
+    assert "the labels are left out: some samples have none" in capsys.readouterr().out
 
 
 def test_sampled_codes_are_a_code_dataset_of_what_would_have_been_decoded(draw, small_run, tmp_path):

@@ -41,7 +41,7 @@ def pictures(tmp_path):
     (tmp_path / "run").mkdir()
     for name, half in (("samples-00000", slice(6)), ("samples-00001", slice(6, 12))):
         np.savez(tmp_path / "run" / name, draw_bars(12, seed=0)[0][half])
-    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "run" / "run.json").write_text('{"finished": true}')
     Image.new("L", (99, 99)).save(tmp_path / "run" / "samples.png")
     (tmp_path / "pngs").mkdir()
     shutil.copytree(tmp_path / "a", tmp_path / "pngs" / "samples")
@@ -103,6 +103,7 @@ def test_other_pictures_are_another_run(compare):
         ("b", "a", "classifier", "needs labels of two classes"),
         ("nowhere", "b", "classifier", "`images` .*nowhere: there are no pictures"),
         ("empty", "b", "classifier", "`images` .*empty: there are no pictures"),
+        ("stopped", "b", "classifier", "`images` .*stopped is not finished: run its command again first"),
         ("a", "small.npz", "classifier", "needs labels"),
         ("a.npz", "small.npz", f"{__name__}:flat_pixels", "images of 1×12×20, .*small.npz of 1×8×8"),
         ("floats.npz", "b", "classifier", "arr_0 must be uint8"),
@@ -111,7 +112,9 @@ def test_other_pictures_are_another_run(compare):
 )
 def test_what_cannot_be_compared_is_refused_and_nothing_written(images, against, how, reason, compare, pictures):
     (pictures / "empty").mkdir()
-    (pictures / "empty" / "run.json").write_text("{}")
+    (pictures / "empty" / "run.json").write_text('{"finished": true}')
+    shutil.copytree(pictures / "run", pictures / "stopped")
+    (pictures / "stopped" / "run.json").write_text('{"finished": false}')
     np.savez(pictures / "small", np.zeros((4, 8, 8, 1), np.uint8))
     np.savez(pictures / "one", np.zeros((1, 12, 20, 1), np.uint8))
     np.savez(pictures / "floats", np.zeros((4, 12, 20, 1)))

@@ -83,7 +83,7 @@ def test_users_choose_actions_by_name_number_or_file_and_start_from_pictures(run
 
     codes = ("--start", run / "codes_test", "--start-at", 5)
     by_name = draw("names", *codes, "--actions", "right", "left", "right")
-    by_file = draw("file", *codes, "--actions", tmp_path / "turns.txt", "--frames", 3)
+    by_file = draw("file", *codes, "--actions", tmp_path / "turns.txt")
     assert by_name["actions"].tolist() == [[1, 0, 1]] * 2 == by_file["actions"].tolist()
     assert (by_name["frames"] == by_file["frames"]).all()
     assert draw("pictures", "--start", walks / "walk 0", "--actions", "0")["frames"].shape == (2, 10, 8, 8, 1)
@@ -108,13 +108,17 @@ REFUSED = [
     (("--actions", "2"), "'2': the actions are 0 to 1 (left, right)"),
     (("--actions", "0", "1", "--frames", "3"), "2 for 3 --frames: give one for each, or one for all"),
     (("--actions", "missing.txt"), "there is no such file"),
+    (("--actions", "{cut}.csv"), "it is not a table"),
     (("--start-at", "99"), "--start-at 99: the frames are 0 to"),
     (("--frames", "99"), "no episode has 102 frames in a row"),
 ]
 
 
 def test_actions_and_frames_that_are_not_there_are_refused_in_a_line(run, run_script, tmp_path):
+    cut = tmp_path / "cut"
+    cut.with_suffix(".csv").write_text('action\nleft\n"' + "right\n" * 30_000)
     for flags, reason in REFUSED:
+        flags = [flag.format(cut=cut) for flag in flags]
         refused = run_script("sample", "--run", run, "--start", run / "codes", "--output", tmp_path / "new", *flags)
         assert refused.code == 2 and reason in refused.err and refused.err.count("\n") <= 2, refused.err
     assert not (tmp_path / "new").exists()

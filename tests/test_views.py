@@ -22,7 +22,7 @@ from codegrid.data.splits import Subset, hold_out
 from codegrid.data.views import Views, each_view
 from codegrid.errors import InputError
 from codegrid.pipelines.decode_codes import DecodeCodes
-from codegrid.pipelines.diagnosis.parts import read_rows
+from codegrid.pipelines.diagnosis.parts import all_rows, read_rows
 from codegrid.pipelines.evaluation.reconstruction import measure_prior
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.generation.decoding import decode_codes
@@ -265,6 +265,12 @@ def test_a_prior_learns_all_views_and_is_measured_on_the_images_as_they_are(thre
         train_prior(replace(settings, codes=str(small_run / "codes"), views=2, flip=True))
     with pytest.raises(InputError, match=r"`views_until` 0.5: .*codes has one view of each image: leave it out"):
         train_prior(replace(settings, codes=str(small_run / "codes"), output=str(tmp_path / "p"), views_until=0.5))
+
+
+def test_samples_are_compared_with_all_views_that_a_prior_has_seen(three, small_run):
+    codes, prior = CodeDataset(three), load(small_run / "prior")
+    seen = torch.cat([rows.flat for rows in all_rows(codes, prior, 20)])
+    assert torch.equal(seen, torch.cat([codes.batch(range(len(codes)), view).codes[0].flatten(1) for view in range(3)]))
 
 
 def test_a_training_that_leaves_its_views_at_a_share_of_its_steps_is_no_start_of_a_longer_one(three, tmp_path):

@@ -14,7 +14,7 @@ from codegrid.codes import Codes, Condition
 from codegrid.data.code_files import AnyCodes
 from codegrid.data.codes import CodeBatch, CodeDataset
 from codegrid.data.images import evenly_spaced
-from codegrid.data.loading import in_batches, in_order, load_batches
+from codegrid.data.loading import in_batches, in_order
 from codegrid.data.splits import Subset, hold_out
 from codegrid.data.videos import see_earlier
 from codegrid.errors import InputError
@@ -63,9 +63,11 @@ def read_rows(codes: CodeRows, prior: Prior, at_most: int) -> Rows:
 
 
 def all_rows(codes: CodeRows, prior: Prior, size: int = 4096) -> Iterator[Rows]:
-    """Yield all rows of a code dataset, some at a time."""
-    for batch in load_batches(see_earlier(codes, prior), in_batches(range(len(codes)), size)):
-        yield _as_rows(prior, batch)
+    """Yield all rows of a code dataset, in all views, some at a time."""
+    seen = see_earlier(codes, prior)
+    for view in range(codes.views):
+        for numbers in in_batches(range(len(codes)), size):
+            yield _as_rows(prior, seen.batch(numbers, view))
 
 
 def _as_rows(prior: Prior, batch: CodeBatch) -> Rows:

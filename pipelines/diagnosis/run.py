@@ -148,7 +148,7 @@ def _examine_prior(
         metrics |= samples.measure_samples(prior, drawn, real, known)
         if "accuracy" not in metrics:
             report.left_out.append(f"no guessed codes of {name}: it does not predict codes one at a time")
-        if training is not None and len(training) * 2 * drawn.flat.numel() > MAX_COMPARED:
+        if training is not None and training.views * len(training) * 2 * drawn.flat.numel() > MAX_COMPARED:
             report.left_out.append("copies of training grids: this would take long (give a smaller `num_samples`)")
         elif training is not None:
             metrics |= samples.measure_memory(drawn, real, all_rows(training, prior))

@@ -28,29 +28,34 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
     """Return what the codes of a tokenizer over codes tell of those that it encodes.
 
     `bits_per_image` are the bits of the codes below given those of the tokenizer, at most `capacity_of` fewer than
-    without them; `swapped_bits_per_image` are given those of another image of the batch. `accuracy` is the share of
+    without them; `swapped_bits_per_image` are given those of another image. `accuracy` is the share of
     codes that are the likeliest given the ones before. `joint_bits` is the entropy of all codes of an image together,
     and `distinct` the number of different ones; both are limited by the number of images. The rest is the usage of each
     codebook, as of any tokenizer. The tokenizer must be in eval mode.
     """
     usage, own, swapped, hits, chosen = LayoutUsage(tokenizer.layout), [], [], [], []
+    first: Codes = ()  # the codes below of the first image, and those of the image before a batch
+    before: Codes = ()
     for batch in batches:
         x = tuple(grid.to(tokenizer.device) for grid in batch)
         codes = tokenizer.encode(x)
         usage.add(codes)
         chosen.append(torch.stack([grid.flatten() for grid in codes], 1).cpu())
         own.append(tokenizer.nll(x, codes).cpu().double())
-        swapped.append(tokenizer.nll(x, tuple(grid.roll(1, 0) for grid in codes)).cpu().double())
+        others = tuple(map(torch.cat, zip(before, codes, strict=True))) if before else codes
+        swapped.append(tokenizer.nll(tuple(grid[not before :] for grid in x), tuple(grid[:-1] for grid in others)))
+        first, before = first or tuple(grid[:1] for grid in x), tuple(grid[-1:] for grid in codes)
         given = Condition(features=(tokenizer.quantizer.look_up(codes),))
         accuracy = measure_accuracy(tokenizer.decoder, [(x, given)])
         hits += [] if accuracy is None else [accuracy * len(codes[-1])]
+    swapped.append(tokenizer.nll(first, before))
     rows = torch.cat(chosen)
     _, counts = rows.unique(dim=0, return_counts=True)
     bits = float(torch.cat(own).mean()) / math.log(2)
     return {
         "bits_per_image": bits,
         "bits_per_code": bits / tokenizer.num_codes,
-        "swapped_bits_per_image": float(torch.cat(swapped).mean()) / math.log(2),
+        "swapped_bits_per_image": float(torch.cat(swapped).double().mean()) / math.log(2),
         **({"accuracy": sum(hits) / len(rows)} if hits else {}),
         "joint_bits": float(torch.special.entr(counts.double() / len(rows)).sum()) / math.log(2),
         "distinct": len(counts),

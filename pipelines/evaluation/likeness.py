@@ -17,7 +17,7 @@ from .features import Extractor
 from .lite0 import Lite0
 from .metrics import Metrics
 from .perceptual import FeatureDistance, Perceptual
-from .reconstruction import DATA_RANGE, WINDOW, Reconstruction, structural_similarity
+from .reconstruction import WINDOW, Reconstruction, structural_similarity
 
 SMALLEST = 8  # pixels of a side: a site of the last layer that lite0's distance is taken of
 AT_ONCE = 2**22  # pixels that lite0 sees at once: its widest layer has 24 numbers for each
@@ -51,7 +51,7 @@ class Likeness:
         `reference` describes the images; `seen` says whether the network was used to train the tokenizer.
         """
         if self.similarities:
-            in_detail = {"data_range": DATA_RANGE, "pixel_range": [-1, 1], "torchmetrics": version("torchmetrics")}
+            in_detail = {"data_range": 1.0, "pixel_range": [0, 1], "torchmetrics": version("torchmetrics")}
             metrics.add({"ssim": _mean(self.similarities)}, reference=reference, **in_detail)
         elif self.of_pictures:
             metrics.left_out.append(f"no ssim: it needs images of at least {WINDOW}×{WINDOW} pixels")

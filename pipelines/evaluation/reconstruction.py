@@ -133,14 +133,16 @@ def mean_psnr(errors: torch.Tensor) -> float:
 def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor | None:
     """Return the SSIM (Wang et al. 2004) of each pair of images; None if they are smaller than the window or not 2-D.
 
-    (b, c, H, W) in [-1, 1] → (b,) float64 in [-1, 1]: 11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, data range 2,
-    the mean over sites and channels.
+    (b, c, H, W) in [-1, 1] → (b,) float64 in [-1, 1]: 11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, the mean over
+    sites and channels. Values are first brought to [0, 1]: the formula compares means as ratios, and around a mean of 0
+    the smallest difference would count as much as any.
     """
     if images.ndim != 4 or min(images.shape[2:]) < WINDOW:
         return None
     from torchmetrics.functional.image import structural_similarity_index_measure  # takes seconds; training needs none
 
     # per image: a mean over batches would give the images of a short last batch more weight
-    found = structural_similarity_index_measure(others, images, data_range=DATA_RANGE, reduction="none")
+    ours, theirs = (others + 1) / 2, (images + 1) / 2
+    found = structural_similarity_index_measure(ours, theirs, data_range=1.0, reduction="none")
     assert isinstance(found, torch.Tensor)  # it is a pair only if its parts are asked for
     return found.double()

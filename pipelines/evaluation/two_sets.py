@@ -98,6 +98,8 @@ def _find(parameter: str, path: Path) -> Path | ImageDataset:
     if path.is_dir():
         if not (path / RUN_FILE).is_file():
             return path
+        if read_json(path / RUN_FILE).get("finished") is not True:
+            raise InputError(f"`{parameter}` {path} is not finished: run its command again first")
         for folder in (path / name for name in PICTURES if (path / name).is_dir()):
             return folder
         files = sorted(path.glob("*.npz"))  # its .png files are sheets

@@ -131,6 +131,10 @@ def find_artifacts(
     if "tokenizer" in folders:
         found.tokenizer = load_tokenizer(tokenizers, device)
     found.priors = tuple(load_model(folder, device, "prior") for folder in priors)
+    for name in ("codes", "validation_codes"):
+        if (place := Path(folders.get(name, ""))).is_file():
+            del found.folders[name], folders[name]
+            found.left_out.append(f"{place}: arrays do not tell enough; codes in the format codegrid are checked")
     found.codes = CodeDataset(folders["codes"]) if "codes" in folders else None
     found.validation = CodeDataset(folders["validation_codes"]) if "validation_codes" in folders else None
     if found.codes and found.validation and found.codes.header.split == "all" != found.validation.header.split:

@@ -26,7 +26,7 @@ from codegrid.stage2_prior.sampling.backends import backend_of
 from codegrid.stage2_prior.sampling.rollout import roll_out
 
 from .pipeline import TwoStagePipeline
-from .starts import DEFAULT_STARTS, Starts, action_names, choose_actions, read_starts
+from .starts import DEFAULT_STARTS, Starts, action_names, choose_actions, read_starts, written_actions
 
 FRAMES = 10  # by default
 FACTS, ARRAYS = "futures.json", "futures.npz"
@@ -37,12 +37,13 @@ def draw_futures(settings: Sample, pipeline: TwoStagePipeline, accelerator: Acce
     mp4 = settings.format == "mp4"
     if mp4:
         pyav(f"`format` {settings.format}")  # before anything is drawn
-    frames = settings.frames or (len(settings.actions) if len(settings.actions) > 1 else FRAMES)
     names = action_names(pipeline)
+    written = written_actions(settings.actions, names)
+    frames = settings.frames or (len(written) if len(written) > 1 else FRAMES)
     count = settings.num_samples or max(DEFAULT_STARTS, len(settings.start_at))
     starts = read_starts(str(settings.start), pipeline, frames, settings.start_at, count)
     starts = starts.rows([video % len(starts.actions) for video in range(count)])
-    actions = choose_actions(settings.actions, starts, frames, names)
+    actions = choose_actions(written, starts, frames, names)
     backend = backend_of(pipeline.priors, settings.backend)
     if settings.dry_run:
         return print_plan(f"{count:,} videos to continue by {frames} frames", f"backend: {backend}")

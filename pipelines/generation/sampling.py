@@ -233,6 +233,8 @@ def leave_codes(job: Job) -> None:
         earlier = broadcast_from_main(job.accelerator, lambda: read_setting(Path(settings.output), "backend"))
         job = job.with_backend(earlier or job.backend)
     labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
+    if labels is None and request.labels is not None and bool((request.labels != NO_LABEL).any()):
+        print_once("the labels are left out: some samples have none, and codes have one for each or none at all")
     configs = [asdict(config) for config in request.configs]
     drawing = {
         "seed": request.seed, "labels": list(settings.labels), "num_known": request.num_known,

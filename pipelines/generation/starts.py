@@ -24,7 +24,7 @@ from codegrid.data.loading import Indices
 from codegrid.data.manifest import ACTIONS, is_whole
 from codegrid.data.video_files import ENDINGS, read_video
 from codegrid.data.videos import Windows
-from codegrid.errors import InputError
+from codegrid.errors import InputError, reason_of
 from codegrid.files import read_plain
 from codegrid.limits import short
 from codegrid.tensors import digest_of, sha256
@@ -215,8 +215,7 @@ def choose_actions(written: Sequence[str], starts: Starts, frames: int, names: S
     """Return the action (n, F) that leads to each new frame.
 
     Args:
-        written: names or numbers, one for each new frame or one for all; or a file of them, one in each line, or in a
-            table's column `action`. Empty: those of the data.
+        written: names or numbers, one for each new frame or one for all. Empty: those of the data.
 
     Raises `InputError` if there is no such action, or there are too many or too few.
     """
@@ -227,12 +226,20 @@ def choose_actions(written: Sequence[str], starts: Starts, frames: int, names: S
         if not names:
             return torch.full((count, frames), HIDDEN)
         raise InputError(f"`actions`: the frames that follow are not in the data: give one of {', '.join(names[:20])}")
-    if len(written) == 1 and written[0] not in names and Path(written[0]).suffix in (".csv", ".txt"):
-        written = _read_file(Path(written[0]))
     numbers = [number_of(action, names) for action in written]
     if len(numbers) not in (1, frames):
         raise InputError(f"`actions`: {len(numbers)} for {frames} `frames`: give one for each, or one for all")
     return torch.tensor(numbers).expand(frames).expand(count, frames).clone()
+
+
+def written_actions(given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    """Return the actions that a user gave, or those in the file that is given: one in each line, or a column `action`.
+
+    Raises `InputError` if the file cannot be read.
+    """
+    if len(given) == 1 and given[0] not in names and Path(given[0]).suffix in (".csv", ".txt"):
+        return _read_file(Path(given[0]))
+    return given
 
 
 def _read_file(path: Path) -> list[str]:
@@ -243,7 +250,10 @@ def _read_file(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"`actions` {path}: it is not text in UTF-8: save it again") from error
     if path.suffix == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise InputError(f"`actions` {path}: it is not a table ({reason_of(error)}): save it again") from error
         if not rows or any(not row.get("action") for row in rows):
             raise InputError(f"`actions` {path}: it needs a column action, named in the first row")
         return [str(row["action"]).strip() for row in rows]

@@ -86,6 +86,6 @@ def _as_typed(value: Any, hint: Any) -> Any:
     if kind is float and type(value) in (int, str):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return value
     return value

@@ -1,6 +1,7 @@
 """Output folders: choosing one if none was named, and emptying one that an earlier run left."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,7 +24,13 @@ from .settings import Command, Leaves
 
 RUN_FILE = "run.json"
 HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
-SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".npy", ".onnx", ".parquet", ".pt2", ".safetensors"}
+# files of runs that have not finished; finished ones record the names of theirs
+KNOWN = re.compile(
+    r"README\.md|settings\.yaml|metrics\.jsonl|(config|files|manifest|metrics|prompts|run|tokenizer)\.json"
+    r"|(codes-\d{5,}|model|tables)\.safetensors|(completions|images|samples|sounds)(-\d{5,})?\.(npz|png)"
+    r"|(reconstructions|usage)\.png"
+)
+SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".safetensors"}
 FOLDERS = {
     "state",
     "best",
@@ -98,29 +105,29 @@ def _check_own(folder: Path) -> None:
     """Raise `InputError` if a folder holds anything that no run leaves there."""
     if not _is_of_a_run(folder):
         raise InputError(f"{folder} is not a run's folder, and `overwrite` empties no other: choose another `output`")
-    folders = FOLDERS | _recorded_folders(folder)
+    recorded = _recorded(folder)
     for path in folder.rglob("*"):
         inside = path.relative_to(folder).parts
-        if not _is_ours(path, inside, folders):
+        if not _is_ours(path, inside, recorded):
             raise InputError(
                 f"{folder} also holds {short('/'.join(inside))}, which no run leaves there: move that elsewhere, or "
                 "choose another `output`"
             )
 
 
-def _recorded_folders(folder: Path) -> set[str]:
-    """Return the names of the folders that a finished run records to have written files into."""
+def _recorded(folder: Path) -> set[str]:
+    """Return the first parts of the paths of all files that a finished run records to have written."""
     try:
         files = read_json(folder / RUN_FILE).get("files")
     except (InputError, OSError):
         return set()
-    return {name.partition("/")[0] for name in files if "/" in name} if isinstance(files, dict) else set()
+    return {name.partition("/")[0] for name in files} if isinstance(files, dict) else set()
 
 
-def _is_ours(path: Path, inside: tuple[str, ...], folders: set[str]) -> bool:
-    """Return whether runs leave such a file or folder. `inside` is its path below the run's folder.
+def _is_ours(path: Path, inside: tuple[str, ...], recorded: set[str]) -> bool:
+    """Return whether runs leave such a file or folder, or this one has recorded it.
 
-    Folders of files of known kinds have the names `folders`.
+    `inside` is its path below the run's folder.
     """
     if path.is_symlink():
         return False
@@ -129,8 +136,8 @@ def _is_ours(path: Path, inside: tuple[str, ...], folders: set[str]) -> bool:
     if inside[0] in NUMBERED:
         return path.is_dir() or NUMBER.fullmatch(path.name) is not None
     if path.is_dir() or len(inside) > 1:
-        return inside[0] in folders and (path.is_dir() or path.suffix in SUFFIXES)
-    return path.suffix in SUFFIXES
+        return inside[0] in FOLDERS | recorded and (path.is_dir() or path.suffix in SUFFIXES)
+    return inside[0] in recorded or KNOWN.fullmatch(inside[0]) is not None
 
 
 def _is_of_a_run(folder: Path) -> bool:

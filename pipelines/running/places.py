@@ -10,6 +10,7 @@ from pathlib import Path
 from codegrid.errors import InputError
 
 PARTS = {"tokenizer": "tokenizer", "codes": "codes", "validation_codes": "codes_test"}  # setting → folder
+PLAIN_CODES = ("codes.npz", "codes.parquet")
 MADE_BY = {"tokenizer": "train-tokenizer", "codes": "export-codes", "prior": "train-prior"}  # setting → command
 MAX_TOKENIZERS = 10  # each over the codes of the one before
 RUNS = "runs"  # where results go by default
@@ -17,13 +18,17 @@ OF_PRIORS = re.compile(r"prior(-(0|[1-9]\d{0,2}))?")
 
 
 def find_part(run: str | Path, setting: str) -> str | tuple[str, ...]:
-    """Return the folder below `run` for a setting; several for `prior` and `tokenizer`; empty if there is none."""
+    """Return the folder below `run` for a setting; several for `prior` and `tokenizer`; empty if there is none.
+
+    Codes that were exported as plain arrays are a file in that folder.
+    """
     if setting == "prior":
         return tuple(find_priors(run))
     if setting == "tokenizer":
         return tuple(find_tokenizers(run))
     folder = Path(run) / PARTS[setting]
-    return str(folder) if folder.is_dir() else ""
+    plain = next((folder / name for name in PLAIN_CODES if (folder / name).is_file()), folder)
+    return str(plain) if folder.is_dir() else ""
 
 
 def find_tokenizers(run: str | Path) -> list[str]:
