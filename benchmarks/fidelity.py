@@ -38,7 +38,7 @@ from .public_parts import train_public_prior, train_public_tokenizer
 NAMES = ("codegrid", "public")
 FEATURES = ("benchmarks.judges:classifier", "lite0")
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)
-SAMPLES, ON_SHEET, ACROSS = 2000, 60, 6
+ON_SHEET, ACROSS = 60, 6
 VIEWS = {"views": 2, "flip": True}  # of our recipe
 
 
@@ -117,12 +117,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/fidelity"), help="folder of the runs")
     parser.add_argument("--image-size", type=int, nargs="+", default=[], help="resize pictures to this size")
     parser.add_argument("--minutes", type=float, nargs=2, default=(20.0, 40.0), help="of tokenizer and prior")
+    parser.add_argument("--samples", type=int, default=2000, help="drawn of each, at each guidance scale")
     parser.add_argument("--rows", nargs="+", choices=NAMES, default=NAMES, help="contenders")
     parser.add_argument("--toy", action="store_true", help="a few steps of narrow networks, to check that it runs")
     flags = parser.parse_args()
     images = {"dataset": "imagefolder", "data_root": flags.data_root, "image_size": tuple(flags.image_size)}
     minutes = (0.0, 0.0) if flags.toy else tuple(flags.minutes)
-    by, num = (("lite0",), 20) if flags.toy else (FEATURES, SAMPLES)
+    by, num = (("lite0",), 20) if flags.toy else (FEATURES, flags.samples)
     data = str(images["dataset"]), flags.data_root
     reference = cache(partial(Reference, *data, by[0], *by, image_size=images["image_size"]))
     print(
