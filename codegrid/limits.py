@@ -114,7 +114,8 @@ def check_value(name: str, value: Any, hint: Any, rules: Sequence[Any] = ()) -> 
         rules = rules or [Range()]
         words = rules[0].words(hint is int)
         if type(value) not in kinds or not all(rule.holds(value) for rule in rules):
-            raise InputError(f"`{name}` {short(value)}: it must be {words}")
+            of_numpy = "; write .item() behind a number of NumPy or torch" * hasattr(value, "item")
+            raise InputError(f"`{name}` {short(value)}: it must be {words}{of_numpy}")
     elif hint in (str, bool) and type(value) is not hint:
         raise InputError(f"`{name}` {short(value)}: it must be {'a string' if hint is str else 'true or false'}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from codegrid.errors import InputError
+from codegrid.errors import InputError, reason_of
 from codegrid.limits import MAX_SIDE, short
 from codegrid.tensors import check_images
 
@@ -43,7 +43,8 @@ def as_images(images: Any, size: Sequence[int] | None = None, channels: int | No
     """
     if channels not in (None, *CHANNELS):
         raise InputError(f"`channels` {short(channels)}: it must be 1 or 3")
-    if size is not None and not (len(size) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in size)):
+    is_pair = isinstance(size, list | tuple) and len(size) == 2
+    if size is not None and not (is_pair and all(type(side) is int and 1 <= side <= MAX_SIDE for side in size)):
         raise InputError(f"`size` {short(size)}: it must be (height, width), each from 1 to {MAX_SIDE:,}")
     several = list(images) if isinstance(images, list | tuple) else [images]
     if not several:
@@ -85,7 +86,12 @@ def _convert(image: Any, size: Size | None, channels: int | None) -> torch.Tenso
 
 def _of_picture(picture: Image.Image, size: Size | None, channels: int | None) -> torch.Tensor:
     """Convert a PIL picture to (1, c, H, W) in [-1, 1], by the same steps as a file in a folder."""
-    upright, _ = flatten("a picture", picture)
+    try:
+        upright, _ = flatten("a picture", picture)
+    except InputError:
+        raise
+    except Exception as error:  # a picture is decoded only now, and damage raises many types of errors
+        raise InputError(f"`images`: a picture cannot be read ({reason_of(error)})") from error
     is_grey = channels == 1 or (channels is None and upright.mode in ("1", "L"))
     upright = upright.convert("L" if is_grey else "RGB")
     if size is not None:
@@ -106,6 +112,8 @@ def _of_array(array: np.ndarray) -> torch.Tensor:
         array = array.astype(np.float32).clip(0, 1) * 2 - 1
     elif array.dtype != np.uint8:
         array = array.astype(bool if array.dtype == bool else np.int64)
+    if array.ndim < 2:
+        return torch.from_numpy(np.array(array))
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] > RGBA):
         array = array[..., None]
     array = array[None] if array.ndim == 3 else array

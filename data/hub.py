@@ -211,13 +211,13 @@ def _check_files(dataset: str, builder: Any, folder: Path) -> None:
 
 def _image_column(dataset: str, part: Any) -> Any:
     """Return the column of encoded pictures, alone."""
-    from datasets import Image, Value
+    from datasets import Image
 
     features = part.features
     names = [name for name, feature in features.items() if isinstance(feature, Image)]
-    if not names and len(features) == 1:  # encoded pictures, not declared as such
-        ((name, kind),) = features.items()
-        names = [name] * (kind == Value("binary") or (isinstance(kind, dict) and "bytes" in kind))
+    if not names:  # encoded pictures, not declared as such
+        likely = features if len(features) == 1 else [name for name in IMAGES if name in features]
+        names = [name for name in likely if _holds_bytes(features[name])]
     preferred = [name for name in IMAGES if name in names] or names
     if not names or (len(names) > 1 and preferred == names):
         found = f"several columns of images ({', '.join(names)})" if names else f"none in {', '.join(features)}"
@@ -227,16 +227,35 @@ def _image_column(dataset: str, part: Any) -> Any:
     return column.cast_column(preferred[0], Image(decode=False)) if isinstance(kind, Image) else column
 
 
-def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
-    """Return labels (n,) int64 and class names; None and no names if there are no labels, or all are hidden."""
-    from datasets import ClassLabel
+def _holds_bytes(kind: Any) -> bool:
+    """Return whether a column holds files as bytes, alone or beside their paths."""
+    return getattr(kind, "dtype", "") == "binary" or (isinstance(kind, dict) and "bytes" in kind)
 
-    columns = [column for column, feature in part.features.items() if isinstance(feature, ClassLabel)]
-    column = next((column for column in (*LABELS, *columns) if column in columns), None)
+
+def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
+    """Return labels (n,) int64 and class names; None and no names if there are no labels, or all are hidden.
+
+    They are in a column that is declared to hold them, or else in one of numbers from 0 or of names.
+    """
+    from datasets import ClassLabel, Value
+
+    features = part.features
+    columns = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    plain = [column for column in LABELS if isinstance(features.get(column), Value)]
+    column = next((column for column in (*LABELS, *columns) if column in columns), next(iter(plain), None))
     if column is None:
         return None, []
-    labels = part.data.column(column).cast("int64").fill_null(-1).to_numpy()
-    classes = list(map(printable, part.features[column].names))
+    values = part.data.column(column)
+    if getattr(features[column], "dtype", "") in ("string", "large_string"):
+        written = values.to_pylist()
+        names = sorted({*written} - {None})
+        labels = np.array([-1 if value is None else names.index(value) for value in written])
+    elif column in columns or "int" in features[column].dtype:
+        labels = values.cast("int64").fill_null(-1).to_numpy()
+        names = features[column].names if column in columns else map(str, range(min(labels.max(), MAX_CLASSES) + 1))
+    else:
+        return None, []
+    classes = list(map(printable, names))
     if (labels == -1).all():
         return None, []
     if len(classes) > MAX_CLASSES or not 0 <= labels.min() <= labels.max() < len(classes):

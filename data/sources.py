@@ -15,7 +15,7 @@ from codegrid.budget import check_memory
 from codegrid.codes import Sides
 from codegrid.errors import InputError, import_extra, reason_of
 from codegrid.file_names import printable
-from codegrid.limits import MAX_SIDE
+from codegrid.limits import MAX_SIDE, check_name, check_value
 
 from .arrays import names_left_out, read_images
 from .captions import NO_PICTURE, match_captions, notes_on
@@ -24,7 +24,7 @@ from .emoji import load_emoji
 from .folder import FolderImages, load_folder
 from .frame_folders import load_frames
 from .hub import HubImages, load_hub, read_column
-from .images import ImageDataset, Size, fit
+from .images import CHANNELS, ImageDataset, Size, fit
 from .listing import list_folder
 from .names import SEVERAL, UNPACKED, download_folder, find_data, public_name
 from .sound import SoundDataset
@@ -33,6 +33,7 @@ from .splits import split_indices
 from .tar_images import load_tar
 
 Images = ImageDataset | FolderImages | SoundDataset
+SPLITS = ("train", "test", "all")
 Root = str | Path | Sequence[str | Path] | None
 Arrays = tuple[np.ndarray, np.ndarray | None, list[str]]  # images NHWC uint8, labels, names of the classes
 
@@ -51,7 +52,7 @@ Read = Callable[[Path | None, str], Arrays]  # (data_root, split) → the arrays
 
 
 def load_images(
-    dataset: str,
+    dataset: str | Path,
     data_root: Root = None,
     split: str = "train",
     image_size: tuple[int, ...] = (),
@@ -82,7 +83,10 @@ def load_images(
 
     Raises `InputError` if the data cannot be found or read.
     """
-    dataset, places, root = _locate(dataset, data_root)
+    check_name("split", split, SPLITS)
+    check_value("image_size", image_size, tuple[int, ...])
+    check_name("in_channels", in_channels, (None, *CHANNELS))
+    dataset, places, root = _locate(str(dataset), data_root)
     images = _load(dataset, root, split, Wanted(image_size, in_channels, skip_unreadable, rate, shortest))
     if captions is not None or images.captions is not None:
         images = add_captions(images, dataset, root, captions)

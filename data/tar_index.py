@@ -103,6 +103,9 @@ def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[_Sample]:
     known = endings()
     key, picture, text, captions = "", None, "", dict[str, None]()
     for member in _members(file):
+        if PurePosixPath(member.name).name.startswith("."):
+            left_out["hidden"] += member.isreg()  # some systems add one to each file, and before it
+            continue
         of_key, ending = _split(member.name)
         if of_key != key:
             if picture:
@@ -110,8 +113,6 @@ def _samples(file: BinaryIO, left_out: Counter[str]) -> Iterator[_Sample]:
             key, picture, text, captions = of_key, None, "", {}
         if not member.isreg() or member.issparse():
             left_out[NO_FILES] += not member.isdir()
-        elif PurePosixPath(member.name).name.startswith("."):
-            left_out["hidden"] += 1  # some systems add one to each file
         elif ending in known:
             if picture:
                 raise InputError(f"one sample has {picture[0]} and {member.name}: leave one of them out")

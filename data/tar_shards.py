@@ -77,7 +77,7 @@ class Shard:
             found = os.stat(self.path)
         except OSError as error:
             raise InputError(f"{self} cannot be read ({reason_of(error)}): fix it or leave it out") from error
-        self.stamp = [found.st_size, found.st_mtime_ns]
+        self.stamp = [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
         return self._read_index() or self._make_index()
 
     def open(self) -> BinaryIO:

@@ -1,5 +1,6 @@
 """Pictures and arrays of any form → images: the same pixels give the same images, and what is no image is refused."""
 
+import io
 import warnings
 
 import numpy as np
@@ -97,6 +98,8 @@ def test_an_array_becomes_what_it_becomes_in_an_npz_data_set(tmp_path):
         (torch.from_numpy(COLOUR).permute(0, 3, 1, 2).float(), r"must be in \[-1, 1\]"),
         (torch.full((1, 8, 8), torch.nan), "nan to nan"),
         ([COLOUR[0], COLOUR[1, :8]], "8×20, 12×20"),
+        (np.array(0.3), "of shape"),
+        (Image.open(io.BytesIO(b"P6 8 8 255 cut")), "a picture cannot be read"),
     ],
 )
 def test_something_that_is_not_images_is_refused(images, words):
@@ -104,7 +107,9 @@ def test_something_that_is_not_images_is_refused(images, words):
         as_images(images)
 
 
-@pytest.mark.parametrize("settings", [{"size": (8,)}, {"size": (0, 8)}, {"size": (8, 8.0)}, {"channels": 4}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"size": (8,)}, {"size": (0, 8)}, {"size": (8, 8.0)}, {"size": 8}, {"channels": 4}], ids=str
+)
 def test_a_size_or_channels_that_cannot_be_are_refused(settings):
     with pytest.raises(InputError, match=r"`size|`channels"):
         as_images(COLOUR, **settings)

@@ -142,6 +142,17 @@ def test_pictures_that_nobody_called_so_and_labels_that_are_hidden(tmp_path, loa
     assert load(name="hidden").labels is None and load(name="hidden").classes == []
 
 
+@pytest.mark.parametrize(
+    "labels,classes", [([2, 0, 1, 0], ["0", "1", "2"]), (["cat", "ant", "bee", "ant"], ["ant", "bee", "cat"])]
+)
+def test_labels_that_nobody_declared_are_read_as_other_programs_write_them(tmp_path, load, labels, classes):
+    (tmp_path / "d").mkdir()
+    columns = {"image": [{"bytes": encode(image)} for image in draw_bars(4)[0]], "id": ["a", "b", "c", "d"]}
+    pq.write_table(pa.table({**columns, "label": labels}), tmp_path / "d" / "train.parquet")
+    images = load("all")
+    assert images.labels.tolist() == [2, 0, 1, 0] and images.classes == classes
+
+
 def test_pictures_that_are_named_and_not_held_are_told_apart_by_the_sizes_of_their_files(tmp_path, load, monkeypatch):
     monkeypatch.setattr("codegrid.data.folder.IN_MEMORY_BYTES", 0)
     (tmp_path / "d").mkdir()

@@ -116,6 +116,17 @@ def test_channels_are_converted_where_a_tokenizer_needs_others(bars_file):
     assert load_images("npz", bars_file, "train", in_channels=3).in_channels == 3
 
 
+@pytest.mark.parametrize(
+    "wrong,reason",
+    [({"split": "val"}, "`split` 'val': choose one of train"), ({"image_size": 8}, "`image_size` 8: it must be"),
+     ({"image_size": ("8",)}, "`image_size` '8'"), ({"in_channels": 2}, "`in_channels` 2: choose one of")],
+    ids=str,
+)  # fmt: skip
+def test_a_part_a_size_or_channels_that_cannot_be_are_refused_by_name(bars_file, wrong, reason):
+    with pytest.raises(InputError, match=reason):
+        load_images(bars_file, **wrong)
+
+
 def test_a_folder_of_mixed_sizes_is_read_with_its_classes(tmp_path):
     root = write_folder_of_bars(tmp_path, sizes=((12, 20), (40, 31), (9, 64)))
     images = load_images("imagefolder", root, "train", (8, 10))

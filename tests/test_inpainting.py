@@ -147,6 +147,7 @@ def test_a_coarse_grid_of_which_nothing_can_be_kept_is_drawn():
             torch.zeros(2, *SIZE, dtype=torch.bool).index_fill(0, torch.tensor(0), True),
             "`keep`: no code of picture 1 is kept",
         ),
+        (torch.zeros(4, 6, dtype=torch.bool), "`keep`: no code is kept, as the mask marks none"),
         (torch.ones(3, *SIZE, dtype=torch.bool), "`keep`: 3 masks for 2 pictures"),
         (torch.ones(7, 24, dtype=torch.bool), r"`keep`: the mask has the shape \(7, 24\): give one of the grids"),
     ],

@@ -51,6 +51,12 @@ def test_pictures_that_were_decoded_once_are_not_decoded_again(pictures, monkeyp
     assert "6 with transparent parts" in str(again.found) and str(again.found) == str(first.found)
 
 
+def test_pictures_may_be_older_than_the_clock(pictures, monkeypatch):
+    os.utime(pictures / "0.png", (-3600, -3600))
+    first, seen = load(pictures), counting_decoder(monkeypatch)
+    assert torch.equal(load(pictures).images, first.images) and not seen
+
+
 def change_content(root):
     write_picture(root / "3.png", 77, LONG_AGO + 1)
 

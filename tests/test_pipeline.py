@@ -100,6 +100,7 @@ def test_settings_that_a_prior_cannot_follow_are_refused(tokenizer, pipeline):
         (pipeline, {"num_inference_steps": 4}, "`num_inference_steps` has no effect"),
         (pipeline, {"num_samples": 0}, "`num_samples` 0"),
         (pipeline, {"seed": -1}, "`seed` -1"),
+        (pipeline, {"seed": np.int64(3)}, r"a whole number from 0 .*; write \.item\(\) behind a number of NumPy"),
         (pipeline, {"batch_size": 0}, "`batch_size` 0"),
         (pipeline, {"backend": "fast"}, "`backend` 'fast'"),
         (pipeline, {"labels": ["2"]}, "there are classes 0 to 1"),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from codegrid.codes import Grid, Signal
 from codegrid.data.codes import CodeDataset
-from codegrid.data.images import ImageDataset, to_float
+from codegrid.data.images import ImageDataset, to_float, to_uint8
 from codegrid.data.sources import load_images
 from codegrid.errors import InputError
 from codegrid.pipelines.drawing.codebook import listed_entries, plot_codebook, usage_figure
@@ -180,6 +180,9 @@ def test_a_sheet_shows_images_row_by_row_and_enlarges_small_ones():
     assert sheet.shape == (3, 2 * 6 * 33 + 2 * 33, 3 * 10 * 33 + 2 * 33)  # 33 times as large, with margins of 2 pixels
     assert sheet[0, 2 * 33, 2 * 33] == 0 and sheet[0, 8 * 33, 22 * 33] == 1 and sheet[0, 0, 0] == 0.5
     assert np.array_equal(np.asarray(as_sheet(images, columns=3)), to_pixels(sheet))
+    assert as_sheet(to_uint8(images), columns=3).tobytes() == as_sheet(to_float(to_uint8(images)), columns=3).tobytes()
+    with pytest.raises(InputError, match="`columns` -1"):
+        as_sheet(images, columns=-1)
 
 
 def test_pairs_stand_below_each_other():

@@ -212,6 +212,14 @@ def test_what_is_no_plain_member_is_left_out_and_counted(tmp_path):
     assert "left out: 8 other members (.json, .seg.png, hidden, …), 1 without pictures (empty)" in str(images.found)
 
 
+def test_what_some_systems_add_before_each_file_divides_no_sample(tmp_path):
+    files = [("a.cls", b"1"), ("a.png", PNG), ("b.cls", b"0"), ("b.png", PNG)]
+    write_tar(
+        tmp_path / "d.tar", [each for name, content in files for each in ((f"._{name}", b"mac"), (name, content))]
+    )
+    assert load_images("tar", str(tmp_path / "d.tar"), "all").labels.tolist() == [1, 0]
+
+
 def forge_size(content, size):
     """Let the first header claim that its file has so many bytes."""
     header = bytearray(content[:512])
@@ -364,6 +372,13 @@ def test_an_index_is_made_once_and_again_where_the_shard_was_changed_or_the_inde
         images.batch([27])
     other = load_images("tar", pattern, "all")
     assert made[4:] == ["shard-002.tar"] and len(other) == 41 and other.fingerprint() != images.fingerprint()
+    new, times = tmp_path / "new.tar", (tmp_path / "d" / "shard-002.tar").stat()
+    for first, second in ((0, 0), (1, 0)):  # as large as before, and said to be as old
+        write_tar(new, [("a.png", PNG), ("a.cls", b"%d" % first), ("b.png", PNG), ("b.cls", b"%d" % second)])
+        os.utime(new, ns=(times.st_atime_ns, times.st_mtime_ns))
+        new.rename(tmp_path / "d" / "shard-002.tar")
+        assert load_images("tar", pattern, "all").labels[27:29].tolist() == [first, second]
+    made[5:] = []
     for index in tmp_path.glob("caches/codegrid/shards/*/index.json"):
         index.write_text(index.read_text().replace("offsets", "offset"))
     assert len(load_images("tar", pattern, "all")) == 41 and len(made) == 9

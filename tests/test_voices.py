@@ -88,6 +88,12 @@ def test_a_speaker_who_is_not_known_is_refused_by_name(make, speaker, reason):
         convert_voice(make(), clips(), speaker)
 
 
+def test_clips_of_another_form_are_refused_and_not_cut():
+    for wave in (clips()[0][None, None], clips()[0].numpy(), [0.0, 0.1]):
+        with pytest.raises(InputError, match=r"`waves`: each must be a tensor \(T,\)"):
+            convert_voice(voices(), [wave], "ann")
+
+
 def run(saved, place, output, **more):
     convert(Convert(tokenizer=saved, input=str(place), speaker="bob", output=str(output), device="cpu", **more))
     return {path.name: soundfile.read(path, dtype="int16")[0] for path in sorted((output / "sounds").iterdir())}

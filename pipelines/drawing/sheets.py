@@ -6,10 +6,14 @@ Shapes: n images, c channels, H W image.
 import io
 import math
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
+
+from codegrid.data.conversion import as_images
+from codegrid.limits import Range, check_value
 
 SHEET_WIDTH = 1000  # pixels, about: small images are enlarged by a whole factor, so that they stay sharp
 GREY = 0.0  # between the images, and in place of missing ones, in [-1, 1]
@@ -44,15 +48,19 @@ def lay_out(images: torch.Tensor, columns: int, margin: int, fill: float) -> tor
     return sheet
 
 
-def as_sheet(images: torch.Tensor, columns: int | None = None) -> Image.Image:
+def as_sheet(images: Any, columns: int | None = None) -> Image.Image:
     """Lay images (n, c, H, W) in [-1, 1] out row by row in one PIL picture, enlarged if they are small.
 
-    `columns` is by default about the square root of n.
+    `columns` is by default about the square root of n. Other pictures and arrays are converted as by `as_images`.
+
+    Raises `InputError` if they are no images.
 
     >>> as_sheet(torch.zeros(6, 1, 28, 28), columns=3).size
     (1012, 682)
     """
-    return Image.fromarray(to_pixels(make_sheet(images, columns)))
+    check_value("columns", columns, Annotated[int, Range(1)] | None)
+    is_batch = isinstance(images, torch.Tensor) and images.ndim == 4 and images.is_floating_point() and len(images)
+    return Image.fromarray(to_pixels(make_sheet(images if is_batch else as_images(images), columns)))
 
 
 def make_pairs(originals: torch.Tensor, reconstructions: torch.Tensor, columns: int = 12) -> torch.Tensor:

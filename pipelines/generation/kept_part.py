@@ -86,6 +86,7 @@ def choose_part(tokenizer: Tokenizer, keep: Keep, num_pictures: int) -> Part:
         raise InputError(f"`keep`: {len(masks)} masks for {num_pictures} pictures: give one for each, or one for all")
     if not of_sites:
         return keep_pixels(tokenizer, masks)
+    _refuse_empty(masks.flatten(1).any(1), "keep", "the mask marks none")
     return Part((masks,) * len(layout))
 
 
@@ -103,11 +104,16 @@ def keep_pixels(tokenizer: Tokenizer, known: torch.Tensor, name: str = "keep") -
     """
     of_each = [tokenizer.kept_sites(pixels) for pixels in known.to(tokenizer.device)]
     masks = tuple(torch.stack(sites).cpu() for sites in zip(*of_each, strict=True))
-    empty = ~torch.stack([mask.flatten(1).any(1) for mask in masks]).any(0)
-    if empty.any():
-        of = f" of picture {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
-        raise InputError(f"`{name}`: no code{of} is kept, as each has unknown pixels of its own: hide less")
+    kept = torch.stack([mask.flatten(1).any(1) for mask in masks]).any(0)
+    _refuse_empty(kept, name, "each has unknown pixels of its own")
     return Part(masks, known.cpu())
+
+
+def _refuse_empty(kept: torch.Tensor, name: str, reason: str) -> None:
+    """Raise `InputError` if of one of some pictures, (p,) bool, no code is kept."""
+    if not kept.all():
+        of = f" of picture {int((~kept).nonzero()[0])}" if len(kept) > 1 else ""
+        raise InputError(f"`{name}`: no code{of} is kept, as {reason}: hide less")
 
 
 def describe_kept(layout: Layout, masks: Masks) -> str:

@@ -245,6 +245,7 @@ class TwoStagePipeline(Drawer):
 
         Raises `InputError` if they have another size, or are not images.
         """
+        check_value("batch_size", batch_size, BatchSize)
         return encode_batches(self.tokenizer, self._of_size(images).split(batch_size))
 
     def reconstruct(self, images: Images, output_type: OutputType = "pt") -> Any:

@@ -21,7 +21,7 @@ from codegrid.data.sound import Clip
 from codegrid.errors import InputError
 from codegrid.file_names import printable
 from codegrid.files import write_json
-from codegrid.limits import short
+from codegrid.limits import BatchSize, check_value, short
 from codegrid.locks import releasing
 from codegrid.noise import Noise
 from codegrid.pipelines.convert import Convert
@@ -60,10 +60,15 @@ def convert_voice(
 
     Raises `InputError` if the tokenizer does not know the speaker, or a clip is not a wave.
     """
+    check_value("batch_size", batch_size, BatchSize)
+    if not all(isinstance(wave, torch.Tensor) and wave.ndim == 1 and wave.is_floating_point() for wave in waves):
+        raise InputError(
+            "`waves`: each must be a tensor (T,) of floats in [-1, 1]: give samples.images[0, 0] and so on"
+        )
     label, converted = number_of(tokenizer, speaker), list[torch.Tensor]()
     for rows in in_batches(range(len(waves)), batch_size):
         some = [waves[number].to(tokenizer.device) for number in rows]
-        codes = [tokenizer.encode(wave.expand(1, 1, -1) if wave.ndim == 1 else wave) for wave in some]
+        codes = [tokenizer.encode(wave.expand(1, 1, -1)) for wave in some]
         noise = Noise(seed, first_index + rows[0], len(rows), tokenizer.device)
         lengths, given = [len(wave) for wave in some], Condition(torch.full((len(rows),), label))
         converted += [wave[0, 0].cpu() for wave in decode_clips(tokenizer, codes, lengths, given, noise)]
