@@ -40,6 +40,7 @@ class _Held(NamedTuple):
 
 
 _held: dict[Path, _Held] = {}
+_changing = threading.RLock()  # file locks do not keep threads of one process apart
 
 
 def real_path(path: str | Path) -> Path:
@@ -55,17 +56,18 @@ def hold(folder: str | Path) -> Path:
     Raises `InputError` if another run holds it.
     """
     folder = real_path(folder)
-    if folder in _held:
-        if _held[folder].thread != threading.get_ident():
-            raise _in_use(folder, "in another thread of this program")
-        return folder
-    was_made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    name, descriptor, lock = _lock(folder) if fcntl else _lock_by_filelock(folder)
-    if lock is None:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-    _held[folder] = _Held(was_made, threading.get_ident(), name, descriptor, lock)
+    with _changing:
+        if folder in _held:
+            if _held[folder].thread != threading.get_ident():
+                raise _in_use(folder, "in another thread of this program")
+            return folder
+        was_made = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        name, descriptor, lock = _lock(folder) if fcntl else _lock_by_filelock(folder)
+        if lock is None:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        _held[folder] = _Held(was_made, threading.get_ident(), name, descriptor, lock)
     return folder
 
 
@@ -78,7 +80,8 @@ def releasing() -> Iterator[None]:
     finally:
         for folder, held in list(_held.items()):
             if folder not in earlier and held.thread == threading.get_ident():
-                _release(folder, _held.pop(folder))
+                with _changing:
+                    _release(folder, _held.pop(folder))
 
 
 def check_held(folder: Path) -> None:

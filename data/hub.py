@@ -252,7 +252,8 @@ def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
         labels = np.array([-1 if value is None else names.index(value) for value in written])
     elif column in columns or "int" in features[column].dtype:
         labels = values.cast("int64").fill_null(-1).to_numpy()
-        names = features[column].names if column in columns else map(str, range(min(labels.max(), MAX_CLASSES) + 1))
+        numbers = map(str, range(min(labels.max(), MAX_CLASSES) + 1))
+        names = features[column].names if column in columns else list(numbers)
     else:
         return None, []
     classes = list(map(printable, names))

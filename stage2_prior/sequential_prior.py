@@ -19,6 +19,7 @@ from codegrid.sampling_config import SamplingConfig
 
 from .grid_prior import GridPrior
 from .likelihood import cross_entropy, mean_nats
+from .sampling.backends import choose_backend
 from .sampling.sequential import PlainSteps, sample_sequential, site_by_site
 
 
@@ -46,7 +47,12 @@ class SequentialPrior(GridPrior):
         raise NotImplementedError(f"{type(self).__name__} needs a method `logits`")
 
     def forward(self, codes: Codes, given: Condition = NO_CONDITION, moment: Moment | None = None) -> Losses:
-        """Return the loss, the mean nats per code, for codes (b, *shape) of each grid; a moment hides coarser codes."""
+        """Return the loss, the mean nats per code, for codes (b, *shape) of each grid.
+
+        A moment hides some of the coarser codes and texts.
+        """
+        if self.num_words:
+            given = given._replace(text=self.texts(given, len(codes[0]), moment))
         if self.given_grids:
             given = given._replace(codes=self.coarser_codes(given, len(codes[0]), moment))
         return mean_nats(self.logits(codes, given), codes, given.lengths)
@@ -64,7 +70,11 @@ class SequentialPrior(GridPrior):
         return tuple(cross_entropy(of_grid, grid) for of_grid, grid in pairs)
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
-        """Return the steps that compute logits code by code, with a forward pass for each."""
+        """Return the steps that compute logits code by code, with a forward pass for each.
+
+        Raises `InputError` if this prior has no such backend.
+        """
+        choose_backend(backend, self)
         return PlainSteps(self, given, batch_size, site_by_site(self.layout))
 
     def sample(

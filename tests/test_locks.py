@@ -7,6 +7,8 @@ import stat
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,25 @@ def test_what_was_held_before_stays_held(tmp_path):
         hold(tmp_path)
         hold(tmp_path / "inner")
     assert (tmp_path / LOCK).exists() and not (tmp_path / "inner").exists()
+
+
+def test_of_two_threads_that_take_a_folder_at_once_one_gets_it(tmp_path):
+    both, held = threading.Barrier(2), []
+
+    def take(folder):
+        with releasing(), suppress(InputError):
+            both.wait()
+            hold(folder)
+            held.append(folder)
+            time.sleep(0.002)  # long enough for the other to see it held
+
+    for number in range(50):
+        threads = [threading.Thread(target=take, args=(tmp_path / str(number),)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(held) == len(set(held)) == 50
 
 
 def test_another_thread_is_another_run(tmp_path):

@@ -351,3 +351,8 @@ def test_codes_without_scales_are_refused_in_one_line(small_run, tmp_path):
     np.savez(codes, codes=np.arange(600).reshape(40, 3, 5) % 7)
     with pytest.raises(InputError, match="codes, but not what they stand for: name their tokenizer as `tokenizer`"):
         train_prior(settings_of(None, codes=codes, output=str(tmp_path / "prior")))
+
+
+def test_it_draws_in_half_precision_too():
+    prior = build(SHAPES["five scales"]).bfloat16()
+    assert all(grid.min() >= 0 for grid in sample(prior, 2, labels=[1]))

@@ -7,6 +7,7 @@ from small_quantizers import LargestTensor
 
 from codegrid.codes import Condition
 from codegrid.errors import InputError
+from codegrid.stage2_prior import sample
 
 
 def silence(*convolutions):
@@ -96,3 +97,10 @@ def test_what_convolutions_keep_grows_with_the_width_and_what_attention_keeps_wi
 def test_what_the_network_cannot_be_built_for_is_refused_by_name(options, reason):
     with pytest.raises(InputError, match=reason):
         build_prior("pixelsnail", **options)
+
+
+def test_drawing_leaves_the_narrowest_prior_as_it_is():
+    prior = build_prior("pixelsnail", channels=1)
+    before = prior.fingerprint()
+    sample(prior, 1)
+    assert prior.fingerprint() == before

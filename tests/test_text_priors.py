@@ -4,18 +4,21 @@ Shapes: t words of a text.
 """
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from small_priors import ALL, LAYOUTS, MASKED, NAMES, TEXTUAL, build_prior, judge, random_codes
 from small_quantizers import LargestTensor
 
-from codegrid import InputError, Known, load
+from codegrid import InputError, Known, SequentialPrior, load
 from codegrid.codes import HIDDEN, NO_LABEL, PAD, Condition, Grid, Moment
 from codegrid.noise import Noise
+from codegrid.protocols import NO_CONDITION
 from codegrid.registry import TABLES
 from codegrid.sampling_config import SamplingConfig
 from codegrid.stage2_prior import sample
+from codegrid.stage2_prior.options import TextOptions
 from codegrid.stage2_prior.transformer import cache, compiled
 from codegrid.stage2_prior.transformer.words import CrossAttention, WordEncoder
 
@@ -358,3 +361,33 @@ def test_a_prior_that_does_not_read_texts_names_those_that_do(name):
         sample(prior, 1, prompts=["a heart"])
     with pytest.raises(InputError, match="`text`: this prior is not conditioned on this"):
         prior(random_codes(prior), asked([7], [8]))
+
+
+@each
+def test_the_words_of_a_text_need_no_layers_of_their_own(name):
+    prior = build(name, text_layers=0)
+    assert prior(random_codes(prior, 2), asked(*TEXTS[:2])).total.isfinite()
+
+
+def test_a_prior_of_ones_own_learns_without_some_of_its_texts():
+    @dataclass(frozen=True)
+    class Options(TextOptions):
+        caption_dropout: float = 0.5
+
+    class Own(SequentialPrior):
+        options = Options
+
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.bias = torch.nn.Parameter(torch.zeros(5, 1))
+
+        def logits(self, codes, given=NO_CONDITION):
+            seen.append(self.texts(given, len(codes[0])))
+            return (self.bias.expand(len(codes[0]), 5, 2),)
+
+    seen, prior = [], Own((Grid((2,), 5),), num_words=WORDS, text_length=LENGTH)
+    given = asked(*[TEXTS[0]] * 400)
+    prior((torch.zeros(400, 2, dtype=torch.int64),), given, Moment(0, 1, Noise(0, 0, 400)))
+    assert 150 < int((seen[0] == PAD).all(1).sum()) < 250
+    with pytest.raises(InputError, match="`backend` 'fast'"):
+        prior.steps(given, 400, "fast")

@@ -121,7 +121,7 @@ class NextScaleNetwork(nn.Module):
             before: the sum of the scales before it (b, D, *shape).
             condition: the embedded labels (b, d), if there are any.
         """
-        x: Tensor = self.inward(before.flatten(2).mT)
+        x: Tensor = self.inward(before.flatten(2).mT.to(self.inward.weight.dtype))
         x = x + self.positions[number]().to(x.dtype)
         return x if condition is None else x + condition[:, None].to(x.dtype)
 

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 
@@ -16,7 +17,7 @@ def bias_of(layer: nn.Conv2d) -> Tensor:
 
 
 def transposed(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return the weight (in, out) of a 1×1 convolution, and its bias (out,), 0 if it has none."""
+    """Return copies of the weight (in, out) of a 1×1 convolution, and of its bias (out,), 0 if it has none."""
     conv = cast(nn.Conv2d, layer)
-    weight = conv.weight.detach().flatten(1).T.contiguous()
+    weight = conv.weight.detach().flatten(1).T.clone(memory_format=torch.contiguous_format)
     return weight, weight.new_zeros(weight.shape[1]) if conv.bias is None else bias_of(conv).clone()

@@ -271,7 +271,7 @@ def initialise(module: nn.Module, num_layers: int) -> None:
 
     The modulation of blocks is 0.
     """
-    spreads = {"outward": SPREAD / math.sqrt(2 * num_layers), "modulation": 0.0}
+    spreads = {"outward": SPREAD / math.sqrt(2 * max(1, num_layers)), "modulation": 0.0}
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             part.weight.normal_(0, spreads.get(name.rpartition(".")[2], SPREAD))
