@@ -249,11 +249,12 @@ def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
     if getattr(features[column], "dtype", "") in ("string", "large_string"):
         written = values.to_pylist()
         names = sorted({*written} - {None})
-        labels = np.array([-1 if value is None else names.index(value) for value in written])
+        numbers = {name: number for number, name in enumerate(names)}
+        labels = np.array([numbers.get(value, -1) for value in written], dtype=np.int64)
     elif column in columns or "int" in features[column].dtype:
         labels = values.cast("int64").fill_null(-1).to_numpy()
-        numbers = map(str, range(min(labels.max(), MAX_CLASSES) + 1))
-        names = features[column].names if column in columns else list(numbers)
+        named = column in columns
+        names = features[column].names if named else list(map(str, range(min(labels.max(initial=-1), MAX_CLASSES) + 1)))
     else:
         return None, []
     classes = list(map(printable, names))
