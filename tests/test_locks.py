@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,11 +97,12 @@ def test_of_two_threads_that_take_a_folder_at_once_one_gets_it(tmp_path):
     both, held = threading.Barrier(2), []
 
     def take(folder):
-        with releasing(), suppress(InputError):
+        with releasing():
             both.wait()
-            hold(folder)
-            held.append(folder)
-            time.sleep(0.002)  # long enough for the other to see it held
+            with suppress(InputError):
+                hold(folder)
+                held.append(folder)
+            both.wait()  # neither lets go before the other has tried
 
     for number in range(50):
         threads = [threading.Thread(target=take, args=(tmp_path / str(number),)) for _ in range(2)]

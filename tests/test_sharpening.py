@@ -353,7 +353,7 @@ def test_real_and_reconstructed_images_are_changed_alike_and_differently_at_each
     objective.sharpening.buffers.pop("adaptive_weight")  # which needs the true last layer
     for step in (9, 10):
         of_step = Moment(step, 20, Noise(0, 0, BATCH, purpose=("step", step)))
-        x = objective.augment(batch.images)
+        x = objective.augment(batch.images, of_step.noise)
         objective.sharpening.add(Losses(terms(), {}), x.clone().requires_grad_(), x, of_step)
         objective.sharpening.judge(discriminator)
     (first, pair), (second, _) = seen[:2], seen[2:]

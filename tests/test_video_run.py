@@ -1,5 +1,6 @@
 """Videos through the commands: training on folders of frames, export, continuing under actions, figures."""
 
+import csv
 import json
 import sys
 from importlib import import_module
@@ -17,7 +18,9 @@ from codegrid.data.codes import CodeDataset
 from codegrid.data.splits import hold_out
 from codegrid.data.video_files import read_video
 from codegrid.data.videos import FramesInMemory, Windows
+from codegrid.errors import InputError
 from codegrid.pipelines.evaluation.reconstruction import prior_inputs
+from codegrid.pipelines.generation.starts import written_actions
 from codegrid.stage2_prior import VideoPrior
 
 TOKENIZER = ("--hidden-channels", 8, "--embedding-dim", 4, "--num-embeddings", 8, "--num-residual-blocks", 1)
@@ -108,22 +111,28 @@ REFUSED = [
     (("--actions", "2"), "'2': the actions are 0 to 1 (left, right)"),
     (("--actions", "0", "1", "--frames", "3"), "2 for 3 --frames: give one for each, or one for all"),
     (("--actions", "missing.txt"), "there is no such file"),
-    (("--actions", "{cut}.csv"), "it is not a table"),
     (("--start-at", "99"), "--start-at 99: the frames are 0 to"),
     (("--frames", "99"), "no episode has 102 frames in a row"),
 ]
 
 
 def test_actions_and_frames_that_are_not_there_are_refused_in_a_line(run, run_script, tmp_path):
-    cut = tmp_path / "cut"
-    cut.with_suffix(".csv").write_text('action\nleft\n"' + "right\n" * 30_000)
     for flags, reason in REFUSED:
-        flags = [flag.format(cut=cut) for flag in flags]
         refused = run_script("sample", "--run", run, "--start", run / "codes", "--output", tmp_path / "new", *flags)
         assert refused.code == 2 and reason in refused.err and refused.err.count("\n") <= 2, refused.err
     assert not (tmp_path / "new").exists()
     elsewhere = run_script("sample", "--run", run, "--start", tmp_path / "new", "--output", tmp_path / "out")
     assert elsewhere.code == 2 and "there is no such folder" in elsewhere.err
+
+
+def test_a_table_of_actions_with_an_open_quotation_mark_is_refused(tmp_path):
+    (tmp_path / "cut.csv").write_text('action\nleft\n"' + "right\n" * 100)
+    before = csv.field_size_limit(100)
+    try:
+        with pytest.raises(InputError, match="it is not a table"):
+            written_actions([str(tmp_path / "cut.csv")], ["left", "right"])
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_whole_episodes_are_validated_on(run):

@@ -89,8 +89,8 @@ def clear_output(folder: Path, settings: Command) -> None:
     folder = folder.resolve()
     if not visible(folder):
         return
-    _check_own(folder)
     _check_inputs(folder, settings)
+    _check_own(folder)
     hold(folder)
     _check_own(folder)  # again: something may have appeared before the lock was taken
     marks = {RUN_FILE, MANIFEST, SETTINGS_FILE}
