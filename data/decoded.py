@@ -97,10 +97,8 @@ def _stamp_of(paths: Sequence[Path]) -> str:
         return ""
     if time.time_ns() - max(max(each.st_mtime_ns, each.st_ctime_ns) for each in found) < SETTLED:
         return ""
-    each_in_turn = ((each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found)
-    numbers = np.array(
-        [[number % 2**64 for number in each] for each in each_in_turn], np.uint64
-    )  # before 1970: below 0
+    stats = [(each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found]
+    numbers = (np.array(stats, dtype=object) % 2**64).astype(np.uint64)  # times before 1970 are below 0
     names = "\0".join(map(str, paths)).encode(errors="surrogateescape")
     return digest_of([PIL.__version__, sha256(names), sha256(numbers)])
 

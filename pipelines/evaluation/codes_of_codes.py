@@ -28,9 +28,9 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
     """Return what the codes of a tokenizer over codes tell of those that it encodes.
 
     `bits_per_image` are the bits of the codes below given those of the tokenizer, at most `capacity_of` fewer than
-    without them; `swapped_bits_per_image` are given those of another image. `accuracy` is the share of
-    codes that are the likeliest given the ones before. `joint_bits` is the entropy of all codes of an image together,
-    and `distinct` the number of different ones; both are limited by the number of images. The rest is the usage of each
+    without them; `swapped_bits_per_image` are given those of the image before. `accuracy` is the share of codes that
+    are the likeliest given those before them. `joint_bits` is the entropy of all codes of an image together, and
+    `distinct` the number of different ones; both are limited by the number of images. The rest is the usage of each
     codebook, as of any tokenizer. The tokenizer must be in eval mode.
     """
     usage, own, swapped, hits, chosen = LayoutUsage(tokenizer.layout), [], [], [], []
@@ -43,7 +43,8 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
         chosen.append(torch.stack([grid.flatten() for grid in codes], 1).cpu())
         own.append(tokenizer.nll(x, codes).cpu().double())
         others = tuple(map(torch.cat, zip(before, codes, strict=True))) if before else codes
-        swapped.append(tokenizer.nll(tuple(grid[not before :] for grid in x), tuple(grid[:-1] for grid in others)))
+        pair = tuple(grid[not before :] for grid in x), tuple(grid[:-1] for grid in others)
+        swapped += [tokenizer.nll(*pair)] if len(pair[0][0]) else []
         first, before = first or tuple(grid[:1] for grid in x), tuple(grid[-1:] for grid in codes)
         given = Condition(features=(tokenizer.quantizer.look_up(codes),))
         accuracy = measure_accuracy(tokenizer.decoder, [(x, given)])
