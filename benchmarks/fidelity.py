@@ -94,7 +94,7 @@ def reconstruct(folder: Path, images: dict[str, Any], by: tuple[str, ...]) -> tu
 
 def draw(folder: Path, scale: float, num: int, reference: Callable[[], Reference]) -> Judgement:
     """Draw samples at a guidance scale, and judge them."""
-    note = folder / f"{scale:g}.json"
+    note = folder / f"{scale:g}-{num}.json"
     if not note.exists():
         pipeline = TwoStagePipeline.from_parts(folder / "tokenizer", folder / "prior")
         write_json(note, reference().judge(pipeline.sample(num, seed=0, guidance_scale=scale))._asdict())

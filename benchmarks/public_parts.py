@@ -22,6 +22,7 @@ from codegrid.drawn_priors import Steps
 from codegrid.progress import progress_bar
 from codegrid.protocols import NO_CONDITION
 from codegrid.stage1_vqvae.notebook import NotebookNetwork
+from codegrid.stage2_prior.sampling.backends import choose_backend
 from codegrid.stage2_prior.sampling.sequential import PlainSteps, site_by_site
 
 from .minutes import CORES
@@ -40,8 +41,7 @@ class PublicOptions:
 
 
 class PublicPrior(SequentialPrior):
-    """The masked gated PixelCNN of `benchmarks.plain` as a prior of Codegrid: it has no cache to draw with, only
-    fewer rows."""
+    """The masked gated PixelCNN of `benchmarks.plain` as a prior of Codegrid: it has no cache to draw with."""
 
     options = PublicOptions
 
@@ -56,7 +56,8 @@ class PublicPrior(SequentialPrior):
         return (self.network(codes[0], self.label_rows(given, len(codes[0]))),)
 
     def steps(self, given: Condition, batch_size: int, backend: str = "auto") -> Steps:
-        """Return steps with a forward pass for each code."""
+        """Return steps with a forward pass for each code, of the rows down to its own."""
+        choose_backend(backend, self)
         return RowsSoFar(self, given, batch_size, site_by_site(self.layout))
 
 

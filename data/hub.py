@@ -135,7 +135,7 @@ def load_hub(dataset: str, data_root: Path | None, split: str, size: Size | None
         part = import_extra("datasets", f"`dataset` {dataset}", "hub").concatenate_datasets([parts["train"], part])
     name = dataset if whole else f"{dataset}, {split}"
     column = _image_column(dataset, part)
-    labels, classes = _labels(name, part)
+    labels, classes = _labels(name, part, list(parts.values()))
     rows = split_indices(labels, len(part), split) if whole else np.arange(len(part))
     found = HubPictures(column, dataset, rows, folders, part)
     images = HubImages(Path(), found, None if labels is None else labels[rows], classes, size, channels)
@@ -229,37 +229,45 @@ def _image_column(dataset: str, part: Any) -> Any:
 
 def _holds_bytes(kind: Any) -> bool:
     """Return whether a column holds files as bytes, alone or beside their paths."""
-    return getattr(kind, "dtype", "") == "binary" or (isinstance(kind, dict) and "bytes" in kind)
+    return getattr(kind, "dtype", "") in ("binary", "large_binary") or (isinstance(kind, dict) and "bytes" in kind)
 
 
-def _labels(name: str, part: Any) -> tuple[np.ndarray | None, list[str]]:
+def _labels(name: str, part: Any, parts: Sequence[Any]) -> tuple[np.ndarray | None, list[str]]:
     """Return labels (n,) int64 and class names; None and no names if there are no labels, or all are hidden.
 
-    They are in a column that is declared to hold them, or else in one of numbers from 0 or of names.
+    They are read from a column of the type ClassLabel, or else from one called label that holds names, or numbers
+    from 0, in all `parts`.
     """
     from datasets import ClassLabel, Value
 
     features = part.features
     columns = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    plain = [column for column in LABELS if isinstance(features.get(column), Value)]
-    column = next((column for column in (*LABELS, *columns) if column in columns), next(iter(plain), None))
+    column = next((column for column in (*LABELS, *columns) if column in columns), None)
     if column is None:
-        return None, []
-    values = part.data.column(column)
-    if getattr(features[column], "dtype", "") in ("string", "large_string"):
-        written = values.to_pylist()
-        names = sorted({*written} - {None})
-        numbers = {name: number for number, name in enumerate(names)}
-        labels = np.array([numbers.get(value, -1) for value in written], dtype=np.int64)
-    elif column in columns or "int" in features[column].dtype:
-        labels = values.cast("int64").fill_null(-1).to_numpy()
-        named = column in columns
-        names = features[column].names if named else list(map(str, range(min(labels.max(initial=-1), MAX_CLASSES) + 1)))
-    else:
-        return None, []
-    classes = list(map(printable, names))
+        plain = next((column for column in LABELS if isinstance(features.get(column), Value)), None)
+        return (None, []) if plain is None else _plain_labels(part.data.column(plain), [each[plain] for each in parts])
+    labels = part.data.column(column).cast("int64").fill_null(-1).to_numpy()
+    classes = list(map(printable, features[column].names))
     if (labels == -1).all():
         return None, []
     if len(classes) > MAX_CLASSES or not 0 <= labels.min() <= labels.max() < len(classes):
         raise InputError(f"{name}: some labels are missing, or not among its {len(classes)} classes: fix the data")
     return labels, classes
+
+
+def _plain_labels(own: Any, of_all: Sequence[Any]) -> tuple[np.ndarray | None, list[str]]:
+    """Return labels (n,) and class names of a column that was not declared to hold them; None if it cannot.
+
+    `of_all` are the columns of all parts, so that classes have the same numbers in each.
+    """
+    every = {value for column in of_all for value in column}
+    if every and all(isinstance(value, str) for value in every):
+        names = sorted(every)
+    elif every and all(isinstance(value, int) and 0 <= value < MAX_CLASSES for value in every):
+        names = list(range(max(every) + 1))
+    else:
+        return None, []
+    if len(names) > MAX_CLASSES:
+        return None, []
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[value] for value in own.to_pylist()], dtype=np.int64), [printable(str(n)) for n in names]

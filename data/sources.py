@@ -102,13 +102,13 @@ def load_images(
     return images
 
 
-def find_images(dataset: str, data_root: Root, split: str) -> Images:
-    """Return one part of a data set in the order of `load_images`, but in its own form, with what is damaged.
+def find_images(dataset: str, data_root: Root, split: str, skip_unreadable: bool = False) -> Images:
+    """Return one part of a data set in the order of `load_images`, but in its own form, and with damaged pictures.
 
     Pictures are not decoded yet, and may differ in size and channels.
     """
     dataset, _, root = _locate(dataset, data_root)
-    return _load(dataset, root, split, Wanted())
+    return _load(dataset, root, split, Wanted(skip_unreadable=skip_unreadable))
 
 
 def _locate(dataset: str, data_root: Root) -> tuple[str, tuple[str, ...], Any]:

@@ -26,7 +26,7 @@ from codegrid.tensors import read_json, sha256
 from .tar_index import TarIndex, index_of_json, index_tar
 from .tar_places import is_remote, shard_name
 
-FORMAT = "codegrid shard 2"
+FORMAT = "codegrid shard 3"
 SHARD, INDEX, LOCK = "shard.tar", "index.json", ".lock"
 TRIES, PAUSE = 5, 1.0  # of a download, and seconds before the second, doubled before each further one
 TIMEOUT = 60  # seconds without a byte
@@ -34,7 +34,7 @@ AGAIN = (408, 425, 429)  # HTTP statuses besides 5xx that are worth another try
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 BLOCK = 2**20  # bytes
 ABANDONED = 3600  # seconds without a new byte in a file that is being fetched
-Stamp = list[Any]  # bytes, and the time of a local file or the SHA-256 of a fetched one
+Stamp = list[Any]  # bytes, and the times and the inode of a local file, or the SHA-256 of a fetched one
 
 
 def cache_folder() -> Path:
@@ -48,6 +48,10 @@ def cache_room() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     whole = sum(size for _, size, path in _fetched() if path.parent.name != STAGING)
     return (shutil.disk_usage(folder).free + whole) // 2
+
+
+def _stamp_of(found: os.stat_result) -> Stamp:
+    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
 
 
 class Shard:
@@ -77,7 +81,7 @@ class Shard:
             found = os.stat(self.path)
         except OSError as error:
             raise InputError(f"{self} cannot be read ({reason_of(error)}): fix it or leave it out") from error
-        self.stamp = [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
+        self.stamp = _stamp_of(found)
         return self._read_index() or self._make_index()
 
     def open(self) -> BinaryIO:
@@ -92,7 +96,7 @@ class Shard:
                     continue  # another process has just removed it to make room
                 raise InputError(f"{self} is gone: put it back") from None
             found = os.fstat(file.fileno())
-            if found.st_size != self.stamp[0] or not (self.is_remote or found.st_mtime_ns == self.stamp[1]):
+            if found.st_size != self.stamp[0] or not (self.is_remote or _stamp_of(found) == self.stamp):
                 file.close()
                 raise self._changed()
             if self.is_remote:
@@ -128,7 +132,7 @@ class Shard:
             if found["format"] != FORMAT or (self.stamp and found["stamp"] != self.stamp):
                 return None
             index = index_of_json(found)
-            self.stamp = [int(found["stamp"][0]), found["stamp"][1]]
+            self.stamp = [int(found["stamp"][0]), *found["stamp"][1:]]
             return index
         except (OSError, ValueError, TypeError, KeyError, IndexError):  # the index is made again
             return None

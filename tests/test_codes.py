@@ -25,7 +25,7 @@ from codegrid.data.splits import Subset, hold_out
 from codegrid.errors import InputError
 from codegrid.locks import releasing
 from codegrid.pipelines.export_codes import ExportCodes
-from codegrid.pipelines.running.run_folder import open_codes_folder
+from codegrid.pipelines.running.codes_folder import open_codes_folder
 
 
 @pytest.fixture(autouse=True)

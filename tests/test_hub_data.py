@@ -143,14 +143,27 @@ def test_pictures_that_nobody_called_so_and_labels_that_are_hidden(tmp_path, loa
 
 
 @pytest.mark.parametrize(
-    "labels,classes", [([2, 0, 1, 0], ["0", "1", "2"]), (["cat", "ant", "bee", "ant"], ["ant", "bee", "cat"])]
+    "labels,classes",
+    [
+        ([2, 0, 1, 0], ["0", "1", "2"]),
+        (["cat", "ant", "bee", "ant"], ["ant", "bee", "cat"]),
+        ([2, 0, 1, -1], []),
+        (["cat", None, "bee", "ant"], []),
+        ([0.5, 1.0, 0.0, 0.0], []),
+        ([2**63, 0, 1, 0], []),
+    ],
+    ids=str,
 )
 def test_labels_that_nobody_declared_are_read_as_other_programs_write_them(tmp_path, load, labels, classes):
     (tmp_path / "d").mkdir()
-    columns = {"image": [{"bytes": encode(image)} for image in draw_bars(4)[0]], "id": ["a", "b", "c", "d"]}
-    pq.write_table(pa.table({**columns, "label": labels}), tmp_path / "d" / "train.parquet")
-    images = load("all")
-    assert images.labels.tolist() == [2, 0, 1, 0] and images.classes == classes
+    pictures = [{"bytes": encode(image)} for image in draw_bars(4)[0]]
+    for part, some in (("train", slice(4)), ("test", slice(2))):  # of which the classes are those of both
+        kind = pa.uint64() if 2**63 in labels else None
+        table = pa.table({"image": pictures[some], "id": list("abcd")[some], "label": pa.array(labels[some], kind)})
+        pq.write_table(table, tmp_path / "d" / f"{part}.parquet")
+    train, test = load(), load("test")
+    assert train.classes == test.classes == classes
+    assert not classes or (train.labels.tolist(), test.labels.tolist()) == ([2, 0, 1, 0], [2, 0])
 
 
 def test_pictures_that_are_named_and_not_held_are_told_apart_by_the_sizes_of_their_files(tmp_path, load, monkeypatch):

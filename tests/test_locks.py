@@ -94,7 +94,7 @@ def test_what_was_held_before_stays_held(tmp_path):
 
 
 def test_of_two_threads_that_take_a_folder_at_once_one_gets_it(tmp_path):
-    both, held = threading.Barrier(2), []
+    both, held = threading.Barrier(2, timeout=60), []
 
     def take(folder):
         with releasing():

@@ -176,6 +176,13 @@ def test_the_folder_of_a_run_is_emptied(old):
     assert {path.name for path in old.iterdir()} <= {".lock", ".lock-owner"}
 
 
+def test_a_run_that_is_made_again_still_knows_its_files(old):
+    (old / "mine.onnx").write_text("old")
+    (old / "run.json").write_text(json.dumps({**json.loads(RECORD), "finished": False, "files": {"mine.onnx": 3}}))
+    clear_output(old, SETTINGS)
+    assert {path.name for path in old.iterdir()} <= {".lock", ".lock-owner"}
+
+
 def test_a_dry_run_empties_nothing(old):
     settings = Sample(tokenizer="t", prior=("p",), output=str(old), overwrite=True)
     object.__setattr__(settings, "dry_run", True)

@@ -215,6 +215,16 @@ def test_artifacts_of_a_run_are_found_and_what_is_missing_is_told(small_run, tmp
         find_artifacts("cpu", run=str(tmp_path / "codes"))
 
 
+def test_codes_that_are_plain_arrays_are_left_out_and_said_once(small_run, tmp_path):
+    (tmp_path / "codes").mkdir()
+    np.savez(tmp_path / "codes" / "codes.npz", np.zeros((3, 3, 5), np.uint8))
+    found = find_artifacts("cpu", str(tmp_path), prior=(str(small_run / "prior"),))
+    assert found.codes is None and "codes" not in found.folders
+    assert [line for line in found.left_out if "codes.npz" in line] == [
+        f"{tmp_path}/codes/codes.npz: arrays do not say enough to be checked; a code dataset does"
+    ]
+
+
 def test_artifacts_that_must_belong_together_are_refused_where_they_do_not(small_run, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     for parts in ({"prior": [str(small_run / "prior")]}, {"codes": str(small_run / "codes")}):

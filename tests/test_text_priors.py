@@ -389,5 +389,3 @@ def test_a_prior_of_ones_own_learns_without_some_of_its_texts():
     given = asked(*[TEXTS[0]] * 400)
     prior((torch.zeros(400, 2, dtype=torch.int64),), given, Moment(0, 1, Noise(0, 0, 400)))
     assert 150 < int((seen[0] == PAD).all(1).sum()) < 250
-    with pytest.raises(InputError, match="`backend` 'fast'"):
-        prior.steps(given, 400, "fast")

@@ -165,7 +165,7 @@ def _read_originals(settings: Compress, tokenizer: Tokenizer, images: Any) -> Se
     dataset, places = find_data(settings.dataset, settings.data_root)
     if dataset == "npz" and holds_floats(Path(places[0]).expanduser()):
         raise InputError(f"`lossless`: {places[0]} holds floats, which would be rounded: save it as uint8")
-    own, originals = find_images(dataset, places, settings.split), list[torch.Tensor]()
+    own, originals = find_images(dataset, places, settings.split, settings.skip_unreadable), list[torch.Tensor]()
     if not isinstance(own, FolderImages):
         return [own.batch([number]).images[0] for number in range(len(own))]
     for number in progress_bar(range(len(own)), "reading originals"):

@@ -44,19 +44,19 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
         own.append(tokenizer.nll(x, codes).cpu().double())
         others = tuple(map(torch.cat, zip(before, codes, strict=True))) if before else codes
         pair = tuple(grid[not before :] for grid in x), tuple(grid[:-1] for grid in others)
-        swapped += [tokenizer.nll(*pair)] if len(pair[0][0]) else []
+        swapped += [tokenizer.nll(*pair).cpu().double()] if len(pair[0][0]) else []
         first, before = first or tuple(grid[:1] for grid in x), tuple(grid[-1:] for grid in codes)
         given = Condition(features=(tokenizer.quantizer.look_up(codes),))
         accuracy = measure_accuracy(tokenizer.decoder, [(x, given)])
         hits += [] if accuracy is None else [accuracy * len(codes[-1])]
-    swapped.append(tokenizer.nll(first, before))
+    swapped.append(tokenizer.nll(first, before).cpu().double())
     rows = torch.cat(chosen)
     _, counts = rows.unique(dim=0, return_counts=True)
     bits = float(torch.cat(own).mean()) / math.log(2)
     return {
         "bits_per_image": bits,
         "bits_per_code": bits / tokenizer.num_codes,
-        "swapped_bits_per_image": float(torch.cat(swapped).double().mean()) / math.log(2),
+        "swapped_bits_per_image": float(torch.cat(swapped).mean()) / math.log(2),
         **({"accuracy": sum(hits) / len(rows)} if hits else {}),
         "joint_bits": float(torch.special.entr(counts.double() / len(rows)).sum()) / math.log(2),
         "distinct": len(counts),

@@ -134,8 +134,8 @@ def structural_similarity(images: torch.Tensor, others: torch.Tensor) -> torch.T
     """Return the SSIM (Wang et al. 2004) of each pair of images; None if they are smaller than the window or not 2-D.
 
     (b, c, H, W) in [-1, 1] → (b,) float64 in [-1, 1]: 11×11 Gaussian window of σ 1.5, K_1 0.01, K_2 0.03, the mean over
-    sites and channels. Values are first brought to [0, 1]: the formula compares means as ratios, and around a mean of 0
-    the smallest difference would count as much as any.
+    sites and channels. Values are first brought to [0, 1]: the formula divides by the means, and around a mean of 0
+    even a tiny difference would count in full.
     """
     if images.ndim != 4 or min(images.shape[2:]) < WINDOW:
         return None

@@ -126,15 +126,13 @@ def find_artifacts(
             f"there is nothing to check in {run or 'what was given'}: give `run`, a folder that holds tokenizer/, "
             "prior/ or codes/, or name them with `tokenizer`, `prior` and `codes`"
         )
-    found = Artifacts(device=device, left_out=_missing(folders, bool(priors)))
+    plain = [name for name in ("codes", "validation_codes") if Path(folders.get(name, "")).is_file()]
+    unchecked = [f"{folders.pop(name)}: arrays do not say enough to be checked; a code dataset does" for name in plain]
+    found = Artifacts(device=device, left_out=_missing(folders, bool(priors)) + unchecked)
     found.folders = {**folders, **dict(zip(prior_names(len(priors)), priors, strict=True))}
     if "tokenizer" in folders:
         found.tokenizer = load_tokenizer(tokenizers, device)
     found.priors = tuple(load_model(folder, device, "prior") for folder in priors)
-    for name in ("codes", "validation_codes"):
-        if (place := Path(folders.get(name, ""))).is_file():
-            del found.folders[name], folders[name]
-            found.left_out.append(f"{place}: arrays do not tell enough; codes in the format codegrid are checked")
     found.codes = CodeDataset(folders["codes"]) if "codes" in folders else None
     found.validation = CodeDataset(folders["validation_codes"]) if "validation_codes" in folders else None
     if found.codes and found.validation and found.codes.header.split == "all" != found.validation.header.split:

@@ -35,9 +35,10 @@ from codegrid.errors import import_extra
 from codegrid.locks import real_path, releasing
 from codegrid.pipelines.export_codes import ExportCodes
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
+from codegrid.pipelines.running.codes_folder import open_codes_folder
 from codegrid.pipelines.running.device import channels_last, place, start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, deal, map_across_ranks, shut_down, write_together
-from codegrid.pipelines.running.run_folder import Run, open_codes_folder, save_settings
+from codegrid.pipelines.running.run_folder import Run, save_settings
 from codegrid.protocols import Tokenizer
 
 from .artifacts import load_images_for

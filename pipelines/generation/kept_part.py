@@ -110,7 +110,7 @@ def keep_pixels(tokenizer: Tokenizer, known: torch.Tensor, name: str = "keep") -
 
 
 def _refuse_empty(kept: torch.Tensor, name: str, reason: str) -> None:
-    """Raise `InputError` if of one of some pictures, (p,) bool, no code is kept."""
+    """Raise `InputError` unless every picture keeps a code: `kept` (p,) bool says which do."""
     if not kept.all():
         of = f" of picture {int((~kept).nonzero()[0])}" if len(kept) > 1 else ""
         raise InputError(f"`{name}`: no code{of} is kept, as {reason}: hide less")

@@ -30,9 +30,10 @@ from codegrid.pipelines.drawing.blocks import save_by_class
 from codegrid.pipelines.drawing.shown import as_pictures
 from codegrid.pipelines.evaluation.perceptual import PERCEPTUAL, networks_of
 from codegrid.pipelines.running.cli import print_once, print_plan, resume_bar
+from codegrid.pipelines.running.codes_folder import open_codes_folder
 from codegrid.pipelines.running.device import start_accelerator
 from codegrid.pipelines.running.processes import broadcast_from_main, map_across_ranks, shut_down, write_together
-from codegrid.pipelines.running.run_folder import Run, left_open, open_codes_folder, read_setting, save_settings
+from codegrid.pipelines.running.run_folder import Run, left_open, read_setting, save_settings
 from codegrid.pipelines.running.settings import Backend
 from codegrid.pipelines.sample import Sample
 from codegrid.stage2_prior.sampling.backends import backend_of
@@ -234,7 +235,9 @@ def leave_codes(job: Job) -> None:
         job = job.with_backend(earlier or job.backend)
     labels = None if request.labels is None or NO_LABEL in request.labels else request.labels
     if labels is None and request.labels is not None and bool((request.labels != NO_LABEL).any()):
-        print_once("the labels are left out: some samples have none, and codes have one for each or none at all")
+        print_once(
+            "the labels are left out: some samples have none, and a code dataset has one for each sample, or none"
+        )
     configs = [asdict(config) for config in request.configs]
     drawing = {
         "seed": request.seed, "labels": list(settings.labels), "num_known": request.num_known,

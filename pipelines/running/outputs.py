@@ -24,11 +24,13 @@ from .settings import Command, Leaves
 
 RUN_FILE = "run.json"
 HIDDEN = {LOCK, OWNER, STAGING, DIGESTS, ".DS_Store"}
-# files of runs that have not finished; finished ones record the names of theirs
+# files of runs that have not finished, or are older than the record of the files that a finished one has written
 KNOWN = re.compile(
-    r"README\.md|settings\.yaml|metrics\.jsonl|(config|files|manifest|metrics|prompts|run|tokenizer)\.json"
-    r"|(codes-\d{5,}|model|tables)\.safetensors|(completions|images|samples|sounds)(-\d{5,})?\.(npz|png)"
-    r"|(reconstructions|usage)\.png"
+    r"README\.md|settings\.yaml|metrics\.jsonl"
+    r"|(config|doctor|files|futures|manifest|metrics|model|prompts|ranking|run|tokenizer)\.json"
+    r"|(codes-\d{5,}|model|tables)\.safetensors|(codes|futures)\.npz|codes\.parquet|future-\d+\.(gif|mp4|png)"
+    r"|(completions|images|samples|sounds)(-\d{5,})?\.(npz|png)"
+    r"|(codebook|codes|comparison|curves|grids|histogram|places|reconstructions|usage)\.png"
 )
 SUFFIXES = {".json", ".jsonl", ".yaml", ".md", ".png", ".npz", ".safetensors"}
 FOLDERS = {

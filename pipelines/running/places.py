@@ -27,8 +27,10 @@ def find_part(run: str | Path, setting: str) -> str | tuple[str, ...]:
     if setting == "tokenizer":
         return tuple(find_tokenizers(run))
     folder = Path(run) / PARTS[setting]
-    plain = next((folder / name for name in PLAIN_CODES if (folder / name).is_file()), folder)
-    return str(plain) if folder.is_dir() else ""
+    if not folder.is_dir():
+        return ""
+    plain = [folder / name for name in PLAIN_CODES if (folder / name).is_file()]
+    return str(plain[0] if plain and not (folder / "manifest.json").exists() else folder)
 
 
 def find_tokenizers(run: str | Path) -> list[str]:

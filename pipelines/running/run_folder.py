@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from codegrid.command import COMMANDS
-from codegrid.data.code_writer import find_lost, missing_ranges, reopen
-from codegrid.data.manifest import CodeHeader, is_whole, read_manifest
 from codegrid.data.names import Places, as_places, make_absolute
 from codegrid.errors import InputError
 from codegrid.files import SETTINGS_FILE, write_folder, write_json
@@ -39,6 +37,14 @@ NEUTRAL = {
     "plugin", "skip_unreadable", "quiet", "json", "overwrite", "dry_run", "images", "against", "input", "strict",
     "shard", "pretrained", "model_config",
 }  # fmt: skip
+
+
+# why some settings, and facts that follow from them, cannot be others
+BECAUSE = {
+    "steps": "unless `lr_schedule` is constant, each step's learning rate depends on it",
+    "images_as_views": "of `steps`, a share are steps of views",
+    "quantizer_steps": "the quantizer cools over all `steps`",
+}
 
 
 class Run:
@@ -75,6 +81,7 @@ class Run:
             "processes": count_processes(),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "finished": False,
+            "files": {},  # sizes of the results by name
         }
         if isinstance(settings, UsesImages) and settings.dataset:
             self.record["data"] = make_absolute(settings.dataset, settings.data_root)
@@ -121,6 +128,8 @@ class Run:
         self.is_longer = was_finished and longer
         self._lost = _first_lost(self.folder, earlier.get("files")) if was_finished and not longer else ""
         self.finished = was_finished and not longer and not self._lost
+        if was_finished:  # until it is finished again: by them `overwrite` knows what is a run's
+            self.record["files"] = earlier.get("files")
         if was_finished or visible(self.folder) - {RUN_FILE, SETTINGS_FILE}:  # otherwise there is nothing to lose
             hint = f" with `init_from` {self.folder}" * isinstance(self.settings, Training)
             refuse_differences(self.folder, before, now, hint)
@@ -237,46 +246,6 @@ def _command_line() -> str:
     return shlex.join(["codegrid", name, *sys.argv[1:]] if name in COMMANDS else sys.argv)
 
 
-class OpenCodes(NamedTuple):
-    """A folder that codes are to be written into."""
-
-    folder: Path  # with links resolved
-    shown: Path  # for messages
-    missing: list[range] | None  # the items of each missing shard; None: the folder is complete
-
-
-def open_codes_folder(settings: Leaves, header: CodeHeader, provenance: dict[str, Any] | None = None) -> OpenCodes:
-    """Take a folder for a code dataset, and keep other runs out of it. If files are gone, it is no longer complete.
-
-    Raises `InputError` if the folder holds a code dataset made with another header or provenance.
-    """
-
-    def open_folder(folder: Path) -> OpenCodes:
-        real = real_path(folder)
-        if settings.overwrite:
-            clear_output(real, settings)
-        return OpenCodes(real, folder, _missing_codes(real, header, provenance or {}))
-
-    return open_output(settings, open_folder)
-
-
-def _missing_codes(folder: Path, header: CodeHeader, provenance: dict[str, Any]) -> list[range] | None:
-    if not is_whole(folder):
-        missing = missing_ranges(folder, header)  # first: this may refuse the folder, and then nothing must be written
-        hold(folder)
-        return _missing_codes(folder, header, provenance) if is_whole(folder) else missing
-    manifest = read_manifest(folder)
-    refuse_differences(folder, {name: manifest["provenance"].get(name) for name in provenance}, provenance)
-    refuse_differences(folder, manifest["header"], asdict(header))
-    lost = find_lost(folder, manifest)
-    if not lost:
-        return None
-    hold(folder)
-    print_once(f"{folder} was finished, but {lost} is gone: making it again")
-    reopen(folder, manifest)
-    return missing_ranges(folder, header)
-
-
 def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[str, Any], hint: str = "") -> None:
     """Raise `InputError`, naming what differs, if a folder was made with other settings.
 
@@ -288,7 +257,7 @@ def refuse_differences(folder: str | Path, earlier: dict[str, Any], now: dict[st
             raise InputError(f"{folder} was made by a version of codegrid without {name}: choose another `output`")
         if as_read.get(name) != earlier.get(name):
             was, wanted = _short(earlier.get(name)), _short(as_read.get(name))
-            why = " (unless `lr_schedule` is constant, each step's learning rate depends on it)" * (name == "steps")
+            why = f" ({BECAUSE[name]})" if name in BECAUSE else ""
             raise InputError(
                 f"{folder} was made with {name} {was}, not {wanted}{why}: choose another `output`{hint}, the earlier "
                 "settings, or `overwrite`"

@@ -21,6 +21,8 @@ from codegrid.pipelines.running.processes import check_same_step
 from codegrid.pipelines.running.run_folder import Run
 from codegrid.pipelines.running.settings import Training
 from codegrid.pipelines.running.stopping import FINISH, StopSignals
+from codegrid.pipelines.train_tokenizer import TrainTokenizer
+from codegrid.registry import TABLES
 from codegrid.usable import BEST, CONFIG, LAST, MODEL_FILES, PARTS, WEIGHTS
 
 from .checkpoints import STATES, Checkpoints, drop_states, saved_states
@@ -102,10 +104,20 @@ def open_run(settings: Training, compute: ComputeConfig, accelerator: Accelerato
     """Open the output folder of a training run that starts from the model `source`, if any, and depends on `facts`."""
     init_from = None if source is None else source.fingerprint()
     with accelerator.main_process_first():  # only one empties the folder
-        run = Run(settings.output, settings, precision=compute.precision, init_from=init_from, **facts)
+        facts |= {"precision": compute.precision, "init_from": init_from, **_of_length(settings)}
+        run = Run(settings.output, settings, **facts)
     if run.finished:
         print_once(f"{settings.output} is finished: nothing to do")
     return run
+
+
+def _of_length(settings: Training) -> dict[str, Any]:
+    """Return what makes the steps of a training at a constant rate depend on how many there are."""
+    if not isinstance(settings, TrainTokenizer) or settings.lr_schedule != "constant":
+        return {}
+    names = (settings.quantizer, *(settings.options.get("level_quantizers") or ()))
+    anneals = any(getattr(TABLES["quantizer"][name], "anneals", False) for name in names)
+    return {"quantizer_steps": settings.steps} if anneals else {}
 
 
 def check_start(start: int, run: Run, finish_now: bool, accelerator: Accelerator) -> None:

@@ -172,11 +172,6 @@ def facts_of(settings: TrainTokenizer, perceptual: Perceptual | None) -> dict[st
     """
     schedule = schedule_of(settings)
     steps = {} if schedule is None else {f"discriminator_{name}": value for name, value in schedule._asdict().items()}
-    names = (settings.quantizer, *(settings.options.get("level_quantizers") or ()))
-    if settings.lr_schedule == "constant" and any(
-        getattr(TABLES["quantizer"][name], "anneals", False) for name in names
-    ):
-        steps["quantizer_steps"] = settings.steps
     return steps | ({} if perceptual is None else {PERCEPTUAL: perceptual.description})
 
 

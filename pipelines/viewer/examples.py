@@ -76,7 +76,7 @@ def find_examples(
 def _held_out(
     tokenizer: Tokenizer, pipeline: TwoStagePipeline | None, dataset: str, data_root: str | Places, count: int
 ) -> Examples:
-    """Return held-out images of a data set, or some of all if it is too small to hold any out."""
+    """Return held-out images of a data set, or, where none can be held out, some of all."""
     held_out = "held-out "
     try:
         images = load_images_for(tokenizer, dataset, data_root, "test")
