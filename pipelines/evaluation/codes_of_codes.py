@@ -33,24 +33,23 @@ def measure_codes_of_codes(tokenizer: Any, batches: Iterable[Codes]) -> dict[str
     `distinct` the number of different ones; both are limited by the number of images. The rest is the usage of each
     codebook, as of any tokenizer. The tokenizer must be in eval mode.
     """
-    usage, own, swapped, hits, chosen = LayoutUsage(tokenizer.layout), [], [], [], []
-    first: Codes = ()  # the codes below of the first image, and those of the image before a batch
-    before: Codes = ()
+    usage, own, hits = LayoutUsage(tokenizer.layout), [], []
+    below, upper = list[Codes](), list[Codes]()
     for batch in batches:
         x = tuple(grid.to(tokenizer.device) for grid in batch)
         codes = tokenizer.encode(x)
         usage.add(codes)
-        chosen.append(torch.stack([grid.flatten() for grid in codes], 1).cpu())
+        below.append(x)
+        upper.append(codes)
         own.append(tokenizer.nll(x, codes).cpu().double())
-        others = tuple(map(torch.cat, zip(before, codes, strict=True))) if before else codes
-        pair = tuple(grid[not before :] for grid in x), tuple(grid[:-1] for grid in others)
-        swapped += [tokenizer.nll(*pair).cpu().double()] if len(pair[0][0]) else []
-        first, before = first or tuple(grid[:1] for grid in x), tuple(grid[-1:] for grid in codes)
         given = Condition(features=(tokenizer.quantizer.look_up(codes),))
         accuracy = measure_accuracy(tokenizer.decoder, [(x, given)])
         hits += [] if accuracy is None else [accuracy * len(codes[-1])]
-    swapped.append(tokenizer.nll(first, before).cpu().double())
-    rows = torch.cat(chosen)
+    every = tuple(map(torch.cat, zip(*upper, strict=True)))
+    sizes = [len(codes[0]) for codes in upper]
+    before = zip(*(grid.roll(1, 0).split(sizes) for grid in every), strict=True)
+    swapped = [tokenizer.nll(x, codes).cpu().double() for x, codes in zip(below, before, strict=True)]
+    rows = torch.stack([grid.flatten() for grid in every], 1).cpu()
     _, counts = rows.unique(dim=0, return_counts=True)
     bits = float(torch.cat(own).mean()) / math.log(2)
     return {
