@@ -172,9 +172,13 @@ def _remove(path: Path) -> None:
 def stamp_of(path: Path) -> Stamp | None:
     """Return a stamp that changes whenever a file is replaced or modified; None if there is no file."""
     try:
-        found = path.stat()
+        return as_stamp(path.stat())
     except OSError:
         return None
+
+
+def as_stamp(found: os.stat_result) -> Stamp:
+    """Return the stamp of a file with this status."""
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -19,7 +19,7 @@ import PIL
 import torch
 
 from codegrid.errors import InputError
-from codegrid.files import open_plain, user_cache, write_folder, write_json
+from codegrid.files import as_stamp, open_plain, user_cache, write_folder, write_json
 from codegrid.tensors import digest_of, read_json, sha256
 
 FORMAT = "codegrid pictures 1"
@@ -97,8 +97,8 @@ def _stamp_of(paths: Sequence[Path]) -> str:
         return ""
     if time.time_ns() - max(max(each.st_mtime_ns, each.st_ctime_ns) for each in found) < SETTLED:
         return ""
-    stats = [(each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found]
-    numbers = (np.array(stats, dtype=object) % 2**64).astype(np.uint64)  # times before 1970 are below 0
+    stamps = np.array(list(map(as_stamp, found)), dtype=object)
+    numbers = (stamps % 2**64).astype(np.uint64)  # times before 1970 are below 0
     names = "\0".join(map(str, paths)).encode(errors="surrogateescape")
     return digest_of([PIL.__version__, sha256(names), sha256(numbers)])
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from codegrid.errors import InputError, reason_of
-from codegrid.files import STAGING, open_plain, user_cache, write_folder, write_json
+from codegrid.files import STAGING, as_stamp, open_plain, user_cache, write_folder, write_json
 from codegrid.tensors import read_json, sha256
 
 from .tar_index import TarIndex, index_of_json, index_tar
@@ -34,7 +34,7 @@ AGAIN = (408, 425, 429)  # HTTP statuses besides 5xx that are worth another try
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 BLOCK = 2**20  # bytes
 ABANDONED = 3600  # seconds without a new byte in a file that is being fetched
-Stamp = list[Any]  # bytes, and the times and the inode of a local file, or the SHA-256 of a fetched one
+Stamp = list[Any]  # bytes, and the stamp of a local file or the SHA-256 of a fetched one
 
 
 def cache_folder() -> Path:
@@ -51,7 +51,7 @@ def cache_room() -> int:
 
 
 def _stamp_of(found: os.stat_result) -> Stamp:
-    return [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
+    return [found.st_size, *as_stamp(found)]
 
 
 class Shard:
