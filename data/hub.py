@@ -245,7 +245,11 @@ def _labels(name: str, part: Any, parts: Sequence[Any]) -> tuple[np.ndarray | No
     column = next((column for column in (*LABELS, *columns) if column in columns), None)
     if column is None:
         plain = next((column for column in LABELS if isinstance(features.get(column), Value)), None)
-        return (None, []) if plain is None else _plain_labels(part.data.column(plain), [each[plain] for each in parts])
+        return (
+            (None, [])
+            if plain is None
+            else _plain_labels(part.data.column(plain), [each.data.column(plain) for each in parts])
+        )
     labels = part.data.column(column).cast("int64").fill_null(-1).to_numpy()
     classes = list(map(printable, features[column].names))
     if (labels == -1).all():
@@ -260,7 +264,7 @@ def _plain_labels(own: Any, of_all: Sequence[Any]) -> tuple[np.ndarray | None, l
 
     `of_all` are the columns of all parts, so that classes have the same numbers in each.
     """
-    every = {value for column in of_all for value in column}
+    every = {value for column in of_all for value in column.unique().to_pylist()}
     if every and all(isinstance(value, str) for value in every):
         names = sorted(every)
     elif every and all(isinstance(value, int) and 0 <= value < MAX_CLASSES for value in every):
