@@ -69,13 +69,17 @@ class Drawer:
                 request, rows, lambda once, tell: self.sample_rows(once, rows, backend, tell), tell
             )
         codes, given = self.sample_codes(request, rows, backend, tell), request.given(rows)
-        spoken = spoken_by(self.tokenizer, given, self.classes)
-        images = self.decode(codes, spoken.to(self.device), self.noise_of(request, rows).of("decoder"))
+        images = self.decode_samples(codes, request, rows)
         if request.paste:
             images = request.paste.onto(images, request.pictures_of(rows))
         return Samples(
             images, codes, given.labels, request.seed, tuple(self.classes), request.prompts[rows.start : rows.stop]
         )
+
+    def decode_samples(self, codes: Codes, request: Request, rows: range) -> torch.Tensor:
+        """Return what the codes (b, *shape) of some samples of a request stand for, on the models' device."""
+        spoken = spoken_by(self.tokenizer, request.given(rows), self.classes)
+        return self.decode(codes, spoken.to(self.device), self.noise_of(request, rows).of("decoder"))
 
     def sample_codes(self, request: Request, rows: range, backend: str = "auto", tell: Tell | None = None) -> Codes:
         """Draw the codes (b, *shape) of some samples of a request, on the priors' device."""

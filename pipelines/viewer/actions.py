@@ -13,7 +13,6 @@ from codegrid.file_names import printable
 from codegrid.limits import NumSamples, check_value, check_whole
 from codegrid.pipelines.drawing.colours import index_of, plane_shape
 from codegrid.pipelines.generation.kept_part import Masks, keep_pixels, top_rows
-from codegrid.pipelines.generation.pairing import spoken_by
 from codegrid.pipelines.generation.pipeline import TwoStagePipeline
 from codegrid.pipelines.generation.request import Request, complete_codes, make_request
 from codegrid.protocols import NO_CONDITION, Prior, Tokenizer
@@ -205,9 +204,7 @@ def watch(pipeline: TwoStagePipeline, request: Request) -> Iterator[Partial]:
             if reached < count:
                 images = pipeline.tokenizer.preview(progress.codes, progress.drawn).clamp(-1, 1)
             else:
-                noise = pipeline.noise_of(request, rows).of("decoder")
-                spoken = spoken_by(pipeline.tokenizer, request.given(rows), pipeline.classes)
-                images = pipeline.decode(progress.codes, spoken.to(pipeline.device), noise)
+                images = pipeline.decode_samples(progress.codes, request, rows)
             yield Partial(images.cpu(), codes, progress.done, request.labels, request.prompts)
 
 
