@@ -37,7 +37,8 @@ class Sequential(Prior, Protocol):
 
     One whose steps keep keys and values has a property `bytes_per_sample`: their memory for each sample.
     One whose logits can have the same bits on every processor and in any batch, which compression to files for other
-    machines needs, has a method `same_steps(given, batch_size)`, and `why_not_same()`, which says why not here.
+    machines needs, has a method `same_steps(given, batch_size)`, for when it is on the CPU, and `why_not_same()`, which
+    says why not on this machine.
     One that keeps known sites roughly has a method `fit`, too: see `stage2_prior.next_scale.prior.NextScalePrior.fit`.
     """
 

@@ -41,8 +41,8 @@ class Compress(UsesImages, TakesPretrained, Leaves):
     """Also keep what the tokenizer misses, so that the images come back bit for bit, in their own sizes. They
     must be 8-bit pictures, grey or RGB."""
     backend: Literal["auto", "native", "torch", "plain"] = "auto"
-    """How the priors compute. native: in C++, with the same bits on every machine; torch, plain: the file can only be
-    decompressed on this kind of machine; auto: native if the priors have it, else torch."""
+    """How the priors compute. native: in C++ on the CPU, with the same bits on every machine; torch, plain: the file
+    can only be decompressed on this kind of machine; auto: native if the priors have it, else torch."""
     batch_size: BatchSize = 256
     """Images computed at once."""
 

@@ -1,5 +1,6 @@
 """Compression: codes and pixels go into a file and come back, whatever the batches, or one line says why not."""
 
+import copy
 import tarfile
 import tracemalloc
 from itertools import chain
@@ -167,6 +168,21 @@ def test_images_come_back_bit_for_bit_with_their_labels_and_names(pipeline, bars
     again = decompress(pipeline, packed)
     assert torch.equal(torch.stack(list(again.images)), images)
     assert again.labels.tolist() == labels and again.names == names
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "plain"])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_images_compressed_beside_a_gpu_come_back(pipeline, bars, backend):
+    models = [copy.deepcopy(model).to("cuda") for model in (pipeline.tokenizer, *pipeline.priors)]
+    beside = TwoStagePipeline(models[0], models[1])
+    packed = compress(beside, bars[0], lossless=True, backend=backend, batch_size=16)
+    for reader in (beside, pipeline) if backend == "native" else (beside,):
+        assert torch.equal(torch.stack(list(decompress(reader, packed).images)), bars[0])
+    assert {model.device.type for model in models} == {"cuda"}, "where they were"
+
+
+def test_native_code_is_chosen_wherever_a_prior_is(prior):
+    assert choose_coding([copy.deepcopy(prior).to("meta")]) == "native"
 
 
 def test_without_what_the_tokenizer_misses_images_are_its_reconstructions(pipeline, bars):

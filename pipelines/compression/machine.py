@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from typing import Any, TypeVar
 
 import torch
 
 from codegrid.errors import InputError
 
 from .container import Header
+
+Model = TypeVar("Model")
+
+
+def on_cpu(model: Model) -> Model:
+    """Return a model if it is on the CPU, or else a copy of it that is."""
+    module: Any = model
+    return model if module.device.type == "cpu" else deepcopy(module).to("cpu")
+
+
+def same_each_time() -> AbstractContextManager[None]:
+    """Return a context in which a GPU gives the same bits each time, which cuDNN's fastest convolutions may not."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
 def this_machine(device: torch.device) -> str:

@@ -27,7 +27,7 @@ from codegrid.stage2_prior.coding.streams import Reader, Stream, Writer
 from codegrid.stage2_prior.conditions import Conditions, conditions_of
 
 from .container import CHANGED, Header, join, short, split
-from .machine import as_it_was, this_machine
+from .machine import as_it_was, on_cpu, same_each_time, this_machine
 from .pixels import read_pixels, write_pixels
 from .predicting import predict
 
@@ -52,13 +52,15 @@ def pack(
 
     Args:
         priors: of this tokenizer, coarse to fine.
-        backend: native, torch or plain; auto: native if the priors have steps in native code, or else torch.
+        backend: native, torch or plain; auto: native if the priors have steps in native code, or else torch. With
+            native everything is computed on the CPU, wherever the models are.
         batch_size: images computed at once.
 
     Raises `InputError` if a prior cannot drive a coder, or the parts do not belong together.
     """
     check_pairing(tokenizer, priors)
     backend = choose_coding(priors, backend)
+    tokenizer, priors = _place(tokenizer, priors, backend)
     chunk, count = (CHUNK if backend == SAME else batch_size), len(content.codes[0])
     stream, conditions = Writer(), conditions_of(priors)
     labels = _labels_to_keep(conditions, content.labels, count)
@@ -101,7 +103,7 @@ def unpack(
     check_pairing(tokenizer, priors)
     header, names, shapes, stream = split(packed, source)
     _check_models(source, header, tokenizer, priors)
-    choose_coding(priors, header.backend)
+    tokenizer, priors = _place(tokenizer, priors, choose_coding(priors, header.backend))
     sites = sum(grid.num_sites for grid in tokenizer.layout)
     check_memory(f"{header.images:,} {tokenizer.signal.item}s", 8 * header.images * sites, "use one with more memory")
     batch, conditions, reader = batch_size or header.batch_size, conditions_of(priors), Reader(stream)
@@ -118,6 +120,11 @@ def unpack(
             guess = predict(tokenizer, codes, labels, conditions.classes, batch, SameBits()).numpy()
             images = list(map(torch.from_numpy, read_pixels(reader, guess, shapes, header, source)))
     return Content(codes, labels, names, images)
+
+
+def _place(tokenizer: Tokenizer, priors: Sequence[Prior], backend: str) -> tuple[Tokenizer, Sequence[Prior]]:
+    """Return the models on the CPU, where they can have the same bits on every machine, if that is what codes."""
+    return (on_cpu(tokenizer), list(map(on_cpu, priors))) if backend == SAME else (tokenizer, priors)
 
 
 def _labels_to_keep(conditions: Conditions, labels: torch.Tensor | None, count: int) -> torch.Tensor | None:
@@ -144,7 +151,7 @@ def _code_all(
 ) -> Codes:  # fmt: skip
     """Write or read all codes, chunk by chunk."""
     sites, coded = sum(grid.num_sites for prior in priors for grid in prior.layout), []
-    with progress_bar(total=count * sites, desc="codes", unit="code") as bar:
+    with same_each_time(), progress_bar(total=count * sites, desc="codes", unit="code") as bar:
         for rows in in_order(count, chunk):
             here = slice(rows.start, rows.stop)
             own = None if codes is None else tuple(grid[here] for grid in codes)

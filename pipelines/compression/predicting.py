@@ -18,6 +18,8 @@ from codegrid.pipelines.generation.pairing import spoken_by
 from codegrid.protocols import Tokenizer
 from codegrid.same_bits import SameBits
 
+from .machine import same_each_time
+
 
 @torch.no_grad()
 def predict(
@@ -42,7 +44,7 @@ def predict(
         here = tuple(grid[rows.start : rows.stop].to(tokenizer.device) for grid in codes)
         given = Condition(None if labels is None else labels[rows.start : rows.stop])
         noise = Noise(0, rows.start, len(rows), tokenizer.device)  # for a decoder that draws
-        with same_bits or nullcontext():
+        with same_each_time(), same_bits or nullcontext():
             decoded = tokenizer.decode(here, given=spoken_by(tokenizer, given, classes), noise=noise)
         predicted.append(to_stored(tokenizer.signal.kind, decoded.cpu()))
         tell(len(rows))

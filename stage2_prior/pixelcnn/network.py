@@ -15,7 +15,7 @@ from typing_extensions import Self
 from codegrid.codes import Codes, Condition, Known, Layout, Losses, Moment, Progress
 from codegrid.drawn_priors import Steps
 from codegrid.errors import InputError
-from codegrid.native.build import library_or_reason
+from codegrid.native.build import Library, library_or_reason
 from codegrid.noise import Noise
 from codegrid.protocols import NO_CONDITION
 from codegrid.same_bits import SameBits
@@ -181,18 +181,22 @@ class GatedPixelCNN(GivenPrior):
 
     def why_not_native(self) -> str:
         """Return the reason why the native library cannot draw from this prior here; empty if it can."""
-        for weight in self.network.parameters():
-            if weight.dtype != torch.float32 or weight.device.type != "cpu":
-                return f"its weights are {str(weight.dtype).removeprefix('torch.')} on {weight.device.type}"
-        library = library_or_reason(PIXELCNN)
-        return library if isinstance(library, str) else ""
+        device = self.device.type
+        return f"its weights are on {device}" if device != "cpu" else self._why_not_with(PIXELCNN)
 
     def why_not_same(self) -> str:
-        """Return the reason why there are no `same_steps` here; empty if there are."""
-        return self.why_not_native() or (found if isinstance(found := library_or_reason(SAME_BITS), str) else "")
+        """Return the reason why there are no `same_steps` on the CPU of this machine; empty if there are."""
+        return self._why_not_with(PIXELCNN) or self._why_not_with(SAME_BITS)
+
+    def _why_not_with(self, library: Library) -> str:
+        for weight in self.network.parameters():
+            if weight.dtype != torch.float32:
+                return f"its weights are {str(weight.dtype).removeprefix('torch.')}"
+        found = library_or_reason(library)
+        return found if isinstance(found, str) else ""
 
     def same_steps(self, given: Condition, batch_size: int) -> Steps:
-        """Return native steps whose logits have the same bits on every processor and in any batch."""
+        """Return native steps, on the CPU, whose logits have the same bits on every processor and in any batch."""
         with SameBits():
             conditioning = self.conditioning(given, batch_size)
         library = library_or_reason(SAME_BITS)
