@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 os.fsync = lambda descriptor: None  # nobody pulls the plug
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # where commands are tested, also beside a GPU
 gc.set_threshold(50_000)  # a seventh of the time went into looking for garbage
 
 

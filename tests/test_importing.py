@@ -60,8 +60,9 @@ MODELS = {
 def test_latents_codes_and_pictures_are_those_of_the_original(case, tmp_path):
     build, wrap, size = MODELS[case]
     original = build()
-    ours = import_model(saved(tmp_path, wrap(original.state_dict())), size=size)
-    images = draw(2, ours.signal.channels, *size)
+    ours = import_model(saved(tmp_path, wrap(original.state_dict())), size=size).double()
+    images = draw(2, ours.signal.channels, *size).double()
+    original.double()  # in which it does not show in which order a PyTorch adds up
     theirs = original.both_latents(images) if hasattr(original, "both_latents") else (original.latents(images),)
     torch.testing.assert_close(ours.encode_latents(images), theirs, **CLOSE)
     codes = original.codes(images)
