@@ -228,6 +228,19 @@ def test_predicted_pixels_that_differ_are_refused(pipeline, bars, monkeypatch):
         decompress(pipeline, packed)
 
 
+def test_pixels_are_predicted_by_convolutions_that_give_the_same_bits_each_time(pipeline, bars, monkeypatch):
+    """As a GPU's fastest do not."""
+    decode, seen = type(pipeline.tokenizer).decode, []
+
+    def look(*arguments, **given):
+        seen.append(torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32)
+        return decode(*arguments, **given)
+
+    monkeypatch.setattr(type(pipeline.tokenizer), "decode", look)
+    decompress(pipeline, compress(pipeline, bars[0], lossless=True))
+    assert seen == [True, True] and not torch.backends.cudnn.deterministic
+
+
 def test_pixels_that_depend_on_the_machine_are_decompressed_on_such_a_machine_alone(pipeline, monkeypatch):
     torch.manual_seed(0)
     tokenizer = VQVAE(Signal("image", 1, (12, 20)), network="resnet", hidden_channels=32, num_embeddings=16).eval()
@@ -240,6 +253,14 @@ def test_pixels_that_depend_on_the_machine_are_decompressed_on_such_a_machine_al
     with pytest.raises(InputError, match=r"and this is .*ABACUS.*: the results would differ"):
         decompress(models, packed)
     assert len(unpack(packed, tokenizer, [prior], with_images=False).codes[0]) == 3  # of the same bits everywhere
+
+
+def test_what_native_code_compressed_needs_it_again(pipeline, bars, monkeypatch):
+    packed = compress(pipeline, bars[0])
+    monkeypatch.setattr(GatedPixelCNN, "why_not_same", lambda prior: "native code needs a C++ compiler: install one")
+    with pytest.raises(InputError, match=r"compressed by `backend` native: .* compiler: install one$"):
+        decompress(pipeline, packed)
+    assert len(decompress(pipeline, compress(pipeline, bars[0])).images) == 40  # without it, by torch
 
 
 def test_labels_and_names_that_do_not_fit_are_refused(pipeline, bars):

@@ -21,7 +21,7 @@ from codegrid.pipelines.generation.pairing import check_pairing
 from codegrid.progress import progress_bar
 from codegrid.protocols import Prior, Tokenizer
 from codegrid.same_bits import SameBits
-from codegrid.stage2_prior.coding.coding import SAME, choose_coding, code_chunk
+from codegrid.stage2_prior.coding.coding import SAME, choose_coding, code_chunk, why_not_same
 from codegrid.stage2_prior.coding.frequencies import share_out
 from codegrid.stage2_prior.coding.streams import Reader, Stream, Writer
 from codegrid.stage2_prior.conditions import Conditions, conditions_of
@@ -103,6 +103,8 @@ def unpack(
     check_pairing(tokenizer, priors)
     header, names, shapes, stream = split(packed, source)
     _check_models(source, header, tokenizer, priors)
+    if header.backend == SAME and (reason := why_not_same(priors)):
+        raise InputError(f"{source} was compressed by `backend` {SAME}: {reason}")
     tokenizer, priors = _place(tokenizer, priors, choose_coding(priors, header.backend))
     sites = sum(grid.num_sites for grid in tokenizer.layout)
     check_memory(f"{header.images:,} {tokenizer.signal.item}s", 8 * header.images * sites, "use one with more memory")

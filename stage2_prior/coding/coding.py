@@ -39,16 +39,19 @@ def choose_coding(priors: Sequence[Prior], backend: str = "auto") -> str:
                 f"`prior`: a {type(prior).__name__} cannot compress codes: it tells their probabilities neither one "
                 "after the other nor grid by grid; train one that does, a pixelcnn for example"
             )
-    reasons = list(filter(None, map(_why_not_same, priors)))
-    if backend == SAME and reasons:
-        raise InputError(f"`backend` {SAME}: {reasons[0]}; choose `backend` torch, or leave it out")
-    return backend if backend != "auto" else "torch" if reasons else SAME
+    reason = why_not_same(priors)
+    if backend == SAME and reason:
+        raise InputError(f"`backend` {SAME}: {reason}; choose `backend` torch, or leave it out")
+    return backend if backend != "auto" else "torch" if reason else SAME
 
 
-def _why_not_same(prior: Any) -> str:
-    """Return the reason why a prior has no steps of the same bits everywhere; empty if it has."""
-    find_reason = getattr(prior, "why_not_same", None)
-    return find_reason() if find_reason else "this prior has no steps in native code"
+def why_not_same(priors: Sequence[Any]) -> str:
+    """Return the reason why one of the priors has no steps of the same bits everywhere; empty if all have."""
+    for prior in priors:
+        find_reason = getattr(prior, "why_not_same", None)
+        if reason := find_reason() if find_reason else "this prior has no steps in native code":
+            return str(reason)
+    return ""
 
 
 @torch.no_grad()
