@@ -169,6 +169,13 @@ def test_one_call_leaves_the_next_one_the_threads_of_the_program(monkeypatch):
     assert torch.get_num_threads() == usual + 1 and find_threads(CPU) == (usual, "")
 
 
+def test_as_many_as_asked_for_compute_on_the_cpu_beside_another_device(monkeypatch):
+    monkeypatch.setattr("codegrid.pipelines.running.device.find_device", torch.device)  # as if it were there
+    count = torch.get_num_threads() + 1
+    choose_device(Compute(device="meta", threads=count))
+    assert torch.get_num_threads() == count
+
+
 def test_fewer_threads_than_usual_are_told_in_a_line_and_all_are_not(monkeypatch, capsys):
     monkeypatch.setattr("codegrid.pipelines.running.device.find_threads", lambda settings: (1, "others are at work"))
     start_accelerator(CPU)

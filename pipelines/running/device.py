@@ -53,7 +53,8 @@ def start_accelerator(settings: Compute, with_prose: bool = True, **options: Any
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32: TF32 convolutions would round to 10 bits
     if not several and PartialState._shared_state and PartialState().device != chosen:
         AcceleratorState._reset_state(reset_partial_state=True)  # an earlier call in this program used another device
-    threads = find_threads(settings) if chosen.type == "cpu" else None  # now, before the main process writes run.json
+    computes = chosen.type == "cpu" or settings.threads is not None  # beside a GPU the CPU compresses, for example
+    threads = find_threads(settings) if computes else None  # now, before the main process writes run.json
     ours = {"ACCELERATE_USE_CPU": str(chosen.type == "cpu"), "ACCELERATE_DYNAMO_BACKEND": "no"}
     with environment(**ours, **{} if several else {"ACCELERATE_TORCH_DEVICE": str(chosen)}):
         patience = InitProcessGroupKwargs(timeout=PATIENCE)
