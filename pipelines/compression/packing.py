@@ -27,7 +27,7 @@ from codegrid.stage2_prior.coding.streams import Reader, Stream, Writer
 from codegrid.stage2_prior.conditions import Conditions, conditions_of
 
 from .container import CHANGED, Header, join, short, split
-from .machine import as_it_was, on_cpu, same_each_time, this_machine
+from .machine import Model, as_it_was, on_cpu, same_each_time, this_machine
 from .pixels import read_pixels, write_pixels
 from .predicting import predict
 
@@ -60,7 +60,7 @@ def pack(
     """
     check_pairing(tokenizer, priors)
     backend = choose_coding(priors, backend)
-    tokenizer, priors = _place(tokenizer, priors, backend)
+    priors = [_placed(prior, backend) for prior in priors]
     chunk, count = (CHUNK if backend == SAME else batch_size), len(content.codes[0])
     stream, conditions = Writer(), conditions_of(priors)
     labels = _labels_to_keep(conditions, content.labels, count)
@@ -69,7 +69,8 @@ def pack(
     _code_all(priors, Condition(labels), count, stream, content.codes, backend, batch_size, chunk)
     fields, shapes, same_bits = {}, None, SameBits()
     if content.images is not None:
-        guess = predict(tokenizer, content.codes, labels, conditions.classes, batch_size, same_bits).numpy()
+        decoder = _placed(tokenizer, backend)
+        guess = predict(decoder, content.codes, labels, conditions.classes, batch_size, same_bits).numpy()
         fields = write_pixels(stream, guess, [image.numpy() for image in content.images])
         shapes = [tuple(image.shape) for image in content.images]
         shapes = None if set(shapes) == {tokenizer.signal.shape} else shapes
@@ -105,12 +106,13 @@ def unpack(
     _check_models(source, header, tokenizer, priors)
     if header.backend == SAME and (reason := why_not_same(priors)):
         raise InputError(f"{source} was compressed by `backend` {SAME}: {reason}")
-    tokenizer, priors = _place(tokenizer, priors, choose_coding(priors, header.backend))
+    backend = choose_coding(priors, header.backend)
+    priors = [_placed(prior, backend) for prior in priors]
     sites = sum(grid.num_sites for grid in tokenizer.layout)
     check_memory(f"{header.images:,} {tokenizer.signal.item}s", 8 * header.images * sites, "use one with more memory")
     batch, conditions, reader = batch_size or header.batch_size, conditions_of(priors), Reader(stream)
     labels = _code_labels(reader, conditions.num_classes, header.images) if header.labels else None
-    given, backend = Condition(labels), header.backend
+    given = Condition(labels)
     if not with_images and backend == SAME:
         header = replace(header, machine="")  # only pixels depend on it
     images = None
@@ -119,14 +121,15 @@ def unpack(
         if short(_digest_of_codes(codes, labels)) != header.codes:
             raise InputError(f"{source}: its codes {CHANGED}")
         if header.predicted and with_images:
-            guess = predict(tokenizer, codes, labels, conditions.classes, batch, SameBits()).numpy()
+            decoder = _placed(tokenizer, backend)
+            guess = predict(decoder, codes, labels, conditions.classes, batch, SameBits()).numpy()
             images = list(map(torch.from_numpy, read_pixels(reader, guess, shapes, header, source)))
     return Content(codes, labels, names, images)
 
 
-def _place(tokenizer: Tokenizer, priors: Sequence[Prior], backend: str) -> tuple[Tokenizer, Sequence[Prior]]:
-    """Return the models on the CPU, where they can have the same bits on every machine, if that is what codes."""
-    return (on_cpu(tokenizer), list(map(on_cpu, priors))) if backend == SAME else (tokenizer, priors)
+def _placed(model: Model, backend: str) -> Model:
+    """Return a model where it computes: native code, and pixels of the same bits everywhere, need the CPU."""
+    return on_cpu(model) if backend == SAME else model
 
 
 def _labels_to_keep(conditions: Conditions, labels: torch.Tensor | None, count: int) -> torch.Tensor | None:
